@@ -1,0 +1,5 @@
+"""``autoseg demo``."""
+
+
+def command() -> None:
+    """demo."""

@@ -1,0 +1,5 @@
+"""``autoseg evaluate``."""
+
+
+def command() -> None:
+    """evaluate."""

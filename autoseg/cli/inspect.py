@@ -1,0 +1,5 @@
+"""``autoseg inspect``."""
+
+
+def command() -> None:
+    """inspect."""

@@ -1,0 +1,45 @@
+"""The command line: registers one module a command and turns errors into one sentence and an exit code."""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.progress import console
+
+#: Commands in the order a user meets them; each module of this package defines ``command``.
+COMMANDS = ("demo", "inspect", "plan", "train", "predict", "evaluate", "report")
+
+app = typer.Typer(
+    name="autoseg",
+    help="Self-configuring segmentation of medical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from autoseg import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+for _name in COMMANDS:
+    app.command(_name)(import_module(f"autoseg.cli.{_name}").command)
+
+
+def run() -> None:
+    """Entry point of the console script: exit code 0, 1 for a failed run, 2 for wrong usage."""
+    try:
+        app()
+    except AutosegError as error:
+        console.print(f"Error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        console.print("Stopped; what was finished is kept.")
+        sys.exit(130)

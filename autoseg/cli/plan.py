@@ -1,0 +1,5 @@
+"""``autoseg plan``."""
+
+
+def command() -> None:
+    """plan."""

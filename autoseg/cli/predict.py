@@ -1,0 +1,5 @@
+"""``autoseg predict``."""
+
+
+def command() -> None:
+    """predict."""

@@ -1,0 +1,5 @@
+"""``autoseg report``."""
+
+
+def command() -> None:
+    """report."""

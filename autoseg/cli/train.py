@@ -1,0 +1,5 @@
+"""``autoseg train``."""
+
+
+def command() -> None:
+    """train."""

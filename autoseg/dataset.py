@@ -1,0 +1,231 @@
+"""Dataset, Case, Channel, labels and regions: the model that every layout on disk is read into."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.image import Geometry, read_image
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Layouts in the order in which a folder is tried; each is a module of :mod:`autoseg.layouts`.
+LAYOUTS = ("nnunet", "msd", "brats", "manifest")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChannelFile(_Model):
+    """Where one channel of one case is stored.
+
+    Attributes:
+        path: the image file.
+        component: which channel of the file, where a file holds several (4D volumes, RGB pictures).
+    """
+
+    path: Path
+    component: int | None = None
+
+
+class Case(_Model):
+    """One exam: its channels by name, and for training its label file(s).
+
+    Attributes:
+        id: unique in the dataset; results are named after it.
+        channels: channel name → file. A channel that the case lacks is absent.
+        label: the label map to train from, or None for a case to predict.
+        raters: rater name → label map, where several people drew the case; ``label`` is then the first of them.
+        mask: voxels outside are background for cropping and normalization.
+        group: cases with the same group (one patient's exams) never lie on two sides of a split.
+    """
+
+    id: str
+    channels: dict[str, ChannelFile]
+    label: Path | None = None
+    raters: dict[str, Path] = Field(default_factory=dict)
+    mask: Path | None = None
+    group: str = ""
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the case, each once."""
+        paths = [channel.path for channel in self.channels.values()]
+        paths += [p for p in (self.label, self.mask, *self.raters.values()) if p is not None]
+        return list(dict.fromkeys(paths))
+
+
+class Dataset(_Model):
+    """What is on disk, independent of how it is laid out.
+
+    Attributes:
+        name: of the dataset.
+        root: folder (or CSV) it was read from.
+        layout: name of the module of :mod:`autoseg.layouts` that read it.
+        channels: channel names, in the dataset's order.
+        modalities: channel name → what the dataset calls its modality (``MRI``, ``CT``), where it says so.
+        labels: label name → value, without the background (0) and without the ignore label.
+        regions: region name → the label values it unites; empty where labels are the targets.
+        ignore_label: a value whose voxels take no part in training or evaluation.
+        cases: labelled cases.
+        unlabelled: cases without a label (a test set).
+        file_ending: ending of the label files, and so of results (``.nii.gz``).
+    """
+
+    name: str
+    root: Path
+    layout: str
+    channels: tuple[str, ...]
+    modalities: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    ignore_label: int | None = None
+    cases: tuple[Case, ...]
+    unlabelled: tuple[Case, ...] = ()
+    file_ending: str = ".nii.gz"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Self":
+        if not self.channels:
+            raise ValueError(f"dataset {self.name} names no channels")
+        known = set(self.labels.values())
+        for region, values in self.regions.items():
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise ValueError(f"region {region} has the values {unknown}, which no label of {self.name} has")
+        if 0 in known:
+            raise ValueError(f"a label of {self.name} has the value 0, which is the background")
+        return self
+
+    @classmethod
+    def open(cls, path: str | Path, layout: str | None = None) -> "Dataset":
+        """Read a dataset folder (or CSV), recognising its layout.
+
+        Args:
+            path: the folder, an ``autoseg.toml`` or a CSV.
+            layout: one of :data:`LAYOUTS` to skip the recognition.
+
+        Raises:
+            AutosegError: nothing there, or nothing any layout recognises.
+            UsageError: an unknown ``layout``.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise AutosegError(f"{path} does not exist.")
+        if layout is not None and layout not in LAYOUTS:
+            raise UsageError(f"--layout {layout} is unknown; choose one of {', '.join(LAYOUTS)}.")
+        for name in LAYOUTS if layout is None else (layout,):
+            module: Any = import_module(f"autoseg.layouts.{name}")
+            recognise: Callable[[Path], bool] = module.recognise
+            if layout is not None or recognise(path):
+                read: Callable[[Path], Dataset] = module.read
+                return read(path)
+        raise AutosegError(
+            f"{path} has no layout that autoseg knows (tried {', '.join(LAYOUTS)}); "
+            f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
+        )
+
+    def case(self, case_id: str) -> Case:
+        """The labelled or unlabelled case of this name.
+
+        Raises:
+            AutosegError: there is none.
+        """
+        for case in (*self.cases, *self.unlabelled):
+            if case.id == case_id:
+                return case
+        raise AutosegError(f"the dataset {self.name} has no case {case_id}.")
+
+
+class LoadedCase(_Model):
+    """The voxels of a case, all in the same canonical grid.
+
+    Attributes:
+        image: float32 ``(channel, z, y, x)``; channels that the case lacks are zero.
+        present: for each channel, whether the case has it.
+        spacing: mm, ``(z, y, x)``.
+        geometry: of the first channel's file.
+        label: integer ``(z, y, x)``, or None.
+        mask: bool ``(z, y, x)``, or None.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
+
+    image: np.ndarray
+    present: tuple[bool, ...]
+    spacing: tuple[float, float, float]
+    geometry: Geometry
+    label: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+def load_case(case: Case, channels: tuple[str, ...] | list[str], with_label: bool = True) -> LoadedCase:
+    """Read the voxels of a case.
+
+    Args:
+        case: which files.
+        channels: names of the channels wanted, in the order wanted.
+        with_label: read the label map too, where there is one.
+
+    Raises:
+        AutosegError: a file is unreadable, or the files do not share one grid (both named).
+    """
+    arrays: list[np.ndarray | None] = []
+    cache: dict[Path, Any] = {}
+    first: Any = None
+    first_path: Path | None = None
+    for name in channels:
+        source = case.channels.get(name)
+        if source is None:
+            arrays.append(None)
+            continue
+        if source.path not in cache:
+            cache = {source.path: read_image(source.path)}
+        image = cache[source.path]
+        index = source.component or 0
+        if index >= len(image.array):
+            raise AutosegError(
+                f"case {case.id}: {source.path} has {len(image.array)} channels; channel {name} should be number {index}."
+            )
+        if first is None:
+            first, first_path = image, source.path
+        elif (difference := image.geometry.differs_from(first.geometry)) is not None:
+            raise AutosegError(
+                f"case {case.id}: {source.path} does not lie on the grid of {first_path} ({difference}); "
+                "register or resample it first."
+            )
+        arrays.append(image.array[index].astype(np.float32))
+    if first is None:
+        raise AutosegError(f"case {case.id} has none of the channels {', '.join(channels)}.")
+    shape = first.array.shape[1:]
+    voxels = np.zeros((len(channels), *shape), np.float32)
+    for index, array in enumerate(arrays):
+        if array is not None:
+            voxels[index] = array
+    label = _load_map(case, case.label, first, first_path) if with_label and case.label is not None else None
+    mask = _load_map(case, case.mask, first, first_path) if case.mask is not None else None
+    return LoadedCase(
+        image=voxels,
+        present=tuple(array is not None for array in arrays),
+        spacing=first.spacing,
+        geometry=first.geometry,
+        label=None if label is None else np.rint(label).astype(np.int16),
+        mask=None if mask is None else mask > 0,
+    )
+
+
+def _load_map(case: Case, path: Path | None, first: Any, first_path: Path | None) -> np.ndarray:
+    assert path is not None
+    image = read_image(path)
+    difference = image.geometry.differs_from(first.geometry)
+    if difference is not None:
+        raise AutosegError(
+            f"case {case.id}: {path} does not lie on the grid of {first_path} ({difference}); resample it first."
+        )
+    return np.asarray(image.array[0])

@@ -1,0 +1,631 @@
+"""Plan: what to do with a dataset, as one readable and validated file.
+
+A planner writes it; preprocessing, training and inference execute it and decide nothing. Each model has a field
+``reasons`` (field name → one line) that says why a derived value is what it is.
+
+Axes: all per-axis values are in array order ``(z, y, x)`` *after* ``Preprocessing.transpose``; spacing is in mm.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Version of the file format. A reader refuses newer files and upgrades older ones (:func:`_upgrade`).
+SCHEMA_VERSION = 1
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _reasons_name_fields(self) -> "Self":
+        unknown = sorted(set(self.reasons) - set(type(self).model_fields))
+        if unknown:
+            raise ValueError(f"reasons are given for fields that do not exist: {', '.join(unknown)}")
+        return self
+
+
+class Normalization(_Model):
+    """How one channel's intensities are brought to a common scale.
+
+    Attributes:
+        scheme: ``zscore`` per image; ``ct`` clips to [lower, upper] and z-scores with the dataset's mean and std;
+            ``minmax`` to [0, 1]; ``percentile`` divides by the image's 95th percentile; ``none``.
+        masked: take the statistics from non-zero (or brain-mask) voxels only, and leave the others at zero.
+        lower: lower clip of ``ct`` (0.5th percentile of the foreground).
+        upper: upper clip of ``ct`` (99.5th percentile of the foreground).
+        mean: foreground mean for ``ct``.
+        std: foreground standard deviation for ``ct``.
+    """
+
+    scheme: Literal["zscore", "ct", "minmax", "percentile", "none"] = "zscore"
+    masked: bool = False
+    lower: float | None = None
+    upper: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Self":
+        if self.scheme == "ct":
+            if None in (self.lower, self.upper, self.mean, self.std):
+                raise ValueError("scheme ct needs lower, upper, mean and std")
+            if self.lower > self.upper or self.std <= 0:  # type: ignore[operator]
+                raise ValueError("scheme ct needs lower ≤ upper and std > 0")
+        return self
+
+
+class Channel(_Model):
+    """One input channel of the network."""
+
+    name: str
+    normalization: Normalization = Field(default_factory=Normalization)
+
+
+class Output(_Model):
+    """One thing to segment.
+
+    Attributes:
+        name: of the label or region.
+        values: label values it is made of (one, for a label).
+        paint: value written into a predicted label map where this output is the last one that holds.
+    """
+
+    name: str
+    values: list[int] = Field(min_length=1)
+    paint: int
+
+
+class Target(_Model):
+    """What the network is trained to segment.
+
+    Attributes:
+        kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).
+        outputs: in painting order: a later region is painted over an earlier one.
+        ignore: label value of voxels without a say in the loss.
+    """
+
+    kind: Literal["labels", "regions"]
+    outputs: list[Output] = Field(min_length=1)
+    ignore: int | None = None
+
+    @property
+    def heads(self) -> int:
+        """Number of output channels of the network."""
+        return len(self.outputs) + (1 if self.kind == "labels" else 0)
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> "Self":
+        names = [output.name for output in self.outputs]
+        if len(set(names)) != len(names):
+            raise ValueError("two outputs have the same name")
+        if self.kind == "labels":
+            values = [value for output in self.outputs for value in output.values]
+            if len(set(values)) != len(values):
+                raise ValueError("with kind labels no value may belong to two outputs; use kind regions")
+        return self
+
+
+class Preprocessing(_Model):
+    """What is done to every case before resampling.
+
+    Attributes:
+        transpose: order of the canonical ``(z, y, x)`` axes; the one with the lowest resolution comes first.
+        crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
+    """
+
+    transpose: tuple[int, int, int] = (0, 1, 2)
+    crop: Literal["nonzero", "none"] = "nonzero"
+
+    @model_validator(mode="after")
+    def _permutation(self) -> "Self":
+        if sorted(self.transpose) != [0, 1, 2]:
+            raise ValueError(f"transpose {list(self.transpose)} is no permutation of [0, 1, 2]")
+        return self
+
+
+class Resampling(_Model):
+    """How voxels get to the target spacing.
+
+    Attributes:
+        image_order: order of the spline for images (3: cubic).
+        label_order: 0 nearest, 1 linear on one-hot labels.
+        separate_axis: resample this axis on its own with nearest neighbour: ``auto`` where an image's or the target's
+            largest spacing exceeds ``anisotropy`` times the smallest (nnU-Net's rule), ``never``.
+        anisotropy: ratio of spacings from which an axis counts as strongly anisotropic.
+    """
+
+    image_order: int = Field(3, ge=0, le=5)
+    label_order: int = Field(1, ge=0, le=1)
+    separate_axis: Literal["auto", "never"] = "auto"
+    anisotropy: float = Field(3.0, gt=1)
+
+
+class UNet(_Model):
+    """A U-Net: plain (``unet``) or with a residual encoder (``resenc``).
+
+    Attributes:
+        family: ``unet``: stacked convolutions; ``resenc``: residual blocks in the encoder.
+        features: channels of each stage, the highest resolution first.
+        strides: per stage, how much each axis is pooled on the way in (first stage: all 1).
+        kernel_sizes: per stage.
+        encoder_blocks: convolutions (``unet``) or residual blocks (``resenc``) per encoder stage.
+        decoder_convs: convolutions per decoder stage (one fewer than stages).
+        norm: normalization layer.
+        activation: non-linearity.
+        dropout: probability after each convolution; 0 for none.
+        deep_supervision: losses at lower decoder resolutions during training.
+    """
+
+    family: Literal["unet", "resenc"] = "unet"
+    features: list[int] = Field(min_length=1)
+    strides: list[list[int]]
+    kernel_sizes: list[list[int]]
+    encoder_blocks: list[int]
+    decoder_convs: list[int]
+    norm: Literal["instance", "batch"] = "instance"
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    deep_supervision: bool = True
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.strides[0])
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "Self":
+        stages = len(self.features)
+        for name, expected in (
+            ("strides", stages),
+            ("kernel_sizes", stages),
+            ("encoder_blocks", stages),
+            ("decoder_convs", stages - 1),
+        ):
+            if len(getattr(self, name)) != expected:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; {stages} stages need {expected}")
+        if any(len(row) != self.dimensions for row in (*self.strides, *self.kernel_sizes)):
+            raise ValueError("strides and kernel_sizes need one number an axis, the same number of axes in each stage")
+        if any(stride != 1 for stride in self.strides[0]):
+            raise ValueError("the first stage works at full resolution: its strides are all 1")
+        return self
+
+
+#: Every network family; a later one joins with ``Annotated[UNet | Other, Field(discriminator="family")]``.
+Network = UNet
+
+
+class Loss(_Model):
+    """What is minimised: ``dice_weight``·soft Dice + ``ce_weight``·cross-entropy (binary for regions).
+
+    Attributes:
+        dice_weight: of the Dice term.
+        ce_weight: of the cross-entropy term.
+        batch_dice: sum over the batch before dividing, as if it were one image; steadier for small structures.
+        smooth: added to the denominator of the soft Dice.
+    """
+
+    dice_weight: float = Field(1.0, ge=0)
+    ce_weight: float = Field(1.0, ge=0)
+    batch_dice: bool = True
+    smooth: float = Field(1e-5, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> "Self":
+        if self.dice_weight == self.ce_weight == 0:
+            raise ValueError("dice_weight and ce_weight are both 0: nothing to minimise")
+        return self
+
+
+class Optimizer(_Model):
+    """Which optimizer, and its numbers."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+
+
+class Schedule(_Model):
+    """How the learning rate follows the share of the budget (iterations or time) that is spent.
+
+    Attributes:
+        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``.
+        warmup: share of the budget over which the rate rises linearly from zero.
+        power: of ``poly`` (nnU-Net: 0.9).
+        floor: share of the learning rate that ``cosine`` ends at.
+    """
+
+    name: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    power: float = Field(0.9, gt=0)
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class Augmentation(_Model):
+    """Random changes of a training batch; defaults are nnU-Net's ranges.
+
+    A probability is per sample, and per channel where said; a range is drawn from uniformly.
+
+    Attributes:
+        rotation: degrees, drawn from ±rotation about each axis.
+        rotation_axes: which axes of the patch to turn about; for a strongly anisotropic patch only the first.
+        rotation_probability: of turning a sample.
+        scaling: zoom factors.
+        scaling_probability: of zooming a sample.
+        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
+        elastic_spacing: voxels between the nodes of that field.
+        elastic_probability: of bending a sample.
+        mirror_axes: axes that may be flipped, each with probability ½.
+        noise_variance: of added Gaussian noise.
+        noise_probability: per sample.
+        blur_sigma: voxels.
+        blur_probability: per sample; each channel then with ½.
+        brightness: factors.
+        brightness_probability: per sample.
+        contrast: factors by which intensities move away from the patch's mean, kept within its range.
+        contrast_probability: per sample.
+        low_resolution: zoom factors of the simulated acquisition.
+        low_resolution_probability: per sample; each channel then with ½.
+        gamma: exponents.
+        gamma_probability: per sample.
+        gamma_invert_probability: per sample, with the intensities turned upside down.
+    """
+
+    rotation: float = Field(30.0, ge=0, le=180)
+    rotation_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    rotation_probability: float = Field(0.2, ge=0, le=1)
+    scaling: tuple[float, float] = (0.7, 1.4)
+    scaling_probability: float = Field(0.2, ge=0, le=1)
+    elastic_magnitude: float = Field(4.0, ge=0)
+    elastic_spacing: int = Field(12, ge=2)
+    elastic_probability: float = Field(0.0, ge=0, le=1)
+    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    noise_variance: tuple[float, float] = (0.0, 0.1)
+    noise_probability: float = Field(0.1, ge=0, le=1)
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = Field(0.2, ge=0, le=1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness_probability: float = Field(0.15, ge=0, le=1)
+    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast_probability: float = Field(0.15, ge=0, le=1)
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution_probability: float = Field(0.25, ge=0, le=1)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_probability: float = Field(0.3, ge=0, le=1)
+    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Self":
+        for name in ("scaling", "noise_variance", "blur_sigma", "brightness", "contrast", "low_resolution", "gamma"):
+            low, high = getattr(self, name)
+            if low > high or low < 0:
+                raise ValueError(f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0")
+        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
+            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
+        return self
+
+
+class Sampling(_Model):
+    """Where training patches are cut.
+
+    Attributes:
+        foreground_share: share of each batch's patches that are centred on a random foreground class (at least one a
+            batch where it is above 0); classes are drawn with equal probability among those the case has.
+    """
+
+    foreground_share: float = Field(0.33, ge=0, le=1)
+
+
+class Recipe(_Model):
+    """How a configuration is trained.
+
+    Attributes:
+        epochs: default length of a training; an epoch is a fixed number of iterations.
+        iterations_per_epoch: optimizer steps an epoch.
+        loss: what is minimised.
+        optimizer: how.
+        schedule: of the learning rate.
+        augmentation: of training batches.
+        sampling: of training patches.
+        gradient_clip: largest norm of the gradient; 0 for no clipping.
+        ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
+        precision: ``auto`` takes 16-bit autocast where the device is faster with it.
+        validate_every: epochs between validations on whole images (without test-time augmentation).
+        validate_cases: how many validation cases those look at, at most.
+        early_stopping: stop after so many validations without a better one; 0 for never.
+    """
+
+    epochs: int = Field(200, ge=1)
+    iterations_per_epoch: int = Field(250, ge=1)
+    loss: Loss = Field(default_factory=Loss)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    augmentation: Augmentation = Field(default_factory=Augmentation)
+    sampling: Sampling = Field(default_factory=Sampling)
+    gradient_clip: float = Field(12.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Precision = "auto"
+    validate_every: int = Field(10, ge=1)
+    validate_cases: int = Field(8, ge=1)
+    early_stopping: int = Field(0, ge=0)
+
+
+class Inference(_Model):
+    """How a trained configuration is applied to a whole image.
+
+    Attributes:
+        overlap: share of a patch that neighbouring tiles have in common.
+        gaussian_sigma: width of the weight over a tile, as share of the patch (nnU-Net: 1/8); 0 for equal weights.
+        mirror_axes: axes flipped in test-time augmentation; all their combinations are averaged.
+        tile_batch: tiles in one forward pass.
+    """
+
+    overlap: float = Field(0.5, ge=0, lt=1)
+    gaussian_sigma: float = Field(0.125, ge=0)
+    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    tile_batch: int = Field(1, ge=1)
+
+
+class Memory(_Model):
+    """Computed memory of one training step in bytes (see :mod:`autoseg.memory`)."""
+
+    precision: Literal["fp32", "bf16", "fp16"]
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts: the peak of the step."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.transient
+
+
+class Configuration(_Model):
+    """One way to train on the dataset: a resolution, a patch and a network.
+
+    Attributes:
+        spacing: mm ``(z, y, x)`` that cases are resampled to; a None entry keeps each case's own spacing on that axis.
+        data: name of the folder of preprocessed cases; configurations with the same preprocessing share one.
+        resampling: how to get to ``spacing``.
+        patch_size: voxels that the network sees at once: two numbers for a 2D network (a slice), or three.
+        batch_size: patches a step.
+        network: topology.
+        recipe: how to train it.
+        inference: how to apply it.
+        memory: computed memory of one training step.
+        parameters: trainable parameters.
+        parameters_with_statistics: trainable parameters plus running statistics of normalization layers.
+    """
+
+    spacing: tuple[float | None, float | None, float | None]
+    data: str
+    resampling: Resampling = Field(default_factory=Resampling)
+    patch_size: list[int] = Field(min_length=2, max_length=3)
+    batch_size: int = Field(ge=1)
+    network: Network
+    recipe: Recipe = Field(default_factory=Recipe)
+    inference: Inference = Field(default_factory=Inference)
+    memory: Memory | None = None
+    parameters: int = 0
+    parameters_with_statistics: int = 0
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Self":
+        dimensions = self.network.dimensions
+        if len(self.patch_size) != dimensions:
+            raise ValueError(f"patch_size has {len(self.patch_size)} axes, the network {dimensions}")
+        for axis, size in enumerate(self.patch_size):
+            factor = 1
+            for stride in self.network.strides:
+                factor *= stride[axis]
+            if size < 1 or size % factor:
+                raise ValueError(
+                    f"patch_size[{axis}] = {size} can't be pooled by the network's strides: it must be a multiple of {factor}"
+                )
+        for name in ("recipe.augmentation", "inference"):
+            part = self.recipe.augmentation if name.startswith("recipe") else self.inference
+            if any(not 0 <= axis < dimensions for axis in part.mirror_axes):
+                raise ValueError(f"{name}.mirror_axes names an axis that a patch of {dimensions} axes does not have")
+        return self
+
+
+class Plan(_Model):
+    """What to do with a dataset.
+
+    Attributes:
+        schema_version: of the file format.
+        autoseg_version: that wrote the file.
+        planner: name of the planner.
+        dataset: name of the dataset.
+        device: kind of device planned for: ``cuda``, ``mps`` or ``cpu``.
+        gpu_memory_gb: memory budget, 10⁹ bytes.
+        channels: input of the network, in order.
+        allow_missing_channels: whether a case may lack a channel (it is then zero).
+        target: what to segment.
+        preprocessing: steps shared by all configurations.
+        configurations: name (``2d``, ``3d_fullres``, ``3d_lowres``) → configuration.
+        recommended: the configuration used where none is named.
+        file_ending: of results.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    autoseg_version: str = ""
+    planner: str
+    dataset: str
+    device: Literal["cuda", "mps", "cpu"] = "cuda"
+    gpu_memory_gb: float = Field(8.0, gt=0)
+    channels: list[Channel] = Field(min_length=1)
+    allow_missing_channels: bool = False
+    target: Target
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    configurations: dict[str, Configuration] = Field(min_length=1)
+    recommended: str
+    file_ending: str = ".nii.gz"
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Names of the input channels, in order."""
+        return [channel.name for channel in self.channels]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Self":
+        if self.recommended not in self.configurations:
+            raise ValueError(f"recommended names {self.recommended}, which is none of the configurations")
+        if len(set(self.channel_names)) != len(self.channels):
+            raise ValueError("two channels have the same name")
+        return self
+
+    def configuration(self, name: str | None) -> tuple[str, Configuration]:
+        """The configuration of this name, or the recommended one.
+
+        Raises:
+            UsageError: the plan has no such configuration.
+        """
+        name = name or self.recommended
+        if name not in self.configurations:
+            raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
+        return name, self.configurations[name]
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read and validate a plan file.
+
+    Raises:
+        AutosegError: missing, no JSON, of a newer schema, or invalid (with the path of each wrong key).
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise AutosegError(f"{path} is no plan: it should hold a JSON object.")
+    return validate_plan(_upgrade(data, path), str(path))
+
+
+def save_plan(plan: Plan, path: str | Path) -> None:
+    """Write a plan file atomically."""
+    write_json(path, plan.model_dump(mode="json"))
+
+
+def validate_plan(data: dict[str, Any], source: str) -> Plan:
+    """Turn parsed JSON into a plan.
+
+    Raises:
+        AutosegError: names ``source`` and the path of every wrong key.
+    """
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as error:
+        raise AutosegError(f"{source} is not a valid plan: {_say(error)}.") from None
+
+
+def _say(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "the plan"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "this key is unknown"
+        parts.append(f"{where}: {message}")
+    return "; ".join(parts)
+
+
+def _upgrade(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    version = data.get("schema_version", 1)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise AutosegError(
+            f"{path} has plan schema version {version}; this autoseg knows versions up to {SCHEMA_VERSION}: update autoseg."
+        )
+    return data
+
+
+def override(plan: Plan, assignments: list[str]) -> Plan:
+    """Apply ``--set path.to.key=value`` overrides, validated like the file.
+
+    The value is JSON where it parses as JSON, else a string. A path may start inside a configuration
+    (``configurations.3d_fullres.batch_size``); a path that starts with a key of a configuration (``recipe.epochs``)
+    is applied to every configuration.
+
+    Raises:
+        UsageError: no ``=``, an unknown key, or a value that the plan can't have.
+    """
+    import json
+
+    data = plan.model_dump(mode="json")
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path:
+            raise UsageError(f"--set {assignment} is not of the form path.to.key=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        keys = path.strip().split(".")
+        if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
+            roots = [["configurations", name, *keys] for name in data["configurations"]]
+        else:
+            roots = [keys]
+        for full in roots:
+            _assign(data, full, value, assignment)
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {_say(error)}.") from None
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
+    node: Any = data
+    for depth, key in enumerate(keys):
+        index: Any = key
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            index = int(key)
+        elif isinstance(node, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in node]
+            if key not in names:
+                raise UsageError(f"--set {assignment}: {'.'.join(keys[:depth])} has no entry {key}.")
+            index = names.index(key)
+        elif not isinstance(node, dict) or key not in node:
+            known = ", ".join(k for k in node if k != "reasons") if isinstance(node, dict) else "no keys"
+            raise UsageError(f"--set {assignment}: there is no key {key} in {'.'.join(keys[:depth]) or 'the plan'} ({known}).")
+        if depth == len(keys) - 1:
+            node[index] = value
+            if isinstance(node, dict) and isinstance(node.get("reasons"), dict):
+                node["reasons"][key] = "set by the user"
+        else:
+            node = node[index]
+
+
+def explanations(plan: Plan) -> list[tuple[str, Any, str]]:
+    """Every value that has a reason: (path, value, reason), in the order of the file."""
+    found: list[tuple[str, Any, str]] = []
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, BaseModel):
+            reasons = getattr(node, "reasons", {})
+            for name in type(node).model_fields:
+                value = getattr(node, name)
+                here = f"{path}.{name}" if path else name
+                if name in reasons:
+                    found.append((here, value, reasons[name]))
+                walk(value, here)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}")
+        elif isinstance(node, list):
+            for index, value in enumerate(node):
+                name = getattr(value, "name", None) or index
+                walk(value, f"{path}.{name}")
+
+    walk(plan, "")
+    return [item for item in found if not item[0].endswith("reasons")]
