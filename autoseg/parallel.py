@@ -1,0 +1,70 @@
+"""The same function over many items, in worker processes, with progress."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.progress import Steps
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _one_thread_each() -> None:
+    # Each worker is one core's work; SimpleITK would otherwise start a thread a core in every one of them.
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def each(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None, description: str
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of ``items``.
+
+    Args:
+        function: importable by name (a module's function or a partial of one), as it runs in other processes.
+        items: what to work on; each is sent to a worker.
+        workers: processes; 1 runs everything in this one; None takes one a core.
+        description: what the progress says is being done.
+
+    Raises:
+        UsageError: fewer than one worker.
+        AutosegError: a worker was killed, most likely for memory.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1 is needed.")
+    count = min(workers or available_cpus(), len(items))
+    with Steps(description, len(items)) as steps:
+        if count <= 1:
+            for item in items:
+                result = function(item)
+                steps.advance()
+                yield result
+            return
+        methods = multiprocessing.get_all_start_methods()
+        # Not fork: this process may have started threads (torch, blosc2), and a fork of those can hang.
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread_each) as pool:
+            futures = [pool.submit(function, item) for item in items]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    steps.advance()
+            except BrokenProcessPool:
+                raise AutosegError(
+                    f"{description}: a worker process was killed, probably because memory ran out; "
+                    "use fewer workers (--workers 1)."
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            yield from (future.result() for future in futures)
