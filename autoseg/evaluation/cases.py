@@ -1,0 +1,198 @@
+"""Evaluate label maps in files: every target of every case, several cases at a time."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from scipy import ndimage
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, measure
+from autoseg.evaluation.summary import Evaluation, Row
+from autoseg.image import Geometry, Image, read_image
+from autoseg.progress import track
+
+#: Cases evaluated at the same time where nothing is said; each holds two label maps in memory.
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+class Target(Protocol):
+    """Anything with a name and the label values it is made of: a plan's output, or a :class:`Structure`."""
+
+    @property
+    def name(self) -> str:
+        """What the rows are called."""
+
+    @property
+    def values(self) -> Sequence[int]:
+        """Label values that count as foreground."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A label or region to evaluate."""
+
+    name: str
+    values: tuple[int, ...]
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, Image]:
+    """Read a label map as int32 ``(z, y, x)``, with the image it came from.
+
+    Raises:
+        AutosegError: unreadable, with several channels, or with values that are no labels.
+    """
+    image = read_image(path)
+    if len(image.array) != 1:
+        raise AutosegError(f"{path} has {len(image.array)} channels; a label map has one.")
+    array = image.array[0]
+    labels = array.astype(np.int32)
+    if not np.issubdtype(array.dtype, np.integer) and not np.array_equal(labels, array):
+        raise AutosegError(f"{path} has values that are no whole numbers; a label map holds label values.")
+    return labels, image
+
+
+def evaluate_arrays(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    targets: Sequence[Target],
+    *,
+    tolerance: float = TOLERANCE_MM,
+    empty: Empty = "skip",
+    ignore: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Measure each target of one case.
+
+    Args:
+        prediction: label values ``(z, y, x)``.
+        reference: label values, of the same shape.
+        spacing: mm ``(z, y, x)``.
+        targets: what to measure.
+        tolerance: of the normalised surface Dice, in mm.
+        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
+        ignore: reference voxels of this value do not count: they are outside every mask, and not counted as
+            background either.
+
+    Returns:
+        Target name → metric name → value.
+    """
+    voxels = reference.size
+    if ignore is not None:
+        ignored = reference == ignore
+        voxels -= int(np.count_nonzero(ignored))
+        prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+    # One pass finds every label's box, so that a target is looked for only where it is.
+    boxes = [ndimage.find_objects(np.maximum(labels, 0)) for labels in (prediction, reference)]
+    found = {}
+    for target in targets:
+        values = [value for value in target.values if value != ignore]
+        box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.ndim)
+        found[target.name] = measure(
+            np.isin(prediction[box], values),
+            np.isin(reference[box], values),
+            spacing,
+            tolerance=tolerance,
+            empty=empty,
+            voxels=voxels,
+        )
+    return found
+
+
+def evaluate_pairs(
+    pairs: Iterable[tuple[str, Path, Path]],
+    targets: Sequence[Target],
+    out: str | Path | None = None,
+    nsd_tolerance_mm: float = TOLERANCE_MM,
+    empty: Empty = "skip",
+    ignore: int | None = None,
+    workers: int = WORKERS,
+) -> Evaluation:
+    """Evaluate predicted label maps against their references.
+
+    Args:
+        pairs: case name, predicted label map, reference label map.
+        targets: what to measure in each case.
+        out: folder for ``metrics.csv``, ``summary.csv`` and ``summary.json``; None to write nothing.
+        nsd_tolerance_mm: tolerance of the normalised surface Dice.
+        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
+        ignore: voxels of this value in the reference do not count.
+        workers: cases at a time.
+
+    Raises:
+        AutosegError: no pairs, or a file that is unreadable or does not lie on its reference's grid.
+        UsageError: wrong options.
+    """
+    pairs, targets = list(pairs), list(targets)
+    check_options(nsd_tolerance_mm, empty)
+    if not pairs:
+        raise AutosegError("there are no predictions to evaluate.")
+    if not targets:
+        raise UsageError("there is nothing to evaluate: no labels or regions are named or found.")
+    if workers < 1:
+        raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
+
+    def one(pair: tuple[str, Path, Path]) -> list[Row]:
+        case, prediction_path, reference_path = pair
+        prediction, predicted = read_labels(Path(prediction_path))
+        reference, real = read_labels(Path(reference_path))
+        difference = grid_difference(predicted, real)
+        if difference is not None:
+            raise AutosegError(
+                f"case {case}: {prediction_path} does not lie on the grid of {reference_path} "
+                f"({difference}); evaluate predictions in the geometry of their references."
+            )
+        values = evaluate_arrays(
+            prediction,
+            reference,
+            real.spacing,
+            targets,
+            tolerance=nsd_tolerance_mm,
+            empty=empty,
+            ignore=ignore,
+        )
+        return [Row(case, target, found) for target, found in values.items()]
+
+    # Threads: reading, array operations and tree queries all leave the interpreter free.
+    pool = ThreadPoolExecutor(workers)
+    try:
+        rows = [row for found in track(pool.map(one, pairs), "evaluating", len(pairs)) for row in found]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    evaluation = Evaluation(tuple(rows), tuple(target.name for target in targets), nsd_tolerance_mm, empty)
+    if out is not None:
+        evaluation.write(out)
+    return evaluation
+
+
+def grid_difference(image: Image, other: Image) -> str | None:
+    """Say in words how two images' grids differ, or None; the files' order and direction of axes is free."""
+    difference = image.geometry.differs_from(other.geometry)
+    if difference is None or image.geometry.dimension != other.geometry.dimension:
+        return difference
+    if image.array.shape != other.array.shape or not np.allclose(image.spacing, other.spacing, rtol=1e-3):
+        return difference
+    distances = np.linalg.norm(_corners(image.geometry)[:, None] - _corners(other.geometry)[None], axis=-1)
+    return None if (distances.min(axis=1) < 0.01 * max(other.spacing)).all() else difference
+
+
+def _corners(geometry: Geometry) -> np.ndarray:
+    """Positions in mm of the centres of a geometry's outermost voxels."""
+    dimension = geometry.dimension
+    index = np.array(list(np.ndindex(*(2,) * dimension))) * (np.array(geometry.size) - 1)
+    direction = np.asarray(geometry.direction).reshape(dimension, dimension)
+    return np.asarray(geometry.origin) + (index * geometry.spacing) @ direction.T
+
+
+def _union(boxes: list[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...]:
+    known = [box for box in boxes if box is not None]
+    if not known:
+        return (slice(0, 0),) * axes
+    return tuple(
+        slice(min(box[axis].start for box in known), max(box[axis].stop for box in known))
+        for axis in range(axes)
+    )
