@@ -1,0 +1,62 @@
+"""U-Nets, plain and with a residual encoder (dynamic-network-architectures): weights as nnU-Net."""
+
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import nn
+
+from autoseg.plan import UNet
+
+#: Slope of the leaky ReLU for negative values, which He initialisation takes into account (nnU-Net's).
+NEGATIVE_SLOPE = 1e-2
+
+
+def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
+    """Build a ``unet`` or ``resenc`` with He-initialised weights.
+
+    Of the residual encoder, the last normalization of every block starts at zero, so that each block is the
+    identity at first (Goyal et al. 2017, section 5.1).
+    """
+    flat = network.dimensions == 2
+    arguments: dict[str, Any] = {
+        "input_channels": in_channels,
+        "n_stages": len(network.features),
+        "features_per_stage": list(network.features),
+        "conv_op": nn.Conv2d if flat else nn.Conv3d,
+        "kernel_sizes": [list(row) for row in network.kernel_sizes],
+        "strides": [list(row) for row in network.strides],
+        "num_classes": heads,
+        "n_conv_per_stage_decoder": list(network.decoder_convs),
+        "conv_bias": True,
+        "norm_op": _norm(network.norm, flat),
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU if network.activation == "leaky_relu" else nn.ReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": network.deep_supervision,
+    }
+    if network.activation == "leaky_relu":
+        arguments["nonlin_kwargs"]["negative_slope"] = NEGATIVE_SLOPE
+    if network.dropout:
+        # Whole channels are dropped: neighbouring voxels are too alike for single ones to be missed.
+        arguments["dropout_op"] = nn.Dropout2d if flat else nn.Dropout3d
+        arguments["dropout_op_kwargs"] = {"p": network.dropout, "inplace": True}
+    if network.family == "resenc":
+        module: nn.Module = ResidualEncoderUNet(n_blocks_per_stage=list(network.encoder_blocks), **arguments)
+        module.apply(ResidualEncoderUNet.initialize)
+    else:
+        module = PlainConvUNet(n_conv_per_stage=list(network.encoder_blocks), **arguments)
+        module.apply(PlainConvUNet.initialize)
+    module.register_forward_hook(_full_resolution_only)
+    return module
+
+
+def _norm(name: str, flat: bool) -> type[nn.Module]:
+    if name == "batch":
+        return nn.BatchNorm2d if flat else nn.BatchNorm3d
+    return nn.InstanceNorm2d if flat else nn.InstanceNorm3d
+
+
+def _full_resolution_only(module: nn.Module, _: Any, output: Any) -> torch.Tensor | None:
+    """In evaluation mode a network always gives one tensor, whatever its deep supervision."""
+    return output[0] if isinstance(output, list) and not module.training else None
