@@ -4,8 +4,8 @@ What the numbers are where a mask is empty is a convention, and there are two:
 
 ``skip`` (default): what is undefined is NaN, and means leave it out. Both empty: every overlap and distance
 is NaN (a case without the structure says nothing about how well it is segmented). Only the reference empty
-(false alarm): Dice, Jaccard, precision and NSD are 0, sensitivity and distances NaN. Only the prediction empty
-(missed): Dice, Jaccard, sensitivity and NSD are 0, precision and distances NaN.
+(false alarm): Dice, Jaccard, precision and NSD are 0, sensitivity and distances NaN. Only the prediction
+empty (missed): Dice, Jaccard, sensitivity and NSD are 0, precision and distances NaN.
 
 ``brats``: every case counts. Both empty: overlaps are 1, distances 0. One empty: overlaps are 0, distances
 :data:`BRATS_PENALTY_MM`.

@@ -3,8 +3,8 @@
 A surface runs between voxels: a corner where eight voxels meet carries a piece of it if some of the eight
 are inside and some are outside. Its area is that of the marching-cubes triangles for these eight (Lorensen &
 Cline 1987), so that a distance counts by how much surface has it, whatever the voxels' shape. These are the
-conventions of DeepMind's ``surface-distance`` (Nikolov et al. 2021, doi:10.2196/26151), whose results these functions
-reproduce; that package itself needs NumPy 1 and was last released in 2020.
+conventions of DeepMind's ``surface-distance`` (Nikolov et al. 2021, doi:10.2196/26151), whose results these
+functions reproduce.
 
 A single slice, ``(1, y, x)``, is measured in its plane: contours weighted by length.
 """
@@ -24,8 +24,8 @@ class SurfaceDistances:
     """How far each piece of one surface is from the other surface.
 
     Attributes:
-        from_prediction: mm, a value for each piece of the prediction's surface, ascending; infinite if there is
-            no reference.
+        from_prediction: mm, a value for each piece of the prediction's surface, ascending; infinite where
+            there is no reference.
         from_reference: mm, a value for each piece of the reference's surface, likewise.
         prediction_areas: mm² (mm in a single slice), in the order of ``from_prediction``.
         reference_areas: likewise, in the order of ``from_reference``.

@@ -1,0 +1,218 @@
+"""Evaluate a folder of predictions: which file belongs to which reference, and what there is to measure."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.dataset import LAYOUTS, Dataset
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.cases import WORKERS, Structure, Target, evaluate_pairs, read_labels
+from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
+from autoseg.evaluation.summary import Evaluation
+from autoseg.layouts.common import image_ending, images_in
+from autoseg.plan import Plan
+from autoseg.progress import say
+
+Pairs = list[tuple[str, Path, Path]]
+
+#: Names listed in a message before the rest is counted.
+LISTED = 10
+
+
+def evaluate(
+    predictions: str | Path,
+    references: str | Path | Dataset,
+    *,
+    out: str | Path | None = None,
+    targets: Sequence[Target] | None = None,
+    tolerance: float = TOLERANCE_MM,
+    empty: Empty = "skip",
+    ignore: int | None = None,
+    partial: bool = False,
+    workers: int = WORKERS,
+) -> Evaluation:
+    """Evaluate predicted label maps.
+
+    Args:
+        predictions: folder of label maps named after their cases (``CASE.nii.gz``), or one file.
+        references: folder of label maps named likewise, a dataset (or its folder) in any layout, or one file.
+        out: folder for ``metrics.csv``, ``summary.csv`` and ``summary.json``; None to write nothing.
+        targets: what to measure; None for the dataset's labels and regions, or all label values found.
+        tolerance: of the normalised surface Dice, in mm.
+        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
+        ignore: reference voxels of this value do not count; None for the dataset's ignore label, if any.
+        partial: evaluate the predictions that are there; otherwise every reference needs one.
+        workers: cases at a time.
+
+    Returns:
+        The values of every case and target, and their summary.
+
+    Raises:
+        AutosegError: files are missing, unreadable, or do not lie on their references' grids.
+        UsageError: wrong options.
+
+    Example:
+        >>> evaluation = evaluate("predictions", "dataset/labelsTr", tolerance=1.0)  # doctest: +SKIP
+        >>> evaluation.mean("dice")  # doctest: +SKIP
+        0.891
+    """
+    if isinstance(references, str | Path):
+        references = _open_dataset(Path(references)) or Path(references)
+    if isinstance(references, Dataset):
+        files = {case.id: case.label for case in references.cases if case.label is not None}
+        where = str(references.root)
+        ignore = references.ignore_label if ignore is None else ignore
+        targets = dataset_structures(references) if targets is None else targets
+    else:
+        files, where = label_maps(references), str(references)
+    predictions = Path(predictions)
+    if predictions.is_file() and len(files) == 1:
+        pairs = [(_case_id(predictions), predictions, next(iter(files.values())))]
+    else:
+        pairs = match(label_maps(predictions), files, str(predictions), where, partial)
+    if targets is None:
+        targets = _found(pairs, ignore, workers)
+    return evaluate_pairs(pairs, targets, out, tolerance, empty, ignore, workers)
+
+
+def label_maps(path: Path) -> dict[str, Path]:
+    """Case name → file, for a folder of label maps or a single one.
+
+    Raises:
+        AutosegError: nothing there, no image in it, or two files of one case.
+    """
+    if path.is_file():
+        return {_case_id(path): path}
+    if not path.is_dir():
+        raise AutosegError(f"{path} does not exist.")
+    found: dict[str, Path] = {}
+    for file in images_in(path):
+        case = _case_id(file)
+        if case in found:
+            raise AutosegError(
+                f"{path} has two files of case {case} ({found[case].name}, {file.name}); remove one."
+            )
+        found[case] = file
+    if not found:
+        raise AutosegError(
+            f"{path} has no label maps; it should hold one image a case, named CASE.nii.gz or likewise."
+        )
+    return found
+
+
+def match(
+    predictions: dict[str, Path], references: dict[str, Path], folder: str, where: str, partial: bool = False
+) -> Pairs:
+    """Put predictions and references of the same case together, in the references' order.
+
+    Args:
+        predictions: case name → file.
+        references: case name → file.
+        folder: of the predictions, for messages.
+        where: the references are, for messages.
+        partial: leave out references without a prediction; otherwise each needs one.
+
+    Raises:
+        AutosegError: predictions are missing (all are listed), or no case has both.
+    """
+    both = [case for case in references if case in predictions]
+    missing = [case for case in references if case not in predictions]
+    extra = [case for case in predictions if case not in references]
+    if not both:
+        raise AutosegError(
+            f"no file in {folder} is named after a case of {where} (found {_some(list(predictions))}; "
+            f"expected {_some(list(references))}); name predictions CASE.nii.gz or likewise."
+        )
+    if missing and not partial:
+        raise AutosegError(
+            f"{folder} lacks predictions of {len(missing)} of {len(references)} cases: "
+            f"{', '.join(missing)}; predict them, or give --partial to evaluate what is there."
+        )
+    if missing:
+        say(f"{len(missing)} of {len(references)} cases have no prediction, left out: {_some(missing)}.")
+    if extra:
+        say(f"{len(extra)} predictions have no reference, left out: {_some(extra)}.")
+    return [(case, predictions[case], references[case]) for case in both]
+
+
+def dataset_structures(dataset: Dataset) -> list[Structure]:
+    """A dataset's labels, then its regions; a label that is a region by itself is listed as the region."""
+    regions = [Structure(name, tuple(values)) for name, values in dataset.regions.items()]
+    alone = {region.values[0] for region in regions if len(region.values) == 1}
+    labels = [Structure(name, (value,)) for name, value in dataset.labels.items() if value not in alone]
+    return labels + regions
+
+
+def plan_structures(plan: Plan, dataset: Dataset) -> list[Structure]:
+    """A model's outputs, and the dataset's other labels or regions that its label maps can tell apart."""
+    outputs = [Structure(output.name, tuple(output.values)) for output in plan.target.outputs]
+    covered = {value for output in outputs for value in output.values}
+    painted = {output.paint for output in plan.target.outputs}
+    known = {frozenset(output.values) for output in outputs}
+    names = {output.name for output in outputs}
+    more = []
+    if covered <= painted:  # every label of the outputs appears in a predicted label map
+        for structure in dataset_structures(dataset):
+            values = frozenset(structure.values)
+            if values <= covered and values not in known and structure.name not in names:
+                more.append(structure)
+    return [*more, *outputs] if plan.target.kind == "regions" else [*outputs, *more]
+
+
+def parse_structures(text: str) -> list[Structure]:
+    """Parse ``--labels``: ``edema=2,whole=1+2+4``.
+
+    Raises:
+        UsageError: it is not of that form, or names something twice.
+    """
+    structures: list[Structure] = []
+    for item in text.split(","):
+        name, separator, values = item.strip().partition("=")
+        try:
+            if not (name and separator):
+                raise ValueError
+            structures.append(Structure(name.strip(), tuple(int(value) for value in values.split("+"))))
+        except ValueError:
+            raise UsageError(
+                f"--labels {text}: '{item.strip()}' is not of the form name=value "
+                "(or name=value+value for a region)."
+            ) from None
+    names = [structure.name for structure in structures]
+    for structure in structures:
+        if names.count(structure.name) > 1:
+            raise UsageError(f"--labels {text} names {structure.name} twice; give each a name of its own.")
+        if min(structure.values) < 1:
+            raise UsageError(f"--labels {text}: {structure.name} has a value below 1; 0 is the background.")
+    return structures
+
+
+def _found(pairs: Pairs, ignore: int | None, workers: int) -> list[Structure]:
+    """Every label value in any of the files."""
+    paths = [path for _, *files in pairs for path in files]
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        values = set().union(*pool.map(lambda path: set(np.unique(read_labels(path)[0]).tolist()), paths))
+    return [
+        Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore
+    ]
+
+
+def _open_dataset(path: Path) -> Dataset | None:
+    """The dataset at ``path``, or None where no layout recognises one: a folder of label maps."""
+    if not path.exists():
+        raise AutosegError(f"{path} does not exist.")
+    if any(import_module(f"autoseg.layouts.{name}").recognise(path) for name in LAYOUTS):
+        return Dataset.open(path)
+    return None
+
+
+def _case_id(path: Path) -> str:
+    return path.name.removesuffix(image_ending(path) or path.suffix)
+
+
+def _some(names: list[str]) -> str:
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
