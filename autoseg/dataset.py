@@ -191,7 +191,8 @@ def load_case(case: Case, channels: tuple[str, ...] | list[str], with_label: boo
         index = source.component or 0
         if index >= len(image.array):
             raise AutosegError(
-                f"case {case.id}: {source.path} has {len(image.array)} channels; channel {name} should be number {index}."
+                f"case {case.id}: {source.path} has {len(image.array)} channels; "
+                f"channel {name} should be number {index}."
             )
         if first is None:
             first, first_path = image, source.path

@@ -70,7 +70,7 @@ class Channel(_Model):
     """One input channel of the network."""
 
     name: str
-    normalization: Normalization = Field(default_factory=Normalization)
+    normalization: Normalization = Normalization()
 
 
 class Output(_Model):
@@ -268,7 +268,7 @@ class Augmentation(_Model):
         elastic_spacing: voxels between the nodes of that field.
         elastic_probability: of bending a sample.
         mirror_axes: axes that may be flipped, each with probability ½.
-        noise_variance: of added Gaussian noise.
+        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
         noise_probability: per sample.
         blur_sigma: voxels.
         blur_probability: per sample; each channel then with ½.
@@ -292,7 +292,7 @@ class Augmentation(_Model):
     elastic_spacing: int = Field(12, ge=2)
     elastic_probability: float = Field(0.0, ge=0, le=1)
     mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
-    noise_variance: tuple[float, float] = (0.0, 0.1)
+    noise_std: tuple[float, float] = (0.0, 0.1)
     noise_probability: float = Field(0.1, ge=0, le=1)
     blur_sigma: tuple[float, float] = (0.5, 1.0)
     blur_probability: float = Field(0.2, ge=0, le=1)
@@ -308,10 +308,20 @@ class Augmentation(_Model):
 
     @model_validator(mode="after")
     def _ranges(self) -> "Self":
-        for name in ("scaling", "noise_variance", "blur_sigma", "brightness", "contrast", "low_resolution", "gamma"):
+        for name in (
+            "scaling",
+            "noise_std",
+            "blur_sigma",
+            "brightness",
+            "contrast",
+            "low_resolution",
+            "gamma",
+        ):
             low, high = getattr(self, name)
             if low > high or low < 0:
-                raise ValueError(f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0")
+                raise ValueError(
+                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
+                )
         if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
             raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
         return self
@@ -349,11 +359,11 @@ class Recipe(_Model):
 
     epochs: int = Field(200, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
-    loss: Loss = Field(default_factory=Loss)
-    optimizer: Optimizer = Field(default_factory=Optimizer)
-    schedule: Schedule = Field(default_factory=Schedule)
-    augmentation: Augmentation = Field(default_factory=Augmentation)
-    sampling: Sampling = Field(default_factory=Sampling)
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    sampling: Sampling = Sampling()
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
@@ -413,12 +423,12 @@ class Configuration(_Model):
 
     spacing: tuple[float | None, float | None, float | None]
     data: str
-    resampling: Resampling = Field(default_factory=Resampling)
+    resampling: Resampling = Resampling()
     patch_size: list[int] = Field(min_length=2, max_length=3)
     batch_size: int = Field(ge=1)
     network: Network
-    recipe: Recipe = Field(default_factory=Recipe)
-    inference: Inference = Field(default_factory=Inference)
+    recipe: Recipe = Recipe()
+    inference: Inference = Inference()
     memory: Memory | None = None
     parameters: int = 0
     parameters_with_statistics: int = 0
@@ -434,7 +444,8 @@ class Configuration(_Model):
                 factor *= stride[axis]
             if size < 1 or size % factor:
                 raise ValueError(
-                    f"patch_size[{axis}] = {size} can't be pooled by the network's strides: it must be a multiple of {factor}"
+                    f"patch_size[{axis}] = {size} can't be pooled by the network's strides: "
+                    f"it must be a multiple of {factor}"
                 )
         for name in ("recipe.augmentation", "inference"):
             part = self.recipe.augmentation if name.startswith("recipe") else self.inference
@@ -471,7 +482,7 @@ class Plan(_Model):
     channels: list[Channel] = Field(min_length=1)
     allow_missing_channels: bool = False
     target: Target
-    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    preprocessing: Preprocessing = Preprocessing()
     configurations: dict[str, Configuration] = Field(min_length=1)
     recommended: str
     file_ending: str = ".nii.gz"
@@ -545,7 +556,8 @@ def _upgrade(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
     version = data.get("schema_version", 1)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise AutosegError(
-            f"{path} has plan schema version {version}; this autoseg knows versions up to {SCHEMA_VERSION}: update autoseg."
+            f"{path} has plan schema version {version}; this autoseg knows versions up to "
+            f"{SCHEMA_VERSION}: update autoseg."
         )
     return data
 
@@ -597,7 +609,9 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) 
             index = names.index(key)
         elif not isinstance(node, dict) or key not in node:
             known = ", ".join(k for k in node if k != "reasons") if isinstance(node, dict) else "no keys"
-            raise UsageError(f"--set {assignment}: there is no key {key} in {'.'.join(keys[:depth]) or 'the plan'} ({known}).")
+            raise UsageError(
+                f"--set {assignment}: there is no key {key} in {'.'.join(keys[:depth]) or 'the plan'} ({known})."
+            )
         if depth == len(keys) - 1:
             node[index] = value
             if isinstance(node, dict) and isinstance(node.get("reasons"), dict):
@@ -624,8 +638,7 @@ def explanations(plan: Plan) -> list[tuple[str, Any, str]]:
                 walk(value, f"{path}.{key}")
         elif isinstance(node, list):
             for index, value in enumerate(node):
-                name = getattr(value, "name", None) or index
-                walk(value, f"{path}.{name}")
+                walk(value, f"{path}.{getattr(value, 'name', None) or index}")
 
     walk(plan, "")
     return [item for item in found if not item[0].endswith("reasons")]

@@ -2,7 +2,9 @@
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
-RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt  history.csv  log.txt  validation/…
+RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
+                                   history.csv  log.txt  validation/…
+RUN/<configuration>/crossval/      metrics.csv  summary.json
 RUN/report/index.html
 """
 
@@ -39,7 +41,9 @@ class Run:
         """
         path = Path(path)
         if not (path / "plan.json").is_file():
-            raise AutosegError(f"{path} is no run folder (it has no plan.json); make one with 'autoseg plan DATASET --out {path}'.")
+            raise AutosegError(
+                f"{path} is no run folder (it has no plan.json); make one with 'autoseg plan DATASET --out {path}'."
+            )
         return cls(path)
 
     @classmethod
@@ -97,7 +101,9 @@ class Run:
         """
         splits = self.splits
         if not 0 <= fold < len(splits):
-            raise UsageError(f"--fold {fold} does not exist; {self.path / 'splits.json'} has folds 0 to {len(splits) - 1}.")
+            raise UsageError(
+                f"--fold {fold} does not exist; {self.path / 'splits.json'} has folds 0 to {len(splits) - 1}."
+            )
         return splits[fold]
 
 
@@ -134,6 +140,9 @@ def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Spl
         min(parts, key=len).extend(groups[name])
     everyone = [case.id for case in dataset.cases]
     return [
-        {"train": [c for c in everyone if c not in set(part)], "validation": [c for c in everyone if c in set(part)]}
+        {
+            "train": [c for c in everyone if c not in set(part)],
+            "validation": [c for c in everyone if c in set(part)],
+        }
         for part in parts
     ]

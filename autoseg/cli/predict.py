@@ -1,5 +1,79 @@
-"""``autoseg predict``."""
+"""``autoseg predict``: segment new scans."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.cli.common import parse_channels, parse_folds
+from autoseg.errors import UsageError
 
 
-def command() -> None:
-    """predict."""
+def command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="One or several run folders, then what to predict: a dataset in any layout, a folder of images, or "
+            "one image. With --channel, run folders only.",
+            metavar="RUN… [INPUT]",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    channel: Annotated[list[str] | None, typer.Option(help="A single scan, file by file: NAME=PATH.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the result with --channel.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
+    folds: Annotated[str, typer.Option(help="Folds to average: numbers with commas, or all.")] = "all",
+    checkpoint: Annotated[str, typer.Option(help="weights (end of training) or best (best validation).")] = "weights",
+    tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over mirrored images.")] = True,
+    probabilities: Annotated[bool, typer.Option(help="Also write the probability of each output.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Also write a picture of each result.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Predict cases again whose result exists.")] = True,
+    layout: Annotated[str | None, typer.Option(help="Layout of the dataset, if not recognised.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Segment scans with a trained run, or with the average of several.
+
+    Results lie on the grid and in the file format of the scans, with the label values of the training data. A scan that
+    fails is reported and does not stop the others; the exit code is then 1.
+    """
+    from autoseg.inference.inputs import cases_to_predict, single_case
+    from autoseg.inference.predictor import Predictor
+    from autoseg.progress import say
+    from autoseg.run import Run
+
+    if checkpoint not in ("weights", "best"):
+        raise UsageError(f"--checkpoint {checkpoint} is unknown; choose weights or best.")
+    if name is not None and not channel:
+        raise UsageError("--name goes with --channel.")
+    runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
+    if not runs:
+        raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
+    plan = Run.open(runs[0]).plan
+    if channel:
+        files = {key: Path(value) for key, value in parse_channels(channel).items()}
+        cases = [single_case(files, plan, name)]
+    else:
+        assert source is not None
+        cases = cases_to_predict(source, plan, layout, everything)
+    predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint)
+    outcome = predictor.predict(cases, out, probabilities, overwrite)
+    if pictures:
+        from autoseg.report.overlay import prediction_picture
+
+        for case in cases:
+            if case.id in outcome.written:
+                prediction_picture(case, outcome.written[case.id], plan, out / f"{case.id}.png")
+    if as_json:
+        written = {case: str(path) for case, path in outcome.written.items()}
+        typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
+    else:
+        say(f"{len(outcome.written)} of {len(cases)} cases are in {out}.")
+        for case_id, reason in outcome.failed.items():
+            say(f"failed: {case_id}: {reason}")
+    if outcome.failed:
+        raise typer.Exit(1)

@@ -1,5 +1,55 @@
-"""``autoseg train``."""
+"""``autoseg train``: cross-validated training."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.cli.common import parse_duration, parse_folds
 
 
-def command() -> None:
-    """train."""
+def command(
+    run: Annotated[Path, typer.Argument(help="Run folder made by 'autoseg plan'.")],
+    config: Annotated[str | None, typer.Option(help="Configuration; the plan's recommended one by default.")] = None,
+    fold: Annotated[str, typer.Option(help="Fold number, several with commas, or all.")] = "all",
+    epochs: Annotated[int | None, typer.Option(help="Length of each fold's training.")] = None,
+    max_time: Annotated[str | None, typer.Option(help="Time for each fold, such as 30m or 1h30m.")] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--restart",
+            help="Insist on continuing a training that was begun, or start over. Without either: continue where "
+            "there is one.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of initialisation, patches and augmentation.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes that preprocess and load patches.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train a planned run, fold by fold, and print the cross-validated table.
+
+    A training that was stopped, however, goes on where it was when the command is given again.
+    """
+    from rich.console import Console
+
+    from autoseg.crossvalidation import train
+    from autoseg.progress import say
+
+    evaluation = train(
+        run,
+        config,
+        parse_folds(fold),
+        epochs,
+        None if max_time is None else parse_duration(max_time),
+        device,
+        seed,
+        workers,
+        resume,
+    )
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+    else:
+        Console(highlight=False).print(evaluation.table("Cross-validation"))
+        say(f"Next: autoseg report {run}, or autoseg predict {run} SCANS --out DIR")

@@ -1,0 +1,1 @@
+"""Apply trained networks to whole images."""

@@ -1,0 +1,1 @@
+"""Training: loss, augmentation, sampling, optimization, checkpoints, and the loop."""

@@ -1,0 +1,260 @@
+"""``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg import __version__
+from autoseg.device import cpu_count, keep_large_blocks, resolve_precision, select_device
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.folders import plan_structures
+from autoseg.evaluation.summary import Evaluation
+from autoseg.files import read_json, write_json
+from autoseg.inference.predictor import Member, Predictor, write_label
+from autoseg.inference.sliding_window import count_tiles, predict_scores
+from autoseg.networks import build, set_deep_supervision
+from autoseg.plan import Configuration, Plan
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.store import StoredCase
+from autoseg.progress import Steps, say
+from autoseg.run import Run
+from autoseg.training.loop import Budget, State, load_network, train_fold
+
+#: Of a time budget at most this share is kept for predicting the validation cases at the end.
+LARGEST_RESERVE = 0.3
+
+#: A validation takes longer than its networks alone: reading, resampling, writing. Measured on hippocampus: 1.2.
+RESERVE_MARGIN = 1.25
+
+
+def train(
+    run: Run | str | Path,
+    configuration: str | None = None,
+    folds: Sequence[int] | None = None,
+    epochs: int | None = None,
+    max_seconds: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    resume: bool | None = None,
+) -> Evaluation:
+    """Train folds of a cross-validation and validate them; goes on where an interrupted training stopped.
+
+    Args:
+        run: the run folder.
+        configuration: name; the recommended one where None.
+        folds: numbers; all where None.
+        epochs: length of each fold's training; the plan's where neither this nor ``max_seconds`` is given.
+        max_seconds: wall-clock time for each fold, from its first step to its last validation prediction.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of initialisation, patches and augmentation.
+        workers: processes for preprocessing and for loading patches; chosen for the machine where None.
+        resume: None continues a fold that was begun and starts others; True insists on there being one to continue;
+            False starts over.
+
+    Returns:
+        The evaluation of every fold of the configuration that is trained by now, these and earlier ones.
+
+    Raises:
+        AutosegError: the data can't be read, or a saved training belongs to another plan.
+        UsageError: options that contradict each other or name what does not exist.
+    """
+    if epochs is not None and max_seconds is not None:
+        raise UsageError("--epochs and --max-time can't both set the length of the training; give one.")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs} is too few; give 1 or more.")
+    if max_seconds is not None and max_seconds <= 0:
+        raise UsageError("--max-time must be longer than nothing.")
+    run = run if isinstance(run, Run) else Run.open(run)
+    chosen_device = select_device(device)
+    if chosen_device.type == "cpu":
+        keep_large_blocks()
+        torch.set_num_threads(cpu_count())
+    plan = run.plan
+    name, config = plan.configuration(configuration)
+    numbers = list(range(len(run.splits))) if folds is None else list(folds)
+    for fold in numbers:
+        run.split(fold)
+        if resume is True and not (run.fold(name, fold) / "training_state.pt").exists():
+            raise UsageError(f"--resume: fold {fold} of {name} in {run.path} was never begun; leave the option out.")
+    data = preprocess(run, name, workers)
+    for fold in numbers:
+        _train_one(
+            run,
+            plan,
+            name,
+            config,
+            data,
+            fold,
+            epochs,
+            max_seconds,
+            chosen_device,
+            seed,
+            workers,
+            resume is not False,
+        )
+    return cross_validated(run, name)
+
+
+def _train_one(
+    run: Run,
+    plan: Plan,
+    name: str,
+    config: Configuration,
+    data: Path,
+    fold: int,
+    epochs: int | None,
+    max_seconds: float | None,
+    device: torch.device,
+    seed: int,
+    workers: int | None,
+    resume: bool,
+) -> None:
+    folder = run.fold(name, fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    split = run.split(fold)
+    training = [StoredCase(data, case) for case in split["train"]]
+    validation = [StoredCase(data, case) for case in split["validation"]]
+    if not resume:
+        _start_over(folder)
+    started = time.monotonic()
+    if max_seconds is not None:
+        reserve = min(_validation_seconds(validation, plan, config, device), LARGEST_RESERVE * max_seconds)
+        budget = Budget(seconds=max(max_seconds - reserve - (time.monotonic() - started), 1.0))
+        length = f"{max_seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
+    else:
+        rounds = config.recipe.epochs if epochs is None else epochs
+        budget = Budget(iterations=rounds * config.recipe.iterations_per_epoch)
+        length = f"{rounds} epochs of {config.recipe.iterations_per_epoch} iterations"
+    log = _Log(folder / "log.txt")
+    precision = str(resolve_precision(config.recipe.precision, device)).removeprefix("torch.")
+    log(
+        f"autoseg {__version__}, {name}, fold {fold}: {len(training)} training and {len(validation)} validation cases, "
+        f"{length}, on {device} in {precision}"
+    )
+    with Steps(f"Training {name}, fold {fold}", 1000) as steps:
+        state = train_fold(
+            folder,
+            plan,
+            config,
+            training,
+            validation,
+            budget,
+            device,
+            seed,
+            workers,
+            resume,
+            lambda progress, note: steps.at(1000 * progress, note),
+        )
+    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
+    evaluation = validate_fold(run, plan, name, config, fold, device)
+    log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+
+
+def _best(state: State) -> str:
+    return f"; best validation Dice on the way {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+
+
+def _start_over(folder: Path) -> None:
+    for name in ("training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+class _Log:
+    """Lines with the time, to the fold's log and to the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, message: str) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {message}\n")
+        say(message)
+
+
+def _validation_seconds(cases: Sequence[StoredCase], plan: Plan, config: Configuration, device: torch.device) -> float:
+    """Estimate how long predicting the validation cases will take: one tile, times tiles, mirrorings and cases."""
+    if not cases:
+        return 0.0
+    network = build(config.network, len(plan.channels), plan.target.heads).to(device).eval()
+    set_deep_supervision(network, False)
+    inference = config.inference
+    tile = torch.zeros((len(plan.channels), *[1] * (3 - len(config.patch_size)), *config.patch_size))
+    dtype = resolve_precision(config.recipe.precision, device)
+    fastest = float("inf")
+    for _ in range(3):
+        started = time.monotonic()
+        predict_scores([network], tile, config.patch_size, plan.target.heads, inference, device, dtype, mirror=False)
+        fastest = min(fastest, time.monotonic() - started)
+    tiles = sum(count_tiles(case.shape, config.patch_size, inference.overlap) for case in cases)
+    return RESERVE_MARGIN * fastest * tiles * 2 ** len(inference.mirror_axes)
+
+
+def validate_fold(
+    run: Run, plan: Plan, name: str, config: Configuration, fold: int, device: torch.device
+) -> Evaluation:
+    """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
+
+    Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place.
+    """
+    folder = run.fold(name, fold)
+    out = folder / "validation"
+    out.mkdir(parents=True, exist_ok=True)
+    network = load_network(folder / "weights.safetensors", plan, config, device)
+    predictor = Predictor([Member(str(run.path), plan, config, [network])], device)
+    dataset = run.dataset
+    data = run.preprocessed(config.data)
+    pairs: list[tuple[str, Path, Path]] = []
+    with (
+        ThreadPoolExecutor(1) as writer,
+        Steps(f"Validating fold {fold}", len(run.split(fold)["validation"])) as steps,
+    ):
+        writing = []
+        for case_id in run.split(fold)["validation"]:
+            stored = StoredCase(data, case_id)
+            label = predictor.predict_preprocessed(stored.image(), stored.trace)
+            path = out / f"{case_id}{plan.file_ending}"
+            writing.append(writer.submit(write_label, path, label, stored.trace.geometry))
+            reference = dataset.case(case_id).label
+            if reference is None or not reference.exists():
+                reference = _reference_from_preprocessed(stored, out, plan)
+            pairs.append((case_id, path, reference))
+            steps.advance()
+        for job in writing:
+            job.result()
+    return evaluate_pairs(pairs, plan_structures(plan, dataset), out, ignore=plan.target.ignore)
+
+
+def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> Path:
+    from autoseg.preprocessing.case import restore
+    from autoseg.preprocessing.resample import resample_label
+
+    trace = stored.trace
+    label = resample_label(stored.label(), trace.cropped_shape, trace.separate_axis, 1)
+    path = out / "references" / f"{stored.id}{plan.file_ending}"
+    write_label(path, restore(label, trace).astype(np.int16), trace.geometry)
+    return path
+
+
+def cross_validated(run: Run, name: str) -> Evaluation:
+    """Merge the evaluations of all validated folds into ``<configuration>/crossval``.
+
+    Raises:
+        AutosegError: no fold is validated yet.
+    """
+    folders = [run.fold(name, fold) / "validation" for fold in run.trained_folds(name)]
+    parts = [Evaluation.read(folder) for folder in folders if (folder / "summary.json").exists()]
+    if not parts:
+        raise AutosegError(f"{run.path} has no validated fold of {name} yet; train one first.")
+    merged = Evaluation.merge(parts)
+    out = run.path / name / "crossval"
+    merged.write(out)
+    summary = read_json(out / "summary.json")
+    write_json(out / "summary.json", {**summary, "folds": run.trained_folds(name)})
+    return merged

@@ -1,0 +1,145 @@
+"""Apply a network to a whole image: overlapping tiles, Gaussian weights, mirroring; tensors in, tensors out."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from autoseg.device import autocast
+from autoseg.plan import Inference
+
+#: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
+MEMORY_LIMIT = 4_000_000_000
+
+#: Largest share of a GPU's free memory that the scores of a whole image may take there.
+DEVICE_SHARE = 0.4
+
+
+def tile_starts(size: int, patch: int, overlap: float) -> list[int]:
+    """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch."""
+    if size <= patch:
+        return [0]
+    stride = max(1, int(patch * (1 - overlap)))
+    count = -(-(size - patch) // stride) + 1
+    return [round(i * (size - patch) / (count - 1)) for i in range(count)]
+
+
+def tile_weight(patch: Sequence[int], sigma: float) -> torch.Tensor:
+    """Weight of each voxel of a tile: a Gaussian around the middle (``sigma`` as share of the patch), largest 1."""
+    weight = torch.ones(tuple(patch))
+    if sigma:
+        for axis, size in enumerate(patch):
+            distance = (torch.arange(size) - (size - 1) / 2) / (size * sigma)
+            weight = weight * torch.exp(-0.5 * distance**2).reshape([-1 if a == axis else 1 for a in range(len(patch))])
+    # Far corners still need a say where no other tile covers them.
+    return (weight / weight.max()).clamp(min=1e-4)
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All combinations of the axes, none of them first."""
+    return [c for n in range(len(axes) + 1) for c in itertools.combinations(sorted(axes), n)]
+
+
+def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Zeros to add scores to: on the device where there is room, else in memory, else in a temporary file."""
+    size = 4 * int(np.prod(shape))
+    if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return torch.zeros(tuple(shape), device=device)
+    if device.type == "mps" and size < 1_000_000_000:
+        return torch.zeros(tuple(shape), device=device)
+    if size <= MEMORY_LIMIT:
+        return torch.zeros(tuple(shape))
+    with tempfile.NamedTemporaryFile(prefix="autoseg-scores-", delete=True) as file:
+        # The name can go at once: the mapping keeps the space until the tensor is freed.
+        file.truncate(size)
+        return torch.from_file(file.name, shared=True, size=size // 4).reshape(tuple(shape))
+
+
+@torch.inference_mode()
+def predict_scores(
+    networks: Sequence[torch.nn.Module],
+    image: torch.Tensor,
+    patch: Sequence[int],
+    heads: int,
+    inference: Inference,
+    device: torch.device,
+    dtype: torch.dtype,
+    mirror: bool = True,
+    advance: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Logits for a whole image, averaged over tiles, mirrorings and networks.
+
+    Args:
+        networks: on ``device``, in eval mode, giving one tensor each.
+        image: float32 ``(channel, z, y, x)``, on any device.
+        patch: voxels of a tile; two numbers for a 2D network, which then goes through the slices.
+        heads: output channels.
+        inference: overlap, weights, mirror axes, tiles a pass.
+        device: to compute on.
+        dtype: of autocast; float32 for none.
+        mirror: whether to use test-time augmentation.
+        advance: called with the number of tiles just done.
+
+    Returns:
+        float32 ``(heads, z, y, x)``.
+    """
+    space = list(image.shape[1:])
+    size = [1] * (3 - len(patch)) + list(patch)
+    margins = [(max(0, p - n) // 2, max(0, p - n) - max(0, p - n) // 2) for n, p in zip(space, size, strict=True)]
+    padded = F.pad(image, [m for pair in reversed(margins) for m in pair])
+    tiles = list(
+        itertools.product(*(tile_starts(n, p, inference.overlap) for n, p in zip(padded.shape[1:], size, strict=True)))
+    )
+    flips = mirrorings(inference.mirror_axes) if mirror else [()]
+    sums = collector((heads, *padded.shape[1:]), device)
+    weight = tile_weight(size, inference.gaussian_sigma).to(sums.device)
+    weights = torch.zeros(tuple(padded.shape[1:]), device=sums.device)
+    for first in range(0, len(tiles), inference.tile_batch):
+        chosen = tiles[first : first + inference.tile_batch]
+        boxes = [tuple(slice(s, s + p) for s, p in zip(start, size, strict=True)) for start in chosen]
+        batch = torch.stack([padded[(slice(None), *box)] for box in boxes]).to(device)
+        if len(patch) == 2:
+            batch = batch[:, :, 0]
+        scores = _mirrored(networks, batch, flips, device, dtype)
+        if len(patch) == 2:
+            scores = scores[:, :, None]
+        for box, tile in zip(boxes, scores.to(sums.device), strict=True):
+            sums[(slice(None), *box)] += tile * weight
+            weights[box] += weight
+        if advance is not None:
+            advance(len(chosen))
+    for head in sums:
+        head /= weights
+    inside = tuple(slice(before, before + n) for (before, _), n in zip(margins, space, strict=True))
+    return sums[(slice(None), *inside)]
+
+
+def _mirrored(
+    networks: Sequence[torch.nn.Module],
+    batch: torch.Tensor,
+    flips: Sequence[tuple[int, ...]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    total: torch.Tensor | None = None
+    for flip in flips:
+        axes = [axis + 2 for axis in flip]
+        view = batch.flip(axes) if axes else batch
+        for network in networks:
+            with autocast(device, dtype):
+                scores = network(view)
+            scores = scores.float()
+            scores = scores.flip(axes) if axes else scores
+            total = scores if total is None else total + scores
+    assert total is not None
+    return total / (len(flips) * len(networks))
+
+
+def count_tiles(space: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+    """How many tiles an image ``(z, y, x)`` takes."""
+    size = [1] * (3 - len(patch)) + list(patch)
+    counts = [len(tile_starts(n, p, overlap)) for n, p in zip(space, size, strict=True)]
+    return int(np.prod(counts))

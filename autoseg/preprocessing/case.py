@@ -1,0 +1,157 @@
+"""One case, forward: transpose → crop → normalize → resample; and the way back for what a network predicts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoseg.crop import nonzero_box
+from autoseg.dataset import LoadedCase
+from autoseg.image import Geometry
+from autoseg.plan import Configuration, Plan
+from autoseg.preprocessing.normalize import normalize
+from autoseg.preprocessing.resample import (
+    resample_image,
+    resample_label,
+    resample_scores,
+    resampled_shape,
+    separate_axis,
+    target_spacing,
+)
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a preprocessed case came about: what is needed to put a prediction back where the scan was.
+
+    Attributes:
+        geometry: of the original file.
+        transpose: order of the canonical axes.
+        shape: of the transposed image before cropping.
+        box: ``[start, stop]`` an axis, in the transposed image.
+        spacing: of the transposed image, mm.
+        separate_axis: axis that was resampled with nearest neighbour, or None.
+        present: for each channel, whether the case has it.
+    """
+
+    geometry: Geometry
+    transpose: Shape
+    shape: Shape
+    box: tuple[tuple[int, int], ...]
+    spacing: tuple[float, float, float]
+    separate_axis: int | None
+    present: tuple[bool, ...]
+
+    @property
+    def cropped_shape(self) -> Shape:
+        """Voxels of the crop before resampling."""
+        sizes = [stop - start for start, stop in self.box]
+        return sizes[0], sizes[1], sizes[2]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The crop, for indexing a ``(z, y, x)`` array."""
+        return tuple(slice(start, stop) for start, stop in self.box)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for a JSON file."""
+        return {**vars(self), "geometry": self.geometry.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Trace":
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            geometry=Geometry.from_json(data["geometry"]),
+            transpose=tuple(data["transpose"]),
+            shape=tuple(data["shape"]),
+            box=tuple((start, stop) for start, stop in data["box"]),
+            spacing=tuple(data["spacing"]),
+            separate_axis=data["separate_axis"],
+            present=tuple(data["present"]),
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """A case as the network sees it.
+
+    Attributes:
+        image: float32 ``(channel, z, y, x)`` at the configuration's spacing.
+        label: int16 ``(z, y, x)`` with the dataset's own values, or None.
+        trace: the way back.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    trace: Trace
+
+
+def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
+    """Bring a case to the network's grid and intensities.
+
+    Args:
+        case: voxels in canonical axes, channels in the plan's order.
+        plan: says how.
+        configuration: gives the spacing.
+    """
+    order = plan.preprocessing.transpose
+    image = case.image.transpose(0, *(axis + 1 for axis in order))
+    label = None if case.label is None else case.label.transpose(order)
+    mask = None if case.mask is None else case.mask.transpose(order)
+    spacing = (case.spacing[order[0]], case.spacing[order[1]], case.spacing[order[2]])
+    shape: Shape = image.shape[1:]
+    if plan.preprocessing.crop == "nonzero":
+        box = nonzero_box(image, mask)
+    else:
+        box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    image = image[(slice(None), *box)]
+    label = None if label is None else label[box]
+    inside = mask[box] if mask is not None else np.any(image != 0, axis=0)
+    image = np.stack(
+        [
+            normalize(voxels, channel.normalization, inside) if present else np.zeros_like(voxels)
+            for voxels, channel, present in zip(image, plan.channels, case.present, strict=True)
+        ]
+    )
+    wanted = target_spacing(spacing, configuration.spacing)
+    new_shape = resampled_shape(image.shape[1:], spacing, wanted)
+    axis = separate_axis(spacing, wanted, configuration.resampling)
+    trace = Trace(
+        geometry=case.geometry,
+        transpose=order,
+        shape=shape,
+        box=tuple((s.start, s.stop) for s in box),
+        spacing=spacing,
+        separate_axis=axis,
+        present=case.present,
+    )
+    return PreprocessedCase(
+        image=np.ascontiguousarray(resample_image(image, new_shape, axis, configuration.resampling.image_order)),
+        label=None
+        if label is None
+        else np.ascontiguousarray(resample_label(label, new_shape, axis, configuration.resampling.label_order)),
+        trace=trace,
+    )
+
+
+def restore(volume: np.ndarray, trace: Trace) -> np.ndarray:
+    """Put a volume on the cropped grid back into the whole canonical image, zero outside the crop.
+
+    Args:
+        volume: ``trace.cropped_shape``.
+        trace: of the case.
+
+    Returns:
+        ``(z, y, x)`` in canonical axes, same dtype.
+    """
+    full = np.zeros(trace.shape, volume.dtype)
+    full[trace.slices] = volume
+    return full.transpose(np.argsort(trace.transpose))
+
+
+def scores_on_original(scores: torch.Tensor, trace: Trace) -> torch.Tensor:
+    """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
+    return resample_scores(scores, trace.cropped_shape, trace.separate_axis)

@@ -1,0 +1,142 @@
+"""Preprocessed cases on disk: blosc2 arrays that a training reads in part, with what is needed to use them.
+
+A case is three files, ``<case>.image.b2nd``, ``<case>.label.b2nd`` and ``<case>.json``. The JSON is written last:
+where it is missing, the case is not finished.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import blosc2
+import numpy as np
+
+from autoseg.errors import AutosegError
+from autoseg.files import atomic, read_json, write_json
+
+if TYPE_CHECKING:
+    from autoseg.preprocessing.case import PreprocessedCase, Trace
+
+#: Foreground positions kept for each label value (as nnU-Net: enough to centre patches anywhere in it).
+POSITIONS = 10_000
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case, read lazily and in part."""
+
+    folder: Path
+    id: str
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The case's JSON: shape, trace, key, foreground positions."""
+        info: dict[str, Any] = read_json(self.folder / f"{self.id}.json")
+        return info
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels ``(z, y, x)``."""
+        z, y, x = self.info["shape"]
+        return z, y, x
+
+    @cached_property
+    def trace(self) -> "Trace":
+        """The way back to the original image."""
+        # Imported here so that training, which never asks, runs where SimpleITK is not installed.
+        from autoseg.preprocessing.case import Trace
+
+        return Trace.from_json(self.info["trace"])
+
+    @cached_property
+    def foreground(self) -> dict[int, np.ndarray]:
+        """Label value → int32 ``(n, 3)`` positions of some of its voxels."""
+        with np.load(self.folder / f"{self.id}.foreground.npz") as positions:
+            return {int(value): positions[value] for value in positions.files}
+
+    @cached_property
+    def _image(self) -> Any:
+        return _open(self.folder / f"{self.id}.image.b2nd")
+
+    @cached_property
+    def _label(self) -> Any:
+        return _open(self.folder / f"{self.id}.label.b2nd")
+
+    def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
+        """float32 ``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
+        return np.asarray(self._image[(slice(None), *box)])
+
+    def label(self, box: tuple[slice, ...] = ()) -> np.ndarray:
+        """int16 ``(z, y, x)`` inside ``box`` (all of it where empty)."""
+        return np.asarray(self._label[box or (slice(None),)])
+
+
+def _open(path: Path) -> Any:
+    try:
+        return blosc2.open(str(path), mode="r", mmap_mode="r")
+    except (FileNotFoundError, RuntimeError, OSError) as error:
+        raise AutosegError(
+            f"{path} can't be read ({error}); delete its folder, the next training rebuilds it."
+        ) from None
+
+
+def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int, ...], key: str) -> None:
+    """Write a case atomically.
+
+    Args:
+        folder: of the preprocessed data.
+        case_id: name.
+        case: what to write; it must have a label.
+        patch: typical size of a read ``(z, y, x)``; the arrays are chunked to match.
+        key: identifies the preprocessing and the source files (see :func:`is_current`).
+    """
+    assert case.label is not None
+    (folder / f"{case_id}.json").unlink(missing_ok=True)
+    _write(folder / f"{case_id}.image.b2nd", case.image, patch)
+    _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
+    positions = _foreground_positions(case.label)
+    with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
+        np.savez_compressed(temporary, **{str(value): found for value, found in positions.items()})  # type: ignore[arg-type]
+    info = {"key": key, "shape": list(case.label.shape), "trace": case.trace.to_json()}
+    write_json(folder / f"{case_id}.json", info)
+
+
+def _write(path: Path, array: np.ndarray, patch: tuple[int, ...]) -> None:
+    spatial = array.shape[-3:]
+    chunk = [min(n, p) for n, p in zip(spatial, patch, strict=True)]
+    block = [min(n, 32) for n in chunk]
+    lead = [1] * (array.ndim - 3)
+    with atomic(path, suffix=".b2nd") as temporary:
+        temporary.unlink()
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            chunks=(*lead, *chunk),
+            blocks=(*lead, *block),
+            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+            mode="w",
+        )
+
+
+def _foreground_positions(label: np.ndarray) -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(label.size)
+    found = {}
+    for value in np.unique(label):
+        if value == 0:
+            continue
+        positions = np.argwhere(label == value).astype(np.int32)
+        if len(positions) > POSITIONS:
+            positions = positions[np.sort(rng.choice(len(positions), POSITIONS, replace=False))]
+        found[int(value)] = positions
+    return found
+
+
+def is_current(folder: Path, case_id: str, key: str) -> bool:
+    """Whether the stored case was made with this key."""
+    path = folder / f"{case_id}.json"
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["key"] == key)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False

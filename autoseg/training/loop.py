@@ -1,0 +1,411 @@
+"""The training of one fold, top to bottom."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg.device import autocast, cpu_count, resolve_precision
+from autoseg.errors import AutosegError
+from autoseg.files import write_text
+from autoseg.inference.decide import paint_scores
+from autoseg.inference.sliding_window import predict_scores
+from autoseg.networks import build, set_deep_supervision
+from autoseg.plan import Configuration, Plan, Target
+from autoseg.preprocessing.store import StoredCase
+from autoseg.training.augmentation import augment, loading_size
+from autoseg.training.checkpoint import load_state, load_weights, save_state, save_weights
+from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
+from autoseg.training.sampling import BatchStream, PatchLoader
+
+#: Seconds between two saved states; an interruption loses at most these.
+SAVE_INTERVAL = 30.0
+
+#: Validation during training may take this share of the time so far.
+VALIDATION_SHARE = 0.05
+
+#: So many steps in a row without a finite gradient end the training.
+PATIENCE_NOT_FINITE = 30
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: iterations, or seconds, whichever is set.
+
+    Attributes:
+        iterations: optimizer steps; 0 where time decides.
+        seconds: wall-clock seconds of the fold, validation included; 0 where iterations decide.
+    """
+
+    iterations: int = 0
+    seconds: float = 0.0
+
+    def progress(self, iteration: int, seconds: float) -> float:
+        """Share that is spent, 0 to 1."""
+        return min(seconds / self.seconds if self.seconds else iteration / self.iterations, 1.0)
+
+
+@dataclass
+class State:
+    """Where a training stands, apart from the tensors."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    epoch_loss: float = 0.0
+    epoch_steps: int = 0
+    best_dice: float = -1.0
+    without_better: int = 0
+    validation_seconds: float = 0.0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+Report = Callable[[float, str], None]
+
+
+def train_fold(
+    folder: Path,
+    plan: Plan,
+    configuration: Configuration,
+    training: Sequence[StoredCase],
+    validation: Sequence[StoredCase],
+    budget: Budget,
+    device: torch.device,
+    seed: int = 0,
+    workers: int | None = None,
+    resume: bool = True,
+    report: Report | None = None,
+) -> State:
+    """Train one fold until its budget is spent; goes on where an interrupted one stopped.
+
+    Args:
+        folder: of the fold; gets weights, state, history and log.
+        plan: channels and target.
+        configuration: patch, batch, network and recipe.
+        training: preprocessed cases to learn from.
+        validation: preprocessed cases to watch.
+        budget: how long.
+        device: to compute on.
+        seed: of initialisation, patches and augmentation.
+        workers: processes that load patches; chosen for the device where None, 0 for none.
+        resume: take up the state in ``folder``, if there is one.
+        report: called with the progress (0 to 1) and a note after each step.
+
+    Raises:
+        AutosegError: the saved state belongs to another plan, or the loss stays not finite.
+    """
+    recipe, target = configuration.recipe, plan.target
+    started = time.monotonic()
+    torch.manual_seed(seed)
+    network = build(configuration.network, len(plan.channels), target.heads).to(device)
+    average = MovingAverage(network, recipe.ema_decay)
+    set_deep_supervision(average.network, False)
+    optimizer = build_optimizer(network.parameters(), recipe.optimizer)
+    dtype = resolve_precision(recipe.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    identity = training_identity(plan, configuration, [case.id for case in training], seed)
+    state = State()
+    state_path = folder / "training_state.pt"
+    if resume and state_path.exists():
+        state = _restore(state_path, identity, network, average, optimizer, scaler)
+    before = state.seconds
+
+    loaded = loading_size(configuration.patch_size, recipe.augmentation)
+    if workers is None:
+        # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
+        workers = 0 if device.type == "cpu" else max(1, min(cpu_count() - 1, 6))
+    loader = PatchLoader(
+        training,
+        configuration.batch_size,
+        loaded,
+        target,
+        recipe.sampling,
+        [seed],
+        state.iteration,
+        max(workers, 1),
+    )
+    stream = BatchStream(loader, workers)
+    last_save = time.monotonic()
+    not_finite = 0
+    watched = _spread(validation, recipe.validate_cases)
+    network.train()
+    try:
+        while budget.progress(state.iteration, state.seconds) < 1 and not _stops_early(state, recipe.early_stopping):
+            rate = recipe.optimizer.learning_rate * rate_factor(
+                recipe.schedule, budget.progress(state.iteration, state.seconds)
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = next(stream)
+            image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
+            label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
+            rng = np.random.default_rng([seed, 1, state.iteration])
+            image, label = augment(image, label, configuration.patch_size, recipe.augmentation, rng)
+            loss, finite = train_step(network, optimizer, scaler, image, label, configuration, target, device, dtype)
+            not_finite = 0 if finite else not_finite + 1
+            if not_finite > PATIENCE_NOT_FINITE:
+                raise AutosegError(
+                    f"the loss of {folder} is not a number since {not_finite} steps; lower the learning rate "
+                    "(--set recipe.optimizer.learning_rate=…) and start over with --restart."
+                )
+            average.update(network)
+            state.iteration += 1
+            if finite:
+                state.epoch_loss += loss
+                state.epoch_steps += 1
+            state.seconds = before + time.monotonic() - started
+            ends = budget.progress(state.iteration, state.seconds) >= 1
+            if state.iteration % recipe.iterations_per_epoch == 0 or ends:
+                _end_epoch(folder, state, rate, recipe.iterations_per_epoch)
+                due = len(state.history) % recipe.validate_every == 0
+                if watched and (due or ends) and state.validation_seconds <= VALIDATION_SHARE * state.seconds:
+                    _validate(folder, state, average.network, watched, plan, configuration, device, dtype)
+                    state.seconds = before + time.monotonic() - started
+                _write_history(folder, state)
+            if report is not None:
+                report(budget.progress(state.iteration, state.seconds), _note(state))
+            if time.monotonic() - last_save > SAVE_INTERVAL:
+                save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+                last_save = time.monotonic()
+    except KeyboardInterrupt:
+        save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+        raise
+    finally:
+        stream.close()
+    state.finished = True
+    save_weights(folder / "weights.safetensors", average.network.state_dict())
+    save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+    return state
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    configuration: Configuration,
+    target: Target,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[float, bool]:
+    """One optimizer step.
+
+    Returns:
+        The loss, and whether loss and gradient were finite (the step is left out where not).
+    """
+    recipe = configuration.recipe
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(device, dtype):
+        outputs = network(image)
+    loss = deep_supervision_loss(outputs, label, recipe.loss, target)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
+    value = float(loss.detach())
+    finite = math.isfinite(value) and (scaler.is_enabled() or bool(torch.isfinite(norm)))
+    if finite:
+        scaler.step(optimizer)
+    scaler.update()
+    return value, finite
+
+
+def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[str], seed: int) -> str:
+    """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
+    parts: dict[str, Any] = {
+        "channels": plan.channel_names,
+        "target": plan.target.model_dump(),
+        "patch": configuration.patch_size,
+        "batch": configuration.batch_size,
+        "network": configuration.network.model_dump(),
+        "recipe": configuration.recipe.model_dump(
+            exclude={"epochs", "validate_every", "validate_cases", "early_stopping"}
+        ),
+        "cases": list(cases),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(_without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_reasons(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_reasons(value) for key, value in node.items() if key != "reasons"}
+    if isinstance(node, list):
+        return [_without_reasons(value) for value in node]
+    return node
+
+
+def _pack(
+    state: State,
+    identity: str,
+    network: nn.Module,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Any]:
+    return {
+        "identity": identity,
+        "state": dict(vars(state)),
+        "network": network.state_dict(),
+        "average": average.network.state_dict(),
+        "average_steps": average.steps,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+    }
+
+
+def _restore(
+    path: Path,
+    identity: str,
+    network: nn.Module,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> State:
+    saved = load_state(path)
+    if saved["identity"] != identity:
+        raise AutosegError(
+            f"{path} was trained under another plan, seed or split; put the plan back, or start over with --restart."
+        )
+    network.load_state_dict(saved["network"])
+    average.network.load_state_dict(saved["average"])
+    average.steps = saved["average_steps"]
+    optimizer.load_state_dict(saved["optimizer"])
+    scaler.load_state_dict(saved["scaler"])
+    return State(**{**saved["state"], "finished": False})
+
+
+def _stops_early(state: State, patience: int) -> bool:
+    return patience > 0 and state.without_better >= patience
+
+
+def _spread(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
+    """At most ``count`` cases, evenly from the whole list."""
+    if len(cases) <= count:
+        return list(cases)
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
+def _end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int) -> None:
+    row = {
+        "epoch": float(math.ceil(state.iteration / iterations_per_epoch)),
+        "iteration": float(state.iteration),
+        "seconds": round(state.seconds, 3),
+        "learning_rate": rate,
+        "loss": state.epoch_loss / max(state.epoch_steps, 1) if state.epoch_steps else math.nan,
+    }
+    state.history.append(row)
+    state.epoch_loss, state.epoch_steps = 0.0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _validate(
+    folder: Path,
+    state: State,
+    network: nn.Module,
+    cases: Sequence[StoredCase],
+    plan: Plan,
+    configuration: Configuration,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    started = time.monotonic()
+    dice = validation_dice(network, cases, plan.target, configuration, device, dtype)
+    means = {
+        name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
+    }
+    mean = float(np.nanmean(list(means.values()))) if np.any(np.isfinite(list(means.values()))) else 0.0
+    state.history[-1]["validation_dice"] = mean
+    state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
+    if mean > state.best_dice:
+        state.best_dice, state.without_better = mean, 0
+        save_weights(folder / "best.safetensors", network.state_dict())
+    else:
+        state.without_better += 1
+    state.validation_seconds += time.monotonic() - started
+
+
+def validation_dice(
+    network: nn.Module,
+    cases: Sequence[StoredCase],
+    target: Target,
+    configuration: Configuration,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, list[float]]:
+    """Dice of whole preprocessed images, without test-time augmentation.
+
+    Returns:
+        Output name → Dice a case; NaN where a case neither has nor is said to have the output.
+    """
+    dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
+    for case in cases:
+        scores = predict_scores(
+            [network],
+            torch.from_numpy(case.image()),
+            configuration.patch_size,
+            target.heads,
+            configuration.inference,
+            device,
+            dtype,
+            mirror=False,
+        )
+        predicted = paint_scores(scores, target).cpu().numpy()
+        reference = case.label()
+        counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)
+        for index, output in enumerate(target.outputs):
+            if target.kind == "regions":
+                found = (scores[index] > 0).cpu().numpy() & counts
+            else:
+                found = (predicted == output.paint) & counts
+            wanted = np.isin(reference, output.values) & counts
+            size = int(found.sum()) + int(wanted.sum())
+            dice[output.name].append(2 * int((found & wanted).sum()) / size if size else math.nan)
+    return dice
+
+
+def _write_history(folder: Path, state: State) -> None:
+    columns = list(dict.fromkeys(key for row in state.history for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in state.history:
+        writer.writerow({k: int(v) if k in ("epoch", "iteration") else f"{v:.6g}" for k, v in row.items()})
+    write_text(folder / "history.csv", text.getvalue())
+
+
+def _note(state: State) -> str:
+    if not state.history:
+        return f"iteration {state.iteration}"
+    last = state.history[-1]
+    validated = [row["validation_dice"] for row in state.history if "validation_dice" in row]
+    dice = f", validation Dice {validated[-1]:.3f}" if validated else ""
+    return f"epoch {int(last['epoch'])}, loss {last['loss']:.3f}{dice}"
+
+
+def load_network(path: Path, plan: Plan, configuration: Configuration, device: torch.device) -> nn.Module:
+    """A trained network, ready to predict.
+
+    Raises:
+        AutosegError: the weights are missing or fit another plan.
+    """
+    network = build(configuration.network, len(plan.channels), plan.target.heads)
+    weights = load_weights(path)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise AutosegError(f"{path} does not fit the plan beside it ({reason}); train the fold again.") from None
+    set_deep_supervision(network, False)
+    return network.to(device).eval().requires_grad_(False)

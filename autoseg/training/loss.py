@@ -1,0 +1,143 @@
+"""Losses on logits; labels as indices (exclusive labels) or as one binary channel a region."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from autoseg.plan import Loss, Target
+
+
+def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Turn a label map with the dataset's values into what the network should say.
+
+    Args:
+        label: integer ``(batch, *space)`` with the dataset's own values.
+        target: outputs and ignore label.
+
+    Returns:
+        One-hot (or one channel a region) bool ``(batch, heads, *space)``, and a bool mask ``(batch, 1, *space)`` of
+        voxels that count, or None where all do.
+    """
+    channels = []
+    for output in target.outputs:
+        inside = label == output.values[0]
+        for value in output.values[1:]:
+            inside = inside | (label == value)
+        channels.append(inside)
+    truth = torch.stack(channels, dim=1)
+    if target.kind == "labels":
+        truth = torch.cat([~truth.any(dim=1, keepdim=True), truth], dim=1)
+    counts = (label != target.ignore)[:, None] if target.ignore is not None else None
+    return truth, counts
+
+
+def soft_dice_loss(
+    probabilities: torch.Tensor,
+    truth: torch.Tensor,
+    counts: torch.Tensor | None = None,
+    batch_dice: bool = True,
+    smooth: float = 1e-5,
+) -> torch.Tensor:
+    """1 − soft Dice, averaged over channels (Milletari 2016 with the plain sum in the denominator, as nnU-Net's).
+
+    Args:
+        probabilities: ``(batch, channel, *space)``.
+        truth: 0/1, same shape.
+        counts: voxels that count, ``(batch, 1, *space)``.
+        batch_dice: sum over the batch first.
+        smooth: added to numerator and denominator, so that an absent and unpredicted structure costs nothing.
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    truth = truth.to(probabilities.dtype)
+    if counts is not None:
+        probabilities = probabilities * counts
+        truth = truth * counts
+    overlap = (probabilities * truth).sum(axes)
+    volume = probabilities.sum(axes) + truth.sum(axes)
+    if batch_dice:
+        overlap, volume = overlap.sum(0), volume.sum(0)
+    return 1 - ((2 * overlap + smooth) / (volume + smooth)).mean()
+
+
+def cross_entropy(
+    logits: torch.Tensor, truth: torch.Tensor, kind: str, counts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean cross-entropy over the voxels that count: categorical for ``labels``, binary a channel for ``regions``.
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: 0/1, same shape.
+        kind: ``labels`` or ``regions``.
+        counts: voxels that count, ``(batch, 1, *space)``.
+    """
+    if kind == "labels":
+        # The truth is one-hot: a product and a sum, three times as fast on a CPU as looking up class indices.
+        loss = -(torch.log_softmax(logits, dim=1) * truth).sum(dim=1, keepdim=True)
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none").mean(
+            1, keepdim=True
+        )
+    if counts is None:
+        return loss.mean()
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
+
+
+def segmentation_loss(
+    logits: torch.Tensor, truth: torch.Tensor, loss: Loss, kind: str, counts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The plan's loss at one resolution; the background takes no part in the Dice term.
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: bool, same shape.
+        loss: weights of the terms.
+        kind: ``labels`` or ``regions``.
+        counts: voxels that count.
+    """
+    logits = logits.float()
+    total = logits.new_zeros(())
+    if loss.dice_weight:
+        if kind == "labels":
+            probabilities, wanted = torch.softmax(logits, dim=1)[:, 1:], truth[:, 1:]
+        else:
+            probabilities, wanted = torch.sigmoid(logits), truth
+        dice = soft_dice_loss(probabilities, wanted, counts, loss.batch_dice, loss.smooth)
+        total = total + loss.dice_weight * dice
+    if loss.ce_weight:
+        total = total + loss.ce_weight * cross_entropy(logits, truth, kind, counts)
+    return total
+
+
+def supervision_weights(resolutions: int) -> list[float]:
+    """Weights of the losses at decreasing resolutions: halved each time, the lowest 0, summing to 1 (nnU-Net)."""
+    if resolutions == 1:
+        return [1.0]
+    weights = [0.5**level for level in range(resolutions - 1)] + [0.0]
+    return [weight / sum(weights) for weight in weights]
+
+
+def deep_supervision_loss(
+    outputs: torch.Tensor | Sequence[torch.Tensor], label: torch.Tensor, loss: Loss, target: Target
+) -> torch.Tensor:
+    """The plan's loss at every resolution the network speaks at.
+
+    Args:
+        outputs: logits ``(batch, heads, *space)``, or a list of them, the highest resolution first.
+        label: integer ``(batch, *space)`` with the dataset's values; lower resolutions take its nearest voxels.
+        loss: weights of the terms.
+        target: what to segment.
+    """
+    levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    total = levels[0].new_zeros((), dtype=torch.float32)
+    for logits, weight in zip(levels, supervision_weights(len(levels)), strict=True):
+        if weight == 0:
+            continue
+        here = label
+        if logits.shape[2:] != label.shape[1:]:
+            here = F.interpolate(label[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0].to(
+                label.dtype
+            )
+        truth, counts = encode(here, target)
+        total = total + weight * segmentation_loss(logits, truth, loss, target.kind, counts)
+    return total

@@ -1,0 +1,66 @@
+"""Optimizer, learning-rate schedule and the moving average of the weights."""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from autoseg.plan import Optimizer, Schedule
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) -> torch.optim.Optimizer:
+    """The plan's optimizer; SGD uses Nesterov momentum."""
+    rate, decay = optimizer.learning_rate, optimizer.weight_decay
+    if optimizer.name == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay)
+    if optimizer.name == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+
+
+def rate_factor(schedule: Schedule, progress: float) -> float:
+    """Share of the learning rate at ``progress`` (0 to 1) of the budget, be that iterations or time."""
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < schedule.warmup:
+        # Never zero: the very first step should already move.
+        return max(progress / schedule.warmup, 0.01)
+    rest = (progress - schedule.warmup) / (1 - schedule.warmup)
+    if schedule.name == "cosine":
+        return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * rest))
+    if schedule.name == "poly":
+        return float((1 - rest) ** schedule.power)
+    return 1.0
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights, as a second network.
+
+    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten
+    (as in TensorFlow's ExponentialMovingAverage).
+
+    Args:
+        network: whose weights are averaged.
+        decay: in the long run; 0 keeps the average equal to the network.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        averaged, new = [], []
+        current = network.state_dict()
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point():
+                averaged.append(tensor)
+                new.append(current[name])
+            else:
+                tensor.copy_(current[name])
+        torch._foreach_lerp_(averaged, new, 1 - decay)

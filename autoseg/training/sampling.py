@@ -1,0 +1,173 @@
+"""Training patches: where they are cut, and the workers that load them.
+
+Which patches batch number ``n`` holds depends on the seed, the fold and ``n`` alone, not on how many workers there
+are or where a training was interrupted.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+
+from autoseg.plan import Sampling, Target
+from autoseg.preprocessing.store import StoredCase
+
+#: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.
+CACHE_BYTES = 500_000_000
+
+
+class PatchLoader(SlimDataLoaderBase):
+    """Cuts the patches of one batch; a batchgenerators data loader.
+
+    Args:
+        cases: preprocessed training cases.
+        batch_size: patches a batch.
+        patch: voxels to cut ``(z, y, x)``; two numbers cut slices across the first axis.
+        target: classes that guaranteed patches are centred on.
+        sampling: share of such patches.
+        seed: of everything random.
+        start: number of the first batch.
+        workers: how many copies of this loader share the work.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        batch_size: int,
+        patch: Sequence[int],
+        target: Target,
+        sampling: Sampling,
+        seed: Sequence[int],
+        start: int = 0,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(list(cases), batch_size, workers)
+        self.patch = list(patch)
+        self.target = target
+        self.sampling = sampling
+        self.seed = list(seed)
+        self.thread_id = 0
+        self.workers = workers
+        self.next_batch = start
+        self.first = True
+        self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.cached_bytes = 0
+
+    def generate_train_batch(self) -> dict[str, np.ndarray]:
+        """The next batch of this worker: ``image`` (batch, channel, *patch) and ``label`` (batch, *patch)."""
+        if self.first:
+            # Worker w of n makes the batches start + w, start + w + n, …; batchgenerators collects them in turn.
+            self.next_batch += self.thread_id
+            self.first = False
+        batch = self.batch(self.next_batch)
+        self.next_batch += self.workers
+        return batch
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """Batch ``number`` of the training."""
+        rng = np.random.default_rng([*self.seed, number])
+        order = self._shuffled(number)
+        guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
+        images, labels = [], []
+        for index, wants_foreground in zip(order, guaranteed, strict=True):
+            case = self._data[index]
+            corner = self._corner(case, wants_foreground, rng)
+            image, label = self._cut(case, corner)
+            images.append(image)
+            labels.append(label)
+        return {"image": np.stack(images), "label": np.stack(labels)}
+
+    def _shuffled(self, number: int) -> list[int]:
+        """Cases of batch ``number``: every case comes once a round, rounds shuffled anew."""
+        count = len(self._data)
+        first = number * self.batch_size
+        chosen = []
+        for position in range(first, first + self.batch_size):
+            order = np.random.default_rng([*self.seed, 1 << 32, position // count]).permutation(count)
+            chosen.append(int(order[position % count]))
+        return chosen
+
+    def _corner(self, case: StoredCase, wants_foreground: bool, rng: np.random.Generator) -> list[int]:
+        """First voxel of the patch; may be negative, where the image is smaller than the patch."""
+        size = [1] * (3 - len(self.patch)) + self.patch
+        centre = self._foreground_voxel(case, rng) if wants_foreground else None
+        corner = []
+        for axis, (n, p) in enumerate(zip(case.shape, size, strict=True)):
+            # A patch may reach beyond the image only as far as it must: centred where it is the larger one.
+            low, high = (0, n - p) if n >= p else ((n - p) // 2, (n - p) // 2)
+            wanted = int(rng.integers(low, high + 1)) if centre is None else int(centre[axis]) - p // 2
+            corner.append(min(max(wanted, low), high))
+        return corner
+
+    def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
+        """A random voxel of a random output that the case has."""
+        found = case.foreground
+        present = [o for o in self.target.outputs if any(value in found for value in o.values)]
+        if not present:
+            return None
+        output = present[int(rng.integers(len(present)))]
+        voxels = [found[value] for value in output.values if value in found]
+        pick = int(rng.integers(sum(len(v) for v in voxels)))
+        for positions in voxels:
+            if pick < len(positions):
+                return np.asarray(positions[pick])
+            pick -= len(positions)
+        return None
+
+    def _cut(self, case: StoredCase, corner: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        size = [1] * (3 - len(self.patch)) + self.patch
+        inside = tuple(slice(max(c, 0), min(c + p, n)) for c, p, n in zip(corner, size, case.shape, strict=True))
+        margins = [(s.start - c, c + p - s.stop) for s, c, p in zip(inside, corner, size, strict=True)]
+        image, label = self._read(case, inside)
+        image = np.pad(image, [(0, 0), *margins])
+        label = np.pad(label, margins)
+        if len(self.patch) == 2:
+            return image[:, 0], label[0]
+        return image, label
+
+    def _read(self, case: StoredCase, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+        if case.id in self.cache:
+            image, label = self.cache[case.id]
+            return image[(slice(None), *box)], label[box]
+        voxels = int(np.prod(case.shape))
+        if self.cached_bytes + voxels * 6 > CACHE_BYTES // self.workers:
+            return case.image(box), case.label(box)
+        self.cache[case.id] = image, label = case.image(), case.label()
+        self.cached_bytes += image.nbytes + label.nbytes
+        return image[(slice(None), *box)], label[box]
+
+
+def guaranteed_foreground(batch_size: int, share: float, rng: np.random.Generator) -> list[bool]:
+    """Which patches of a batch must be centred on foreground: the last ones, at least one where ``share`` > 0.
+
+    A share that is no whole number of patches is met on average.
+    """
+    if share <= 0:
+        return [False] * batch_size
+    exact = batch_size * share
+    count = int(exact) + int(rng.random() < exact - int(exact))
+    count = min(max(count, 1), batch_size)
+    return [False] * (batch_size - count) + [True] * count
+
+
+class BatchStream(Iterator[dict[str, np.ndarray]]):
+    """Batches in order; :meth:`close` ends the workers."""
+
+    def __init__(self, loader: PatchLoader, workers: int) -> None:
+        self._augmenter: Any
+        if workers == 0:
+            self._augmenter = SingleThreadedAugmenter(loader, None)
+        else:
+            self._augmenter = MultiThreadedAugmenter(loader, None, workers, num_cached_per_queue=2, pin_memory=False)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch: dict[str, np.ndarray] = next(self._augmenter)
+        return batch
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if isinstance(self._augmenter, MultiThreadedAugmenter):
+            self._augmenter._finish()
