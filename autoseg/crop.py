@@ -31,9 +31,7 @@ def bounding_box(inside: np.ndarray) -> Box:
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         where = np.flatnonzero(inside.any(axis=others))
-        slices.append(
-            slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, inside.shape[axis])
-        )
+        slices.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, inside.shape[axis]))
     return slices[0], slices[1], slices[2]
 
 

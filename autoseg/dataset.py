@@ -41,7 +41,8 @@ class Case(_Model):
         id: unique in the dataset; results are named after it.
         channels: channel name → file. A channel that the case lacks is absent.
         label: the label map to train from, or None for a case to predict.
-        raters: rater name → label map, where several people drew the case; ``label`` is then the first of them.
+        raters: rater name → label map, where several people drew the case; ``label`` is then
+            the first of them, or a map that the dataset names besides.
         mask: voxels outside are background for cropping and normalization.
         group: cases with the same group (one patient's exams) never lie on two sides of a split.
     """
@@ -120,16 +121,14 @@ class Dataset(_Model):
             raise AutosegError(f"{path} does not exist.")
         if layout is not None and layout not in LAYOUTS:
             raise UsageError(f"--layout {layout} is unknown; choose one of {', '.join(LAYOUTS)}.")
-        for name in LAYOUTS if layout is None else (layout,):
-            module: Any = import_module(f"autoseg.layouts.{name}")
-            recognise: Callable[[Path], bool] = module.recognise
-            if layout is not None or recognise(path):
-                read: Callable[[Path], Dataset] = module.read
-                return read(path)
-        raise AutosegError(
-            f"{path} has no layout that autoseg knows (tried {', '.join(LAYOUTS)}); "
-            f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
-        )
+        layout = layout or recognise_layout(path)
+        if layout is None:
+            raise AutosegError(
+                f"{path} has no layout that autoseg knows (tried {', '.join(LAYOUTS)}); "
+                f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
+            )
+        read: Callable[[Path], Dataset] = import_module(f"autoseg.layouts.{layout}").read
+        return read(path)
 
     def case(self, case_id: str) -> Case:
         """The labelled or unlabelled case of this name.
@@ -141,6 +140,15 @@ class Dataset(_Model):
             if case.id == case_id:
                 return case
         raise AutosegError(f"the dataset {self.name} has no case {case_id}.")
+
+
+def recognise_layout(path: Path) -> str | None:
+    """The first of :data:`LAYOUTS` that a folder or file has, or None."""
+    for name in LAYOUTS:
+        recognise: Callable[[Path], bool] = import_module(f"autoseg.layouts.{name}").recognise
+        if recognise(path):
+            return name
+    return None
 
 
 class LoadedCase(_Model):

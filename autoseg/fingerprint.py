@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -174,7 +174,7 @@ def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fing
     """
     results = list(
         each(
-            partial(_measure_file, dataset=dataset.model_copy(update=_LIGHT), seed=seed),
+            partial(_measure_file, dataset=without_cases(dataset), seed=seed),
             dataset.cases,
             workers,
             "Fingerprint",
@@ -189,8 +189,9 @@ def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fing
     return pool(dataset, [result for result in results if not isinstance(result, str)])
 
 
-#: Workers need the names and values only, not the list of all cases with every item sent to them.
-_LIGHT: dict[str, Any] = {"cases": (), "unlabelled": ()}
+def without_cases(dataset: Dataset) -> Dataset:
+    """Names and values only: what a worker needs, without the list of all cases."""
+    return dataset.model_copy(update={"cases": (), "unlabelled": ()})
 
 
 def _measure_file(case: Case, dataset: Dataset, seed: int) -> Measurement | str:

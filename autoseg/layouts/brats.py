@@ -70,9 +70,7 @@ def read(path: Path) -> Dataset:
             earlier = case.channels[channel].path if channel in case.channels else None
             case.channels[channel] = ChannelFile(path=file)
         if earlier is not None:
-            raise AutosegError(
-                f"case {match['id']}: {earlier} and {file} are the same thing twice; take one out."
-            )
+            raise AutosegError(f"case {match['id']}: {earlier} and {file} are the same thing twice; take one out.")
     if not count:
         raise AutosegError(
             f"{path} has no files named as in BraTS, as BraTS20_Training_001_t1ce.nii.gz or "

@@ -59,11 +59,7 @@ def is_image(path: Path) -> bool:
 
 def images_in(folder: Path) -> list[Path]:
     """Image files of a folder, without its subfolders, sorted by name."""
-    return (
-        sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
-        if folder.is_dir()
-        else []
-    )
+    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file()) if folder.is_dir() else []
 
 
 def patient_of(case_id: str) -> str:
@@ -78,9 +74,7 @@ def patient_of(case_id: str) -> str:
 def unique(names: Iterable[str]) -> list[str]:
     """Channel names made unique by a number: ``MRI, MRI`` becomes ``MRI_0, MRI_1``."""
     names = list(names)
-    return [
-        f"{name}_{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
-    ]
+    return [f"{name}_{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def by_number(table: Any, key: str, source: Path) -> list[str]:
@@ -127,9 +121,7 @@ def build(source: Path, **fields: Any) -> Dataset:
             twice.append(case.id)
         seen.add(case.id)
     if twice:
-        raise AutosegError(
-            f"{source}: several cases are called {', '.join(sorted(set(twice)))}; rename all but one."
-        )
+        raise AutosegError(f"{source}: several cases are called {', '.join(sorted(set(twice)))}; rename all but one.")
     try:
         return Dataset(**fields)
     except ValidationError as error:

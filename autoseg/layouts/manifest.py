@@ -57,7 +57,7 @@ class Manifest(_Model):
         name: of the dataset; default: the folder's.
         csv: table with one row a case; the patterns below are then names of its columns.
         id: column of the table that names the case.
-        folders: pattern of the case folders, where the patterns hold inside a case's folder.
+        folders: pattern of the case folders, where the patterns hold inside a case's folder; ``.``: the folder itself.
         group: how to tell the patient: a column of the table, or else a regular expression whose first group,
             found in the case's name, is the patient.
         channels: channel name → pattern, column, or ``{file, component}``.
@@ -79,8 +79,7 @@ class Manifest(_Model):
     def patterns(self) -> dict[str, str]:
         """What to find for a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``mask`` → pattern."""
         found = {
-            f"channel:{name}": entry if isinstance(entry, str) else entry.file
-            for name, entry in self.channels.items()
+            f"channel:{name}": entry if isinstance(entry, str) else entry.file for name, entry in self.channels.items()
         }
         if self.label is not None:
             if self.label.file is not None:
@@ -125,9 +124,7 @@ def parse(text: str, source: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        raise AutosegError(
-            f"{source}: {'; '.join(dict.fromkeys(_say(item) for item in error.errors()))}."
-        ) from None
+        raise AutosegError(f"{source}: {'; '.join(dict.fromkeys(_say(item) for item in error.errors()))}.") from None
     wrong = sorted(set(manifest.modalities) - set(manifest.channels))
     if wrong:
         raise AutosegError(f"{source}: modalities names the channels {', '.join(wrong)}, which do not exist.")
@@ -161,7 +158,16 @@ def read(path: Path) -> Dataset:
     file = _description(path)
     if not file.is_file():
         raise AutosegError(f"{file} does not exist; 'autoseg inspect {path} --write' proposes one.")
-    manifest = parse(file.read_text(encoding="utf-8"), file)
+    return read_described(path, parse(file.read_text(encoding="utf-8"), file))
+
+
+def read_described(path: Path, manifest: Manifest) -> Dataset:
+    """Read the dataset at ``path`` as ``manifest`` describes it, whether that lies beside it or not.
+
+    Raises:
+        AutosegError: nothing found, or several files where a pattern should find one.
+    """
+    file = _description(path)
     root = file.parent
     table = path if path.suffix.lower() == ".csv" else None if manifest.csv is None else root / manifest.csv
     patterns = manifest.patterns()
@@ -236,9 +242,9 @@ def _group(pattern: str, case_id: str, file: Path) -> str:
 
 def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_Found]:
     cases, several = [], []
-    for folder in sorted(
-        path for path in root.glob(folders) if path.is_dir() and not path.name.startswith(".")
-    ):
+    # A folder may be one exam itself, with nothing below it.
+    found = [root.resolve()] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
+    for folder in sorted(path for path in found if not path.name.startswith(".")):
         case = _Found(folder.name)
         for role, pattern in patterns.items():
             matches = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
@@ -258,9 +264,7 @@ def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: P
 def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Found]:
     without = sorted({pattern for pattern in patterns.values() if "{id}" not in pattern})
     if without:
-        raise AutosegError(
-            f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not."
-        )
+        raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
     # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
     order = sorted(patterns, key=lambda role: -len(patterns[role].replace("{id}", "").replace("*", "")))
     regexes = {role: _regex(patterns[role]) for role in order}
@@ -279,9 +283,7 @@ def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Fo
             claimed = patterns[role]
             case = cases.setdefault(match["id"], _Found(match["id"]))
             if role in case.files:
-                several.append(
-                    f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}"
-                )
+                several.append(f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}")
             case.files.setdefault(role, path)
     if several:
         raise AutosegError(f"{file}: a pattern must find one file a case, but {'; '.join(several)}.")

@@ -99,8 +99,7 @@ def _case(root: Path, image: str, label: str | None, channels: list[str]) -> Cas
     return Case(
         id=case_id,
         channels={
-            name: ChannelFile(path=path, component=index if several else None)
-            for index, name in enumerate(channels)
+            name: ChannelFile(path=path, component=index if several else None) for index, name in enumerate(channels)
         },
         label=None if label is None else root / label,
         group=patient_of(case_id),

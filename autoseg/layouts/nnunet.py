@@ -58,12 +58,8 @@ def read(path: Path) -> Dataset:
         labels=labels,
         regions=regions,
         ignore_label=ignore,
-        cases=tuple(
-            _case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())
-        ),
-        unlabelled=tuple(
-            _case(name, images, None, channels, together) for name, images in sorted(test.items())
-        ),
+        cases=tuple(_case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())),
+        unlabelled=tuple(_case(name, images, None, channels, together) for name, images in sorted(test.items())),
         file_ending=ending,
     )
 
@@ -75,9 +71,7 @@ def _labels(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int
     sets: dict[str, tuple[int, ...]] = {}
     ignore = None
     for name, value in table.items():
-        values = tuple(
-            whole(v, f'label "{name}"', file) for v in (value if isinstance(value, list) else [value])
-        )
+        values = tuple(whole(v, f'label "{name}"', file) for v in (value if isinstance(value, list) else [value]))
         if not values:
             raise AutosegError(f'{file}: label "{name}" has no value.')
         if name == "ignore":
@@ -120,9 +114,7 @@ def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[di
     found = {}
     for name, entry in table.items():
         if not (
-            isinstance(entry, dict)
-            and isinstance(entry.get("images"), list)
-            and isinstance(entry.get("label"), str)
+            isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
         ):
             raise AutosegError(f'{file}: dataset.{name} must be a table with "images" (a list) and "label".')
         found[str(name)] = ({i: root / str(p) for i, p in enumerate(entry["images"])}, root / entry["label"])
@@ -131,11 +123,7 @@ def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[di
 
 def _holds_all(ending: str, channels: list[str], cases: list[dict[int, Path]]) -> bool:
     """Whether the one file of each case holds all channels, as an RGB picture does."""
-    if (
-        ending.lower() not in PICTURE_ENDINGS
-        or len(channels) < 2
-        or any(set(images) - {0} for images in cases)
-    ):
+    if ending.lower() not in PICTURE_ENDINGS or len(channels) < 2 or any(set(images) - {0} for images in cases):
         return False
     for images in cases:
         if 0 in images:
@@ -146,9 +134,7 @@ def _holds_all(ending: str, channels: list[str], cases: list[dict[int, Path]]) -
     return False
 
 
-def _case(
-    name: str, images: dict[int, Path], label: Path | None, channels: list[str], together: bool
-) -> Case:
+def _case(name: str, images: dict[int, Path], label: Path | None, channels: list[str], together: bool) -> Case:
     if together and 0 in images:
         found = {channel: ChannelFile(path=images[0], component=i) for i, channel in enumerate(channels)}
     else:
