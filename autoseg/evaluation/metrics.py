@@ -140,8 +140,8 @@ def check_options(tolerance: float, empty: str) -> None:
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds all of a bool array's true voxels; an empty box where there are none."""
-    found = ndimage.find_objects(mask.view(np.uint8) if mask.dtype == bool else mask.astype(np.uint8))
-    if not found or found[0] is None:
+    found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
+    if not found:
         return tuple(slice(0, 0) for _ in mask.shape)
     box: tuple[slice, ...] = found[0]
     return box

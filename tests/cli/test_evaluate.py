@@ -1,0 +1,91 @@
+"""``autoseg evaluate``: arguments, exit codes, what is printed and written."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg.cli.main import run
+from tests.report.fake import CASES, labels, make_run, save
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["autoseg", "evaluate", *(str(a) for a in arguments)])
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for index, case in enumerate(CASES):
+        save(tmp_path / "predictions" / f"{case}.nii.gz", labels(index))
+        save(tmp_path / "references" / f"{case}.nii.gz", labels())
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def test_table_and_files(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    options = ("--labels", "whole=1+2,inner=2", "--tolerance", "1.5", "--workers", 2)
+    assert call(monkeypatch, *folders, "--out", out, *options) == 0
+    printed = capsys.readouterr().out
+    assert "whole" in printed
+    assert "NSD 1.5 mm" in printed
+    lines = (out / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * len(CASES)
+    assert lines[0].startswith("case,target,dice,")
+    assert json.loads((out / "summary.json").read_text())["tolerance_mm"] == 1.5
+
+
+def test_json_is_all_that_is_printed(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, *folders, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cases"] == 4
+    assert list(found["targets"]) == ["label 1", "label 2"]
+
+
+def test_a_model_says_what_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    model = make_run(tmp_path, folds=(0,))
+    predictions = model.fold("3d_fullres", 0) / "validation"
+    arguments = (predictions, tmp_path / "data" / "labels", "--model", model.path, "--partial", "--json")
+    assert call(monkeypatch, *arguments) == 0
+    assert list(json.loads(capsys.readouterr().out)["targets"]) == ["outer", "inner"]
+
+
+def test_missing_predictions_end_with_1(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (folders[0] / "case_2.nii.gz").unlink()
+    assert call(monkeypatch, *folders) == 1
+    assert "lacks predictions of 1 of 4 cases: case_2" in capsys.readouterr().err
+    assert call(monkeypatch, *folders, "--partial") == 0
+    assert "1 of 4 cases have no prediction, left out: case_2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--empty", "zero"), "--empty zero is unknown"),
+        (("--tolerance", "-1"), "--tolerance -1.0 is no distance"),
+        (("--labels", "tumor"), "'tumor' is not of the form"),
+        (("--model", "x", "--labels", "a=1"), "give one of them"),
+    ],
+)
+def test_wrong_usage_ends_with_2(
+    folders: tuple[Path, Path],
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert call(monkeypatch, *folders, *options) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")

@@ -1,0 +1,262 @@
+"""Label maps in files: targets, ignore label, grids, summaries, folders."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from rich.console import Console
+
+from autoseg import plan
+from autoseg.dataset import Case, ChannelFile, Dataset
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation import Evaluation, Structure, evaluate, evaluate_arrays, evaluate_pairs, plan_structures
+from autoseg.evaluation.folders import dataset_structures, label_maps, parse_structures
+from autoseg.evaluation.metrics import METRICS, measure
+from autoseg.evaluation.summary import Row, Statistics
+from autoseg.image import read_image, write_image
+from tests.report.fake import make_plan
+
+INNER, OUTER, WHOLE = Structure("inner", (2,)), Structure("outer", (1,)), Structure("whole", (1, 2))
+
+
+def labels(shift: int = 0, inner: bool = True) -> np.ndarray:
+    """A cuboid of label 1 with label 2 inside, ``(z, y, x)``."""
+    array = np.zeros((8, 12, 14), np.uint8)
+    array[2:6, 3:9, 3 + shift : 10 + shift] = 1
+    if inner:
+        array[3:5, 5:7, 5 + shift : 8 + shift] = 2
+    return array
+
+
+def save(path: Path, array: np.ndarray, spacing: tuple[float, float, float] = (2.0, 1.0, 0.5)) -> Path:
+    """Write ``(z, y, x)`` label values with a spacing in the same order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing[::-1])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three cases; the second lacks the inner label in the prediction, the third in both."""
+    for case, (moved, predicted, real) in {
+        "a": (0, True, True),
+        "b": (1, False, True),
+        "c": (2, False, False),
+    }.items():
+        save(tmp_path / "predictions" / f"{case}.nii.gz", labels(moved, predicted))
+        save(tmp_path / "references" / f"{case}.nii.gz", labels(0, real))
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def test_each_target_is_measured_as_its_mask() -> None:
+    prediction, reference = labels(1), labels()
+    found = evaluate_arrays(prediction, reference, (2.0, 1.0, 0.5), [OUTER, INNER, WHOLE])
+    for target in (OUTER, INNER, WHOLE):
+        masks = (np.isin(array, target.values) for array in (prediction, reference))
+        assert found[target.name] == measure(*masks, (2.0, 1.0, 0.5))
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    reference = labels()
+    reference[:, :, :5] = 9
+    found = evaluate_arrays(labels(), reference, (1.0, 1.0, 1.0), [WHOLE], ignore=9)["whole"]
+    assert found["dice"] == 1.0
+    assert found["specificity"] == 1.0
+    assert found["reference_ml"] == pytest.approx(4 * 6 * 5 / 1000)
+    wrong = evaluate_arrays(labels(), reference, (1.0, 1.0, 1.0), [WHOLE])["whole"]
+    assert wrong["dice"] < 1.0
+    # One false voxel outside: the background of the specificity is what is neither ignored nor foreground.
+    prediction = labels()
+    prediction[0, 0, 12] = 1
+    alarm = evaluate_arrays(prediction, reference, (1.0, 1.0, 1.0), [WHOLE], ignore=9)["whole"]
+    assert alarm["specificity"] == pytest.approx(1 - 1 / (8 * 12 * 9 - 4 * 6 * 5))
+
+
+def test_pairs_are_written_and_read_back(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, references = folders
+    pairs = [(case, predictions / f"{case}.nii.gz", references / f"{case}.nii.gz") for case in "abc"]
+    evaluation = evaluate_pairs(pairs, [OUTER, INNER, WHOLE], tmp_path / "out", workers=2)
+    assert evaluation.cases == ["a", "b", "c"]
+    assert evaluation.values("dice", "inner")[:2].tolist() == [1.0, 0.0]
+    assert np.isnan(evaluation.values("dice", "inner")[2])
+    assert evaluation.mean("dice", "inner") == pytest.approx(0.5)
+    means = [evaluation.mean("dice", target) for target in evaluation.targets]
+    assert evaluation.mean() == pytest.approx(np.mean(means))
+    assert evaluation.counts("inner") == {"cases": 3, "missed": 1, "false_alarms": 0, "absent": 1}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.csv", "summary.csv", "summary.json"}
+    again = Evaluation.read(tmp_path / "out")
+    assert (again.targets, again.cases) == (evaluation.targets, evaluation.cases)
+    for metric in METRICS:
+        for target in again.targets:
+            np.testing.assert_allclose(again.values(metric, target), evaluation.values(metric, target), rtol=1e-8)
+
+
+def test_the_table_says_where_a_metric_is_undefined(folders: tuple[Path, Path]) -> None:
+    evaluation = evaluate(*folders, targets=[WHOLE, INNER])
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(evaluation.table())
+    text = console.export_text()
+    assert "inner: 1 missed, 1 absent from both" in text
+    assert "0.500 ± 0.707 (n 2)" in text
+    assert "NSD 2 mm" in text
+
+
+def test_statistics_leave_undefined_values_out() -> None:
+    found = Statistics.of([1.0, float("nan"), 2.0, 4.0, 5.0])
+    assert (found.n, found.mean, found.median, found.minimum, found.maximum) == (4, 3.0, 3.0, 1.0, 5.0)
+    assert found.std == pytest.approx(np.std([1, 2, 4, 5], ddof=1))
+    assert (found.q25, found.q75) == (1.75, 4.25)
+    assert Statistics.of([]).n == 0
+    assert np.isnan(Statistics.of([3.0]).std)
+
+
+def test_folds_are_merged() -> None:
+    def fold(case: str, value: float) -> Evaluation:
+        return Evaluation((Row(case, "x", dict.fromkeys(METRICS, value)),), ("x",))
+
+    merged = Evaluation.merge([fold("a", 0.5), fold("b", 1.0)])
+    assert merged.mean() == 0.75
+    with pytest.raises(AutosegError, match="case a was evaluated in two folds"):
+        Evaluation.merge([fold("a", 0.5), fold("a", 1.0)])
+    with pytest.raises(AutosegError, match="no evaluations"):
+        Evaluation.merge([])
+    with pytest.raises(AutosegError, match="different targets"):
+        Evaluation.merge([fold("a", 0.5), Evaluation((), ("y",))])
+
+
+def test_another_grid_is_one_clear_sentence(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    save(predictions / "b.nii.gz", labels(), (2.0, 1.0, 0.7))
+    with pytest.raises(AutosegError, match=r"case b: .*b.nii.gz does not lie on the grid of .*spacing"):
+        evaluate(predictions, references)
+    save(predictions / "b.nii.gz", labels()[:7])
+    with pytest.raises(AutosegError, match=r"size 14×12×7 instead of 14×12×8"):
+        evaluate(predictions, references)
+
+
+def test_the_order_of_axes_in_the_file_is_free(tmp_path: Path) -> None:
+    reference = save(tmp_path / "reference.nii.gz", labels())
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(reference)), "RAI")
+    flipped = tmp_path / "prediction.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(turned, "SAR"), str(flipped))
+    evaluation = evaluate(flipped, reference)
+    assert evaluation.mean() == 1.0
+    assert evaluation.mean("hd95") == 0.0
+    moved = sitk.ReadImage(str(flipped))
+    moved.SetOrigin([value + 3 for value in moved.GetOrigin()])
+    sitk.WriteImage(moved, str(flipped))
+    with pytest.raises(AutosegError, match="grid"):
+        evaluate(flipped, reference)
+
+
+def test_missing_predictions_are_all_listed_or_left_out(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    (predictions / "a.nii.gz").unlink()
+    (predictions / "c.nii.gz").unlink()
+    with pytest.raises(AutosegError, match=r"lacks predictions of 2 of 3 cases: a, c; .*--partial"):
+        evaluate(predictions, references)
+    assert evaluate(predictions, references, partial=True).cases == ["b"]
+    (predictions / "b.nii.gz").rename(predictions / "b_pred.nii.gz")
+    with pytest.raises(AutosegError, match=r"no file in .* is named after a case .*found b_pred; expected a, b, c"):
+        evaluate(predictions, references, partial=True)
+
+
+def test_every_label_value_is_found_without_names(folders: tuple[Path, Path]) -> None:
+    assert evaluate(*folders).targets == ("label 1", "label 2")
+    assert evaluate(*folders, ignore=2).targets == ("label 1",)
+
+
+def test_a_dataset_gives_names_and_the_ignore_label(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, references = folders
+    dataset = Dataset(
+        name="cuboids",
+        root=tmp_path,
+        layout="manifest",
+        channels=("image",),
+        labels={"outer": 1, "inner": 2},
+        regions={"whole": (1, 2), "core": (2,)},
+        cases=tuple(
+            Case(id=case, channels={"image": ChannelFile(path=references / f"{case}.nii.gz")}, label=path)
+            for case, path in label_maps(references).items()
+        ),
+    )
+    assert evaluate(predictions, dataset).targets == ("outer", "whole", "core")
+    assert [s.values for s in dataset_structures(dataset)] == [(1,), (1, 2), (2,)]
+
+
+def test_a_picture_is_measured_in_its_plane(tmp_path: Path) -> None:
+    square = np.zeros((20, 20), np.uint8)
+    square[5:13, 5:13] = 1
+    for name, array in (("prediction", np.roll(square, 2, axis=1)), ("reference", square)):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{name}.png"))
+    evaluation = evaluate(tmp_path / "prediction.png", tmp_path / "reference.png")
+    assert evaluation.mean("dice") == pytest.approx(6 / 8)
+    assert evaluation.mean("hd") == 2.0
+
+
+def test_what_is_no_label_map_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, references = folders
+    save(predictions / "a.nii.gz", labels().astype(np.float32) + 0.5)
+    with pytest.raises(AutosegError, match=r"a.nii.gz has values that are no whole numbers"):
+        evaluate(predictions, references)
+    with pytest.raises(AutosegError, match="does not exist"):
+        evaluate(tmp_path / "nowhere", references)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AutosegError, match="has no label maps"):
+        evaluate(tmp_path / "empty", references)
+    save(references / "a.mha", labels())
+    with pytest.raises(AutosegError, match="two files of case a"):
+        evaluate(predictions, references)
+
+
+def test_names_of_labels_and_regions_are_parsed() -> None:
+    assert parse_structures("edema=2, whole=1+2+4") == [Structure("edema", (2,)), Structure("whole", (1, 2, 4))]
+    for text, message in (("edema", "'edema' is not"), ("a=1,a=2", "a twice"), ("a=0", "below 1"), ("=3", "'=3'")):
+        with pytest.raises(UsageError, match=message):
+            parse_structures(text)
+
+
+def test_nothing_to_do_is_refused(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="--workers 0"):
+        evaluate(*folders, targets=[WHOLE], workers=0)
+    with pytest.raises(UsageError, match="nothing to evaluate"):
+        evaluate_pairs([("a", folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")], [])
+    with pytest.raises(AutosegError, match="no predictions"):
+        evaluate_pairs([], [WHOLE])
+
+
+def test_predictions_written_beside_their_image_match(tmp_path: Path) -> None:
+    reference = save(tmp_path / "reference.nii.gz", labels())
+    geometry = read_image(reference).geometry
+    write_image(tmp_path / "prediction.mha", labels(), geometry)
+    assert evaluate(tmp_path / "prediction.mha", reference).mean() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "expected"),
+    [
+        ({"whole": ([1, 2, 4], 2), "core": ([1, 4], 1), "active": ([4], 4)}, "regions", "ncr ed whole core active"),
+        ({"whole": ([1, 2, 4], 1)}, "regions", "whole"),  # edema and necrosis can't be told apart in the result
+        ({"ncr": ([1], 1), "ed": ([2], 2), "et": ([4], 4)}, "labels", "ncr ed et whole core"),
+        ({"ed": ([2], 2)}, "labels", "ed"),
+    ],
+)
+def test_a_model_is_measured_by_what_its_label_maps_can_say(
+    outputs: dict[str, tuple[list[int], int]], kind: Literal["labels", "regions"], expected: str
+) -> None:
+    target = plan.Target(kind=kind, outputs=[plan.Output(name=n, values=v, paint=p) for n, (v, p) in outputs.items()])
+    dataset = Dataset(
+        name="brats",
+        root=Path("brats"),
+        layout="brats",
+        channels=("flair",),
+        labels={"ncr": 1, "ed": 2, "et": 4},
+        regions={"whole": (1, 2, 4), "core": (1, 4), "active": (4,)},
+        cases=(),
+    )
+    found = plan_structures(make_plan(target=target), dataset)
+    assert " ".join(structure.name for structure in found) == expected

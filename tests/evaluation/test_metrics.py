@@ -1,0 +1,205 @@
+"""Metrics of one pair of masks: hand-worked values, other libraries, invariants, conventions for empty masks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from autoseg.errors import UsageError
+from autoseg.evaluation.metrics import (
+    BRATS_PENALTY_MM,
+    DISTANCES,
+    METRICS,
+    OVERLAPS,
+    bounding_box,
+    dice,
+    measure,
+)
+from autoseg.image import read_image
+
+MM = (1.0, 1.0, 1.0)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}")
+    return folder
+
+
+def _pair(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    shape = draw(st.tuples(*[st.integers(1, 7)] * 3))
+    masks = arrays(bool, shape, elements=st.booleans())
+    return draw(masks), draw(masks)
+
+
+PAIRS = st.composite(_pair)()
+
+
+def _cubes() -> tuple[np.ndarray, np.ndarray]:
+    """A prediction of 2×4×4 voxels that shares 2×4×2 with a reference of 2×4×3."""
+    prediction, reference = np.zeros((6, 8, 10), bool), np.zeros((6, 8, 10), bool)
+    prediction[2:4, 2:6, 2:6] = True
+    reference[2:4, 2:6, 4:7] = True
+    return prediction, reference
+
+
+def test_hand_worked_cuboids() -> None:
+    found = measure(*_cubes(), (2.0, 1.0, 0.5))
+    assert tuple(found) == METRICS
+    # 16 voxels shared, 16 only predicted, 8 only in the reference; 480 voxels of 1 mm³.
+    assert found["dice"] == pytest.approx(32 / 56)
+    assert found["jaccard"] == pytest.approx(16 / 40)
+    assert found["sensitivity"] == pytest.approx(16 / 24)
+    assert found["precision"] == pytest.approx(16 / 32)
+    assert found["specificity"] == pytest.approx((480 - 24 - 16) / (480 - 24))
+    assert found["prediction_ml"] == pytest.approx(0.032)
+    assert found["reference_ml"] == pytest.approx(0.024)
+    assert found["difference_ml"] == pytest.approx(0.008)
+    assert found["hd"] == pytest.approx(1.0)  # two voxels of 0.5 mm on one side
+
+
+def test_specificity_of_a_cut_out_counts_the_whole_image() -> None:
+    prediction, reference = _cubes()
+    box = bounding_box(prediction | reference)
+    whole, cut = measure(prediction, reference, MM), measure(prediction[box], reference[box], MM, voxels=480)
+    assert whole == cut
+
+
+@pytest.mark.data
+def test_real_segmentation_agrees_with_the_reference_values(real_data: Path) -> None:
+    folder = real_data / "metrics"
+    expected = json.loads((folder / "reference.json").read_text())
+    prediction, reference = (read_image(folder / f"spine_{name}.nii.gz") for name in ("pred", "ref"))
+    for label, values in expected["labels"].items():
+        pair = prediction.array[0] == int(label), reference.array[0] == int(label)
+        found = measure(*pair, reference.spacing, tolerance=2.0)
+        for ours, theirs in {
+            "dice": "dice",
+            "jaccard": "jaccard",
+            "hd95": "hd95_surface_distance",
+            "hd": "hd100_surface_distance",
+            "assd": "assd_surface_distance",
+            "nsd": "nsd_2mm_surface_distance",
+            "prediction_ml": "volume_pred_ml",
+            "reference_ml": "volume_ref_ml",
+        }.items():
+            assert found[ours] == pytest.approx(values[theirs], abs=1e-6), (label, ours)
+        counted = values["tp"], values["fp"], values["fn"]
+        assert found["sensitivity"] == pytest.approx(counted[0] / (counted[0] + counted[2]))
+        assert found["precision"] == pytest.approx(counted[0] / (counted[0] + counted[1]))
+
+
+def test_blobs_agree_with_simpleitk() -> None:
+    random = np.random.default_rng(0)
+    z, y, x = np.ogrid[:24, :30, :28]
+    for _ in range(5):
+        masks = []
+        for _ in range(2):
+            c, r = random.uniform(9, 15, 3), random.uniform(3, 8, 3)
+            masks.append(((z - c[0]) / r[0]) ** 2 + ((y - c[1]) / r[1]) ** 2 + ((x - c[2]) / r[2]) ** 2 <= 1)
+        spacing = tuple(random.uniform(0.5, 3, 3))
+        found = measure(*masks, spacing)
+        images = [sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks]
+        for image in images:
+            image.SetSpacing(spacing[::-1])
+        overlap = sitk.LabelOverlapMeasuresImageFilter()
+        overlap.Execute(images[0], images[1])  # the second is the truth
+        assert found["dice"] == pytest.approx(overlap.GetDiceCoefficient())
+        assert found["jaccard"] == pytest.approx(overlap.GetJaccardCoefficient())
+        assert 1 - found["sensitivity"] == pytest.approx(overlap.GetFalseNegativeError(), abs=1e-12)
+        hausdorff = sitk.HausdorffDistanceImageFilter()
+        hausdorff.Execute(images[0], images[1])
+        # It measures between voxel centres, ours runs between voxels: at most a voxel's diagonal apart.
+        assert found["hd"] == pytest.approx(hausdorff.GetHausdorffDistance(), abs=float(np.linalg.norm(spacing)))
+
+
+@settings(deadline=None, max_examples=80)
+@given(PAIRS)
+def test_invariants(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    prediction, reference = pair
+    forth, back = measure(prediction, reference, MM), measure(reference, prediction, MM)
+    for name in ("dice", "jaccard", "nsd", *DISTANCES):
+        assert forth[name] == pytest.approx(back[name], nan_ok=True)
+    assert forth["sensitivity"] == pytest.approx(back["precision"], nan_ok=True)
+    assert forth["difference_ml"] == pytest.approx(-back["difference_ml"])
+    assert forth["dice"] == pytest.approx(dice(prediction, reference), nan_ok=True)
+    if not np.isnan(forth["dice"]):
+        assert forth["jaccard"] == pytest.approx(forth["dice"] / (2 - forth["dice"]))
+        assert all(0 <= forth[name] <= 1 or np.isnan(forth[name]) for name in OVERLAPS)
+    if reference.any():
+        same = measure(reference, reference, MM, tolerance=0.0)
+        assert all(same[name] == 1 for name in OVERLAPS)
+        assert all(same[name] == 0 for name in (*DISTANCES, "difference_ml"))
+
+
+@settings(deadline=None, max_examples=30)
+@given(PAIRS, st.integers(0, 4))
+def test_empty_space_around_changes_only_the_specificity(pair: tuple[np.ndarray, np.ndarray], margin: int) -> None:
+    if pair[0].shape[0] == 1:
+        return  # a slice becomes a volume
+    near = measure(*pair, MM)
+    far = measure(*(np.pad(mask, margin) for mask in pair), MM)
+    for name in set(METRICS) - {"specificity"}:
+        assert near[name] == pytest.approx(far[name], nan_ok=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(PAIRS)
+def test_nsd_grows_with_the_tolerance(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    if pair[0].any() and pair[1].any():
+        values = [measure(*pair, MM, tolerance=tolerance)["nsd"] for tolerance in (0.0, 0.9, 2.1, 50.0)]
+        assert values == sorted(values)
+        assert values[-1] == pytest.approx(1.0)
+
+
+def _is(found: dict[str, float], names: tuple[str, ...], value: float) -> None:
+    for name in names:
+        assert found[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_empty_masks_are_skipped_by_default() -> None:
+    some, none = _cubes()[0], np.zeros((6, 8, 10), bool)
+    nan = float("nan")
+    _is(measure(none, none, MM), (*OVERLAPS, *DISTANCES), nan)
+    missed = measure(none, some, MM)
+    _is(missed, ("dice", "jaccard", "sensitivity", "nsd"), 0.0)
+    _is(missed, ("precision", *DISTANCES), nan)
+    alarm = measure(some, none, MM)
+    _is(alarm, ("dice", "jaccard", "precision", "nsd"), 0.0)
+    _is(alarm, ("sensitivity", *DISTANCES), nan)
+    assert alarm["difference_ml"] == pytest.approx(0.032)
+    assert alarm["specificity"] == pytest.approx(1 - 32 / 480)
+
+
+def test_empty_masks_count_in_brats() -> None:
+    some, none = _cubes()[0], np.zeros((6, 8, 10), bool)
+    both = measure(none, none, MM, empty="brats")
+    _is(both, OVERLAPS, 1.0)
+    _is(both, DISTANCES, 0.0)
+    for pair in ((some, none), (none, some)):
+        found = measure(*pair, MM, empty="brats")
+        _is(found, OVERLAPS, 0.0)
+        _is(found, DISTANCES, BRATS_PENALTY_MM)
+    assert pytest.approx(373.1287, abs=1e-4) == BRATS_PENALTY_MM
+    assert measure(*_cubes(), MM, empty="brats") == measure(*_cubes(), MM)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"tolerance": -1.0}, "--tolerance -1.0"), ({"tolerance": float("nan")}, "nan"), ({"empty": "no"}, "brats")],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        measure(*_cubes(), MM, **options)
+
+
+def test_different_shapes_are_refused() -> None:
+    with pytest.raises(UsageError, match="shape"):
+        measure(np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool), MM)
