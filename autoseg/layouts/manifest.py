@@ -243,9 +243,9 @@ def _group(pattern: str, case_id: str, file: Path) -> str:
 def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_Found]:
     cases, several = [], []
     # A folder may be one exam itself, with nothing below it.
-    found = [root.resolve()] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
-    for folder in sorted(path for path in found if not path.name.startswith(".")):
-        case = _Found(folder.name)
+    found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
+    for folder in sorted(path for path in found if path == root or not path.name.startswith(".")):
+        case = _Found(folder.resolve().name)
         for role, pattern in patterns.items():
             matches = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
             if len(matches) > 1:
