@@ -1,5 +1,17 @@
 """``autoseg report``."""
 
+from pathlib import Path
+from typing import Annotated
 
-def command() -> None:
-    """report."""
+import typer
+
+from autoseg.report.html import write_report
+from autoseg.run import Run
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write [default: RUN/report/index.html].")] = None,
+) -> None:
+    """Write a page about a run: results, pictures of cases, training curves, data and plan."""
+    typer.echo(write_report(Run.open(run), out))

@@ -1,0 +1,189 @@
+"""What a run folder holds that a report shows; whatever is missing is left out and said so."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.dataset import Case, load_case
+from autoseg.errors import AutosegError
+from autoseg.evaluation import Evaluation
+from autoseg.evaluation.cases import read_labels
+from autoseg.plan import Plan
+from autoseg.run import Run
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The history of one fold's training.
+
+    Attributes:
+        fold: number.
+        columns: name → one value an epoch, NaN where the file has none.
+    """
+
+    fold: int
+    columns: dict[str, np.ndarray]
+
+    def column(self, name: str) -> np.ndarray:
+        """Values of a column, all NaN if the file lacks it."""
+        length = max((len(values) for values in self.columns.values()), default=0)
+        return self.columns.get(name, np.full(length, np.nan))
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took so far."""
+        values = self.column("seconds")
+        return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """One trained configuration.
+
+    Attributes:
+        name: of the configuration.
+        folds: numbers of the folds with finished weights.
+        curves: training history of each fold that was begun.
+        evaluation: of all validated cases, or None.
+        fold_of: validated case → number of its fold.
+        note: what is missing or could not be read, for the reader of the report.
+    """
+
+    name: str
+    folds: tuple[int, ...]
+    curves: tuple[Curve, ...]
+    evaluation: Evaluation | None
+    fold_of: dict[str, int]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The voxels of one validated case.
+
+    Attributes:
+        image: one channel ``(z, y, x)``, or None.
+        channel: its name.
+        prediction: label values ``(z, y, x)``.
+        reference: label values, or None.
+        spacing: mm ``(z, y, x)``.
+        note: why image or reference is missing.
+    """
+
+    image: np.ndarray | None
+    channel: str
+    prediction: np.ndarray
+    reference: np.ndarray | None
+    spacing: tuple[float, float, float]
+    note: str = ""
+
+
+def collect(run: Run, name: str, expected_folds: int) -> Results | None:
+    """The results of one configuration, or None where no fold was begun."""
+    folders = {
+        int(folder.name.removeprefix("fold_")): folder
+        for folder in (run.path / name).glob("fold_*")
+        if folder.name.removeprefix("fold_").isdigit()
+    }
+    curves, notes = [], []
+    parts: dict[int, Evaluation] = {}
+    for fold, folder in sorted(folders.items()):
+        try:
+            if (folder / "history.csv").is_file():
+                curves.append(Curve(fold, read_history(folder / "history.csv")))
+            if (folder / "validation" / "summary.json").is_file():
+                parts[fold] = Evaluation.read(folder / "validation")
+        except AutosegError as error:
+            notes.append(str(error))
+    trained = tuple(run.trained_folds(name))
+    if not (curves or parts or trained):
+        return None
+    evaluation = None
+    if parts:
+        try:
+            evaluation = Evaluation.merge(parts.values())
+        except AutosegError as error:
+            notes.append(str(error))
+    if len(parts) < expected_folds:
+        notes.append(
+            f"{len(parts)} of {expected_folds} folds are validated"
+            + ("; the figures below are theirs." if parts else ".")
+        )
+    fold_of = {case: fold for fold, part in parts.items() for case in part.cases}
+    return Results(name, trained, tuple(curves), evaluation, fold_of, " ".join(notes))
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """Read a training history: column → values; cells that are empty or no numbers become NaN.
+
+    Raises:
+        AutosegError: the file can't be read.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AutosegError(f"{path} can't be read ({error}); train the fold again.") from None
+    return {name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64) for name in names}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+def load_picture(run: Run, plan: Plan, case: Case | None, prediction: Path) -> Picture:
+    """The voxels of a validated case; image and reference are None where their files are gone.
+
+    Raises:
+        AutosegError: the prediction can't be read.
+    """
+    labels, file = read_labels(prediction)
+    gone = Picture(
+        None, "", labels, None, file.spacing, "The dataset's files are not at hand: the prediction is shown alone."
+    )
+    if case is None:
+        return gone
+    channel = next((name for name in plan.channel_names if name in case.channels), None)
+    if channel is None:
+        return gone
+    try:
+        loaded = load_case(case, [channel], with_label=True)
+    except AutosegError:
+        return gone
+    if loaded.image.shape[1:] != labels.shape:
+        return gone
+    return Picture(loaded.image[0], channel, labels, loaded.label, file.spacing)
+
+
+def pick_cases(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The best, the median and the worst case by mean Dice over its structures: (what it is, case)."""
+    scores = {case: evaluation.case_mean(case) for case in evaluation.cases}
+    ranked = sorted((case for case in scores if not np.isnan(scores[case])), key=lambda case: -scores[case])
+    if not ranked:
+        return []
+    picked = {
+        "Best": ranked[0],
+        "Median": ranked[len(ranked) // 2],
+        "Worst": ranked[-1],
+    }
+    if len(ranked) < 3:
+        picked.pop("Median")
+    if len(ranked) < 2:
+        picked.pop("Worst")
+    return list(picked.items())
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median and range of some values, or the one value they all have."""
+    low, high = min(values), max(values)
+    if low == high:
+        return f"{low:.{digits}f}"
+    return f"{np.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -1,0 +1,341 @@
+"""The report of a run: one self-contained HTML page, its pictures inside."""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from html import escape
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg import __version__
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError
+from autoseg.evaluation import Evaluation
+from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
+from autoseg.files import write_text
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Configuration, Plan, explanations
+from autoseg.progress import track
+from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
+from autoseg.report.css import CSS
+from autoseg.report.overlay import overlay_png
+from autoseg.report.plots import distributions, training_curves
+from autoseg.run import Run
+
+#: Targets beyond which the table of cases has only their mean: it would be too wide to read.
+TARGET_COLUMNS = 6
+
+
+def write_report(run: Run, out: str | Path | None = None) -> Path:
+    """Write the report of a run, whatever is there of it so far.
+
+    The page shows the results of each configuration (cross-validated metrics and their distribution, best, median
+    and worst case, training curves), the dataset, and the plan with its reasons. It needs no other file, so it
+    can be mailed; pictures show the predictions alone where the dataset's files are gone.
+
+    Args:
+        run: the run folder.
+        out: file to write; default ``RUN/report/index.html``.
+
+    Returns:
+        The file written.
+
+    Raises:
+        AutosegError: the run folder's plan, dataset or fingerprint is damaged.
+    """
+    out = run.path / "report" / "index.html" if out is None else Path(out)
+    plan, dataset, fingerprint, folds = run.plan, run.dataset, run.fingerprint, len(run.splits)
+    results = [found for name in plan.configurations if (found := collect(run, name, folds)) is not None]
+    # The recommended configuration comes first.
+    results.sort(key=lambda found: found.name != plan.recommended)
+    sections = [("results-" + found.name, _heading(found, results), _results(run, plan, found)) for found in results]
+    if not results:
+        hint = f"Nothing is trained yet. Train with <code>autoseg train {escape(str(run.path))}</code>."
+        sections.append(("results", "Results", f"<p class='note'>{hint}</p>"))
+    sections.append(("data", "Data", _data(dataset, fingerprint)))
+    sections.append(("plan", "Plan", _plan(plan)))
+    sections.append(("files", "Files", _files(run, results, out.parent)))
+    write_text(out, _page(plan, dataset, results, sections))
+    return out
+
+
+def _page(plan: Plan, dataset: Dataset, results: Sequence[Results], sections: Sequence[tuple[str, str, str]]) -> str:
+    what = ", ".join(output.name for output in plan.target.outputs)
+    subtitle = f"Segmentation of {what} from {', '.join(plan.channel_names)}; {len(dataset.cases)} labelled cases"
+    links = "".join(f"<a href='#{escape(key)}'>{escape(title)}</a>" for key, title, _ in sections)
+    body = "".join(
+        f"<section id='{escape(key)}'><h2>{escape(title)}</h2>{content}</section>" for key, title, content in sections
+    )
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(plan.dataset)} · autoseg report</title><style>{CSS}</style></head><body>"
+        f"<header><div><h1>{escape(plan.dataset)}</h1><p>{escape(subtitle)}.</p></div></header>"
+        f"<nav><div>{links}</div></nav><main>{body}"
+        f"<footer>Written by autoseg {escape(__version__)}. Research use; not a medical device.</footer>"
+        "</main></body></html>\n"
+    )
+
+
+def _heading(found: Results, results: Sequence[Results]) -> str:
+    return "Results" if len(results) == 1 else f"Results: {found.name}"
+
+
+def _results(run: Run, plan: Plan, found: Results) -> str:
+    evaluation = found.evaluation
+    parts = []
+    cards = [("configuration", found.name)]
+    if evaluation is not None:
+        cards.insert(0, ("mean Dice, cross-validated", number(evaluation.mean("dice"), 3)))
+        cards.insert(1, ("mean HD95", f"{number(evaluation.mean('hd95'), 1)} mm"))
+        cards.append(("validated cases", str(len(evaluation.cases))))
+    cards.append(("folds trained", f"{len(found.folds)} of {len(run.splits)}"))
+    if found.curves:
+        cards.append(("training time, all folds", _duration(sum(curve.seconds for curve in found.curves))))
+    parts.append(_cards(cards))
+    if found.note:
+        parts.append(f"<p class='note'>{escape(found.note)}</p>")
+    if evaluation is not None:
+        parts.append("<h3>Cross-validated metrics</h3>")
+        parts.append(
+            "<p class='muted'>Mean ± standard deviation over the cases, each predicted by the fold that did not see "
+            f"it in training. NSD: share of the surfaces within {evaluation.tolerance_mm:g} mm of each other. Where a "
+            "structure is absent from reference or prediction, "
+            + (
+                "what is undefined is left out."
+                if evaluation.empty == "skip"
+                else "the BraTS convention counts 0 or 1 and 373.13 mm."
+            )
+            + "</p>"
+        )
+        parts.append(_metrics_table(evaluation))
+        parts.append(
+            _figure(
+                _svg_uri(distributions(evaluation)),
+                "Dice and HD95 of every case",
+                "Each dot is a case; the box spans the quartiles, its bar is the median.",
+            )
+        )
+        parts.append(_pictures(run, plan, found, evaluation))
+        parts.append(_case_table(found, evaluation))
+    if found.curves:
+        parts.append("<h3>Training</h3>")
+        caption = "Loss and validation Dice while training; validation there is on few cases and without averaging."
+        parts.append(_figure(_svg_uri(training_curves(found.curves)), "Training curves", caption))
+    return "".join(parts)
+
+
+def _metrics_table(evaluation: Evaluation) -> str:
+    statistics = evaluation.statistics()
+    rows = []
+    for target, found in statistics.items():
+        counts = evaluation.counts(target)
+        remarks = [
+            f"{counts[key]} {word}"
+            for key, word in (("missed", "missed"), ("false_alarms", "false alarms"), ("absent", "absent"))
+            if counts[key]
+        ]
+        name = escape(target) + (f"<br><small>{', '.join(remarks)}</small>" if remarks else "")
+        rows.append([name, *(_mean_and_std(found[metric], HEADINGS[metric][1]) for metric in LONG)])
+    total = ["mean", *(number(evaluation.mean(metric), HEADINGS[metric][1]) for metric in LONG)]
+    heads = ["", *(HEADINGS[metric][0] for metric in LONG)]
+    return _table(heads, rows, numbers=True, total=total if len(rows) > 1 else None)
+
+
+def _mean_and_std(found: Statistics, digits: int) -> str:
+    spread_text = f" <small>± {number(found.std, digits)}</small>" if found.n > 1 else ""
+    return number(found.mean, digits) + spread_text
+
+
+def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> str:
+    picked = pick_cases(evaluation)
+    cases = {case.id: case for case in run.dataset.cases}
+    names = {output.name: output.values for output in plan.target.outputs}
+    figures = []
+    for what, case in track(picked, "drawing", len(picked)):
+        folder = run.fold(found.name, found.fold_of[case]) / "validation"
+        try:
+            picture = load_picture(run, plan, cases.get(case), folder / f"{case}{plan.file_ending}")
+        except AutosegError as error:
+            figures.append(f"<p class='note'>{escape(str(error))}</p>")
+            continue
+        content = overlay_png(picture.image, picture.prediction, picture.reference, picture.spacing, names, title=case)
+        score = number(evaluation.case_mean(case), 3)
+        caption = f"{what} case: {case}, mean Dice {score}, fold {found.fold_of[case]}. "
+        caption += picture.note or f"Image: {picture.channel}; filled: prediction; outline: reference."
+        uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+        figures.append(_figure(uri, f"{what} case {case}", caption))
+    return "<h3>Best, median and worst case</h3>" + "".join(figures) if figures else ""
+
+
+def _case_table(found: Results, evaluation: Evaluation) -> str:
+    targets = evaluation.targets if len(evaluation.targets) <= TARGET_COLUMNS else ()
+    values = {(row.case, row.target): row.values for row in evaluation.rows}
+    ranked = sorted(evaluation.cases, key=lambda case: np.nan_to_num(evaluation.case_mean(case), nan=2.0))
+    heads = ["case", "fold", "mean Dice", "mean HD95"]
+    heads += [f"{target} {what}" for target in targets for what in ("Dice", "HD95")]
+    rows = []
+    for case in ranked:
+        row = [escape(case), str(found.fold_of[case])]
+        row += [number(evaluation.case_mean(case), 3), number(evaluation.case_mean(case, "hd95"), 1)]
+        for target in targets:
+            row += [number(values[case, target]["dice"], 3), number(values[case, target]["hd95"], 1)]
+        rows.append(row)
+    table = _table(heads, rows, numbers=True)
+    return f"<details><summary>All {len(rows)} cases, the worst first</summary>{table}</details>"
+
+
+def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
+    cases = fingerprint.cases
+    cards = [("labelled cases", str(len(dataset.cases)))]
+    if dataset.unlabelled:
+        cards.append(("without label", str(len(dataset.unlabelled))))
+    cards.append(("channels", str(len(dataset.channels))))
+    cards.append(("regions" if dataset.regions else "labels", str(len(dataset.regions or dataset.labels))))
+    parts = [_cards(cards)]
+    facts = [["channels", ", ".join(escape(name) for name in dataset.channels)]]
+    facts.append(["labels", ", ".join(f"{escape(name)} = {value}" for name, value in dataset.labels.items())])
+    if dataset.regions:
+        regions = (f"{escape(name)} = {' + '.join(map(str, values))}" for name, values in dataset.regions.items())
+        facts.append(["regions", ", ".join(regions)])
+    if dataset.ignore_label is not None:
+        facts.append(["ignored value", str(dataset.ignore_label)])
+    if cases:
+        for axis, name in enumerate("zyx"):
+            voxels = spread([case.shape[axis] for case in cases], 0)
+            spacing = spread([case.spacing[axis] for case in cases], 2)
+            facts.append([f"{name} axis", f"{voxels} voxels of {spacing} mm"])
+    facts.append(["layout", f"{escape(dataset.layout)}, read from {escape(str(dataset.root))}"])
+    parts.append(_table(["", ""], facts))
+    volumes = []
+    for name, value in dataset.labels.items():
+        found = [case.label_voxels.get(value, 0) * float(np.prod(case.spacing)) / 1000 for case in cases]
+        present = [volume for volume in found if volume > 0]
+        volumes.append([escape(name), f"{len(present)} of {len(found)}", spread(present, 2) if present else "–"])
+    if volumes and cases:
+        parts.append("<h3>Label volumes</h3>")
+        parts.append(_table(["", "cases with it", "ml, median (range)"], volumes, numbers=True))
+    return "".join(parts)
+
+
+def _plan(plan: Plan) -> str:
+    reasons = explanations(plan)
+    budget = f"{plan.gpu_memory_gb:g} GB" if plan.device != "cpu" else "CPU"
+    parts = [
+        f"<p>Planned by <b>{escape(plan.planner)}</b> for {escape(plan.device)} ({budget}); recommended "
+        f"configuration: <b>{escape(plan.recommended)}</b>.</p>"
+    ]
+    general = [item for item in reasons if not item[0].startswith("configurations.")]
+    if general:
+        parts.append(_reasons_table(general, ""))
+    for name, configuration in plan.configurations.items():
+        prefix = f"configurations.{name}."
+        own = [item for item in reasons if item[0].startswith(prefix)]
+        table = _facts(configuration) + (_reasons_table(own, prefix) if own else "")
+        parts.append(f"<h3>{escape(name)}</h3>{table}")
+    text = escape(json.dumps(plan.model_dump(mode="json"), indent=2))
+    parts.append(f"<details><summary>The whole plan</summary><pre>{text}</pre></details>")
+    return "".join(parts)
+
+
+def _facts(configuration: Configuration) -> str:
+    cards = [
+        ("patch, voxels", _show(configuration.patch_size)),
+        ("spacing, mm", _show(configuration.spacing)),
+        ("batch size", str(configuration.batch_size)),
+        ("stages, channels", f"{len(configuration.network.features)}, up to {max(configuration.network.features)}"),
+    ]
+    if configuration.parameters:
+        cards.append(("parameters", _millions(configuration.parameters)))
+    if configuration.memory is not None:
+        cards.append(("memory of a step", f"{configuration.memory.total / 1e9:.1f} GB"))
+    return _cards(cards)
+
+
+def _reasons_table(items: Iterable[tuple[str, Any, str]], prefix: str) -> str:
+    rows = [[escape(path.removeprefix(prefix)), escape(_show(value)), escape(reason)] for path, value, reason in items]
+    return _table(["", "value", "because"], rows, value_column=1)
+
+
+def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
+    paths = [run.path / name for name in ("plan.json", "dataset.json", "fingerprint.json", "splits.json")]
+    for found in results:
+        paths.append(run.path / found.name / "crossval" / "metrics.csv")
+        paths += [run.path / found.name / "crossval" / "summary.json"]
+        for fold in found.folds:
+            paths.append(run.fold(found.name, fold) / "validation" / "metrics.csv")
+    links = [
+        f"<li><a href='{escape(Path(relpath(path, folder)).as_posix())}'>"
+        f"{escape(path.relative_to(run.path).as_posix())}</a></li>"
+        for path in paths
+        if path.is_file()
+    ]
+    return f"<p class='muted'>Links lead to the run folder {escape(str(run.path))}.</p><ul>{''.join(links)}</ul>"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, list | tuple) for item in value):
+            return ", ".join(_show(item) for item in value)
+        return "×".join("any" if item is None else _show(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_show(item)}" for key, item in value.items())
+    if hasattr(value, "model_dump"):
+        return _show({key: item for key, item in value.model_dump(mode="json").items() if key != "reasons"})
+    return "none" if value is None else str(value)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 100_000 else f"{count:,}"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(timedelta(seconds=seconds).total_seconds() / 60), 60)
+    if not hours:
+        return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+    return f"{hours} h {minutes} min"
+
+
+def _cards(items: Sequence[tuple[str, str]]) -> str:
+    cards = (f"<div class='card'><b>{escape(value)}</b><span>{escape(label)}</span></div>" for label, value in items)
+    return f"<div class='cards'>{''.join(cards)}</div>"
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: bool = False,
+    total: Sequence[str] | None = None,
+    value_column: int | None = None,
+) -> str:
+    """A table of cells that are HTML already; headings are text. ``numbers``: all columns but the first."""
+
+    def style(column: int) -> str:
+        if numbers and column:
+            return " class='number'"
+        return " class='value'" if column == value_column else ""
+
+    def line(cells: Sequence[str], attributes: str = "") -> str:
+        return f"<tr{attributes}>{''.join(f'<td{style(c)}>{cell}</td>' for c, cell in enumerate(cells))}</tr>"
+
+    head = "".join(f"<th{style(column)}>{escape(text)}</th>" for column, text in enumerate(heads))
+    header = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
+    body = "".join(line(row) for row in rows) + (line(total, " class='total'") if total else "")
+    return f"<div class='scroll'><table>{header}<tbody>{body}</tbody></table></div>"
+
+
+def _figure(uri: str, alternative: str, caption: str) -> str:
+    return (
+        f"<figure class='wide'><img src='{uri}' alt='{escape(alternative)}'>"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _svg_uri(text: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
