@@ -63,7 +63,7 @@ def command(
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint)
     outcome = predictor.predict(cases, out, probabilities, overwrite)
     if pictures:
-        from autoseg.report.overlay import prediction_picture
+        from autoseg.report.pictures import prediction_picture
 
         for case in cases:
             if case.id in outcome.written:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Foreground positions kept for each label value (as nnU-Net: enough to centre patches anywhere in it).
 POSITIONS = 10_000
 
+blosc2.set_nthreads(1)
+
 
 @dataclass(frozen=True)
 class StoredCase:
@@ -75,7 +77,8 @@ class StoredCase:
 
 def _open(path: Path) -> Any:
     try:
-        return blosc2.open(str(path), mode="r", mmap_mode="r")
+        # One thread: blosc2's own pool does not survive the fork into a loading worker.
+        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
     except (FileNotFoundError, RuntimeError, OSError) as error:
         raise AutosegError(
             f"{path} can't be read ({error}); delete its folder, the next training rebuilds it."

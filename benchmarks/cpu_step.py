@@ -1,0 +1,93 @@
+"""What 16-bit autocast and malloc's thresholds are worth in a training step on a CPU.
+
+    python benchmarks/cpu_step.py [--width 32] [--batch 2] [--repetitions 7]
+
+Four variants of one step (U-Net, patch 40×56×40), each in a process of its own, in turn: A B C D A B C D …, so that a
+machine whose speed drifts treats them alike. Prints seconds a step (median, smallest, largest over all rounds) and the
+ratio to the plain step of the same round.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+VARIANTS = {
+    "fp32": ("fp32", False),
+    "fp32 + malloc": ("fp32", True),
+    "bf16": ("bf16", False),
+    "bf16 + malloc": ("bf16", True),
+}
+
+
+def step(precision: str, malloc: bool, width: int, batch: int) -> float:
+    """Median seconds of three steps after one to warm up, in this process."""
+    import torch
+
+    from autoseg.device import cpu_count, keep_large_blocks, resolve_precision
+    from autoseg.networks import build
+    from autoseg.plan import Configuration, Output, Target, UNet
+    from autoseg.training.loop import train_step
+    from autoseg.training.optimization import build_optimizer
+
+    if malloc:
+        keep_large_blocks()
+    torch.set_num_threads(cpu_count())
+    torch.manual_seed(0)
+    network = UNet(
+        features=[width, 2 * width, 4 * width, 8 * width],
+        strides=[[1, 1, 1]] + [[2, 2, 2]] * 3,
+        kernel_sizes=[[3, 3, 3]] * 4,
+        encoder_blocks=[2] * 4,
+        decoder_convs=[2] * 3,
+    )
+    configuration = Configuration(
+        spacing=(1.0, 1.0, 1.0), data="benchmark", patch_size=[40, 56, 40], batch_size=batch, network=network
+    )
+    target = Target(
+        kind="labels", outputs=[Output(name="a", values=[1], paint=1), Output(name="b", values=[2], paint=2)]
+    )
+    module = build(network, 1, target.heads)
+    optimizer = build_optimizer(module.parameters(), configuration.recipe.optimizer)
+    device = torch.device("cpu")
+    dtype = resolve_precision(precision, device)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    image = torch.randn(batch, 1, 40, 56, 40)
+    label = torch.randint(0, 3, (batch, 40, 56, 40))
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        train_step(module, optimizer, scaler, image, label, configuration, target, device, dtype)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(step(*VARIANTS[options.variant], options.width, options.batch))
+        return
+    from machine import describe
+
+    print(describe())
+    print(f"U-Net of width {options.width}, batch {options.batch}, {options.repetitions} rounds")
+    rounds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(options.repetitions):
+        for name in VARIANTS:
+            command = [sys.executable, __file__, "--variant", name]
+            command += ["--width", str(options.width), "--batch", str(options.batch)]
+            rounds[name].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    print("| step | median s | min | max | share of fp32 (median) |\n|---|---|---|---|---|")
+    for name, seconds in rounds.items():
+        ratio = statistics.median(s / plain for s, plain in zip(seconds, rounds["fp32"], strict=True))
+        print(f"| {name} | {statistics.median(seconds):.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
