@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autoseg import __version__
-from autoseg.device import cpu_count, keep_large_blocks, resolve_precision, select_device
+from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.folders import plan_structures
@@ -19,6 +19,7 @@ from autoseg.files import read_json, write_json
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.networks import build, set_deep_supervision
+from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
@@ -75,7 +76,7 @@ def train(
     chosen_device = select_device(device)
     if chosen_device.type == "cpu":
         keep_large_blocks()
-        torch.set_num_threads(cpu_count())
+        torch.set_num_threads(available_cpus())
     plan = run.plan
     name, config = plan.configuration(configuration)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)

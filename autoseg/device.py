@@ -1,7 +1,6 @@
 """The device at hand: which one, in which precision, and what makes a CPU faster."""
 
 import ctypes
-import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -32,11 +31,6 @@ def select_device(name: str = "auto") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: there is no Metal device here; use --device cpu.")
     return torch.device(name)
-
-
-def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -25,15 +25,16 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     """Median seconds of three steps after one to warm up, in this process."""
     import torch
 
-    from autoseg.device import cpu_count, keep_large_blocks, resolve_precision
+    from autoseg.device import keep_large_blocks, resolve_precision
     from autoseg.networks import build
+    from autoseg.parallel import available_cpus
     from autoseg.plan import Configuration, Output, Target, UNet
     from autoseg.training.loop import train_step
     from autoseg.training.optimization import build_optimizer
 
     if malloc:
         keep_large_blocks()
-    torch.set_num_threads(cpu_count())
+    torch.set_num_threads(available_cpus())
     torch.manual_seed(0)
     network = UNet(
         features=[width, 2 * width, 4 * width, 8 * width],

@@ -6,7 +6,8 @@ import platform
 import torch
 
 import autoseg
-from autoseg.device import cpu_count, has_fast_bfloat16
+from autoseg.device import has_fast_bfloat16
+from autoseg.parallel import available_cpus
 
 
 def processor() -> str:
@@ -20,7 +21,6 @@ def processor() -> str:
 
 def describe() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return (
-        f"{processor()}, {cpu_count()} of {os.cpu_count()} cores, bfloat16 in hardware: {has_fast_bfloat16()}, GPU: {gpu}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}, autoseg {autoseg.__version__}, {platform.system()}"
-    )
+    machine = f"{processor()}, {available_cpus()} of {os.cpu_count()} cores, {platform.system()}, GPU: {gpu}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, autoseg {autoseg.__version__}"
+    return f"{machine}; bfloat16 in hardware: {has_fast_bfloat16()}; {versions}"

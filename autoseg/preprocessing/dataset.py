@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.dataset import Case, load_case
 from autoseg.errors import AutosegError
+from autoseg.parallel import available_cpus, each
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import is_current, save
-from autoseg.progress import Steps
 from autoseg.run import Run
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
 _STORE_VERSION = 1
+
+#: Processes at most, unless more are asked for: each holds a whole case, some of them several times over.
+LARGEST_POOL = 8
 
 
 def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
@@ -35,7 +36,19 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _one(case: Case, plan: Plan, configuration: Configuration, folder: Path, key: str) -> str:
+@dataclass(frozen=True)
+class _Job:
+    """One case to preprocess, sent to a worker."""
+
+    case: Case
+    plan: Plan
+    configuration: Configuration
+    folder: Path
+    key: str
+
+
+def _one(job: _Job) -> None:
+    case, plan = job.case, job.plan
     loaded = load_case(case, plan.channel_names)
     if not all(loaded.present) and not plan.allow_missing_channels:
         missing = [n for n, present in zip(plan.channel_names, loaded.present, strict=True) if not present]
@@ -45,9 +58,9 @@ def _one(case: Case, plan: Plan, configuration: Configuration, folder: Path, key
         )
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
-    patch = tuple(configuration.patch_size)
-    save(folder, case.id, preprocess_case(loaded, plan, configuration), (1,) * (3 - len(patch)) + patch, key)
-    return case.id
+    patch = tuple(job.configuration.patch_size)
+    done = preprocess_case(loaded, plan, job.configuration)
+    save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)
 
 
 def preprocess(run: Run, configuration: str | None = None, workers: int | None = None) -> Path:
@@ -56,7 +69,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     Args:
         run: with its plan and dataset.
         configuration: name; the recommended one where None.
-        workers: processes; as many as there are processors (at most 8) where None, in this process where 1.
+        workers: processes; one a core (at most :data:`LARGEST_POOL`) where None, this process where 1.
 
     Returns:
         The folder of the preprocessed cases.
@@ -75,24 +88,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
         # A run folder that was moved to a machine without the data keeps what was preprocessed before.
         gone = not any(path.exists() for path in case.files)
         if not (is_current(folder, case.id, key) or (gone and (folder / f"{case.id}.json").exists())):
-            due.append((case, key))
-    if not due:
-        return folder
-    workers = min(workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8), len(due))
-    with Steps(f"Preprocessing for {chosen.data}", len(due)) as steps:
-        if workers == 1:
-            for case, key in due:
-                _one(case, plan, chosen, folder, key)
-                steps.advance()
-            return folder
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = [pool.submit(_one, case, plan, chosen, folder, key) for case, key in due]
-            try:
-                for job in jobs:
-                    job.result()
-                    steps.advance()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            due.append(_Job(case, plan, chosen, folder, key))
+    for _ in each(_one, due, workers or min(available_cpus(), LARGEST_POOL), f"Preprocessing for {chosen.data}"):
+        pass
     return folder

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg.device import autocast, cpu_count, resolve_precision
+from autoseg.device import autocast, resolve_precision
 from autoseg.errors import AutosegError
 from autoseg.files import write_text
 from autoseg.inference.decide import paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import build, set_deep_supervision
+from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.augmentation import augment, loading_size
@@ -124,7 +125,7 @@ def train_fold(
     loaded = loading_size(configuration.patch_size, recipe.augmentation)
     if workers is None:
         # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
-        workers = 0 if device.type == "cpu" else max(1, min(cpu_count() - 1, 6))
+        workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
     loader = PatchLoader(
         training,
         configuration.batch_size,
