@@ -15,6 +15,7 @@ from autoseg.dataset import Case, Dataset, LoadedCase
 from autoseg.errors import AutosegError
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure, pool, without_cases
 from autoseg.image import Geometry, Image, read_geometry, read_image
+from autoseg.nifti import faults
 from autoseg.parallel import each
 
 Severity = Literal["error", "warning"]
@@ -199,12 +200,17 @@ def _components(found: _Found, name: str, path: Path, component: int | None, com
 
 
 def _read(found: _Found, path: Path) -> Image | None:
-    try:
-        return read_image(path)
-    except AutosegError:
-        # The header was readable, so the file is cut short or damaged.
-        found.add("error", path, "its voxels can't be read", "The file is probably incomplete; copy it again.")
-        return None
+    hidden = faults(path)
+    if hidden.non_finite:
+        what = f"{hidden.non_finite} voxels are NaN or infinite; they are read as 0"
+        found.add("warning", path, what, "Right where they are background; else replace the file.")
+    if not hidden.incomplete:
+        try:
+            return read_image(path)
+        except AutosegError:
+            pass  # its header was readable, so the rest is cut short or damaged
+    found.add("error", path, "the file is incomplete or damaged", "Copy or download it again.")
+    return None
 
 
 def _channels(

@@ -1,0 +1,67 @@
+"""Fixtures that all tests share."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+#: Real images, beside the checkout where there are any; they are no part of the repository.
+REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+WriteVolume = Callable[..., Path]
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """``real_data("hippocampus")``: a folder of real images; the test is skipped where it is absent."""
+
+    def find(name: str) -> Path:
+        path = (REAL_DATA / name).resolve()
+        if not path.exists():
+            pytest.skip(f"no real data at {path}")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def write_volume() -> WriteVolume:
+    """Write an array with SimpleITK itself, not with the code under test."""
+
+    def write(
+        path: Path,
+        array: np.ndarray,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        origin: Sequence[float] = (0.0, 0.0, 0.0),
+        direction: Sequence[float] | None = None,
+    ) -> Path:
+        """``array`` is (z, y, x) or (t, z, y, x); spacing, origin and direction are SimpleITK's x, y, z."""
+        if array.ndim == 4:
+            image = sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in array])
+            image.SetSpacing((*spacing, 1.0))
+        else:
+            image = sitk.GetImageFromArray(array)
+            image.SetSpacing(spacing[: array.ndim])
+            image.SetOrigin(origin[: array.ndim])
+            if direction is not None:
+                image.SetDirection(direction)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_json() -> Callable[[Path, object], Path]:
+    """Write a JSON file with the standard library."""
+
+    def write(path: Path, data: object) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import pytest
+
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError
+from autoseg.layouts.manifest import parse
+
+LABEL = '[label]\nfile = "seg*.nii.gz"\nvalues = { background = 0, core = 1, edema = 2 }\n'
+
+
+def make(folder: Path, text: str, *files: str) -> Path:
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "autoseg.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_case_folders(tmp_path):
+    text = (
+        f'name = "Toy"\n[channels]\nflair = "fl*.nii.gz"\nt1 = "t1.nii.gz"\n{LABEL}'
+        'regions = { whole = [1, 2] }\nignore = 9\n[mask]\nfile = "brain.nii.gz"\n'
+    )
+    make(tmp_path, text, "p1/flair.nii.gz", "p1/t1.nii.gz", "p1/seg_a.nii.gz", "p1/brain.nii.gz", "p2/t1.nii.gz")
+    make(tmp_path, text, "p3/other.nii.gz", "scripts/run.py", ".cache/t1.nii.gz")
+    dataset = Dataset.open(tmp_path)
+    assert (dataset.name, dataset.layout, dataset.channels) == ("Toy", "manifest", ("flair", "t1"))
+    assert dataset.labels == {"core": 1, "edema": 2}
+    assert dataset.regions == {"whole": (1, 2)}
+    assert dataset.ignore_label == 9
+    (case,) = dataset.cases
+    assert case.channels["flair"].path == tmp_path / "p1/flair.nii.gz"
+    assert case.mask == tmp_path / "p1/brain.nii.gz"
+    unlabelled = {case.id: set(case.channels) for case in dataset.unlabelled}
+    assert unlabelled == {"p2": {"t1"}, "p3": set()}, "scans that no pattern finds show up; other folders do not"
+
+
+def test_flat_files_with_placeholders(tmp_path):
+    text = '[channels]\nimage = "{id}.png"\n[label]\nfile = "{id}_mask.png"\nvalues = { cell = 1 }\n'
+    make(tmp_path, text, "a_1.png", "a_1_mask.png", "b.png")
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.cases] == ["a_1"], "the mask is no case of its own"
+    assert [case.id for case in dataset.unlabelled] == ["b"]
+    assert dataset.file_ending == ".png"
+
+
+def test_one_file_for_several_channels(tmp_path):
+    colours = "\n".join(f'{name} = {{ file = "{{id}}.png", component = {i} }}' for i, name in enumerate("rgb"))
+    make(tmp_path, f"[channels]\n{colours}\n", "x.png")
+    (case,) = Dataset.open(tmp_path).unlabelled
+    assert [(c.path.name, c.component) for c in case.channels.values()] == [("x.png", i) for i in range(3)]
+
+
+def test_placeholder_repeated(tmp_path):
+    make(tmp_path, '[channels]\nt1 = "site*/{id}/{id}_t1.nii.gz"\n', "site1/p/p_t1.nii.gz", "site2/q/r_t1.nii.gz")
+    assert [case.id for case in Dataset.open(tmp_path).unlabelled] == ["p"]
+
+
+def test_table(tmp_path):
+    text = (
+        'csv = "scans.csv"\nid = "exam"\ngroup = "patient"\n[channels]\nt1 = "T1 file"\n'
+        '[label]\nfile = "seg"\nvalues = { tumour = 1 }\n'
+    )
+    (tmp_path / "scans.csv").write_text("exam,patient,T1 file,seg\ne1,p1,x/1.nii.gz,1.nii.gz\ne2,p1,/abs/2.nii.gz,\n")
+    dataset = Dataset.open(make(tmp_path, text))
+    assert dataset.case("e1").channels["t1"].path == tmp_path / "x/1.nii.gz"
+    assert dataset.case("e2").channels["t1"].path == Path("/abs/2.nii.gz")
+    assert dataset.case("e2").label is None
+    assert {case.group for case in (*dataset.cases, *dataset.unlabelled)} == {"p1"}
+    assert Dataset.open(tmp_path / "scans.csv").cases == dataset.cases
+
+
+def test_table_without_a_column(tmp_path):
+    (tmp_path / "scans.csv").write_text("id,t1\na,b.nii.gz\n")
+    make(tmp_path, 'csv = "scans.csv"\n[channels]\nt1 = "T1"\nt2 = "T2"\n')
+    with pytest.raises(AutosegError, match=r"no column T1, T2.*its columns are id, t1"):
+        Dataset.open(tmp_path)
+
+
+def test_raters(tmp_path):
+    text = (
+        '[channels]\nt1 = "t1.nii.gz"\n[label]\nraters = { ann = "a.nii.gz", bob = "b.nii.gz" }\nvalues = { x = 1 }\n'
+    )
+    make(tmp_path, text, "p1/t1.nii.gz", "p1/a.nii.gz", "p1/b.nii.gz", "p2/t1.nii.gz", "p2/b.nii.gz")
+    dataset = Dataset.open(tmp_path)
+    assert dataset.case("p1").label == tmp_path / "p1/a.nii.gz"
+    assert dataset.case("p2").label == tmp_path / "p2/b.nii.gz"
+    assert list(dataset.case("p1").raters) == ["ann", "bob"]
+
+
+def test_group_by_expression_and_nested_folders(tmp_path):
+    text = 'folders = "*/*"\ngroup = "^(pat[0-9]+)_"\n[channels]\nt1 = "t1.nii.gz"\n'
+    make(tmp_path, text, "a/pat1_x/t1.nii.gz", "b/pat1_y/t1.nii.gz", "b/other/t1.nii.gz")
+    groups = {case.id: case.group for case in Dataset.open(tmp_path).unlabelled}
+    assert groups == {"pat1_x": "pat1", "pat1_y": "pat1", "other": ""}
+
+
+def test_the_folder_itself_as_one_exam(tmp_path):
+    make(tmp_path / "exam7", 'folders = "."\n[channels]\nt1 = "t1.nii.gz"\n', "t1.nii.gz")
+    (case,) = Dataset.open(tmp_path / "exam7").unlabelled
+    assert case.id == "exam7"
+
+
+def test_several_matches_are_all_named(tmp_path):
+    make(tmp_path, '[channels]\nt1 = "t1*.nii.gz"\n', "p/t1.nii.gz", "p/t1c.nii.gz", "q/t1_a.nii.gz", "q/t1_b.nii.gz")
+    with pytest.raises(AutosegError) as error:
+        Dataset.open(tmp_path)
+    assert all(name in str(error.value) for name in ("t1c.nii.gz", "t1_a.nii.gz", "t1_b.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[channels", "not valid TOML"),
+        ("", "channels: this key is missing"),
+        ('[channels]\nt1 = "a"\n[labels]\n', "labels: this key is unknown"),
+        ('[channels]\nt1 = { file = "a", part = 1 }\n', "part: this key is unknown"),
+        ('[channels]\nt1 = "a"\n[label]\nvalues = { x = 1 }\n', "label needs a file pattern"),
+        ('[channels]\nt1 = "a"\n[label]\nfile = "b"\nvalues = { ignore = 3 }\n', "ignore = 3 under"),
+        ('modalities = { t2 = "MRI" }\n[channels]\nt1 = "a"\n', "t2, which do not exist"),
+    ],
+)
+def test_a_wrong_description_names_the_key(text, message):
+    with pytest.raises(AutosegError, match=message):
+        parse(text, Path("autoseg.toml"))
+
+
+def test_a_region_of_unknown_values_is_refused(tmp_path):
+    make(tmp_path, f'[channels]\nt1 = "t1.nii.gz"\n{LABEL}regions = {{ whole = [1, 7] }}\n', "p/t1.nii.gz")
+    with pytest.raises(AutosegError, match=r"region whole has the values \[7\]"):
+        Dataset.open(tmp_path)
+
+
+@pytest.mark.data
+def test_brats13(real_data):
+    dataset = Dataset.open(real_data("brats13"))
+    assert dataset.channels == ("flair", "t1c")
+    assert len(dataset.cases) == 4
+    assert dataset.regions["tumor_core"] == (1, 3, 4)
+    assert all(len(case.files) == 4 for case in dataset.cases)

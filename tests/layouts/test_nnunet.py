@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg.dataset import Dataset, load_case
+from autoseg.errors import AutosegError
+from autoseg.layouts import nnunet
+
+
+def describe(folder, write_json, **changes):
+    data = {
+        "channel_names": {"0": "CT", "1": "PET"},
+        "labels": {"background": 0, "tumour": 1},
+        "file_ending": ".nrrd",
+        "numTraining": 2,
+        **changes,
+    }
+    write_json(folder / "dataset.json", data)
+    return folder
+
+
+def test_reads_files_by_number(tmp_path, write_volume, write_json):
+    for name in ("case_1", "case_2", "BraTS-GLI-00001-000", "BraTS-GLI-00001-001"):
+        for number in range(2):
+            write_volume(tmp_path / f"imagesTr/{name}_{number:04d}.nrrd", np.full((2, 3, 4), number, np.int16))
+        write_volume(tmp_path / f"labelsTr/{name}.nrrd", np.ones((2, 3, 4), np.uint8))
+    (tmp_path / "imagesTr" / "case_2_0001.nrrd").unlink()
+    write_volume(tmp_path / "imagesTs/new_0000.nrrd", np.ones((2, 3, 4), np.int16))
+    dataset = Dataset.open(describe(tmp_path, write_json))
+    assert dataset.layout == "nnunet"
+    assert dataset.channels == ("CT", "PET")
+    assert dataset.file_ending == ".nrrd"
+    assert set(dataset.case("case_1").channels) == {"CT", "PET"}
+    assert set(dataset.case("case_2").channels) == {"CT"}, "a case may lack a channel"
+    assert [case.id for case in dataset.unlabelled] == ["new"]
+    assert {c.group for c in dataset.cases} == {"", "BraTS-GLI-00001"}, "two time points are one patient"
+    assert load_case(dataset.case("case_1"), dataset.channels).image[:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_regions_and_ignore(tmp_path, write_json):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    dataset = nnunet.read(describe(tmp_path, write_json, labels=labels, regions_class_order=[1, 2, 3]))
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert dataset.labels == {"label_1": 1, "label_2": 2, "enhancing": 3}
+    assert dataset.ignore_label == 4
+
+
+def test_labels_without_lists_are_no_regions(tmp_path, write_json):
+    dataset = nnunet.read(describe(tmp_path, write_json, labels={"background": 0, "a": 1, "b": [2]}))
+    assert dataset.labels == {"a": 1, "b": 2}
+    assert dataset.regions == {}
+
+
+def test_one_picture_holds_red_green_and_blue(tmp_path, write_json):
+    colours = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "labelsTr").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "imagesTr/street_0000.png"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray((colours[..., 0] > 20).astype(np.uint8)), str(tmp_path / "labelsTr/street.png")
+    )
+    names = {"0": "R", "1": "G", "2": "B"}
+    dataset = Dataset.open(describe(tmp_path, write_json, channel_names=names, file_ending=".png"))
+    loaded = load_case(dataset.cases[0], ["B", "R"])
+    np.testing.assert_array_equal(loaded.image[:, 0], np.moveaxis(colours, -1, 0)[[2, 0]])
+    assert loaded.label is not None
+    assert loaded.label.shape == (1, 4, 5)
+
+
+def test_an_image_or_label_without_its_partner_stays_a_case(tmp_path, write_volume, write_json):
+    write_volume(tmp_path / "imagesTr/a_0000.nrrd", np.ones((2, 3, 4), np.int16))
+    write_volume(tmp_path / "labelsTr/b.nrrd", np.ones((2, 3, 4), np.uint8))
+    dataset = nnunet.read(describe(tmp_path, write_json))
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert dataset.case("b").channels == {}
+
+
+def test_listed_files(tmp_path, write_json):
+    listed = {"x": {"images": ["here/1.nrrd", "there/2.nrrd"], "label": "labels/x.nrrd"}}
+    dataset = nnunet.read(describe(tmp_path, write_json, dataset=listed))
+    assert dataset.case("x").channels["PET"].path == tmp_path / "there/2.nrrd"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_ending": None}, "file_ending"),
+        ({"channel_names": {"a": "CT"}}, "channel_names"),
+        ({"labels": {"tumour": "one"}}, "whole number"),
+        ({"labels": {"tumour": []}}, "no value"),
+        ({"labels": None}, "labels"),
+        ({"dataset": {"x": {}}}, r"dataset\.x"),
+    ],
+)
+def test_a_wrong_description_is_one_sentence(tmp_path, write_json, change, message):
+    with pytest.raises(AutosegError, match=message):
+        nnunet.read(describe(tmp_path, write_json, **change))

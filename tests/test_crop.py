@@ -1,0 +1,38 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from autoseg.crop import bounding_box, nonzero_box
+
+
+def test_box_of_any_channel():
+    image = np.zeros((2, 5, 6, 7))
+    image[0, 1, 2, 3] = 4
+    image[1, 3, 2, 5] = -1
+    assert nonzero_box(image) == (slice(1, 4), slice(2, 3), slice(3, 6))
+
+
+def test_mask_decides_where_there_is_one():
+    mask = np.zeros((4, 4, 4), bool)
+    mask[1:3, 2, 0] = True
+    assert nonzero_box(np.ones((1, 4, 4, 4)), mask) == (slice(1, 3), slice(2, 3), slice(0, 1))
+
+
+def test_nothing_to_crop_to_leaves_the_whole_image():
+    whole = (slice(0, 2), slice(0, 3), slice(0, 4))
+    assert nonzero_box(np.zeros((1, 2, 3, 4))) == whole
+    image = np.zeros((1, 2, 3, 4))
+    image[0, 1] = 1
+    assert nonzero_box(image, np.zeros((2, 3, 4), bool)) == (slice(1, 2), *whole[1:])
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(bool, st.tuples(*[st.integers(1, 6)] * 3)))
+def test_the_box_is_the_smallest_that_holds_everything(inside):
+    box = bounding_box(inside)
+    assert inside[box].sum() == inside.sum()
+    if inside.any():
+        found = np.argwhere(inside)
+        assert [s.start for s in box] == found.min(axis=0).tolist()
+        assert [s.stop for s in box] == (found.max(axis=0) + 1).tolist()
