@@ -1,0 +1,15 @@
+from typer.testing import CliRunner
+
+from autoseg.cli.main import app
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError
+
+
+def test_data_only(tmp_path):
+    arguments = ["demo", "--data-only", "--out", str(tmp_path), "--cases", "2", "--unlabelled", "1", "--raters", "2"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert (len(dataset.cases), len(dataset.unlabelled)) == (2, 1)
+    assert len(dataset.cases[0].raters) == 2
+    again = CliRunner().invoke(app, arguments)
+    assert isinstance(again.exception, AutosegError), "other phantoms are not mixed with these"

@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from autoseg.cli.main import app
+from autoseg.errors import AutosegError, UsageError
+from autoseg.layouts.phantom import Cohort, generate
+
+
+@pytest.fixture
+def inspect():
+    def run(*arguments):
+        return CliRunner().invoke(app, ["inspect", *map(str, arguments), "--workers", "1"])
+
+    return run
+
+
+@pytest.fixture
+def phantoms(tmp_path):
+    return generate(tmp_path / "heads", Cohort(cases=2, shape=(20, 20, 20), spacing=(8.0, 8.0, 8.0)))
+
+
+def test_a_summary_of_a_healthy_dataset(inspect, phantoms):
+    result = inspect(phantoms)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "manifest",
+        "2 labelled, 0 without label",
+        "t1, t1c, t2, flair",
+        "20×20×20",
+        "8×8×8 mm",
+        "whole_tumor",
+    ):
+        assert words in result.output
+    assert "No problems found" in result.output
+
+
+def test_all_problems_in_one_table_and_exit_code_1(inspect, phantoms, write_volume):
+    write_volume(phantoms / "phantom_001" / "t1.nii.gz", np.zeros((20, 20, 20), np.int16), spacing=(8.0, 8.0, 8.0))
+    write_volume(phantoms / "phantom_002" / "t2.nii.gz", np.ones((9, 9, 9), np.int16), spacing=(8.0, 8.0, 8.0))
+    result = inspect(phantoms)
+    assert result.exit_code == 1
+    assert "t1 is empty" in result.output
+    assert "not on the grid of t1.nii.gz" in result.output
+    assert "3 error(s)" in result.output, "the constant image of phantom_002, too"
+
+
+def test_json(inspect, phantoms):
+    data = json.loads(inspect(phantoms, "--json").stdout)
+    assert data["layout"] == "manifest"
+    assert data["regions"]["tumor_core"] == [1, 3]
+    assert data["problems"] == []
+    assert [case["id"] for case in data["fingerprint"]["cases"]] == ["phantom_001", "phantom_002"]
+    assert data["proposal"] is None
+
+
+def test_a_proposal_for_an_undescribed_folder(inspect, phantoms):
+    (phantoms / "autoseg.toml").unlink()
+    result = inspect(phantoms)
+    assert result.exit_code == 0, result.output
+    assert "[channels]" in result.output
+    assert not (phantoms / "autoseg.toml").exists()
+    assert inspect(phantoms, "--write").exit_code == 0
+    assert json.loads(inspect(phantoms, "--json").stdout)["channels"] == ["flair", "t1", "t1c", "t2"]
+    again = inspect(phantoms, "--write")
+    assert isinstance(again.exception, UsageError)
+
+
+def test_wrong_paths_and_layouts(inspect, phantoms, tmp_path):
+    assert isinstance(inspect(tmp_path / "gone").exception, AutosegError)
+    assert isinstance(inspect(phantoms, "--layout", "dicom").exception, UsageError)
+    assert isinstance(inspect(phantoms, "--layout", "msd").exception, AutosegError)

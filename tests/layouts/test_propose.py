@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from autoseg.errors import AutosegError
+from autoseg.layouts.manifest import parse, read_described
+from autoseg.layouts.propose import propose
+
+SCAN = np.random.default_rng(0).normal(100, 30, (3, 4, 5)).astype(np.float32)
+LABEL = np.random.default_rng(1).integers(0, 3, (3, 4, 5)).astype(np.uint8)
+
+
+@pytest.fixture
+def proposed(tmp_path, write_volume):
+    """Write files (scan, or label where the name says so) and read them as proposed."""
+
+    def make(*names, path=tmp_path):
+        for name in names:
+            is_label = any(word in name for word in ("seg", "label", "mask", "rater", "OTMulti"))
+            array = LABEL if is_label else SCAN
+            if name.endswith(".png"):
+                array = np.clip(array[0], 0, 255).astype(np.uint8)
+            write_volume(tmp_path / name, array)
+        return read_described(path, parse(propose(path), path))
+
+    return make
+
+
+def test_case_folders_with_recurring_names(proposed):
+    dataset = proposed(
+        *(f"pat{i}/{name}.nii.gz" for i in (1, 2) for name in ("Flair_norm", "T1c_norm", "OTMultiClass", "brainmask"))
+    )
+    assert dataset.channels == ("flair", "t1c")
+    assert [case.id for case in dataset.cases] == ["pat1", "pat2"]
+    assert dataset.cases[0].label.name == "OTMultiClass.nii.gz"
+    assert dataset.cases[0].mask.name == "brainmask.nii.gz"
+    assert dataset.labels == {"label_1": 1, "label_2": 2}
+
+
+def test_names_that_repeat_the_case_and_a_date(proposed):
+    dataset = proposed(*(f"p{i}/p{i}_{kind}_2020010{i}.nii.gz" for i in (1, 2, 3) for kind in ("t1", "t1ce", "seg")))
+    assert set(dataset.channels) == {"t1", "t1c"}
+    assert dataset.case("p2").channels["t1"].path.name == "p2_t1_20200102.nii.gz", "t1 is not taken for t1ce"
+    assert dataset.case("p2").label.name == "p2_seg_20200102.nii.gz"
+
+
+def test_nested_case_folders(proposed):
+    dataset = proposed(*(f"{site}/p{i}/{n}.nii.gz" for i, site in enumerate("ab") for n in ("t2", "seg")))
+    assert [case.id for case in dataset.cases] == ["p0", "p1"]
+
+
+def test_flat_files_with_a_common_ending(proposed):
+    dataset = proposed("a_1_flair.nii.gz", "a_1_seg.nii.gz", "b_2_flair.nii.gz", "b_2_seg.nii.gz")
+    assert dataset.channels == ("flair",)
+    assert [case.id for case in dataset.cases] == ["a_1", "b_2"]
+
+
+def test_folders_by_kind(proposed):
+    dataset = proposed("images/001.png", "images/002.png", "masks/001.png", "masks/002.png")
+    assert dataset.channels == ("image",)
+    assert [case.id for case in dataset.cases] == ["001", "002"]
+    assert dataset.cases[0].label.parent.name == "masks"
+
+
+def test_one_exam_with_raters(proposed, tmp_path):
+    names = ("t1.nii.gz", "flair.nii.gz", "seg_fused.nii.gz", "raters/one.nii.gz", "raters/two.nii.gz")
+    dataset = proposed(*(f"exam/{name}" for name in names), path=tmp_path / "exam")
+    (case,) = dataset.cases
+    assert case.id == "exam"
+    assert case.label.name == "seg_fused.nii.gz"
+    assert set(case.raters) == {"one", "two"}
+
+
+def test_images_only(proposed):
+    dataset = proposed("scan_a.nii.gz", "other.nii.gz")
+    assert dataset.channels == ("image",)
+    assert len(dataset.unlabelled) == 2
+
+
+def test_table(proposed, tmp_path):
+    (tmp_path / "t.csv").write_text("age,exam,flair,segmentation\n60,e1,x/f.nii.gz,x/seg.nii.gz\n60,e2,y/f.nii.gz,\n")
+    dataset = proposed("x/f.nii.gz", "x/seg.nii.gz", "y/f.nii.gz", path=tmp_path / "t.csv")
+    assert [case.id for case in dataset.cases] == ["e1"]
+    assert [case.id for case in dataset.unlabelled] == ["e2"]
+
+
+def test_nothing_to_describe(tmp_path, proposed):
+    with pytest.raises(AutosegError, match="no image files"):
+        propose(tmp_path)
+    with pytest.raises(AutosegError, match="neither a folder"):
+        propose(tmp_path / "gone")
+    with pytest.raises(AutosegError, match="looks like a label map"):
+        proposed("a_seg.nii.gz", "b_seg.nii.gz")
