@@ -1,15 +1,33 @@
 """How the mechanism reaches a planner: through the entry-point group ``autoseg.planners``, ours or somebody else's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 
-from autoseg.errors import UsageError
+import torch
+
+from autoseg.checks import examine
+from autoseg.dataset import Dataset
+from autoseg.device import select_device
+from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan
+from autoseg.memory import TrainingPrecision, step_memory
+from autoseg.networks import build, count_parameters
+from autoseg.plan import Configuration, Memory, Plan, override
+from autoseg.run import Run, keep_or_make_splits
 
 #: Entry-point group that planners are found in.
 GROUP = "autoseg.planners"
+
+#: Kinds of devices that can be planned for.
+DEVICES = ("cuda", "mps", "cpu")
+
+#: Memory budget in GB where there is no GPU to ask: nnU-Net's.
+DEFAULT_GB = 8.0
+
+#: Share of a GPU's memory that is the default budget; the rest is for the CUDA context and the display.
+DEVICE_SHARE = 0.92
 
 
 @dataclass(frozen=True)
@@ -46,3 +64,142 @@ def find_planner(name: str) -> Planner:
         raise UsageError(f"--planner {name} is unknown; installed planners: {', '.join(sorted(found)) or 'none'}.")
     planner: Planner = found[name].load()
     return planner
+
+
+def plan_dataset(
+    dataset: Dataset,
+    out: str | Path,
+    planner: str = "unet",
+    device: str = "auto",
+    gpu_memory_gb: float | None = None,
+    channels: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    workers: int | None = None,
+) -> Run:
+    """Check a dataset, plan it and make its run folder.
+
+    Planning again into the same folder replaces the plan and keeps the splits, as long as the cases are the same.
+
+    Args:
+        dataset: as :meth:`autoseg.Dataset.open` returns it.
+        out: run folder to write.
+        planner: name of an installed planner.
+        device: to train on; need not be of this machine.
+        gpu_memory_gb: memory budget in 10⁹ bytes.
+        channels: to use; empty for all.
+        regions: to segment; empty for all.
+        overrides: ``path.to.key=value`` each.
+        seed: of the splits and of the fingerprint's sample of voxels.
+        workers: processes that read cases; None for one a core.
+
+    Raises:
+        AutosegError: the dataset has errors (all are listed), or the budget is too small.
+        UsageError: something is asked for that does not exist.
+    """
+    # Cases without a label have no say in the plan, and what is wrong with them is for prediction to find.
+    labelled = dataset.model_copy(update={"unlabelled": ()})
+    if not labelled.cases:
+        raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
+    examination = examine(labelled, workers, seed)
+    errors = [problem for problem in examination.problems if problem.severity == "error"]
+    if errors or examination.fingerprint is None:
+        listed = "".join(
+            f"\n  {problem.case or 'dataset'}: {f'{problem.file}: ' if problem.file else ''}{problem.what}. "
+            f"{problem.remedy}"
+            for problem in errors
+        )
+        raise AutosegError(f"{dataset.root} has {len(errors)} error(s) to be mended before planning:{listed}")
+    splits = keep_or_make_splits(out, dataset, seed)
+    plan = make_plan(examination.fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides)
+    return Run.create(out, plan, examination.fingerprint, dataset, splits)
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    planner: str = "unet",
+    device: str = "auto",
+    gpu_memory_gb: float | None = None,
+    channels: Sequence[str] = (),
+    regions: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """Plan a dataset.
+
+    Args:
+        fingerprint: of the dataset.
+        planner: name of an installed planner.
+        device: ``cuda``, ``mps`` or ``cpu``, which need not be of this machine; ``auto`` takes this machine's best.
+        gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
+        channels: names of the dataset's channels to use; empty for all.
+        regions: names of the regions or labels to segment; empty for all.
+        overrides: ``path.to.key=value`` each, see :func:`autoseg.plan.override`.
+
+    Raises:
+        UsageError: something is asked for that does not exist.
+        AutosegError: the budget is too small.
+
+    Example:
+        >>> from autoseg.planning import make_plan
+        >>> plan = make_plan(run.fingerprint, gpu_memory_gb=11)  # doctest: +SKIP
+        >>> plan.configurations["3d_fullres"].patch_size  # doctest: +SKIP
+        [128, 128, 128]
+    """
+    if gpu_memory_gb is not None and gpu_memory_gb <= 0:
+        raise UsageError(f"--gpu-memory {gpu_memory_gb:g} is no budget; give 10⁹ bytes, such as 8.")
+    if device != "auto" and device not in DEVICES:
+        raise UsageError(f"--device {device} is unknown; choose auto, {', '.join(DEVICES)}.")
+    kind = select_device().type if device == "auto" else device
+    request = Request(kind, gpu_memory_gb or default_budget(kind), tuple(channels), tuple(regions))
+    plan = find_planner(planner)(fingerprint, request)
+    return refresh(override(plan, list(overrides))) if overrides else plan
+
+
+def default_budget(device: str) -> float:
+    """Memory budget in 10⁹ bytes where the user names none."""
+    if device == "cuda" and torch.cuda.is_available():
+        return round(DEVICE_SHARE * torch.cuda.get_device_properties(0).total_memory / 1e9, 2)
+    return DEFAULT_GB
+
+
+def refresh(plan: Plan) -> Plan:
+    """The plan with memory and numbers of parameters computed anew, after values they depend on were overridden."""
+    configurations = {}
+    for name, configuration in plan.configurations.items():
+        memory = compute_memory(plan, configuration)
+        with torch.device("meta"):
+            module = build(configuration.network, len(plan.channels), plan.target.heads)
+        trainable, with_statistics = count_parameters(module)
+        configurations[name] = configuration.model_copy(
+            update={
+                "memory": memory,
+                "parameters": trainable,
+                "parameters_with_statistics": with_statistics,
+                "reasons": {
+                    **configuration.reasons,
+                    "memory": f"computed for one training step in {memory.precision}: {memory.total / 1e9:.2f} GB",
+                },
+            }
+        )
+    return plan.model_copy(update={"configurations": configurations})
+
+
+def compute_memory(plan: Plan, configuration: Configuration) -> Memory:
+    """Memory of one training step of a plan's configuration, in the precision it was planned for."""
+    recipe = configuration.recipe
+    precision: TrainingPrecision = configuration.memory.precision if configuration.memory else "fp32"
+    if recipe.precision != "auto":
+        precision = recipe.precision
+    return step_memory(
+        configuration.network,
+        len(plan.channels),
+        plan.target.heads,
+        configuration.patch_size,
+        configuration.batch_size,
+        precision,
+        recipe.optimizer,
+        ema=recipe.ema_decay > 0,
+        kind=plan.target.kind,
+        loss=recipe.loss,
+    )

@@ -146,3 +146,17 @@ def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Spl
         }
         for part in parts
     ]
+
+
+def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0) -> list[Split]:
+    """The splits of the run folder where it has some for the same cases; else new ones.
+
+    Planning again thus leaves what was trained comparable with what will be.
+    """
+    stored = Path(path) / "splits.json"
+    if stored.exists():
+        splits: list[Split] = read_json(stored)
+        cases = {case.id for case in dataset.cases}
+        if splits and all({*fold["train"], *fold["validation"]} == cases for fold in splits):
+            return splits
+    return make_splits(dataset, seed=seed)

@@ -1,5 +1,147 @@
-"""``autoseg plan``."""
+"""``autoseg plan``: decide how to train on a dataset, and write it down."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from autoseg.plan import Memory, Plan
 
 
-def command() -> None:
-    """plan."""
+def command(
+    dataset: Annotated[Path, typer.Argument(help="Dataset to plan for, or a planned run to show.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
+    planner: Annotated[str, typer.Option(help="unet, resenc, or another installed planner.")] = "unet",
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Device that will train: auto, cpu, cuda or mps; may be another machine's.")
+    ] = "auto",
+    channels: Annotated[str, typer.Option(help="Channels to use, with commas; all by default.")] = "",
+    regions: Annotated[str, typer.Option(help="Regions or labels to segment, with commas; all by default.")] = "",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a value of the plan: path.to.key=value. Repeatable.")
+    ] = None,
+    explain: Annotated[bool, typer.Option(help="Print every derived value with its reason.")] = False,
+    verify: Annotated[bool, typer.Option(help="Run a step of each configuration here and compare memory.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
+    layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+) -> None:
+    """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
+    from autoseg.dataset import Dataset
+    from autoseg.planning import plan_dataset
+    from autoseg.progress import say, silenced
+    from autoseg.run import Run
+
+    shown = (dataset / "plan.json").is_file()
+    if shown and out is None:
+        if gpu_memory is not None or channels or regions or assignments or layout:
+            raise UsageError(
+                f"{dataset} is a planned run, and is only shown; to change its plan, plan its dataset again."
+            )
+        run = Run.open(dataset)
+    elif out is None:
+        raise UsageError("--out is missing: the run folder to write.")
+    else:
+        with silenced() if as_json else nullcontext():
+            run = plan_dataset(
+                Dataset.open(dataset, layout),
+                out,
+                planner=planner,
+                device=device,
+                gpu_memory_gb=gpu_memory,
+                channels=_names(channels),
+                regions=_names(regions),
+                overrides=assignments or [],
+                seed=seed,
+                workers=workers,
+            )
+    plan = run.plan
+    if as_json:
+        typer.echo(plan.model_dump_json(indent=2))
+    else:
+        _show(plan, len(run.fingerprint.cases), explain)
+    if verify:
+        _verify(plan)
+    if not as_json and not shown:
+        say(f"Next: autoseg train {out}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(plan: "Plan", cases: int, explain: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from autoseg.plan import explanations
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    if explain:
+        table = Table("value", "is", "because", title="Why", title_justify="left", show_lines=False)
+        for path, value, reason in explanations(plan):
+            table.add_row(path, _brief(value), reason)
+        console.print(table)
+    channels = ", ".join(plan.channel_names)
+    outputs = ", ".join(output.name for output in plan.target.outputs)
+    console.print(
+        f"{plan.dataset}: {cases} cases, {channels} → {outputs} ({plan.target.kind}); planned by "
+        f"{plan.planner} for {plan.device}, {plan.gpu_memory_gb:g} GB",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table(
+        "configuration", "spacing mm", "patch", "batch", "stages", "memory GB", "parameters", "with statistics", "steps"
+    )
+    for name, configuration in plan.configurations.items():
+        recipe = configuration.recipe
+        table.add_row(
+            name + (" (recommended)" if name == plan.recommended else ""),
+            "×".join("any" if mm is None else f"{mm:.3g}" for mm in configuration.spacing),
+            "×".join(str(side) for side in configuration.patch_size),
+            str(configuration.batch_size),
+            " ".join(str(width) for width in configuration.network.features),
+            _gigabytes(configuration.memory),
+            f"{configuration.parameters:,}",
+            f"{configuration.parameters_with_statistics:,}",
+            f"{recipe.epochs} × {recipe.iterations_per_epoch}",
+        )
+    console.print(table)
+
+
+def _gigabytes(memory: "Memory | None") -> str:
+    return "" if memory is None else f"{memory.total / 1e9:.2f} ({memory.precision})"
+
+
+def _brief(value: object) -> str:
+    from pydantic import BaseModel
+
+    from autoseg.plan import Memory
+
+    if isinstance(value, Memory):
+        return f"{value.total / 1e9:.2f} GB"
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", type(value).__name__))
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_brief(item) for item in value) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _verify(plan: "Plan") -> None:
+    from autoseg.device import select_device
+    from autoseg.progress import say
+    from autoseg.verification import confirm
+
+    device = select_device("cpu" if plan.device == "cpu" else "auto")
+    for name, configuration in plan.configurations.items():
+        say(f"{name}: {confirm(plan, configuration, device)}")

@@ -1,0 +1,260 @@
+"""From fingerprint and request to a plan: what planners of all U-Net families have in common, top to bottom."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg import __version__
+from autoseg.fingerprint import Fingerprint
+from autoseg.memory import step_memory
+from autoseg.networks import build, count_parameters
+from autoseg.plan import Configuration, Plan, Preprocessing, Target
+from autoseg.planning import Request
+from planners.budget import USABLE, precision
+from planners.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
+from planners.normalization import channels
+from planners.patches import Choice, Need, Patch, choose, largest_batch, patches
+from planners.recipe import Data, inference, optimizer, recipe
+from planners.spacing import Grid, coarsen, full_resolution
+from planners.target import choose_channels, choose_target
+from planners.topology import BASE_FEATURES, Family, network
+
+#: A patch that sees less than this share of the median image lacks context: a low-resolution stage is planned
+#: (Isensee et al. 2021).
+ENOUGH_CONTEXT = 0.25
+
+#: A low-resolution stage must have at most this share of the voxels to be worth having (nnU-Net's).
+WORTHWHILE = 0.5
+
+#: A volume with fewer slices than this has nothing to gain from a 3D network.
+FEW_SLICES = 4
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all configurations of a plan share."""
+
+    family: Family
+    fingerprint: Fingerprint
+    request: Request
+    target: Target
+    in_channels: int
+    allow_missing: bool
+
+    @property
+    def cpu(self) -> bool:
+        return self.request.device == "cpu"
+
+    def need(self, base_features: int = BASE_FEATURES) -> Need:
+        chosen, _, ema = optimizer(self.request.device)
+        return Need(
+            self.family,
+            self.in_channels,
+            self.target.heads,
+            self.target.kind,
+            precision(self.request.device),
+            chosen,
+            ema > 0,
+            base_features,
+        )
+
+
+def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> Plan:
+    """Plan a dataset for one family of networks.
+
+    Raises:
+        UsageError: unknown channels or regions are asked for.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    names = choose_channels(fingerprint, request.channels)
+    target = choose_target(fingerprint, request.regions)
+    missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
+    task = _Task(family, fingerprint, request, target, len(names), missing)
+    grid = full_resolution(fingerprint)
+    configurations = _configurations(task, grid)
+    recommended, why = _recommend(task, configurations)
+    reasons = {
+        "recommended": why,
+        "gpu_memory_gb": f"plans fill at most {100 * USABLE:.0f} % of it; the rest is for fragmentation",
+    }
+    if missing:
+        reasons["allow_missing_channels"] = "some cases lack a channel; it is then zero"
+    return Plan(
+        autoseg_version=__version__,
+        planner=family.name,
+        dataset=fingerprint.dataset,
+        device=request.device,
+        gpu_memory_gb=request.gpu_memory_gb,
+        channels=channels(fingerprint, names),
+        allow_missing_channels=missing,
+        target=target,
+        preprocessing=Preprocessing(
+            transpose=grid.transpose,
+            reasons={
+                "transpose": grid.transpose_reason,
+                "crop": "nothing is to be learned from zeros around the image",
+            },
+        ),
+        configurations=configurations,
+        recommended=recommended,
+        file_ending=fingerprint.file_ending,
+        reasons=reasons,
+    )
+
+
+def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
+    found: dict[str, Configuration] = {}
+    # Slices share the volumes' folder where resampling to the target changes nothing between slices.
+    volumes = task.fingerprint.dimension == 3 and grid.shape[0] >= FEW_SLICES
+    shared = volumes and grid.same_slices
+    flat = (None, grid.spacing[1], grid.spacing[2])
+    found["2d"] = _configuration(
+        task,
+        "2d",
+        spacing=grid.spacing if shared else flat,
+        data="3d_fullres" if shared else "2d",
+        image=grid.shape,
+        dimensions=2,
+        reasons={
+            "spacing": f"{grid.spacing_reason}; each case keeps its own slices" if not shared else grid.spacing_reason
+        },
+    )
+    if not volumes:
+        return found
+    choice = _choose(task, "3d_fullres", grid.shape, grid.spacing, 3)
+    lowres = _low_resolution(task, grid, choice.patch)
+    found["3d_fullres"] = _configuration(
+        task,
+        "3d_fullres",
+        spacing=grid.spacing,
+        data="3d_fullres",
+        image=grid.shape,
+        dimensions=3,
+        batch_dice=lowres is not None,
+        choice=choice,
+        reasons={"spacing": grid.spacing_reason},
+    )
+    if lowres is not None:
+        spacing, shape = lowres
+        found["3d_lowres"] = _configuration(
+            task,
+            "3d_lowres",
+            spacing=(spacing[0], spacing[1], spacing[2]),
+            data="3d_lowres",
+            image=shape,
+            dimensions=3,
+            batch_dice=False,
+            reasons={
+                "spacing": f"coarse enough for a patch to see {100 * ENOUGH_CONTEXT:.0f} % of the median image; at "
+                f"full resolution it sees {100 * choice.patch.share:.0f} %"
+            },
+        )
+    return found
+
+
+def _choose(
+    task: _Task, name: str, image: Sequence[float], spacing: Sequence[float], dimensions: int, base: int = BASE_FEATURES
+) -> Choice:
+    """Patch and batch for images of this shape; ``dimensions`` 2 takes the last two axes."""
+    candidates = patches(image[-dimensions:], spacing[-dimensions:])
+    cases = len(task.fingerprint.cases)
+    limits = [largest_batch(cases, image, patch) for patch in candidates]
+    most = math.inf
+    if task.cpu:
+        most = CPU_PATCH_VOXELS
+        limits = [cpu_batch(dimensions, p.voxels, limit) for p, limit in zip(candidates, limits, strict=True)]
+    return choose(candidates, task.need(base), USABLE * task.request.gpu_memory_gb * 1e9, limits, most, name)
+
+
+def _low_resolution(task: _Task, grid: Grid, patch: Patch) -> tuple[list[float], list[float]] | None:
+    """Spacing and shape of a low-resolution stage, where the full-resolution patch sees too little of an image."""
+    if patch.share >= ENOUGH_CONTEXT:
+        return None
+    spacing, shape = list(grid.spacing), list(grid.shape)
+    share = patch.share
+    while share < ENOUGH_CONTEXT:
+        spacing, shape = coarsen(spacing, shape)
+        share = _choose(task, "3d_lowres", shape, spacing, 3).patch.share
+    if math.prod(shape) > WORTHWHILE * math.prod(grid.shape):
+        return None
+    return spacing, shape
+
+
+def _configuration(
+    task: _Task,
+    name: str,
+    spacing: tuple[float | None, float | None, float | None],
+    data: str,
+    image: Sequence[float],
+    dimensions: int,
+    reasons: dict[str, str],
+    batch_dice: bool = True,
+    choice: Choice | None = None,
+) -> Configuration:
+    mm = [s if s is not None else 1.0 for s in spacing]
+    choice = choice or _choose(task, name, image, mm, dimensions)
+    patch, batch = choice.patch, choice.batch
+    width, width_reason = BASE_FEATURES, "nnU-Net's 32 channels, doubled with each pooling up to a maximum"
+    if task.cpu:
+        width, _, width_reason = choose_width(
+            lambda base: network(task.family, patch.pooled, base),
+            task.in_channels,
+            task.target.heads,
+            patch.size,
+            batch,
+        )
+    topology = network(task.family, patch.pooled, width)
+    divisor = "×".join(str(d) for d in patch.pooled.divisor)
+    topology.reasons = {
+        "features": width_reason,
+        "strides": f"each axis while it keeps 4 voxels and its spacing is within twice the finest (in all {divisor})",
+        "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
+        "encoder_blocks": task.family.reason,
+    }
+    chosen = recipe(Data(task.request.device, len(task.fingerprint.cases), image, patch.size, batch, batch_dice))
+    memory = step_memory(
+        topology,
+        task.in_channels,
+        task.target.heads,
+        patch.size,
+        batch,
+        precision(task.request.device),
+        chosen.optimizer,
+        ema=chosen.ema_decay > 0,
+        kind=task.target.kind,
+        loss=chosen.loss,
+    )
+    parameters, with_statistics = _parameters(topology, task)
+    return Configuration(
+        spacing=spacing,
+        data=data,
+        patch_size=list(patch.size),
+        batch_size=batch,
+        network=topology,
+        recipe=chosen,
+        inference=inference(patch.size, batch),
+        memory=memory,
+        parameters=parameters,
+        parameters_with_statistics=with_statistics,
+        reasons={
+            **reasons,
+            "patch_size": choice.patch_reason,
+            "batch_size": choice.batch_reason if not task.cpu else "small steps, many of them: compute is the budget",
+            "memory": f"computed for one training step in {memory.precision}: {memory.total / 1e9:.2f} GB",
+        },
+    )
+
+
+def _parameters(topology: object, task: _Task) -> tuple[int, int]:
+    import torch
+
+    with torch.device("meta"):
+        return count_parameters(build(topology, task.in_channels, task.target.heads))  # type: ignore[arg-type]
+
+
+def _recommend(task: _Task, configurations: dict[str, Configuration]) -> tuple[str, str]:
+    if "3d_fullres" not in configurations:
+        return "2d", "the images have no third axis to speak of"
+    if "3d_lowres" in configurations and task.cpu:
+        return "3d_lowres", "on a CPU a full-resolution patch sees too little of an image, and there would be many"
+    return "3d_fullres", "all of the detail, in three dimensions"

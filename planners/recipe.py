@@ -1,0 +1,152 @@
+"""How long and how to train: the numbers that are not geometry, in one place."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoseg.plan import Augmentation, Inference, Loss, Optimizer, Recipe, Schedule
+from planners.compute import CPU_STEPS
+
+#: Optimizer steps an epoch; an epoch is only the interval of reports (nnU-Net's).
+ITERATIONS_PER_EPOCH = 250
+
+#: The same on a CPU, where a step takes longer.
+CPU_ITERATIONS_PER_EPOCH = 50
+
+#: How often training should see each part of each case. nnU-Net's fixed 250,000 steps of batch 2 are some 2,500
+#: times for 200 cases and far fewer for large ones; this is an estimate, not yet a measurement.
+VISITS = 400
+
+#: Bounds of the number of steps: below, nothing converges; above is nnU-Net's own number.
+MIN_STEPS = 25_000
+MAX_STEPS = 250_000
+
+#: A patch whose longest side is this many times its first is augmented in its plane only (nnU-Net's threshold).
+FLAT_PATCH = 3.0
+
+#: A slice this much longer than wide is turned a little only, lest its ends leave the patch (nnU-Net's threshold).
+LONG_SLICE = 1.5
+
+
+@dataclass(frozen=True)
+class Data:
+    """What of a configuration decides its recipe.
+
+    Attributes:
+        device: ``cuda``, ``mps`` or ``cpu``.
+        cases: number of cases.
+        shape: median shape, voxels.
+        patch: voxels; two or three axes.
+        batch: patches a step.
+        batch_dice: whether a patch sees too little of an image for a Dice of its own.
+    """
+
+    device: str
+    cases: int
+    shape: Sequence[float]
+    patch: Sequence[int]
+    batch: int
+    batch_dice: bool
+
+
+def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
+    """Optimizer, schedule and decay of the weights' moving average, each with its reason."""
+    if device == "cpu":
+        return (
+            Optimizer(
+                name="adamw",
+                learning_rate=2e-3,
+                weight_decay=0.01,
+                reasons={"name": "few steps: AdamW gets further in the first thousands than SGD"},
+            ),
+            Schedule(name="cosine", warmup=0.05, reasons={"name": "ends at rate 0 with any budget, steps or time"}),
+            0.995,
+        )
+    return (
+        Optimizer(
+            name="sgd",
+            learning_rate=1e-2,
+            weight_decay=3e-5,
+            momentum=0.99,
+            reasons={
+                "name": "many steps: nnU-Net's SGD with Nesterov momentum, which generalises best when trained long"
+            },
+        ),
+        Schedule(name="poly", warmup=0.0, power=0.9, reasons={"name": "nnU-Net's, made for its SGD"}),
+        0.0,
+    )
+
+
+def recipe(data: Data) -> Recipe:
+    """The recipe of a configuration, with reasons."""
+    chosen, schedule, ema = optimizer(data.device)
+    steps, why = _steps(data)
+    per_epoch = CPU_ITERATIONS_PER_EPOCH if data.device == "cpu" else ITERATIONS_PER_EPOCH
+    augmentation = _augmentation(data)
+    return Recipe(
+        epochs=max(1, round(steps / per_epoch)),
+        iterations_per_epoch=per_epoch,
+        loss=Loss(
+            batch_dice=data.batch_dice,
+            reasons={
+                "batch_dice": "the batch counts as one image: a patch sees only a part of it"
+                if data.batch_dice
+                else "an image at a time: a patch sees most of it"
+            },
+        ),
+        optimizer=chosen,
+        schedule=schedule,
+        augmentation=augmentation,
+        ema_decay=ema,
+        reasons={
+            "epochs": why,
+            "ema_decay": "averaged weights are better before the rate has fallen to 0"
+            if ema
+            else "the schedule ends at rate 0: an average would add nothing",
+        },
+    )
+
+
+def _steps(data: Data) -> tuple[int, str]:
+    if data.device == "cpu":
+        return CPU_STEPS, f"{CPU_STEPS} steps are what a few hours of this CPU afford"
+    slices = data.shape[0] if len(data.patch) == 2 else 1
+    image = data.shape[1:] if len(data.patch) == 2 else data.shape
+    parts = slices * max(1.0, math.prod(image) / math.prod(data.patch))
+    wanted = VISITS * data.cases * parts / data.batch
+    steps = round(min(MAX_STEPS, max(MIN_STEPS, wanted)) / ITERATIONS_PER_EPOCH) * ITERATIONS_PER_EPOCH
+    bound = "" if MIN_STEPS < wanted < MAX_STEPS else f", kept within {MIN_STEPS} and {MAX_STEPS}"
+    return steps, (
+        f"{steps} steps: {data.cases} cases of {parts:.1f} patches, each seen {VISITS} times in batches of "
+        f"{data.batch}{bound}"
+    )
+
+
+def _augmentation(data: Data) -> Augmentation:
+    axes = list(range(len(data.patch)))
+    if len(data.patch) == 2:
+        long = max(data.patch) / min(data.patch) > LONG_SLICE
+        return Augmentation(
+            rotation=15.0 if long else 180.0,
+            rotation_axes=[0],
+            mirror_axes=axes,
+            reasons={
+                "rotation": "a long slice turned far would leave the patch" if long else "a slice may lie any way round"
+            },
+        )
+    if max(data.patch) > FLAT_PATCH * data.patch[0]:
+        return Augmentation(
+            rotation=180.0,
+            rotation_axes=[0],
+            mirror_axes=axes,
+            reasons={
+                "rotation_axes": f"a flat patch (over {FLAT_PATCH:g} times as wide as deep) is turned in its plane",
+                "rotation": "within the plane a patch may lie any way round",
+            },
+        )
+    return Augmentation(mirror_axes=axes)
+
+
+def inference(patch: Sequence[int], batch: int) -> Inference:
+    """How to apply the network: nnU-Net's half-overlapping tiles, Gaussian weights and all flips."""
+    return Inference(mirror_axes=list(range(len(patch))), tile_batch=min(batch, 8))

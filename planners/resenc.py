@@ -1,0 +1,27 @@
+"""Planner ``resenc``: a U-Net with a residual encoder (Isensee et al. 2024, "nnU-Net Revisited")."""
+
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Plan
+from autoseg.planning import Request
+from planners.configure import plan_family
+from planners.topology import Family
+
+#: Residual blocks of the first stages; deeper ones have as many as the last.
+BLOCKS = (1, 3, 4, 6)
+
+FAMILY = Family(
+    "resenc",
+    lambda stage: BLOCKS[min(stage, len(BLOCKS) - 1)],
+    1,
+    "1, 3, 4, 6, 6, … residual blocks and a light decoder (Isensee et al. 2024)",
+)
+
+
+def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+    """Plan a dataset for a U-Net with a residual encoder.
+
+    Raises:
+        UsageError: unknown channels or regions are asked for.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    return plan_family(fingerprint, request, FAMILY)
