@@ -47,6 +47,17 @@ def read(path: Path) -> Dataset:
         found = _in_folders(root, ending)
     # A name in both folders would stand for two exams; the labelled one is kept.
     test = {name: images for name, images in _images(root / "imagesTs", ending).items() if name not in found}
+    beyond = [
+        path
+        for images in (*(images for images, _ in found.values()), *test.values())
+        for number, path in images.items()
+        if number >= len(channels)
+    ]
+    if beyond:
+        raise AutosegError(
+            f"{file} names {len(channels)} channel(s), but there are {len(beyond)} image(s) of further ones, as "
+            f"{beyond[0]}; name all channels in channel_names."
+        )
     together = _holds_all(ending, channels, [images for images, _ in found.values()] + list(test.values()))
     return build(
         file,

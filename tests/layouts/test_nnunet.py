@@ -75,6 +75,12 @@ def test_an_image_or_label_without_its_partner_stays_a_case(tmp_path, write_volu
     assert dataset.case("b").channels == {}
 
 
+def test_images_of_channels_without_a_name_are_refused(tmp_path, write_volume, write_json):
+    write_volume(tmp_path / "imagesTr/a_0002.nrrd", np.ones((2, 3, 4), np.int16))
+    with pytest.raises(AutosegError, match=r"names 2 channel\(s\).*a_0002\.nrrd"):
+        nnunet.read(describe(tmp_path, write_json))
+
+
 def test_listed_files(tmp_path, write_json):
     listed = {"x": {"images": ["here/1.nrrd", "there/2.nrrd"], "label": "labels/x.nrrd"}}
     dataset = nnunet.read(describe(tmp_path, write_json, dataset=listed))

@@ -66,10 +66,10 @@ def test_raters_agree_about_as_well_as_people():
 
 
 def test_missing_sequences(tmp_path):
-    cohort = Cohort(cases=30, shape=(16, 16, 16), spacing=(10.0, 10.0, 10.0), missing=0.5)
+    cohort = Cohort(cases=15, shape=(16, 16, 16), spacing=(10.0, 10.0, 10.0), missing=0.5)
     dataset = Dataset.open(generate(tmp_path, cohort))
-    share = 1 - sum(len(case.channels) for case in dataset.cases) / (30 * len(CHANNELS))
-    assert 0.35 < share < 0.6
+    share = 1 - sum(len(case.channels) for case in dataset.cases) / (15 * len(CHANNELS))
+    assert 0.3 < share < 0.65
     assert all(case.channels for case in dataset.cases)
 
 

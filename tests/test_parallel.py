@@ -1,0 +1,44 @@
+import os
+import signal
+
+import pytest
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.parallel import each
+
+
+def double(number):
+    if number < 0:
+        raise AutosegError(f"{number} is negative")
+    return 2 * number, os.getpid()
+
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_in_order_from_other_processes():
+    results = list(each(double, range(6), 2, "Doubling"))
+    assert [value for value, _ in results] == [0, 2, 4, 6, 8, 10]
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_one_worker_is_this_process():
+    assert {process for _, process in each(double, range(3), 1, "Doubling")} == {os.getpid()}
+    assert list(each(double, [], None, "Doubling")) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_comes_through(workers):
+    with pytest.raises(AutosegError, match="-2 is negative"):
+        list(each(double, [1, -2, 3], workers, "Doubling"))
+
+
+def test_a_killed_worker_is_explained():
+    with pytest.raises(AutosegError, match="memory ran out"):
+        list(each(die, range(2), 2, "Dying"))
+
+
+def test_no_workers():
+    with pytest.raises(UsageError, match="--workers 0"):
+        list(each(double, [1], 0, "Doubling"))
