@@ -1,3 +1,58 @@
-"""autoseg: self-configuring segmentation of medical images."""
+"""autoseg: self-configuring segmentation of medical images.
+
+The same verbs as on the command line, in the order of the flow:
+
+    dataset = autoseg.Dataset.open("DATASET")
+    run = autoseg.plan(dataset, "RUN")
+    evaluation = autoseg.train(run)
+    autoseg.Predictor.load("RUN").predict(autoseg.cases_to_predict("SCANS", run.plan), "RESULTS")
+    autoseg.write_report(run)
+
+Names are imported when they are first used, so that ``import autoseg`` is quick and the tensor modules (networks,
+training, sliding window) work where SimpleITK is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoseg.checks import check
+    from autoseg.crossvalidation import train
+    from autoseg.dataset import Dataset
+    from autoseg.evaluation.folders import evaluate
+    from autoseg.fingerprint import compute as fingerprint
+    from autoseg.inference.inputs import cases_to_predict
+    from autoseg.inference.predictor import Predictor
+    from autoseg.plan import explanations
+    from autoseg.planning import plan_dataset as plan
+    from autoseg.preprocessing.dataset import preprocess
+    from autoseg.report.html import write_report
+    from autoseg.run import Run
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "Dataset": "autoseg.dataset",
+    "Predictor": "autoseg.inference.predictor",
+    "Run": "autoseg.run",
+    "cases_to_predict": "autoseg.inference.inputs",
+    "check": "autoseg.checks",
+    "evaluate": "autoseg.evaluation.folders",
+    "explanations": "autoseg.plan",
+    "preprocess": "autoseg.preprocessing.dataset",
+    "train": "autoseg.crossvalidation",
+    "write_report": "autoseg.report.html",
+}
+
+#: Modules that can be called (see :mod:`autoseg.verbs`).
+_VERBS = ("fingerprint", "plan")
+
+__all__ = [*_WHERE, *_VERBS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return import_module(f"autoseg.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'autoseg' has no attribute '{name}'")
+    return getattr(import_module(_WHERE[name]), name)

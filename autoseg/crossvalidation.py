@@ -25,10 +25,13 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
-from autoseg.training.loop import Budget, State, load_network, train_fold
+from autoseg.training.loop import Budget, State, load_network, train_fold, training_identity
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
+
+#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
+DONE = "done.json"
 
 #: A validation takes longer than its networks alone: reading, resampling, writing. Measured on hippocampus: 1.2.
 RESERVE_MARGIN = 1.25
@@ -122,8 +125,13 @@ def _train_one(
     split = run.split(fold)
     training = [StoredCase(data, case) for case in split["train"]]
     validation = [StoredCase(data, case) for case in split["validation"]]
+    request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
     if not resume:
         _start_over(folder)
+    elif _is_done(folder, request, training_identity(plan, config, split["train"], seed)):
+        say(f"Fold {fold} of {name} is trained already ({request}); --restart trains it anew.")
+        return
+    (folder / DONE).unlink(missing_ok=True)
     started = time.monotonic()
     if max_seconds is not None:
         reserve = min(_validation_seconds(validation, plan, config, device), LARGEST_RESERVE * max_seconds)
@@ -156,6 +164,16 @@ def _train_one(
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     evaluation = validate_fold(run, plan, name, config, fold, device)
     log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+    identity = training_identity(plan, config, split["train"], seed)
+    done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
+    write_json(folder / DONE, done)
+
+
+def _is_done(folder: Path, request: str, identity: str) -> bool:
+    if not ((folder / DONE).exists() and (folder / "weights.safetensors").exists()):
+        return False
+    done = read_json(folder / DONE)
+    return bool(done["request"] == request and done["identity"] == identity)
 
 
 def _best(state: State) -> str:
@@ -163,7 +181,7 @@ def _best(state: State) -> str:
 
 
 def _start_over(folder: Path) -> None:
-    for name in ("training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt"):
+    for name in (DONE, "training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from autoseg.crop import bounding_box, foreground
 from autoseg.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.errors import AutosegError
 from autoseg.parallel import each
+from autoseg.verbs import callable_module
 
 #: Foreground voxels of a case and channel that go into the pooled statistics, at most.
 SAMPLE = 10_000
@@ -210,3 +211,6 @@ def _intensity(values: np.ndarray) -> Intensity:
         percentile_50=float(median),
         percentile_99_5=float(high),
     )
+
+
+callable_module(__name__, __name__, "compute")

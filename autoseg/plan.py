@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
+from autoseg.verbs import callable_module
 
 if TYPE_CHECKING:
     from typing import Self
@@ -642,3 +643,6 @@ def explanations(plan: Plan) -> list[tuple[str, Any, str]]:
 
     walk(plan, "")
     return [item for item in found if not item[0].endswith("reasons")]
+
+
+callable_module(__name__, "autoseg.planning", "plan_dataset")

@@ -12,6 +12,7 @@ from autoseg.plan import Configuration, Plan, Preprocessing, Target
 from autoseg.planning import Request
 from planners.budget import USABLE, precision
 from planners.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
+from planners.mirroring import mirror_axes
 from planners.normalization import channels
 from planners.patches import Choice, Need, Patch, choose, largest_batch, patches
 from planners.recipe import Data, inference, optimizer, recipe
@@ -56,6 +57,7 @@ class _Task:
             chosen,
             ema > 0,
             base_features,
+            self.request.device,
         )
 
 
@@ -115,6 +117,7 @@ def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
         data="3d_fullres" if shared else "2d",
         image=grid.shape,
         dimensions=2,
+        transpose=grid.transpose,
         reasons={
             "spacing": f"{grid.spacing_reason}; each case keeps its own slices" if not shared else grid.spacing_reason
         },
@@ -130,6 +133,7 @@ def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
         data="3d_fullres",
         image=grid.shape,
         dimensions=3,
+        transpose=grid.transpose,
         batch_dice=lowres is not None,
         choice=choice,
         reasons={"spacing": grid.spacing_reason},
@@ -143,6 +147,7 @@ def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
             data="3d_lowres",
             image=shape,
             dimensions=3,
+            transpose=grid.transpose,
             batch_dice=False,
             reasons={
                 "spacing": f"coarse enough for a patch to see {100 * ENOUGH_CONTEXT:.0f} % of the median image; at "
@@ -187,6 +192,7 @@ def _configuration(
     data: str,
     image: Sequence[float],
     dimensions: int,
+    transpose: Sequence[int],
     reasons: dict[str, str],
     batch_dice: bool = True,
     choice: Choice | None = None,
@@ -211,7 +217,24 @@ def _configuration(
         "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
         "encoder_blocks": task.family.reason,
     }
-    chosen = recipe(Data(task.request.device, len(task.fingerprint.cases), image, patch.size, batch, batch_dice))
+    mirrored, mirror_reason = mirror_axes(
+        task.fingerprint,
+        task.request.device,
+        [output.name for output in task.target.outputs],
+        transpose,
+        dimensions,
+    )
+    data_facts = Data(
+        task.request.device,
+        len(task.fingerprint.cases),
+        image,
+        patch.size,
+        batch,
+        batch_dice,
+        mirrored,
+        mirror_reason,
+    )
+    chosen = recipe(data_facts)
     memory = step_memory(
         topology,
         task.in_channels,
@@ -223,6 +246,7 @@ def _configuration(
         ema=chosen.ema_decay > 0,
         kind=task.target.kind,
         loss=chosen.loss,
+        device=task.request.device,
     )
     parameters, with_statistics = _parameters(topology, task)
     return Configuration(
@@ -232,7 +256,7 @@ def _configuration(
         batch_size=batch,
         network=topology,
         recipe=chosen,
-        inference=inference(patch.size, batch),
+        inference=inference(mirrored, batch),
         memory=memory,
         parameters=parameters,
         parameters_with_statistics=with_statistics,

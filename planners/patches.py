@@ -49,6 +49,7 @@ class Need:
     optimizer: Optimizer
     ema: bool
     base_features: int
+    device: str = "cuda"
 
     def of(self, pooled: Pooling) -> Scaling:
         """Memory of a topology as a function of voxels."""
@@ -60,6 +61,7 @@ class Need:
             self.optimizer,
             self.ema,
             "regions" if self.kind == "regions" else "labels",
+            self.device,
         )
 
 

@@ -39,6 +39,8 @@ class Data:
         patch: voxels; two or three axes.
         batch: patches a step.
         batch_dice: whether a patch sees too little of an image for a Dice of its own.
+        mirror_axes: axes of the patch that may be mirrored.
+        mirror_reason: why these.
     """
 
     device: str
@@ -47,6 +49,8 @@ class Data:
     patch: Sequence[int]
     batch: int
     batch_dice: bool
+    mirror_axes: Sequence[int]
+    mirror_reason: str
 
 
 def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
@@ -55,7 +59,7 @@ def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
         return (
             Optimizer(
                 name="adamw",
-                learning_rate=2e-3,
+                learning_rate=3e-3,
                 weight_decay=0.01,
                 reasons={"name": "few steps: AdamW gets further in the first thousands than SGD"},
             ),
@@ -123,30 +127,37 @@ def _steps(data: Data) -> tuple[int, str]:
 
 
 def _augmentation(data: Data) -> Augmentation:
-    axes = list(range(len(data.patch)))
+    axes, why = list(data.mirror_axes), {"mirror_axes": data.mirror_reason}
+    # Where mirroring is limited because scans lie the same way round, half a turn must not undo it.
+    turn, turned = 180.0, "within the plane a patch may lie any way round"
+    if len(axes) < len(data.patch):
+        turn, turned = 30.0, "scans lie the same way round, but for a tilted head"
     if len(data.patch) == 2:
         long = max(data.patch) / min(data.patch) > LONG_SLICE
         return Augmentation(
-            rotation=15.0 if long else 180.0,
+            rotation=min(turn, 15.0) if long else turn,
             rotation_axes=[0],
             mirror_axes=axes,
-            reasons={
-                "rotation": "a long slice turned far would leave the patch" if long else "a slice may lie any way round"
-            },
+            reasons={**why, "rotation": "a long slice turned far would leave the patch" if long else turned},
         )
     if max(data.patch) > FLAT_PATCH * data.patch[0]:
         return Augmentation(
-            rotation=180.0,
+            rotation=turn,
             rotation_axes=[0],
             mirror_axes=axes,
             reasons={
+                **why,
                 "rotation_axes": f"a flat patch (over {FLAT_PATCH:g} times as wide as deep) is turned in its plane",
-                "rotation": "within the plane a patch may lie any way round",
+                "rotation": turned,
             },
         )
-    return Augmentation(mirror_axes=axes)
+    return Augmentation(mirror_axes=axes, reasons=why)
 
 
-def inference(patch: Sequence[int], batch: int) -> Inference:
-    """How to apply the network: nnU-Net's half-overlapping tiles, Gaussian weights and all flips."""
-    return Inference(mirror_axes=list(range(len(patch))), tile_batch=min(batch, 8))
+def inference(mirror_axes: Sequence[int], batch: int) -> Inference:
+    """How to apply the network: nnU-Net's half-overlapping tiles and Gaussian weights; the flips of the training."""
+    return Inference(
+        mirror_axes=list(mirror_axes),
+        tile_batch=min(batch, 8),
+        reasons={"mirror_axes": "those that training mirrored: the others would show it what it never saw"},
+    )

@@ -4,28 +4,73 @@ from pathlib import Path
 
 import typer
 
-from autoseg.errors import AutosegError, UsageError
+from autoseg.cli.common import parse_duration
+from autoseg.errors import AutosegError
 from autoseg.layouts.phantom import Cohort, generate
 from autoseg.progress import say
+
+#: Further phantoms without a label, for the demo to predict, where none are asked for.
+NEW_SCANS = 2
 
 
 def command(
     out: Path = typer.Option(Path("autoseg-demo"), help="Folder for everything the demo makes."),
     data_only: bool = typer.Option(False, "--data-only", help="Generate the phantoms into OUT/dataset, and stop."),
     cases: int = typer.Option(12, help="Labelled phantoms."),
-    unlabelled: int = typer.Option(0, help="Further phantoms without a label, to predict."),
+    unlabelled: int | None = typer.Option(
+        None, help="Further phantoms without a label, to predict; none with --data-only, else 2."
+    ),
     sites: int = typer.Option(1, help="Scanners that they come from, each with its own look of images."),
     missing: float = typer.Option(0.0, help="Share of the sequences that are left out at random, from 0 to below 1."),
     raters: int = typer.Option(1, help="With 2 or more: label maps by so many raters for each case, beside the truth."),
+    max_time: str = typer.Option("150s", help="Time to train."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     seed: int = typer.Option(0, help="Of everything random; the same seed makes the same phantoms."),
 ) -> None:
-    """Generate head phantoms with tumours as a dataset."""
-    if not data_only:
-        raise UsageError("autoseg demo makes only the data so far; call it with --data-only.")
+    """Generate head phantoms with tumours, then plan, train, predict, evaluate and report on them."""
+    seconds = parse_duration(max_time)
+    if unlabelled is None:
+        unlabelled = 0 if data_only else NEW_SCANS
     folder = make_dataset(
         out, Cohort(cases=cases, unlabelled=unlabelled, sites=sites, missing=missing, raters=raters, seed=seed)
     )
     say(f"{cases + unlabelled} phantoms are in {folder}.")
+    if not data_only:
+        run_demo(folder, out, seconds, device, seed)
+
+
+def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -> None:
+    """Plan, train one fold, predict the new scans, and report; prints the command that each step stands for."""
+    import autoseg
+    from autoseg.inference.inputs import cases_to_predict
+    from autoseg.report.pictures import prediction_picture
+
+    run_folder, results = out / "run", out / "predictions"
+    say(f"\n$ autoseg plan {dataset} --out {run_folder}")
+    run = autoseg.plan(autoseg.Dataset.open(dataset), run_folder, device=device, seed=seed)
+    name = run.plan.recommended
+    chosen = run.plan.configurations[name]
+    say(
+        f"{name}: patch {'×'.join(map(str, chosen.patch_size))}, batch {chosen.batch_size}, "
+        f"{chosen.parameters / 1e6:.2f} million parameters"
+    )
+    say(f"\n$ autoseg train {run_folder} --fold 0 --max-time {seconds:g}s")
+    evaluation = autoseg.train(run, folds=[0], max_seconds=seconds, device=device, seed=seed)
+    typer.echo("")
+    from rich.console import Console
+
+    Console(highlight=False).print(evaluation.table("Validation cases of fold 0"))
+    say(f"\n$ autoseg predict {run_folder} {dataset} --out {results} --pictures")
+    new = cases_to_predict(dataset, run.plan)
+    outcome = autoseg.Predictor.load(run_folder, device=device).predict(new, results)
+    for case in new:
+        if case.id in outcome.written:
+            prediction_picture(case, outcome.written[case.id], run.plan, results / "pictures" / f"{case.id}.png")
+    if outcome.failed:
+        raise AutosegError(f"the demo's own scans could not be predicted: {outcome.failed}.")
+    say(f"\n$ autoseg report {run_folder}")
+    page = autoseg.write_report(run)
+    say(f"\nSegmented scans with pictures are in {results}.\nOpen {page} in a browser.")
 
 
 def make_dataset(out: Path, cohort: Cohort) -> Path:

@@ -27,7 +27,7 @@ def command(
     checkpoint: Annotated[str, typer.Option(help="weights (end of training) or best (best validation).")] = "weights",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over mirrored images.")] = True,
     probabilities: Annotated[bool, typer.Option(help="Also write the probability of each output.")] = False,
-    pictures: Annotated[bool, typer.Option(help="Also write a picture of each result.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
     ] = False,
@@ -67,7 +67,7 @@ def command(
 
         for case in cases:
             if case.id in outcome.written:
-                prediction_picture(case, outcome.written[case.id], plan, out / f"{case.id}.png")
+                prediction_picture(case, outcome.written[case.id], plan, out / "pictures" / f"{case.id}.png")
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))

@@ -21,6 +21,7 @@ from autoseg.files import write_json
 from autoseg.image import Geometry, write_image
 from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
 from autoseg.inference.sliding_window import collector, predict_scores
+from autoseg.nifti import faults
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore, scores_on_original
 from autoseg.progress import Steps, say
@@ -198,6 +199,8 @@ class Predictor:
 
     def _prepare(self, case: Case | LoadedCase) -> list[PreprocessedCase]:
         prepared = []
+        if isinstance(case, Case):
+            _refuse_incomplete(case)
         for member in self.members:
             plan = member.plan
             loaded = load_case(case, plan.channel_names, with_label=False) if isinstance(case, Case) else case
@@ -295,6 +298,13 @@ class _OnOriginal(Sequence[torch.Tensor]):
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     """Write a label map in the smallest integer type that holds it."""
     write_image(path, label.astype(np.uint8) if label.min() >= 0 and label.max() <= 255 else label, geometry)
+
+
+def _refuse_incomplete(case: Case) -> None:
+    """SimpleITK reads what a broken download lacks as zeros; a segmentation of that must not leave the house."""
+    for path in case.files:
+        if path.exists() and faults(path).incomplete:
+            raise AutosegError(f"{path} is cut off: voxels are missing at its end; copy or download it again.")
 
 
 def _load_member(
