@@ -193,6 +193,5 @@ def _union(boxes: list[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...
     if not known:
         return (slice(0, 0),) * axes
     return tuple(
-        slice(min(box[axis].start for box in known), max(box[axis].stop for box in known))
-        for axis in range(axes)
+        slice(min(box[axis].start for box in known), max(box[axis].stop for box in known)) for axis in range(axes)
     )

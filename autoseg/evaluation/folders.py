@@ -92,14 +92,10 @@ def label_maps(path: Path) -> dict[str, Path]:
     for file in images_in(path):
         case = _case_id(file)
         if case in found:
-            raise AutosegError(
-                f"{path} has two files of case {case} ({found[case].name}, {file.name}); remove one."
-            )
+            raise AutosegError(f"{path} has two files of case {case} ({found[case].name}, {file.name}); remove one.")
         found[case] = file
     if not found:
-        raise AutosegError(
-            f"{path} has no label maps; it should hold one image a case, named CASE.nii.gz or likewise."
-        )
+        raise AutosegError(f"{path} has no label maps; it should hold one image a case, named CASE.nii.gz or likewise.")
     return found
 
 
@@ -177,8 +173,7 @@ def parse_structures(text: str) -> list[Structure]:
             structures.append(Structure(name.strip(), tuple(int(value) for value in values.split("+"))))
         except ValueError:
             raise UsageError(
-                f"--labels {text}: '{item.strip()}' is not of the form name=value "
-                "(or name=value+value for a region)."
+                f"--labels {text}: '{item.strip()}' is not of the form name=value (or name=value+value for a region)."
             ) from None
     names = [structure.name for structure in structures]
     for structure in structures:
@@ -194,9 +189,7 @@ def _found(pairs: Pairs, ignore: int | None, workers: int) -> list[Structure]:
     paths = [path for _, *files in pairs for path in files]
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         values = set().union(*pool.map(lambda path: set(np.unique(read_labels(path)[0]).tolist()), paths))
-    return [
-        Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore
-    ]
+    return [Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore]
 
 
 def _open_dataset(path: Path) -> Dataset | None:

@@ -147,9 +147,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return box
 
 
-def _surface_metrics(
-    distances: SurfaceDistances | None, tolerance: float, anything: bool
-) -> dict[str, float]:
+def _surface_metrics(distances: SurfaceDistances | None, tolerance: float, anything: bool) -> dict[str, float]:
     if distances is None:
         nothing = float("nan")
         return {"hd95": nothing, "hd": nothing, "assd": nothing, "nsd": 0.0 if anything else nothing}

@@ -144,8 +144,7 @@ class Evaluation:
                 first.empty,
             ):
                 raise AutosegError(
-                    "the folds were evaluated with different targets, tolerances or conventions; "
-                    "evaluate them again."
+                    "the folds were evaluated with different targets, tolerances or conventions; evaluate them again."
                 )
         cases = [case for part in parts for case in part.cases]
         if len(set(cases)) != len(cases):
@@ -176,9 +175,7 @@ class Evaluation:
     def write(self, folder: str | Path) -> None:
         """Write ``metrics.csv`` (a row a case and target), ``summary.csv`` and ``summary.json``."""
         folder = Path(folder)
-        rows = [
-            [row.case, row.target, *(_cell(row.values[metric]) for metric in METRICS)] for row in self.rows
-        ]
+        rows = [[row.case, row.target, *(_cell(row.values[metric]) for metric in METRICS)] for row in self.rows]
         write_text(folder / "metrics.csv", _csv(["case", "target", *METRICS], rows))
         fields = tuple(Statistics.__dataclass_fields__)
         lines = [
@@ -209,9 +206,7 @@ class Evaluation:
         except FileNotFoundError:
             raise AutosegError(f"{path} does not exist; evaluate again.") from None
         except (KeyError, TypeError, ValueError) as error:
-            raise AutosegError(
-                f"{path} or its summary.json is damaged ({error!r}); evaluate again."
-            ) from None
+            raise AutosegError(f"{path} or its summary.json is damaged ({error!r}); evaluate again.") from None
 
     def table(self, title: str | None = None, metrics: tuple[str, ...] = SHORT) -> Table:
         """A table for the terminal: mean ± standard deviation of each target, and the number of cases.
@@ -223,9 +218,7 @@ class Evaluation:
         table.add_column("target", overflow="fold")
         for metric in metrics:
             heading = HEADINGS[metric][0]
-            table.add_column(
-                f"{heading} {self.tolerance_mm:g} mm" if metric == "nsd" else heading, justify="right"
-            )
+            table.add_column(f"{heading} {self.tolerance_mm:g} mm" if metric == "nsd" else heading, justify="right")
         for target, found in self.statistics().items():
             table.add_row(target, *(_mean_and_std(found[metric], metric, cases) for metric in metrics))
         if len(self.targets) > 1:
@@ -236,9 +229,7 @@ class Evaluation:
             counts = self.counts(target)
             notes = [f"{counts[key]} {word}" for key, word in _NOTES.items() if counts[key]]
             if notes:
-                table.caption = "\n".join(
-                    filter(None, [str(table.caption or ""), f"{target}: {', '.join(notes)}"])
-                )
+                table.caption = "\n".join(filter(None, [str(table.caption or ""), f"{target}: {', '.join(notes)}"]))
         return table
 
 
@@ -247,7 +238,7 @@ _NOTES = {"missed": "missed", "false_alarms": "false alarms", "absent": "absent 
 
 def number(value: float, digits: int) -> str:
     """A value for people: rounded, a dash where it is undefined."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def _mean_and_std(statistics: Statistics, metric: str, cases: int) -> str:

@@ -68,9 +68,7 @@ def surface_distances(prediction: np.ndarray, reference: np.ndarray, spacing: Sp
     theirs, their_areas = _surface(reference, spacing)
     forth, back = _nearest(mine, theirs), _nearest(theirs, mine)
     mine_first, theirs_first = np.argsort(forth), np.argsort(back)
-    return SurfaceDistances(
-        forth[mine_first], back[theirs_first], my_areas[mine_first], their_areas[theirs_first]
-    )
+    return SurfaceDistances(forth[mine_first], back[theirs_first], my_areas[mine_first], their_areas[theirs_first])
 
 
 def _percentile(distances: np.ndarray, areas: np.ndarray, percent: float) -> float:

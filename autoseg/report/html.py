@@ -29,6 +29,9 @@ from autoseg.run import Run
 #: Targets beyond which the table of cases has only their mean: it would be too wide to read.
 TARGET_COLUMNS = 6
 
+#: Plan values that have a number for each axis.
+PER_AXIS = ("patch_size", "spacing", "strides", "kernel_sizes")
+
 
 def write_report(run: Run, out: str | Path | None = None) -> Path:
     """Write the report of a run, whatever is there of it so far.
@@ -52,7 +55,7 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     results = [found for name in plan.configurations if (found := collect(run, name, folds)) is not None]
     # The recommended configuration comes first.
     results.sort(key=lambda found: found.name != plan.recommended)
-    sections = [("results-" + found.name, _heading(found, results), _results(run, plan, found)) for found in results]
+    sections = [("results-" + found.name, _heading(found), _results(run, plan, found)) for found in results]
     if not results:
         hint = f"Nothing is trained yet. Train with <code>autoseg train {escape(str(run.path))}</code>."
         sections.append(("results", "Results", f"<p class='note'>{hint}</p>"))
@@ -81,17 +84,17 @@ def _page(plan: Plan, dataset: Dataset, results: Sequence[Results], sections: Se
     )
 
 
-def _heading(found: Results, results: Sequence[Results]) -> str:
-    return "Results" if len(results) == 1 else f"Results: {found.name}"
+def _heading(found: Results) -> str:
+    return f"Results of {found.name}"
 
 
 def _results(run: Run, plan: Plan, found: Results) -> str:
     evaluation = found.evaluation
     parts = []
-    cards = [("configuration", found.name)]
+    cards = []
     if evaluation is not None:
-        cards.insert(0, ("mean Dice, cross-validated", number(evaluation.mean("dice"), 3)))
-        cards.insert(1, ("mean HD95", f"{number(evaluation.mean('hd95'), 1)} mm"))
+        cards.append(("mean Dice, cross-validated", number(evaluation.mean("dice"), 3)))
+        cards.append(("mean HD95", f"{number(evaluation.mean('hd95'), 1)} mm"))
         cards.append(("validated cases", str(len(evaluation.cases))))
     cards.append(("folds trained", f"{len(found.folds)} of {len(run.splits)}"))
     if found.curves:
@@ -124,7 +127,7 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
         parts.append(_case_table(found, evaluation))
     if found.curves:
         parts.append("<h3>Training</h3>")
-        caption = "Loss and validation Dice while training; validation there is on few cases and without averaging."
+        caption = "Loss, and Dice of a few validation cases predicted without test-time augmentation."
         parts.append(_figure(_svg_uri(training_curves(found.curves)), "Training curves", caption))
     return "".join(parts)
 
@@ -191,11 +194,13 @@ def _case_table(found: Results, evaluation: Evaluation) -> str:
 
 def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
     cases = fingerprint.cases
-    cards = [("labelled cases", str(len(dataset.cases)))]
+    cards = [(_plural(len(dataset.cases), "labelled case"), str(len(dataset.cases)))]
     if dataset.unlabelled:
         cards.append(("without label", str(len(dataset.unlabelled))))
-    cards.append(("channels", str(len(dataset.channels))))
-    cards.append(("regions" if dataset.regions else "labels", str(len(dataset.regions or dataset.labels))))
+    cards.append((_plural(len(dataset.channels), "channel"), str(len(dataset.channels))))
+    cards.append((_plural(len(dataset.labels), "label"), str(len(dataset.labels))))
+    if dataset.regions:
+        cards.append((_plural(len(dataset.regions), "region"), str(len(dataset.regions))))
     parts = [_cards(cards)]
     facts = [["channels", ", ".join(escape(name) for name in dataset.channels)]]
     facts.append(["labels", ", ".join(f"{escape(name)} = {value}" for name, value in dataset.labels.items())])
@@ -208,7 +213,7 @@ def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
         for axis, name in enumerate("zyx"):
             voxels = spread([case.shape[axis] for case in cases], 0)
             spacing = spread([case.spacing[axis] for case in cases], 2)
-            facts.append([f"{name} axis", f"{voxels} voxels of {spacing} mm"])
+            facts.append([f"{name} axis, median (range)", f"{voxels} voxels of {spacing} mm"])
     facts.append(["layout", f"{escape(dataset.layout)}, read from {escape(str(dataset.root))}"])
     parts.append(_table(["", ""], facts))
     volumes = []
@@ -232,7 +237,8 @@ def _plan(plan: Plan) -> str:
     general = [item for item in reasons if not item[0].startswith("configurations.")]
     if general:
         parts.append(_reasons_table(general, ""))
-    for name, configuration in plan.configurations.items():
+    for name in sorted(plan.configurations, key=lambda name: name != plan.recommended):
+        configuration = plan.configurations[name]
         prefix = f"configurations.{name}."
         own = [item for item in reasons if item[0].startswith(prefix)]
         table = _facts(configuration) + (_reasons_table(own, prefix) if own else "")
@@ -244,10 +250,11 @@ def _plan(plan: Plan) -> str:
 
 def _facts(configuration: Configuration) -> str:
     cards = [
-        ("patch, voxels", _show(configuration.patch_size)),
-        ("spacing, mm", _show(configuration.spacing)),
+        ("patch, voxels", _show(configuration.patch_size, "patch_size")),
+        ("spacing, mm", _show(configuration.spacing, "spacing")),
         ("batch size", str(configuration.batch_size)),
-        ("stages, channels", f"{len(configuration.network.features)}, up to {max(configuration.network.features)}"),
+        ("stages of the network", str(len(configuration.network.features))),
+        ("channels", f"{min(configuration.network.features)}–{max(configuration.network.features)}"),
     ]
     if configuration.parameters:
         cards.append(("parameters", _millions(configuration.parameters)))
@@ -257,7 +264,9 @@ def _facts(configuration: Configuration) -> str:
 
 
 def _reasons_table(items: Iterable[tuple[str, Any, str]], prefix: str) -> str:
-    rows = [[escape(path.removeprefix(prefix)), escape(_show(value)), escape(reason)] for path, value, reason in items]
+    rows = [
+        [escape(path.removeprefix(prefix)), escape(_show(value, path)), escape(reason)] for path, value, reason in items
+    ]
     return _table(["", "value", "because"], rows, value_column=1)
 
 
@@ -277,18 +286,26 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
     return f"<p class='muted'>Links lead to the run folder {escape(str(run.path))}.</p><ul>{''.join(links)}</ul>"
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, path: str = "") -> str:
+    """A plan's value for people; lists that have a number an axis are written 8×16×16."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        if any(isinstance(item, list | tuple) for item in value):
-            return ", ".join(_show(item) for item in value)
-        return "×".join("any" if item is None else _show(item) for item in value)
+        nested = any(isinstance(item, list | tuple) for item in value)
+        per_axis = path.rpartition(".")[2] in PER_AXIS and not nested
+        parts = ("as it is" if item is None and per_axis else _show(item, path) for item in value)
+        return ("×" if per_axis else ", ").join(parts) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_show(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_show(item, key)}" for key, item in value.items())
     if hasattr(value, "model_dump"):
         return _show({key: item for key, item in value.model_dump(mode="json").items() if key != "reasons"})
     return "none" if value is None else str(value)
+
+
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else word + "s"
 
 
 def _millions(count: int) -> str:

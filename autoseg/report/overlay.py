@@ -16,9 +16,9 @@ from autoseg.report.style import MUTED, colours, figure, png, rgb
 #: How much of the image a filled prediction covers.
 OPACITY = 0.45
 
-#: What lies at the left, right, top and bottom of a picture, by the axis of a canonical (z, y, x) array that it cuts:
-#: axial, coronal and sagittal in the radiological convention.
-SIDES = ("RLAP", "RLSI", "APSI")
+#: By the axis of a canonical (z, y, x) array that a picture cuts: the plane's name, and what lies at the left, right,
+#: top and bottom in the radiological convention.
+PLANES = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
 
 #: Least width of the surroundings shown on each side of the structures, in mm.
 CONTEXT_MM = 40.0
@@ -81,8 +81,9 @@ def overlay_png(
             if reference is not None:
                 _draw_outlines(ax, reference, spacing, axis, index, box, values, palette)
             if len(planes) == 3:
-                ax.set_title(f"slice {index + 1} of {prediction.shape[axis]}", fontsize=8.5, color=MUTED)
-                _name_sides(ax, SIDES[axis])
+                where = f"{PLANES[axis][0]}, slice {index + 1} of {prediction.shape[axis]}"
+                ax.set_title(where, fontsize=8.5, color=MUTED)
+                _name_sides(ax, PLANES[axis][1])
         _draw_scale(axes[0], widths[0])
         drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from autoseg.evaluation import Evaluation
+from autoseg.evaluation.metrics import DISTANCES
 from autoseg.evaluation.summary import HEADINGS
 from autoseg.report.collect import Curve
 from autoseg.report.style import INK, colours, figure, svg
@@ -42,6 +43,7 @@ def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "h
     random = np.random.default_rng(0)
     with figure(9.6, 1.1 + 0.42 * len(targets)) as drawn:
         axes = drawn.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        drawn.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         for ax, metric in zip(axes, metrics, strict=True):
             for row, (target, colour) in enumerate(zip(targets, palette, strict=True)):
                 values = evaluation.values(metric, target)
@@ -55,6 +57,8 @@ def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "h
             ax.set_yticks(range(len(targets)), [_short(target) for target in targets], color=INK)
             ax.set_ylim(len(targets) - 0.5, -0.5)
             ax.set_xlabel(HEADINGS[metric][0])
+            if metric in DISTANCES:
+                ax.set_xlim(left=0)
             ax.grid(False, axis="y")
         return svg(drawn)
 
