@@ -7,8 +7,8 @@ what autograd keeps alive is alive here for the same reason, by the same referen
 
 Two things the meta device can't know:
 
-- *Autocast* has no meta device; :class:`_Autocast` makes the casts that it makes on CUDA (16-bit convolutions and
-  products, each weight's copy cached until the end of the forward pass and kept by whoever saved it).
+- *Autocast* has no meta device; :class:`_Autocast` makes its casts (16-bit convolutions and products, each weight's
+  copy cached until the end of the forward pass and kept by whoever saved it).
 - *Workspace*: a 16-bit convolution on tensor cores works channels-last, so cuDNN (and, on a CPU, oneDNN) may reorder
   its input and its output into a workspace. The allowance is one copy of both for the one convolution that is running
   (:data:`WORKSPACE`).
@@ -16,7 +16,6 @@ Two things the meta device can't know:
 Not counted: the CUDA context (some 0.4 GB that no allocator sees) and fragmentation; a planner leaves room for them.
 """
 
-import json
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,15 +53,20 @@ _LOWERED: set[Callable[..., Any]] = {
     torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum,
 }  # fmt: skip
 
+#: Functions that autocast runs in 32 bits on a CPU but not on CUDA ("CPU Ops that can autocast to float32"), of those
+#: that networks here use.
+_RAISED_ON_CPU: set[Callable[..., Any]] = {torch.nn.functional.avg_pool3d}
+
 _CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
 
 
 class _Autocast(TorchFunctionMode):
     """The casts of autocast, on any device; leaf tensors that need a gradient are cast once and cached."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
         super().__init__()
         self._dtype = dtype
+        self._raised = _RAISED_ON_CPU if device == "cpu" else set()
         self._cache: dict[int, torch.Tensor] = {}
 
     def __torch_function__(
@@ -70,6 +75,8 @@ class _Autocast(TorchFunctionMode):
         if func in _LOWERED:
             args = tuple(self._cast(value) for value in args)
             kwargs = {name: self._cast(value) for name, value in (kwargs or {}).items()}
+        elif func in self._raised:
+            args = tuple(value.float() if isinstance(value, torch.Tensor) else value for value in args)
         return func(*args, **(kwargs or {}))
 
     def _cast(self, value: Any) -> Any:
@@ -185,6 +192,7 @@ def trace_step(
     deep_supervision: bool | None = None,
     kind: Literal["labels", "regions"] = "labels",
     loss: Loss | None = None,
+    device: str = "cuda",
 ) -> Trace:
     """Walk through one training step (not the first: the optimizer has its state) on the meta device.
 
@@ -200,6 +208,7 @@ def trace_step(
         deep_supervision: overrides the network's choice where given.
         kind: of the target (softmax or sigmoid).
         loss: its terms; default the plan's default.
+        device: kind of device, whose autocast casts; elsewhere than on a CPU, CUDA's.
     """
     target = Target(
         kind=kind,
@@ -237,7 +246,7 @@ def trace_step(
             if precision == "fp32":
                 outputs = module(image)
             else:
-                with _Autocast(_TYPES[precision]):
+                with _Autocast(_TYPES[precision], device):
                     outputs = module(image)
             value = deep_supervision_loss(outputs, label, loss or Loss(), target)
         tracker.trace.backward = len(tracker.trace.workspace)
@@ -266,6 +275,7 @@ def step_memory(
     deep_supervision: bool | None = None,
     kind: Literal["labels", "regions"] = "labels",
     loss: Loss | None = None,
+    device: str = "cuda",
 ) -> Memory:
     """Peak memory of one training step, in bytes, and what it consists of at that moment.
 
@@ -276,7 +286,18 @@ def step_memory(
     Args: see :func:`trace_step`.
     """
     trace = trace_step(
-        network, in_channels, heads, patch_size, batch_size, precision, optimizer, ema, deep_supervision, kind, loss
+        network,
+        in_channels,
+        heads,
+        patch_size,
+        batch_size,
+        precision,
+        optimizer,
+        ema,
+        deep_supervision,
+        kind,
+        loss,
+        device,
     )
     alive = trace.alive()
     peak = int(np.argmax(alive))
@@ -318,6 +339,7 @@ def scaling(
     optimizer: Optimizer,
     ema: bool = False,
     kind: Literal["labels", "regions"] = "labels",
+    device: str = "cuda",
 ) -> Scaling:
     """Measure how the memory of a topology grows with its voxels; cached, for a planner's search.
 
@@ -325,7 +347,7 @@ def scaling(
     a sample that statistics of normalization layers take.
     """
     key = network.model_dump_json(exclude={"reasons"})
-    return _scaling(key, in_channels, heads, precision, optimizer.model_dump_json(), ema, kind)
+    return _scaling(key, in_channels, heads, precision, optimizer.model_dump_json(), ema, kind, device)
 
 
 @lru_cache(maxsize=512)
@@ -337,15 +359,15 @@ def _scaling(
     optimizer: str,
     ema: bool,
     kind: Literal["labels", "regions"],
+    device: str,
 ) -> Scaling:
-    topology = Network.model_validate(json.loads(network))
+    topology: Network = TypeAdapter(Network).validate_json(network)
+    chosen = Optimizer.model_validate_json(optimizer)
     factor = np.prod(np.asarray(topology.strides), axis=0)
     sizes, curves = [], []
     for multiple in (2, 4):
         patch = [int(size) * multiple for size in factor]
-        trace = trace_step(
-            topology, in_channels, heads, patch, 2, precision, Optimizer.model_validate_json(optimizer), ema, kind=kind
-        )
+        trace = trace_step(topology, in_channels, heads, patch, 2, precision, chosen, ema, kind=kind, device=device)
         sizes.append(2 * int(np.prod(patch)))
         curves.append(trace.alive())
     slope = (curves[1] - curves[0]) / (sizes[1] - sizes[0])

@@ -202,4 +202,5 @@ def compute_memory(plan: Plan, configuration: Configuration) -> Memory:
         ema=recipe.ema_decay > 0,
         kind=plan.target.kind,
         loss=recipe.loss,
+        device=plan.device,
     )

@@ -90,7 +90,17 @@ def compare(
 ) -> Comparison:
     """Compare the computed and the measured memory of one training step; the arguments are those of ``step_memory``."""
     trace = trace_step(
-        network, in_channels, heads, patch_size, batch_size, precision, optimizer, ema, kind=kind, loss=loss
+        network,
+        in_channels,
+        heads,
+        patch_size,
+        batch_size,
+        precision,
+        optimizer,
+        ema,
+        kind=kind,
+        loss=loss,
+        device=device.type,
     )
     target = Target(
         kind=kind,

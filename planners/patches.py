@@ -1,12 +1,12 @@
 """Patch and batch: the largest that fit the memory budget, with the proportions of the median image.
 
-The candidates do not depend on the budget. Their memory is sorted into steps of a fixed ratio; of those that fit, the
-best-proportioned one of the highest step is taken. So the plan's memory can only grow with the budget: a larger budget
-only adds candidates, and a candidate that it adds needs more memory than any before.
+The candidates do not depend on the budget. Of those that fit, all that need nearly as much memory as the largest are
+looked at, and the best-proportioned one is taken. So the plan's memory can only grow with the budget: a larger budget
+adds candidates that need more memory than any before, and takes away only the smallest of those looked at.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,17 +20,24 @@ from planners.topology import Family, Pooling, network, pooling
 #: Patches in a batch, at least: nnU-Net's; gradients of a single patch are too noisy.
 MIN_BATCH = 2
 
+#: Patches in a batch, at most, while a patch could still grow: context comes before batch, and more than
+#: :data:`MIN_BATCH` are taken only where the budget lies between two patches.
+FILLING_BATCH = 8
+
 #: A batch may hold this share of all voxels of the dataset, at most (nnU-Net's; more would overfit).
 BATCH_SHARE = 0.05
 
-#: Candidates that need memory within this ratio count as equal, and proportions decide.
-STEP = 1.05
+#: Candidates that need at least this share of the most that fits count as equal, and proportions decide.
+KEEP = 0.94
 
 #: Two topologies of a family need the same memory for the same number of voxels to within this factor.
 MARGIN = 1.4
 
 #: Voxels that an axis of a patch has, at least (or all the image's).
 MIN_SIDE = 8
+
+#: Largest ratio between two axes' shares of the image, except where rounding to what can be pooled makes it larger.
+DISTORTION = 1.4
 
 #: Relative sizes of patches that are tried, from the smallest to the whole image; 1.5 % apart is finer than any axis
 #: can be rounded.
@@ -117,7 +124,8 @@ def patches(shape: Sequence[float], spacing: Sequence[float]) -> list[Patch]:
         sides = []
         for wanted, d, n in zip(ideal, divisor, image, strict=True):
             most = math.ceil(n / d) * d
-            sides.append(sorted({max(d, math.floor(wanted / d) * d), min(most, math.ceil(wanted / d) * d)}))
+            below = math.floor(wanted / d)
+            sides.append(sorted({min(most, max(d, (below + more) * d)) for more in (-1, 0, 1, 2)}))
         for size in product(*sides):
             if size in found:
                 continue
@@ -125,6 +133,11 @@ def patches(shape: Sequence[float], spacing: Sequence[float]) -> list[Patch]:
             if any(side % d for side, d in zip(size, pooled.divisor, strict=True)):
                 continue
             shares = [min(1.0, side / n) for side, n in zip(size, image, strict=True)]
+            # Sides of one pooling step are never too far from the image's proportions; larger ones may be.
+            if max(shares) / min(shares) > DISTORTION and any(
+                abs(side - v) >= d for side, v, d in zip(size, ideal, pooled.divisor, strict=True)
+            ):
+                continue
             found[size] = Patch(size, pooled, math.prod(shares), max(shares) / min(shares))
     return sorted(found.values(), key=lambda patch: patch.voxels)
 
@@ -166,10 +179,9 @@ def choose(
     # One topology's memory tells roughly which sizes are worth an exact look (which takes half a second a topology).
     rough = need.of(allowed[len(allowed) // 2][0].pooled)
     sizes = [
-        # Context before batch: more patches only where a patch can't grow.
         (rough.peak(batch * patch.voxels), patch, batch)
         for patch, limit in allowed
-        for batch in range(MIN_BATCH if limit >= MIN_BATCH else limit, (limit if patch.covers else MIN_BATCH) + 1)
+        for batch in _batches(patch, limit, max_voxels)
     ]
     options: list[tuple[float, Patch, int]] = []
     for guess, patch, batch in sorted(sizes, key=lambda item: (-item[0], item[1].size)):
@@ -190,15 +202,17 @@ def choose(
     return Choice(patch, batch, *_reasons(patch, batch, dict(allowed)[patch], budget, max_voxels))
 
 
-def _best(options: Iterable[tuple[float, Patch, int]]) -> tuple[float, Patch, int]:
-    def step(needed: float) -> int:
-        return math.floor(math.log(needed) / math.log(STEP))
+def _batches(patch: Patch, limit: int, max_voxels: float) -> range:
+    if patch.covers or max_voxels < math.inf:
+        return range(min(MIN_BATCH, limit), limit + 1)
+    return range(MIN_BATCH, min(limit, FILLING_BATCH) + 1)
 
-    options = list(options)
-    top = max(step(option[0]) for option in options)
+
+def _best(options: Sequence[tuple[float, Patch, int]]) -> tuple[float, Patch, int]:
+    enough = KEEP * max(needed for needed, _, _ in options)
     return min(
-        (option for option in options if step(option[0]) == top),
-        key=lambda option: (option[1].distortion, -option[0], option[1].size),
+        (option for option in options if option[0] >= enough),
+        key=lambda option: (not option[1].covers and option[2], option[1].distortion, -option[0], option[1].size),
     )
 
 
@@ -218,6 +232,8 @@ def _reasons(patch: Patch, batch: int, limit: int, budget: float, max_voxels: fl
         batch_why = f"never fewer than {MIN_BATCH}; more would hold over {100 * BATCH_SHARE:.0f} % of the dataset"
     elif patch.covers:
         batch_why = f"the largest that fits {budget / 1e9:.2f} GB"
+    elif batch > MIN_BATCH:
+        batch_why = "the budget lies between two patches at a smaller batch"
     else:
         batch_why = f"{MIN_BATCH} while a patch can still grow: context before batch"
     return why, batch_why
