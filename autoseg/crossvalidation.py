@@ -13,7 +13,6 @@ from autoseg import __version__
 from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.cases import evaluate_pairs
-from autoseg.evaluation.folders import plan_structures
 from autoseg.evaluation.summary import Evaluation
 from autoseg.files import read_json, write_json
 from autoseg.inference.predictor import Member, Predictor, write_label
@@ -247,7 +246,7 @@ def validate_fold(
             steps.advance()
         for job in writing:
             job.result()
-    return evaluate_pairs(pairs, plan_structures(plan, dataset), out, ignore=plan.target.ignore)
+    return evaluate_pairs(pairs, plan.target.outputs, out, ignore=plan.target.ignore)
 
 
 def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> Path:

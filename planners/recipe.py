@@ -21,6 +21,11 @@ VISITS = 400
 MIN_STEPS = 25_000
 MAX_STEPS = 250_000
 
+#: The same on a CPU, where the most is what a few hours afford (:mod:`planners.compute`). On hippocampus (160 training
+#: cases, batch 4) 820 steps reach a Dice of 0.87 and 4,500 one of 0.89, so a handful of cases needs no 12,000.
+CPU_VISITS = 300
+CPU_MIN_STEPS = 3_000
+
 #: A patch whose longest side is this many times its first is augmented in its plane only (nnU-Net's threshold).
 FLAT_PATCH = 3.0
 
@@ -112,16 +117,18 @@ def recipe(data: Data) -> Recipe:
 
 
 def _steps(data: Data) -> tuple[int, str]:
-    if data.device == "cpu":
-        return CPU_STEPS, f"{CPU_STEPS} steps are what a few hours of this CPU afford"
     slices = data.shape[0] if len(data.patch) == 2 else 1
     image = data.shape[1:] if len(data.patch) == 2 else data.shape
     parts = slices * max(1.0, math.prod(image) / math.prod(data.patch))
-    wanted = VISITS * data.cases * parts / data.batch
-    steps = round(min(MAX_STEPS, max(MIN_STEPS, wanted)) / ITERATIONS_PER_EPOCH) * ITERATIONS_PER_EPOCH
-    bound = "" if MIN_STEPS < wanted < MAX_STEPS else f", kept within {MIN_STEPS} and {MAX_STEPS}"
+    if data.device == "cpu":
+        visits, fewest, most, per_epoch = CPU_VISITS, CPU_MIN_STEPS, CPU_STEPS, CPU_ITERATIONS_PER_EPOCH
+    else:
+        visits, fewest, most, per_epoch = VISITS, MIN_STEPS, MAX_STEPS, ITERATIONS_PER_EPOCH
+    wanted = visits * data.cases * parts / data.batch
+    steps = round(min(most, max(fewest, wanted)) / per_epoch) * per_epoch
+    bound = "" if fewest < wanted < most else f", kept within {fewest} and {most}"
     return steps, (
-        f"{steps} steps: {data.cases} cases of {parts:.1f} patches, each seen {VISITS} times in batches of "
+        f"{steps} steps: {data.cases} cases of {parts:.1f} patches, each seen {visits} times in batches of "
         f"{data.batch}{bound}"
     )
 
