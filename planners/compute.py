@@ -16,10 +16,10 @@ from autoseg.plan import Network, Optimizer, Output, Target, UNet
 from autoseg.training.loss import Loss, deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
 
-#: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 12,000
-#: steps of batch 4 see each of 160 cases 300 times.
+#: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000
+#: steps of batch 2 see each of 160 cases 300 times.
 CPU_HOURS = 2.0
-CPU_STEPS = 12_000
+CPU_STEPS = 24_000
 
 #: Widths (channels of the first stage) that are tried, the widest first; the last is taken if none is fast enough.
 WIDTHS = (32, 24, 16, 12, 8)
@@ -29,8 +29,9 @@ WIDTHS = (32, 24, 16, 12, 8)
 CPU_PATCH_VOXELS = 64**3
 CPU_BATCH_VOXELS = 360_000
 
-#: Bounds of the batch size on a CPU, for volumes and for slices.
-CPU_BATCH = {3: (2, 4), 2: (4, 16)}
+#: Bounds of the batch size on a CPU, for volumes and for slices. Two volumes are better than four: in the same time
+#: (hippocampus, 5 minutes of two cores) 1,560 steps of two reach a Dice of 0.879, 820 steps of four one of 0.876.
+CPU_BATCH = {3: (2, 2), 2: (4, 16)}
 
 #: Voxels of the step that is timed; the time is then scaled to the plan's.
 TIMED_VOXELS = 60_000
