@@ -1,6 +1,7 @@
 """Metrics of one pair of masks: hand-worked values, other libraries, invariants, conventions for empty masks."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,6 @@ from autoseg.evaluation.metrics import (
 from autoseg.image import read_image
 
 MM = (1.0, 1.0, 1.0)
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real images at {folder}")
-    return folder
 
 
 def _pair(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +66,8 @@ def test_specificity_of_a_cut_out_counts_the_whole_image() -> None:
 
 
 @pytest.mark.data
-def test_real_segmentation_agrees_with_the_reference_values(real_data: Path) -> None:
-    folder = real_data / "metrics"
+def test_real_segmentation_agrees_with_the_reference_values(real_data: Callable[[str], Path]) -> None:
+    folder = real_data("metrics")
     expected = json.loads((folder / "reference.json").read_text())
     prediction, reference = (read_image(folder / f"spine_{name}.nii.gz") for name in ("pred", "ref"))
     for label, values in expected["labels"].items():
