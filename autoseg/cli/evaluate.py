@@ -22,9 +22,7 @@ WIDE = 130
 
 
 def command(
-    predictions: Annotated[
-        Path, typer.Argument(help="Folder of label maps named CASE.nii.gz, or one label map.")
-    ],
+    predictions: Annotated[Path, typer.Argument(help="Folder of label maps named CASE.nii.gz, or one label map.")],
     references: Annotated[
         Path, typer.Argument(help="Folder of label maps named likewise, a dataset, or one label map.")
     ],
@@ -34,20 +32,14 @@ def command(
     labels: Annotated[
         str | None, typer.Option(help="What to evaluate: 'edema=2,core=1+4' (a sum of values is a region).")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")
-    ] = TOLERANCE_MM,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
     empty: Annotated[
         str,
         typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does."),
     ] = "skip",
     ignore: Annotated[int | None, typer.Option(help="Reference voxels of this value do not count.")] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Evaluate the predictions that are there.")
-    ] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Evaluate the predictions that are there.")] = False,
     workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
