@@ -39,9 +39,9 @@ MIN_SIDE = 8
 #: Largest ratio between two axes' shares of the image, except where rounding to what can be pooled makes it larger.
 DISTORTION = 1.4
 
-#: Relative sizes of patches that are tried, from the smallest to the whole image; 1.5 % apart is finer than any axis
+#: Relative sizes of patches that are tried, from the smallest to the whole image; 2 % apart is finer than any axis
 #: can be rounded.
-SCALES = np.geomspace(0.04, 1.0, 220)
+SCALES = np.geomspace(0.04, 1.0, 160)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""Networks: shapes, names, switches and numbers of parameters."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from autoseg.errors import AutosegError
+from autoseg.networks import build, count_parameters, set_deep_supervision
+from autoseg.plan import UNet
+
+
+def small(**changes: object) -> UNet:
+    values = {
+        "features": [4, 8, 16],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "encoder_blocks": [2, 2, 2],
+        "decoder_convs": [2, 2],
+    }
+    return UNet.model_validate({**values, **changes})
+
+
+@pytest.mark.parametrize("family", ["unet", "resenc"])
+def test_logits_come_at_every_decoder_resolution_highest_first(family: str) -> None:
+    network = build(small(family=family), in_channels=2, heads=3)
+    outputs = network(torch.rand(2, 2, 8, 16, 16))
+    assert [tuple(output.shape) for output in outputs] == [(2, 3, 8, 16, 16), (2, 3, 8, 8, 8)]
+
+
+@pytest.mark.parametrize("family", ["unet", "resenc"])
+def test_one_tensor_where_deep_supervision_is_off_or_training_over(family: str) -> None:
+    torch.manual_seed(0)
+    network = build(small(family=family), in_channels=1, heads=2)
+    image = torch.rand(1, 1, 8, 16, 16)
+    training = network(image)[0]
+    set_deep_supervision(network, False)
+    assert torch.equal(network(image), training)
+    set_deep_supervision(network, True)
+    assert torch.equal(network.eval()(image), training)
+
+
+def test_deep_supervision_can_be_chosen_against_the_plan() -> None:
+    network = build(small(), 1, 2, deep_supervision=False)
+    assert isinstance(network(torch.rand(1, 1, 8, 16, 16)), torch.Tensor)
+    assert set(network.state_dict()) == set(build(small(), 1, 2).state_dict())
+
+
+def test_residual_blocks_begin_as_the_identity() -> None:
+    network = build(small(family="resenc"), 1, 2)
+    last = [module.conv2.norm.weight for module in network.modules() if type(module).__name__ == "BasicBlockD"]
+    assert last
+    assert all(bool((weight == 0).all()) for weight in last)
+
+
+def test_plain_parameter_count_by_hand() -> None:
+    """Two stages, 1 → 2 → 4 channels: convolutions with bias, each with an affine instance norm."""
+    network = UNet(
+        features=[2, 4], strides=[[1, 1], [2, 2]], kernel_sizes=[[3, 3]] * 2, encoder_blocks=[1, 1], decoder_convs=[1]
+    )
+    encoder = (9 * 1 * 2 + 2 + 4) + (9 * 2 * 4 + 4 + 8)
+    decoder = (4 * 4 * 2 + 2) + (9 * 4 * 2 + 2 + 4) + (2 * 3 + 3)
+    assert count_parameters(build(network, 1, 3)) == (encoder + decoder, encoder + decoder)
+
+
+def test_batch_norm_statistics_are_counted_apart() -> None:
+    plain, with_statistics = count_parameters(build(small(norm="batch"), 1, 2))
+    channels = 2 * (4 + 8 + 16) + 2 * (4 + 8)
+    assert with_statistics - plain == 2 * channels
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks", "convs", "expected"),
+    [("unet", [2] * 4, [2] * 3, 5_603_177), ("resenc", [1, 3, 4, 6], [1] * 3, 25_895_593)],
+)
+def test_as_many_parameters_as_nnunet(family: str, blocks: list[int], convs: list[int], expected: int) -> None:
+    """Counted in the networks that nnU-Net 2.8.1 itself builds for the hippocampus (plans of both its planners)."""
+    network = UNet.model_validate(
+        {
+            "family": family,
+            "features": [32, 64, 128, 256],
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+            "kernel_sizes": [[3, 3, 3]] * 4,
+            "encoder_blocks": blocks,
+            "decoder_convs": convs,
+        }
+    )
+    with torch.device("meta"):
+        assert count_parameters(build(network, 1, 3))[0] == expected
+
+
+def test_dropout_and_relu_are_built() -> None:
+    kinds = {type(module).__name__ for module in build(small(dropout=0.1, activation="relu"), 1, 2).modules()}
+    assert {"Dropout3d", "ReLU"} <= kinds
+    assert "LeakyReLU" not in kinds
+
+
+def test_a_single_stage_is_refused() -> None:
+    network = UNet(features=[4], strides=[[1, 1]], kernel_sizes=[[3, 3]], encoder_blocks=[1], decoder_convs=[])
+    with pytest.raises(AutosegError, match="one stage"):
+        build(network, 1, 2)
+
+
+def test_networks_and_memory_import_without_simpleitk() -> None:
+    code = "import sys; sys.modules['SimpleITK'] = None; import autoseg.networks, autoseg.memory, autoseg.verification"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,107 @@
+"""The computed memory of a step against real tensors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.memory import scaling, step_memory, trace_step
+from autoseg.networks import build, count_parameters
+from autoseg.plan import Optimizer, UNet
+from autoseg.verification import compare
+
+CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}
+FLAT = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]}
+SLICE = {"strides": [[1, 1], [2, 2], [2, 2]], "kernel_sizes": [[3, 3]] * 3}
+
+
+def network(family: str, shape: dict[str, list[list[int]]], **changes: object) -> UNet:
+    values = {
+        "family": family,
+        "features": [4, 8, 12],
+        "encoder_blocks": [2, 2, 2] if family == "unet" else [1, 2, 2],
+        "decoder_convs": [2, 2] if family == "unet" else [1, 1],
+    }
+    return UNet.model_validate({**values, **shape, **changes})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("topology", "patch", "kind"),
+    [
+        (network("unet", CUBE), (16, 16, 16), "labels"),
+        (network("unet", FLAT), (8, 24, 16), "regions"),
+        (network("unet", SLICE), (32, 24), "labels"),
+        (network("unet", CUBE, norm="batch", activation="relu"), (8, 8, 16), "labels"),
+        (network("unet", CUBE, deep_supervision=False), (8, 8, 8), "regions"),
+        (network("resenc", CUBE), (16, 8, 8), "labels"),
+        (network("resenc", FLAT), (8, 16, 16), "regions"),
+        (network("resenc", SLICE), (32, 32), "regions"),
+    ],
+)
+def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], kind: str, precision: str) -> None:
+    found = compare(topology, 2, 3, patch, 2, precision, Optimizer(), torch.device("cpu"), kind=kind)
+    assert found.what == "saved"
+    assert found.computed == found.measured
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("ema", [False, True])
+def test_parameters_and_optimizer_by_arithmetic(name: str, ema: bool) -> None:
+    topology = network("unet", CUBE)
+    number, _ = count_parameters(build(topology, 1, 2))
+    memory = step_memory(topology, 1, 2, (16, 16, 16), 2, "fp32", Optimizer(name=name), ema=ema)
+    assert memory.parameters == 4 * number * (2 if ema else 1)
+    assert memory.optimizer == 4 * number * {"sgd": 1, "adamw": 2}[name]
+
+
+def test_parts_sum_to_the_peak() -> None:
+    topology = network("unet", CUBE)
+    trace = trace_step(topology, 1, 2, (16, 16, 16), 2, "fp16", Optimizer())
+    memory = step_memory(topology, 1, 2, (16, 16, 16), 2, "fp16", Optimizer())
+    assert memory.total == round(float(trace.alive().max()))
+    assert memory.total > trace.saved + memory.parameters + memory.optimizer
+
+
+def test_all_gradients_are_there_when_the_step_ends() -> None:
+    topology = network("unet", CUBE)
+    module = build(topology, 1, 2)
+    number, _ = count_parameters(module)
+    # The lowest resolution has no weight in the loss, so its output layer gets no gradient.
+    unused = sum(parameter.numel() for parameter in module.decoder.seg_layers[0].parameters())
+    trace = trace_step(topology, 1, 2, (16, 16, 16), 2, "fp32", Optimizer())
+    assert trace.at(len(trace.workspace) - 1, "gradients") == 4 * (number - unused)
+
+
+def test_sixteen_bits_take_about_half() -> None:
+    topology = network("unet", CUBE)
+    full = trace_step(topology, 1, 2, (32, 32, 32), 2, "fp32", Optimizer()).saved
+    half = trace_step(topology, 1, 2, (32, 32, 32), 2, "fp16", Optimizer()).saved
+    assert 0.45 < half / full < 0.7
+
+
+@pytest.mark.parametrize("topology", [network("unet", FLAT), network("resenc", SLICE)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_scaling_agrees_with_a_direct_computation(topology: UNet, precision: str) -> None:
+    patch = [24 * int(f) for f in np.prod(topology.strides, axis=0)]
+    direct = step_memory(topology, 2, 3, patch, 3, precision, Optimizer(name="sgd")).total
+    scaled = scaling(topology, 2, 3, precision, Optimizer(name="sgd")).peak(3 * math.prod(patch))
+    assert scaled == pytest.approx(direct, rel=1e-3)
+
+
+def test_computing_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    step_memory(network("unet", CUBE), 1, 2, (8, 8, 8), 2, "fp32", Optimizer())
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_peak_on_a_gpu(precision: str) -> None:
+    topology = network("unet", CUBE, features=[32, 64, 128])
+    found = compare(topology, 1, 3, (96, 96, 96), 2, precision, Optimizer(name="sgd"), torch.device("cuda"))
+    assert abs(found.difference) < 0.1

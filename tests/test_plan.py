@@ -1,0 +1,141 @@
+"""The plan file: validation, overrides, reasons, versions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, override, save_plan
+
+
+def example() -> dict[str, Any]:
+    return {
+        "planner": "by hand",
+        "dataset": "made",
+        "channels": [{"name": "t1"}, {"name": "flair"}],
+        "target": {"kind": "labels", "outputs": [{"name": "tumor", "values": [1], "paint": 1}]},
+        "configurations": {
+            name: {
+                "spacing": [1, 1, 1],
+                "data": "3d_fullres",
+                "patch_size": [16] * axes,
+                "batch_size": 2,
+                "network": {
+                    "features": [8, 16],
+                    "strides": [[1] * axes, [2] * axes],
+                    "kernel_sizes": [[3] * axes] * 2,
+                    "encoder_blocks": [2, 2],
+                    "decoder_convs": [2],
+                },
+                "recipe": {"augmentation": {"mirror_axes": list(range(axes))}},
+                "inference": {"mirror_axes": list(range(axes))},
+                "reasons": {"patch_size": "because"},
+            }
+            for name, axes in (("2d", 2), ("3d_fullres", 3))
+        },
+        "recommended": "3d_fullres",
+    }
+
+
+def plan() -> Plan:
+    return Plan.model_validate(example())
+
+
+def write(path: Path, data: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_saved_plan_is_the_same_when_loaded(tmp_path: Path) -> None:
+    save_plan(plan(), tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan()
+
+
+def test_a_file_without_later_keys_loads(tmp_path: Path) -> None:
+    loaded = load_plan(write(tmp_path / "plan.json", example()))
+    assert loaded.schema_version == SCHEMA_VERSION
+    assert loaded.configurations["2d"].recipe.loss.dice_weight == 1
+
+
+def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AutosegError, match="update autoseg"):
+        load_plan(write(tmp_path / "plan.json", {**example(), "schema_version": SCHEMA_VERSION + 1}))
+
+
+def test_unknown_keys_wrong_types_and_contradictions_name_their_path(tmp_path: Path) -> None:
+    data = example()
+    data["configurations"]["2d"]["recipe"]["epoch"] = 5
+    data["configurations"]["3d_fullres"]["batch_size"] = "two"
+    data["configurations"]["3d_fullres"]["network"]["decoder_convs"] = [2, 2]
+    with pytest.raises(AutosegError) as caught:
+        load_plan(write(tmp_path / "plan.json", data))
+    message = str(caught.value)
+    assert "configurations.2d.recipe.epoch: this key is unknown" in message
+    assert "configurations.3d_fullres.batch_size" in message
+    assert "decoder_convs has 2 entries; 2 stages need 1" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("recommended",), "4d", "recommended names 4d"),
+        (("configurations", "2d", "patch_size"), [16, 15], "must be a multiple of 2"),
+        (("configurations", "2d", "patch_size"), [16, 16, 16], "patch_size has 3 axes, the network 2"),
+        (("preprocessing",), {"transpose": [0, 0, 1]}, "no permutation"),
+        (("channels",), [{"name": "t1"}, {"name": "t1"}], "same name"),
+        (("channels",), [{"name": "ct", "normalization": {"scheme": "ct"}}], "needs lower, upper, mean and std"),
+        (("reasons",), {"nothing": "x"}, "reasons are given for fields that do not exist"),
+    ],
+)
+def test_contradictions(tmp_path: Path, path: tuple[str, ...], value: object, message: str) -> None:
+    data = example()
+    node = data
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    with pytest.raises(AutosegError, match=message):
+        load_plan(write(tmp_path / "plan.json", data))
+
+
+def test_overrides_of_one_configuration_of_all_and_of_a_named_entry() -> None:
+    changed = override(
+        plan(),
+        ["configurations.2d.batch_size=8", "recipe.epochs=3", "channels.flair.normalization.scheme=minmax"],
+    )
+    assert [c.batch_size for c in changed.configurations.values()] == [8, 2]
+    assert [c.recipe.epochs for c in changed.configurations.values()] == [3, 3]
+    assert changed.channels[1].normalization.scheme == "minmax"
+    assert plan().configurations["2d"].batch_size == 2
+
+
+def test_an_override_replaces_the_reason() -> None:
+    changed = override(plan(), ["configurations.2d.patch_size=[32,32]"])
+    assert changed.configurations["2d"].reasons["patch_size"] == "set by the user"
+    assert changed.configurations["3d_fullres"].reasons["patch_size"] == "because"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("recipe.epochs", "not of the form"),
+        ("recipe.epoch=3", r"there is no key epoch in configurations\.2d\.recipe \(epochs"),
+        ("channels.t2.name=x", "channels has no entry t2"),
+        ("recipe.epochs=0", r"makes the plan invalid: configurations\.2d\.recipe\.epochs"),
+        ("configurations.2d.patch_size=[15,16]", "must be a multiple of 2"),
+    ],
+)
+def test_wrong_overrides(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        override(plan(), [assignment])
+
+
+def test_explanations_give_path_value_and_reason() -> None:
+    assert ("configurations.2d.patch_size", [16, 16], "because") in explanations(plan())
+
+
+def test_an_unknown_configuration_names_those_there_are() -> None:
+    with pytest.raises(UsageError, match="it has 2d, 3d_fullres"):
+        plan().configuration("3d")
+    assert plan().configuration(None)[0] == "3d_fullres"
