@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.crop import nonzero_box
+from autoseg.crop import bounding_box, foreground
 from autoseg.dataset import LoadedCase
 from autoseg.image import Geometry
 from autoseg.plan import Configuration, Plan
@@ -103,16 +103,16 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
     mask = None if case.mask is None else case.mask.transpose(order)
     spacing = (case.spacing[order[0]], case.spacing[order[1]], case.spacing[order[2]])
     shape: Shape = image.shape[1:]
+    inside = foreground(image, mask)
     if plan.preprocessing.crop == "nonzero":
-        box = nonzero_box(image, mask)
+        box = bounding_box(inside)
     else:
         box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
     image = image[(slice(None), *box)]
     label = None if label is None else label[box]
-    inside = mask[box] if mask is not None else np.any(image != 0, axis=0)
     image = np.stack(
         [
-            normalize(voxels, channel.normalization, inside) if present else np.zeros_like(voxels)
+            normalize(voxels, channel.normalization, inside[box]) if present else np.zeros_like(voxels)
             for voxels, channel, present in zip(image, plan.channels, case.present, strict=True)
         ]
     )

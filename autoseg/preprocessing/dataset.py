@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoseg.dataset import Case, load_case
 from autoseg.errors import AutosegError
@@ -23,7 +24,7 @@ LARGEST_POOL = 8
 def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
     """A fingerprint of all that a preprocessed case depends on: the parts of the plan, and the source files."""
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
-    parts = {
+    parts: dict[str, Any] = {
         "version": _STORE_VERSION,
         "channels": [
             [channel.name, channel.normalization.model_dump(exclude={"reasons"})] for channel in plan.channels
@@ -33,6 +34,10 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
         "resampling": configuration.resampling.model_dump(exclude={"reasons"}),
         "files": files,
     }
+    # Which channel of a file is which; left out where each has a file of its own.
+    components = {name: file.component for name, file in case.channels.items() if file.component is not None}
+    if components:
+        parts["components"] = components
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

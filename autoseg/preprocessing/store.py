@@ -5,6 +5,8 @@ where it is missing, the case is not finished.
 """
 
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +37,10 @@ class StoredCase:
     @cached_property
     def info(self) -> dict[str, Any]:
         """The case's JSON: shape, trace, key, foreground positions."""
-        info: dict[str, Any] = read_json(self.folder / f"{self.id}.json")
+        path = self.folder / f"{self.id}.json"
+        info = read_json(path)
+        if not isinstance(info, dict) or not {"key", "shape", "trace"} <= info.keys():
+            raise _damaged(path, "it does not hold what it should")
         return info
 
     @property
@@ -55,8 +60,12 @@ class StoredCase:
     @cached_property
     def foreground(self) -> dict[int, np.ndarray]:
         """Label value → int32 ``(n, 3)`` positions of some of its voxels."""
-        with np.load(self.folder / f"{self.id}.foreground.npz") as positions:
-            return {int(value): positions[value] for value in positions.files}
+        path = self.folder / f"{self.id}.foreground.npz"
+        try:
+            with np.load(path) as positions:
+                return {int(value): positions[value] for value in positions.files}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise _damaged(path, str(error)) from None
 
     @cached_property
     def _image(self) -> Any:
@@ -79,10 +88,13 @@ def _open(path: Path) -> Any:
     try:
         # One thread: blosc2's own pool does not survive the fork into a loading worker.
         return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    except (FileNotFoundError, RuntimeError, OSError) as error:
-        raise AutosegError(
-            f"{path} can't be read ({error}); delete its folder, the next training rebuilds it."
-        ) from None
+    except (RuntimeError, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, reason: str) -> AutosegError:
+    first = (reason.strip() or "no reason given").splitlines()[0]
+    return AutosegError(f"{path} can't be read ({first}); delete its folder, the next training rebuilds it.")
 
 
 def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int, ...], key: str) -> None:

@@ -1,0 +1,226 @@
+"""Small plans, datasets and runs for tests, made by hand so that no planner's choice decides what is tested."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from autoseg.dataset import Case, ChannelFile, Dataset, LoadedCase
+from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
+from autoseg.image import Geometry
+from autoseg.plan import Augmentation, Channel, Configuration, Normalization, Output, Plan, Recipe, Target, UNet
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.store import StoredCase, save
+from autoseg.run import Run
+
+#: Nothing random happens to a batch: only the patch is cut from its middle.
+STILL: dict[str, Any] = {
+    "rotation_probability": 0.0,
+    "scaling_probability": 0.0,
+    "elastic_probability": 0.0,
+    "mirror_axes": [],
+    "noise_probability": 0.0,
+    "blur_probability": 0.0,
+    "brightness_probability": 0.0,
+    "contrast_probability": 0.0,
+    "low_resolution_probability": 0.0,
+    "gamma_probability": 0.0,
+    "gamma_invert_probability": 0.0,
+}
+
+LABELS = Target(
+    kind="labels", outputs=[Output(name="outer", values=[1], paint=1), Output(name="inner", values=[2], paint=2)]
+)
+REGIONS = Target(
+    kind="regions",
+    outputs=[Output(name="whole", values=[1, 2], paint=1), Output(name="inner", values=[2], paint=2)],
+)
+
+
+def still(**changes: Any) -> Augmentation:
+    """No augmentation but what is named."""
+    return Augmentation(**{**STILL, **changes})
+
+
+def make_network(dimensions: int = 3, width: int = 4, stages: int = 2, **changes: Any) -> UNet:
+    fields: dict[str, Any] = {
+        "features": [width * 2**stage for stage in range(stages)],
+        "strides": [[1] * dimensions] + [[2] * dimensions] * (stages - 1),
+        "kernel_sizes": [[3] * dimensions] * stages,
+        "encoder_blocks": [1] * stages,
+        "decoder_convs": [1] * (stages - 1),
+    }
+    return UNet(**{**fields, **changes})
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    fields: dict[str, Any] = {
+        "epochs": 2,
+        "iterations_per_epoch": 2,
+        "augmentation": still(),
+        "precision": "fp32",
+        "validate_every": 1,
+        "validate_cases": 1,
+    }
+    return Recipe(**{**fields, **changes})
+
+
+def make_configuration(patch: Sequence[int] = (8, 8, 8), **changes: Any) -> Configuration:
+    fields: dict[str, Any] = {
+        "spacing": (1.0, 1.0, 1.0),
+        "data": "fullres",
+        "patch_size": list(patch),
+        "batch_size": 2,
+        "network": changes.pop("network", None) or make_network(len(patch)),
+        "recipe": changes.pop("recipe", None) or make_recipe(augmentation=still()),
+        "inference": {"mirror_axes": [], "overlap": 0.25},
+    }
+    return Configuration(**{**fields, **changes})
+
+
+def make_plan(configuration: Configuration | None = None, channels: Sequence[str] = ("mr",), **changes: Any) -> Plan:
+    fields: dict[str, Any] = {
+        "planner": "by hand",
+        "dataset": "blobs",
+        "device": "cpu",
+        "channels": [Channel(name=name, normalization=Normalization(scheme="none")) for name in channels],
+        "target": LABELS,
+        "configurations": {"small": configuration or make_configuration()},
+        "recommended": "small",
+    }
+    return Plan(**{**fields, **changes})
+
+
+def blob(shape: Sequence[int] = (10, 12, 14), shift: int = 0) -> np.ndarray:
+    """Label 1 around label 2, off the middle and different along each axis, ``(z, y, x)``."""
+    label = np.zeros(shape, np.int16)
+    label[2:7, 3 + shift : 10 + shift, 2:9] = 1
+    label[3:6, 5 + shift : 8 + shift, 4:8] = 2
+    return label
+
+
+def picture_of(label: np.ndarray, seed: int = 0) -> np.ndarray:
+    """An image in which 100·label plus less than 1 of noise is seen, nowhere zero."""
+    noise = np.random.default_rng(seed).uniform(0.1, 0.9, label.shape)
+    return (100.0 * label + noise).astype(np.float32)
+
+
+class Perfect(nn.Module):
+    """Reads the label off :func:`picture_of`: logits of background, 1 and 2 (or of the regions ≥ 1 and ≥ 2)."""
+
+    def __init__(self, target: Target = LABELS) -> None:
+        super().__init__()
+        self.kind = target.kind
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        level = image[:, :1] / 100
+        if self.kind == "regions":
+            return torch.cat([level - 0.5, level - 1.5], dim=1)
+        return -((level - torch.arange(3.0).reshape(1, 3, *[1] * (image.ndim - 2))) ** 2)
+
+
+def flat_geometry(shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Geometry:
+    """Axis-aligned geometry of a ``(z, y, x)`` array."""
+    return Geometry(
+        size=tuple(reversed(tuple(shape))),
+        spacing=tuple(reversed(tuple(spacing))),
+        origin=(0.0, 0.0, 0.0),
+        direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    )
+
+
+def loaded(
+    image: np.ndarray,
+    label: np.ndarray | None = None,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    **changes: Any,
+) -> LoadedCase:
+    """A case in memory; ``image`` is (z, y, x) or (channel, z, y, x)."""
+    channels = image[None] if image.ndim == 3 else image
+    fields: dict[str, Any] = {
+        "image": channels.astype(np.float32),
+        "present": (True,) * len(channels),
+        "spacing": spacing,
+        "geometry": flat_geometry(channels.shape[1:], spacing),
+        "label": label,
+    }
+    return LoadedCase(**{**fields, **changes})
+
+
+def store(folder: Path, name: str, label: np.ndarray, image: np.ndarray | None = None) -> StoredCase:
+    """Put a case into a folder of preprocessed data as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    case = loaded(picture_of(label) if image is None else image, label)
+    plan = make_plan(channels=[f"c{i}" for i in range(len(case.image))])
+    save(folder, name, preprocess_case(case, plan, plan.configurations["small"]), (8, 8, 8), "key")
+    return StoredCase(folder, name)
+
+
+def write(path: Path, array: np.ndarray, **geometry: Sequence[float]) -> Path:
+    """Write (z, y, x) voxels with SimpleITK itself; spacing, origin, direction in its order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.get("spacing", (1.0,) * array.ndim))
+    if "origin" in geometry:
+        image.SetOrigin(geometry["origin"])
+    if "direction" in geometry:
+        image.SetDirection(geometry["direction"])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def make_dataset(root: Path, cases: int = 4, shape: Sequence[int] = (10, 12, 14)) -> Dataset:
+    found = []
+    for number in range(cases):
+        label = blob(shape, number % 2)
+        found.append(
+            Case(
+                id=f"case_{number}",
+                channels={"mr": ChannelFile(path=write(root / "images" / f"{number}.nii.gz", picture_of(label)))},
+                label=write(root / "labels" / f"{number}.nii.gz", label),
+            )
+        )
+    return Dataset(
+        name="blobs",
+        root=root,
+        layout="manifest",
+        channels=("mr",),
+        labels={"outer": 1, "inner": 2},
+        cases=tuple(found),
+    )
+
+
+def make_fingerprint(dataset: Dataset, shape: tuple[int, int, int] = (10, 12, 14)) -> Fingerprint:
+    seen = Intensity(mean=100, std=50, percentile_00_5=0, percentile_50=100, percentile_99_5=200)
+    return Fingerprint(
+        dataset=dataset.name,
+        channels=list(dataset.channels),
+        labels=dataset.labels,
+        cases=[
+            CaseFingerprint(
+                id=case.id,
+                shape=shape,
+                spacing=(1.0, 1.0, 1.0),
+                cropped_shape=shape,
+                intensities=dict.fromkeys(dataset.channels, seen),
+                label_voxels={1: 100, 2: 30},
+            )
+            for case in dataset.cases
+        ],
+        intensities=dict.fromkeys(dataset.channels, seen),
+    )
+
+
+def make_run(root: Path, plan: Plan | None = None, cases: int = 4, folds: int = 2) -> Run:
+    """A planned run of ``cases`` blobs in ``root``, dealt to folds in turn."""
+    dataset = make_dataset(root / "data", cases)
+    names = [case.id for case in dataset.cases]
+    splits = [
+        {"train": [n for n in names if n not in names[fold::folds]], "validation": names[fold::folds]}
+        for fold in range(folds)
+    ]
+    return Run.create(root / "run", plan or make_plan(), make_fingerprint(dataset), dataset, splits)

@@ -1,0 +1,176 @@
+"""A case to the network's grid and back: with a network that sees the truth, the truth must come out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoseg.dataset import Case, ChannelFile, load_case
+from autoseg.inference.predictor import Member, Predictor, write_label
+from autoseg.plan import Channel, Normalization, Preprocessing
+from autoseg.preprocessing.case import Trace, preprocess_case, restore, scores_on_original
+from tests.builders import Perfect, blob, loaded, make_configuration, make_plan, picture_of, write
+
+
+def plan_with(transpose=(0, 1, 2), crop="nonzero", spacing=(1.0, 1.0, 1.0), **changes):
+    preprocessing = Preprocessing(transpose=transpose, crop=crop)
+    return make_plan(make_configuration(spacing=spacing), preprocessing=preprocessing, **changes)
+
+
+def prepare(case, plan):
+    return preprocess_case(case, plan, plan.configurations["small"])
+
+
+def test_crop_and_transpose_by_hand() -> None:
+    image = np.zeros((4, 5, 6), np.float32)
+    image[1:3, 2:5, 3:4] = np.arange(6).reshape(2, 3, 1) + 1
+    label = (image > 3).astype(np.int16)
+    found = prepare(loaded(image, label, (1.0, 2.0, 3.0)), plan_with((2, 0, 1), spacing=(None, None, None)))
+    assert found.image.shape == (1, 1, 2, 3)
+    assert np.array_equal(found.image[0, 0], image[1:3, 2:5, 3])
+    assert np.array_equal(found.label[0], label[1:3, 2:5, 3])
+    assert found.trace.spacing == (3.0, 1.0, 2.0)
+    assert found.trace.shape == (6, 4, 5)
+    assert found.trace.box == ((3, 4), (1, 3), (2, 5))
+    assert found.trace.cropped_shape == (1, 2, 3)
+
+
+def test_any_channel_keeps_a_voxel() -> None:
+    image = np.zeros((2, 4, 4, 4), np.float32)
+    image[0, 0, 1, 1], image[1, 3, 2, 2] = 1, 1
+    found = prepare(loaded(image), plan_with(channels=("a", "b")))
+    assert found.image.shape == (2, 4, 2, 2)
+
+
+def test_mask_decides_crop_and_statistics() -> None:
+    image = np.full((4, 4, 4), 5.0, np.float32)
+    mask = np.zeros((4, 4, 4), bool)
+    mask[1:3, 1:3, 1:3] = True
+    image[1, 1, 1] = 13.0  # inside: seven fives and a thirteen: mean 6, std √7
+    mask[2, 2, 2] = True
+    channels = [Channel(name="mr", normalization=Normalization(scheme="zscore", masked=True))]
+    found = prepare(loaded(image, mask=mask), plan_with().model_copy(update={"channels": channels}))
+    assert found.image.shape == (1, 2, 2, 2)
+    expected = np.full((2, 2, 2), -1 / np.sqrt(7))
+    expected[0, 0, 0] = 7 / np.sqrt(7)
+    np.testing.assert_allclose(found.image[0], expected, rtol=1e-5)
+
+
+def test_empty_mask_counts_as_none() -> None:
+    """As cropping does: the image would otherwise be nothing but zeros."""
+    label = blob()
+    channels = [Channel(name="mr", normalization=Normalization(scheme="zscore", masked=True))]
+    plan = plan_with().model_copy(update={"channels": channels})
+    without = prepare(loaded(picture_of(label)), plan)
+    empty = prepare(loaded(picture_of(label), mask=np.zeros(label.shape, bool)), plan)
+    assert np.array_equal(empty.image, without.image)
+    assert without.image.std() > 0.5
+
+
+def test_image_of_zeros_survives() -> None:
+    channels = [Channel(name="mr", normalization=Normalization(scheme="zscore", masked=True))]
+    found = prepare(loaded(np.zeros((3, 4, 5))), plan_with().model_copy(update={"channels": channels}))
+    assert found.image.shape == (1, 3, 4, 5)
+    assert not found.image.any()
+
+
+def test_absent_channel_is_zero() -> None:
+    """Also where normalization would turn zeros into something else."""
+    ct = Normalization(scheme="ct", lower=-5, upper=5, mean=2, std=1)
+    channels = [Channel(name="a"), Channel(name="b", normalization=ct)]
+    image = np.stack([picture_of(blob()), np.zeros(blob().shape)])
+    plan = plan_with().model_copy(update={"channels": channels})
+    assert not prepare(loaded(image, present=(True, False)), plan).image[1].any()
+    assert prepare(loaded(image), plan).image[1].any()
+
+
+def test_trace_survives_json() -> None:
+    import json
+
+    trace = prepare(loaded(picture_of(blob()), spacing=(5.0, 1.0, 1.0)), plan_with((2, 0, 1))).trace
+    assert Trace.from_json(json.loads(json.dumps(trace.to_json()))) == trace
+    assert trace.separate_axis == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(2, 6)] * 3),
+    transpose=st.permutations([0, 1, 2]),
+    crop=st.sampled_from(["nonzero", "none"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_restore_inverts(shape: tuple, transpose: list, crop: str, seed: int) -> None:
+    """Without resampling the way there and back is exact, whatever is cropped and turned."""
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(1, 2, shape) * (rng.random(shape) < 0.2)
+    found = prepare(loaded(image), plan_with(tuple(transpose), crop, (None, None, None)))
+    back = restore(found.image[0], found.trace)
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, image.astype(np.float32))
+    assert torch.equal(scores_on_original(torch.from_numpy(found.image[0]), found.trace), torch.tensor(found.image[0]))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.7, 1.1, 0.9), (0.25, 1.0, 1.0)])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_round_trip_through_a_finer_grid(spacing: tuple, transpose: tuple) -> None:
+    label = np.kron(blob((6, 6, 6))[:5, :, :] > 0, np.ones((4, 3, 2))).astype(np.int16)
+    image = loaded(1.0 + label, label)
+    found = prepare(image, plan_with(transpose, spacing=spacing))
+    back = restore((scores_on_original(torch.from_numpy(found.image[0]), found.trace) > 1.5).numpy(), found.trace)
+    assert np.array_equal(back, label > 0)
+
+
+def rotation(degrees: float) -> np.ndarray:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+DIRECTIONS = {
+    "straight": np.eye(3),
+    "flipped": np.diag([-1.0, -1.0, 1.0]),
+    "turned": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]),
+    "oblique": rotation(17),
+    "oblique and flipped": rotation(-25) @ np.diag([1.0, -1.0, -1.0])[:, [2, 0, 1]],
+}
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.9, 2.5)])
+def test_perfect_network_gives_the_label_back(tmp_path: Path, name: str, spacing: tuple) -> None:
+    """From files to files: same voxels in the same order, same geometry, whatever the file's axes are."""
+    matrix = DIRECTIONS[name]
+    label = blob((10, 12, 14)).astype(np.uint8)
+    place = {"spacing": spacing, "origin": (-20.5, 33.25, 7.0), "direction": tuple(matrix.ravel())}
+    case = Case(
+        id="a", channels={"mr": ChannelFile(path=write(tmp_path / "a.nii.gz", picture_of(label).astype("f4"), **place))}
+    )
+    # Each case keeps its spacing: nothing is resampled, so nothing may change at all.
+    plan = plan_with((2, 0, 1), spacing=(None, None, None))
+    member = Member("run", plan, plan.configurations["small"], [Perfect()])
+    prediction = Predictor([member], torch.device("cpu")).predict_case(case)
+    write_label(tmp_path / "out.nii.gz", prediction.label, prediction.geometry)
+    written, original = sitk.ReadImage(str(tmp_path / "out.nii.gz")), sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(written), label)
+    assert written.GetSize() == original.GetSize()
+    assert written.GetSpacing() == pytest.approx(original.GetSpacing())
+    assert written.GetOrigin() == pytest.approx(original.GetOrigin())
+    assert written.GetDirection() == pytest.approx(original.GetDirection(), abs=1e-6)
+
+
+def test_orientation_does_not_matter_to_the_network(tmp_path: Path) -> None:
+    """The same head stored in another order of axes reaches the network as the same voxels."""
+    volume = picture_of(blob())
+    straight = write(tmp_path / "a.nii.gz", volume)
+    image = sitk.DICOMOrient(sitk.ReadImage(str(straight)), "RSP")
+    sitk.WriteImage(image, str(tmp_path / "b.nii.gz"))
+    assert image.GetSize() != sitk.ReadImage(str(straight)).GetSize()
+    plan = plan_with()
+    found = [
+        prepare(load_case(Case(id="x", channels={"mr": ChannelFile(path=path)}), ["mr"]), plan).image
+        for path in (straight, tmp_path / "b.nii.gz")
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)

@@ -1,0 +1,145 @@
+"""Preprocessing a run: finished cases are kept, and a changed plan or file redoes only what it touches."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg.errors import AutosegError
+from autoseg.plan import override, save_plan
+from autoseg.preprocessing import dataset as module
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.store import StoredCase
+from autoseg.run import Run
+from tests.builders import blob, make_configuration, make_plan, make_run, picture_of, write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path, cases=3)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
+
+
+def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    return {name.split(".")[0] for name in after if after[name] != before.get(name)}
+
+
+def change(run: Run, *assignments: str) -> None:
+    save_plan(override(run.plan, list(assignments)), run.path / "plan.json")
+
+
+def test_stores_what_was_read(run: Run) -> None:
+    folder = preprocess(run, workers=1)
+    assert folder == run.path / "preprocessed" / "fullres"
+    for number in range(3):
+        case = StoredCase(folder, f"case_{number}")
+        assert np.array_equal(case.label(), blob(shift=number % 2))
+        np.testing.assert_allclose(case.image()[0], picture_of(blob(shift=number % 2)), rtol=1e-6)
+
+
+def test_nothing_is_done_twice(run: Run) -> None:
+    first = stamps(preprocess(run, workers=1))
+    assert stamps(preprocess(run, workers=1)) == first
+
+
+def test_takes_up_where_it_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.save
+
+    def fail_at_last(folder: Path, case_id: str, *rest: object) -> None:
+        if case_id == "case_2":
+            raise KeyboardInterrupt
+        real(folder, case_id, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "save", fail_at_last)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(run, workers=1)
+    monkeypatch.undo()
+    before = stamps(run.preprocessed("fullres"))
+    assert redone(before, stamps(preprocess(run, workers=1))) == {"case_2"}
+
+
+def test_changed_file_redoes_its_case(run: Run) -> None:
+    before = stamps(preprocess(run, workers=1))
+    path = run.dataset.case("case_1").channels["mr"].path
+    write(path, picture_of(blob(shift=1), seed=9))
+    assert redone(before, stamps(preprocess(run, workers=1))) == {"case_1"}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "all_again"),
+    [
+        ("recipe.epochs=7", False),
+        ("batch_size=5", False),
+        ("patch_size=[4,4,4]", False),
+        ("inference.overlap=0.5", False),
+        ("target.outputs.inner.paint=2", False),
+        ("configurations.small.spacing=[2.0,1.0,1.0]", True),
+        ("channels.mr.normalization.scheme=zscore", True),
+        ("preprocessing.transpose=[1,0,2]", True),
+        ("resampling.image_order=1", True),
+    ],
+)
+def test_changed_plan_redoes_what_it_touches(run: Run, assignment: str, all_again: bool) -> None:
+    before = stamps(preprocess(run, workers=1))
+    change(run, assignment)
+    again = redone(before, stamps(preprocess(run, workers=1)))
+    assert again == ({"case_0", "case_1", "case_2"} if all_again else set())
+
+
+def test_swapped_components_are_another_case(tmp_path: Path) -> None:
+    """One file can hold several channels; which is which is part of what was preprocessed."""
+    run = make_run(tmp_path, cases=2)
+    case = run.dataset.cases[0]
+    plan = run.plan
+    config = plan.configurations["small"]
+    first = case.model_copy(update={"channels": {"mr": case.channels["mr"].model_copy(update={"component": 0})}})
+    second = case.model_copy(update={"channels": {"mr": case.channels["mr"].model_copy(update={"component": 1})}})
+    assert module.case_key(first, plan, config) != module.case_key(second, plan, config)
+
+
+def test_moved_run_keeps_its_cases(run: Run, tmp_path: Path) -> None:
+    """A run folder on a machine that never saw the data."""
+    preprocess(run, workers=1)
+    moved = Run.open(shutil.move(run.path, tmp_path / "elsewhere"))
+    shutil.rmtree(tmp_path / "data")
+    before = stamps(moved.preprocessed("fullres"))
+    assert stamps(preprocess(moved, workers=1)) == before
+
+
+def test_unreadable_case_is_named(run: Run) -> None:
+    path = run.dataset.case("case_1").channels["mr"].path
+    path.write_bytes(b"no image")
+    with pytest.raises(AutosegError, match=r"images/1\.nii\.gz"):
+        preprocess(run, workers=1)
+    assert (run.preprocessed("fullres") / "case_0.json").exists()
+
+
+def test_missing_channel_is_refused_or_allowed(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan(channels=("mr", "ct")), cases=2)
+    with pytest.raises(AutosegError, match="case_0 lacks the channel ct"):
+        preprocess(run, workers=1)
+    change(run, "allow_missing_channels=true")
+    case = StoredCase(preprocess(run, workers=1), "case_0")
+    assert case.image().shape[0] == 2
+    assert not case.image()[1].any()
+    assert case.trace.present == (True, False)
+
+
+def test_flat_configuration(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_plan(make_configuration((8, 8))), cases=2)
+    assert np.array_equal(StoredCase(preprocess(run, workers=1), "case_0").label(), blob())
+
+
+def test_anisotropic_target(tmp_path: Path) -> None:
+    """Spacing 4 × 1 × 1 from 1 mm: slices are picked, not mixed."""
+    run = make_run(tmp_path, make_plan(make_configuration(spacing=(4.0, 1.0, 1.0))), cases=2)
+    case = StoredCase(preprocess(run, workers=1), "case_0")
+    original = sitk.GetArrayFromImage(sitk.ReadImage(str(run.dataset.cases[0].label)))
+    picked = [int((i + 0.5) * 10 / case.shape[0]) for i in range(case.shape[0])]
+    assert case.trace.separate_axis == 0
+    assert np.array_equal(case.label(), original[picked])

@@ -1,0 +1,110 @@
+"""Preprocessed cases on disk: what is read is what was written, in part or in whole, and damage is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoseg.errors import AutosegError
+from autoseg.preprocessing import store as module
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.store import StoredCase, is_current, save
+from tests.builders import blob, loaded, make_configuration, make_plan, picture_of, store
+
+SHAPE = (11, 40, 37)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredCase, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    label = rng.choice(np.array([0, 1, 5], np.int16), SHAPE, p=[0.8, 0.15, 0.05])
+    return store(tmp_path_factory.mktemp("store"), "case", label, image), image, label
+
+
+def test_everything(written) -> None:
+    case, image, label = written
+    assert case.shape == SHAPE
+    assert np.array_equal(case.image(), image)
+    assert np.array_equal(case.label(), label)
+    assert case.image().dtype == np.float32
+    assert case.label().dtype == np.int16
+
+
+@settings(max_examples=30, deadline=None)
+@given(ends=st.tuples(*[st.tuples(st.integers(0, n), st.integers(0, n)) for n in SHAPE]))
+def test_part_equals_part_of_all(written, ends) -> None:
+    case, image, label = written
+    box = tuple(slice(min(pair), max(pair)) for pair in ends)
+    assert np.array_equal(case.image(box), image[(slice(None), *box)])
+    assert np.array_equal(case.label(box), label[box])
+
+
+def test_foreground_positions(written) -> None:
+    case, _, label = written
+    assert sorted(case.foreground) == [1, 5]
+    for value, positions in case.foreground.items():
+        assert np.array_equal(positions, np.argwhere(label == value))
+
+
+def test_many_positions_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POSITIONS", 20)
+    label = blob()
+    case = store(tmp_path, "case", label)
+    positions = case.foreground[1]
+    assert len(positions) == 20 == len(np.unique(positions, axis=0))
+    assert (label[tuple(positions.T)] == 1).all()
+    # They come from all over the label, not from its first slices.
+    assert set(positions[:, 0]) >= {2, 6}
+
+
+def test_trace_comes_back(tmp_path: Path) -> None:
+    plan = make_plan(make_configuration(spacing=(2.0, 1.0, 1.0)))
+    case = preprocess_case(loaded(picture_of(blob()), blob()), plan, plan.configurations["small"])
+    save(tmp_path, "case", case, (8, 8, 8), "key")
+    assert StoredCase(tmp_path, "case").trace == case.trace
+
+
+def test_is_current(tmp_path: Path) -> None:
+    assert not is_current(tmp_path, "case", "key")
+    store(tmp_path, "case", blob())
+    assert is_current(tmp_path, "case", "key")
+    assert not is_current(tmp_path, "case", "other")
+    for text in ("{", "[]", "{}", "3"):
+        (tmp_path / "case.json").write_text(text)
+        assert not is_current(tmp_path, "case", "key")
+
+
+def test_interrupted_save_is_not_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case that is written anew and stopped half-way must not pass for the old or the new one."""
+    store(tmp_path, "case", blob())
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_foreground_positions", stop)
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path, "case", blob(shift=1))
+    assert not is_current(tmp_path, "case", "key")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("ending", ["image.b2nd", "label.b2nd", "foreground.npz", "json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "rubbish", "cut"])
+def test_damage_is_one_sentence(tmp_path: Path, ending: str, damage: str) -> None:
+    store(tmp_path, "case", blob())
+    path = tmp_path / f"case.{ending}"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"empty": b"", "rubbish": b"{]" + b"rubbish" * 50, "cut": content[: len(content) // 2]}[damage]
+        )
+    case = StoredCase(tmp_path, "case")
+    with pytest.raises(AutosegError) as caught:
+        _ = case.shape, case.trace, case.foreground, case.image(), case.label()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
