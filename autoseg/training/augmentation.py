@@ -208,6 +208,7 @@ def _sampling_grid(
 
 def blur(channels: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
     """Gaussian blur of each ``(n, *space)`` channel by its own ``sigma`` (voxels), edges repeated."""
+    sigma = np.maximum(sigma, 1e-3)  # so narrow that nothing happens, where a plan allows a width of 0
     radius = int(np.ceil(3 * sigma.max()))
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets[None] / sigma[:, None]) ** 2)

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.augmentation import augment, loading_size
 from autoseg.training.checkpoint import load_state, load_weights, save_state, save_weights
+from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
 from autoseg.training.sampling import BatchStream, PatchLoader
@@ -141,18 +143,28 @@ def train_fold(
     not_finite = 0
     watched = _spread(validation, recipe.validate_cases)
     network.train()
-    try:
+    with closing(stream), postponed_interrupt() as interrupted:
         while budget.progress(state.iteration, state.seconds) < 1 and not _stops_early(state, recipe.early_stopping):
+            if interrupted():
+                save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+                raise KeyboardInterrupt
             rate = recipe.optimizer.learning_rate * rate_factor(
                 recipe.schedule, budget.progress(state.iteration, state.seconds)
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = next(stream)
+            try:
+                batch = next(stream)
+            except RuntimeError:
+                if interrupted():  # Ctrl-C ends the loading workers, too
+                    continue
+                raise
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, 1, state.iteration])
             image, label = augment(image, label, configuration.patch_size, recipe.augmentation, rng)
+            # Only dropout draws from the global generator; it, too, must be the same after a resume.
+            torch.manual_seed(int(rng.integers(2**62)))
             loss, finite = train_step(network, optimizer, scaler, image, label, configuration, target, device, dtype)
             not_finite = 0 if finite else not_finite + 1
             if not_finite > PATIENCE_NOT_FINITE:
@@ -179,14 +191,11 @@ def train_fold(
             if time.monotonic() - last_save > SAVE_INTERVAL:
                 save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
                 last_save = time.monotonic()
-    except KeyboardInterrupt:
-        save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
-        raise
-    finally:
-        stream.close()
     state.finished = True
     save_weights(folder / "weights.safetensors", average.network.state_dict())
     save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+    if interrupted():
+        raise KeyboardInterrupt
     return state
 
 
@@ -225,7 +234,10 @@ def train_step(
 def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[str], seed: int) -> str:
     """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
     parts: dict[str, Any] = {
-        "channels": plan.channel_names,
+        "channels": [channel.model_dump() for channel in plan.channels],
+        "preprocessing": plan.preprocessing.model_dump(),
+        "spacing": configuration.spacing,
+        "resampling": configuration.resampling.model_dump(),
         "target": plan.target.model_dump(),
         "patch": configuration.patch_size,
         "batch": configuration.batch_size,

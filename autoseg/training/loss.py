@@ -57,7 +57,8 @@ def soft_dice_loss(
     volume = probabilities.sum(axes) + truth.sum(axes)
     if batch_dice:
         overlap, volume = overlap.sum(0), volume.sum(0)
-    return 1 - ((2 * overlap + smooth) / (volume + smooth)).mean()
+    # The clamp matters where nothing is there and nothing is added.
+    return 1 - ((2 * overlap + smooth) / (volume + smooth).clamp(min=1e-8)).mean()
 
 
 def cross_entropy(

@@ -11,10 +11,12 @@ from autoseg.plan import Optimizer, Schedule
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) -> torch.optim.Optimizer:
-    """The plan's optimizer; SGD uses Nesterov momentum."""
+    """The plan's optimizer; SGD uses Nesterov momentum, where it has any."""
     rate, decay = optimizer.learning_rate, optimizer.weight_decay
     if optimizer.name == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=optimizer.momentum, nesterov=True, weight_decay=decay)
+        return torch.optim.SGD(
+            parameters, rate, optimizer.momentum, nesterov=optimizer.momentum > 0, weight_decay=decay
+        )
     if optimizer.name == "adam":
         return torch.optim.Adam(parameters, rate, weight_decay=decay)
     return torch.optim.AdamW(parameters, rate, weight_decay=decay)

@@ -1,0 +1,450 @@
+"""The training loop: it learns, it ends when its budget does, and an interruption leaves no trace."""
+
+import csv
+import math
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import AutosegError
+from autoseg.networks import build
+from autoseg.plan import Optimizer, Plan, Schedule
+from autoseg.training import loop
+from autoseg.training.augmentation import augment
+from autoseg.training.checkpoint import load_weights
+from autoseg.training.loop import Budget, State, load_network, train_fold, training_identity, validation_dice
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    Perfect,
+    blob,
+    make_configuration,
+    make_network,
+    make_plan,
+    make_recipe,
+    store,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list:
+    return [store(tmp_path / "data", f"c{n}", blob(shift=n % 2)) for n in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def always_validate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there is time for a validation must not depend on the machine."""
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def can_be_interrupted() -> Iterator[None]:
+    """A shell starts background jobs deaf to Ctrl-C; the tests must hear it there, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def plan_with(network: dict[str, Any] | None = None, target=LABELS, **recipe: Any) -> Plan:
+    return make_plan(
+        make_configuration(recipe=make_recipe(**recipe), network=make_network(**(network or {}))), target=target
+    )
+
+
+def train(folder: Path, plan: Plan, cases: list, budget: Budget, **more: Any) -> State:
+    return train_fold(folder, plan, plan.configurations["small"], cases[:-1], cases[-1:], budget, CPU, **more)
+
+
+def without_seconds(state: State) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in state.history]
+
+
+def same_weights(first: Path, second: Path, name: str = "weights.safetensors") -> bool:
+    a, b = load_weights(first / name), load_weights(second / name)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_learns(tmp_path: Path, cases: list) -> None:
+    plan = plan_with(optimizer=Optimizer(learning_rate=0.05), iterations_per_epoch=50, ema_decay=0.9)
+    state = train(tmp_path / "f", plan, cases, Budget(iterations=150))
+    losses = [row["loss"] for row in state.history]
+    assert losses[-1] < 0.3 * losses[0]
+    assert state.best_dice > 0.9
+    assert state.finished
+    with open(tmp_path / "f" / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["iteration"] for row in rows] == ["50", "100", "150"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row, kept in zip(rows, state.history, strict=True):
+        for key in ("loss", "validation_dice", "validation_dice_inner"):
+            assert float(row[key]) == pytest.approx(kept[key], rel=1e-4)
+
+
+WILD: dict[str, Any] = {
+    "augmentation": dict.fromkeys(
+        (
+            "rotation_probability",
+            "scaling_probability",
+            "elastic_probability",
+            "noise_probability",
+            "blur_probability",
+            "contrast_probability",
+            "low_resolution_probability",
+            "gamma_probability",
+        ),
+        0.7,
+    )
+}
+
+
+class Stop(Exception):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("network", [{}, {"norm": "batch"}, {"dropout": 0.3}], ids=["instance", "batch", "dropout"])
+@pytest.mark.parametrize("at", [1, 4, 5])
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, cases: list, network: dict, at: int) -> None:
+    plan = plan_with(network, **WILD, ema_decay=0.9)
+    budget = Budget(iterations=7)  # the last epoch is a half one
+    whole = train(tmp_path / "whole", plan, cases, budget)
+
+    def interrupt(progress: float, _: str) -> None:
+        if progress == at / 7:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", plan, cases, budget, report=interrupt)
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    torch.rand(7)  # another process has another global state
+    steps: list[float] = []
+    parts = train(tmp_path / "parts", plan, cases, budget, report=lambda progress, _: steps.append(progress))
+    assert steps[0] == (at + 1) / 7
+    assert parts.iteration == 7
+    assert without_seconds(parts) == without_seconds(whole)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts", "best.safetensors")
+    assert [row["seconds"] for row in parts.history] == sorted(row["seconds"] for row in parts.history)
+
+
+def test_killed_between_saves(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written on the way out: it goes on from the last saved state."""
+    plan, budget = plan_with(), Budget(iterations=6)
+    whole = train(tmp_path / "whole", plan, cases, budget)
+    monkeypatch.setattr(loop, "SAVE_INTERVAL", -1.0)
+
+    def die(progress: float, _: str) -> None:
+        if progress >= 0.5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path / "parts", plan, cases, budget, report=die)
+    parts = train(tmp_path / "parts", plan, cases, budget)
+    assert without_seconds(parts) == without_seconds(whole)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_interrupted_within_a_step(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C right after the weights have moved: the step must not be done a second time."""
+    plan, budget = plan_with(), Budget(iterations=5)
+    whole = train(tmp_path / "whole", plan, cases, budget)
+    real, calls = loop.train_step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        result = real(*arguments)
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", plan, cases, budget)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    parts = train(tmp_path / "parts", plan, cases, budget)
+    assert len(calls) == 5
+    assert without_seconds(parts) == without_seconds(whole)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_second_interrupt_is_raised_at_once(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those who can't wait for the end of a step; what was saved before stays."""
+
+    def stuck(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second was held back, too")
+
+    monkeypatch.setattr(loop, "train_step", stuck)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "f", plan_with(), cases, Budget(iterations=5))
+    assert not (tmp_path / "f" / "training_state.pt").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_same_seed_same_training(tmp_path: Path, cases: list) -> None:
+    plan = plan_with(**WILD)
+    first = train(tmp_path / "a", plan, cases, Budget(iterations=3))
+    second = train(tmp_path / "b", plan, cases, Budget(iterations=3))
+    other = train(tmp_path / "c", plan, cases, Budget(iterations=3), seed=1)
+    assert without_seconds(first) == without_seconds(second) != without_seconds(other)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_more_iterations_go_on(tmp_path: Path, cases: list) -> None:
+    plan = plan_with()
+    train(tmp_path / "f", plan, cases, Budget(iterations=2))
+    again = train(tmp_path / "f", plan, cases, Budget(iterations=2))
+    assert again.iteration == 2
+    longer = train(tmp_path / "f", plan, cases, Budget(iterations=6))
+    assert [row["iteration"] for row in longer.history] == [2, 4, 6]
+    fresh = train(tmp_path / "f", plan, cases, Budget(iterations=2), resume=False)
+    assert [row["iteration"] for row in fresh.history] == [2]
+
+
+class Clock:
+    """Each look at it takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_time_budget(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "time", Clock())
+    rates = []
+    real = loop.train_step
+
+    def watched(network, optimizer, *rest):  # type: ignore[no-untyped-def]
+        rates.append(optimizer.param_groups[0]["lr"])
+        return real(network, optimizer, *rest)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    plan = plan_with(
+        optimizer=Optimizer(learning_rate=1.0), schedule=Schedule(name="cosine", warmup=0), iterations_per_epoch=10
+    )
+    progress: list[float] = []
+    state = train(tmp_path / "f", plan, cases, Budget(seconds=100), report=lambda share, _: progress.append(share))
+    assert 100 <= state.seconds < 110
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+    assert rates[0] == pytest.approx(1, abs=0.01)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.01
+    assert state.history[-1]["iteration"] == state.iteration == len(rates)
+
+
+def test_time_goes_on_after_an_interruption(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "time", Clock())
+    plan = plan_with()
+
+    def interrupt(progress: float, _: str) -> None:
+        if progress > 0.5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "f", plan, cases, Budget(seconds=60), report=interrupt)
+    first: list[float] = []
+    state = train(tmp_path / "f", plan, cases, Budget(seconds=60), report=lambda share, _: first.append(share))
+    assert first[0] > 0.5
+    assert 60 <= state.seconds < 70
+
+
+def test_another_plans_state_is_refused(tmp_path: Path, cases: list) -> None:
+    train(tmp_path / "f", plan_with(), cases, Budget(iterations=1))
+    others = [
+        (plan_with(optimizer=Optimizer(learning_rate=0.5)), {}),
+        (plan_with({"width": 8}), {}),
+        (plan_with(target=REGIONS), {}),
+        (plan_with(), {"seed": 1}),
+    ]
+    for plan, more in others:
+        with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
+            train(tmp_path / "f", plan, cases, Budget(iterations=2), **more)
+    with pytest.raises(AutosegError, match="--restart"):
+        train(tmp_path / "f", plan_with(), cases[1:], Budget(iterations=2))
+
+
+def test_identity() -> None:
+    """What decides how a training goes on is part of it; how long it goes and what is said about it is not."""
+
+    def identity(plan: Plan, cases: tuple = ("a", "b")) -> str:
+        return training_identity(plan, plan.configurations["small"], cases, 0)
+
+    plan = plan_with()
+    assert identity(plan_with(epochs=77, validate_every=3, validate_cases=9, early_stopping=4)) == identity(plan)
+    config = plan.configurations["small"]
+    said = config.model_copy(update={"reasons": {"patch_size": "because"}})
+    assert identity(plan.model_copy(update={"configurations": {"small": said}})) == identity(plan)
+    assert identity(plan, ("a",)) != identity(plan)
+    assert identity(plan_with(ema_decay=0.5)) != identity(plan)
+    finer = config.model_copy(update={"spacing": (0.5, 1.0, 1.0)})
+    assert identity(plan.model_copy(update={"configurations": {"small": finer}})) != identity(plan)
+    normalized = plan.channels[0].model_copy(
+        update={"normalization": plan.channels[0].normalization.model_copy(update={"masked": True})}
+    )
+    assert identity(plan.model_copy(update={"channels": [normalized]})) != identity(plan)
+
+
+def test_damaged_state_is_refused(tmp_path: Path, cases: list) -> None:
+    train(tmp_path / "f", plan_with(), cases, Budget(iterations=1))
+    (tmp_path / "f" / "training_state.pt").write_bytes(b"rubbish")
+    with pytest.raises(AutosegError, match="--restart"):
+        train(tmp_path / "f", plan_with(), cases, Budget(iterations=2))
+
+
+def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9])
+
+    def dice(*_: Any) -> dict[str, list[float]]:
+        return {"outer": [next(found)]}
+
+    monkeypatch.setattr(loop, "validation_dice", dice)
+    plan = plan_with(early_stopping=3)
+    state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
+    # Better at the second, not at the third, fourth (equal) and fifth.
+    assert [row["validation_dice"] for row in state.history] == [0.1, 0.5, 0.4, 0.5, 0.3]
+    assert state.best_dice == 0.5
+    assert state.finished
+    assert (tmp_path / "f" / "weights.safetensors").exists()
+
+
+def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.2, 0.8, 0.4])
+    copies = []
+
+    def dice(network: torch.nn.Module, *_: Any) -> dict[str, list[float]]:
+        copies.append({k: v.clone() for k, v in network.state_dict().items()})
+        return {"outer": [next(found), math.nan], "inner": [math.nan]}
+
+    monkeypatch.setattr(loop, "validation_dice", dice)
+    state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
+    best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
+    assert all(torch.equal(best[key], copies[1][key]) for key in best)
+    assert all(torch.equal(last[key], copies[2][key]) for key in last)
+    assert state.history[0]["validation_dice"] == 0.2
+    assert math.isnan(state.history[0]["validation_dice_inner"])
+
+
+def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def poisoned(image: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        image, label = augment(image, *rest)
+        return (image * math.nan if len(calls) == 2 else image), label
+
+    monkeypatch.setattr(loop, "augment", poisoned)
+    state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=4))
+    assert all(math.isfinite(row["loss"]) for row in state.history)
+    assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "f" / "weights.safetensors").values())
+
+
+def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PATIENCE_NOT_FINITE", 3)
+    monkeypatch.setattr(
+        loop, "augment", lambda image, label, *_: (image[..., :8, :8, :8] * math.nan, label[:, :8, :8, :8])
+    )
+    with pytest.raises(AutosegError, match="not a number since 4 steps; lower the learning rate"):
+        train(tmp_path / "f", plan_with(), cases, Budget(iterations=50))
+
+
+def test_average_is_what_is_saved(tmp_path: Path, cases: list) -> None:
+    """With a decay of 0 the saved weights are the network's own; with a long one they are not."""
+    for decay, equal in ((0.0, True), (0.99, False)):
+        folder = tmp_path / str(decay)
+        train(folder, plan_with(ema_decay=decay), cases, Budget(iterations=3))
+        saved = load_weights(folder / "weights.safetensors")
+        network = torch.load(folder / "training_state.pt", weights_only=True)["network"]
+        assert all(torch.equal(saved[key], network[key]) for key in saved) is equal
+
+
+def test_gradient_is_clipped(tmp_path: Path, cases: list) -> None:
+    """With plain SGD at rate 1 the weights move by no more than the clip."""
+    plan = plan_with(
+        optimizer=Optimizer(name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0),
+        schedule=Schedule(name="constant", warmup=0),
+        gradient_clip=0.01,
+        ema_decay=0.0,
+    )
+    train(tmp_path / "f", plan, cases, Budget(iterations=1))
+    torch.manual_seed(0)
+    before = build(plan.configurations["small"].network, 1, 3)
+    after = load_network(tmp_path / "f" / "weights.safetensors", plan, plan.configurations["small"], CPU)
+    moved = sum(
+        float(((a.detach() - b) ** 2).sum()) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+    assert math.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+def test_validation_dice_of_the_truth(cases: list, target) -> None:
+    config = make_configuration()
+    found = validation_dice(Perfect(target), cases, target, config, CPU, torch.float32)
+    assert found == {output.name: [1.0] * 3 for output in target.outputs}
+
+
+def test_validation_dice_by_hand(tmp_path: Path) -> None:
+    """The network sees label 2 nowhere and one voxel of label 1 too many; ignored voxels don't count."""
+    label = np.zeros((4, 4, 4), np.int16)
+    label[0, 0, :3] = 1
+    label[1, 1, 1] = 9
+    image = 100.0 * (label == 1) + 0.5
+    image[2, 2, 2] = image[1, 1, 1] = 100.5
+    case = store(tmp_path, "c", label, image)
+    config = make_configuration()
+    ignoring = LABELS.model_copy(update={"ignore": 9})
+    found = validation_dice(Perfect(), [case], ignoring, config, CPU, torch.float32)
+    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
+    assert math.isnan(found["inner"][0])
+    found = validation_dice(Perfect(), [case], LABELS, config, CPU, torch.float32)
+    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
+
+
+def test_only_some_cases_are_watched() -> None:
+    names = [SimpleNamespace(id=n) for n in range(10)]
+    assert [c.id for c in loop._spread(names, 3)] == [0, 3, 6]
+    assert [c.id for c in loop._spread(names, 20)] == list(range(10))
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, cases: list) -> None:
+    plan = plan_with()
+    train(tmp_path / "f", plan, cases, Budget(iterations=1))
+    shutil.copy(tmp_path / "f" / "weights.safetensors", tmp_path / "w.safetensors")
+    wide = plan_with({"width": 8})
+    with pytest.raises(AutosegError, match="does not fit the plan beside it") as caught:
+        load_network(tmp_path / "w.safetensors", wide, wide.configurations["small"], CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_dimensional(tmp_path: Path, cases: list) -> None:
+    config = make_configuration((8, 8), recipe=make_recipe())
+    state = train(tmp_path / "f", make_plan(config), cases, Budget(iterations=2))
+    assert math.isfinite(state.history[0]["validation_dice"])
+
+
+def test_sixteen_bits(tmp_path: Path, cases: list) -> None:
+    state = train(tmp_path / "f", plan_with(precision="bf16"), cases, Budget(iterations=2))
+    assert math.isfinite(state.history[0]["loss"])
+    saved = load_weights(tmp_path / "f" / "weights.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
+def test_loading_workers_change_nothing(tmp_path: Path, cases: list) -> None:
+    plan = plan_with(**WILD)
+    alone = train(tmp_path / "a", plan, cases, Budget(iterations=3), workers=0)
+    helped = train(tmp_path / "b", plan, cases, Budget(iterations=3), workers=2)
+    assert without_seconds(alone) == without_seconds(helped)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
