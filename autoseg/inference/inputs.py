@@ -3,19 +3,19 @@
 import re
 from pathlib import Path
 
-from autoseg.dataset import Case, ChannelFile, Dataset
+from autoseg.dataset import Case, ChannelFile, Dataset, recognise_layout
 from autoseg.errors import AutosegError, UsageError
+from autoseg.image import read_geometry
+from autoseg.layouts.common import image_ending, images_in, is_image
 from autoseg.plan import Plan
-
-#: Endings looked for in a folder of bare images.
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".tif", ".tiff", ".bmp", ".jpg")
+from autoseg.progress import say
 
 
 def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, everything: bool = False) -> list[Case]:
     """The cases in a folder.
 
     A dataset gives its unlabelled cases where it has any (its test set), else all. A folder of bare images gives one
-    case an image for a plan with one channel, else groups ``CASE_0000``, ``CASE_0001``, … in the plan's order.
+    case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … in its order.
 
     Args:
         path: dataset, or folder of images, or one image file.
@@ -29,14 +29,13 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
     path = Path(path)
     if not path.exists():
         raise AutosegError(f"{path} does not exist.")
-    if path.is_file() and path.name.endswith(IMAGE_ENDINGS):
-        return [single_case({plan.channel_names[0]: path}, plan)]
-    try:
-        dataset = Dataset.open(path, layout)
-    except AutosegError:
-        if layout is not None or not path.is_dir():
-            raise
+    if layout is None and path.is_file() and is_image(path):
+        if _components(path) != len(plan.channels):
+            return [single_case({plan.channel_names[0]: path}, plan)]
+        return [Case(id=_stem(path), channels=_all_of(path, plan))]
+    if layout is None and path.is_dir() and recognise_layout(path) is None:
         return _bare_images(path, plan)
+    dataset = Dataset.open(path, layout)
     if everything:
         return [*dataset.cases, *dataset.unlabelled]
     return list(dataset.unlabelled or dataset.cases)
@@ -62,28 +61,55 @@ def single_case(files: dict[str, Path], plan: Plan, name: str | None = None) -> 
 
 
 def _bare_images(folder: Path, plan: Plan) -> list[Case]:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_ENDINGS))
+    files = images_in(folder)
     if not files:
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
-    numbered: dict[str, dict[str, ChannelFile]] = {}
-    for path in files:
-        match = re.fullmatch(r"(.+)_(\d{4})", _stem(path))
-        if match and int(match[2]) < len(plan.channels):
-            numbered.setdefault(match[1], {})[plan.channel_names[int(match[2])]] = ChannelFile(path=path)
-    if numbered:
-        return [Case(id=name, channels=channels) for name, channels in numbered.items()]
-    if len(plan.channels) > 1:
+    numbers = {path: re.fullmatch(r"(.+)_(\d{4})", _stem(path)) for path in files}
+    wanted = len(plan.channels)
+    held = [_components(path) for path in files] if wanted > 1 else [1]
+    # An unreadable file is taken for one of its kind, so that it fails alone and by its name.
+    if all(count in (None, wanted) for count in held) and wanted in held:
+        # nnU-Net names a picture CASE_0000.png, too, though it holds all channels.
+        first_only = all(match and match[2] == "0000" for match in numbers.values())
+        found: dict[str, Path] = {}
+        for path, match in numbers.items():
+            name = match[1] if match and first_only else _stem(path)
+            if name in found:
+                raise AutosegError(f"{folder} has two images of {name} ({found[name].name}, {path.name}); remove one.")
+            found[name] = path
+        return [Case(id=name, channels=_all_of(path, plan)) for name, path in found.items()]
+    grouped: dict[str, dict[str, ChannelFile]] = {}
+    others = []
+    for path, match in numbers.items():
+        if match and int(match[2]) < wanted:
+            grouped.setdefault(match[1], {})[plan.channel_names[int(match[2])]] = ChannelFile(path=path)
+        else:
+            others.append(path.name)
+    if not grouped:
         raise AutosegError(
-            f"{folder} holds images but no dataset; for {len(plan.channels)} channels name them "
-            f"CASE_0000, CASE_0001, … "
+            f"{folder} holds images but no dataset; for {wanted} channels name them CASE_0000, CASE_0001, … "
             f"in the order {', '.join(plan.channel_names)}, or describe the folder with an autoseg.toml."
         )
-    return [Case(id=_stem(path), channels={plan.channel_names[0]: ChannelFile(path=path)}) for path in files]
+    if others:
+        say(f"{folder}: {', '.join(others)} left out; not named CASE_0000 to CASE_{wanted - 1:04d}.")
+    return [Case(id=name, channels=channels) for name, channels in grouped.items()]
+
+
+def _components(path: Path) -> int | None:
+    """How many channels a file holds; None where it can't be read."""
+    try:
+        return read_geometry(path)[1]
+    except AutosegError:
+        return None
+
+
+def _all_of(path: Path, plan: Plan) -> dict[str, ChannelFile]:
+    """Every channel of the plan, out of one file."""
+    if len(plan.channels) == 1:
+        return {plan.channel_names[0]: ChannelFile(path=path)}
+    return {name: ChannelFile(path=path, component=index) for index, name in enumerate(plan.channel_names)}
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    for ending in IMAGE_ENDINGS:
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return path.stem
+    ending = image_ending(path)
+    return path.name[: -len(ending)] if ending else path.stem

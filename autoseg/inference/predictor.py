@@ -82,7 +82,7 @@ class Predictor:
         self.mirror = mirror
         first = self.members[0].plan
         for other in self.members[1:]:
-            if _outputs(other.plan.target) != _outputs(first.target):
+            if _comparable(other.plan.target) != _comparable(first.target):
                 raise UsageError(
                     f"{other.name} segments {_names(other.plan.target)}, {self.members[0].name} segments "
                     f"{_names(first.target)}; only runs with the same target can be averaged."
@@ -147,7 +147,10 @@ class Predictor:
             What was written, what failed.
         """
         out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AutosegError(f"--out {out} can't be made ({error.strerror}); choose another folder.") from None
         outcome = Outcome()
         due = []
         for case in cases:
@@ -331,12 +334,12 @@ def _load_member(
     return Member(str(run.path), plan, chosen, networks)
 
 
-def _outputs(target: Target) -> list[tuple[str, int]]:
-    return [(output.name, output.paint) for output in target.outputs]
+def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:
+    return target.kind, [(output.name, output.paint) for output in target.outputs]
 
 
 def _names(target: Target) -> str:
-    return ", ".join(output.name for output in target.outputs)
+    return f"the {target.kind} {', '.join(f'{output.name} ({output.paint})' for output in target.outputs)}"
 
 
 def _missing(members: Sequence[Member], prepared: Sequence[PreprocessedCase]) -> list[str]:

@@ -1,0 +1,151 @@
+"""What there is to predict: datasets, folders of images, single files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.inference.inputs import cases_to_predict, single_case
+from tests.builders import make_plan, write
+
+VOLUME = np.ones((3, 4, 5), np.float32)
+ONE, TWO = make_plan(), make_plan(channels=("t1", "t2"))
+RGB = make_plan(channels=("red", "green", "blue"))
+
+
+def folder(path: Path, *names: str) -> Path:
+    for name in names:
+        write(path / name, VOLUME)
+    return path
+
+
+def found(path: Path, plan, **options) -> dict[str, dict[str, tuple[str, int | None]]]:
+    return {
+        case.id: {name: (file.path.name, file.component) for name, file in case.channels.items()}
+        for case in cases_to_predict(path, plan, **options)
+    }
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7, 3), np.uint8), isVector=True), str(path))
+    return path
+
+
+def test_one_case_an_image(tmp_path: Path) -> None:
+    folder(tmp_path, "b.nii.gz", "a.mha", "c.x.nrrd")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "._a.mha").write_text("left by a Mac")
+    assert found(tmp_path, ONE) == {
+        "a": {"mr": ("a.mha", None)},
+        "b": {"mr": ("b.nii.gz", None)},
+        "c.x": {"mr": ("c.x.nrrd", None)},
+    }
+
+
+def test_channels_by_number(tmp_path: Path) -> None:
+    folder(tmp_path, "p_0000.nii.gz", "p_0001.nii.gz", "q_1_0001.nii.gz")
+    assert found(tmp_path, TWO) == {
+        "p": {"t1": ("p_0000.nii.gz", None), "t2": ("p_0001.nii.gz", None)},
+        "q_1": {"t2": ("q_1_0001.nii.gz", None)},
+    }
+
+
+def test_numbers_of_a_single_channel(tmp_path: Path) -> None:
+    """nnU-Net's ending is taken off; other numbers are part of the name, and no image is left out."""
+    assert list(found(folder(tmp_path / "a", "p_0000.nii.gz", "q_0000.nii.gz"), ONE)) == ["p", "q"]
+    assert list(found(folder(tmp_path / "b", "scan_0000.nii.gz", "scan_0001.nii.gz"), ONE)) == [
+        "scan_0000",
+        "scan_0001",
+    ]
+    assert list(found(folder(tmp_path / "c", "scan_0017.nii.gz"), ONE)) == ["scan_0017"]
+
+
+def test_files_that_hold_all_channels(tmp_path: Path) -> None:
+    """RGB pictures, named as nnU-Net does or freely; volumes with the channels as fourth axis."""
+    picture(tmp_path / "rgb" / "p_0000.png")
+    colours = {name: ("p_0000.png", index) for index, name in enumerate(RGB.channel_names)}
+    assert found(tmp_path / "rgb", RGB) == {"p": colours}
+    assert found(tmp_path / "rgb" / "p_0000.png", RGB) == {"p_0000": colours}
+    volumes = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)] * 2)
+    (tmp_path / "4d").mkdir()
+    sitk.WriteImage(volumes, str(tmp_path / "4d" / "x.nii.gz"))
+    (tmp_path / "4d" / "y.nii.gz").write_bytes(b"damaged")
+    assert found(tmp_path / "4d", TWO) == {
+        "x": {"t1": ("x.nii.gz", 0), "t2": ("x.nii.gz", 1)},
+        "y": {"t1": ("y.nii.gz", 0), "t2": ("y.nii.gz", 1)},
+    }
+
+
+def test_single_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.b.nii.gz", VOLUME)
+    assert found(path, ONE) == {"a.b": {"mr": ("a.b.nii.gz", None)}}
+    with pytest.raises(UsageError, match="--channel t2=PATH is missing"):
+        cases_to_predict(path, TWO)
+
+
+def test_nothing_to_predict(tmp_path: Path) -> None:
+    with pytest.raises(AutosegError, match="does not exist"):
+        cases_to_predict(tmp_path / "nowhere", ONE)
+    with pytest.raises(AutosegError, match="no dataset and no images"):
+        cases_to_predict(tmp_path, ONE)
+    folder(tmp_path, "a.nii.gz", "b.nii.gz")
+    with pytest.raises(AutosegError, match="in the order t1, t2"):
+        cases_to_predict(tmp_path, TWO)
+
+
+def test_two_images_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(AutosegError, match=r"two images of a \(a\.mha, a\.nii\.gz\)"):
+        cases_to_predict(folder(tmp_path, "a.nii.gz", "a.mha"), ONE)
+
+
+def dataset(root: Path, write_json, test: bool) -> Path:
+    for name in ("x", "y"):
+        write(root / "imagesTr" / f"{name}_0000.nii.gz", VOLUME)
+        write(root / "labelsTr" / f"{name}.nii.gz", VOLUME.astype(np.uint8))
+    if test:
+        write(root / "imagesTs" / "z_0000.nii.gz", VOLUME)
+    return write_json(
+        root / "dataset.json",
+        {
+            "channel_names": {"0": "mr"},
+            "labels": {"background": 0, "one": 1},
+            "numTraining": 2,
+            "file_ending": ".nii.gz",
+        },
+    ).parent
+
+
+def test_dataset(tmp_path: Path, write_json) -> None:
+    with_test, without = dataset(tmp_path / "a", write_json, True), dataset(tmp_path / "b", write_json, False)
+    assert list(found(with_test, ONE)) == ["z"]
+    assert list(found(with_test, ONE, everything=True)) == ["x", "y", "z"]
+    assert list(found(without, ONE)) == ["x", "y"]
+    assert list(found(with_test / "imagesTs", ONE)) == ["z"]
+
+
+def test_broken_dataset_says_what_is_broken(tmp_path: Path, write_json) -> None:
+    root = dataset(tmp_path, write_json, True)
+    write_json(root / "dataset.json", {"channel_names": {"0": "mr"}, "labels": {}})
+    with pytest.raises(AutosegError, match="file_ending"):
+        cases_to_predict(root, ONE)
+    with pytest.raises(UsageError, match="--layout nope"):
+        cases_to_predict(root, ONE, layout="nope")
+
+
+def test_single_case(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.nii.gz", VOLUME), write(tmp_path / "b.nii.gz", VOLUME)
+    case = single_case({"t2": b, "t1": a}, TWO)
+    assert case.id == "b"
+    assert case.channels["t1"].path == a
+    assert single_case({"t1": a, "t2": b}, TWO, "patient").id == "patient"
+    with pytest.raises(UsageError, match="the plan's channels are t1, t2"):
+        single_case({"flair": a}, TWO)
+    with pytest.raises(UsageError, match="--channel t2=PATH is missing"):
+        single_case({"t1": a}, TWO)
+    allowing = TWO.model_copy(update={"allow_missing_channels": True})
+    assert set(single_case({"t1": a}, allowing).channels) == {"t1"}
+    with pytest.raises(AutosegError, match="does not exist"):
+        single_case({"t1": tmp_path / "c.nii.gz", "t2": b}, TWO)

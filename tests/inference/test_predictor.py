@@ -1,0 +1,284 @@
+"""The predictor: runs and folds averaged, one case's failure contained, results where the scan was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from autoseg.dataset import Case, ChannelFile
+from autoseg.errors import AutosegError, UsageError
+from autoseg.inference.predictor import Member, Predictor
+from autoseg.plan import Plan, Preprocessing, override, save_plan
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.training.checkpoint import save_weights
+from autoseg.training.loop import build
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    Perfect,
+    blob,
+    loaded,
+    make_configuration,
+    make_plan,
+    make_run,
+    picture_of,
+    write,
+)
+
+CPU = torch.device("cpu")
+
+
+def member(network: nn.Module | None = None, plan: Plan | None = None, name: str = "run") -> Member:
+    plan = plan or make_plan()
+    return Member(name, plan, plan.configurations["small"], [network or Perfect(plan.target)])
+
+
+def predictor(*members: Member) -> Predictor:
+    return Predictor(members or [member()], CPU)
+
+
+def case_of(path: Path, name: str, label: np.ndarray) -> Case:
+    return Case(id=name, channels={"mr": ChannelFile(path=write(path / f"{name}.nii.gz", picture_of(label)))})
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        shape = (len(image), len(self.logits), *image.shape[2:])
+        return torch.tensor(self.logits).reshape(1, -1, *[1] * (image.ndim - 2)).expand(shape)
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_perfect(target, probabilities: bool) -> None:
+    found = predictor(member(plan=make_plan(target=target))).predict_case(loaded(picture_of(blob())), probabilities)
+    assert np.array_equal(found.label, blob())
+    assert found.label.dtype == np.int16
+    assert set(found.probabilities) == ({o.name for o in target.outputs} if probabilities else set())
+
+
+def test_outside_the_crop_is_background() -> None:
+    """Whatever the network says of the padding around it."""
+    image = np.zeros((8, 8, 8), np.float32)
+    image[2:5, 3:6, 1:7] = 100.5
+    found = predictor(member(Constant(0, 5, 0))).predict_case(loaded(image), True)
+    assert np.array_equal(found.label, (image > 0).astype(np.int16))
+    assert not found.probabilities["outer"][image == 0].any()
+
+
+def test_runs_are_averaged_as_probabilities() -> None:
+    # Logits would give (0, 1.5, -1); one run is certain of the background, two think a little of the first label.
+    logits = [(9.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 1.0, 0.0)]
+    found = predictor(*[member(Constant(*row)) for row in logits]).predict_case(loaded(picture_of(blob())), True)
+    mean = torch.softmax(torch.tensor(logits), 1).mean(0)
+    assert found.probabilities["outer"] == pytest.approx(float(mean[1]), abs=1e-6)
+    assert found.probabilities["inner"] == pytest.approx(float(mean[2]), abs=1e-6)
+    assert (found.label == int(mean.argmax())).all()
+
+
+def test_runs_with_different_preprocessing() -> None:
+    """Each sees the case its own way; they meet on the original grid."""
+    finer = make_plan(
+        make_configuration(spacing=(0.5, 0.5, 0.5)), preprocessing=Preprocessing(transpose=(2, 0, 1), crop="none")
+    )
+    image = picture_of(blob())
+    image[:, :, 11:] = 0
+    found = predictor(member(), member(plan=finer)).predict_case(loaded(image), True)
+    assert np.array_equal(found.label, blob())
+    total = sum(found.probabilities.values())
+    assert total.max() <= 1 + 1e-5
+    assert min(p.min() for p in found.probabilities.values()) >= 0
+
+
+def test_only_runs_with_the_same_target() -> None:
+    renamed = LABELS.model_copy(update={"outputs": [LABELS.outputs[0]]})
+    alike = REGIONS.model_copy(update={"outputs": LABELS.outputs})  # the same names, but they overlap
+    for target in (renamed, REGIONS, alike):
+        with pytest.raises(UsageError, match=r"other segments .* only runs with the same target can be averaged"):
+            predictor(member(), member(plan=make_plan(target=target), name="other"))
+
+
+def test_missing_channel() -> None:
+    image = np.stack([picture_of(blob()), np.zeros(blob().shape, np.float32)])
+    case = loaded(image, present=(True, False))
+    with pytest.raises(AutosegError, match="the channel t2 is missing, and run was not trained for missing channels"):
+        predictor(member(plan=make_plan(channels=("t1", "t2")))).predict_case(case)
+    allowing = make_plan(channels=("t1", "t2"), allow_missing_channels=True)
+    found = predictor(member(plan=allowing)).predict_case(case)
+    assert found.missing == ["t2"]
+    assert np.array_equal(found.label, blob())
+
+
+def test_preprocessed_image() -> None:
+    plan = make_plan(preprocessing=Preprocessing(transpose=(2, 0, 1)))
+    ready = preprocess_case(loaded(picture_of(blob())), plan, plan.configurations["small"])
+    assert np.array_equal(predictor(member(plan=plan)).predict_preprocessed(ready.image, ready.trace), blob())
+
+
+def test_folder(tmp_path: Path) -> None:
+    labels = {f"c{n}": blob(shift=n % 2) for n in range(5)}
+    cases = [case_of(tmp_path / "in", name, label) for name, label in labels.items()]
+    outcome = predictor().predict(cases, tmp_path / "out")
+    assert outcome.failed == {}
+    assert list(outcome.written) == list(labels)
+    for name, label in labels.items():
+        assert np.array_equal(read(outcome.written[name]), label)
+        assert sitk.ReadImage(str(outcome.written[name])).GetPixelID() == sitk.sitkUInt8
+    told = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert list(told["cases"]) == list(labels)
+    assert told["outputs"] == {"outer": 1, "inner": 2}
+    assert told["runs"] == [{"run": "run", "planner": "by hand", "folds": 1}]
+    assert told["failed"] == {}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{n}.nii.gz" for n in labels} | {
+        "predictions.json"
+    }
+
+
+def test_probability_files(tmp_path: Path) -> None:
+    predictor().predict([case_of(tmp_path, "c", blob())], tmp_path / "out", probabilities=True)
+    outer, inner = (read(tmp_path / "out" / f"c_probability_{name}.nii.gz") for name in ("outer", "inner"))
+    assert (outer + inner).max() <= 1 + 1e-5
+    assert np.array_equal(inner > 0.5, blob() == 2)
+    assert outer.dtype == np.float32
+
+
+@pytest.mark.parametrize("bad", [{0}, {2}, {4}, {0, 1}, {1, 2, 4}, {0, 1, 2, 3, 4}])
+def test_one_failure_stops_no_other(tmp_path: Path, bad: set[int]) -> None:
+    cases = [case_of(tmp_path / "in", f"c{n}", blob()) for n in range(5)]
+    for number in bad:
+        (tmp_path / "in" / f"c{number}.nii.gz").write_bytes(b"no image")
+    outcome = predictor().predict(cases, tmp_path / "out")
+    assert set(outcome.failed) == {f"c{n}" for n in bad}
+    assert set(outcome.written) == {f"c{n}" for n in set(range(5)) - bad}
+    for name, sentence in outcome.failed.items():
+        assert f"{name}.nii.gz" in sentence
+        assert "\n" not in sentence
+    assert all(np.array_equal(read(path), blob()) for path in outcome.written.values())
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["failed"] == outcome.failed
+
+
+class Moody(Perfect):
+    """Fails for images that are mostly of one kind."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.max() > 250:
+            raise RuntimeError("too bright\nfor me")
+        return super().forward(image)
+
+
+def test_failure_in_the_network(tmp_path: Path) -> None:
+    cases = [case_of(tmp_path, f"c{n}", blob() + (2 * blob() if n == 1 else 0)) for n in range(3)]
+    outcome = predictor(member(Moody())).predict(cases, tmp_path / "out")
+    assert outcome.failed == {"c1": "RuntimeError: too bright"}
+    assert set(outcome.written) == {"c0", "c2"}
+
+
+def test_failure_in_writing(tmp_path: Path) -> None:
+    cases = [case_of(tmp_path, f"c{n}", blob()) for n in range(3)]
+    (tmp_path / "out" / "c1.nii.gz").mkdir(parents=True)
+    outcome = predictor().predict(cases, tmp_path / "out")
+    assert set(outcome.failed) == {"c1"}
+    assert set(outcome.written) == {"c0", "c2"}
+
+
+def test_results_can_be_kept(tmp_path: Path) -> None:
+    cases = [case_of(tmp_path, f"c{n}", blob()) for n in range(2)]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "c0.nii.gz").write_bytes(b"mine")
+    outcome = predictor().predict(cases, tmp_path / "out", overwrite=False)
+    assert (tmp_path / "out" / "c0.nii.gz").read_bytes() == b"mine"
+    assert set(outcome.written) == {"c0", "c1"}
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    outcome = predictor().predict([], tmp_path / "out")
+    assert outcome.written == outcome.failed == {}
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(AutosegError, match=r"--out .*out can't be made"):
+        predictor().predict([case_of(tmp_path, "c", blob())], tmp_path / "out")
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """A 2D dataset of PNGs: the result is a PNG of the same size, probabilities go where fractions can be kept."""
+    label = np.zeros((9, 13), np.uint8)
+    label[2:5, 3:11] = 1
+    path = write(tmp_path / "in" / "p.png", (100 * label + 1).astype(np.uint8))
+    plan = make_plan(make_configuration((8, 8), spacing=(None, None, None)), file_ending=".png")
+    case = Case(id="p", channels={"mr": ChannelFile(path=path)})
+    outcome = predictor(member(plan=plan)).predict([case], tmp_path / "out", probabilities=True)
+    assert outcome.failed == {}
+    assert np.array_equal(read(tmp_path / "out" / "p.png"), label)
+    fraction = read(tmp_path / "out" / "p_probability_outer.tiff")
+    assert fraction.dtype == np.float32
+    assert np.array_equal(fraction > 0.5, label == 1)
+
+
+# --- loading runs ---
+
+
+def trained(root: Path, *factors: float, **plan: Any):
+    """A run whose folds have random weights; fold k's are those of seed k."""
+    run = make_run(root, make_plan(**plan), cases=2)
+    config = run.plan.configurations["small"]
+    for fold, seed in enumerate(factors):
+        torch.manual_seed(int(seed))
+        network = build(config.network, len(run.plan.channels), run.plan.target.heads)
+        save_weights(run.fold("small", fold) / "weights.safetensors", network.state_dict())
+    return run
+
+
+def test_folds_are_averaged(tmp_path: Path) -> None:
+    run = trained(tmp_path, 1, 2)
+    case = loaded(picture_of(blob((8, 8, 8))))
+    device = "cpu"
+    both = Predictor.load(run.path, device=device)
+    assert len(both.members[0].networks) == 2
+    networks = [Predictor.load(run.path, folds=[fold], device=device).members[0].networks[0] for fold in (0, 1)]
+    with torch.no_grad():
+        logits = sum(network(torch.from_numpy(case.image)[None])[0] for network in networks) / 2
+    expected = torch.softmax(logits, 0).numpy()
+    found = both.predict_case(case, True)
+    np.testing.assert_allclose(found.probabilities["outer"], expected[1], atol=1e-5)
+    assert np.array_equal(found.label, expected.argmax(0))
+
+
+def test_loading_what_is_not_there(tmp_path: Path) -> None:
+    run = trained(tmp_path, 1)
+    with pytest.raises(UsageError, match=r"--folds 3 of small is not trained .*trained: 0"):
+        Predictor.load(run.path, folds=[3], device="cpu")
+    with pytest.raises(UsageError, match="--config big is not in the plan"):
+        Predictor.load(run.path, "big", device="cpu")
+    with pytest.raises(AutosegError, match=r"best\.safetensors does not exist"):
+        Predictor.load(run.path, device="cpu", checkpoint="best")
+    with pytest.raises(AutosegError, match="no run folder"):
+        Predictor.load(tmp_path, device="cpu")
+    bare = make_run(tmp_path / "bare", cases=2)
+    with pytest.raises(UsageError, match="has no trained fold of small"):
+        Predictor.load(bare.path, device="cpu")
+
+
+def test_the_trained_configuration_is_taken(tmp_path: Path) -> None:
+    """Where the recommended one is not trained but another one is."""
+    run = trained(tmp_path, 1)
+    plan = run.plan
+    more = plan.model_copy(update={"configurations": {"large": make_configuration(), **plan.configurations}})
+    save_plan(override(more, ["recommended=large"]), run.path / "plan.json")
+    loaded_run = Predictor.load(run.path, device="cpu")
+    assert loaded_run.members[0].configuration == plan.configurations["small"]

@@ -1,0 +1,229 @@
+"""The sliding window: what a network says about each voxel comes through unchanged, whatever the tiles."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from autoseg.inference import sliding_window as module
+from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
+from autoseg.networks import build
+from autoseg.plan import Inference
+from tests.builders import make_network
+
+CPU = torch.device("cpu")
+
+
+def predict(
+    network: nn.Module | list, image: torch.Tensor, patch: list[int], heads: int = 1, **how: Any
+) -> torch.Tensor:
+    networks = network if isinstance(network, list) else [network]
+    mirror = how.pop("mirror", bool(how.get("mirror_axes")))
+    how.setdefault("mirror_axes", [])
+    return predict_scores(networks, image, patch, heads, Inference(**how), CPU, torch.float32, mirror)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+
+
+@given(size=st.integers(1, 300), patch=st.integers(1, 64), overlap=st.floats(0, 0.95))
+def test_tiles_cover_an_axis(size: int, patch: int, overlap: float) -> None:
+    starts = tile_starts(size, patch, overlap)
+    if size <= patch:
+        assert starts == [0]
+        return
+    assert starts[0] == 0
+    assert starts[-1] == size - patch
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert steps.max() <= max(1, patch * (1 - overlap))
+    # Evenly spread: no two steps differ by more than a voxel.
+    assert steps.max() - steps.min() <= 1
+
+
+def test_tiles_by_hand() -> None:
+    # As nnU-Net's: 110 voxels, patch 32, half overlap → 6 tiles.
+    assert tile_starts(110, 32, 0.5) == [0, 16, 31, 47, 62, 78]
+    assert tile_starts(64, 32, 0) == [0, 32]
+    assert tile_starts(65, 32, 0) == [0, 16, 33]
+    assert count_tiles((110, 32, 10), (32, 32, 32), 0.5) == 6
+    assert count_tiles((7, 64, 64), (32, 32), 0) == 7 * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 11)] * 3),
+    patch=st.lists(st.integers(1, 8), min_size=2, max_size=3),
+    overlap=st.floats(0, 0.8),
+    sigma=st.sampled_from([0.0, 0.125, 0.5]),
+    axes=st.sets(st.integers(0, 1)),
+    tile_batch=st.integers(1, 4),
+)
+def test_identity(size: tuple, patch: list, overlap: float, sigma: float, axes: set, tile_batch: int) -> None:
+    """A network that gives its input back gives the whole image back."""
+    image = noise(2, *size)
+    before = image.clone()
+    found = predict(
+        nn.Identity(),
+        image,
+        patch,
+        2,
+        overlap=overlap,
+        gaussian_sigma=sigma,
+        mirror_axes=sorted(axes),
+        tile_batch=tile_batch,
+    )
+    assert found.shape == image.shape
+    torch.testing.assert_close(found, image, atol=1e-5, rtol=1e-5)
+    assert torch.equal(image, before)
+
+
+def test_weight_by_hand() -> None:
+    weight = tile_weight([3, 1], 0.5)
+    edge = np.exp(-0.5 * (1 / 1.5) ** 2)
+    assert weight.ravel().tolist() == pytest.approx([edge, 1, edge])
+    assert (tile_weight([4, 5], 0.0) == 1).all()
+    assert tile_weight([64, 64, 64], 0.125).min() == pytest.approx(1e-4)
+    even = tile_weight([8, 6], 0.125)
+    assert even.max() == 1
+    assert torch.equal(even, even.flip(0, 1))
+
+
+class Position(nn.Module):
+    """Says where in its tile a voxel lies: two tiles disagree about every voxel."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.arange(float(image.shape[-1])).expand_as(image)
+
+
+def test_overlap_is_weighted_by_hand() -> None:
+    image = torch.zeros(1, 1, 1, 6)
+    found = predict(Position(), image, [1, 1, 4], overlap=0.5, gaussian_sigma=0.5)[0, 0, 0]
+    weight = [float(np.exp(-0.5 * ((x - 1.5) / 2) ** 2)) for x in range(4)]
+    third = (2 * weight[2] + 0 * weight[0]) / (weight[2] + weight[0])
+    fourth = (3 * weight[3] + 1 * weight[1]) / (weight[3] + weight[1])
+    assert found.tolist() == pytest.approx([0, 1, third, fourth, 2, 3], abs=1e-5)
+
+
+class Seen(nn.Module):
+    """Counts how it was asked, and says which value of the image is at each tile's first voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[tuple[int, ...]] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.batches.append(tuple(image.shape))
+        return image
+
+
+def test_tiles_a_pass() -> None:
+    network = Seen()
+    predict(network, noise(1, 4, 4, 14), [4, 4, 4], overlap=0.5, tile_batch=4)
+    assert network.batches == [(4, 1, 4, 4, 4), (2, 1, 4, 4, 4)]
+
+
+def test_slices() -> None:
+    """A 2D network sees slices across the first axis, and nothing of their neighbours."""
+    network = Seen()
+    image = noise(1, 3, 5, 6)
+    predict(network, image, [5, 6], tile_batch=2)
+    assert network.batches == [(2, 1, 5, 6), (1, 1, 5, 6)]
+    flat = build(make_network(2), 1, 3).eval()
+    whole = predict(flat, noise(1, 3, 8, 8), [8, 8], 3)
+    changed = noise(1, 3, 8, 8)
+    changed[:, 1] += 5
+    other = predict(flat, changed, [8, 8], 3)
+    assert torch.equal(whole[:, [0, 2]], other[:, [0, 2]])
+    assert not torch.equal(whole[:, 1], other[:, 1])
+
+
+def test_mirrorings() -> None:
+    assert mirrorings([]) == [()]
+    assert mirrorings([2, 0]) == [(), (0,), (2,), (0, 2)]
+    assert len(mirrorings([0, 1, 2])) == 8
+
+
+@pytest.mark.parametrize("axes", [[0], [1, 2], [0, 1, 2]])
+def test_mirrored_average_by_hand(axes: list[int]) -> None:
+    torch.manual_seed(0)
+    network = build(make_network(), 1, 2).eval()
+    image = noise(1, 8, 8, 8)
+    expected = []
+    with torch.no_grad():
+        for count in range(len(axes) + 1):
+            for flip in itertools.combinations([axis + 2 for axis in axes], count):
+                expected.append(network(image[None].flip(flip)).flip(flip)[0])
+    found = predict(network, image, [8, 8, 8], 2, mirror_axes=axes)
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), atol=1e-5, rtol=1e-4)
+    alone = predict(network, image, [8, 8, 8], 2, mirror_axes=axes, mirror=False)
+    torch.testing.assert_close(alone, expected[0], atol=1e-6, rtol=1e-5)
+
+
+def test_mirrored_slices_by_hand() -> None:
+    torch.manual_seed(0)
+    network = build(make_network(2), 1, 2).eval()
+    image = noise(1, 2, 8, 8)
+    with torch.no_grad():
+        slices = image.transpose(0, 1)
+        expected = (network(slices) + network(slices.flip(3)).flip(3)) / 2
+    found = predict(network, image, [8, 8], 2, mirror_axes=[1])
+    torch.testing.assert_close(found, expected.transpose(0, 1), atol=1e-5, rtol=1e-4)
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.factor * image
+
+
+def test_several_networks_are_averaged() -> None:
+    image = noise(1, 5, 6, 7)
+    found = predict([Times(1), Times(2), Times(6)], image, [4, 4, 4], mirror_axes=[0, 2])
+    torch.testing.assert_close(found, 3 * image, atol=1e-5, rtol=1e-5)
+
+
+def test_scores_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    network = build(make_network(), 1, 3).eval()
+    image = noise(1, 9, 10, 11)
+    in_memory = predict(network, image, [8, 8, 8], 3)
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    used = []
+    real = torch.from_file
+    monkeypatch.setattr(torch, "from_file", lambda *a, **k: used.append(a) or real(*a, **k))
+    in_file = predict(network, image, [8, 8, 8], 3)
+    assert len(used) == 1
+    assert torch.equal(in_memory, in_file)
+    assert not list(tmp_path.iterdir())
+
+
+def test_constant_beyond_the_image_is_zero() -> None:
+    """An image smaller than the patch is padded on both sides, and the padding is cut off again."""
+    found = predict(Position(), torch.ones(1, 1, 1, 3), [1, 1, 6])
+    assert found.ravel().tolist() == [1, 2, 3]
+
+
+def test_progress_counts_tiles() -> None:
+    done: list[int] = []
+    predict_scores(
+        [nn.Identity()],
+        noise(1, 4, 4, 9),
+        [4, 4, 4],
+        1,
+        Inference(tile_batch=2),
+        CPU,
+        torch.float32,
+        False,
+        done.append,
+    )
+    assert sum(done) == count_tiles((4, 4, 9), (4, 4, 4), 0.5) == 4
