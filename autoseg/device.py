@@ -30,7 +30,13 @@ def select_device(name: str = "auto") -> torch.device:
         raise UsageError(f"--device {name}: there is no CUDA device here; use --device cpu.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: there is no Metal device here; use --device cpu.")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name} is unknown; write it like cuda or cuda:1.") from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here, from cuda:0.")
+    return device
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -90,8 +90,9 @@ class Run:
 
     def trained_folds(self, configuration: str) -> list[int]:
         """Folds of a configuration that have finished weights."""
-        folds = (self.path / configuration).glob("fold_*/weights.safetensors")
-        return sorted(int(path.parent.name.removeprefix("fold_")) for path in folds)
+        found = (self.path / configuration).glob("fold_*/weights.safetensors")
+        numbers = [path.parent.name.removeprefix("fold_") for path in found]
+        return sorted(int(number) for number in numbers if number.isdecimal())  # fold_0_copy is none
 
     def split(self, fold: int) -> Split:
         """The training and validation cases of a fold.

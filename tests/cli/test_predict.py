@@ -1,0 +1,140 @@
+"""``autoseg predict``: what it takes, what it writes, exit codes."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from autoseg.cli.main import run as main
+from autoseg.networks import build
+from autoseg.run import Run
+from autoseg.training.checkpoint import save_weights
+from tests.builders import blob, make_plan, make_run, picture_of, write
+
+
+def trained(root: Path, **plan: object) -> Run:
+    """A run with one trained fold, of random weights."""
+    run = make_run(root, make_plan(**plan), cases=2)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    network = build(run.plan.configurations["small"].network, len(run.plan.channels), 3)
+    save_weights(run.fold("small", 0) / "weights.safetensors", network.state_dict())
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return trained(tmp_path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        write(tmp_path / "scans" / f"{name}.nii.gz", picture_of(blob()), spacing=(0.9, 1.1, 2.0))
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["autoseg", "predict", *(str(a) for a in arguments), "--device", "cpu"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def test_folder(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    code, _, err = call(run.path, scans, "--out", tmp_path / "out")
+    assert code == 0
+    assert "3 of 3 cases" in err
+    result = sitk.ReadImage(str(tmp_path / "out" / "b.nii.gz"))
+    scan = sitk.ReadImage(str(scans / "b.nii.gz"))
+    assert result.GetSize() == scan.GetSize()
+    assert result.GetSpacing() == pytest.approx(scan.GetSpacing())
+    assert set(np.unique(sitk.GetArrayFromImage(result))) <= {0, 1, 2}
+
+
+def test_several_runs_and_json(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    other = trained(tmp_path / "other")
+    code, out, _ = call(run.path, other.path, scans, "--out", tmp_path / "out", "--probabilities", "--json")
+    assert code == 0
+    assert json.loads(out) == {"written": {n: str(tmp_path / "out" / f"{n}.nii.gz") for n in "abc"}, "failed": {}}
+    assert (tmp_path / "out" / "a_probability_inner.nii.gz").exists()
+    told = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [member["run"] for member in told["runs"]] == [str(run.path), str(other.path)]
+
+
+def test_single_scan(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    out = tmp_path / "out"
+    assert call(run.path, "--channel", f"mr={scans / 'a.nii.gz'}", "--name", "me", "--out", out, "--no-tta")[0] == 0
+    assert (out / "me.nii.gz").exists()
+    assert json.loads((out / "predictions.json").read_text())["test_time_augmentation"] is False
+    assert call(run.path, scans / "b.nii.gz", "--out", out)[0] == 0
+    assert (out / "b.nii.gz").exists()
+
+
+def test_bad_case(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    (scans / "b.nii.gz").write_bytes(b"not an image")
+    code, out, err = call(run.path, scans, "--out", tmp_path / "out", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert set(found["written"]) == {"a", "c"}
+    assert set(found["failed"]) == {"b"}
+    assert str(scans / "b.nii.gz") in found["failed"]["b"]
+    assert "Traceback" not in err
+
+
+def test_missing_channels(tmp_path: Path, call) -> None:
+    write(tmp_path / "scans" / "x_0000.nii.gz", picture_of(blob()))
+    write(tmp_path / "scans" / "y_0000.nii.gz", picture_of(blob()))
+    write(tmp_path / "scans" / "y_0001.nii.gz", picture_of(blob()))
+    strict = trained(tmp_path / "strict", channels=("t1", "t2"))
+    code, out, _ = call(strict.path, tmp_path / "scans", "--out", tmp_path / "out", "--json")
+    assert code == 1
+    assert "the channel t2 is missing" in json.loads(out)["failed"]["x"]
+    assert set(json.loads(out)["written"]) == {"y"}
+    lenient = trained(tmp_path / "lenient", channels=("t1", "t2"), allow_missing_channels=True)
+    code, out, _ = call(lenient.path, tmp_path / "scans", "--out", tmp_path / "out2", "--json")
+    assert code == 0
+    told = json.loads((tmp_path / "out2" / "predictions.json").read_text())
+    assert told["cases"]["x"]["missing_channels"] == ["t2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["RUN"], 2, "give a run folder and what to predict"),
+        (["RUN", "SCANS", "--checkpoint", "worst"], 2, "--checkpoint worst is unknown"),
+        (["RUN", "SCANS", "--checkpoint", "best"], 1, "best.safetensors does not exist"),
+        (["RUN", "SCANS", "--name", "x"], 2, "--name goes with --channel"),
+        (["RUN", "--channel", "ct=x.nii.gz"], 2, "the plan's channels are mr"),
+        (["RUN", "--channel", "mr"], 2, "not of the form NAME=PATH"),
+        (["RUN", "--channel", "mr=/nowhere.nii.gz"], 1, "/nowhere.nii.gz does not exist"),
+        (["RUN", "SCANS", "--folds", "4"], 2, "--folds 4 of small is not trained"),
+        (["RUN", "/nowhere"], 1, "/nowhere does not exist"),
+        (["SCANS", "SCANS"], 1, "is no run folder"),
+        (["RUN", "SCANS", "--config", "huge"], 2, "--config huge is not in the plan"),
+        (["RUN", "SCANS", "--layout", "cubist"], 2, "--layout cubist is unknown"),
+    ],
+)
+def test_wrong_usage(run: Run, scans: Path, tmp_path: Path, call, options: list[str], code: int, sentence: str) -> None:
+    places = {"RUN": run.path, "SCANS": scans}
+    found, out, err = call(*(places.get(option, option) for option in options), "--out", tmp_path / "out")
+    assert found == code
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_is_needed(run: Run, scans: Path, call) -> None:
+    code, _, err = call(run.path, scans)
+    assert code == 2
+    assert "--out" in err

@@ -1,0 +1,147 @@
+"""Cross-validated training of a whole run, on blobs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from autoseg import crossvalidation as module
+from autoseg.crossvalidation import cross_validated, train
+from autoseg.errors import AutosegError, UsageError
+from autoseg.plan import Preprocessing, override, save_plan
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.run import Run
+from autoseg.training.checkpoint import load_weights
+from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = make_run(tmp_path)
+    preprocess(run, workers=1)
+    return run
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def weights(run: Run, fold: int) -> dict[str, torch.Tensor]:
+    return load_weights(run.fold("small", fold) / "weights.safetensors")
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_all_folds(run: Run) -> None:
+    evaluation = train(run, device="cpu")
+    assert sorted(evaluation.cases) == ["case_0", "case_1", "case_2", "case_3"]
+    assert evaluation.targets == ("outer", "inner")
+    for fold in (0, 1):
+        folder = run.fold("small", fold)
+        assert {"weights.safetensors", "best.safetensors", "training_state.pt", "history.csv", "log.txt"} <= {
+            path.name for path in folder.iterdir()
+        }
+        # Two epochs of two iterations, as the plan says.
+        assert [line.split(",")[1] for line in (folder / "history.csv").read_text().splitlines()[1:]] == ["2", "4"]
+        assert (
+            "2 training and 2 validation cases, 2 epochs of 2 iterations, on cpu in float32"
+            in (folder / "log.txt").read_text()
+        )
+    # What is told is what lies in the files.
+    for row in evaluation.rows:
+        fold = 0 if row.case in run.split(0)["validation"] else 1
+        predicted = read(run.fold("small", fold) / "validation" / f"{row.case}.nii.gz")
+        value = {"outer": 1, "inner": 2}[row.target]
+        found, wanted = predicted == value, blob(shift=int(row.case[-1]) % 2) == value
+        assert row.values["dice"] == pytest.approx(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
+    summary = json.loads((run.path / "small" / "crossval" / "summary.json").read_text())
+    assert summary["folds"] == [0, 1]
+    assert summary["cases"] == 4
+    assert summary["mean"]["dice"] == pytest.approx(evaluation.mean("dice"))
+
+
+def test_perfect_networks_are_told_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another transposition and spacing than the files': back on their grid there is nothing wrong."""
+    plan = make_plan(
+        make_configuration(spacing=(0.5, 0.5, 0.5), data="fine"), preprocessing=Preprocessing(transpose=(2, 0, 1))
+    )
+    save_plan(plan, run.path / "plan.json")
+    preprocess(run, workers=1)
+    monkeypatch.setattr(module, "load_network", lambda *_: Perfect())
+    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
+
+
+def test_fold_by_fold(run: Run) -> None:
+    first = train(run, folds=[1], epochs=1, device="cpu")
+    assert sorted(first.cases) == run.split(1)["validation"]
+    both = train(run, folds=[0], epochs=1, device="cpu")
+    assert sorted(both.cases) == ["case_0", "case_1", "case_2", "case_3"]
+    assert [row for row in both.rows if row.case in first.cases] == list(first.rows)
+    assert cross_validated(run, "small").rows == both.rows
+
+
+def test_again_changes_nothing(run: Run) -> None:
+    train(run, folds=[0], epochs=1, device="cpu")
+    before, history = weights(run, 0), (run.fold("small", 0) / "history.csv").read_bytes()
+    train(run, folds=[0], epochs=1, device="cpu")
+    assert equal(weights(run, 0), before)
+    assert (run.fold("small", 0) / "history.csv").read_bytes() == history
+    train(run, folds=[0], epochs=3, device="cpu")  # longer: goes on
+    assert len((run.fold("small", 0) / "history.csv").read_text().splitlines()) == 1 + 3
+    assert not equal(weights(run, 0), before)
+
+
+def test_restart(run: Run) -> None:
+    train(run, folds=[0], epochs=2, device="cpu")
+    save_plan(override(run.plan, ["recipe.optimizer.learning_rate=0.5"]), run.path / "plan.json")
+    with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
+        train(run, folds=[0], epochs=2, device="cpu")
+    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    assert len((run.fold("small", 0) / "history.csv").read_text().splitlines()) == 1 + 1
+
+
+def test_time(run: Run) -> None:
+    evaluation = train(run, folds=[0], max_seconds=1.5, device="cpu")
+    assert len(evaluation.cases) == 2
+    assert "0.025 minutes" in (run.fold("small", 0) / "log.txt").read_text()
+
+
+def test_without_the_label_files(run: Run) -> None:
+    """On a machine that has the run folder only, the preprocessed labels are the reference."""
+    with_files = train(run, folds=[0], epochs=1, device="cpu")
+    for case in run.dataset.cases:
+        case.label.unlink()
+        case.channels["mr"].path.unlink()
+    without = train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    assert without.rows == with_files.rows
+    reference = run.fold("small", 0) / "validation" / "references" / "case_0.nii.gz"
+    assert np.array_equal(read(reference), blob())
+
+
+def test_wrong_usage(run: Run) -> None:
+    with pytest.raises(UsageError, match="--epochs and --max-time"):
+        train(run, epochs=1, max_seconds=5)
+    with pytest.raises(UsageError, match="--epochs 0 is too few"):
+        train(run, epochs=0)
+    with pytest.raises(UsageError, match="--max-time"):
+        train(run, max_seconds=0)
+    with pytest.raises(UsageError, match="--fold 7 does not exist"):
+        train(run, folds=[0, 7], device="cpu")
+    with pytest.raises(UsageError, match="--config big is not in the plan; it has small"):
+        train(run, "big", device="cpu")
+    with pytest.raises(UsageError, match=r"--resume: fold 0 of small .* was never begun"):
+        train(run, folds=[0], resume=True, device="cpu")
+    with pytest.raises(AutosegError, match="no run folder"):
+        train(run.path.parent)
+    assert not run.fold("small", 0).exists()  # nothing was begun before all was checked
+
+
+def test_nothing_validated_yet(run: Run) -> None:
+    with pytest.raises(AutosegError, match="has no validated fold of small yet"):
+        cross_validated(run, "small")

@@ -1,0 +1,76 @@
+"""Atomic writes: the old file or the new one, and nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import AutosegError
+from autoseg.files import atomic, read_json, write_json, write_text
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    data = {"name": "Gehirn ä", "values": [1, 2.5, None, True]}
+    write_json(tmp_path / "new" / "folder" / "a.json", data)
+    assert read_json(tmp_path / "new" / "folder" / "a.json") == data
+    assert read_json(str(tmp_path / "new" / "folder" / "a.json")) == data
+
+
+def test_text_is_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "3 × 4 ≥ 10")
+    assert (tmp_path / "a.txt").read_bytes() == "3 × 4 ≥ 10".encode()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_keeps_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic(path) as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        assert path.read_text() == "old"
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    with atomic(path, suffix=".nii.gz") as temporary:
+        assert temporary.parent == path.parent  # renaming within one file system is atomic
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.name.startswith(".")
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.nii.gz"]
+
+
+def test_a_writer_may_make_its_own_file(tmp_path: Path) -> None:
+    """Some libraries insist on the file not being there."""
+    with atomic(tmp_path / "a") as temporary:
+        temporary.unlink()
+        temporary.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_the_users(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a", "x")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+def test_unreadable_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(AutosegError, match=r"a\.json does not exist"):
+        read_json(path)
+    for content in (b"", b"{", b"\xff\xfe\x00{"):
+        path.write_bytes(content)
+        with pytest.raises(AutosegError, match=r"a\.json is not valid JSON") as caught:
+            read_json(path)
+        assert "\n" not in str(caught.value)

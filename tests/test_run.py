@@ -1,0 +1,118 @@
+"""The run folder, and how cases are dealt to folds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoseg.dataset import Case, ChannelFile, Dataset
+from autoseg.errors import AutosegError, UsageError
+from autoseg.run import Run, make_splits
+from tests.builders import make_run
+
+
+def dataset_of(groups: Sequence[str]) -> Dataset:
+    """A case for each entry, which names its patient (empty: a patient of its own)."""
+    cases = [
+        Case(id=f"c{n}", channels={"mr": ChannelFile(path=Path("x"))}, label=Path("y"), group=group)
+        for n, group in enumerate(groups)
+    ]
+    return Dataset(name="d", root=Path("d"), layout="manifest", channels=("mr",), labels={"one": 1}, cases=tuple(cases))
+
+
+@given(groups=st.lists(st.sampled_from(["", "", "p1", "p2", "p3"]), min_size=2, max_size=40), seed=st.integers(0, 99))
+def test_splits(groups: list[str], seed: int) -> None:
+    dataset = dataset_of(groups)
+    patients = {case.group or case.id for case in dataset.cases}
+    if len(patients) < 2:
+        with pytest.raises(AutosegError, match="needs at least 2"):
+            make_splits(dataset, seed=seed)
+        return
+    splits = make_splits(dataset, seed=seed)
+    names = [case.id for case in dataset.cases]
+    patient = {case.id: case.group or case.id for case in dataset.cases}
+    assert len(splits) == min(5, len(patients))
+    # Each case is validated once, and trained on in every other fold.
+    assert sorted(name for split in splits for name in split["validation"]) == sorted(names)
+    largest = max(list(patient.values()).count(p) for p in patients)
+    sizes = []
+    for split in splits:
+        assert sorted(split["train"] + split["validation"]) == sorted(names)
+        assert not {patient[c] for c in split["train"]} & {patient[c] for c in split["validation"]}
+        sizes.append(len(split["validation"]))
+    assert max(sizes) - min(sizes) <= largest
+
+
+def test_splits_are_even_shuffled_and_repeatable() -> None:
+    dataset = dataset_of([""] * 23)
+    splits = make_splits(dataset)
+    assert sorted(len(split["validation"]) for split in splits) == [4, 4, 5, 5, 5]
+    assert splits == make_splits(dataset)
+    assert splits != make_splits(dataset, seed=1)
+    assert splits[0]["validation"] != [f"c{n}" for n in range(len(splits[0]["validation"]))]
+
+
+def test_order_of_reading_does_not_matter() -> None:
+    dataset = dataset_of([""] * 12)
+    backwards = dataset.model_copy(update={"cases": dataset.cases[::-1]})
+    for split, other in zip(make_splits(dataset), make_splits(backwards), strict=True):
+        assert set(split["validation"]) == set(other["validation"])
+
+
+def test_fewer_folds() -> None:
+    assert len(make_splits(dataset_of(["a", "a", "b", "c"]))) == 3
+    with pytest.raises(AutosegError, match="1 labelled patient"):
+        make_splits(dataset_of(["a", "a", "a"]))
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    again = Run.open(str(run.path))
+    assert again.plan == run.plan
+    assert [case.id for case in again.dataset.cases] == ["case_0", "case_1", "case_2", "case_3"]
+    assert again.dataset.case("case_1").label == tmp_path / "data" / "labels" / "1.nii.gz"
+    assert again.fingerprint.cases[0].shape == (10, 12, 14)
+    assert again.split(1) == {"train": ["case_0", "case_2"], "validation": ["case_1", "case_3"]}
+
+
+def test_no_run_folder(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(AutosegError, match=f"{path} is no run folder .* 'autoseg plan"):
+            Run.open(path)
+
+
+@pytest.mark.parametrize("fold", [2, -1])
+def test_no_such_fold(tmp_path: Path, fold: int) -> None:
+    with pytest.raises(UsageError, match=rf"--fold {fold} does not exist; .*splits\.json has folds 0 to 1"):
+        make_run(tmp_path).split(fold)
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "dataset"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"cases": 3}'])
+def test_damaged_files(tmp_path: Path, name: str, content: str) -> None:
+    run = make_run(tmp_path)
+    (run.path / f"{name}.json").write_text(content)
+    with pytest.raises(AutosegError, match=rf"{name}\.json is (damaged|not valid JSON)") as caught:
+        getattr(run, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_trained_folds(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert run.trained_folds("small") == []
+    for name in ("fold_10", "fold_2", "fold_0_copy", "fold_all"):
+        (run.path / "small" / name).mkdir(parents=True)
+        (run.path / "small" / name / "weights.safetensors").touch()
+    (run.path / "small" / "fold_3").mkdir()
+    assert run.trained_folds("small") == [2, 10]
+    assert run.trained_folds("other") == []
+
+
+def test_a_run_holds_plain_json(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"plan.json", "fingerprint.json", "dataset.json", "splits.json"}
+    assert all(json.loads((run.path / name).read_text()) for name in names)
