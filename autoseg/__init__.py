@@ -47,7 +47,21 @@ _WHERE = {
 #: Modules that can be called (see :mod:`autoseg.verbs`).
 _VERBS = ("fingerprint", "plan")
 
-__all__ = [*_WHERE, *_VERBS, "__version__"]
+__all__ = [
+    "Dataset",
+    "Predictor",
+    "Run",
+    "__version__",
+    "cases_to_predict",
+    "check",
+    "evaluate",
+    "explanations",
+    "fingerprint",
+    "plan",
+    "preprocess",
+    "train",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

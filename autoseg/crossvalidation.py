@@ -79,6 +79,9 @@ def train(
     if chosen_device.type == "cpu":
         keep_large_blocks()
         torch.set_num_threads(available_cpus())
+    elif chosen_device.type == "cuda":
+        # Every step has the same shapes, so that searching for the fastest convolutions once pays.
+        torch.backends.cudnn.benchmark = True
     plan = run.plan
     name, config = plan.configuration(configuration)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)

@@ -1,7 +1,7 @@
 """``autoseg.plan`` is a module (the plan's models) and a verb (make a plan); so is ``autoseg.fingerprint``.
 
-Both names are the field's and users expect both meanings. A module may be given a class of its own (Python's data model,
-section "Customizing module attribute access"), so here it gets one that can be called.
+Both names are the field's and users expect both meanings. A module may be given a class of its own (Python's data
+model, section "Customizing module attribute access"), so here it gets one that can be called.
 """
 
 import sys
