@@ -30,7 +30,7 @@ BATCH_SHARE = 0.05
 #: Candidates that need at least this share of the most that fits count as equal, and proportions decide.
 KEEP = 0.94
 
-#: Two topologies of a family need the same memory for the same number of voxels to within this factor.
+#: The memory of a topology is guessed from another's to within this factor, by the channels that a voxel goes through.
 MARGIN = 1.4
 
 #: Voxels that an axis of a patch has, at least (or all the image's).
@@ -177,9 +177,10 @@ def choose(
     allowed = [(p, limit) for p, limit in zip(candidates, batch_limit, strict=True) if p.voxels <= max_voxels]
     allowed = allowed or [(candidates[0], batch_limit[0])]
     # One topology's memory tells roughly which sizes are worth an exact look (which takes half a second a topology).
-    rough = need.of(allowed[len(allowed) // 2][0].pooled)
+    reference = allowed[len(allowed) // 2][0].pooled
+    rough = need.of(reference)
     sizes = [
-        (rough.peak(batch * patch.voxels), patch, batch)
+        (rough.peak(batch * patch.voxels * _channels(patch.pooled) / _channels(reference)), patch, batch)
         for patch, limit in allowed
         for batch in _batches(patch, limit, max_voxels)
     ]
@@ -200,6 +201,15 @@ def choose(
         )
     _, patch, batch = _best(options)
     return Choice(patch, batch, *_reasons(patch, batch, dict(allowed)[patch], budget, max_voxels))
+
+
+def _channels(pooled: Pooling) -> float:
+    """Channels that a voxel goes through over all stages, relative to the first; activations are proportional to it."""
+    total, share = 0.0, 1.0
+    for stage, stride in enumerate(pooled.strides):
+        share /= math.prod(stride)
+        total += 2**stage * share
+    return total
 
 
 def _batches(patch: Patch, limit: int, max_voxels: float) -> range:
