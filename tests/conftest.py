@@ -1,7 +1,7 @@
 """Fixtures that all tests share."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +65,15 @@ def write_json() -> Callable[[Path, object], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tiny networks are trained fastest by one thread, above all where other programs run beside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr("autoseg.crossvalidation.available_cpus", lambda: 1)
+    yield
+    torch.set_num_threads(before)

@@ -17,6 +17,8 @@ from autoseg.run import Run
 from autoseg.training.checkpoint import load_weights
 from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

@@ -15,6 +15,8 @@ from autoseg.run import Run
 from autoseg.training.checkpoint import save_weights
 from tests.builders import blob, make_plan, make_run, picture_of, write
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 def trained(root: Path, **plan: object) -> Run:
     """A run with one trained fold, of random weights."""

@@ -11,6 +11,8 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.run import Run
 from tests.builders import make_run
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

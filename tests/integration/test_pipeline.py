@@ -20,6 +20,8 @@ from autoseg.training import loop
 from autoseg.training.checkpoint import load_weights
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -126,7 +128,9 @@ def test_from_scans_to_report(phantoms: Path, tmp_path: Path, call: Call) -> Non
 #: Trains in a process of its own, and once its fourth state is on disk says so and waits to be killed.
 _TRAIN_UNTIL_KILLED = """
 import sys, time
+from autoseg import crossvalidation
 from autoseg.training import loop
+crossvalidation.available_cpus = lambda: 1
 loop.SAVE_INTERVAL, loop.VALIDATION_SHARE = -1.0, float("inf")
 save, count = loop.save_state, 0
 
