@@ -149,7 +149,7 @@ def _train_one(
         f"autoseg {__version__}, {name}, fold {fold}: {len(training)} training and {len(validation)} validation cases, "
         f"{length}, on {device} in {precision}"
     )
-    with Steps(f"Training {name}, fold {fold}", 1000) as steps:
+    with Steps(f"Training {name}, fold {fold}", 1) as steps:
         state = train_fold(
             folder,
             plan,
@@ -161,7 +161,7 @@ def _train_one(
             seed,
             workers,
             resume,
-            lambda progress, note: steps.at(1000 * progress, note),
+            lambda progress, note: steps.at(progress, note),
         )
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     evaluation = validate_fold(run, plan, name, config, fold, device)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from autoseg.errors import UsageError
-from autoseg.plan import Precision
+from autoseg.recipe import Precision
 
 
 def select_device(name: str = "auto") -> torch.device:

@@ -31,7 +31,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoseg.networks import build
-from autoseg.plan import Loss, Memory, Network, Optimizer, Output, Target
+from autoseg.plan import Memory, Network, Output, Target
+from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
 

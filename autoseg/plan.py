@@ -9,10 +9,12 @@ Axes: all per-axis values are in array order ``(z, y, x)`` *after* ``Preprocessi
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
+from autoseg.reasons import Reasoned
+from autoseg.recipe import Recipe
 from autoseg.verbs import callable_module
 
 if TYPE_CHECKING:
@@ -21,23 +23,8 @@ if TYPE_CHECKING:
 #: Version of the file format. A reader refuses newer files and upgrades older ones (:func:`_upgrade`).
 SCHEMA_VERSION = 1
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    reasons: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _reasons_name_fields(self) -> "Self":
-        unknown = sorted(set(self.reasons) - set(type(self).model_fields))
-        if unknown:
-            raise ValueError(f"reasons are given for fields that do not exist: {', '.join(unknown)}")
-        return self
-
-
-class Normalization(_Model):
+class Normalization(Reasoned):
     """How one channel's intensities are brought to a common scale.
 
     Attributes:
@@ -67,14 +54,14 @@ class Normalization(_Model):
         return self
 
 
-class Channel(_Model):
+class Channel(Reasoned):
     """One input channel of the network."""
 
     name: str
     normalization: Normalization = Normalization()
 
 
-class Output(_Model):
+class Output(Reasoned):
     """One thing to segment.
 
     Attributes:
@@ -88,7 +75,7 @@ class Output(_Model):
     paint: int
 
 
-class Target(_Model):
+class Target(Reasoned):
     """What the network is trained to segment.
 
     Attributes:
@@ -118,7 +105,7 @@ class Target(_Model):
         return self
 
 
-class Preprocessing(_Model):
+class Preprocessing(Reasoned):
     """What is done to every case before resampling.
 
     Attributes:
@@ -136,7 +123,7 @@ class Preprocessing(_Model):
         return self
 
 
-class Resampling(_Model):
+class Resampling(Reasoned):
     """How voxels get to the target spacing.
 
     Attributes:
@@ -153,7 +140,7 @@ class Resampling(_Model):
     anisotropy: float = Field(3.0, gt=1)
 
 
-class UNet(_Model):
+class UNet(Reasoned):
     """A U-Net: plain (``unet``) or with a residual encoder (``resenc``).
 
     Attributes:
@@ -207,173 +194,7 @@ class UNet(_Model):
 Network = UNet
 
 
-class Loss(_Model):
-    """What is minimised: ``dice_weight``·soft Dice + ``ce_weight``·cross-entropy (binary for regions).
-
-    Attributes:
-        dice_weight: of the Dice term.
-        ce_weight: of the cross-entropy term.
-        batch_dice: sum over the batch before dividing, as if it were one image; steadier for small structures.
-        smooth: added to the denominator of the soft Dice.
-    """
-
-    dice_weight: float = Field(1.0, ge=0)
-    ce_weight: float = Field(1.0, ge=0)
-    batch_dice: bool = True
-    smooth: float = Field(1e-5, ge=0)
-
-    @model_validator(mode="after")
-    def _something(self) -> "Self":
-        if self.dice_weight == self.ce_weight == 0:
-            raise ValueError("dice_weight and ce_weight are both 0: nothing to minimise")
-        return self
-
-
-class Optimizer(_Model):
-    """Which optimizer, and its numbers."""
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    momentum: float = Field(0.99, ge=0, lt=1)
-
-
-class Schedule(_Model):
-    """How the learning rate follows the share of the budget (iterations or time) that is spent.
-
-    Attributes:
-        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``.
-        warmup: share of the budget over which the rate rises linearly from zero.
-        power: of ``poly`` (nnU-Net: 0.9).
-        floor: share of the learning rate that ``cosine`` ends at.
-    """
-
-    name: Literal["cosine", "poly", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
-    power: float = Field(0.9, gt=0)
-    floor: float = Field(0.0, ge=0, le=1)
-
-
-class Augmentation(_Model):
-    """Random changes of a training batch; defaults are nnU-Net's ranges.
-
-    A probability is per sample, and per channel where said; a range is drawn from uniformly.
-
-    Attributes:
-        rotation: degrees, drawn from ±rotation about each axis.
-        rotation_axes: which axes of the patch to turn about; for a strongly anisotropic patch only the first.
-        rotation_probability: of turning a sample.
-        scaling: zoom factors.
-        scaling_probability: of zooming a sample.
-        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
-        elastic_spacing: voxels between the nodes of that field.
-        elastic_probability: of bending a sample.
-        mirror_axes: axes that may be flipped, each with probability ½.
-        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
-        noise_probability: per sample.
-        blur_sigma: voxels.
-        blur_probability: per sample; each channel then with ½.
-        brightness: factors.
-        brightness_probability: per sample.
-        contrast: factors by which intensities move away from the patch's mean, kept within its range.
-        contrast_probability: per sample.
-        low_resolution: zoom factors of the simulated acquisition.
-        low_resolution_probability: per sample; each channel then with ½.
-        gamma: exponents.
-        gamma_probability: per sample.
-        gamma_invert_probability: per sample, with the intensities turned upside down.
-    """
-
-    rotation: float = Field(30.0, ge=0, le=180)
-    rotation_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
-    rotation_probability: float = Field(0.2, ge=0, le=1)
-    scaling: tuple[float, float] = (0.7, 1.4)
-    scaling_probability: float = Field(0.2, ge=0, le=1)
-    elastic_magnitude: float = Field(4.0, ge=0)
-    elastic_spacing: int = Field(12, ge=2)
-    elastic_probability: float = Field(0.0, ge=0, le=1)
-    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
-    noise_std: tuple[float, float] = (0.0, 0.1)
-    noise_probability: float = Field(0.1, ge=0, le=1)
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
-    blur_probability: float = Field(0.2, ge=0, le=1)
-    brightness: tuple[float, float] = (0.75, 1.25)
-    brightness_probability: float = Field(0.15, ge=0, le=1)
-    contrast: tuple[float, float] = (0.75, 1.25)
-    contrast_probability: float = Field(0.15, ge=0, le=1)
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    low_resolution_probability: float = Field(0.25, ge=0, le=1)
-    gamma: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = Field(0.3, ge=0, le=1)
-    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Self":
-        for name in (
-            "scaling",
-            "noise_std",
-            "blur_sigma",
-            "brightness",
-            "contrast",
-            "low_resolution",
-            "gamma",
-        ):
-            low, high = getattr(self, name)
-            if low > high or low < 0:
-                raise ValueError(
-                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
-                )
-        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
-            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
-        return self
-
-
-class Sampling(_Model):
-    """Where training patches are cut.
-
-    Attributes:
-        foreground_share: share of each batch's patches that are centred on a random foreground class (at least one a
-            batch where it is above 0); classes are drawn with equal probability among those the case has.
-    """
-
-    foreground_share: float = Field(0.33, ge=0, le=1)
-
-
-class Recipe(_Model):
-    """How a configuration is trained.
-
-    Attributes:
-        epochs: default length of a training; an epoch is a fixed number of iterations.
-        iterations_per_epoch: optimizer steps an epoch.
-        loss: what is minimised.
-        optimizer: how.
-        schedule: of the learning rate.
-        augmentation: of training batches.
-        sampling: of training patches.
-        gradient_clip: largest norm of the gradient; 0 for no clipping.
-        ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
-        precision: ``auto`` takes 16-bit autocast where the device is faster with it.
-        validate_every: epochs between validations on whole images (without test-time augmentation).
-        validate_cases: how many validation cases those look at, at most.
-        early_stopping: stop after so many validations without a better one; 0 for never.
-    """
-
-    epochs: int = Field(200, ge=1)
-    iterations_per_epoch: int = Field(250, ge=1)
-    loss: Loss = Loss()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    augmentation: Augmentation = Augmentation()
-    sampling: Sampling = Sampling()
-    gradient_clip: float = Field(12.0, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Precision = "auto"
-    validate_every: int = Field(10, ge=1)
-    validate_cases: int = Field(8, ge=1)
-    early_stopping: int = Field(0, ge=0)
-
-
-class Inference(_Model):
+class Inference(Reasoned):
     """How a trained configuration is applied to a whole image.
 
     Attributes:
@@ -389,7 +210,7 @@ class Inference(_Model):
     tile_batch: int = Field(1, ge=1)
 
 
-class Memory(_Model):
+class Memory(Reasoned):
     """Computed memory of one training step in bytes (see :mod:`autoseg.memory`)."""
 
     precision: Literal["fp32", "bf16", "fp16"]
@@ -405,7 +226,7 @@ class Memory(_Model):
         return self.parameters + self.gradients + self.optimizer + self.activations + self.transient
 
 
-class Configuration(_Model):
+class Configuration(Reasoned):
     """One way to train on the dataset: a resolution, a patch and a network.
 
     Attributes:
@@ -455,7 +276,7 @@ class Configuration(_Model):
         return self
 
 
-class Plan(_Model):
+class Plan(Reasoned):
     """What to do with a dataset.
 
     Attributes:
@@ -539,10 +360,11 @@ def validate_plan(data: dict[str, Any], source: str) -> Plan:
     try:
         return Plan.model_validate(data)
     except ValidationError as error:
-        raise AutosegError(f"{source} is not a valid plan: {_say(error)}.") from None
+        raise AutosegError(f"{source} is not a valid plan: {say_invalid(error)}.") from None
 
 
-def _say(error: ValidationError) -> str:
+def say_invalid(error: ValidationError) -> str:
+    """What is wrong with a plan, in words, with the path of each wrong key."""
     parts = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "the plan"
@@ -561,64 +383,6 @@ def _upgrade(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}: update autoseg."
         )
     return data
-
-
-def override(plan: Plan, assignments: list[str]) -> Plan:
-    """Apply ``--set path.to.key=value`` overrides, validated like the file.
-
-    The value is JSON where it parses as JSON, else a string. A path may start inside a configuration
-    (``configurations.3d_fullres.batch_size``); a path that starts with a key of a configuration (``recipe.epochs``)
-    is applied to every configuration.
-
-    Raises:
-        UsageError: no ``=``, an unknown key, or a value that the plan can't have.
-    """
-    import json
-
-    data = plan.model_dump(mode="json")
-    for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator or not path:
-            raise UsageError(f"--set {assignment} is not of the form path.to.key=value.")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        keys = path.strip().split(".")
-        if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
-            roots = [["configurations", name, *keys] for name in data["configurations"]]
-        else:
-            roots = [keys]
-        for full in roots:
-            _assign(data, full, value, assignment)
-    try:
-        return Plan.model_validate(data)
-    except ValidationError as error:
-        raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {_say(error)}.") from None
-
-
-def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
-    node: Any = data
-    for depth, key in enumerate(keys):
-        index: Any = key
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            index = int(key)
-        elif isinstance(node, list):
-            names = [item.get("name") if isinstance(item, dict) else None for item in node]
-            if key not in names:
-                raise UsageError(f"--set {assignment}: {'.'.join(keys[:depth])} has no entry {key}.")
-            index = names.index(key)
-        elif not isinstance(node, dict) or key not in node:
-            known = ", ".join(k for k in node if k != "reasons") if isinstance(node, dict) else "no keys"
-            raise UsageError(
-                f"--set {assignment}: there is no key {key} in {'.'.join(keys[:depth]) or 'the plan'} ({known})."
-            )
-        if depth == len(keys) - 1:
-            node[index] = value
-            if isinstance(node, dict) and isinstance(node.get("reasons"), dict):
-                node["reasons"][key] = "set by the user"
-        else:
-            node = node[index]
 
 
 def explanations(plan: Plan) -> list[tuple[str, Any, str]]:

@@ -14,7 +14,8 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import TrainingPrecision, step_memory
 from autoseg.networks import build, count_parameters
-from autoseg.plan import Configuration, Memory, Plan, override
+from autoseg.overrides import override
+from autoseg.plan import Configuration, Memory, Plan
 from autoseg.run import Run, keep_or_make_splits
 
 #: Entry-point group that planners are found in.
@@ -134,7 +135,7 @@ def make_plan(
         gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions or labels to segment; empty for all.
-        overrides: ``path.to.key=value`` each, see :func:`autoseg.plan.override`.
+        overrides: ``path.to.key=value`` each, see :func:`autoseg.overrides.override`.
 
     Raises:
         UsageError: something is asked for that does not exist.

@@ -46,7 +46,12 @@ def say(message: str) -> None:
 
 
 class Steps:
-    """Progress over a known amount of work; use as a context manager and call :meth:`advance`."""
+    """Progress over a known amount of work; use as a context manager and call :meth:`advance`.
+
+    Args:
+        description: of the work.
+        total: number of items; 1 to count shares of the whole.
+    """
 
     def __init__(self, description: str, total: float) -> None:
         self._description = description
@@ -60,7 +65,7 @@ class Steps:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn() if float(total).is_integer() else TextColumn("{task.percentage:>3.0f}%"),
+                MofNCompleteColumn() if total > 1 else TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),

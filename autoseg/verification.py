@@ -11,7 +11,8 @@ from autoseg.device import autocast
 from autoseg.errors import AutosegError
 from autoseg.memory import LABEL_TYPE, TrainingPrecision, trace_step
 from autoseg.networks import build
-from autoseg.plan import Configuration, Loss, Network, Optimizer, Output, Plan, Target
+from autoseg.plan import Configuration, Network, Output, Plan, Target
+from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer
 

@@ -16,8 +16,9 @@ from machine import describe
 
 from autoseg.device import select_device
 from autoseg.files import write_text
-from autoseg.plan import Optimizer, UNet
+from autoseg.plan import UNet
 from autoseg.progress import say
+from autoseg.recipe import Optimizer
 from autoseg.verification import Comparison, compare
 from planners import resenc, unet
 from planners.topology import network, pooling

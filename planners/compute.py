@@ -12,8 +12,9 @@ import torch
 from autoseg.device import autocast, keep_large_blocks, resolve_precision
 from autoseg.networks import build
 from autoseg.parallel import available_cpus
-from autoseg.plan import Network, Optimizer, Output, Target, UNet
-from autoseg.training.loss import Loss, deep_supervision_loss
+from autoseg.plan import Network, Output, Target, UNet
+from autoseg.recipe import Loss, Optimizer
+from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
 
 #: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000

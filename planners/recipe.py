@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoseg.plan import Augmentation, Inference, Loss, Optimizer, Recipe, Schedule
+from autoseg.plan import Inference
+from autoseg.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
 from planners.compute import CPU_STEPS
 
 #: Optimizer steps an epoch; an epoch is only the interval of reports (nnU-Net's).

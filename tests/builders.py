@@ -12,9 +12,10 @@ from torch import nn
 from autoseg.dataset import Case, ChannelFile, Dataset, LoadedCase
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.image import Geometry
-from autoseg.plan import Augmentation, Channel, Configuration, Normalization, Output, Plan, Recipe, Target, UNet
+from autoseg.plan import Channel, Configuration, Normalization, Output, Plan, Target, UNet
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
+from autoseg.recipe import Augmentation, Recipe
 from autoseg.run import Run
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.

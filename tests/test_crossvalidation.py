@@ -11,7 +11,8 @@ import torch
 from autoseg import crossvalidation as module
 from autoseg.crossvalidation import cross_validated, train
 from autoseg.errors import AutosegError, UsageError
-from autoseg.plan import Preprocessing, override, save_plan
+from autoseg.overrides import override
+from autoseg.plan import Preprocessing, save_plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.run import Run
 from autoseg.training.checkpoint import load_weights

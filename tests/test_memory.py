@@ -8,7 +8,8 @@ import torch
 
 from autoseg.memory import scaling, step_memory, trace_step
 from autoseg.networks import build, count_parameters
-from autoseg.plan import Optimizer, UNet
+from autoseg.plan import UNet
+from autoseg.recipe import Optimizer
 from autoseg.verification import compare
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}

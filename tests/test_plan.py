@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from autoseg.errors import AutosegError, UsageError
-from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, override, save_plan
+from autoseg.overrides import override
+from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, save_plan
 
 
 def example() -> dict[str, Any]:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from autoseg.plan import Loss, Target
+from autoseg.plan import Target
+from autoseg.recipe import Loss
 
 
 def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:

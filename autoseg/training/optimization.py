@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from autoseg.plan import Optimizer, Schedule
+from autoseg.recipe import Optimizer, Schedule
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) -> torch.optim.Optimizer:

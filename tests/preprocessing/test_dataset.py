@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.errors import AutosegError
-from autoseg.plan import override, save_plan
+from autoseg.overrides import override
+from autoseg.plan import save_plan
 from autoseg.preprocessing import dataset as module
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase

@@ -15,7 +15,8 @@ import torch
 
 from autoseg.errors import AutosegError
 from autoseg.networks import build
-from autoseg.plan import Optimizer, Plan, Schedule
+from autoseg.plan import Plan
+from autoseg.recipe import Optimizer, Schedule
 from autoseg.training import loop
 from autoseg.training.augmentation import augment
 from autoseg.training.checkpoint import load_weights

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autoseg.plan import Loss, Output, Target
+from autoseg.plan import Output, Target
+from autoseg.recipe import Loss
 from autoseg.training.loss import (
     cross_entropy,
     deep_supervision_loss,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoseg.networks import build
-from autoseg.plan import Optimizer, Schedule
+from autoseg.recipe import Optimizer, Schedule
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
 from tests.builders import make_network
 

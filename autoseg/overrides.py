@@ -1,0 +1,65 @@
+"""``--set path.to.key=value``: change values of a plan, validated like the file."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoseg.errors import UsageError
+from autoseg.plan import Configuration, Plan, say_invalid
+
+
+def override(plan: Plan, assignments: list[str]) -> Plan:
+    """Apply ``--set path.to.key=value`` overrides, validated like the file.
+
+    The value is JSON where it parses as JSON, else a string. A path may start inside a configuration
+    (``configurations.3d_fullres.batch_size``); a path that starts with a key of a configuration (``recipe.epochs``)
+    is applied to every configuration.
+
+    Raises:
+        UsageError: no ``=``, an unknown key, or a value that the plan can't have.
+    """
+    data = plan.model_dump(mode="json")
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path:
+            raise UsageError(f"--set {assignment} is not of the form path.to.key=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        keys = path.strip().split(".")
+        if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
+            roots = [["configurations", name, *keys] for name in data["configurations"]]
+        else:
+            roots = [keys]
+        for full in roots:
+            _assign(data, full, value, assignment)
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {say_invalid(error)}.") from None
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
+    node: Any = data
+    for depth, key in enumerate(keys):
+        index: Any = key
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            index = int(key)
+        elif isinstance(node, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in node]
+            if key not in names:
+                raise UsageError(f"--set {assignment}: {'.'.join(keys[:depth])} has no entry {key}.")
+            index = names.index(key)
+        elif not isinstance(node, dict) or key not in node:
+            known = ", ".join(k for k in node if k != "reasons") if isinstance(node, dict) else "no keys"
+            raise UsageError(
+                f"--set {assignment}: there is no key {key} in {'.'.join(keys[:depth]) or 'the plan'} ({known})."
+            )
+        if depth == len(keys) - 1:
+            node[index] = value
+            if isinstance(node, dict) and isinstance(node.get("reasons"), dict):
+                node["reasons"][key] = "set by the user"
+        else:
+            node = node[index]

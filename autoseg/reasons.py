@@ -1,0 +1,27 @@
+"""The base of every model of a plan: unknown keys are refused, and derived values carry a reason."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Reasoned(BaseModel):
+    """A part of a plan.
+
+    Attributes:
+        reasons: field name → one line that says why its value is what it is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _reasons_name_fields(self) -> "Self":
+        unknown = sorted(set(self.reasons) - set(type(self).model_fields))
+        if unknown:
+            raise ValueError(f"reasons are given for fields that do not exist: {', '.join(unknown)}")
+        return self

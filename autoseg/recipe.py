@@ -1,0 +1,179 @@
+"""Recipe: how a configuration is trained; the part of a plan that training executes."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from autoseg.reasons import Reasoned
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Numbers that a network computes with; ``auto`` takes 16-bit autocast where the device is faster with it.
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Loss(Reasoned):
+    """What is minimised: ``dice_weight``·soft Dice + ``ce_weight``·cross-entropy (binary for regions).
+
+    Attributes:
+        dice_weight: of the Dice term.
+        ce_weight: of the cross-entropy term.
+        batch_dice: sum over the batch before dividing, as if it were one image; steadier for small structures.
+        smooth: added to the denominator of the soft Dice.
+    """
+
+    dice_weight: float = Field(1.0, ge=0)
+    ce_weight: float = Field(1.0, ge=0)
+    batch_dice: bool = True
+    smooth: float = Field(1e-5, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> "Self":
+        if self.dice_weight == self.ce_weight == 0:
+            raise ValueError("dice_weight and ce_weight are both 0: nothing to minimise")
+        return self
+
+
+class Optimizer(Reasoned):
+    """Which optimizer, and its numbers."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+
+
+class Schedule(Reasoned):
+    """How the learning rate follows the share of the budget (iterations or time) that is spent.
+
+    Attributes:
+        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``.
+        warmup: share of the budget over which the rate rises linearly from zero.
+        power: of ``poly`` (nnU-Net: 0.9).
+        floor: share of the learning rate that ``cosine`` ends at.
+    """
+
+    name: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    power: float = Field(0.9, gt=0)
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class Augmentation(Reasoned):
+    """Random changes of a training batch; defaults are nnU-Net's ranges.
+
+    A probability is per sample, and per channel where said; a range is drawn from uniformly.
+
+    Attributes:
+        rotation: degrees, drawn from ±rotation about each axis.
+        rotation_axes: which axes of the patch to turn about; for a strongly anisotropic patch only the first.
+        rotation_probability: of turning a sample.
+        scaling: zoom factors.
+        scaling_probability: of zooming a sample.
+        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
+        elastic_spacing: voxels between the nodes of that field.
+        elastic_probability: of bending a sample.
+        mirror_axes: axes that may be flipped, each with probability ½.
+        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
+        noise_probability: per sample.
+        blur_sigma: voxels.
+        blur_probability: per sample; each channel then with ½.
+        brightness: factors.
+        brightness_probability: per sample.
+        contrast: factors by which intensities move away from the patch's mean, kept within its range.
+        contrast_probability: per sample.
+        low_resolution: zoom factors of the simulated acquisition.
+        low_resolution_probability: per sample; each channel then with ½.
+        gamma: exponents.
+        gamma_probability: per sample.
+        gamma_invert_probability: per sample, with the intensities turned upside down.
+    """
+
+    rotation: float = Field(30.0, ge=0, le=180)
+    rotation_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    rotation_probability: float = Field(0.2, ge=0, le=1)
+    scaling: tuple[float, float] = (0.7, 1.4)
+    scaling_probability: float = Field(0.2, ge=0, le=1)
+    elastic_magnitude: float = Field(4.0, ge=0)
+    elastic_spacing: int = Field(12, ge=2)
+    elastic_probability: float = Field(0.0, ge=0, le=1)
+    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    noise_std: tuple[float, float] = (0.0, 0.1)
+    noise_probability: float = Field(0.1, ge=0, le=1)
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = Field(0.2, ge=0, le=1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness_probability: float = Field(0.15, ge=0, le=1)
+    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast_probability: float = Field(0.15, ge=0, le=1)
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution_probability: float = Field(0.25, ge=0, le=1)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_probability: float = Field(0.3, ge=0, le=1)
+    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Self":
+        for name in (
+            "scaling",
+            "noise_std",
+            "blur_sigma",
+            "brightness",
+            "contrast",
+            "low_resolution",
+            "gamma",
+        ):
+            low, high = getattr(self, name)
+            if low > high or low < 0:
+                raise ValueError(
+                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
+                )
+        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
+            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
+        return self
+
+
+class Sampling(Reasoned):
+    """Where training patches are cut.
+
+    Attributes:
+        foreground_share: share of each batch's patches that are centred on a random foreground class (at least one a
+            batch where it is above 0); classes are drawn with equal probability among those the case has.
+    """
+
+    foreground_share: float = Field(0.33, ge=0, le=1)
+
+
+class Recipe(Reasoned):
+    """How a configuration is trained.
+
+    Attributes:
+        epochs: default length of a training; an epoch is a fixed number of iterations.
+        iterations_per_epoch: optimizer steps an epoch.
+        loss: what is minimised.
+        optimizer: how.
+        schedule: of the learning rate.
+        augmentation: of training batches.
+        sampling: of training patches.
+        gradient_clip: largest norm of the gradient; 0 for no clipping.
+        ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
+        precision: ``auto`` takes 16-bit autocast where the device is faster with it.
+        validate_every: epochs between validations on whole images (without test-time augmentation).
+        validate_cases: how many validation cases those look at, at most.
+        early_stopping: stop after so many validations without a better one; 0 for never.
+    """
+
+    epochs: int = Field(200, ge=1)
+    iterations_per_epoch: int = Field(250, ge=1)
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    sampling: Sampling = Sampling()
+    gradient_clip: float = Field(12.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Precision = "auto"
+    validate_every: int = Field(10, ge=1)
+    validate_cases: int = Field(8, ge=1)
+    early_stopping: int = Field(0, ge=0)
