@@ -15,6 +15,7 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.summary import Evaluation
 from autoseg.files import read_json, write_json
+from autoseg.image import result_ending
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.networks import build, set_deep_supervision
@@ -134,6 +135,8 @@ def _train_one(
         say(f"Fold {fold} of {name} is trained already ({request}); --restart trains it anew.")
         return
     (folder / DONE).unlink(missing_ok=True)
+    for stale in folder.glob(".*"):  # half-written files of a process that was killed
+        stale.unlink()
     started = time.monotonic()
     if max_seconds is not None:
         reserve = min(_validation_seconds(validation, plan, config, device), LARGEST_RESERVE * max_seconds)
@@ -240,7 +243,7 @@ def validate_fold(
         for case_id in run.split(fold)["validation"]:
             stored = StoredCase(data, case_id)
             label = predictor.predict_preprocessed(stored.image(), stored.trace)
-            path = out / f"{case_id}{plan.file_ending}"
+            path = out / f"{case_id}{result_ending(plan.file_ending)}"
             writing.append(writer.submit(write_label, path, label, stored.trace.geometry))
             reference = dataset.case(case_id).label
             if reference is None or not reference.exists():
@@ -258,7 +261,7 @@ def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> P
 
     trace = stored.trace
     label = resample_label(stored.label(), trace.cropped_shape, trace.separate_axis, 1)
-    path = out / "references" / f"{stored.id}{plan.file_ending}"
+    path = out / "references" / f"{stored.id}{result_ending(plan.file_ending)}"
     write_label(path, restore(label, trace).astype(np.int16), trace.geometry)
     return path
 

@@ -19,6 +19,9 @@ from autoseg.files import atomic
 #: Spacing in mm given to the missing axis of a two-dimensional image.
 FLAT_SPACING = 1.0
 
+#: File formats that can't hold a label map, or not in one file.
+_UNFIT_FORMATS = (".jpg", ".jpeg", ".mhd", ".nhdr", ".hdr")
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -224,3 +227,14 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise AutosegError(f"{path} can't be written ({reason}); choose another folder or file ending.") from None
+
+
+def result_ending(*wanted: str | None) -> str:
+    """The first of these file endings that can hold a label map in one file; ``.nii.gz`` where none can.
+
+    Of a scan's format and that of the training labels, say: a result comes in the former where it can.
+    """
+    for ending in wanted:
+        if ending and ending.lower() not in _UNFIT_FORMATS:
+            return ending.lower()
+    return ".nii.gz"

@@ -102,6 +102,8 @@ class Target(Reasoned):
             values = [value for output in self.outputs for value in output.values]
             if len(set(values)) != len(values):
                 raise ValueError("with kind labels no value may belong to two outputs; use kind regions")
+            if len({output.paint for output in self.outputs}) != len(names):
+                raise ValueError("with kind labels two outputs can't be painted with the same value")
         return self
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.errors import AutosegError
-from autoseg.image import Geometry, read_geometry, read_image, to_sitk, write_image
+from autoseg.image import Geometry, read_geometry, read_image, result_ending, to_sitk, write_image
 
 #: All 48 ways in which three axes can be ordered and flipped, as direction cosines.
 ORIENTATIONS = [
@@ -156,3 +156,16 @@ def test_a_clinical_oblique_scan_comes_back(real_data, tmp_path):
     original, back = sitk.ReadImage(str(path)), sitk.ReadImage(str(tmp_path / "back.nii.gz"))
     np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(original))
     np.testing.assert_allclose(back.GetDirection(), original.GetDirection(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ((".nrrd", ".nii.gz"), ".nrrd"),
+        ((".jpg", ".png"), ".png"),  # a lossy picture can't hold labels
+        ((".mhd", ".hdr"), ".nii.gz"),  # two files each: no single rename puts both in place
+        ((None, ".NII"), ".nii"),
+    ],
+)
+def test_result_ending(wanted: tuple[str | None, ...], expected: str) -> None:
+    assert result_ending(*wanted) == expected

@@ -18,9 +18,10 @@ from autoseg.dataset import Case, LoadedCase, load_case
 from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import write_json
-from autoseg.image import Geometry, write_image
+from autoseg.image import Geometry, result_ending, write_image
 from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
 from autoseg.inference.sliding_window import collector, predict_scores
+from autoseg.layouts.common import image_ending
 from autoseg.nifti import faults
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore, scores_on_original
@@ -154,7 +155,7 @@ class Predictor:
         outcome = Outcome()
         due = []
         for case in cases:
-            path = out / f"{case.id}{self.file_ending}"
+            path = out / f"{case.id}{self._ending(case)}"
             if path.exists() and not overwrite:
                 outcome.written[case.id] = path
             else:
@@ -257,12 +258,16 @@ class Predictor:
         probabilities: bool,
     ) -> Path:
         prediction = self._finish(prepared, scores, probabilities)
-        ending = ".tiff" if self.file_ending in _INTEGER_FORMATS else self.file_ending
+        ending = self._ending(case)
+        exact = ".tiff" if ending in _INTEGER_FORMATS else ending
         for name, volume in prediction.probabilities.items():
-            write_image(out / f"{case.id}_probability_{name}{ending}", volume, prediction.geometry)
-        path = out / f"{case.id}{self.file_ending}"
+            write_image(out / f"{case.id}_probability_{name}{exact}", volume, prediction.geometry)
+        path = out / f"{case.id}{ending}"
         write_label(path, prediction.label, prediction.geometry)
         return path
+
+    def _ending(self, case: Case) -> str:
+        return result_ending(image_ending(next(iter(case.channels.values())).path), self.file_ending)
 
     def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome) -> None:
         try:
@@ -279,7 +284,7 @@ class Predictor:
             ],
             "test_time_augmentation": self.mirror,
             "outputs": {output.name: output.paint for output in self.target.outputs},
-            "cases": details,
+            "cases": {case: said for case, said in details.items() if case not in outcome.failed},
             "failed": outcome.failed,
         }
 

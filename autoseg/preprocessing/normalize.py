@@ -35,7 +35,9 @@ def normalize(channel: np.ndarray, scheme: Normalization, mask: np.ndarray) -> n
         low, high = float(inside.min()), float(inside.max())
         result = (channel - low) / max(high - low, _EPSILON)
     elif scheme.scheme == "percentile":
-        result = channel / max(float(np.percentile(inside, 95)), _EPSILON)
+        # Where hardly anything is above zero, the percentile says nothing and the largest value stands in.
+        scale = float(np.percentile(inside, 95))
+        result = channel / max(scale if scale > _EPSILON else float(np.abs(inside).max()), _EPSILON)
     else:
         result = channel
     result = result.astype(np.float32)

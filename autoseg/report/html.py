@@ -18,6 +18,7 @@ from autoseg.evaluation import Evaluation
 from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
 from autoseg.files import write_text
 from autoseg.fingerprint import Fingerprint
+from autoseg.image import result_ending
 from autoseg.plan import Configuration, Plan, explanations
 from autoseg.progress import track
 from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
@@ -162,7 +163,7 @@ def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> s
     for what, case in track(picked, "drawing", len(picked)):
         folder = run.fold(found.name, found.fold_of[case]) / "validation"
         try:
-            picture = load_picture(run, plan, cases.get(case), folder / f"{case}{plan.file_ending}")
+            picture = load_picture(run, plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
         except AutosegError as error:
             figures.append(f"<p class='note'>{escape(str(error))}</p>")
             continue

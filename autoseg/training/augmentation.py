@@ -97,11 +97,12 @@ def augment(
     factor = uniform(a.contrast, len(chosen))
     if len(chosen):
         image[chosen] = contrast(image[chosen], _column(factor, image))
+    flat = _in_plane(a, len(patch))
     _per_channel(
         image,
         happens(a.low_resolution_probability),
         rng,
-        lambda x, n: low_resolution(x, uniform(a.low_resolution, n)),
+        lambda x, n: low_resolution(x, uniform(a.low_resolution, n), flat),
     )
     for probability, invert in ((a.gamma_invert_probability, True), (a.gamma_probability, False)):
         chosen = happens(probability)
@@ -232,12 +233,20 @@ def contrast(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return torch.minimum(torch.maximum((image - mean) * factor + mean, low), high)
 
 
-def low_resolution(channels: torch.Tensor, zoom: np.ndarray) -> torch.Tensor:
-    """Simulate a coarser acquisition of each ``(n, *space)`` channel: nearest down by ``zoom``, linear up."""
+def low_resolution(channels: torch.Tensor, zoom: np.ndarray, in_plane: bool = False) -> torch.Tensor:
+    """Simulate a coarser acquisition of each channel: nearest down by ``zoom``, linear up.
+
+    Args:
+        channels: ``(n, *space)``.
+        zoom: a factor a channel.
+        in_plane: leave the first axis, whose resolution is low already, as it is (as nnU-Net does).
+    """
     mode = "trilinear" if channels.ndim == 4 else "bilinear"
     done = []
     for channel, factor in zip(channels, zoom, strict=True):
         size = [max(1, round(n * factor)) for n in channel.shape]
+        if in_plane:
+            size[0] = channel.shape[0]
         small = F.interpolate(channel[None, None], size=size, mode="nearest-exact")
         done.append(F.interpolate(small, size=list(channel.shape), mode=mode, align_corners=False)[0, 0])
     return torch.stack(done)

@@ -30,7 +30,7 @@ from autoseg.training.checkpoint import load_state, load_weights, save_state, sa
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
-from autoseg.training.sampling import BatchStream, PatchLoader
+from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 
 #: Seconds between two saved states; an interruption loses at most these.
 SAVE_INTERVAL = 30.0
@@ -124,19 +124,19 @@ def train_fold(
         state = _restore(state_path, identity, network, average, optimizer, scaler)
     before = state.seconds
 
-    loaded = loading_size(configuration.patch_size, recipe.augmentation)
     if workers is None:
         # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
         workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
     loader = PatchLoader(
         training,
         configuration.batch_size,
-        loaded,
+        configuration.patch_size,
         target,
         recipe.sampling,
-        [seed],
+        seed,
         state.iteration,
         max(workers, 1),
+        loading_size(configuration.patch_size, recipe.augmentation),
     )
     stream = BatchStream(loader, workers)
     last_save = time.monotonic()
@@ -161,7 +161,7 @@ def train_fold(
                 raise
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
-            rng = np.random.default_rng([seed, 1, state.iteration])
+            rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
             image, label = augment(image, label, configuration.patch_size, recipe.augmentation, rng)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))

@@ -57,12 +57,11 @@ class MovingAverage:
         """Take in the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averaged, new = [], []
-        current = network.state_dict()
-        for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                averaged.append(tensor)
-                new.append(current[name])
-            else:
-                tensor.copy_(current[name])
-        torch._foreach_lerp_(averaged, new, 1 - decay)
+        # Parameters and buffers come once each; a state dict lists a U-Net's shared tensors under several names.
+        averaged = [*self.network.parameters(), *self.network.buffers()]
+        new = [*network.parameters(), *network.buffers()]
+        for old, current in zip(averaged, new, strict=True):
+            if not old.is_floating_point():
+                old.copy_(current)
+        pairs = [(old, current) for old, current in zip(averaged, new, strict=True) if old.is_floating_point()]
+        torch._foreach_lerp_([old for old, _ in pairs], [current for _, current in pairs], 1 - decay)

@@ -1,7 +1,7 @@
 """Training patches: where they are cut, and the workers that load them.
 
-Which patches batch number ``n`` holds depends on the seed, the fold and ``n`` alone, not on how many workers there
-are or where a training was interrupted.
+Which patches batch number ``n`` holds depends on the seed, the training cases and ``n`` alone, not on how many
+workers there are or where a training was interrupted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,9 @@ from autoseg.recipe import Sampling
 #: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.
 CACHE_BYTES = 500_000_000
 
+#: Streams of random numbers of one seed, kept apart by their second number: patches, order of cases, augmentation.
+PATCHES, ORDER, AUGMENTATION = 1, 2, 3
+
 
 class PatchLoader(SlimDataLoaderBase):
     """Cuts the patches of one batch; a batchgenerators data loader.
@@ -26,12 +29,14 @@ class PatchLoader(SlimDataLoaderBase):
     Args:
         cases: preprocessed training cases.
         batch_size: patches a batch.
-        patch: voxels to cut ``(z, y, x)``; two numbers cut slices across the first axis.
+        patch: voxels the network will see ``(z, y, x)``; two numbers cut slices across the first axis.
         target: classes that guaranteed patches are centred on.
         sampling: share of such patches.
         seed: of everything random.
         start: number of the first batch.
         workers: how many copies of this loader share the work.
+        loaded: voxels to cut around each patch, for augmentation to turn and zoom; the patch alone where None. The box
+            may reach beyond the image, where it is zero; the patch in its middle does so only as far as it must.
     """
 
     def __init__(
@@ -41,15 +46,17 @@ class PatchLoader(SlimDataLoaderBase):
         patch: Sequence[int],
         target: Target,
         sampling: Sampling,
-        seed: Sequence[int],
+        seed: int,
         start: int = 0,
         workers: int = 1,
+        loaded: Sequence[int] | None = None,
     ) -> None:
         super().__init__(list(cases), batch_size, workers)
         self.patch = list(patch)
+        self.loaded = list(patch if loaded is None else loaded)
         self.target = target
         self.sampling = sampling
-        self.seed = list(seed)
+        self.seed = seed
         self.thread_id = 0
         self.workers = workers
         self.next_batch = start
@@ -58,7 +65,7 @@ class PatchLoader(SlimDataLoaderBase):
         self.cached_bytes = 0
 
     def generate_train_batch(self) -> dict[str, np.ndarray]:
-        """The next batch of this worker: ``image`` (batch, channel, *patch) and ``label`` (batch, *patch)."""
+        """The next batch of this worker: ``image`` (batch, channel, *loaded) and ``label`` (batch, *loaded)."""
         if self.first:
             # Worker w of n makes the batches start + w, start + w + n, …; batchgenerators collects them in turn.
             self.next_batch += self.thread_id
@@ -69,7 +76,7 @@ class PatchLoader(SlimDataLoaderBase):
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """Batch ``number`` of the training."""
-        rng = np.random.default_rng([*self.seed, number])
+        rng = np.random.default_rng([self.seed, PATCHES, number])
         order = self._shuffled(number)
         guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
         images, labels = [], []
@@ -87,20 +94,21 @@ class PatchLoader(SlimDataLoaderBase):
         first = number * self.batch_size
         chosen = []
         for position in range(first, first + self.batch_size):
-            order = np.random.default_rng([*self.seed, 1 << 32, position // count]).permutation(count)
+            order = np.random.default_rng([self.seed, ORDER, position // count]).permutation(count)
             chosen.append(int(order[position % count]))
         return chosen
 
     def _corner(self, case: StoredCase, wants_foreground: bool, rng: np.random.Generator) -> list[int]:
-        """First voxel of the patch; may be negative, where the image is smaller than the patch."""
+        """First voxel of the box to load; negative where that reaches beyond the image."""
         size = [1] * (3 - len(self.patch)) + self.patch
+        margins = [0] * (3 - len(self.patch)) + [(n - p) // 2 for n, p in zip(self.loaded, self.patch, strict=True)]
         centre = self._foreground_voxel(case, rng) if wants_foreground else None
         corner = []
         for axis, (n, p) in enumerate(zip(case.shape, size, strict=True)):
             # A patch may reach beyond the image only as far as it must: centred where it is the larger one.
             low, high = (0, n - p) if n >= p else ((n - p) // 2, (n - p) // 2)
             wanted = int(rng.integers(low, high + 1)) if centre is None else int(centre[axis]) - p // 2
-            corner.append(min(max(wanted, low), high))
+            corner.append(min(max(wanted, low), high) - margins[axis])
         return corner
 
     def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
@@ -119,7 +127,7 @@ class PatchLoader(SlimDataLoaderBase):
         return None
 
     def _cut(self, case: StoredCase, corner: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        size = [1] * (3 - len(self.patch)) + self.patch
+        size = [1] * (3 - len(self.loaded)) + self.loaded
         inside = tuple(slice(max(c, 0), min(c + p, n)) for c, p, n in zip(corner, size, case.shape, strict=True))
         margins = [(s.start - c, c + p - s.stop) for s, c, p in zip(inside, corner, size, strict=True)]
         image, label = self._read(case, inside)

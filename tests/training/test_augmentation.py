@@ -311,3 +311,10 @@ def test_shares_of_samples() -> None:
         new, _ = augment(image, label, [4, 4], still(**{f"{name}_probability": 0.2}), np.random.default_rng(0))
         changed = (new != image).flatten(1).any(1).float().mean().item()
         assert changed == pytest.approx(0.2, abs=0.04), name
+
+
+def test_low_resolution_in_plane_leaves_the_first_axis_alone() -> None:
+    ramp = torch.arange(8.0).reshape(1, 8, 1, 1).expand(1, 8, 6, 6).contiguous()  # differs along the first axis only
+    flat = low_resolution(ramp, np.array([0.5]), in_plane=True)
+    torch.testing.assert_close(flat, ramp)
+    assert not torch.equal(low_resolution(ramp, np.array([0.5])), ramp)

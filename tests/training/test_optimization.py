@@ -121,9 +121,6 @@ def test_average_of_statistics() -> None:
     assert average.network.num_batches_tracked.item() == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a tensor with several names is averaged once a name: four times a step in the encoder"
-)
 def test_average_of_a_unet_is_even() -> None:
     """Every weight is averaged once a step, though a U-Net lists some of its tensors under several names."""
     network = build(make_network(), 1, 2)
