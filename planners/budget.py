@@ -4,7 +4,7 @@ from autoseg.device import has_fast_bfloat16
 from autoseg.memory import TrainingPrecision
 
 #: Share of the budget that a plan may fill with tensors; the rest is for the allocator's fragmentation.
-USABLE = 0.97
+USABLE = 0.985
 
 
 def precision(device: str) -> TrainingPrecision:

@@ -77,7 +77,7 @@ def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> P
     recommended, why = _recommend(task, configurations)
     reasons = {
         "recommended": why,
-        "gpu_memory_gb": f"plans fill at most {100 * USABLE:.0f} % of it; the rest is for fragmentation",
+        "gpu_memory_gb": f"plans fill at most {100 * USABLE:.1f} % of it; the rest is for fragmentation",
     }
     if missing:
         reasons["allow_missing_channels"] = "some cases lack a channel; it is then zero"

@@ -14,7 +14,7 @@ import numpy as np
 
 from autoseg.errors import AutosegError
 from autoseg.memory import Scaling, TrainingPrecision, scaling
-from autoseg.plan import Optimizer
+from autoseg.recipe import Optimizer
 from planners.topology import Family, Pooling, network, pooling
 
 #: Patches in a batch, at least: nnU-Net's; gradients of a single patch are too noisy.
@@ -28,7 +28,7 @@ FILLING_BATCH = 8
 BATCH_SHARE = 0.05
 
 #: Candidates that need at least this share of the most that fits count as equal, and proportions decide.
-KEEP = 0.94
+KEEP = 0.92
 
 #: The memory of a topology is guessed from another's to within this factor, by the channels that a voxel goes through.
 MARGIN = 1.4
@@ -37,7 +37,7 @@ MARGIN = 1.4
 MIN_SIDE = 8
 
 #: Largest ratio between two axes' shares of the image, except where rounding to what can be pooled makes it larger.
-DISTORTION = 1.4
+DISTORTION = 1.5
 
 #: Relative sizes of patches that are tried, from the smallest to the whole image; 2 % apart is finer than any axis
 #: can be rounded.
