@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -25,15 +25,24 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
-from autoseg.training.loop import Budget, State, load_network, train_fold, training_identity
+from autoseg.training.checkpoint import read_metadata
+from autoseg.training.loop import (
+    DONE,
+    Budget,
+    State,
+    load_network,
+    train_fold,
+    training_identity,
+    weights_identity,
+)
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
 
-#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
-DONE = "done.json"
+#: Files that a fold's training leaves.
+FILES = (DONE, "training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt")
 
-#: A validation takes longer than its networks alone: reading, resampling, writing. Measured on hippocampus: 1.2.
+#: A validation takes longer than its networks alone: reading, resampling, writing. An estimate on the safe side.
 RESERVE_MARGIN = 1.25
 
 
@@ -131,12 +140,13 @@ def _train_one(
     request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
     if not resume:
         _start_over(folder)
-    elif _is_done(folder, request, training_identity(plan, config, split["train"], seed)):
+    identity = training_identity(plan, config, [*training, *validation], seed)
+    if resume and _is_done(folder, request, identity):
         say(f"Fold {fold} of {name} is trained already ({request}); --restart trains it anew.")
         return
-    (folder / DONE).unlink(missing_ok=True)
-    for stale in folder.glob(".*"):  # half-written files of a process that was killed
-        stale.unlink()
+    for name_of_file in FILES:
+        for stale in folder.glob(f".{name_of_file}.*"):  # half-written by a process that was killed
+            stale.unlink(missing_ok=True)
     started = time.monotonic()
     if max_seconds is not None:
         reserve = min(_validation_seconds(validation, plan, config, device), LARGEST_RESERVE * max_seconds)
@@ -169,7 +179,6 @@ def _train_one(
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     evaluation = validate_fold(run, plan, name, config, fold, device)
     log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
-    identity = training_identity(plan, config, split["train"], seed)
     done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(folder / DONE, done)
 
@@ -186,7 +195,7 @@ def _best(state: State) -> str:
 
 
 def _start_over(folder: Path) -> None:
-    for name in (DONE, "training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt"):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
@@ -239,19 +248,21 @@ def validate_fold(
         ThreadPoolExecutor(1) as writer,
         Steps(f"Validating fold {fold}", len(run.split(fold)["validation"])) as steps,
     ):
-        writing = []
+        writing: Future[None] | None = None
         for case_id in run.split(fold)["validation"]:
             stored = StoredCase(data, case_id)
             label = predictor.predict_preprocessed(stored.image(), stored.trace)
             path = out / f"{case_id}{result_ending(plan.file_ending)}"
-            writing.append(writer.submit(write_label, path, label, stored.trace.geometry))
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write_label, path, label, stored.trace.geometry)
             reference = dataset.case(case_id).label
             if reference is None or not reference.exists():
                 reference = _reference_from_preprocessed(stored, out, plan)
             pairs.append((case_id, path, reference))
             steps.advance()
-        for job in writing:
-            job.result()
+        if writing is not None:
+            writing.result()
     return evaluate_pairs(pairs, plan.target.outputs, out, ignore=plan.target.ignore)
 
 
@@ -272,13 +283,21 @@ def cross_validated(run: Run, name: str) -> Evaluation:
     Raises:
         AutosegError: no fold is validated yet.
     """
-    folders = [run.fold(name, fold) / "validation" for fold in run.trained_folds(name)]
-    parts = [Evaluation.read(folder) for folder in folders if (folder / "summary.json").exists()]
+    plan = run.plan
+    expected = weights_identity(plan, plan.configurations[name])
+    folds = []
+    for fold in run.trained_folds(name):
+        folder = run.fold(name, fold)
+        if read_metadata(folder / "weights.safetensors").get("identity", expected) != expected:
+            say(f"Fold {fold} of {name} was trained under another plan and is left out of the table.")
+        elif (folder / "validation" / "summary.json").exists():
+            folds.append(fold)
+    parts = [Evaluation.read(run.fold(name, fold) / "validation") for fold in folds]
     if not parts:
         raise AutosegError(f"{run.path} has no validated fold of {name} yet; train one first.")
     merged = Evaluation.merge(parts)
     out = run.path / name / "crossval"
     merged.write(out)
     summary = read_json(out / "summary.json")
-    write_json(out / "summary.json", {**summary, "folds": run.trained_folds(name)})
+    write_json(out / "summary.json", {**summary, "folds": folds})
     return merged

@@ -13,7 +13,7 @@ Two things the meta device can't know:
   its input and its output into a workspace. The allowance is one copy of both for the one convolution that is running
   (:data:`WORKSPACE`).
 
-Not counted: the CUDA context (some 0.4 GB that no allocator sees) and fragmentation; a planner leaves room for them.
+Not counted: the CUDA context (some 0.4 GB that no allocator sees), which the budget must leave on the card.
 """
 
 import weakref

@@ -90,6 +90,8 @@ def compare(
     loss: Loss | None = None,
 ) -> Comparison:
     """Compare the computed and the measured memory of one training step; the arguments are those of ``step_memory``."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # as in training, whose choice of convolutions decides their workspace
     trace = trace_step(
         network,
         in_channels,

@@ -1,6 +1,7 @@
 """What a training within a time budget reaches on a dataset: the validation Dice of one fold.
 
     python benchmarks/time_budget.py DATASET [--max-time 10m 30m] [--fold 0] [--out DIR] [--device auto]
+                                              [--seed 0] [--set path.to.key=value ...]
 
 Runs ``autoseg plan`` and, for each budget, ``autoseg train --fold K --max-time T`` in a run folder of its own; prints
 the mean Dice of each structure over the fold's validation cases and the wall-clock seconds. For the hippocampus of the
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="override a value of the plan, as in autoseg plan")
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="autoseg-benchmark-"))
     print(describe(), flush=True)
@@ -36,6 +38,8 @@ def main() -> None:
     for budget in options.max_time:
         run = out / f"run_{budget}"
         plan = [*autoseg, "plan", options.dataset, "--out", str(run), "--device", options.device]
+        for assignment in options.set:
+            plan += ["--set", assignment]
         subprocess.run(plan, check=True)
         name = Run.open(run).plan.recommended
         started = time.monotonic()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoseg import __version__
 from autoseg.dataset import Case, LoadedCase, load_case
 from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
@@ -35,12 +36,23 @@ _INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")
 
 @dataclass(frozen=True)
 class Member:
-    """One run's part in a prediction: its plan and the networks of its folds."""
+    """One run's part in a prediction.
+
+    Attributes:
+        name: of the run, for messages.
+        plan: what it was trained by.
+        configuration: which of the plan's.
+        networks: of its folds.
+        brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
+        detail: which configuration, folds and checkpoint, for the record.
+    """
 
     name: str
     plan: Plan
     configuration: Configuration
     networks: list[nn.Module]
+    brain_mask: bool = False
+    detail: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,8 @@ class Predictor:
             raise AutosegError(f"--out {out} can't be made ({error.strerror}); choose another folder.") from None
         outcome = Outcome()
         due = []
+        cases = list(cases)
+        self._refuse_overwriting(cases, out)
         for case in cases:
             path = out / f"{case.id}{self._ending(case)}"
             if path.exists() and not overwrite:
@@ -214,6 +228,11 @@ class Predictor:
                     f"the channel {', '.join(lacking)} is missing, and {member.name} was not "
                     "trained for missing channels."
                 )
+            if member.brain_mask and loaded.mask is None:
+                name = case.id if isinstance(case, Case) else "this case"
+                say(
+                    f"{name}: {member.name} was trained with brain masks and this scan has none: non-zero voxels count."
+                )
             prepared.append(preprocess_case(loaded, plan, member.configuration))
         return prepared
 
@@ -267,7 +286,19 @@ class Predictor:
         return path
 
     def _ending(self, case: Case) -> str:
-        return result_ending(image_ending(next(iter(case.channels.values())).path), self.file_ending)
+        first = next(iter(case.channels.values()), None)
+        return result_ending(image_ending(first.path) if first else None, self.file_ending)
+
+    def _refuse_overwriting(self, cases: Sequence[Case], out: Path) -> None:
+        """A result must never take the place of a scan."""
+        scans = {path.resolve() for case in cases for path in case.files}
+        for case in cases:
+            ending = self._ending(case)
+            names = [f"{case.id}{ending}"]
+            names += [f"{case.id}_probability_{output.name}{ending}" for output in self.target.outputs]
+            taken = next((name for name in names if (out / name).resolve() in scans), None)
+            if taken is not None:
+                raise UsageError(f"--out {out}: the result would overwrite {out / taken}; choose another folder.")
 
     def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome) -> None:
         try:
@@ -279,7 +310,7 @@ class Predictor:
     def _provenance(self, details: dict[str, dict[str, object]], outcome: Outcome) -> dict[str, object]:
         return {
             "runs": [
-                {"run": member.name, "planner": member.plan.planner, "folds": len(member.networks)}
+                {"run": member.name, "planner": member.plan.planner, "networks": len(member.networks), **member.detail}
                 for member in self.members
             ],
             "test_time_augmentation": self.mirror,
@@ -336,7 +367,14 @@ def _load_member(
         load_network(run.fold(name, fold) / f"{checkpoint}.safetensors", plan, chosen, device)
         for fold in (folds or available)
     ]
-    return Member(str(run.path), plan, chosen, networks)
+    brain_mask = any(case.mask is not None for case in run.dataset.cases)
+    detail: dict[str, object] = {
+        "configuration": name,
+        "folds": list(folds or available),
+        "checkpoint": checkpoint,
+        "autoseg": __version__,
+    }
+    return Member(str(run.path), plan, chosen, networks, brain_mask, detail)
 
 
 def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:

@@ -11,7 +11,7 @@ from autoseg.errors import AutosegError
 from autoseg.parallel import available_cpus, each
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.preprocessing.store import is_current, save
+from autoseg.preprocessing.store import save, stored_key
 from autoseg.run import Run
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
@@ -22,8 +22,7 @@ LARGEST_POOL = 8
 
 
 def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
-    """A fingerprint of all that a preprocessed case depends on: the parts of the plan, and the source files."""
-    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
+    """A fingerprint of all that a preprocessed case depends on: ``PLAN-FILES``, a digest of either."""
     parts: dict[str, Any] = {
         "version": _STORE_VERSION,
         "channels": [
@@ -32,12 +31,15 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
         "preprocessing": plan.preprocessing.model_dump(exclude={"reasons"}),
         "spacing": configuration.spacing,
         "resampling": configuration.resampling.model_dump(exclude={"reasons"}),
-        "files": files,
+        # Which channel of a file is which.
+        "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
-    # Which channel of a file is which; left out where each has a file of its own.
-    components = {name: file.component for name, file in case.channels.items() if file.component is not None}
-    if components:
-        parts["components"] = components
+    # Names, not paths: a dataset may move.
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
+    return f"{_digest(parts)}-{_digest(files)}"
+
+
+def _digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -90,10 +92,20 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     due = []
     for case in dataset.cases:
         key = case_key(case, plan, chosen)
-        # A run folder that was moved to a machine without the data keeps what was preprocessed before.
-        gone = not any(path.exists() for path in case.files)
-        if not (is_current(folder, case.id, key) or (gone and (folder / f"{case.id}.json").exists())):
-            due.append(_Job(case, plan, chosen, folder, key))
-    for _ in each(_one, due, workers or min(available_cpus(), LARGEST_POOL), f"Preprocessing for {chosen.data}"):
+        stored = stored_key(folder, case.id)
+        if stored == key:
+            continue
+        if not any(path.exists() for path in case.files):
+            # A run folder that was moved to a machine without the scans keeps what was preprocessed before.
+            if stored is not None and stored.split("-")[0] == key.split("-")[0]:
+                continue
+            raise AutosegError(
+                f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); bring them back, or "
+                "put back the plan that the run was preprocessed with."
+            )
+        due.append(_Job(case, plan, chosen, folder, key))
+    # Without loading workers (0), no others are wanted either.
+    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
+    for _ in each(_one, due, processes, f"Preprocessing for {chosen.data}"):
         pass
     return folder

@@ -44,6 +44,11 @@ class StoredCase:
         return info
 
     @property
+    def content(self) -> str:
+        """Checksum of image and label: another one means other training data."""
+        return str(self.info.get("content", ""))
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels ``(z, y, x)``."""
         z, y, x = self.info["shape"]
@@ -105,7 +110,7 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
         case_id: name.
         case: what to write; it must have a label.
         patch: typical size of a read ``(z, y, x)``; the arrays are chunked to match.
-        key: identifies the preprocessing and the source files (see :func:`is_current`).
+        key: identifies the preprocessing and the source files (see :func:`stored_key`).
     """
     assert case.label is not None
     (folder / f"{case_id}.json").unlink(missing_ok=True)
@@ -114,8 +119,13 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
     positions = _foreground_positions(case.label)
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **{str(value): found for value, found in positions.items()})  # type: ignore[arg-type]
-    info = {"key": key, "shape": list(case.label.shape), "trace": case.trace.to_json()}
+    content = f"{_checksum(case.image)}{_checksum(case.label)}"
+    info = {"key": key, "content": content, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     write_json(folder / f"{case_id}.json", info)
+
+
+def _checksum(array: np.ndarray) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(array).tobytes()):08x}"
 
 
 def _write(path: Path, array: np.ndarray, patch: tuple[int, ...]) -> None:
@@ -148,10 +158,10 @@ def _foreground_positions(label: np.ndarray) -> dict[int, np.ndarray]:
     return found
 
 
-def is_current(folder: Path, case_id: str, key: str) -> bool:
-    """Whether the stored case was made with this key."""
+def stored_key(folder: Path, case_id: str) -> str | None:
+    """The key that a stored case was made with; None where there is no finished one."""
     path = folder / f"{case_id}.json"
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["key"] == key)
+        return str(json.loads(path.read_text(encoding="utf-8"))["key"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return False
+        return None

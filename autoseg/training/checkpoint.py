@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from autoseg.errors import AutosegError
@@ -39,6 +39,15 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise AutosegError(f"{path} does not exist; train this fold first.") from None
     except (SafetensorError, OSError) as error:
         raise AutosegError(f"{path} holds no readable weights ({error}); train this fold again.") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What was noted with the weights; empty where they are unreadable."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

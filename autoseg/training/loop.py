@@ -26,7 +26,7 @@ from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.augmentation import augment, loading_size
-from autoseg.training.checkpoint import load_state, load_weights, save_state, save_weights
+from autoseg.training.checkpoint import load_state, load_weights, read_metadata, save_state, save_weights
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
@@ -37,6 +37,9 @@ SAVE_INTERVAL = 30.0
 
 #: Validation during training may take this share of the time so far.
 VALIDATION_SHARE = 0.05
+
+#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
+DONE = "done.json"
 
 #: So many steps in a row without a finite gradient end the training.
 PATIENCE_NOT_FINITE = 30
@@ -113,15 +116,16 @@ def train_fold(
     torch.manual_seed(seed)
     network = build(configuration.network, len(plan.channels), target.heads).to(device)
     average = MovingAverage(network, recipe.ema_decay)
-    set_deep_supervision(average.network, False)
     optimizer = build_optimizer(network.parameters(), recipe.optimizer)
     dtype = resolve_precision(recipe.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    identity = training_identity(plan, configuration, [case.id for case in training], seed)
+    identity = training_identity(plan, configuration, training, seed)
+    metadata = {"identity": weights_identity(plan, configuration)}
     state = State()
     state_path = folder / "training_state.pt"
     if resume and state_path.exists():
         state = _restore(state_path, identity, network, average, optimizer, scaler)
+    (folder / DONE).unlink(missing_ok=True)
     before = state.seconds
 
     if workers is None:
@@ -158,7 +162,11 @@ def train_fold(
             except RuntimeError:
                 if interrupted():  # Ctrl-C ends the loading workers, too
                     continue
-                raise
+                raise AutosegError(
+                    f"a process that loads patches for {folder} died, most likely for lack of memory or because of a "
+                    "damaged file; give the command again with --workers 0 to go on without such processes and to see "
+                    "which."
+                ) from None
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
@@ -183,7 +191,9 @@ def train_fold(
                 _end_epoch(folder, state, rate, recipe.iterations_per_epoch)
                 due = len(state.history) % recipe.validate_every == 0
                 if watched and (due or ends) and state.validation_seconds <= VALIDATION_SHARE * state.seconds:
-                    _validate(folder, state, average.network, watched, plan, configuration, device, dtype)
+                    _validate(folder, state, average.network, watched, plan, configuration, device, dtype, metadata)
+                    network.train()
+                    set_deep_supervision(network, configuration.network.deep_supervision)
                     state.seconds = before + time.monotonic() - started
                 _write_history(folder, state)
             if report is not None:
@@ -192,7 +202,7 @@ def train_fold(
                 save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
                 last_save = time.monotonic()
     state.finished = True
-    save_weights(folder / "weights.safetensors", average.network.state_dict())
+    save_weights(folder / "weights.safetensors", average.network.state_dict(), metadata)
     save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
     if interrupted():
         raise KeyboardInterrupt
@@ -224,30 +234,50 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
     value = float(loss.detach())
-    finite = math.isfinite(value) and (scaler.is_enabled() or bool(torch.isfinite(norm)))
-    if finite:
+    if not scaler.is_enabled():
+        finite = math.isfinite(value) and bool(torch.isfinite(norm))
+        if finite:
+            optimizer.step()
+        return value, finite
+    # The scaler leaves out a step whose gradients overflowed 16 bits, and halves the scale.
+    scale = scaler.get_scale()
+    if math.isfinite(value):
         scaler.step(optimizer)
     scaler.update()
-    return value, finite
+    return value, math.isfinite(value) and scaler.get_scale() >= scale
 
 
-def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[str], seed: int) -> str:
+def weights_identity(plan: Plan, configuration: Configuration) -> str:
+    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out."""
+    return _digest(
+        {
+            "channels": [channel.model_dump() for channel in plan.channels],
+            "preprocessing": plan.preprocessing.model_dump(),
+            "spacing": configuration.spacing,
+            "resampling": configuration.resampling.model_dump(),
+            "target": plan.target.model_dump(),
+            "network": configuration.network.model_dump(),
+        }
+    )
+
+
+def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[StoredCase], seed: int) -> str:
     """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
-    parts: dict[str, Any] = {
-        "channels": [channel.model_dump() for channel in plan.channels],
-        "preprocessing": plan.preprocessing.model_dump(),
-        "spacing": configuration.spacing,
-        "resampling": configuration.resampling.model_dump(),
-        "target": plan.target.model_dump(),
-        "patch": configuration.patch_size,
-        "batch": configuration.batch_size,
-        "network": configuration.network.model_dump(),
-        "recipe": configuration.recipe.model_dump(
-            exclude={"epochs", "validate_every", "validate_cases", "early_stopping"}
-        ),
-        "cases": list(cases),
-        "seed": seed,
-    }
+    return _digest(
+        {
+            "weights": weights_identity(plan, configuration),
+            "patch": configuration.patch_size,
+            "batch": configuration.batch_size,
+            "recipe": configuration.recipe.model_dump(
+                exclude={"epochs", "validate_every", "validate_cases", "early_stopping"}
+            ),
+            "cases": [[case.id, case.content] for case in cases],
+            "seed": seed,
+        }
+    )
+
+
+def _digest(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -271,7 +301,7 @@ def _pack(
         "identity": identity,
         "state": dict(vars(state)),
         "network": network.state_dict(),
-        "average": average.network.state_dict(),
+        "average": {} if average.network is network else average.network.state_dict(),
         "average_steps": average.steps,
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
@@ -292,10 +322,12 @@ def _restore(
             f"{path} was trained under another plan, seed or split; put the plan back, or start over with --restart."
         )
     network.load_state_dict(saved["network"])
-    average.network.load_state_dict(saved["average"])
+    if saved["average"]:
+        average.network.load_state_dict(saved["average"])
     average.steps = saved["average_steps"]
     optimizer.load_state_dict(saved["optimizer"])
-    scaler.load_state_dict(saved["scaler"])
+    if scaler.is_enabled() and saved["scaler"]:  # empty where the training began on a device without 16-bit floats
+        scaler.load_state_dict(saved["scaler"])
     return State(**{**saved["state"], "finished": False})
 
 
@@ -332,8 +364,11 @@ def _validate(
     configuration: Configuration,
     device: torch.device,
     dtype: torch.dtype,
+    metadata: dict[str, str],
 ) -> None:
     started = time.monotonic()
+    network.eval()
+    set_deep_supervision(network, False)
     dice = validation_dice(network, cases, plan.target, configuration, device, dtype)
     means = {
         name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
@@ -343,7 +378,7 @@ def _validate(
     state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
     if mean > state.best_dice:
         state.best_dice, state.without_better = mean, 0
-        save_weights(folder / "best.safetensors", network.state_dict())
+        save_weights(folder / "best.safetensors", network.state_dict(), metadata)
     else:
         state.without_better += 1
     state.validation_seconds += time.monotonic() - started
@@ -415,6 +450,9 @@ def load_network(path: Path, plan: Plan, configuration: Configuration, device: t
     """
     network = build(configuration.network, len(plan.channels), plan.target.heads)
     weights = load_weights(path)
+    expected = weights_identity(plan, configuration)
+    if read_metadata(path).get("identity", expected) != expected:
+        raise AutosegError(f"{path} was trained under another plan; put that plan back, or train the fold again.")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

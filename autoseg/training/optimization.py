@@ -44,18 +44,20 @@ class MovingAverage:
 
     Args:
         network: whose weights are averaged.
-        decay: in the long run; 0 keeps the average equal to the network.
+        decay: in the long run; 0 for no average: ``network`` is then the network itself, not a copy.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False) if decay else network
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights after a step."""
         self.steps += 1
+        if self.network is network:
+            return
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         # Parameters and buffers come once each; a state dict lists a U-Net's shared tensors under several names.
         averaged = [*self.network.parameters(), *self.network.buffers()]

@@ -142,7 +142,7 @@ def test_folder(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(told["cases"]) == list(labels)
     assert told["outputs"] == {"outer": 1, "inner": 2}
-    assert told["runs"] == [{"run": "run", "planner": "by hand", "folds": 1}]
+    assert told["runs"] == [{"run": "run", "planner": "by hand", "networks": 1}]
     assert told["failed"] == {}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{n}.nii.gz" for n in labels} | {
         "predictions.json"
@@ -283,3 +283,26 @@ def test_the_trained_configuration_is_taken(tmp_path: Path) -> None:
     save_plan(override(more, ["recommended=large"]), run.path / "plan.json")
     loaded_run = Predictor.load(run.path, device="cpu")
     assert loaded_run.members[0].configuration == plan.configurations["small"]
+
+
+def test_a_result_never_takes_the_place_of_a_scan(tmp_path: Path) -> None:
+    case = case_of(tmp_path / "scans", "patient", blob())
+    before = read(tmp_path / "scans" / "patient.nii.gz")
+    with pytest.raises(UsageError, match=r"--out .* would overwrite .*patient\.nii\.gz"):
+        predictor().predict([case], tmp_path / "scans")
+    assert np.array_equal(read(tmp_path / "scans" / "patient.nii.gz"), before)
+
+
+def test_a_case_without_files_stops_no_other(tmp_path: Path) -> None:
+    good = case_of(tmp_path / "scans", "good", blob())
+    outcome = predictor().predict([Case(id="empty", channels={}), good], tmp_path / "out")
+    assert list(outcome.failed) == ["empty"]
+    assert list(outcome.written) == ["good"]
+
+
+def test_a_missing_brain_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan()
+    trained_with = Member("run", plan, plan.configurations["small"], [Perfect(plan.target)], brain_mask=True)
+    predictor(trained_with).predict([case_of(tmp_path / "scans", "bare", blob())], tmp_path / "out")
+    assert "bare" in (said := capsys.readouterr().err)
+    assert "brain mask" in said

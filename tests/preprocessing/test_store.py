@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autoseg.errors import AutosegError
 from autoseg.preprocessing import store as module
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.preprocessing.store import StoredCase, is_current, save
+from autoseg.preprocessing.store import StoredCase, save, stored_key
 from tests.builders import blob, loaded, make_configuration, make_plan, picture_of, store
 
 SHAPE = (11, 40, 37)
@@ -67,14 +67,13 @@ def test_trace_comes_back(tmp_path: Path) -> None:
     assert StoredCase(tmp_path, "case").trace == case.trace
 
 
-def test_is_current(tmp_path: Path) -> None:
-    assert not is_current(tmp_path, "case", "key")
+def test_stored_key(tmp_path: Path) -> None:
+    assert stored_key(tmp_path, "case") is None
     store(tmp_path, "case", blob())
-    assert is_current(tmp_path, "case", "key")
-    assert not is_current(tmp_path, "case", "other")
+    assert stored_key(tmp_path, "case") == "key"
     for text in ("{", "[]", "{}", "3"):
         (tmp_path / "case.json").write_text(text)
-        assert not is_current(tmp_path, "case", "key")
+        assert stored_key(tmp_path, "case") is None
 
 
 def test_interrupted_save_is_not_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +86,7 @@ def test_interrupted_save_is_not_current(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_foreground_positions", stop)
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path, "case", blob(shift=1))
-    assert not is_current(tmp_path, "case", "key")
+    assert stored_key(tmp_path, "case") is None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -108,3 +107,12 @@ def test_damage_is_one_sentence(tmp_path: Path, ending: str, damage: str) -> Non
         _ = case.shape, case.trace, case.foreground, case.image(), case.label()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_content_changes_with_the_label(tmp_path: Path) -> None:
+    store(tmp_path, "case", blob())
+    first = StoredCase(tmp_path, "case").content
+    store(tmp_path, "case", blob())
+    assert StoredCase(tmp_path, "case").content == first
+    store(tmp_path, "case", blob(shift=1))
+    assert StoredCase(tmp_path, "case").content != first

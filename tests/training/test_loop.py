@@ -2,7 +2,6 @@
 
 import csv
 import math
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from autoseg.plan import Plan
 from autoseg.recipe import Optimizer, Schedule
 from autoseg.training import loop
 from autoseg.training.augmentation import augment
-from autoseg.training.checkpoint import load_weights
+from autoseg.training.checkpoint import load_weights, save_weights
 from autoseg.training.loop import Budget, State, load_network, train_fold, training_identity, validation_dice
 from tests.builders import (
     LABELS,
@@ -281,8 +280,9 @@ def test_another_plans_state_is_refused(tmp_path: Path, cases: list) -> None:
 def test_identity() -> None:
     """What decides how a training goes on is part of it; how long it goes and what is said about it is not."""
 
-    def identity(plan: Plan, cases: tuple = ("a", "b")) -> str:
-        return training_identity(plan, plan.configurations["small"], cases, 0)
+    def identity(plan: Plan, cases: tuple = ("a", "b"), content: str = "1") -> str:
+        stored = [SimpleNamespace(id=case, content=content) for case in cases]
+        return training_identity(plan, plan.configurations["small"], stored, 0)
 
     plan = plan_with()
     assert identity(plan_with(epochs=77, validate_every=3, validate_cases=9, early_stopping=4)) == identity(plan)
@@ -290,6 +290,7 @@ def test_identity() -> None:
     said = config.model_copy(update={"reasons": {"patch_size": "because"}})
     assert identity(plan.model_copy(update={"configurations": {"small": said}})) == identity(plan)
     assert identity(plan, ("a",)) != identity(plan)
+    assert identity(plan, content="2") != identity(plan)  # a corrected label
     assert identity(plan_with(ema_decay=0.5)) != identity(plan)
     finer = config.model_copy(update={"spacing": (0.5, 1.0, 1.0)})
     assert identity(plan.model_copy(update={"configurations": {"small": finer}})) != identity(plan)
@@ -423,7 +424,8 @@ def test_only_some_cases_are_watched() -> None:
 def test_weights_that_do_not_fit(tmp_path: Path, cases: list) -> None:
     plan = plan_with()
     train(tmp_path / "f", plan, cases, Budget(iterations=1))
-    shutil.copy(tmp_path / "f" / "weights.safetensors", tmp_path / "w.safetensors")
+    # Without the note of what they were trained under, as weights from elsewhere are.
+    save_weights(tmp_path / "w.safetensors", load_weights(tmp_path / "f" / "weights.safetensors"))
     wide = plan_with({"width": 8})
     with pytest.raises(AutosegError, match="does not fit the plan beside it") as caught:
         load_network(tmp_path / "w.safetensors", wide, wide.configurations["small"], CPU)
@@ -449,3 +451,25 @@ def test_loading_workers_change_nothing(tmp_path: Path, cases: list) -> None:
     helped = train(tmp_path / "b", plan, cases, Budget(iterations=3), workers=2)
     assert without_seconds(alone) == without_seconds(helped)
     assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_weights_of_another_plan_are_refused(tmp_path: Path, cases: list) -> None:
+    """Shapes alone would fit: the same network, but other intensities in."""
+    plan = plan_with()
+    train(tmp_path / "f", plan, cases, Budget(iterations=1))
+    path = tmp_path / "f" / "weights.safetensors"
+    load_network(path, plan, plan.configurations["small"], torch.device("cpu"))
+    masked = plan.channels[0].normalization.model_copy(update={"masked": True})
+    other = plan.model_copy(update={"channels": [plan.channels[0].model_copy(update={"normalization": masked})]})
+    with pytest.raises(AutosegError, match="another plan"):
+        load_network(path, other, other.configurations["small"], torch.device("cpu"))
+
+
+def test_without_an_average_the_network_itself_is_saved_and_goes_on_training(tmp_path: Path, cases: list) -> None:
+    """No copy of the weights is held, and a validation on the way changes nothing about the training."""
+    watched = plan_with(ema_decay=0.0, iterations_per_epoch=1, validate_every=1)
+    blind = plan_with(ema_decay=0.0, iterations_per_epoch=1, validate_every=9)
+    train(tmp_path / "a", watched, cases, Budget(iterations=3))
+    train(tmp_path / "b", blind, cases, Budget(iterations=3))
+    a, b = (load_weights(tmp_path / name / "weights.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
