@@ -1,13 +1,18 @@
 """``autoseg predict``: segment new scans."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg.cli.common import parse_channels, parse_folds
-from autoseg.errors import UsageError
+from autoseg.errors import AutosegError, UsageError
+
+if TYPE_CHECKING:
+    from autoseg.dataset import Case
+    from autoseg.plan import Plan
 
 
 def command(
@@ -53,21 +58,16 @@ def command(
     runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
     if not runs:
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
-    plan = Run.open(runs[0]).plan
+    plans = [Run.open(path).plan for path in runs]
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
-        cases = [single_case(files, plan, name)]
+        cases = [single_case(files, plans, name)]
     else:
         assert source is not None
-        cases = cases_to_predict(source, plan, layout, everything)
+        cases = cases_to_predict(source, plans[0], layout, everything)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint)
     outcome = predictor.predict(cases, out, probabilities, overwrite)
-    if pictures:
-        from autoseg.report.pictures import prediction_picture
-
-        for case in cases:
-            if case.id in outcome.written:
-                prediction_picture(case, outcome.written[case.id], plan, out / "pictures" / f"{case.id}.png")
+    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures") if pictures else {}
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
@@ -75,5 +75,21 @@ def command(
         say(f"{len(outcome.written)} of {len(cases)} cases are in {out}.")
         for case_id, reason in outcome.failed.items():
             say(f"failed: {case_id}: {reason}")
-    if outcome.failed:
+    for case_id, reason in undrawn.items():
+        say(f"no picture: {case_id}: {reason}")
+    if outcome.failed or undrawn:
         raise typer.Exit(1)
+
+
+def _draw(cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path) -> dict[str, str]:
+    """Draw each case that has a result; return what went wrong, one sentence a case."""
+    from autoseg.report.pictures import prediction_picture
+
+    undrawn = {}
+    for case in cases:
+        if case.id in results:
+            try:
+                prediction_picture(case, results[case.id], plan, folder / f"{case.id}.png")
+            except AutosegError as error:  # the result is there; the other pictures are still wanted
+                undrawn[case.id] = str(error)
+    return undrawn

@@ -1,6 +1,7 @@
 """What to predict: a dataset in any layout, a folder of images, or single files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.dataset import Case, ChannelFile, Dataset, recognise_layout
@@ -31,7 +32,7 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
         raise AutosegError(f"{path} does not exist.")
     if layout is None and path.is_file() and is_image(path):
         if _components(path) != len(plan.channels):
-            return [single_case({plan.channel_names[0]: path}, plan)]
+            return [single_case({plan.channel_names[0]: path}, [plan])]
         return [Case(id=_stem(path), channels=_all_of(path, plan))]
     if layout is None and path.is_dir() and recognise_layout(path) is None:
         return _bare_images(path, plan)
@@ -41,21 +42,29 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
     return list(dataset.unlabelled or dataset.cases)
 
 
-def single_case(files: dict[str, Path], plan: Plan, name: str | None = None) -> Case:
+def single_case(files: dict[str, Path], plans: Sequence[Plan], name: str | None = None) -> Case:
     """One case of files named by channel (``--channel t1c=PATH``).
 
+    Args:
+        files: channel name → file.
+        plans: of every run that will predict the case; each takes the channels it knows.
+        name: of the case; the first file's by default.
+
     Raises:
-        UsageError: a channel that the plan does not have, or a needed one not given.
+        UsageError: a channel that no plan has, or one not given that a plan can't do without.
         AutosegError: a file does not exist.
     """
+    known = list(dict.fromkeys(channel for plan in plans for channel in plan.channel_names))
     for channel, path in files.items():
-        if channel not in plan.channel_names:
-            raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(plan.channel_names)}.")
+        if channel not in known:
+            raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(known)}.")
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
-    lacking = [channel for channel in plan.channel_names if channel not in files]
-    if lacking and not plan.allow_missing_channels:
-        raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(plan.channel_names)}.")
+    strict = [plan for plan in plans if not plan.allow_missing_channels]
+    needed = list(dict.fromkeys(channel for plan in strict for channel in plan.channel_names))
+    lacking = [channel for channel in needed if channel not in files]
+    if lacking:
+        raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
     first = next(iter(files.values()))
     return Case(id=name or _stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()})
 

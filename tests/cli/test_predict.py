@@ -10,7 +10,11 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.cli.main import run as main
+from autoseg.dataset import Case, ChannelFile
+from autoseg.errors import AutosegError
 from autoseg.networks import build
+from autoseg.plan import Plan
+from autoseg.report.pictures import prediction_picture
 from autoseg.run import Run
 from autoseg.training.checkpoint import save_weights
 from tests.builders import blob, make_plan, make_run, picture_of, write
@@ -79,6 +83,40 @@ def test_single_scan(run: Run, scans: Path, tmp_path: Path, call) -> None:
     assert json.loads((out / "predictions.json").read_text())["test_time_augmentation"] is False
     assert call(run.path, scans / "b.nii.gz", "--out", out)[0] == 0
     assert (out / "b.nii.gz").exists()
+
+
+def test_single_scan_by_runs_of_other_channels(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    other = trained(tmp_path / "other", channels=("t1", "t2"))
+    given = [part for name in ("mr", "t1", "t2") for part in ("--channel", f"{name}={scans / 'a.nii.gz'}")]
+    code, _, err = call(run.path, other.path, *given, "--name", "me", "--out", tmp_path / "out", "--no-tta")
+    assert code == 0, err
+    assert (tmp_path / "out" / "me.nii.gz").exists()
+
+
+def test_a_picture_that_fails_is_told_at_the_end(
+    run: Run, scans: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(case: Case, prediction: Path, plan: Plan, out: Path) -> None:
+        if case.id == "a":
+            raise AutosegError("the pen is empty.")
+        out.parent.mkdir(exist_ok=True)
+        out.touch()
+
+    monkeypatch.setattr("autoseg.report.pictures.prediction_picture", draw)
+    code, _, err = call(run.path, scans, "--out", tmp_path / "out", "--pictures", "--no-tta")
+    assert code == 1
+    assert "3 of 3 cases" in err
+    assert "no picture: a: the pen is empty." in err
+    assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["b.png", "c.png"]
+
+
+def test_a_picture_needs_a_channel(tmp_path: Path) -> None:
+    result = write(tmp_path / "r.nii.gz", blob())
+    scan = ChannelFile(path=write(tmp_path / "s.nii.gz", picture_of(blob())))
+    prediction_picture(Case(id="x", channels={"of another run": scan}), result, make_plan(), tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
+    with pytest.raises(AutosegError, match="case y has no image of any channel"):
+        prediction_picture(Case(id="y", channels={}), result, make_plan(), tmp_path / "y.png")
 
 
 def test_bad_case(run: Run, scans: Path, tmp_path: Path, call) -> None:
