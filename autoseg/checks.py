@@ -265,8 +265,9 @@ def _label(found: _Found, path: Path | None, geometries: dict[Path, Geometry], d
     if image is None:
         return None
     if len(image.array) > 1:
-        what = f"the label holds {len(image.array)} channels, of which only the first is used"
-        found.add("warning", path, what, "Save it with one channel (a picture: as greyscale, without a palette).")
+        what = f"the label holds {len(image.array)} channels instead of one"
+        found.add("error", path, what, "Save it with one channel (a picture: as greyscale, without a palette).")
+        return None
     array = image.array[0]
     if array.dtype.kind not in "uib":
         broken = ~np.isfinite(array)

@@ -234,3 +234,9 @@ def test_hippocampus_has_two_voxel_types(real_data):
     problems = check(dataset.model_copy(update={"cases": dataset.cases[:40]}), workers=1)
     assert [p.severity for p in problems] == ["warning"]
     assert "different voxel types of MRI" in problems[0].what
+
+
+def test_a_label_of_several_channels_is_an_error(build, tmp_path, write_volume, image, label):
+    colour = write_volume(tmp_path / "colour.nii.gz", np.stack([label(), label()]))
+    dataset = build(p={"a": image(), "b": image(), "label": colour}, q={"a": image(), "b": image(), "label": label()})
+    assert "p: the label holds 2 channels instead of one" in found(dataset, "error")
