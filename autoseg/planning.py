@@ -16,7 +16,7 @@ from autoseg.memory import TrainingPrecision, step_memory
 from autoseg.networks import build, count_parameters
 from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
-from autoseg.run import Run, keep_or_make_splits
+from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
 
 #: Entry-point group that planners are found in.
 GROUP = "autoseg.planners"
@@ -97,8 +97,9 @@ def plan_dataset(
 
     Raises:
         AutosegError: the dataset has errors (all are listed), or the budget is too small.
-        UsageError: something is asked for that does not exist.
+        UsageError: something is asked for that does not exist, or ``out`` holds a dataset.
     """
+    refuse_dataset_folder(out, dataset)
     # Cases without a label have no say in the plan, and what is wrong with them is for prediction to find.
     labelled = dataset.model_copy(update={"unlabelled": ()})
     if not labelled.cases:

@@ -19,6 +19,7 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan, load_plan, save_plan
+from autoseg.progress import say
 
 #: Folds of a cross-validation where there are enough cases (nnU-Net: 5).
 FOLDS = 5
@@ -50,8 +51,13 @@ class Run:
     def create(
         cls, path: str | Path, plan: Plan, fingerprint: Fingerprint, dataset: Dataset, splits: list[Split]
     ) -> "Run":
-        """Write a new run folder (or update the plan of one)."""
+        """Write a new run folder (or update the plan of one).
+
+        Raises:
+            UsageError: the folder holds a dataset.
+        """
         path = Path(path)
+        refuse_dataset_folder(path, dataset)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "fingerprint.json", fingerprint.model_dump(mode="json"))
         write_json(path / "dataset.json", dataset.model_dump(mode="json"))
@@ -76,9 +82,12 @@ class Run:
 
     @property
     def splits(self) -> list[Split]:
-        """One ``{"train": [...], "validation": [...]}`` of case names a fold."""
-        splits: list[Split] = read_json(self.path / "splits.json")
-        return splits
+        """One ``{"train": [...], "validation": [...]}`` of case names a fold.
+
+        Raises:
+            AutosegError: the file (which users may edit) is missing or is no such list.
+        """
+        return _read_splits(self.path / "splits.json")
 
     def preprocessed(self, data: str) -> Path:
         """Folder of the preprocessed cases called ``data``."""
@@ -118,6 +127,41 @@ def _load(model: type, path: Path):  # type: ignore[no-untyped-def]
         raise AutosegError(f"{path} is damaged ({where}: {first['msg']}); plan the run again.") from None
 
 
+def _read_splits(path: Path) -> list[Split]:
+    data = read_json(path)
+    if not (isinstance(data, list) and data and all(_is_split(fold) for fold in data)):
+        raise AutosegError(
+            f'{path} must be a list of {{"train": [names], "validation": [names]}}, one a fold; '
+            "correct it, or delete it and plan the run again."
+        )
+    splits: list[Split] = data
+    return splits
+
+
+def _is_split(fold: object) -> bool:
+    return (
+        isinstance(fold, dict)
+        and set(fold) == {"train", "validation"}
+        and all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in fold.values())
+    )
+
+
+def refuse_dataset_folder(path: str | Path, dataset: Dataset) -> None:
+    """Refuse to make a run folder of a folder that holds a dataset, whose ``dataset.json`` it would replace.
+
+    Raises:
+        UsageError: names ``--out``.
+    """
+    path = Path(path)
+    root = dataset.root if dataset.root.is_dir() else dataset.root.parent
+    if path.resolve() == root.resolve():
+        raise UsageError(f"--out {path} is the dataset's own folder; choose another one for the run.")
+    # The fingerprint is written first: with it, this is a run folder whose making was stopped.
+    begun = any((path / name).exists() for name in ("plan.json", "fingerprint.json"))
+    if (path / "dataset.json").exists() and not begun:
+        raise UsageError(f"--out {path} holds a dataset.json of something else; choose another folder for the run.")
+
+
 def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Split]:
     """Deal cases to folds at random, whole groups (patients) at a time, folds of about equal size.
 
@@ -150,14 +194,22 @@ def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Spl
 
 
 def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0) -> list[Split]:
-    """The splits of the run folder where it has some for the same cases; else new ones.
+    """The splits of the run folder where it has some for the same cases and patients; else new ones.
 
     Planning again thus leaves what was trained comparable with what will be.
+
+    Raises:
+        AutosegError: the stored ones (which users may edit) are damaged; or nothing could be validated.
     """
     stored = Path(path) / "splits.json"
     if stored.exists():
-        splits: list[Split] = read_json(stored)
-        cases = {case.id for case in dataset.cases}
-        if splits and all({*fold["train"], *fold["validation"]} == cases for fold in splits):
+        splits = _read_splits(stored)
+        groups = {case.id: case.group or case.id for case in dataset.cases}
+        if all(
+            {*fold["train"], *fold["validation"]} == set(groups)
+            and {groups[name] for name in fold["train"]}.isdisjoint(groups[name] for name in fold["validation"])
+            for fold in splits
+        ):
             return splits
+        say(f"{stored} does not fit the dataset's cases and patients any more; new splits are made.")
     return make_splits(dataset, seed=seed)

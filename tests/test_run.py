@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoseg.dataset import Case, ChannelFile, Dataset
 from autoseg.errors import AutosegError, UsageError
-from autoseg.run import Run, make_splits
+from autoseg.run import Run, keep_or_make_splits, make_splits, refuse_dataset_folder
 from tests.builders import make_run
 
 
@@ -116,3 +116,50 @@ def test_a_run_holds_plain_json(tmp_path: Path) -> None:
     names = {path.name for path in run.path.iterdir()}
     assert names == {"plan.json", "fingerprint.json", "dataset.json", "splits.json"}
     assert all(json.loads((run.path / name).read_text()) for name in names)
+
+
+MALFORMED = [
+    "{}",
+    "[]",
+    "[1]",
+    '[{"train": ["a"]}]',
+    '[{"train": "a", "validation": []}]',
+    '[{"train": [1], "validation": []}]',
+]
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_malformed_splits(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path)
+    (run.path / "splits.json").write_text(content)
+    for read in (lambda: run.splits, lambda: keep_or_make_splits(run.path, run.dataset)):
+        with pytest.raises(AutosegError, match=r"splits\.json must be a list of .*; correct it, or delete it"):
+            read()
+
+
+def test_stored_splits_are_kept_where_they_fit(tmp_path: Path) -> None:
+    dataset = dataset_of(["p", "p", "", ""])
+    apart = [{"train": ["c0", "c1", "c2"], "validation": ["c3"]}, {"train": ["c3", "c2"], "validation": ["c1", "c0"]}]
+    straddling = [{"train": ["c0", "c2"], "validation": ["c1", "c3"]}]
+    twice = [{"train": ["c0", "c1", "c2", "c3"], "validation": ["c3"]}]
+    fewer = [{"train": ["c0", "c1"], "validation": ["c3"]}]
+    for splits, kept in ((apart, True), (straddling, False), (twice, False), (fewer, False)):
+        (tmp_path / "splits.json").write_text(json.dumps(splits))
+        assert keep_or_make_splits(tmp_path, dataset) == (splits if kept else make_splits(dataset))
+
+
+def test_a_folder_of_a_dataset_is_no_run_folder(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    dataset, other = run.dataset, tmp_path / "other"
+    table = dataset.model_copy(update={"root": dataset.root / "scans.csv"})
+    for described in (dataset, table):
+        with pytest.raises(UsageError, match=r"--out .* is the dataset's own folder"):
+            Run.create(dataset.root, run.plan, run.fingerprint, described, run.splits)
+    other.mkdir()
+    (other / "dataset.json").write_text('{"channel_names": {}}')
+    with pytest.raises(UsageError, match=r"--out .*other holds a dataset\.json of something else"):
+        Run.create(other, run.plan, run.fingerprint, dataset, run.splits)
+    assert [path.name for path in other.iterdir()] == ["dataset.json"]
+    assert (other / "dataset.json").read_text() == '{"channel_names": {}}'
+    (run.path / "plan.json").unlink()
+    refuse_dataset_folder(run.path, dataset)

@@ -25,7 +25,7 @@ def command(
     raters: int = typer.Option(1, help="With 2 or more: label maps by so many raters for each case, beside the truth."),
     max_time: str = typer.Option("150s", help="Time to train."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    seed: int = typer.Option(0, help="Of everything random; the same seed makes the same phantoms."),
+    seed: int = typer.Option(0, min=0, help="Of everything random; the same seed makes the same phantoms."),
 ) -> None:
     """Generate head phantoms with tumours, then plan, train, predict, evaluate and report on them."""
     seconds = parse_duration(max_time)

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from autoseg.plan import Memory, Plan
 
 
+#: What can be asked about a planned run.
+_SHOWING = ("dataset", "explain", "verify", "as_json")
+
+
 def command(
+    context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Dataset to plan for, or a planned run to show.")],
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     planner: Annotated[str, typer.Option(help="unet, resenc, or another installed planner.")] = "unet",
@@ -30,7 +35,7 @@ def command(
     explain: Annotated[bool, typer.Option(help="Print every derived value with its reason.")] = False,
     verify: Annotated[bool, typer.Option(help="Run a step of each configuration here and compare memory.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
 ) -> None:
@@ -42,9 +47,10 @@ def command(
 
     shown = (dataset / "plan.json").is_file()
     if shown and out is None:
-        if gpu_memory is not None or channels or regions or assignments or layout:
+        if changes := _given(context):
             raise UsageError(
-                f"{dataset} is a planned run, and is only shown; to change its plan, plan its dataset again."
+                f"{', '.join(changes)}: {dataset} is a planned run, and is only shown; "
+                "to change its plan, plan its dataset again."
             )
         run = Run.open(dataset)
     elif out is None:
@@ -72,6 +78,16 @@ def command(
         _verify(plan)
     if not as_json and not shown:
         say(f"Next: autoseg train {out}")
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options on the command line that change a plan."""
+    found = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _SHOWING and source is not None and source.name == "COMMANDLINE":
+            found.append(parameter.opts[0])
+    return found
 
 
 def _names(text: str) -> list[str]:

@@ -24,7 +24,7 @@ def command(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of initialisation, patches and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of initialisation, patches and augmentation.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that preprocess and load patches.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:

@@ -12,6 +12,7 @@ from autoseg.cli.main import app
 from autoseg.errors import AutosegError, UsageError
 from autoseg.layouts.phantom import Cohort, generate
 from autoseg.run import Run
+from tests.builders import make_run
 
 Command = Callable[..., Result]
 
@@ -133,3 +134,25 @@ def test_verify_runs_a_step_here(plan: Command, phantoms: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     assert "saved for the backward pass: computed" in result.output
     assert "+0.0 %" in result.output
+
+
+@pytest.mark.parametrize("option", ["--planner=unet", "--device=cpu", "--seed=0", "--workers=1", "--layout=msd"])
+def test_a_run_is_only_shown_whatever_is_asked_to_change(tmp_path: Path, option: str) -> None:
+    run = make_run(tmp_path)
+    refused = show(run.path, option).exception
+    assert isinstance(refused, UsageError)
+    assert str(refused).startswith(f"{option.partition('=')[0]}: {run.path} is a planned run, and is only shown")
+    assert show(run.path).exit_code == 0
+
+
+def test_a_dataset_is_not_overwritten(plan: Command, phantoms: Path) -> None:
+    before = sorted(phantoms.iterdir())
+    assert "is the dataset's own folder" in str(plan(phantoms, "--out", phantoms).exception)
+    assert sorted(phantoms.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["plan x --out y", "train x", "demo"])
+def test_no_negative_seed(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--seed", "-1"])
+    assert result.exit_code == 2
+    assert "--seed" in result.output
