@@ -7,14 +7,14 @@ Axes: all per-axis values are in array order ``(z, y, x)`` *after* ``Preprocessi
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.reasons import Reasoned
-from autoseg.recipe import Recipe
+from autoseg.recipe import Axis, Recipe
 from autoseg.verbs import callable_module
 
 if TYPE_CHECKING:
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
 
 #: Version of the file format. A reader refuses newer files and upgrades older ones (:func:`_upgrade`).
 SCHEMA_VERSION = 1
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("a kernel needs an odd size, so that it has a middle")
+    return size
+
+
+def _folder_name(name: str) -> str:
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise ValueError(f"{name!r} can't name a folder: it must be no path and not start with a dot")
+    return name
+
+
+#: Voxels along an axis of a convolution's kernel.
+KernelSize = Annotated[PositiveInt, AfterValidator(_odd)]
+
+#: What a folder inside the run folder is called.
+FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Normalization(Reasoned):
@@ -159,11 +178,11 @@ class UNet(Reasoned):
     """
 
     family: Literal["unet", "resenc"] = "unet"
-    features: list[int] = Field(min_length=1)
-    strides: list[list[int]]
-    kernel_sizes: list[list[int]]
-    encoder_blocks: list[int]
-    decoder_convs: list[int]
+    features: list[PositiveInt] = Field(min_length=1)
+    strides: list[list[PositiveInt]]
+    kernel_sizes: list[list[KernelSize]]
+    encoder_blocks: list[PositiveInt]
+    decoder_convs: list[PositiveInt]
     norm: Literal["instance", "batch"] = "instance"
     activation: Literal["leaky_relu", "relu"] = "leaky_relu"
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -208,7 +227,7 @@ class Inference(Reasoned):
 
     overlap: float = Field(0.5, ge=0, lt=1)
     gaussian_sigma: float = Field(0.125, ge=0)
-    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
     tile_batch: int = Field(1, ge=1)
 
 
@@ -245,8 +264,8 @@ class Configuration(Reasoned):
         parameters_with_statistics: trainable parameters plus running statistics of normalization layers.
     """
 
-    spacing: tuple[float | None, float | None, float | None]
-    data: str
+    spacing: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
+    data: FolderName
     resampling: Resampling = Resampling()
     patch_size: list[int] = Field(min_length=2, max_length=3)
     batch_size: int = Field(ge=1)
@@ -307,7 +326,7 @@ class Plan(Reasoned):
     allow_missing_channels: bool = False
     target: Target
     preprocessing: Preprocessing = Preprocessing()
-    configurations: dict[str, Configuration] = Field(min_length=1)
+    configurations: dict[FolderName, Configuration] = Field(min_length=1)
     recommended: str
     file_ending: str = ".nii.gz"
 
@@ -369,7 +388,7 @@ def say_invalid(error: ValidationError) -> str:
     """What is wrong with a plan, in words, with the path of each wrong key."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "the plan"
+        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "the plan"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "this key is unknown"

@@ -1,4 +1,4 @@
-"""The base of every model of a plan: unknown keys are refused, and derived values carry a reason."""
+"""The base of every model of a plan: unknown keys, NaN and infinity are refused, and derived values carry a reason."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ class Reasoned(BaseModel):
         reasons: field name → one line that says why its value is what it is.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     reasons: dict[str, str] = Field(default_factory=dict)
 

@@ -1,6 +1,6 @@
 """Recipe: how a configuration is trained; the part of a plan that training executes."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 #: Numbers that a network computes with; ``auto`` takes 16-bit autocast where the device is faster with it.
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+#: An axis of a patch; a configuration knows how many there are.
+Axis = Annotated[int, Field(ge=0, le=2)]
 
 
 class Loss(Reasoned):
@@ -91,14 +94,14 @@ class Augmentation(Reasoned):
     """
 
     rotation: float = Field(30.0, ge=0, le=180)
-    rotation_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    rotation_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
     rotation_probability: float = Field(0.2, ge=0, le=1)
     scaling: tuple[float, float] = (0.7, 1.4)
     scaling_probability: float = Field(0.2, ge=0, le=1)
     elastic_magnitude: float = Field(4.0, ge=0)
     elastic_spacing: int = Field(12, ge=2)
     elastic_probability: float = Field(0.0, ge=0, le=1)
-    mirror_axes: list[int] = Field(default_factory=lambda: [0, 1, 2])
+    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
     noise_std: tuple[float, float] = (0.0, 0.1)
     noise_probability: float = Field(0.1, ge=0, le=1)
     blur_sigma: tuple[float, float] = (0.5, 1.0)

@@ -140,3 +140,44 @@ def test_an_unknown_configuration_names_those_there_are() -> None:
     with pytest.raises(UsageError, match="it has 2d, 3d_fullres"):
         plan().configuration("3d")
     assert plan().configuration(None)[0] == "3d_fullres"
+
+
+WRONG = [
+    ("network.strides", [[1, 1, 1], [0, 2, 2]], "network.strides.1.0"),
+    ("network.kernel_sizes", [[3, 3, 3], [3, 2, 3]], "network.kernel_sizes.1.1: a kernel needs an odd size"),
+    ("network.kernel_sizes", [[3, 3, 3], [3, -1, 3]], "network.kernel_sizes.1.1"),
+    ("network.features", [8, 0], "network.features.1"),
+    ("network.encoder_blocks", [2, 0], "network.encoder_blocks.1"),
+    ("network.decoder_convs", [0], "network.decoder_convs.0"),
+    ("spacing", [1, 0, 1], "spacing.1"),
+    ("spacing", [1, float("inf"), 1], "spacing.1"),
+    ("data", "../elsewhere", "data: '../elsewhere' can't name a folder"),
+    ("data", "a/b", "data"),
+    ("data", ".hidden", "data"),
+    ("recipe.augmentation.rotation_axes", [0, 3], "recipe.augmentation.rotation_axes.1"),
+    ("recipe.augmentation.mirror_axes", [-1], "recipe.augmentation.mirror_axes.0"),
+    ("inference.mirror_axes", [-1], "inference.mirror_axes.0"),
+    ("recipe.optimizer.learning_rate", float("inf"), "recipe.optimizer.learning_rate"),
+    ("recipe.augmentation.gamma", [0.7, float("nan")], "recipe.augmentation.gamma.1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_impossible_values_name_their_path(tmp_path: Path, key: str, value: object, message: str) -> None:
+    data = example()
+    *parents, last = key.split(".")
+    node = data["configurations"]["3d_fullres"]
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+    with pytest.raises(AutosegError) as caught:
+        load_plan(write(tmp_path / "plan.json", data))
+    assert f"configurations.3d_fullres.{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\\b", ""])
+def test_a_configuration_names_a_folder(tmp_path: Path, name: str) -> None:
+    data = example()
+    data["configurations"][name] = data["configurations"]["2d"]
+    with pytest.raises(AutosegError, match=r"configurations\..*can't name a folder"):
+        load_plan(write(tmp_path / "plan.json", data))
