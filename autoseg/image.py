@@ -19,8 +19,11 @@ from autoseg.files import atomic
 #: Spacing in mm given to the missing axis of a two-dimensional image.
 FLAT_SPACING = 1.0
 
+#: Headers whose voxels lie in a second file.
+_TWO_FILE_FORMATS = (".mhd", ".nhdr", ".hdr")
+
 #: File formats that can't hold a label map, or not in one file.
-_UNFIT_FORMATS = (".jpg", ".jpeg", ".mhd", ".nhdr", ".hdr")
+_UNFIT_FORMATS = (".jpg", ".jpeg", *_TWO_FILE_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,13 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
         path: its ending chooses the format (``.nii.gz``, ``.mha``, ``.nrrd``, ``.png``, …).
         array: ``(z, y, x)``, or ``(channel, z, y, x)`` for a file with several channels.
         geometry: of the original file.
+
+    Raises:
+        AutosegError: the format can't be written, or takes two files.
     """
+    if Path(path).suffix.lower() in _TWO_FILE_FORMATS:
+        # A header renamed into place would still name the temporary file's voxels.
+        raise AutosegError(f"{path}: {Path(path).suffix} takes two files; choose a format of one, such as .nii.gz.")
     if array.ndim == 4:
         image = sitk.Compose([to_sitk(channel, geometry) for channel in array])
     else:

@@ -169,3 +169,11 @@ def test_a_clinical_oblique_scan_comes_back(real_data, tmp_path):
 )
 def test_result_ending(wanted: tuple[str | None, ...], expected: str) -> None:
     assert result_ending(*wanted) == expected
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr", ".hdr", ".HDR"])
+def test_formats_of_two_files_are_not_written(tmp_path, ending):
+    geometry = Geometry((4, 3, 2), (1.0,) * 3, (0.0,) * 3, (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    with pytest.raises(AutosegError, match=rf"x\{ending}: \{ending} takes two files"):
+        write_image(tmp_path / f"x{ending}", np.zeros((2, 3, 4)), geometry)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Apply a network to a whole image: overlapping tiles, Gaussian weights, mirroring; tensors in, tensors out."""
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from autoseg.device import autocast
+from autoseg.errors import AutosegError
 from autoseg.plan import Inference
 
 #: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
@@ -44,7 +46,11 @@ def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Zeros to add scores to: on the device where there is room, else in memory, else in a temporary file."""
+    """Zeros to add scores to: on the device where there is room, else in memory, else in a temporary file.
+
+    Raises:
+        AutosegError: there is no room for the file.
+    """
     size = 4 * int(np.prod(shape))
     if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return torch.zeros(tuple(shape), device=device)
@@ -54,7 +60,17 @@ def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
         return torch.zeros(tuple(shape))
     with tempfile.NamedTemporaryFile(prefix="autoseg-scores-", delete=True) as file:
         # The name can go at once: the mapping keeps the space until the tensor is freed.
-        file.truncate(size)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                # A file with holes would end the process (SIGBUS) when the disk is full on a later write.
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise AutosegError(
+                f"{file.name} can't take the {size / 1e9:.1f} GB of an image's scores ({error.strerror}); "
+                "set TMPDIR to a folder on a disk with more room."
+            ) from None
         return torch.from_file(file.name, shared=True, size=size // 4).reshape(tuple(shape))
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autoseg.errors import AutosegError
 from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
 from autoseg.networks import build
@@ -227,3 +228,14 @@ def test_progress_counts_tiles() -> None:
         done.append,
     )
     assert sum(done) == count_tiles((4, 4, 9), (4, 4, 4), 0.5) == 4
+
+
+def test_a_full_disk_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 0)
+    assert module.collector((2, 3, 4, 5), CPU).sum() == 0
+    monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(AutosegError, match=r"can't take the 0\.0 GB .*No space left on device.*; set TMPDIR"):
+        module.collector((2, 3, 4, 5), CPU)
