@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: Layouts in the order in which a folder is tried; each is a module of :mod:`autoseg.layouts`.
-LAYOUTS = ("nnunet", "msd", "brats", "manifest")
+LAYOUTS = ("manifest", "nnunet", "msd", "brats")
 
 
 class _Model(BaseModel):

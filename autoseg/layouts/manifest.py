@@ -158,7 +158,11 @@ def read(path: Path) -> Dataset:
     file = _description(path)
     if not file.is_file():
         raise AutosegError(f"{file} does not exist; 'autoseg inspect {path} --write' proposes one.")
-    return read_described(path, parse(file.read_text(encoding="utf-8"), file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AutosegError(f"{file} is no text in UTF-8 ({error}); save it again as one.") from None
+    return read_described(path, parse(text, file))
 
 
 def read_described(path: Path, manifest: Manifest) -> Dataset:

@@ -189,9 +189,12 @@ def _often(roles: Iterable[_Role], cases: int) -> list[_Role]:
 
 
 def _from_table(table: Path) -> tuple[list[str], list[_Role]]:
-    with open(table, newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        rows, columns = list(reader), list(reader.fieldnames or [])
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AutosegError(f"{table} is no CSV in UTF-8 ({error}); save it again as one.") from None
     values = {column: [row[column].strip() for row in rows if (row[column] or "").strip()] for column in columns}
     roles = [
         _Role(column, [table.parent / value for value in found])

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoseg.dataset import Dataset
 from autoseg.errors import AutosegError
 from autoseg.layouts.manifest import parse
+from autoseg.layouts.propose import propose
 
 LABEL = '[label]\nfile = "seg*.nii.gz"\nvalues = { background = 0, core = 1, edema = 2 }\n'
 
@@ -139,3 +141,20 @@ def test_brats13(real_data):
     assert len(dataset.cases) == 4
     assert dataset.regions["tumor_core"] == (1, 3, 4)
     assert all(len(case.files) == 4 for case in dataset.cases)
+
+
+def test_latin_1_is_explained(tmp_path):
+    (tmp_path / "scans.csv").write_bytes("id,größe\n".encode("latin-1"))
+    with pytest.raises(AutosegError, match=r"scans\.csv is no CSV in UTF-8"):
+        propose(tmp_path / "scans.csv")
+    (tmp_path / "autoseg.toml").write_bytes('name = "Köln"\n'.encode("latin-1"))
+    with pytest.raises(AutosegError, match=r"autoseg\.toml is no text in UTF-8 .*; save it again"):
+        Dataset.open(tmp_path)
+
+
+def test_a_description_comes_before_what_file_names_say(tmp_path, write_volume):
+    name = "BraTS20_Training_001"
+    write_volume(tmp_path / name / f"{name}_t1ce.nii.gz", np.ones((2, 3, 4), np.float32))
+    assert Dataset.open(tmp_path).layout == "brats"
+    (tmp_path / "autoseg.toml").write_text('[channels]\ncontrast = "*_t1ce.nii.gz"\n')
+    assert Dataset.open(tmp_path).channels == ("contrast",)
