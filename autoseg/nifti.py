@@ -45,7 +45,9 @@ def faults(path: Path) -> Faults:
 
 def _faults(stream: BinaryIO) -> Faults:
     header = stream.read(540)
-    order = "<" if struct.unpack_from("<i", header)[0] in (348, 540) else ">"
+    order = next((o for o in "<>" if struct.unpack_from(f"{o}i", header)[0] in (348, 540)), None)
+    if order is None:
+        return Faults()
     if struct.unpack_from(f"{order}i", header)[0] == 540:  # NIfTI-2
         code, bits = struct.unpack_from(f"{order}hh", header, 12)
         sizes, offset = struct.unpack_from(f"{order}8q", header, 16), struct.unpack_from(f"{order}q", header, 168)[0]

@@ -55,3 +55,13 @@ def test_other_files_are_the_readers_business(tmp_path, write_volume):
 def test_files_of_simpleitk_have_none(tmp_path, write_volume, kind):
     assert faults(write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6), kind))) == Faults()
     assert faults(write_volume(tmp_path / "y.nii", np.ones((2, 4, 5, 6), kind))) == Faults()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [np.random.default_rng(0).bytes(4000), b"id,flair\n" * 200, gzip.compress(b"x" * 9000), b"\xff" * 4000, b""],
+    ids=["random", "text", "gzip", "ones", "empty"],
+)
+def test_what_is_no_nifti(tmp_path, content):
+    (tmp_path / "x.nii").write_bytes(content)
+    assert faults(tmp_path / "x.nii") == Faults()

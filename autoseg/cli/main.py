@@ -40,6 +40,11 @@ def run() -> None:
     except AutosegError as error:
         console.print(f"Error: {error}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        # Whatever the file: no permission, no room left, a folder where a file should be.
+        where = f"{error.filename}: " if error.filename else ""
+        console.print(f"Error: {where}{error.strerror or error}.", markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("Stopped; what was finished is kept.")
         sys.exit(130)
