@@ -2,11 +2,14 @@
 
 The same verbs as on the command line, in the order of the flow:
 
-    dataset = autoseg.Dataset.open("DATASET")
-    run = autoseg.plan(dataset, "RUN")
-    evaluation = autoseg.train(run)
-    autoseg.Predictor.load("RUN").predict(autoseg.cases_to_predict("SCANS", run.plan), "RESULTS")
-    autoseg.write_report(run)
+    if __name__ == "__main__":
+        dataset = autoseg.Dataset.open("DATASET")
+        run = autoseg.plan(dataset, "RUN")
+        evaluation = autoseg.train(run)
+        autoseg.Predictor.load("RUN").predict(autoseg.cases_to_predict("SCANS", run.plan), "RESULTS")
+        autoseg.write_report(run)
+
+The first line is needed in a script: cases are read by new processes, each of which imports the script.
 
 Names are imported when they are first used, so that ``import autoseg`` is quick and the tensor modules (networks,
 training, sliding window) work where SimpleITK is not installed.

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from autoseg.errors import AutosegError, UsageError
@@ -19,7 +20,8 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def _one_thread_each() -> None:
+def _start(started: Event) -> None:
+    started.set()
     # Each worker is one core's work; SimpleITK would otherwise start a thread a core in every one of them.
     import SimpleITK as sitk
 
@@ -39,7 +41,7 @@ def each(
 
     Raises:
         UsageError: fewer than one worker.
-        AutosegError: a worker was killed, most likely for memory.
+        AutosegError: the workers did not start, or one was killed, most likely for memory.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: at least 1 is needed.")
@@ -54,13 +56,19 @@ def each(
         methods = multiprocessing.get_all_start_methods()
         # Not fork: this process may have started threads (torch, blosc2), and a fork of those can hang.
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread_each) as pool:
+        started = context.Event()
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(started,)) as pool:
             futures = [pool.submit(function, item) for item in items]
             try:
                 for future in as_completed(futures):
                     future.result()
                     steps.advance()
             except BrokenProcessPool:
+                if not started.is_set():
+                    raise AutosegError(
+                        f"{description}: the worker processes did not start; in a script, put what runs autoseg under "
+                        "'if __name__ == \"__main__\":', or use one worker (--workers 1)."
+                    ) from None
                 raise AutosegError(
                     f"{description}: a worker process was killed, probably because memory ran out; "
                     "use fewer workers (--workers 1)."

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +44,12 @@ def test_a_killed_worker_is_explained():
 def test_no_workers():
     with pytest.raises(UsageError, match="--workers 0"):
         list(each(double, [1], 0, "Doubling"))
+
+
+def test_a_script_without_guard_is_explained(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from autoseg.parallel import each\nlist(each(abs, [1, 2], 2, 'Counting'))\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Counting: the worker processes did not start; in a script, put" in done.stderr
+    assert "memory ran out" not in done.stderr
