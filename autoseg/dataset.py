@@ -116,7 +116,8 @@ class Dataset(_Model):
             AutosegError: nothing there, or nothing any layout recognises.
             UsageError: an unknown ``layout``.
         """
-        path = Path(path)
+        # A run folder names the scans it was made from, and may be used from another folder.
+        path = Path(path).absolute()
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
         if layout is not None and layout not in LAYOUTS:

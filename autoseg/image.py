@@ -76,7 +76,8 @@ class Geometry:
     def differs_from(self, other: "Geometry", tolerance: float = 1e-3) -> str | None:
         """Say in words how two geometries differ, or None where they agree within ``tolerance`` voxels.
 
-        Origins and directions are compared by where they put the image's corners, in voxels.
+        Sizes must be equal, spacings within a thousandth, directions within a thousandth of a cosine, and origins
+        within a hundredth of the largest voxel side or ``tolerance`` of it, whichever is more.
         """
         if self.size != other.size:
             return f"size {'×'.join(map(str, self.size))} instead of {'×'.join(map(str, other.size))}"

@@ -23,7 +23,7 @@ class Loss(Reasoned):
         dice_weight: of the Dice term.
         ce_weight: of the cross-entropy term.
         batch_dice: sum over the batch before dividing, as if it were one image; steadier for small structures.
-        smooth: added to the denominator of the soft Dice.
+        smooth: added to numerator and denominator of the soft Dice.
     """
 
     dice_weight: float = Field(1.0, ge=0)

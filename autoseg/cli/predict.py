@@ -26,6 +26,7 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     channel: Annotated[list[str] | None, typer.Option(help="A single scan, file by file: NAME=PATH.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Brain mask of the scan given with --channel.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result with --channel.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
     folds: Annotated[str, typer.Option(help="Folds to average: numbers with commas, or all.")] = "all",
@@ -53,6 +54,8 @@ def command(
 
     if checkpoint not in ("weights", "best"):
         raise UsageError(f"--checkpoint {checkpoint} is unknown; choose weights or best.")
+    if mask is not None and not channel:
+        raise UsageError("--mask goes with --channel; a dataset names its own masks.")
     if name is not None and not channel:
         raise UsageError("--name goes with --channel.")
     runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
@@ -61,7 +64,7 @@ def command(
     plans = [Run.open(path).plan for path in runs]
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
-        cases = [single_case(files, plans, name)]
+        cases = [single_case(files, plans, name, mask)]
     else:
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)

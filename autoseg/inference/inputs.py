@@ -42,13 +42,16 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
     return list(dataset.unlabelled or dataset.cases)
 
 
-def single_case(files: dict[str, Path], plans: Sequence[Plan], name: str | None = None) -> Case:
+def single_case(
+    files: dict[str, Path], plans: Sequence[Plan], name: str | None = None, mask: Path | None = None
+) -> Case:
     """One case of files named by channel (``--channel t1c=PATH``).
 
     Args:
         files: channel name → file.
         plans: of every run that will predict the case; each takes the channels it knows.
         name: of the case; the first file's by default.
+        mask: its brain mask, if any (``--mask``).
 
     Raises:
         UsageError: a channel that no plan has, or one not given that a plan can't do without.
@@ -58,6 +61,7 @@ def single_case(files: dict[str, Path], plans: Sequence[Plan], name: str | None 
     for channel, path in files.items():
         if channel not in known:
             raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(known)}.")
+    for path in (*files.values(), *([mask] if mask else [])):
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
     strict = [plan for plan in plans if not plan.allow_missing_channels]
@@ -66,7 +70,7 @@ def single_case(files: dict[str, Path], plans: Sequence[Plan], name: str | None 
     if lacking:
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
     first = next(iter(files.values()))
-    return Case(id=name or _stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()})
+    return Case(id=name or _stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
 
 
 def _bare_images(folder: Path, plan: Plan) -> list[Case]:

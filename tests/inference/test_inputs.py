@@ -149,6 +149,9 @@ def test_single_case(tmp_path: Path) -> None:
     assert set(single_case({"t1": a}, [allowing]).channels) == {"t1"}
     with pytest.raises(AutosegError, match="does not exist"):
         single_case({"t1": tmp_path / "c.nii.gz", "t2": b}, [TWO])
+    assert single_case({"t1": a, "t2": b}, [TWO], mask=a).mask == a
+    with pytest.raises(AutosegError, match=r"mask\.nii\.gz does not exist"):
+        single_case({"t1": a, "t2": b}, [TWO], mask=tmp_path / "mask.nii.gz")
 
 
 def test_single_case_of_several_plans(tmp_path: Path) -> None:
