@@ -58,7 +58,7 @@ def single_case(
         AutosegError: a file does not exist.
     """
     known = list(dict.fromkeys(channel for plan in plans for channel in plan.channel_names))
-    for channel, path in files.items():
+    for channel in files:
         if channel not in known:
             raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(known)}.")
     for path in (*files.values(), *([mask] if mask else [])):
