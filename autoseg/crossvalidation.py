@@ -19,22 +19,14 @@ from autoseg.image import result_ending
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.networks import build, set_deep_supervision
+from autoseg.networks.weights import load_network, read_metadata, weights_identity
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
-from autoseg.training.checkpoint import read_metadata
-from autoseg.training.loop import (
-    DONE,
-    Budget,
-    State,
-    load_network,
-    train_fold,
-    training_identity,
-    weights_identity,
-)
+from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3

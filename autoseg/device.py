@@ -75,8 +75,8 @@ def keep_large_blocks() -> bool:
     """Tell glibc's malloc to reuse large blocks instead of giving them back to the kernel after each use.
 
     A training step on a CPU frees and takes the same hundreds of megabytes over and over; by default each time goes
-    through the kernel's page faults (measured: 28 % of a step of batch 7, 5 % of one of batch 2, ``benchmarks/cpu_step.py``). The price is that
-    memory once used is kept by the process.
+    through the kernel's page faults (measured: 28 % of a step of batch 7, 5 % of one of batch 2,
+    ``benchmarks/cpu_step.py``). The price is that memory once used is kept by the process.
 
     Returns:
         Whether it was done (only glibc has it).

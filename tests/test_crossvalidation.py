@@ -11,11 +11,11 @@ import torch
 from autoseg import crossvalidation as module
 from autoseg.crossvalidation import cross_validated, train
 from autoseg.errors import AutosegError, UsageError
+from autoseg.networks.weights import load_weights
 from autoseg.overrides import override
 from autoseg.plan import Preprocessing, save_plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.run import Run
-from autoseg.training.checkpoint import load_weights
 from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -23,12 +23,12 @@ from autoseg.image import Geometry, result_ending, write_image
 from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
 from autoseg.inference.sliding_window import collector, predict_scores
 from autoseg.layouts.common import image_ending
+from autoseg.networks.weights import load_network
 from autoseg.nifti import faults
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore, scores_on_original
 from autoseg.progress import Steps, say
 from autoseg.run import Run
-from autoseg.training.loop import load_network
 
 #: File formats that can't hold a probability between 0 and 1.
 _INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")

@@ -1,9 +1,7 @@
 """The training of one fold, top to bottom."""
 
 import csv
-import hashlib
 import io
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +20,12 @@ from autoseg.files import write_text
 from autoseg.inference.decide import paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import build, set_deep_supervision
+from autoseg.networks.weights import digest, save_weights, weights_identity
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.augmentation import augment, loading_size
-from autoseg.training.checkpoint import load_state, load_weights, read_metadata, save_state, save_weights
+from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
@@ -247,23 +246,9 @@ def train_step(
     return value, math.isfinite(value) and scaler.get_scale() >= scale
 
 
-def weights_identity(plan: Plan, configuration: Configuration) -> str:
-    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out."""
-    return _digest(
-        {
-            "channels": [channel.model_dump() for channel in plan.channels],
-            "preprocessing": plan.preprocessing.model_dump(),
-            "spacing": configuration.spacing,
-            "resampling": configuration.resampling.model_dump(),
-            "target": plan.target.model_dump(),
-            "network": configuration.network.model_dump(),
-        }
-    )
-
-
 def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[StoredCase], seed: int) -> str:
     """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
-    return _digest(
+    return digest(
         {
             "weights": weights_identity(plan, configuration),
             "patch": configuration.patch_size,
@@ -275,18 +260,6 @@ def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[
             "seed": seed,
         }
     )
-
-
-def _digest(parts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(_without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_reasons(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_reasons(value) for key, value in node.items() if key != "reasons"}
-    if isinstance(node, list):
-        return [_without_reasons(value) for value in node]
-    return node
 
 
 def _pack(
@@ -440,23 +413,3 @@ def _note(state: State) -> str:
     validated = [row["validation_dice"] for row in state.history if "validation_dice" in row]
     dice = f", validation Dice {validated[-1]:.3f}" if validated else ""
     return f"epoch {int(last['epoch'])}, loss {last['loss']:.3f}{dice}"
-
-
-def load_network(path: Path, plan: Plan, configuration: Configuration, device: torch.device) -> nn.Module:
-    """A trained network, ready to predict.
-
-    Raises:
-        AutosegError: the weights are missing or fit another plan.
-    """
-    network = build(configuration.network, len(plan.channels), plan.target.heads)
-    weights = load_weights(path)
-    expected = weights_identity(plan, configuration)
-    if read_metadata(path).get("identity", expected) != expected:
-        raise AutosegError(f"{path} was trained under another plan; put that plan back, or train the fold again.")
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
-        raise AutosegError(f"{path} does not fit the plan beside it ({reason}); train the fold again.") from None
-    set_deep_supervision(network, False)
-    return network.to(device).eval().requires_grad_(False)

@@ -13,10 +13,10 @@ from autoseg.cli.main import run as main
 from autoseg.dataset import Case, ChannelFile
 from autoseg.errors import AutosegError
 from autoseg.networks import build
+from autoseg.networks.weights import save_weights
 from autoseg.plan import Plan
 from autoseg.report.pictures import prediction_picture
 from autoseg.run import Run
-from autoseg.training.checkpoint import save_weights
 from tests.builders import blob, make_plan, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -15,9 +15,9 @@ import torch
 
 from autoseg.cli.main import run as main
 from autoseg.layouts.phantom import Cohort, generate
+from autoseg.networks.weights import load_weights
 from autoseg.plan import load_plan
 from autoseg.training import loop
-from autoseg.training.checkpoint import load_weights
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 from autoseg.errors import AutosegError
 from autoseg.networks import build
-from autoseg.training.checkpoint import load_state, load_weights, save_state, save_weights
+from autoseg.networks.weights import load_weights, save_weights
+from autoseg.training.checkpoint import load_state, save_state
 from tests.builders import make_network
 
 

@@ -14,12 +14,12 @@ import torch
 
 from autoseg.errors import AutosegError
 from autoseg.networks import build
+from autoseg.networks.weights import load_network, load_weights, save_weights
 from autoseg.plan import Plan
 from autoseg.recipe import Optimizer, Schedule
 from autoseg.training import loop
 from autoseg.training.augmentation import augment
-from autoseg.training.checkpoint import load_weights, save_weights
-from autoseg.training.loop import Budget, State, load_network, train_fold, training_identity, validation_dice
+from autoseg.training.loop import Budget, State, train_fold, training_identity, validation_dice
 from tests.builders import (
     LABELS,
     REGIONS,

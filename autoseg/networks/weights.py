@@ -1,0 +1,102 @@
+"""Weights on disk (safetensors), and what they were trained for: a network takes none of another plan's."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autoseg.errors import AutosegError
+from autoseg.files import atomic
+from autoseg.networks import build, set_deep_supervision
+from autoseg.plan import Configuration, Plan
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict atomically."""
+    tensors = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory (nnU-Net's U-Nets list a convolution under two names).
+        if tensor.numel() and tensor.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        tensors[name] = tensor
+    with atomic(path, suffix=".safetensors") as temporary:
+        save_file(tensors, str(temporary), metadata=dict(metadata or {}))
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict to the CPU.
+
+    Raises:
+        AutosegError: missing or damaged.
+    """
+    try:
+        return load_file(str(path))
+    except FileNotFoundError:
+        raise AutosegError(f"{path} does not exist; train this fold first.") from None
+    except (SafetensorError, OSError) as error:
+        raise AutosegError(f"{path} holds no readable weights ({error}); train this fold again.") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What was noted with the weights; empty where they are unreadable."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def weights_identity(plan: Plan, configuration: Configuration) -> str:
+    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out."""
+    return digest(
+        {
+            "channels": [channel.model_dump() for channel in plan.channels],
+            "preprocessing": plan.preprocessing.model_dump(),
+            "spacing": configuration.spacing,
+            "resampling": configuration.resampling.model_dump(),
+            "target": plan.target.model_dump(),
+            "network": configuration.network.model_dump(),
+        }
+    )
+
+
+def load_network(path: Path, plan: Plan, configuration: Configuration, device: torch.device) -> nn.Module:
+    """A trained network, ready to predict.
+
+    Raises:
+        AutosegError: the weights are missing or fit another plan.
+    """
+    network = build(configuration.network, len(plan.channels), plan.target.heads)
+    weights = load_weights(path)
+    expected = weights_identity(plan, configuration)
+    if read_metadata(path).get("identity", expected) != expected:
+        raise AutosegError(f"{path} was trained under another plan; put that plan back, or train the fold again.")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise AutosegError(f"{path} does not fit the plan beside it ({reason}); train the fold again.") from None
+    set_deep_supervision(network, False)
+    return network.to(device).eval().requires_grad_(False)
+
+
+def digest(parts: dict[str, Any]) -> str:
+    """A short fingerprint of plain data; the reasons in it do not count."""
+    return hashlib.sha256(json.dumps(_without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_reasons(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_reasons(value) for key, value in node.items() if key != "reasons"}
+    if isinstance(node, list):
+        return [_without_reasons(value) for value in node]
+    return node
