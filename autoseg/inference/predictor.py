@@ -316,6 +316,7 @@ class Predictor:
             "test_time_augmentation": self.mirror,
             "outputs": {output.name: output.paint for output in self.target.outputs},
             "cases": {case: said for case, said in details.items() if case not in outcome.failed},
+            "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
 

@@ -203,6 +203,9 @@ def test_results_can_be_kept(tmp_path: Path) -> None:
     outcome = predictor().predict(cases, tmp_path / "out", overwrite=False)
     assert (tmp_path / "out" / "c0.nii.gz").read_bytes() == b"mine"
     assert set(outcome.written) == {"c0", "c1"}
+    told = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert told["kept_from_before"] == ["c0"]
+    assert list(told["cases"]) == ["c1"]
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
