@@ -32,7 +32,8 @@ CPU_BATCH_VOXELS = 360_000
 
 #: Bounds of the batch size on a CPU, for volumes and for slices. Two volumes are better than four: in the same time
 #: (hippocampus, one run each on fold 1) 1,560 steps of two reached a Dice of 0.879 (learning rate 4e-3), 820 steps of
-#: four one of 0.876 (5e-3); to repeat: ``benchmarks/time_budget.py --fold 1 --max-time 5m``, without and with ``--set batch_size=4``.
+#: four one of 0.876 (5e-3); to repeat: ``benchmarks/time_budget.py --fold 1 --max-time 5m``, without and with
+#: ``--set batch_size=4``.
 CPU_BATCH = {3: (2, 2), 2: (4, 16)}
 
 #: Voxels of the step that is timed; the time is then scaled to the plan's.

@@ -24,8 +24,9 @@ def mirror_axes(
     All of them, as in nnU-Net, with two exceptions that canonical orientation makes possible. A structure that is named
     after a side would be taught to be on the other one, too. And the few thousand steps of a CPU are better spent on
     scans the way round they lie: one run each on hippocampus (some 800 steps of batch 4, the 40 cases of fold 1) gave
-    a Dice of 0.874 with left–right mirroring only (learning rate 2e-3), 0.861 with all axes (3e-3). To repeat it: ``benchmarks/time_budget.py
-    --fold 1 --max-time 5m``, without and with ``--set recipe.augmentation.mirror_axes=[0,1,2]``.
+    a Dice of 0.874 with left–right mirroring only (learning rate 2e-3), 0.861 with all axes (3e-3). To repeat it:
+    ``benchmarks/time_budget.py --fold 1 --max-time 5m``, without and with ``--set
+    recipe.augmentation.mirror_axes=[0,1,2]``.
 
     Args:
         fingerprint: says whether there are volumes, and with them anatomical axes.
