@@ -211,10 +211,7 @@ def trace_step(
         loss: its terms; default the plan's default.
         device: kind of device, whose autocast casts; elsewhere than on a CPU, CUDA's.
     """
-    target = Target(
-        kind=kind,
-        outputs=[Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))],
-    )
+    target = stand_in(kind, heads)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         module = build(network, in_channels, heads, deep_supervision)
     parameters = list(module.parameters())
@@ -258,6 +255,12 @@ def trace_step(
         nn.utils.clip_grad_norm_(parameters, 12.0)
         stepper.step()
     return tracker.trace
+
+
+def stand_in(kind: Literal["labels", "regions"], heads: int) -> Target:
+    """A target of so many heads, for a step whose labels do not matter: only its shapes and its time do."""
+    outputs = [Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))]
+    return Target(kind=kind, outputs=outputs)
 
 
 def _own_tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from autoseg.device import autocast
 from autoseg.errors import AutosegError
-from autoseg.memory import LABEL_TYPE, TrainingPrecision, trace_step
+from autoseg.memory import LABEL_TYPE, TrainingPrecision, stand_in, trace_step
 from autoseg.networks import build
-from autoseg.plan import Configuration, Network, Output, Plan, Target
+from autoseg.plan import Configuration, Network, Plan, Target
 from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer
@@ -105,10 +105,7 @@ def compare(
         loss=loss,
         device=device.type,
     )
-    target = Target(
-        kind=kind,
-        outputs=[Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))],
-    )
+    target = stand_in(kind, heads)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()

@@ -10,9 +10,10 @@ from functools import lru_cache
 import torch
 
 from autoseg.device import autocast, keep_large_blocks, resolve_precision
+from autoseg.memory import stand_in
 from autoseg.networks import build
 from autoseg.parallel import available_cpus
-from autoseg.plan import Network, Output, Target, UNet
+from autoseg.plan import Network, UNet
 from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
@@ -142,7 +143,7 @@ def _processor_seconds(network: UNet, in_channels: int, heads: int, patch: tuple
         module = build(network, in_channels, heads)
         image = torch.randn((samples, in_channels, *patch))
     label = torch.zeros((samples, *patch), dtype=torch.int16)
-    target = Target(kind="regions", outputs=[Output(name=str(i), values=[i], paint=i) for i in range(1, heads + 1)])
+    target = stand_in("regions", heads)
     optimizer = build_optimizer(module.parameters(), Optimizer())
     best = float("inf")
     for repetition in range(1 + REPETITIONS):
