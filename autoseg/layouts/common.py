@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from autoseg.dataset import Dataset
 from autoseg.errors import AutosegError
+from autoseg.files import read_json
 
 #: Endings of image files that SimpleITK reads and people use.
 IMAGE_ENDINGS = (
@@ -41,6 +42,24 @@ _PATIENTS = tuple(
         r"(?P<patient>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})[-_.].+",  # The Cancer Genome Atlas
     )
 )
+
+
+def description_file(path: Path) -> Path:
+    """The ``dataset.json`` of a folder; a path that is no folder is taken for the file itself."""
+    return path / "dataset.json" if path.is_dir() else path
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What the ``dataset.json`` of a folder (or that file) holds; None where there is none, or no object in it.
+
+    Raises:
+        AutosegError: the file is no JSON.
+    """
+    file = description_file(path)
+    if file.name != "dataset.json" or not file.is_file():
+        return None
+    data = read_json(file)
+    return data if isinstance(data, dict) else None
 
 
 def image_ending(path: Path) -> str | None:

@@ -6,20 +6,22 @@ from typing import Any
 from autoseg.dataset import Case, ChannelFile, Dataset
 from autoseg.errors import AutosegError
 from autoseg.files import read_json
-from autoseg.layouts.common import build, by_number, image_ending, patient_of, unique, whole
-
-
-def _description(path: Path) -> Path:
-    return path / "dataset.json" if path.is_dir() else path
+from autoseg.layouts.common import (
+    build,
+    by_number,
+    described,
+    description_file,
+    image_ending,
+    patient_of,
+    unique,
+    whole,
+)
 
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` is a folder (or its ``dataset.json``) with a ``training`` list."""
-    file = _description(path)
-    if file.name != "dataset.json" or not file.is_file():
-        return False
-    data = read_json(file)
-    return isinstance(data, dict) and isinstance(data.get("training"), list)
+    data = described(path)
+    return data is not None and isinstance(data.get("training"), list)
 
 
 def read(path: Path) -> Dataset:
@@ -28,7 +30,7 @@ def read(path: Path) -> Dataset:
     Raises:
         AutosegError: ``dataset.json`` is missing or does not say what it must.
     """
-    file = _description(path)
+    file = description_file(path)
     data = read_json(file)
     if not isinstance(data, dict) or not isinstance(data.get("training"), list):
         raise AutosegError(f'{file} has no "training" list of images and labels; it is no Decathlon dataset.')

@@ -8,20 +8,22 @@ from autoseg.dataset import Case, ChannelFile, Dataset
 from autoseg.errors import AutosegError
 from autoseg.files import read_json
 from autoseg.image import read_geometry
-from autoseg.layouts.common import PICTURE_ENDINGS, build, by_number, patient_of, unique, whole
-
-
-def _description(path: Path) -> Path:
-    return path / "dataset.json" if path.is_dir() else path
+from autoseg.layouts.common import (
+    PICTURE_ENDINGS,
+    build,
+    by_number,
+    described,
+    description_file,
+    patient_of,
+    unique,
+    whole,
+)
 
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` is a folder (or its ``dataset.json``) with ``channel_names``."""
-    file = _description(path)
-    if file.name != "dataset.json" or not file.is_file():
-        return False
-    data = read_json(file)
-    return isinstance(data, dict) and "channel_names" in data
+    data = described(path)
+    return data is not None and "channel_names" in data
 
 
 def read(path: Path) -> Dataset:
@@ -30,7 +32,7 @@ def read(path: Path) -> Dataset:
     Raises:
         AutosegError: ``dataset.json`` is missing or does not say what it must.
     """
-    file = _description(path)
+    file = description_file(path)
     data = read_json(file)
     if not isinstance(data, dict) or "channel_names" not in data:
         raise AutosegError(f'{file} has no "channel_names"; it is no nnU-Net v2 dataset.')
