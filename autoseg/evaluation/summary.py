@@ -1,7 +1,6 @@
 """Evaluation: the measured values of every case and target, and what is reported of them."""
 
 import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from autoseg.errors import AutosegError
 from autoseg.evaluation.metrics import METRICS, TOLERANCE_MM, Empty
-from autoseg.files import read_json, write_json, write_text
+from autoseg.files import read_json, write_csv, write_json
 
 if TYPE_CHECKING:
     from typing import Self
@@ -176,14 +175,14 @@ class Evaluation:
         """Write ``metrics.csv`` (a row a case and target), ``summary.csv`` and ``summary.json``."""
         folder = Path(folder)
         rows = [[row.case, row.target, *(_cell(row.values[metric]) for metric in METRICS)] for row in self.rows]
-        write_text(folder / "metrics.csv", _csv(["case", "target", *METRICS], rows))
+        write_csv(folder / "metrics.csv", [["case", "target", *METRICS], *rows])
         fields = tuple(Statistics.__dataclass_fields__)
         lines = [
             [target, metric, *(_cell(getattr(statistics, field)) for field in fields)]
             for target, metrics in self.statistics().items()
             for metric, statistics in metrics.items()
         ]
-        write_text(folder / "summary.csv", _csv(["target", "metric", *fields], lines))
+        write_csv(folder / "summary.csv", [["target", "metric", *fields], *lines])
         write_json(folder / "summary.json", self.to_json())
 
     @classmethod
@@ -260,11 +259,3 @@ def _null(value: float) -> float | None:
 
 def _cell(value: float) -> str:
     return "" if np.isnan(value) else format(value, ".10g")
-
-
-def _csv(header: list[str], rows: list[list[str]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()

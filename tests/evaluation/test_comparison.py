@@ -1,0 +1,276 @@
+"""Paired statistics against hand-worked numbers, published tables and other implementations."""
+
+import csv
+import io
+import json
+import math
+import warnings
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.comparison import bootstrap_interval, compare, holm, signed_rank
+
+#: Heights in eighths of an inch of crossed minus self-fertilised maize plants: Darwin's experiment.
+DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+
+
+def scores(values: list[float]) -> dict[str, float]:
+    return {f"case_{index}": value for index, value in enumerate(values)}
+
+
+def shown(table: object, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
+
+
+def exact(differences: list[float]) -> float:
+    """Two-sided p by counting all patterns of signs, ranks of ties averaged; no zeros among the differences."""
+    sizes = np.abs(differences)
+    ranks = [np.mean([k + 1 for k, v in enumerate(sorted(sizes)) if v == size]) for size in sizes]
+    expected = sum(ranks) / 2
+    seen = abs(sum(r for r, d in zip(ranks, differences, strict=True) if d > 0) - expected)
+    patterns = list(product((0, 1), repeat=len(ranks)))
+    sums = [sum(r for r, s in zip(ranks, signs, strict=True) if s) for signs in patterns]
+    return sum(abs(s - expected) >= seen - 1e-9 for s in sums) / len(patterns)
+
+
+def test_darwins_maize() -> None:
+    """The negative ones have the ranks 14 and 10 of 15: R₋ = 24, R₊ = 96; p = 0.0413 (R's wilcox.test)."""
+    p, effect = signed_rank(np.array(DARWIN, float))
+    assert p == pytest.approx(0.0413, abs=5e-5)
+    assert effect == pytest.approx((96 - 24) / 120)
+
+
+def test_zero_differences_are_left_out() -> None:
+    """Signed ranks of 1, −2, 3, 4 are 1, −2, 3, 4: 8 of 10 favourable; with the zeros gone, p counts 16 patterns."""
+    p, effect = signed_rank(np.array([0.0, 0.1, 0.0, -0.2, 0.3, 0.4]))
+    assert effect == pytest.approx(0.6)
+    assert p == pytest.approx(exact([0.1, -0.2, 0.3, 0.4])) == 0.375
+
+
+def test_ties_in_decimals_are_ties() -> None:
+    differences = np.array([0.3, 0.2, 0.7, 0.9]) - np.array([0.2, 0.1, 0.8, 0.6])
+    assert len(set(np.abs(differences))) == 4  # 0.3 − 0.2 is not 0.2 − 0.1 in binary
+    p, effect = signed_rank(differences)
+    assert effect == pytest.approx((2 + 2 + 4 - 2) / 10)
+    assert p == pytest.approx(exact([1, 1, -1, 3]))
+
+
+@given(st.lists(st.integers(-4, 4).filter(bool), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_small_samples_are_tested_exactly(differences: list[int]) -> None:
+    assert signed_rank(np.array(differences, float))[0] == pytest.approx(exact(differences))
+
+
+def test_nothing_differs() -> None:
+    same = scores([0.8, 0.9, 0.7, 0.8, 0.6, 0.5, 0.4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        row = compare({"a": {"t": same}, "b": {"t": same}}).row("b", "t")
+    assert (row.difference, row.low, row.high, row.p, row.p_holm, row.effect) == (0, 0, 0, 1, 1, 0)
+
+
+def test_holm_by_hand() -> None:
+    """0.005·4, then 0.01·3 = 0.03, 0.03·2 = 0.06, and 0.04·1 raised to the 0.06 before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    found = holm([0.04, math.nan, 0.01])
+    assert found[::2] == pytest.approx([0.04, 0.02])
+    assert math.isnan(found[1])
+
+
+def test_interval_covers_the_mean_as_often_as_it_says() -> None:
+    """400 skewed samples of known mean 1: 95 % intervals of n = 40 cover some 93 % (the bootstrap's known deficit)."""
+    draws = np.random.default_rng(1).exponential(size=(400, 40))
+    intervals = [bootstrap_interval(sample, 0.95, 500, 0) for sample in draws]
+    assert 0.89 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.97
+
+
+def test_interval_is_student_s_for_normal_values() -> None:
+    values = np.random.default_rng(3).normal(0.1, 1.0, 400)
+    half = 1.966 * values.std(ddof=1) / 20  # t of 399 degrees of freedom
+    low, high = bootstrap_interval(values, 0.95, 10_000, 0)
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.1, -0.1, 0.5, 0.123]), min_size=2, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_interval_is_defined_for_whatever_differences(values: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        low, high = bootstrap_interval(np.array(values), 0.95, 200, 0)
+    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
+
+
+def test_rows_pair_cases_by_name() -> None:
+    old = {"b": 0.5, "a": 0.6, "only old": 0.0, "c": math.nan, "d": 0.9}
+    new = {"a": 0.7, "b": 0.8, "c": 0.1, "d": math.nan, "only new": 1.0}
+    found = compare({"old": {"t": old}, "new": {"t": new}})
+    assert found.cases == ("b", "a", "c", "d")
+    assert set(found.omitted) == {"only old", "only new"}
+    row = found.row("new", "t")
+    assert (row.n, row.pairs) == (3, 2)
+    assert row.mean == pytest.approx((0.7 + 0.8 + 0.1) / 3)
+    assert row.difference == pytest.approx((0.1 + 0.3) / 2)
+    assert found.row("old", "t").n == 3
+    assert math.isnan(found.row("old", "t").p)
+    assert found.notes() == [
+        "2 of 6 cases are not in every input, left out: only old, only new.",
+        "t of old is undefined for 1 case.",
+        "t of new is undefined for 1 case.",
+    ]
+
+
+def test_a_case_in_one_column_only_is_undefined_in_the_other() -> None:
+    samples = {"a": {"x": {"1": 1.0, "2": 2.0}, "y": {"1": 1.0}}, "b": {"x": {"1": 2.0, "2": 2.0}, "y": {"2": 5.0}}}
+    found = compare(samples)
+    assert found.cases == ("1", "2")
+    assert found.row("b", "y").pairs == 0
+    assert math.isnan(found.row("b", "y").p_holm)
+    assert found.row("b", "x").p_holm == found.row("b", "x").p
+
+
+def test_correction_is_over_names_and_columns() -> None:
+    rng = np.random.default_rng(0)
+    samples = {n: {c: scores(list(rng.normal(k, 1, 20))) for c in "xy"} for k, n in enumerate(["a", "b", "c"])}
+    found = compare(samples)
+    tested = [row for row in found.rows if row.name != "a"]
+    assert len(tested) == 4
+    assert [row.p_holm for row in tested] == pytest.approx(holm([row.p for row in tested]))
+
+
+def test_swapping_the_baseline_swaps_the_signs() -> None:
+    rng = np.random.default_rng(0)
+    samples = {name: {"t": scores(list(rng.uniform(size=25)))} for name in "ab"}
+    forth, back = compare(samples).row("b", "t"), compare(samples, "b").row("a", "t")
+    assert (back.difference, back.effect) == pytest.approx((-forth.difference, -forth.effect))
+    assert back.p == pytest.approx(forth.p)
+    assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low), abs=0.01)
+
+
+def test_the_seed_decides_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    samples = {name: {"t": scores(list(rng.uniform(size=25)))} for name in "ab"}
+    assert compare(samples, seed=1).to_json()["rows"] == compare(samples, seed=1).to_json()["rows"]
+    assert compare(samples, seed=1).row("b", "t").low != compare(samples, seed=2).row("b", "t").low
+
+
+GOOD = [0.5 + index / 100 for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("shift", "direction", "expected"),
+    [
+        (0.02, "more", "b is significantly better than a in t (mean +0.0200, corrected p < 0.0001)."),
+        (-0.02, "more", "b is significantly worse than a in t (mean −0.0200, corrected p < 0.0001)."),
+        (-0.02, "less", "b is significantly better than a in t (mean −0.0200, corrected p < 0.0001)."),
+        (0.02, "less", "b is significantly worse than a in t (mean +0.0200, corrected p < 0.0001)."),
+        (0.02, "neither", "b is significantly higher than a in t (mean +0.0200, corrected p < 0.0001)."),
+        (0.0, "more", "b is not significantly different from a in t (corrected p = 1)."),
+    ],
+)
+def test_sentence(shift: float, direction: str, expected: str) -> None:
+    samples = {"a": {"t": scores(GOOD)}, "b": {"t": scores([value + shift for value in GOOD])}}
+    assert compare(samples, directions={"t": direction}).verdicts() == [expected]  # type: ignore[dict-item]
+
+
+def test_sentence_about_several_columns() -> None:
+    up, down = [value + 0.02 for value in GOOD], [value - 0.02 for value in GOOD]
+    slightly = [value + (0.003 if index % 2 else -0.002) for index, value in enumerate(GOOD)]
+    samples = {
+        "a": dict.fromkeys(("x", "y", "z"), scores(GOOD)),
+        "b": {"x": scores(up), "y": scores(down), "z": scores(slightly)},
+        "c": dict.fromkeys(("x", "y", "z"), scores(slightly)),
+    }
+    first, second = compare(samples).verdicts()
+    assert first.startswith("b is significantly better than a in 1 of 3 comparisons: x (mean +0.0200")
+    assert "; significantly worse than a in 1 of 3 comparisons: y (mean −0.0200" in first
+    assert second.startswith("c is not significantly better than a in any of 3 comparisons (smallest corrected p = 0.")
+
+
+def test_sentence_where_ranks_and_means_disagree() -> None:
+    """Better by a little in 19 cases, and hopeless in one."""
+    values = [value + 0.01 + index / 1e4 for index, value in enumerate(GOOD)]
+    values[3] = 0.0
+    found = compare({"a": {"t": scores(GOOD)}, "b": {"t": scores(values)}})
+    assert found.row("b", "t").difference < 0
+    assert "significantly better" in found.verdicts()[0]
+    assert found.verdicts()[0].endswith("although the mean says otherwise).")
+
+
+def test_sentence_about_too_few_cases() -> None:
+    """Of the 2⁵ patterns of signs, two are extreme: p can't fall below 2/32 = 0.0625."""
+    a, b = [0.1, 0.2, 0.3, 0.4, 0.5], [0.9, 0.95, 0.9, 0.9, 0.92]
+    found = compare({"a": {"t": scores(a)}, "b": {"t": scores(b)}})
+    assert found.row("b", "t").p == pytest.approx(0.0625)
+    assert found.verdicts() == [
+        "b and a share 5 cases, too few for any difference to be significant at 0.05; 6 are the fewest."
+    ]
+    six = compare({"a": {"t": scores([*a, 0.6])}, "b": {"t": scores([*b, 0.99])}})
+    assert six.row("b", "t").p == pytest.approx(2 / 64)
+    assert "significantly better" in six.verdicts()[0]
+
+
+def test_one_input_is_described() -> None:
+    found = compare({"a": {"t": scores([1.0, 2.0, 6.0])}})
+    assert (found.row("a", "t").mean, found.row("a", "t").median) == (3.0, 2.0)
+    assert found.verdicts() == []
+
+
+def test_table_shows_every_name_in_every_column() -> None:
+    samples = {
+        "plain": {"WT": scores(GOOD), "HD95 [mm]": scores([10 * v for v in GOOD])},
+        "pretrained": {"WT": scores([v + 0.02 for v in GOOD]), "HD95 [mm]": scores([10 * v for v in GOOD[::-1]])},
+    }
+    text = shown(compare(samples).table())
+    assert text.count("plain") == text.count("pretrained") == 2
+    assert "0.6150 ± 0.0592" in text
+    assert "+0.0200 [0.0200, 0.0200]" in text
+    assert "<0.0001" in text
+    assert "HD95 [mm]" in text
+    assert "5.95 ± 0.59" in text
+    assert "difference [95 %]" in text
+
+
+def test_json_and_csv_hold_everything(tmp_path: Path) -> None:
+    samples = {"a": {"t": scores(GOOD)}, "b": {"t": scores([*GOOD[:-1], math.nan])}}
+    found = compare(samples)
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["rows"][0]["p"] is None
+    assert data["rows"][1]["pairs"] == 19
+    assert data["verdicts"] == found.verdicts()
+    found.write_csv(tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["baseline"], line["column"], line["name"]) for line in lines] == [("a", "t", "a"), ("a", "t", "b")]
+    assert lines[0]["p"] == ""
+    assert float(lines[1]["mean"]) == pytest.approx(np.mean(GOOD[:-1]))
+
+
+def test_nothing_in_common() -> None:
+    with pytest.raises(AutosegError, match=r"no case in common.*a has 1; b has 2"):
+        compare({"a": {"t": {"1": 0.5}}, "b": {"t": {"2": 0.5}}})
+    with pytest.raises(AutosegError, match="nothing in common to compare: a has x; b has y"):
+        compare({"a": {"x": {"1": 0.5}}, "b": {"y": {"1": 0.5}}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": "z"}, "--baseline z is none of the inputs; choose one of a, b"),
+        ({"confidence": 1.0}, "--confidence 1.0 is no level"),
+        ({"resamples": 5}, "--resamples 5 are too few"),
+    ],
+)
+def test_wrong_options(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compare({"a": {"t": scores(GOOD)}, "b": {"t": scores(GOOD)}}, **options)
