@@ -207,17 +207,28 @@ def _validation_seconds(cases: Sequence[StoredCase], plan: Plan, config: Configu
     """Estimate how long predicting the validation cases will take: one tile, times tiles, mirrorings and cases."""
     if not cases:
         return 0.0
-    network = build(config.network, len(plan.channels), plan.target.heads).to(device).eval()
+    channels, target = plan.in_channels(config), plan.target_of(config)
+    network = build(config.network, channels, target.heads).to(device).eval()
     set_deep_supervision(network, False)
     inference = config.inference
-    tile = torch.zeros((len(plan.channels), *[1] * (3 - len(config.patch_size)), *config.patch_size))
+    tile = torch.zeros((channels, *[1] * (3 - len(config.patch_size)), *config.tile_size))
     dtype = resolve_precision(config.recipe.precision, device)
     fastest = float("inf")
     for _ in range(3):
         started = time.monotonic()
-        predict_scores([network], tile, config.patch_size, plan.target.heads, inference, device, dtype, mirror=False)
+        predict_scores(
+            [network],
+            tile,
+            config.tile_size,
+            target.heads,
+            inference,
+            device,
+            dtype,
+            mirror=False,
+            context=config.tile_context,
+        )
         fastest = min(fastest, time.monotonic() - started)
-    tiles = sum(count_tiles(case.shape, config.patch_size, inference.overlap) for case in cases)
+    tiles = sum(count_tiles(case.shape, config.tile_size, inference.overlap, inference.step) for case in cases)
     return RESERVE_MARGIN * fastest * tiles * 2 ** len(inference.mirror_axes)
 
 

@@ -30,8 +30,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoseg.architecture import Network
 from autoseg.networks import build
-from autoseg.plan import Memory, Network, Output, Target
+from autoseg.plan import Memory, Output, Target
 from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
@@ -238,8 +239,8 @@ def trace_step(
         return tensor.detach()
 
     with tracker:
-        image = torch.empty((batch_size, in_channels, *patch_size), device="meta")
-        label = torch.empty((batch_size, *patch_size), dtype=LABEL_TYPE, device="meta")
+        image = torch.empty((batch_size, in_channels, *network.input_size(patch_size)), device="meta")
+        label = torch.empty((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device="meta")
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             if precision == "fp32":
                 outputs = module(image)
@@ -367,7 +368,7 @@ def _scaling(
 ) -> Scaling:
     topology: Network = TypeAdapter(Network).validate_json(network)
     chosen = Optimizer.model_validate_json(optimizer)
-    factor = np.prod(np.asarray(topology.strides), axis=0)
+    factor = topology.divisor
     sizes, curves = [], []
     for multiple in (2, 4):
         patch = [int(size) * multiple for size in factor]

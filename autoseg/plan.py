@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from autoseg.architecture import FAMILIES, Network
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
 from autoseg.reasons import Reasoned
@@ -24,20 +25,11 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def _odd(size: int) -> int:
-    if size % 2 == 0:
-        raise ValueError("a kernel needs an odd size, so that it has a middle")
-    return size
-
-
 def _folder_name(name: str) -> str:
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise ValueError(f"{name!r} can't name a folder: it must be no path and not start with a dot")
     return name
 
-
-#: Voxels along an axis of a convolution's kernel.
-KernelSize = Annotated[PositiveInt, AfterValidator(_odd)]
 
 #: What a folder inside the run folder is called.
 FolderName = Annotated[str, AfterValidator(_folder_name)]
@@ -132,10 +124,14 @@ class Preprocessing(Reasoned):
     Attributes:
         transpose: order of the canonical ``(z, y, x)`` axes; the one with the lowest resolution comes first.
         crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
+        box: voxels that a case is cut to at most, around the middle of that crop; what lies outside is never segmented.
+        bias_correction: ``n4`` divides each channel by its bias field (Tustison et al. 2010) before normalization.
     """
 
     transpose: tuple[int, int, int] = (0, 1, 2)
     crop: Literal["nonzero", "none"] = "nonzero"
+    box: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    bias_correction: Literal["none", "n4"] = "none"
 
     @model_validator(mode="after")
     def _permutation(self) -> "Self":
@@ -161,60 +157,6 @@ class Resampling(Reasoned):
     anisotropy: float = Field(3.0, gt=1)
 
 
-class UNet(Reasoned):
-    """A U-Net: plain (``unet``) or with a residual encoder (``resenc``).
-
-    Attributes:
-        family: ``unet``: stacked convolutions; ``resenc``: residual blocks in the encoder.
-        features: channels of each stage, the highest resolution first.
-        strides: per stage, how much each axis is pooled on the way in (first stage: all 1).
-        kernel_sizes: per stage.
-        encoder_blocks: convolutions (``unet``) or residual blocks (``resenc``) per encoder stage.
-        decoder_convs: convolutions per decoder stage (one fewer than stages).
-        norm: normalization layer.
-        activation: non-linearity.
-        dropout: probability after each convolution; 0 for none.
-        deep_supervision: losses at lower decoder resolutions during training.
-    """
-
-    family: Literal["unet", "resenc"] = "unet"
-    features: list[PositiveInt] = Field(min_length=1)
-    strides: list[list[PositiveInt]]
-    kernel_sizes: list[list[KernelSize]]
-    encoder_blocks: list[PositiveInt]
-    decoder_convs: list[PositiveInt]
-    norm: Literal["instance", "batch"] = "instance"
-    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    deep_supervision: bool = True
-
-    @property
-    def dimensions(self) -> int:
-        """2 or 3."""
-        return len(self.strides[0])
-
-    @model_validator(mode="after")
-    def _lengths(self) -> "Self":
-        stages = len(self.features)
-        for name, expected in (
-            ("strides", stages),
-            ("kernel_sizes", stages),
-            ("encoder_blocks", stages),
-            ("decoder_convs", stages - 1),
-        ):
-            if len(getattr(self, name)) != expected:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries; {stages} stages need {expected}")
-        if any(len(row) != self.dimensions for row in (*self.strides, *self.kernel_sizes)):
-            raise ValueError("strides and kernel_sizes need one number an axis, the same number of axes in each stage")
-        if any(stride != 1 for stride in self.strides[0]):
-            raise ValueError("the first stage works at full resolution: its strides are all 1")
-        return self
-
-
-#: Every network family; a later one joins with ``Annotated[UNet | Other, Field(discriminator="family")]``.
-Network = UNet
-
-
 class Inference(Reasoned):
     """How a trained configuration is applied to a whole image.
 
@@ -223,12 +165,16 @@ class Inference(Reasoned):
         gaussian_sigma: width of the weight over a tile, as share of the patch (nnU-Net: 1/8); 0 for equal weights.
         mirror_axes: axes flipped in test-time augmentation; all their combinations are averaged.
         tile_batch: tiles in one forward pass.
+        patch_size: voxels of a tile, where it is not the training's patch.
+        step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)
     gaussian_sigma: float = Field(0.125, ge=0)
     mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
     tile_batch: int = Field(1, ge=1)
+    patch_size: list[PositiveInt] | None = None
+    step: list[PositiveInt] | None = None
 
 
 class Memory(Reasoned):
@@ -247,6 +193,29 @@ class Memory(Reasoned):
         return self.parameters + self.gradients + self.optimizer + self.activations + self.transient
 
 
+class Previous(Reasoned):
+    """The stage before: what a configuration takes over from another one, which is trained first.
+
+    Attributes:
+        configuration: name of the other one.
+        use: ``channels``: its segmentation is further input, a channel an output; ``box``: this configuration works
+            inside the bounding box of its output ``output``.
+        output: name of the output whose bounding box it is.
+        margin: voxels added to that box on every side.
+    """
+
+    configuration: str
+    use: Literal["channels", "box"] = "channels"
+    output: str = ""
+    margin: int = Field(5, ge=0)
+
+    @model_validator(mode="after")
+    def _named(self) -> "Self":
+        if self.use == "box" and not self.output:
+            raise ValueError("use box needs an output, whose bounding box it is")
+        return self
+
+
 class Configuration(Reasoned):
     """One way to train on the dataset: a resolution, a patch and a network.
 
@@ -259,6 +228,8 @@ class Configuration(Reasoned):
         network: topology.
         recipe: how to train it.
         inference: how to apply it.
+        previous: the stage before this one, if any.
+        target: what this stage segments, where that is not the plan's target.
         memory: computed memory of one training step.
         parameters: trainable parameters.
         parameters_with_statistics: trainable parameters plus running statistics of normalization layers.
@@ -272,6 +243,8 @@ class Configuration(Reasoned):
     network: Network
     recipe: Recipe = Recipe()
     inference: Inference = Inference()
+    previous: Previous | None = None
+    target: Target | None = None
     memory: Memory | None = None
     parameters: int = 0
     parameters_with_statistics: int = 0
@@ -281,20 +254,32 @@ class Configuration(Reasoned):
         dimensions = self.network.dimensions
         if len(self.patch_size) != dimensions:
             raise ValueError(f"patch_size has {len(self.patch_size)} axes, the network {dimensions}")
-        for axis, size in enumerate(self.patch_size):
-            factor = 1
-            for stride in self.network.strides:
-                factor *= stride[axis]
-            if size < 1 or size % factor:
-                raise ValueError(
-                    f"patch_size[{axis}] = {size} can't be pooled by the network's strides: "
-                    f"it must be a multiple of {factor}"
-                )
+        unfit = self.network.fits(self.patch_size)
+        if unfit:
+            raise ValueError(unfit)
+        for name in ("patch_size", "step"):
+            sizes = getattr(self.inference, name)
+            if sizes is not None and len(sizes) != dimensions:
+                raise ValueError(f"inference.{name} has {len(sizes)} axes, the network {dimensions}")
+        unfit = self.network.fits(self.inference.patch_size or self.patch_size)
+        if unfit:
+            raise ValueError(f"inference.{unfit}")
         for name in ("recipe.augmentation", "inference"):
             part = self.recipe.augmentation if name.startswith("recipe") else self.inference
             if any(not 0 <= axis < dimensions for axis in part.mirror_axes):
                 raise ValueError(f"{name}.mirror_axes names an axis that a patch of {dimensions} axes does not have")
         return self
+
+    @property
+    def tile_size(self) -> list[int]:
+        """Voxels that a tile speaks about at inference."""
+        return self.network.output_size(self.inference.patch_size or self.patch_size)
+
+    @property
+    def tile_context(self) -> list[int]:
+        """Voxels around a tile, on each side, that the network is given with it."""
+        given = self.network.input_size(self.inference.patch_size or self.patch_size)
+        return [(n - tile) // 2 for n, tile in zip(given, self.tile_size, strict=True)]
 
 
 class Plan(Reasoned):
@@ -341,7 +326,51 @@ class Plan(Reasoned):
             raise ValueError(f"recommended names {self.recommended}, which is none of the configurations")
         if len(set(self.channel_names)) != len(self.channels):
             raise ValueError("two channels have the same name")
+        for name in self.configurations:
+            self._check_stages(name)
         return self
+
+    def _check_stages(self, name: str) -> None:
+        """A chain of stages must end, hand on what is asked for, and segment all of the plan's target together."""
+        seen = [name]
+        found: set[str] = set()
+        while True:
+            configuration = self.configurations[seen[-1]]
+            found |= {output.name for output in self.target_of(configuration).outputs}
+            previous = configuration.previous
+            if previous is None:
+                break
+            where = f"configurations.{seen[-1]}.previous"
+            if previous.configuration not in self.configurations:
+                raise ValueError(f"{where}.configuration names {previous.configuration}, which does not exist")
+            if previous.configuration in seen:
+                raise ValueError(f"{where} goes round in a circle: {' → '.join([*seen, previous.configuration])}")
+            outputs = self.target_of(self.configurations[previous.configuration]).outputs
+            if previous.use == "box" and previous.output not in [output.name for output in outputs]:
+                raise ValueError(f"{where}.output names {previous.output}, which {previous.configuration} has not")
+            seen.append(previous.configuration)
+        last = [c.previous.configuration for c in self.configurations.values() if c.previous is not None]
+        missing = [output.name for output in self.target.outputs if output.name not in found]
+        if missing and name not in last:
+            raise ValueError(f"configurations.{name} and the stages before it do not segment {', '.join(missing)}")
+
+    def target_of(self, configuration: Configuration) -> Target:
+        """What a configuration is trained to segment."""
+        return configuration.target or self.target
+
+    def in_channels(self, configuration: Configuration) -> int:
+        """Channels that a configuration's network is given: the image's, and what the stage before hands on."""
+        previous = configuration.previous
+        if previous is None or previous.use != "channels":
+            return len(self.channels)
+        return len(self.channels) + len(self.target_of(self.configurations[previous.configuration]).outputs)
+
+    def stages(self, name: str) -> list[str]:
+        """The configurations that have to be trained for this one, in order; it comes last."""
+        chain = [name]
+        while (previous := self.configurations[chain[0]].previous) is not None:
+            chain.insert(0, previous.configuration)
+        return chain
 
     def configuration(self, name: str | None) -> tuple[str, Configuration]:
         """The configuration of this name, or the recommended one.
@@ -388,7 +417,12 @@ def say_invalid(error: ValidationError) -> str:
     """What is wrong with a plan, in words, with the path of each wrong key."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "the plan"
+        loc = [str(part) for part in item["loc"] if part != "[key]"]
+        # A network's family stands in the path as pydantic sees it, but not in the file.
+        path = [
+            part for before, part in zip(["", *loc], loc, strict=False) if before != "network" or part not in FAMILIES
+        ]
+        where = ".".join(path) or "the plan"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "this key is unknown"

@@ -171,7 +171,7 @@ def refresh(plan: Plan) -> Plan:
     for name, configuration in plan.configurations.items():
         memory = compute_memory(plan, configuration)
         with torch.device("meta"):
-            module = build(configuration.network, len(plan.channels), plan.target.heads)
+            module = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
         trainable, with_statistics = count_parameters(module)
         configurations[name] = configuration.model_copy(
             update={
@@ -195,14 +195,14 @@ def compute_memory(plan: Plan, configuration: Configuration) -> Memory:
         precision = recipe.precision
     return step_memory(
         configuration.network,
-        len(plan.channels),
-        plan.target.heads,
+        plan.in_channels(configuration),
+        plan.target_of(configuration).heads,
         configuration.patch_size,
         configuration.batch_size,
         precision,
         recipe.optimizer,
         ema=recipe.ema_decay > 0,
-        kind=plan.target.kind,
+        kind=plan.target_of(configuration).kind,
         loss=recipe.loss,
         device=plan.device,
     )

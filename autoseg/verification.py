@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from autoseg.architecture import Network
 from autoseg.device import autocast
 from autoseg.errors import AutosegError
 from autoseg.memory import LABEL_TYPE, TrainingPrecision, stand_in, trace_step
 from autoseg.networks import build
-from autoseg.plan import Configuration, Network, Plan, Target
+from autoseg.plan import Configuration, Plan, Target
 from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer
@@ -58,15 +59,15 @@ def confirm(plan: Plan, configuration: Configuration, device: torch.device) -> C
     try:
         return compare(
             configuration.network,
-            len(plan.channels),
-            plan.target.heads,
+            plan.in_channels(configuration),
+            plan.target_of(configuration).heads,
             configuration.patch_size,
             configuration.batch_size,
             precision,
             recipe.optimizer,
             device,
             ema=recipe.ema_decay > 0,
-            kind=plan.target.kind,
+            kind=plan.target_of(configuration).kind,
             loss=recipe.loss,
         )
     except torch.OutOfMemoryError:
@@ -130,8 +131,8 @@ def compare(
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         stepper.zero_grad(set_to_none=True)
-        image = torch.randn((batch_size, in_channels, *patch_size), device=device)
-        label = torch.zeros((batch_size, *patch_size), dtype=LABEL_TYPE, device=device)
+        image = torch.randn((batch_size, in_channels, *network.input_size(patch_size)), device=device)
+        label = torch.zeros((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device=device)
         if cuda:
             value = _loss(module, image, label, dtype, loss or Loss(), target)
         else:

@@ -25,10 +25,11 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     """Median seconds of three steps after one to warm up, in this process."""
     import torch
 
+    from autoseg.architecture import UNet
     from autoseg.device import keep_large_blocks, resolve_precision
     from autoseg.networks import build
     from autoseg.parallel import available_cpus
-    from autoseg.plan import Configuration, Output, Target, UNet
+    from autoseg.plan import Configuration, Output, Target
     from autoseg.training.loop import train_step
     from autoseg.training.optimization import build_optimizer
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from machine import describe
 
+from autoseg.architecture import UNet
 from autoseg.device import select_device
 from autoseg.files import write_text
-from autoseg.plan import UNet
 from autoseg.progress import say
 from autoseg.recipe import Optimizer
 from autoseg.verification import Comparison, compare

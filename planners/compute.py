@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
+from pydantic import TypeAdapter
 
+from autoseg.architecture import Network, UNet
 from autoseg.device import autocast, keep_large_blocks, resolve_precision
 from autoseg.memory import stand_in
 from autoseg.networks import build
 from autoseg.parallel import available_cpus
-from autoseg.plan import Network, UNet
 from autoseg.recipe import Loss, Optimizer
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
@@ -22,6 +23,10 @@ from autoseg.training.optimization import build_optimizer
 #: steps of batch 2 see each of 160 cases 300 times.
 CPU_HOURS = 2.0
 CPU_STEPS = 24_000
+
+#: Seconds that a step of a published system may take on a CPU. Its width is part of what it is; so patch and batch
+#: shrink instead, to where some hundred steps take minutes.
+SYSTEM_STEP_SECONDS = 0.6
 
 #: Widths (channels of the first stage) that are tried, the widest first; the last is taken if none is fast enough.
 WIDTHS = (32, 24, 16, 12, 8)
@@ -107,9 +112,7 @@ def time_step(network: Network, in_channels: int, heads: int, patch: Sequence[in
 
 def _reduced(network: Network, patch: Sequence[int]) -> list[int]:
     """The patch, its longest axes cut (to what the network can pool) until it has few enough voxels to time."""
-    factor = [1] * len(patch)
-    for stride in network.strides:
-        factor = [a * b for a, b in zip(factor, stride, strict=True)]
+    factor = network.divisor
     size = list(patch)
     while True:
         voxels = 1
@@ -130,19 +133,19 @@ def _timed(network: str, in_channels: int, heads: int, patch: tuple[int, ...], s
     # Processor time of one thread, not time on the clock: a plan should not depend on what else is running.
     torch.set_num_threads(1)
     try:
-        seconds = _processor_seconds(UNet.model_validate_json(network), in_channels, heads, patch, samples)
+        seconds = _processor_seconds(TypeAdapter(Network).validate_json(network), in_channels, heads, patch, samples)
     finally:
         torch.set_num_threads(threads)
     return seconds * (SERIAL + (1 - SERIAL) / cores)
 
 
-def _processor_seconds(network: UNet, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
+def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
     device = torch.device("cpu")
     dtype = resolve_precision("auto", device)
     with torch.random.fork_rng(devices=[]):
         module = build(network, in_channels, heads)
-        image = torch.randn((samples, in_channels, *patch))
-    label = torch.zeros((samples, *patch), dtype=torch.int16)
+        image = torch.randn((samples, in_channels, *network.input_size(patch)))
+    label = torch.zeros((samples, *network.output_size(patch)), dtype=torch.int16)
     target = stand_in("regions", heads)
     optimizer = build_optimizer(module.parameters(), Optimizer())
     best = float("inf")

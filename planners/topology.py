@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from autoseg.plan import UNet
+from autoseg.architecture import UNet
 
 #: Voxels that an axis keeps at the bottleneck.
 BOTTLENECK = 4

@@ -9,10 +9,11 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
+from autoseg.architecture import UNet
 from autoseg.dataset import Case, ChannelFile, Dataset, LoadedCase
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.image import Geometry
-from autoseg.plan import Channel, Configuration, Normalization, Output, Plan, Target, UNet
+from autoseg.plan import Channel, Configuration, Normalization, Output, Plan, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.recipe import Augmentation, Recipe

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.architecture import UNet
 from autoseg.memory import scaling, step_memory, trace_step
 from autoseg.networks import build, count_parameters
-from autoseg.plan import UNet
 from autoseg.recipe import Optimizer
 from autoseg.verification import compare
 

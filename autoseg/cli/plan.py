@@ -117,7 +117,15 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
         soft_wrap=True,
     )
     table = Table(
-        "configuration", "spacing mm", "patch", "batch", "stages", "memory GB", "parameters", "with statistics", "steps"
+        "configuration",
+        "spacing mm",
+        "patch",
+        "batch",
+        "network",
+        "memory GB",
+        "parameters",
+        "with statistics",
+        "steps",
     )
     for name, configuration in plan.configurations.items():
         recipe = configuration.recipe
@@ -126,7 +134,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
             "×".join("any" if mm is None else f"{mm:.3g}" for mm in configuration.spacing),
             "×".join(str(side) for side in configuration.patch_size),
             str(configuration.batch_size),
-            " ".join(str(width) for width in configuration.network.features),
+            configuration.network.summary,
             _gigabytes(configuration.memory),
             f"{configuration.parameters:,}",
             f"{configuration.parameters_with_statistics:,}",

@@ -241,12 +241,13 @@ class Predictor:
         return predict_scores(
             member.networks,
             torch.from_numpy(prepared.image),
-            configuration.patch_size,
+            configuration.tile_size,
             self.target.heads,
             configuration.inference,
             self.device,
             resolve_precision(configuration.recipe.precision, self.device),
             mirror=self.mirror,
+            context=configuration.tile_context,
         )
 
     def _finish(

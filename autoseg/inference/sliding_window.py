@@ -20,11 +20,14 @@ MEMORY_LIMIT = 4_000_000_000
 DEVICE_SHARE = 0.4
 
 
-def tile_starts(size: int, patch: int, overlap: float) -> list[int]:
-    """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch."""
+def tile_starts(size: int, patch: int, overlap: float, step: int | None = None) -> list[int]:
+    """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
+
+    With ``step``, neighbours are at most so many voxels apart instead.
+    """
     if size <= patch:
         return [0]
-    stride = max(1, int(patch * (1 - overlap)))
+    stride = max(1, int(patch * (1 - overlap))) if step is None else min(step, patch)
     count = -(-(size - patch) // stride) + 1
     return [round(i * (size - patch) / (count - 1)) for i in range(count)]
 
@@ -85,19 +88,21 @@ def predict_scores(
     dtype: torch.dtype,
     mirror: bool = True,
     advance: Callable[[int], None] | None = None,
+    context: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Logits for a whole image, averaged over tiles, mirrorings and networks.
 
     Args:
         networks: on ``device``, in eval mode, giving one tensor each.
         image: float32 ``(channel, z, y, x)``, on any device.
-        patch: voxels of a tile; two numbers for a 2D network, which then goes through the slices.
+        patch: voxels that a tile speaks about; two numbers for a 2D network, which then goes through the slices.
         heads: output channels.
         inference: overlap, weights, mirror axes, tiles a pass.
         device: to compute on.
         dtype: of autocast; float32 for none.
         mirror: whether to use test-time augmentation.
         advance: called with the number of tiles just done.
+        context: voxels around a tile, on each side, that the network is given with it (zero beyond the image).
 
     Returns:
         float32 ``(heads, z, y, x)``.
@@ -105,18 +110,25 @@ def predict_scores(
     space = list(image.shape[1:])
     size = [1] * (3 - len(patch)) + list(patch)
     margins = [(max(0, p - n) // 2, max(0, p - n) - max(0, p - n) // 2) for n, p in zip(space, size, strict=True)]
-    padded = F.pad(image, [m for pair in reversed(margins) for m in pair])
+    reach = [0] * (3 - len(patch)) + list(context or [0] * len(patch))
+    edges = [(low + r, high + r) for (low, high), r in zip(margins, reach, strict=True)]
+    padded = F.pad(image, [m for pair in reversed(edges) for m in pair])
+    covered = [n - 2 * r for n, r in zip(padded.shape[1:], reach, strict=True)]
+    steps = _steps(inference.step)
     tiles = list(
-        itertools.product(*(tile_starts(n, p, inference.overlap) for n, p in zip(padded.shape[1:], size, strict=True)))
+        itertools.product(
+            *(tile_starts(n, p, inference.overlap, s) for n, p, s in zip(covered, size, steps, strict=True))
+        )
     )
     flips = mirrorings(inference.mirror_axes) if mirror else [()]
-    sums = collector((heads, *padded.shape[1:]), device)
+    sums = collector((heads, *covered), device)
     weight = tile_weight(size, inference.gaussian_sigma).to(sums.device)
-    weights = torch.zeros(tuple(padded.shape[1:]), device=sums.device)
+    weights = torch.zeros(tuple(covered), device=sums.device)
     for first in range(0, len(tiles), inference.tile_batch):
         chosen = tiles[first : first + inference.tile_batch]
         boxes = [tuple(slice(s, s + p) for s, p in zip(start, size, strict=True)) for start in chosen]
-        batch = torch.stack([padded[(slice(None), *box)] for box in boxes]).to(device)
+        given = [tuple(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)) for start in chosen]
+        batch = torch.stack([padded[(slice(None), *box)] for box in given]).to(device)
         if len(patch) == 2:
             batch = batch[:, :, 0]
         scores = _mirrored(networks, batch, flips, device, dtype)
@@ -154,8 +166,13 @@ def _mirrored(
     return total / (len(flips) * len(networks))
 
 
-def count_tiles(space: Sequence[int], patch: Sequence[int], overlap: float) -> int:
+def count_tiles(space: Sequence[int], patch: Sequence[int], overlap: float, step: Sequence[int] | None = None) -> int:
     """How many tiles an image ``(z, y, x)`` takes."""
     size = [1] * (3 - len(patch)) + list(patch)
-    counts = [len(tile_starts(n, p, overlap)) for n, p in zip(space, size, strict=True)]
+    counts = [len(tile_starts(n, p, overlap, s)) for n, p, s in zip(space, size, _steps(step), strict=True)]
     return int(np.prod(counts))
+
+
+def _steps(step: Sequence[int] | None) -> list[int | None]:
+    """A step an axis of the image; a 2D network goes through all slices."""
+    return [None] * 3 if step is None else [None] * (3 - len(step)) + list(step)

@@ -3,13 +3,24 @@
 Works on tensors only and imports without SimpleITK, so that a network can be profiled on a bare machine.
 """
 
+from importlib import import_module
+
 from torch import nn
 
-from autoseg.errors import AutosegError
-from autoseg.networks.unet import build_unet
-from autoseg.plan import Network
+from autoseg.architecture import Network
 
 __all__ = ["build", "count_parameters", "set_deep_supervision"]
+
+#: Family → module of this package and function in it. Imported when first built: some need an extra to be installed.
+_BUILDERS = {
+    "unet": ("unet", "build_unet"),
+    "resenc": ("unet", "build_unet"),
+    "deepmedic": ("deepmedic", "build_deepmedic"),
+    "fullimage_unet": ("fullimage_unet", "build_fullimage_unet"),
+    "vnet": ("vnet", "build_vnet"),
+    "inflated": ("inflated", "build_inflated"),
+    "multiview": ("multiview", "build_multiview"),
+}
 
 
 def build(network: Network, in_channels: int, heads: int, deep_supervision: bool | None = None) -> nn.Module:
@@ -28,22 +39,26 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
         AutosegError: the topology can't be built.
 
     Example:
-        >>> from autoseg.plan import UNet
+        >>> from autoseg.architecture import UNet
         >>> flat = UNet(features=[8, 16], strides=[[1, 1], [2, 2]], kernel_sizes=[[3, 3], [3, 3]],
         ...             encoder_blocks=[2, 2], decoder_convs=[2])
         >>> count_parameters(build(flat, in_channels=1, heads=2))
         (6562, 6562)
     """
-    if len(network.features) < 2:
-        raise AutosegError("network.features has one stage; a U-Net needs at least two.")
-    module = build_unet(network, in_channels, heads)
-    set_deep_supervision(module, network.deep_supervision if deep_supervision is None else deep_supervision)
+    where, name = _BUILDERS[network.family]
+    module: nn.Module = getattr(import_module(f"autoseg.networks.{where}"), name)(network, in_channels, heads)
+    set_deep_supervision(module, network.supervised_levels if deep_supervision is None else deep_supervision)
     return module
 
 
 def set_deep_supervision(network: nn.Module, enabled: bool) -> None:
-    """Switch the results at lower resolutions on (a list, in training mode) or off (one tensor, always)."""
-    network.decoder.deep_supervision = enabled  # type: ignore[union-attr]
+    """Switch further results (of lower resolutions, of single views) on: a list, in training mode; or off: one tensor.
+
+    A network without any has no part with an attribute ``deep_supervision`` and stays as it is.
+    """
+    for part in network.modules():
+        if hasattr(part, "deep_supervision"):
+            part.deep_supervision = enabled  # type: ignore[assignment]
 
 
 def count_parameters(network: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,8 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from autoseg.plan import UNet
+from autoseg.architecture import UNet
+from autoseg.errors import AutosegError
 
 #: Slope of the leaky ReLU for negative values, which He initialisation takes into account (nnU-Net's).
 NEGATIVE_SLOPE = 1e-2
@@ -17,7 +18,12 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
 
     Of the residual encoder, the last normalization of every block starts at zero, so that each block is the
     identity at first (Goyal et al. 2017, section 5.1).
+
+    Raises:
+        AutosegError: only one stage.
     """
+    if len(network.features) < 2:
+        raise AutosegError("network.features has one stage; a U-Net needs at least two.")
     flat = network.dimensions == 2
     arguments: dict[str, Any] = {
         "input_channels": in_channels,

@@ -56,17 +56,21 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def weights_identity(plan: Plan, configuration: Configuration) -> str:
-    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out."""
-    return digest(
-        {
-            "channels": [channel.model_dump() for channel in plan.channels],
-            "preprocessing": plan.preprocessing.model_dump(),
-            "spacing": configuration.spacing,
-            "resampling": configuration.resampling.model_dump(),
-            "target": plan.target.model_dump(),
-            "network": configuration.network.model_dump(),
-        }
-    )
+    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out.
+
+    Values at their defaults do not count, so that a later version's new keys leave the weights of older ones valid.
+    """
+    parts: dict[str, Any] = {
+        "channels": [channel.model_dump(exclude_defaults=True) for channel in plan.channels],
+        "preprocessing": plan.preprocessing.model_dump(exclude_defaults=True),
+        "spacing": configuration.spacing,
+        "resampling": configuration.resampling.model_dump(exclude_defaults=True),
+        "target": plan.target_of(configuration).model_dump(exclude_defaults=True),
+        "network": {"family": configuration.network.family, **configuration.network.model_dump(exclude_defaults=True)},
+    }
+    if configuration.previous is not None:
+        parts["previous"] = configuration.previous.model_dump(exclude_defaults=True)
+    return digest(parts)
 
 
 def load_network(path: Path, plan: Plan, configuration: Configuration, device: torch.device) -> nn.Module:
@@ -75,7 +79,7 @@ def load_network(path: Path, plan: Plan, configuration: Configuration, device: t
     Raises:
         AutosegError: the weights are missing or fit another plan.
     """
-    network = build(configuration.network, len(plan.channels), plan.target.heads)
+    network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
     weights = load_weights(path)
     expected = weights_identity(plan, configuration)
     if read_metadata(path).get("identity", expected) != expected:

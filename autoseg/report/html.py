@@ -254,8 +254,7 @@ def _facts(configuration: Configuration) -> str:
         ("patch, voxels", _show(configuration.patch_size, "patch_size")),
         ("spacing, mm", _show(configuration.spacing, "spacing")),
         ("batch size", str(configuration.batch_size)),
-        ("stages of the network", str(len(configuration.network.features))),
-        ("channels", f"{min(configuration.network.features)}–{max(configuration.network.features)}"),
+        ("network", f"{configuration.network.family} {configuration.network.summary}"),
     ]
     if configuration.parameters:
         cards.append(("parameters", _millions(configuration.parameters)))

@@ -110,10 +110,10 @@ def train_fold(
     Raises:
         AutosegError: the saved state belongs to another plan, or the loss stays not finite.
     """
-    recipe, target = configuration.recipe, plan.target
+    recipe, target = configuration.recipe, plan.target_of(configuration)
     started = time.monotonic()
     torch.manual_seed(seed)
-    network = build(configuration.network, len(plan.channels), target.heads).to(device)
+    network = build(configuration.network, plan.in_channels(configuration), target.heads).to(device)
     average = MovingAverage(network, recipe.ema_decay)
     optimizer = build_optimizer(network.parameters(), recipe.optimizer)
     dtype = resolve_precision(recipe.precision, device)
@@ -130,16 +130,18 @@ def train_fold(
     if workers is None:
         # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
         workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
+    given = configuration.network.input_size(configuration.patch_size)
+    spoken_of = configuration.network.output_size(configuration.patch_size)
     loader = PatchLoader(
         training,
         configuration.batch_size,
-        configuration.patch_size,
+        spoken_of,
         target,
         recipe.sampling,
         seed,
         state.iteration,
         max(workers, 1),
-        loading_size(configuration.patch_size, recipe.augmentation),
+        loading_size(given, recipe.augmentation),
     )
     stream = BatchStream(loader, workers)
     last_save = time.monotonic()
@@ -169,7 +171,8 @@ def train_fold(
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            image, label = augment(image, label, configuration.patch_size, recipe.augmentation, rng)
+            image, label = augment(image, label, given, recipe.augmentation, rng)
+            label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
             loss, finite = train_step(network, optimizer, scaler, image, label, configuration, target, device, dtype)
@@ -192,7 +195,7 @@ def train_fold(
                 if watched and (due or ends) and state.validation_seconds <= VALIDATION_SHARE * state.seconds:
                     _validate(folder, state, average.network, watched, plan, configuration, device, dtype, metadata)
                     network.train()
-                    set_deep_supervision(network, configuration.network.deep_supervision)
+                    set_deep_supervision(network, configuration.network.supervised_levels)
                     state.seconds = before + time.monotonic() - started
                 _write_history(folder, state)
             if report is not None:
@@ -304,6 +307,12 @@ def _restore(
     return State(**{**saved["state"], "finished": False})
 
 
+def _middle(label: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The middle ``(batch, *size)`` of a label map: what a network without padding speaks about."""
+    start = [(n - wanted) // 2 for n, wanted in zip(label.shape[1:], size, strict=True)]
+    return label[(slice(None), *(slice(s, s + wanted) for s, wanted in zip(start, size, strict=True)))]
+
+
 def _stops_early(state: State, patience: int) -> bool:
     return patience > 0 and state.without_better >= patience
 
@@ -342,7 +351,7 @@ def _validate(
     started = time.monotonic()
     network.eval()
     set_deep_supervision(network, False)
-    dice = validation_dice(network, cases, plan.target, configuration, device, dtype)
+    dice = validation_dice(network, cases, plan.target_of(configuration), configuration, device, dtype)
     means = {
         name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
     }
@@ -375,12 +384,13 @@ def validation_dice(
         scores = predict_scores(
             [network],
             torch.from_numpy(case.image()),
-            configuration.patch_size,
+            configuration.tile_size,
             target.heads,
             configuration.inference,
             device,
             dtype,
             mirror=False,
+            context=configuration.tile_context,
         )
         predicted = paint_scores(scores, target).cpu().numpy()
         reference = case.label()

@@ -132,7 +132,11 @@ def deep_supervision_loss(
     """
     levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
     total = levels[0].new_zeros((), dtype=torch.float32)
-    for logits, weight in zip(levels, supervision_weights(len(levels)), strict=True):
+    weights = supervision_weights(len(levels))
+    if len({logits.shape for logits in levels}) == 1:
+        # No lower resolutions but several opinions, of a network's views for one: each counts in full.
+        weights = [1.0] * len(levels)
+    for logits, weight in zip(levels, weights, strict=True):
         if weight == 0:
             continue
         here = label

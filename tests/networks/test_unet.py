@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
+from autoseg.architecture import UNet
 from autoseg.errors import AutosegError
 from autoseg.networks import build, count_parameters, set_deep_supervision
-from autoseg.plan import UNet
 
 
 def small(**changes: object) -> UNet:

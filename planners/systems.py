@@ -1,0 +1,337 @@
+"""What planners of published systems have in common: the paper's network and recipe, shrunk to what there is.
+
+A planner calls, in this order, :func:`open_setting` (which data), :func:`base_recipe` (the part of the recipe that
+does not come from a paper), :func:`fit` (patch and batch), :func:`configure` and :func:`assemble`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from autoseg import __version__
+from autoseg.architecture import Network
+from autoseg.errors import AutosegError
+from autoseg.fingerprint import Fingerprint
+from autoseg.memory import step_memory
+from autoseg.networks import build, count_parameters
+from autoseg.plan import Configuration, Inference, Memory, Normalization, Plan, Preprocessing, Previous, Target
+from autoseg.planning import Request
+from autoseg.recipe import Recipe
+from planners.budget import USABLE, precision
+from planners.compute import SYSTEM_STEP_SECONDS, time_step
+from planners.mirroring import mirror_axes
+from planners.normalization import channels
+from planners.recipe import Data, inference, recipe
+from planners.spacing import Grid, full_resolution
+from planners.target import choose_channels, choose_target
+
+#: Patches a step below which a patch is made smaller instead.
+LEAST_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The data that a system is planned for.
+
+    Attributes:
+        fingerprint: of the dataset.
+        request: what the user asked for.
+        names: channels, in the dataset's order.
+        target: what to segment.
+        grid: full resolution, and the median shape there.
+        allow_missing: whether some cases lack a channel.
+    """
+
+    fingerprint: Fingerprint
+    request: Request
+    names: list[str]
+    target: Target
+    grid: Grid
+    allow_missing: bool
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cpu(self) -> bool:
+        """Whether a CPU will train, where compute is the budget."""
+        return self.request.device == "cpu"
+
+    @property
+    def budget(self) -> float:
+        """Bytes that a step may take."""
+        return USABLE * self.request.gpu_memory_gb * 1e9
+
+
+@dataclass(frozen=True)
+class Size:
+    """Patch and batch, and why these."""
+
+    patch: list[int]
+    batch: int
+    memory: Memory
+    patch_reason: str
+    batch_reason: str
+
+
+def open_setting(fingerprint: Fingerprint, request: Request, preferred: Sequence[str] = ()) -> Setting:
+    """Choose channels, target and grid.
+
+    Args:
+        fingerprint: of the dataset.
+        request: the channels it names are taken.
+        preferred: channels of the paper, taken where the user names none and the dataset has all of them.
+
+    Raises:
+        UsageError: unknown channels or regions are asked for.
+    """
+    wanted = request.channels
+    reasons = {}
+    if not wanted and preferred and set(preferred) <= set(fingerprint.channels):
+        wanted = tuple(preferred)
+        if len(preferred) < len(fingerprint.channels):
+            reasons["channels"] = f"the paper's: {', '.join(preferred)}"
+    names = choose_channels(fingerprint, wanted)
+    missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
+    return Setting(
+        fingerprint,
+        request,
+        names,
+        choose_target(fingerprint, request.regions),
+        full_resolution(fingerprint),
+        missing,
+        reasons,
+    )
+
+
+def base_recipe(
+    setting: Setting, patch: Sequence[int], batch: int, shape: Sequence[float] | None = None
+) -> tuple[Recipe, Inference]:
+    """Length of the training, augmentation and mirroring as this project's own planners choose them.
+
+    Args:
+        setting: the data.
+        patch: voxels.
+        batch: patches a step.
+        shape: median shape of the images at the configuration's spacing; at full resolution where None.
+    """
+    mirrored, why = mirror_axes(
+        setting.fingerprint,
+        setting.request.device,
+        [output.name for output in setting.target.outputs],
+        setting.grid.transpose,
+        len(patch),
+    )
+    facts = Data(
+        setting.request.device,
+        len(setting.fingerprint.cases),
+        setting.grid.shape if shape is None else shape,
+        patch,
+        batch,
+        True,
+        mirrored,
+        why,
+    )
+    return recipe(facts), inference(mirrored, batch)
+
+
+def fit(
+    setting: Setting,
+    network: Network,
+    patch: Sequence[int],
+    batch: int,
+    recipe: Recipe,
+    *,
+    unit: Sequence[int] | None = None,
+    least: Sequence[int] | None = None,
+    shape: Sequence[float] | None = None,
+    in_channels: int | None = None,
+    target: Target | None = None,
+    whole: bool = False,
+) -> Size:
+    """The paper's patch and batch, made smaller until a step fits the memory and, on a CPU, the time.
+
+    The batch shrinks first, down to :data:`LEAST_BATCH`, then the longest axis of the patch, at last the batch to 1.
+
+    Args:
+        setting: the data and the budget.
+        network: topology.
+        patch: of the paper, voxels.
+        batch: of the paper.
+        recipe: its optimizer, loss and average take memory, too.
+        unit: steps in which an axis shrinks; the network's divisor where None.
+        least: smallest patch; one unit an axis where None.
+        shape: median shape of the images, which a patch need not exceed; at full resolution where None.
+        in_channels: of the network; the setting's where None.
+        target: of the configuration; the setting's where None.
+        whole: keep the patch as large as the image where it could be smaller: the batch then shrinks to 1 first.
+
+    Raises:
+        AutosegError: not even the smallest patch fits.
+    """
+    target = target or setting.target
+    channels = in_channels or len(setting.names)
+    step = list(unit or network.divisor)
+    floor = list(least or step)
+    image = [math.ceil(side) for side in (shape or setting.grid.shape)][-len(patch) :]
+    size = []
+    for side, n, s, low in zip(patch, image, step, floor, strict=True):
+        enough = low + math.ceil(max(0, n - low) / s) * s
+        size.append(max(low, min(side, enough)))
+    count = batch
+    seconds_allowed = SYSTEM_STEP_SECONDS if setting.cpu else math.inf
+
+    def needs(size: Sequence[int], count: int) -> tuple[Memory, float]:
+        memory = step_memory(
+            network,
+            channels,
+            target.heads,
+            size,
+            count,
+            precision(setting.request.device),
+            recipe.optimizer,
+            ema=recipe.ema_decay > 0,
+            kind=target.kind,
+            loss=recipe.loss,
+            device=setting.request.device,
+        )
+        seconds = time_step(network, channels, target.heads, size, count) if setting.cpu else 0.0
+        return memory, seconds
+
+    while True:
+        memory, seconds = needs(size, count)
+        if memory.total <= setting.budget and seconds <= seconds_allowed:
+            break
+        excess = max(memory.total / setting.budget, seconds / seconds_allowed)
+        smallest_batch = 1 if whole else LEAST_BATCH
+        axes = [axis for axis in range(len(size)) if size[axis] - step[axis] >= floor[axis]]
+        if count > smallest_batch:
+            count = max(smallest_batch, min(count - 1, int(count / excess)))
+        elif axes:
+            longest = max(axes, key=lambda axis: size[axis] / floor[axis])
+            size[longest] -= step[longest]
+        elif count > 1:
+            count = 1
+        elif memory.total > setting.budget:
+            raise AutosegError(
+                f"the smallest patch of {network.family} needs {memory.total / 1e9:.2f} GB and the budget is "
+                f"{setting.budget / 1e9:.2f} GB; give more with --gpu-memory."
+            )
+        else:  # slow, but nothing smaller exists
+            break
+    means = f"{setting.budget / 1e9:.2f} GB" + (f" and {SYSTEM_STEP_SECONDS:g} s a step" if setting.cpu else "")
+    covers = all(side >= n for side, n in zip(size, image, strict=True))
+    if list(size) == list(patch):
+        patch_reason = "the paper's"
+    elif covers:
+        patch_reason = "covers the median image, which is no larger"
+    else:
+        patch_reason = f"the paper's {'×'.join(map(str, patch))}, made smaller to fit the images and {means}"
+    batch_reason = "the paper's" if count == batch else f"the paper's {batch}, made smaller to fit {means}"
+    return Size(size, count, memory, patch_reason, batch_reason)
+
+
+def configure(
+    setting: Setting,
+    network: Network,
+    size: Size,
+    recipe: Recipe,
+    inference: Inference,
+    *,
+    data: str = "3d_fullres",
+    spacing: tuple[float | None, float | None, float | None] | None = None,
+    spacing_reason: str | None = None,
+    previous: Previous | None = None,
+    target: Target | None = None,
+    in_channels: int | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Put a configuration together; spacing is the grid's where None, target the plan's where None."""
+    with torch.device("meta"):
+        module = build(network, in_channels or len(setting.names), (target or setting.target).heads)
+    parameters, with_statistics = count_parameters(module)
+    return Configuration(
+        spacing=spacing or setting.grid.spacing,
+        data=data,
+        patch_size=list(size.patch),
+        batch_size=size.batch,
+        network=network,
+        recipe=recipe,
+        inference=inference,
+        previous=previous,
+        target=target,
+        memory=size.memory,
+        parameters=parameters,
+        parameters_with_statistics=with_statistics,
+        reasons={
+            "spacing": spacing_reason or setting.grid.spacing_reason,
+            "patch_size": size.patch_reason,
+            "batch_size": size.batch_reason,
+            "memory": f"computed for one training step in {size.memory.precision}: {size.memory.total / 1e9:.2f} GB",
+            **(reasons or {}),
+        },
+    )
+
+
+def assemble(
+    setting: Setting,
+    planner: str,
+    configurations: dict[str, Configuration],
+    recommended: str,
+    recommended_reason: str,
+    *,
+    normalization: Normalization | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing_reasons: Mapping[str, str] | None = None,
+) -> Plan:
+    """Put the plan together.
+
+    Args:
+        setting: the data.
+        planner: name.
+        configurations: by name.
+        recommended: one of them.
+        recommended_reason: why that one.
+        normalization: of the paper, for every channel that is no CT; this project's own rule where None.
+        preprocessing: further values of :class:`autoseg.plan.Preprocessing`.
+        preprocessing_reasons: why these.
+    """
+    inputs = channels(setting.fingerprint, setting.names)
+    if normalization is not None:
+        inputs = [
+            channel
+            if channel.normalization.scheme == "ct"
+            else channel.model_copy(update={"normalization": normalization})
+            for channel in inputs
+        ]
+    reasons = {
+        "recommended": recommended_reason,
+        "gpu_memory_gb": f"plans fill at most {100 * USABLE:.1f} % of it; the rest is for fragmentation",
+        **setting.reasons,
+    }
+    if setting.allow_missing:
+        reasons["allow_missing_channels"] = "some cases lack a channel; it is then zero"
+    return Plan(
+        autoseg_version=__version__,
+        planner=planner,
+        dataset=setting.fingerprint.dataset,
+        device=setting.request.device,
+        gpu_memory_gb=setting.request.gpu_memory_gb,
+        channels=inputs,
+        allow_missing_channels=setting.allow_missing,
+        target=setting.target,
+        preprocessing=Preprocessing(
+            transpose=setting.grid.transpose,
+            **(preprocessing or {}),
+            reasons={
+                "transpose": setting.grid.transpose_reason,
+                "crop": "nothing is to be learned from zeros around the image",
+                **(preprocessing_reasons or {}),
+            },
+        ),
+        configurations=configurations,
+        recommended=recommended,
+        file_ending=setting.fingerprint.file_ending,
+        reasons=reasons,
+    )
