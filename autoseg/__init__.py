@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoseg.crossvalidation import train
     from autoseg.dataset import Dataset
     from autoseg.evaluation.folders import evaluate
+    from autoseg.evaluation.tables import compare
     from autoseg.fingerprint import compute as fingerprint
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
@@ -40,6 +41,7 @@ _WHERE = {
     "Run": "autoseg.run",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.checks",
+    "compare": "autoseg.evaluation.tables",
     "evaluate": "autoseg.evaluation.folders",
     "explanations": "autoseg.plan",
     "preprocess": "autoseg.preprocessing.dataset",
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "cases_to_predict",
     "check",
+    "compare",
     "evaluate",
     "explanations",
     "fingerprint",

@@ -34,6 +34,18 @@ def parse_folds(text: str, option: str = "--fold") -> list[int] | None:
         raise UsageError(f"{option} {text} is no fold; give a number, several with commas, or all.") from None
 
 
+def parse_names(text: str, option: str) -> list[str]:
+    """``dice, hd95`` → ``["dice", "hd95"]``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} names nothing; give one or several with commas.")
+    return names
+
+
 def parse_channels(pairs: list[str]) -> dict[str, str]:
     """``["t1c=a.nii.gz"]`` → ``{"t1c": "a.nii.gz"}``.
 

@@ -150,25 +150,34 @@ class Comparison:
                 notes.append(f"{row.column} of {row.name} is undefined for {missing} case{'s' if missing > 1 else ''}.")
         return notes
 
-    def table(self, title: str | None = None) -> Table:
-        """A table for the terminal, one section a column."""
+    def table(self, title: str | None = None, *, wide: bool = True) -> Table:
+        """A table for the terminal, one section a column; fits 80 columns without ``wide``, which adds the raw p."""
         cases = len(self.cases)
-        table = Table(title=title or f"{cases} case{'' if cases == 1 else 's'}", box=box.SIMPLE_HEAD, pad_edge=False)
+        gap = " " if wide else ""
+        some_undefined = any(row.n < cases for row in self.rows)
+        headings = [f"mean{gap}±{gap}std", "median", "Δ mean", f"{100 * self.confidence:g} % interval"]
+        headings = [*(["n/pairs"] if some_undefined else []), *headings, *(["p"] if wide else [])]
+        table = Table(
+            title=title or f"{cases} case{'' if cases == 1 else 's'}, compared with {_escape(self.baseline)}",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1) if wide else (0, 0, 0, 1),
+        )
         table.add_column("", overflow="fold")
-        for heading in ("mean ± std", "median", f"difference [{100 * self.confidence:g} %]", "p", "Holm", "effect"):
-            table.add_column(heading, justify="right")
+        for heading in (*headings, "p Holm", "effect"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for column in self.columns:
             rows = [row for row in self.rows if row.column == column]
             digits = _digits(row.mean for row in rows)
             table.add_row(f"[bold]{_escape(column)}[/bold]")
             for row in rows:
-                mean = f"{number(row.mean, digits)} ± {number(row.std, digits)}"
-                cells = [mean if row.n == cases else f"{mean} (n {row.n})", number(row.median, digits)]
+                cells = [f"{row.n}" if row.pairs == row.n else f"{row.n}/{row.pairs}"] if some_undefined else []
+                cells += [f"{number(row.mean, digits)}{gap}±{gap}{number(row.std, digits)}", number(row.median, digits)]
                 if row.name != self.baseline:
-                    interval = f"[{number(row.low, digits)}, {number(row.high, digits)}]"
-                    pairs = "" if row.pairs == row.n else f" (n {row.pairs})"
-                    cells.append(_escape(f"{_signed(row.difference, digits)} {interval}{pairs}"))
-                    cells += [_p(row.p), _p(row.p_holm), _signed(row.effect, 2)]
+                    interval = f"{number(row.low, digits)}{gap}…{gap}{number(row.high, digits)}"
+                    cells += [_signed(row.difference, digits), interval, *([_p(row.p)] if wide else [])]
+                    cells += [_p(row.p_holm), _signed(row.effect, 2)]
                 table.add_row(_escape(row.name), *cells)
             table.add_section()
         return table

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import warnings
 from itertools import product
 from pathlib import Path
@@ -232,13 +233,24 @@ def test_table_shows_every_name_in_every_column() -> None:
         "pretrained": {"WT": scores([v + 0.02 for v in GOOD]), "HD95 [mm]": scores([10 * v for v in GOOD[::-1]])},
     }
     text = shown(compare(samples).table())
-    assert text.count("plain") == text.count("pretrained") == 2
+    assert text.count("plain") == 2 + 1  # and in the title
+    assert text.count("pretrained") == 2
     assert "0.6150 ± 0.0592" in text
-    assert "+0.0200 [0.0200, 0.0200]" in text
+    assert re.search(r"\+0.0200 +0.0200 … 0.0200 +<0.0001 +<0.0001 +\+1.00", text)
     assert "<0.0001" in text
     assert "HD95 [mm]" in text
     assert "5.95 ± 0.59" in text
-    assert "difference [95 %]" in text
+
+
+def test_table_says_how_many_cases_are_defined_and_fits_a_narrow_terminal() -> None:
+    samples = {"not_pretrained": {"TC": scores([math.nan, *GOOD])}, "pretrained": {"TC": scores([*GOOD, math.nan])}}
+    found = compare(samples)
+    assert re.search(r"not_pretrained +20 ", shown(found.table(), 120))
+    assert re.search(r"pretrained +20/19 ", shown(found.table(), 120))
+    assert "…" in shown(found.table(wide=False), 80)
+    lines = shown(compare({name: {"TC": scores(GOOD)} for name in samples}).table(wide=False), 80).splitlines()
+    assert sum(re.search(r"pretrained +0.5950±0.0592  0.5950", line) is not None for line in lines) == 2
+    assert max(map(len, lines)) <= 80
 
 
 def test_json_and_csv_hold_everything(tmp_path: Path) -> None:

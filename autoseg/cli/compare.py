@@ -1,0 +1,68 @@
+"""``autoseg compare``."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from autoseg.cli.common import parse_names
+from autoseg.evaluation.comparison import RESAMPLES
+from autoseg.evaluation.tables import compare
+from autoseg.progress import say, silenced
+
+#: Columns of a terminal from which the table with raw p-values fits.
+WIDE = 110
+
+
+def command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Evaluations: a folder with metrics.csv, a run folder, or a CSV; NAME=PATH names it, and "
+            "PATH,PATH averages each case over several.",
+            metavar="[NAME=]PATH…",
+        ),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="Name of the input that the others are compared with (default: the first).")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="What to compare, with commas: dice (default), hd95, …; of other CSV files, their columns."),
+    ] = None,
+    case: Annotated[str | None, typer.Option(help="Column of another tool's CSV that names the case.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Rows that are no cases, with commas.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals; significant is p < 1 − confidence.")] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = RESAMPLES,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the whole table.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Is one evaluation better than another? Paired test, confidence interval and effect size over the same cases."""
+    with silenced() if as_json else nullcontext():
+        found = compare(
+            inputs,
+            baseline=baseline,
+            metrics=parse_names(metrics, "--metrics") if metrics is not None else None,
+            case=case,
+            exclude=parse_names(exclude, "--exclude") if exclude is not None else (),
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+    if out is not None:
+        found.write_csv(out)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for note in found.notes():
+        say(note)
+    console = Console(highlight=False)
+    console.print(found.table(wide=console.width >= WIDE))
+    for verdict in found.verdicts():
+        console.print(verdict, markup=False, soft_wrap=True)
+    if out is not None:
+        say(f"The whole table: {out}")

@@ -1,0 +1,359 @@
+"""Read values of cases from finished evaluations and from other tools' tables, and compare them.
+
+An input is one of:
+
+* a folder that ``autoseg evaluate`` wrote, or its ``metrics.csv`` (one row a case and target);
+* a run folder: the cross-validation of its recommended configuration, or of the only one that has any;
+* any CSV with one row a case and one column a metric, as challenge servers return them. Rows such as ``Mean`` and
+  ``75quantile`` are summaries, and left out.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation import comparison
+from autoseg.evaluation.comparison import RESAMPLES, Comparison, Direction
+from autoseg.evaluation.metrics import DISTANCES, METRICS, VOLUMES
+from autoseg.progress import say
+from autoseg.run import Run
+
+#: Metrics compared where none are named: of evaluations of ours.
+DEFAULT_METRICS = ("dice",)
+
+#: Column → case → value.
+Columns = dict[str, dict[str, float]]
+
+#: One or several paths (a case's values are then averaged over them) of each input, by name.
+Inputs = Mapping[str, str | Path | Sequence[str | Path]]
+
+_STATISTIC = "mean|average|avg|median|std|stdev|stddev|standarddeviation"
+#: What a summary row is called, in lower case without punctuation: ``Mean``, ``StdDev``, ``25quantile``.
+_SUMMARY = re.compile(
+    rf"(overall|total|global)?({_STATISTIC})(all|overall|total)?"
+    r"|\d+(st|nd|rd|th)?(quantile|quartile|percentile|perc|pct)|(quantile|quartile|percentile|perc|pct)\d+"
+)
+#: Names that could be a patient's, too: summaries only in a file that has one of the others.
+_PERHAPS_SUMMARY = re.compile(r"min|minimum|max|maximum|sd|se|sem|var|variance|iqr|sum|total|count|n|q\d+|p\d+|all")
+
+_UNDEFINED = ("", "nan", "na", "n/a", "-", "–", "none", "null", "inf", "-inf", "infinity")
+
+#: Foreign columns in which less is better: distances and errors, by the words that their names are made of.
+_LESS = re.compile(r"hd|hausdorff|assd|asd|msd|masd|distance|error|loss|rmse|mae|mse|fpr|fnr|false")
+
+
+@dataclass(frozen=True)
+class Values:
+    """What was read of one file.
+
+    Attributes:
+        columns: column → case → value, NaN where undefined.
+        directions: column → what is good about it.
+        left_out: rows that are no cases.
+    """
+
+    columns: Columns
+    directions: dict[str, Direction]
+    left_out: tuple[str, ...] = ()
+
+
+def compare(
+    inputs: Inputs | Sequence[str | Path],
+    *,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    case: str | None = None,
+    exclude: Sequence[str] = (),
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare finished evaluations: the public verb.
+
+    Args:
+        inputs: name → path, or paths (each may be ``NAME=PATH``; otherwise names are made of the paths). Where a
+            name has several paths (in a string: with commas), a case's values are averaged over them.
+        baseline: name that the others are compared with; None for the first.
+        metrics: of :data:`METRICS` for evaluations of ours (None: Dice); columns of other tables.
+        case: column with the cases' names, for other tables.
+        exclude: further rows that are no cases.
+        confidence: of the intervals; a corrected p below 1 − confidence is called significant.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        AutosegError: a file is missing or damaged, or the inputs have no case or column in common.
+        UsageError: fewer than two inputs, unknown columns, or wrong options.
+
+    Example:
+        >>> autoseg.compare({"plain": "RUN_A", "wide": "RUN_B"}, metrics=["dice", "hd95"])  # doctest: +SKIP
+    """
+    sources = _sources(inputs)
+    if len(sources) < 2:
+        raise UsageError("there is nothing to compare with; give two or more evaluations.")
+    samples: dict[str, Columns] = {}
+    directions: dict[str, Direction] = {}
+    left_out: dict[tuple[str, ...], list[Path]] = {}
+    for name, paths in sources.items():
+        parts = [read_values(path, metrics, case, exclude) for path in paths]
+        for path, part in zip(paths, parts, strict=True):
+            left_out.setdefault(part.left_out, []).append(path)
+        samples[name] = _average(name, [part.columns for part in parts])
+        for part in parts:
+            directions.update(part.directions)
+    for rows, files in left_out.items():
+        if rows:
+            others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            say(f"{files[0]}{others}: left out the rows {', '.join(rows)}, which are no cases.")
+    return comparison.compare(
+        samples, baseline, directions=directions, confidence=confidence, resamples=resamples, seed=seed
+    )
+
+
+def read_values(
+    path: str | Path, metrics: Sequence[str] | None = None, case: str | None = None, exclude: Sequence[str] = ()
+) -> Values:
+    """Read an evaluation folder, a run folder or a CSV.
+
+    Args:
+        path: which.
+        metrics: of :data:`METRICS`, or columns of a foreign table.
+        case: column with the cases' names of a foreign table.
+        exclude: rows that are no cases, besides those recognised.
+
+    Raises:
+        AutosegError: missing or damaged.
+        UsageError: a foreign table without, or with unknown, columns; an unknown metric.
+    """
+    file = find_table(Path(path))
+    header, lines = _read(file)
+    ours = header[:2] == ["case", "target"] and any(metric in header for metric in METRICS)
+    if ours and case in (None, "case"):
+        return _long(file, header, lines, metrics or DEFAULT_METRICS, exclude)
+    return _wide(file, header, lines, metrics, case, exclude)
+
+
+def find_table(path: Path) -> Path:
+    """The CSV of an input.
+
+    Raises:
+        AutosegError: there is none.
+        UsageError: a run folder with several cross-validations, none of them recommended.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise AutosegError(f"{path} does not exist.")
+    for inside in ("metrics.csv", "crossval/metrics.csv", "validation/metrics.csv"):
+        if (path / inside).is_file():
+            return path / inside
+    if not (path / "plan.json").is_file():
+        raise AutosegError(f"{path} has no metrics.csv; give a folder that 'autoseg evaluate --out' wrote, or a CSV.")
+    plan = Run.open(path).plan
+    found = {name: path / name / "crossval" / "metrics.csv" for name in plan.configurations}
+    found = {name: file for name, file in found.items() if file.is_file()}
+    if not found:
+        raise AutosegError(f"{path} has no cross-validation yet; train it with 'autoseg train {path}'.")
+    if len(found) > 1 and plan.recommended not in found:
+        raise UsageError(f"{path} has several cross-validations; name one: {', '.join(str(path / n) for n in found)}.")
+    return found.get(plan.recommended) or next(iter(found.values()))
+
+
+def direction_of(metric: str) -> Direction:
+    """Whether more or less of a metric is better: exactly for ours, by the words of its name for others."""
+    if metric in METRICS:
+        return "less" if metric in DISTANCES else "neither" if metric in VOLUMES else "more"
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", metric).lower())
+    return "less" if any(_LESS.fullmatch(word) for word in words) else "more"
+
+
+def is_summary(name: str, certain: bool = True) -> bool:
+    """Whether a row of this name summarises the others; without ``certain``, also where it could be a patient's."""
+    bare = re.sub(r"[\W_]", "", name).lower()
+    return bool(_SUMMARY.fullmatch(bare)) or (not certain and bool(_PERHAPS_SUMMARY.fullmatch(bare)))
+
+
+def _sources(inputs: Inputs | Sequence[str | Path]) -> dict[str, list[Path]]:
+    """Name → paths, with names made of the paths where none are given."""
+    if isinstance(inputs, Mapping):
+        given = [(str(name), _paths(paths)) for name, paths in inputs.items()]
+    else:
+        given = [_parse(str(item)) for item in inputs]
+    unnamed = [paths for name, paths in given if not name]
+    names = iter(short_names(unnamed))
+    sources: dict[str, list[Path]] = {}
+    for name, paths in given:
+        name = name or next(names)
+        if name in sources:
+            raise UsageError(f"{name} is given twice; give each input a name of its own: NAME=PATH.")
+        sources[name] = paths
+    return sources
+
+
+def _parse(text: str) -> tuple[str, list[Path]]:
+    """``NAME=PATH``, ``PATH`` or either with several paths; a name may not hold a slash, so that paths may hold =."""
+    name, separator, rest = text.partition("=")
+    if Path(text).exists() or not separator or "/" in name:
+        return "", _paths(text)
+    if not name or not rest.strip(","):
+        raise UsageError(f"{text} is not of the form NAME=PATH.")
+    return name, _paths(rest)
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    if not isinstance(given, str | Path):
+        return [Path(path) for path in given]
+    if isinstance(given, Path) or Path(given).exists():
+        return [Path(given)]
+    return [Path(part) for part in given.split(",") if part]
+
+
+def short_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
+    """The shortest ends of the paths that tell the inputs apart.
+
+    Raises:
+        UsageError: an input is given twice.
+    """
+    parts = [[_own_parts(path) for path in paths] for paths in inputs]
+    longest = max((len(part) for paths in parts for part in paths), default=0)
+    for length in range(1, longest + 1):
+        names = ["+".join("/".join(part[-length:]) for part in paths) for paths in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = next((str(paths[0]) for n, paths in enumerate(inputs) if paths in inputs[:n]), "")
+    if inputs:
+        raise UsageError(f"{twice or inputs[0][0]} is given twice; compare different evaluations.")
+    return []
+
+
+def _own_parts(path: Path) -> list[str]:
+    parts = list(path.resolve().parts[1:])
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        parts[-1] = path.stem
+    while len(parts) > 1 and parts[-1] in ("metrics", "crossval", "validation"):
+        parts.pop()
+    return parts or [str(path)]
+
+
+def _average(name: str, parts: Sequence[Columns]) -> Columns:
+    """Mean of each case over several files; a value that is undefined in one of them is undefined."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = [column for column in parts[0] if all(column in part for part in parts)]
+    if not columns:
+        raise AutosegError(f"the {len(parts)} files of {name} have no column in common.")
+    files = [{case for column in columns for case in part[column]} for part in parts]
+    everyone, common = set.union(*files), set.intersection(*files)
+    if omitted := len(everyone) - len(common):
+        say(f"{name}: left out {omitted} of {len(everyone)} cases, not in all of its {len(parts)} files.")
+    return {
+        column: {
+            case: sum(part[column].get(case, math.nan) for part in parts) / len(parts)
+            for case in parts[0][column]
+            if case in common
+        }
+        for column in columns
+    }
+
+
+def _long(
+    file: Path, header: list[str], lines: list[list[str]], metrics: Sequence[str], exclude: Sequence[str]
+) -> Values:
+    for metric in metrics:
+        if metric not in METRICS or metric not in header:
+            raise UsageError(f"--metrics {metric} is unknown in {file}; choose of {', '.join(METRICS)}.")
+    columns: Columns = {}
+    directions: dict[str, Direction] = {}
+    targets = dict.fromkeys(line[1] for line in lines)
+    for metric in metrics:
+        for target in targets:
+            name = target if len(metrics) == 1 else f"{metric} {target}"
+            columns[name], directions[name] = {}, direction_of(metric)
+    for number, line in enumerate(lines, start=2):
+        case, target = line[:2]
+        for metric in metrics:
+            column = columns[target if len(metrics) == 1 else f"{metric} {target}"]
+            if case in column:
+                raise AutosegError(f"{file}, line {number}: case {case} has {target} twice; evaluate again.")
+            column[case] = _value(line[header.index(metric)], file, number, metric)
+    left_out = tuple(name for name in exclude if any(name in column for column in columns.values()))
+    for column in columns.values():
+        for name in left_out:
+            column.pop(name, None)
+    return Values(columns, directions, left_out)
+
+
+def _wide(
+    file: Path,
+    header: list[str],
+    lines: list[list[str]],
+    metrics: Sequence[str] | None,
+    case: str | None,
+    exclude: Sequence[str],
+) -> Values:
+    if case is None or not metrics:
+        raise UsageError(
+            f"{file} is no table of autoseg's; say which column names the case and which to compare with "
+            f"--case COLUMN --metrics COLUMN,COLUMN; its columns are {', '.join(header)}."
+        )
+    for option, column in (("--case", case), *(("--metrics", metric) for metric in metrics)):
+        if column not in header:
+            raise UsageError(f"{option} {column} is no column of {file}; its columns are {', '.join(header)}.")
+    where = header.index(case)
+    certain = not any(is_summary(line[where]) for line in lines)
+    wanted = {name.strip().lower() for name in exclude}
+    left_out: list[str] = []
+    columns: Columns = {metric: {} for metric in metrics}
+    for number, line in enumerate(lines, start=2):
+        name = line[where].strip()
+        if not name or name.lower() in wanted or is_summary(name, certain):
+            left_out.append(name or f"(line {number})")
+            continue
+        for metric in metrics:
+            if name in columns[metric]:
+                raise AutosegError(
+                    f"{file}, line {number}: the case {name} is there twice; keep one, or choose another --case column."
+                )
+            columns[metric][name] = _value(line[header.index(metric)], file, number, metric)
+    if not columns[metrics[0]]:
+        raise AutosegError(f"{file} has no cases: {_some(left_out) or 'it has a header only'}.")
+    return Values(columns, {metric: direction_of(metric) for metric in metrics}, tuple(left_out))
+
+
+def _read(file: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table separated by commas, semicolons or tabs; short lines are filled up."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise AutosegError(f"{file} is no text in UTF-8; save it as a CSV in UTF-8.") from None
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    lines = [line for line in csv.reader(text.splitlines(), delimiter=separator) if any(cell.strip() for cell in line)]
+    if not lines:
+        raise AutosegError(f"{file} is empty.")
+    header = [cell.strip() for cell in lines[0]]
+    if separator != ",":  # where commas don't separate cells, they separate decimals
+        lines = [lines[0], *([re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in line] for line in lines[1:])]
+    return header, [line + [""] * (len(header) - len(line)) for line in lines[1:]]
+
+
+def _value(text: str, file: Path, line: int, column: str) -> float:
+    text = text.strip()
+    if text.lower() in _UNDEFINED:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise AutosegError(
+            f"{file}, line {line}: '{text}' in column {column} is no number; correct it, or leave the row out with "
+            "--exclude NAME."
+        ) from None
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
