@@ -17,31 +17,66 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 
 
 class Loss(Reasoned):
-    """What is minimised: ``dice_weight``·soft Dice + ``ce_weight``·cross-entropy (binary for regions).
+    """What is minimised: the sum of weight × term over the terms below.
+
+    Every term speaks about exclusive labels (softmax; Dice and Tversky leave the background out) or about regions
+    (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
 
     Attributes:
-        dice_weight: of the Dice term.
-        ce_weight: of the cross-entropy term.
-        batch_dice: sum over the batch before dividing, as if it were one image; steadier for small structures.
+        dice_weight: of 1 − soft Dice.
+        ce_weight: of the mean cross-entropy (binary for regions).
+        focal_weight: of the mean focal loss, −(1 − p)^γ·log p (Lin et al. 2017).
+        tversky_weight: of 1 − Tversky index (Salehi et al. 2017).
+        topk_weight: of the mean cross-entropy of the hardest voxels.
+        dice_denominator: of the soft Dice: ``sum`` of probabilities and truth, or of their ``squares`` (Milletari et
+            al. 2016).
+        tversky_alpha: weight of false positives.
+        tversky_beta: weight of false negatives; both ½ is Dice with the plain sum.
+        focal_gamma: how little the voxels count that are right already; 0 is cross-entropy.
+        omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
+            weigh 1 where None, so omega = ½ halves the loss.
+        topk_share: of a batch's voxels, how many are the hardest ones.
+        batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
+            structures.
         smooth: added to numerator and denominator of the soft Dice.
     """
 
     dice_weight: float = Field(1.0, ge=0)
     ce_weight: float = Field(1.0, ge=0)
+    focal_weight: float = Field(0.0, ge=0)
+    tversky_weight: float = Field(0.0, ge=0)
+    topk_weight: float = Field(0.0, ge=0)
+    dice_denominator: Literal["sum", "squares"] = "sum"
+    tversky_alpha: float = Field(0.3, ge=0)
+    tversky_beta: float = Field(0.7, ge=0)
+    focal_gamma: float = Field(2.0, ge=0)
+    omega: float | None = Field(None, gt=0, lt=1)
+    topk_share: float = Field(0.1, gt=0, le=1)
     batch_dice: bool = True
     smooth: float = Field(1e-5, ge=0)
 
     @model_validator(mode="after")
     def _something(self) -> "Self":
-        if self.dice_weight == self.ce_weight == 0:
-            raise ValueError("dice_weight and ce_weight are both 0: nothing to minimise")
+        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0: nothing to minimise")
+        if self.tversky_alpha == self.tversky_beta == 0:
+            raise ValueError("tversky_alpha and tversky_beta are both 0: no mistake would cost anything")
         return self
 
 
 class Optimizer(Reasoned):
-    """Which optimizer, and its numbers."""
+    """Which optimizer, and its numbers.
 
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    Attributes:
+        name: ``sgd`` (with Nesterov momentum), ``adam``, ``adamw``, or ``ranger21`` (Wright & Demeure 2021; needs the
+            extra ``ranger21``).
+        learning_rate: the largest; the schedule makes it smaller.
+        weight_decay: as the optimizer defines it.
+        momentum: of ``sgd``.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "ranger21"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
@@ -51,16 +86,33 @@ class Schedule(Reasoned):
     """How the learning rate follows the share of the budget (iterations or time) that is spent.
 
     Attributes:
-        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``.
-        warmup: share of the budget over which the rate rises linearly from zero.
+        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
+            first 30 %, then down to ``floor``·rate (Smith 2018); ``explore_exploit``: the full rate until ``explore``,
+            then linearly to ``floor``·rate (Wright & Demeure 2021); ``plateau``: divided by ``factor`` whenever the
+            mean training loss of an epoch has not improved for ``patience`` epochs, down to ``floor``·rate.
+        warmup: share of the budget over which the rate rises linearly from zero; ``one_cycle`` has a rise of its own.
         power: of ``poly`` (nnU-Net: 0.9).
-        floor: share of the learning rate that ``cosine`` ends at.
+        floor: share of the learning rate that ``cosine``, ``one_cycle``, ``explore_exploit`` and ``plateau`` end at.
+        explore: share of the budget at which the fall of ``explore_exploit`` begins (Ranger21: 0.72).
+        patience: epochs without improvement that ``plateau`` waits for.
+        factor: that ``plateau`` divides the rate by.
     """
 
-    name: Literal["cosine", "poly", "constant"] = "cosine"
+    name: Literal["cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)
     power: float = Field(0.9, gt=0)
     floor: float = Field(0.0, ge=0, le=1)
+    explore: float = Field(0.72, gt=0, le=1)
+    patience: int = Field(10, ge=1)
+    factor: float = Field(5.0, gt=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Self":
+        if self.name == "explore_exploit" and self.warmup > self.explore:
+            raise ValueError(
+                f"explore {self.explore:g} starts the fall before warmup {self.warmup:g} has ended the rise"
+            )
+        return self
 
 
 class Augmentation(Reasoned):
@@ -141,11 +193,20 @@ class Sampling(Reasoned):
     """Where training patches are cut.
 
     Attributes:
-        foreground_share: share of each batch's patches that are centred on a random foreground class (at least one a
-            batch where it is above 0); classes are drawn with equal probability among those the case has.
+        foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one a
+            batch where it is above 0).
+        foreground: of a random ``class``, with equal probability among those the case has, or any ``voxel`` of the
+            structures, so that large ones come more often.
+        background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain
+            mask, or the voxels that are not zero), or on ``healthy`` tissue (inside the mask, outside the structures).
+        cases_per_batch: most cases that the patches of one batch come from; every patch from another case (while there
+            are so many) where None.
     """
 
     foreground_share: float = Field(0.33, ge=0, le=1)
+    foreground: Literal["class", "voxel"] = "class"
+    background: Literal["anywhere", "mask", "healthy"] = "anywhere"
+    cases_per_batch: int | None = Field(None, ge=1)
 
 
 class Recipe(Reasoned):
