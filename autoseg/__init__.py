@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autoseg.crossvalidation import train
     from autoseg.dataset import Dataset
     from autoseg.evaluation.folders import evaluate
+    from autoseg.evaluation.raters import agreement
     from autoseg.evaluation.tables import compare
     from autoseg.fingerprint import compute as fingerprint
     from autoseg.inference.inputs import cases_to_predict
@@ -39,6 +40,7 @@ _WHERE = {
     "Dataset": "autoseg.dataset",
     "Predictor": "autoseg.inference.predictor",
     "Run": "autoseg.run",
+    "agreement": "autoseg.evaluation.raters",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.checks",
     "compare": "autoseg.evaluation.tables",
@@ -57,6 +59,7 @@ __all__ = [
     "Predictor",
     "Run",
     "__version__",
+    "agreement",
     "cases_to_predict",
     "check",
     "compare",

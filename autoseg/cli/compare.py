@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from autoseg.cli.common import parse_names
-from autoseg.evaluation.comparison import RESAMPLES
+from autoseg.evaluation.paired import RESAMPLES
 from autoseg.evaluation.tables import compare
 from autoseg.progress import say, silenced
 

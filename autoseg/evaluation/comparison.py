@@ -1,15 +1,7 @@
 """Paired statistics: is one method better than another on the same cases, by how much, and how surely.
 
-For every column (a metric, a structure) and every name but the baseline:
-
-* *Mean difference* to the baseline, with a bootstrap confidence interval that draws cases (pairs) with replacement
-  (bias-corrected and accelerated: Efron, J Am Stat Assoc 82, 171, 1987; :func:`scipy.stats.bootstrap`).
-* *Wilcoxon signed-rank test*, two-sided (Wilcoxon, Biometrics Bulletin 1, 80, 1945; :func:`scipy.stats.wilcoxon`).
-  Differences of zero are left out, as Wilcoxon did; where all are zero, p = 1. The p-value is exact for up to 50
-  differences without ties and up to 13 with ties, else from the normal approximation with correction for ties.
-* *Holm's correction* of all p-values of the call (Holm, Scand J Stat 6, 65, 1979).
-* *Effect size*: the matched-pairs rank-biserial correlation of the same ranks, (R₊ − R₋) / (R₊ + R₋), from −1 (lower in
-  every case) to 1 (higher in every case) (Kerby, Compr Psychol 3, 1, 2014).
+The tests are those of :mod:`autoseg.evaluation.paired`; here they are done for every column (a metric, a structure) and
+every name but the baseline, corrected for all of them together, and told as a table and in sentences.
 """
 
 import math
@@ -21,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from rich import box
 from rich.table import Table
-from scipy import stats
 
 from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.paired import METHODS, RESAMPLES, bootstrap_interval, holm, signed_rank
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.files import write_csv
 
@@ -32,19 +24,6 @@ Direction = Literal["more", "less", "neither"]
 
 #: Name → column → case → value; NaN where undefined.
 Samples = Mapping[str, Mapping[str, Mapping[str, float]]]
-
-#: Bootstrap samples: enough for two digits of a 95 % interval's ends (Efron & Tibshirani 1993, ch. 14: at least 1000).
-RESAMPLES = 10_000
-
-#: Decimals to which differences are rounded, so that 0.3 − 0.2 and 0.2 − 0.1 are the tie that they are in decimals.
-DECIMALS = 12
-
-METHODS = {
-    "test": "Wilcoxon signed-rank test, two-sided, zero differences left out",
-    "correction": "Holm, over all comparisons of the table",
-    "interval": "bootstrap over cases, bias-corrected and accelerated (BCa)",
-    "effect": "matched-pairs rank-biserial correlation (Kerby 2014)",
-}
 
 
 @dataclass(frozen=True)
@@ -347,55 +326,6 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the k-th smallest of m p-values times m − k + 1, never below the one before.
-
-    NaN (no test was possible) stays NaN and does not count.
-    """
-    order = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    corrected = [math.nan] * len(p)
-    largest = 0.0
-    for rank, (value, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * value))
-        corrected[index] = largest
-    return corrected
-
-
-def signed_rank(differences: np.ndarray) -> tuple[float, float]:
-    """Wilcoxon's signed-rank test and the rank-biserial correlation of the same ranks.
-
-    Args:
-        differences: ``(n,)``, defined.
-
-    Returns:
-        p (two-sided; 1 where every difference is zero) and effect (0 there).
-    """
-    nonzero = np.round(differences, DECIMALS)
-    nonzero = nonzero[nonzero != 0]
-    if not len(nonzero):
-        return 1.0, 0.0
-    ranks = stats.rankdata(np.abs(nonzero))
-    effect = float(np.sum(np.sign(nonzero) * ranks) / ranks.sum())
-    return float(stats.wilcoxon(nonzero, method="auto").pvalue), effect
-
-
-def bootstrap_interval(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Confidence interval of the mean; BCa, and the value itself where all are the same."""
-    if not len(values) or np.ptp(np.round(values, DECIMALS)) == 0:
-        mean = float(values.mean()) if len(values) > 1 else math.nan
-        return mean, mean
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="BCa",
-        batch=max(1, 2**22 // len(values)),  # 32 MB at a time
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 _NO_TEST: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p", "effect"), math.nan)

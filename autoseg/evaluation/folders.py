@@ -1,6 +1,6 @@
 """Evaluate a folder of predictions: which file belongs to which reference, and what there is to measure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +60,7 @@ def evaluate(
         0.891
     """
     if isinstance(references, str | Path):
-        references = _open_dataset(Path(references)) or Path(references)
+        references = open_dataset(Path(references)) or Path(references)
     if isinstance(references, Dataset):
         files = {case.id: case.label for case in references.cases if case.label is not None}
         where = str(references.root)
@@ -74,7 +74,7 @@ def evaluate(
     else:
         pairs = match(label_maps(predictions), files, str(predictions), where, partial)
     if targets is None:
-        targets = _found(pairs, ignore, workers)
+        targets = found_structures((path for _, *files in pairs for path in files), ignore, workers)
     return evaluate_pairs(pairs, targets, out, tolerance, empty, ignore, workers)
 
 
@@ -184,15 +184,14 @@ def parse_structures(text: str) -> list[Structure]:
     return structures
 
 
-def _found(pairs: Pairs, ignore: int | None, workers: int) -> list[Structure]:
+def found_structures(paths: Iterable[Path], ignore: int | None, workers: int) -> list[Structure]:
     """Every label value in any of the files."""
-    paths = [path for _, *files in pairs for path in files]
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         values = set().union(*pool.map(lambda path: set(np.unique(read_labels(path)[0]).tolist()), paths))
     return [Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore]
 
 
-def _open_dataset(path: Path) -> Dataset | None:
+def open_dataset(path: Path) -> Dataset | None:
     """The dataset at ``path``, or None where no layout recognises one: a folder of label maps."""
     if not path.exists():
         raise AutosegError(f"{path} does not exist.")

@@ -11,14 +11,16 @@ An input is one of:
 import csv
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation import comparison
-from autoseg.evaluation.comparison import RESAMPLES, Comparison, Direction
+from autoseg.evaluation.comparison import Comparison, Direction
 from autoseg.evaluation.metrics import DISTANCES, METRICS, VOLUMES
+from autoseg.evaluation.naming import Inputs, name_inputs
+from autoseg.evaluation.paired import RESAMPLES
 from autoseg.progress import say
 from autoseg.run import Run
 
@@ -27,9 +29,6 @@ DEFAULT_METRICS = ("dice",)
 
 #: Column → case → value.
 Columns = dict[str, dict[str, float]]
-
-#: One or several paths (a case's values are then averaged over them) of each input, by name.
-Inputs = Mapping[str, str | Path | Sequence[str | Path]]
 
 _STATISTIC = "mean|average|avg|median|std|stdev|stddev|standarddeviation"
 #: What a summary row is called, in lower case without punctuation: ``Mean``, ``StdDev``, ``25quantile``.
@@ -92,7 +91,7 @@ def compare(
     Example:
         >>> autoseg.compare({"plain": "RUN_A", "wide": "RUN_B"}, metrics=["dice", "hd95"])  # doctest: +SKIP
     """
-    sources = _sources(inputs)
+    sources = name_inputs(inputs, several=True)
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with; give two or more evaluations.")
     samples: dict[str, Columns] = {}
@@ -175,68 +174,6 @@ def is_summary(name: str, certain: bool = True) -> bool:
     """Whether a row of this name summarises the others; without ``certain``, also where it could be a patient's."""
     bare = re.sub(r"[\W_]", "", name).lower()
     return bool(_SUMMARY.fullmatch(bare)) or (not certain and bool(_PERHAPS_SUMMARY.fullmatch(bare)))
-
-
-def _sources(inputs: Inputs | Sequence[str | Path]) -> dict[str, list[Path]]:
-    """Name → paths, with names made of the paths where none are given."""
-    if isinstance(inputs, Mapping):
-        given = [(str(name), _paths(paths)) for name, paths in inputs.items()]
-    else:
-        given = [_parse(str(item)) for item in inputs]
-    unnamed = [paths for name, paths in given if not name]
-    names = iter(short_names(unnamed))
-    sources: dict[str, list[Path]] = {}
-    for name, paths in given:
-        name = name or next(names)
-        if name in sources:
-            raise UsageError(f"{name} is given twice; give each input a name of its own: NAME=PATH.")
-        sources[name] = paths
-    return sources
-
-
-def _parse(text: str) -> tuple[str, list[Path]]:
-    """``NAME=PATH``, ``PATH`` or either with several paths; a name may not hold a slash, so that paths may hold =."""
-    name, separator, rest = text.partition("=")
-    if Path(text).exists() or not separator or "/" in name:
-        return "", _paths(text)
-    if not name or not rest.strip(","):
-        raise UsageError(f"{text} is not of the form NAME=PATH.")
-    return name, _paths(rest)
-
-
-def _paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    if not isinstance(given, str | Path):
-        return [Path(path) for path in given]
-    if isinstance(given, Path) or Path(given).exists():
-        return [Path(given)]
-    return [Path(part) for part in given.split(",") if part]
-
-
-def short_names(inputs: Sequence[Sequence[Path]]) -> list[str]:
-    """The shortest ends of the paths that tell the inputs apart.
-
-    Raises:
-        UsageError: an input is given twice.
-    """
-    parts = [[_own_parts(path) for path in paths] for paths in inputs]
-    longest = max((len(part) for paths in parts for part in paths), default=0)
-    for length in range(1, longest + 1):
-        names = ["+".join("/".join(part[-length:]) for part in paths) for paths in parts]
-        if len(set(names)) == len(names):
-            return names
-    twice = next((str(paths[0]) for n, paths in enumerate(inputs) if paths in inputs[:n]), "")
-    if inputs:
-        raise UsageError(f"{twice or inputs[0][0]} is given twice; compare different evaluations.")
-    return []
-
-
-def _own_parts(path: Path) -> list[str]:
-    parts = list(path.resolve().parts[1:])
-    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-        parts[-1] = path.stem
-    while len(parts) > 1 and parts[-1] in ("metrics", "crossval", "validation"):
-        parts.pop()
-    return parts or [str(path)]
 
 
 def _average(name: str, parts: Sequence[Columns]) -> Columns:

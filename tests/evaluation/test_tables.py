@@ -12,7 +12,7 @@ import autoseg
 from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Row
-from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values, short_names
+from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
 from tests.builders import make_configuration, make_plan, make_run
 
 #: As the BraTS server returns them: summaries last, an empty cell where a distance is undefined.
@@ -175,17 +175,6 @@ def test_folders_without_an_evaluation(tmp_path: Path) -> None:
         find_table(tmp_path)
     with pytest.raises(AutosegError, match="nowhere does not exist"):
         find_table(tmp_path / "nowhere")
-
-
-def test_names_are_the_shortest_that_tell_apart() -> None:
-    def names(*paths: str) -> list[str]:
-        return short_names([[Path(path)] for path in paths])
-
-    assert names("/x/run_a", "/x/run_b/metrics.csv", "/x/table.csv") == ["run_a", "run_b", "table"]
-    assert names("/x/run_a/full/crossval", "/x/run_b/full/crossval") == ["run_a/full", "run_b/full"]
-    assert short_names([[Path("/x/a1.csv"), Path("/x/a2.csv")], [Path("/x/b.csv")]]) == ["a1+a2", "b"]
-    with pytest.raises(UsageError, match="/x/a is given twice"):
-        names("/x/a", "/x/b", "/x/a")
 
 
 def test_inputs_are_named_in_several_ways(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""``autoseg agreement``."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+
+from autoseg.cli.common import parse_names
+from autoseg.cli.compare import WIDE
+from autoseg.evaluation.consensus import Consensus
+from autoseg.evaluation.folders import parse_structures
+from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
+from autoseg.evaluation.raters import WORKERS, agreement
+from autoseg.progress import say, silenced
+
+
+def command(
+    raters: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more folders of label maps named CASE.nii.gz (or single label maps), one a rater; "
+            "or one dataset that names the raters of its cases.",
+            metavar="[NAME=]PATH…",
+        ),
+    ],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Folder of predictions to compare with the raters; may be repeated.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="What to measure: 'edema=2,core=1+4' (a sum of values is a region).")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="With commas: dice, jaccard, nsd, hd95, hd, assd; the test is about the first.")
+    ] = "dice",
+    consensus: Annotated[
+        str | None, typer.Option(help="Unite the raters by 'majority' vote or 'staple'; --out gets the label maps.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for agreement.csv, agreement.json and consensus/.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
+    empty: Annotated[
+        str, typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does.")
+    ] = "skip",
+    workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print means and test as JSON.")] = False,
+) -> None:
+    """How far do raters agree, and does a model agree with them as they do with each other?"""
+    with silenced() if as_json else nullcontext():
+        found = agreement(
+            raters,
+            models=model or [],
+            targets=parse_structures(labels) if labels is not None else None,
+            metrics=parse_names(metrics, "--metrics"),
+            consensus=cast("Consensus | None", consensus),
+            out=out,
+            tolerance=tolerance,
+            empty=cast(Empty, empty),
+            workers=workers,
+        )
+    compared = found.comparison(found.metrics[0]) if found.models else None
+    if out is not None:
+        found.write(out, compared)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(compared), indent=2))
+        return
+    console = Console(highlight=False)
+    for metric in found.metrics:
+        console.print(found.table(metric))
+    if compared is not None:
+        for note in compared.notes():
+            say(note)
+        if len(compared.cases) > 1:
+            console.print(compared.table(wide=console.width >= WIDE))
+        for verdict in compared.verdicts():
+            console.print(verdict, markup=False, soft_wrap=True)
+    if out is not None:
+        united = f"; consensus: {out / 'consensus'}" if found.consensus else ""
+        say(f"Every case and pair: {out / 'agreement.csv'}; means: {out / 'agreement.json'}{united}")

@@ -1,0 +1,211 @@
+"""Measure the agreement of raters: find their label maps, and compare them pair by pair, several cases at a time."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.agreement import CONSENSUS, SYMMETRIC, Agreement, PairRow, pairs_of
+from autoseg.evaluation.cases import Structure, Target, evaluate_arrays, grid_difference, read_labels
+from autoseg.evaluation.consensus import Consensus, check_method, consensus_of
+from autoseg.evaluation.folders import dataset_structures, found_structures, label_maps, open_dataset
+from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, dice
+from autoseg.evaluation.naming import Inputs, name_inputs
+from autoseg.image import result_ending, write_image
+from autoseg.layouts.common import image_ending
+from autoseg.progress import say, track
+
+#: The name of the case where each rater is a single file, and the files have different names.
+ONE_CASE = "case"
+
+#: Cases at the same time: each holds all raters' label maps in memory.
+WORKERS = min(4, os.cpu_count() or 1)
+
+#: Rater (or model) → case → label map.
+Maps = dict[str, dict[str, Path]]
+
+
+def agreement(
+    raters: Inputs | Sequence[str | Path] | Dataset,
+    *,
+    models: Inputs | Sequence[str | Path] = (),
+    targets: Sequence[Target] | None = None,
+    metrics: Sequence[str] = ("dice",),
+    consensus: Consensus | None = None,
+    out: str | Path | None = None,
+    tolerance: float = TOLERANCE_MM,
+    empty: Empty = "skip",
+    workers: int = WORKERS,
+) -> Agreement:
+    """Measure how far raters agree, and models with them.
+
+    Args:
+        raters: two or more folders of label maps named after their cases, or single label maps, by name or as paths
+            (``NAME=PATH``); or one dataset (or its folder) whose cases name their raters.
+        models: folders of predictions (or single ones), likewise.
+        targets: what to measure; None for the dataset's labels and regions, or all label values found.
+        metrics: of :data:`SYMMETRIC`.
+        consensus: unite the raters of each case, and measure raters and models against that, too.
+        out: folder for ``agreement.csv``, ``agreement.json`` and the ``consensus`` label maps.
+        tolerance: of the normalised surface Dice, in mm.
+        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
+        workers: cases at a time.
+
+    Raises:
+        AutosegError: files are missing, unreadable, or not on one grid; or no case has two raters.
+        UsageError: wrong options.
+    """
+    check_options(tolerance, empty)
+    check_method(consensus)
+    for metric in metrics:
+        if metric not in SYMMETRIC:
+            raise UsageError(
+                f"--metrics {metric} is nothing that two raters have in common; choose of {', '.join(SYMMETRIC)}."
+            )
+    if workers < 1:
+        raise UsageError(f"--workers {workers} can't measure anything; give 1 or more.")
+    maps, structures, ignore = _raters(raters)
+    predicted = {name: label_maps(path) for name, path in _single(name_inputs(models)).items()}
+    for name in predicted:
+        if name in maps or name == CONSENSUS:
+            raise UsageError(f"{name} is the name of a rater, too; give the model another: --model NAME=PATH.")
+    if CONSENSUS in maps and consensus:
+        raise UsageError(f"a rater is called {CONSENSUS}; give it another name: NAME=PATH.")
+    _name_the_only_case(maps, predicted)
+    cases = _cases(maps, predicted)
+    targets = list(targets or structures)
+    if not targets:
+        files = [files[case] for files in maps.values() for case in cases if case in files]
+        targets = list(found_structures(files, ignore, workers))
+    if not targets:
+        raise AutosegError("the raters' label maps are all empty; there is nothing to agree on.")
+    wanted = _Wanted(
+        tuple(targets), tuple(metrics), tolerance, empty, ignore, consensus, None if out is None else Path(out)
+    )
+
+    def one(case: str) -> list[PairRow]:
+        own = {name: files[case] for name, files in maps.items() if case in files}
+        return _measure_case(case, own, {n: files[case] for n, files in predicted.items() if case in files}, wanted)
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        rows = [row for found in track(pool.map(one, cases), "measuring agreement", len(cases)) for row in found]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    names = tuple(target.name for target in targets)
+    return Agreement(tuple(rows), tuple(maps), tuple(predicted), names, tuple(metrics), consensus)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    targets: tuple[Target, ...]
+    metrics: tuple[str, ...]
+    tolerance: float
+    empty: Empty
+    ignore: int | None
+    consensus: Consensus | None
+    out: Path | None
+
+
+def _measure_case(case: str, raters: dict[str, Path], models: dict[str, Path], wanted: _Wanted) -> list[PairRow]:
+    loaded = {name: read_labels(path) for name, path in (raters | models).items()}
+    files = raters | models
+    first = next(iter(raters))
+    image = loaded[first][1]
+    for name, (_, other) in loaded.items():
+        difference = grid_difference(other, image)
+        if difference is not None:
+            raise AutosegError(
+                f"case {case}: {files[name]} does not lie on the grid of {files[first]} ({difference}); "
+                "resample it first."
+            )
+    labels = {name: array for name, (array, _) in loaded.items()}
+    ignored = np.zeros(labels[first].shape, bool)
+    if wanted.ignore is not None:
+        ignored = np.any([labels[name] == wanted.ignore for name in raters], axis=0)
+        labels = {name: np.where(ignored, 0, array) for name, array in labels.items()}
+    if wanted.consensus:
+        labels[CONSENSUS] = consensus_of([labels[name] for name in raters], wanted.consensus)
+        if wanted.out:
+            united = np.where(ignored, wanted.ignore or 0, labels[CONSENSUS])
+            path = wanted.out / "consensus" / f"{case}{result_ending(image_ending(files[first]))}"
+            write_image(path, united.astype(_smallest_type(united)), image.geometry)
+    rows = []
+    for pair in pairs_of(list(raters), list(models), wanted.consensus is not None):
+        a, b = (labels[name] for name in pair)
+        found = _measure(a, b, image.spacing, wanted)
+        rows += [PairRow(case, *pair, target, values) for target, values in found.items()]
+    return rows
+
+
+def _smallest_type(labels: np.ndarray) -> np.dtype:
+    return np.result_type(np.min_scalar_type(int(labels.min())), np.min_scalar_type(int(labels.max())))
+
+
+def _measure(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float, float], wanted: _Wanted) -> dict[str, dict]:
+    if wanted.metrics == ("dice",) and wanted.empty == "skip":  # without the surfaces, which take most of the time
+        return {t.name: {"dice": dice(np.isin(a, t.values), np.isin(b, t.values))} for t in wanted.targets}
+    found = evaluate_arrays(a, b, spacing, wanted.targets, tolerance=wanted.tolerance, empty=wanted.empty)
+    return {target: {metric: values[metric] for metric in wanted.metrics} for target, values in found.items()}
+
+
+def _raters(given: Inputs | Sequence[str | Path] | Dataset) -> tuple[Maps, list[Structure], int | None]:
+    """Rater → case → file; the dataset's structures and ignore label where the raters are a dataset's."""
+    if not isinstance(given, Dataset | Mapping) and len(given) == 1:
+        dataset = open_dataset(Path(given[0]))
+        if dataset is None:
+            raise UsageError(f"{given[0]} is one rater, and no dataset with several; give two or more.")
+        given = dataset
+    if not isinstance(given, Dataset):
+        found = {name: label_maps(path) for name, path in _single(name_inputs(given)).items()}
+        if len(found) < 2:
+            raise UsageError("there is nobody to agree with; give two or more raters.")
+        return found, [], None
+    names = dict.fromkeys(rater for case in given.cases for rater in case.raters)
+    if len(names) < 2:
+        raise AutosegError(
+            f"{given.root} names no raters of its cases; name them in its autoseg.toml, or give a folder a rater."
+        )
+    maps = {name: {case.id: case.raters[name] for case in given.cases if name in case.raters} for name in names}
+    return maps, dataset_structures(given), given.ignore_label
+
+
+def _single(named: dict[str, list[Path]]) -> dict[str, Path]:
+    for name, paths in named.items():
+        if len(paths) != 1:
+            raise UsageError(f"{name} has {len(paths)} paths; give one folder or label map.")
+    return {name: paths[0] for name, paths in named.items()}
+
+
+def _name_the_only_case(raters: Maps, models: Maps) -> None:
+    """Where everybody has one label map, it is of the same case, whatever the files are called."""
+    everyone = [*raters.values(), *models.values()]
+    if all(len(files) == 1 for files in everyone):
+        names = {case for files in everyone for case in files}
+        case = names.pop() if len(names) == 1 else ONE_CASE
+        for files in everyone:
+            files[case] = files.pop(next(iter(files)))
+
+
+def _cases(raters: Maps, models: Maps) -> list[str]:
+    """Cases with two raters or more, in the order found; what is left out is said."""
+    everyone = dict.fromkeys(case for files in raters.values() for case in files)
+    cases = [case for case in everyone if sum(case in files for files in raters.values()) > 1]
+    if not cases:
+        raise AutosegError(
+            "no case has two raters; the label maps of a case must have the same name in each rater's folder."
+        )
+    if len(cases) < len(everyone):
+        say(f"{len(everyone) - len(cases)} of {len(everyone)} cases have one rater only, left out.")
+    for name, files in models.items():
+        missing = sum(case not in files for case in cases)
+        if missing == len(cases):
+            raise AutosegError(f"{name} has no label map of any of the raters' cases; name them like the raters'.")
+        if missing:
+            say(f"{name} has no label map of {missing} of {len(cases)} cases; they are left out of its figures.")
+    return cases
