@@ -46,3 +46,18 @@ def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
         Slices for the axes z, y and x. The whole image where nothing is non-zero.
     """
     return bounding_box(foreground(image, mask))
+
+
+def box_around(inside: np.ndarray, margin: int) -> Box | None:
+    """The smallest box around the true voxels of a ``(z, y, x)`` array and ``margin`` more on each side, within it.
+
+    Returns:
+        None where no voxel is true.
+    """
+    if not inside.any():
+        return None
+    z, y, x = (
+        slice(max(0, found.start - margin), min(size, found.stop + margin))
+        for found, size in zip(bounding_box(inside), inside.shape, strict=True)
+    )
+    return z, y, x

@@ -348,11 +348,39 @@ class Plan(Reasoned):
             outputs = self.target_of(self.configurations[previous.configuration]).outputs
             if previous.use == "box" and previous.output not in [output.name for output in outputs]:
                 raise ValueError(f"{where}.output names {previous.output}, which {previous.configuration} has not")
+            for shared in ("spacing", "data", "resampling") if previous.use == "box" else ():
+                both = [c.model_dump()[shared] for c in (configuration, self.configurations[previous.configuration])]
+                if _plain(both[0]) != _plain(both[1]):
+                    raise ValueError(f"{where}: a stage inside another one's box must have the same {shared}")
             seen.append(previous.configuration)
         last = [c.previous.configuration for c in self.configurations.values() if c.previous is not None]
         missing = [output.name for output in self.target.outputs if output.name not in found]
-        if missing and name not in last:
+        if name in last:
+            return
+        if missing:
             raise ValueError(f"configurations.{name} and the stages before it do not segment {', '.join(missing)}")
+        self._check_result(name)
+
+    def _check_result(self, name: str) -> None:
+        """Where stages end, what each of them contributes to the plan's target must mean the same there."""
+        where = f"configurations.{name}.target"
+        own = self.target_of(self.configurations[name])
+        if self.target.kind == "labels":
+            same_outputs = [_plain(o.model_dump()) for o in own.outputs] == [
+                _plain(o.model_dump()) for o in self.target.outputs
+            ]
+            if own.kind != "labels" or not same_outputs:
+                raise ValueError(f"{where}: labels come from the last stage, whose outputs must be the plan's")
+            return
+        for output in self.target.outputs:
+            for stage in self.stages(name):
+                target = self.target_of(self.configurations[stage])
+                same = [found for found in target.outputs if found.name == output.name]
+                if same and (target.kind != "regions" or same[0].values != output.values):
+                    raise ValueError(
+                        f"configurations.{stage}.target: {output.name} must be a region of the values {output.values}, "
+                        "as in the plan's target"
+                    )
 
     def target_of(self, configuration: Configuration) -> Target:
         """What a configuration is trained to segment."""
@@ -372,6 +400,11 @@ class Plan(Reasoned):
             chain.insert(0, previous.configuration)
         return chain
 
+    def result_of(self, name: str) -> Target:
+        """What a prediction with a configuration says: the plan's target, or a stage's own if others follow it."""
+        followed = {c.previous.configuration for c in self.configurations.values() if c.previous is not None}
+        return self.target_of(self.configurations[name]) if name in followed else self.target
+
     def configuration(self, name: str | None) -> tuple[str, Configuration]:
         """The configuration of this name, or the recommended one.
 
@@ -382,6 +415,11 @@ class Plan(Reasoned):
         if name not in self.configurations:
             raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
         return name, self.configurations[name]
+
+
+def _plain(value: Any) -> Any:
+    """A dumped value without its reasons."""
+    return {key: part for key, part in value.items() if key != "reasons"} if isinstance(value, dict) else value
 
 
 def load_plan(path: str | Path) -> Plan:

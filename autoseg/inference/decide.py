@@ -63,3 +63,9 @@ def paint_probabilities(probabilities: torch.Tensor, target: Target) -> torch.Te
         return paint_scores((p - 0.5 for p in probabilities), target)
     background = 1 - probabilities.sum(dim=0)
     return paint_scores((background, *probabilities), target)
+
+
+def one_hot(label: torch.Tensor, target: Target) -> torch.Tensor:
+    """A label map ``(batch, *space)`` as a channel for each output: float32 ``(batch, outputs, *space)``, 0 or 1."""
+    values = [torch.tensor(output.values, dtype=label.dtype, device=label.device) for output in target.outputs]
+    return torch.stack([torch.isin(label, inside) for inside in values], dim=1).float()

@@ -12,47 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from autoseg import __version__
 from autoseg.dataset import Case, LoadedCase, load_case
 from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import write_json
 from autoseg.image import Geometry, result_ending, write_image
 from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
+from autoseg.inference.members import Member, load_member
+from autoseg.inference.postprocessing import Step, agreed_steps, apply
 from autoseg.inference.sliding_window import collector, predict_scores
+from autoseg.inference.stages import OnOriginal, Stage, apply_stages
 from autoseg.layouts.common import image_ending
-from autoseg.networks.weights import load_network
 from autoseg.nifti import faults
-from autoseg.plan import Configuration, Plan, Target
-from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore, scores_on_original
+from autoseg.plan import Target
+from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
 from autoseg.progress import Steps, say
 from autoseg.run import Run
 
 #: File formats that can't hold a probability between 0 and 1.
 _INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run's part in a prediction.
-
-    Attributes:
-        name: of the run, for messages.
-        plan: what it was trained by.
-        configuration: which of the plan's.
-        networks: of its folds.
-        brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
-        detail: which configuration, folds and checkpoint, for the record.
-    """
-
-    name: str
-    plan: Plan
-    configuration: Configuration
-    networks: list[nn.Module]
-    brain_mask: bool = False
-    detail: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,21 +66,25 @@ class Predictor:
         members: of one run or of several with the same target.
         device: to compute on.
         mirror: use test-time augmentation.
+        postprocessing: what is done to a label map when it is decided; probabilities stay as they are.
     """
 
-    def __init__(self, members: Sequence[Member], device: torch.device, mirror: bool = True) -> None:
+    def __init__(
+        self, members: Sequence[Member], device: torch.device, mirror: bool = True, postprocessing: Sequence[Step] = ()
+    ) -> None:
         self.members = list(members)
         self.device = device
         self.mirror = mirror
-        first = self.members[0].plan
+        self.postprocessing = tuple(postprocessing)
+        first = self.members[0]
         for other in self.members[1:]:
-            if _comparable(other.plan.target) != _comparable(first.target):
+            if _comparable(other.result) != _comparable(first.result):
                 raise UsageError(
-                    f"{other.name} segments {_names(other.plan.target)}, {self.members[0].name} segments "
-                    f"{_names(first.target)}; only runs with the same target can be averaged."
+                    f"{other.name} segments {_names(other.result)}, {first.name} segments "
+                    f"{_names(first.result)}; only runs with the same target can be averaged."
                 )
-        self.target = first.target
-        self.file_ending = first.file_ending
+        self.target = first.result
+        self.file_ending = first.plan.file_ending
 
     @classmethod
     def load(
@@ -112,16 +95,18 @@ class Predictor:
         device: str = "auto",
         mirror: bool = True,
         checkpoint: str = "weights",
+        postprocessing: bool = True,
     ) -> "Predictor":
         """Load the trained folds of one or several run folders.
 
         Args:
             runs: run folder(s).
             configuration: name; each run's recommended one (or the only trained one) where None.
-            folds: numbers; all trained ones where None.
+            folds: numbers, of every stage; all trained ones where None.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             mirror: use test-time augmentation.
             checkpoint: ``weights`` (end of the training) or ``best`` (best validation on the way).
+            postprocessing: apply what ``autoseg postprocess`` chose; for several runs, where all have the same.
 
         Raises:
             AutosegError: a run or its weights are missing or unreadable.
@@ -131,8 +116,10 @@ class Predictor:
         if chosen.type == "cpu":
             keep_large_blocks()
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
-        members = [_load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
-        return cls(members, chosen, mirror)
+        members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
+        of_runs = [(Path(member.name), str(member.detail["configuration"])) for member in members]
+        steps = agreed_steps(of_runs, members[0].result) if postprocessing else ()
+        return cls(members, chosen, mirror, steps)
 
     def predict_case(self, case: Case | LoadedCase, probabilities: bool = False) -> Prediction:
         """Segment one case.
@@ -142,7 +129,7 @@ class Predictor:
         """
         prepared = self._prepare(case)
         return self._finish(
-            prepared, [self._scores(m, p) for m, p in zip(self.members, prepared, strict=True)], probabilities
+            prepared, [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)], probabilities
         )
 
     def predict(
@@ -190,11 +177,11 @@ class Predictor:
                     prepared = current.result()
                     if index + 1 < len(due):
                         reading = reader.submit(self._prepare, due[index + 1])
-                    scores = [self._scores(m, p) for m, p in zip(self.members, prepared, strict=True)]
+                    heads = [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)]
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    writing = case, writer.submit(self._write, case, prepared, scores, out, probabilities)
-                    missing = _missing(self.members, prepared)
+                    writing = case, writer.submit(self._write, case, prepared, heads, out, probabilities)
+                    missing = _missing(self.members, [stages[-1].trace for stages in prepared])
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2)}
                     if missing:
                         details[case.id]["missing_channels"] = missing
@@ -210,12 +197,21 @@ class Predictor:
         write_json(out / "predictions.json", self._provenance(details, outcome))
         return outcome
 
-    def predict_preprocessed(self, image: np.ndarray, trace: Trace) -> np.ndarray:
-        """Segment a preprocessed image (of the only member's configuration); int16 in canonical original axes."""
-        prepared = PreprocessedCase(image, None, trace)
-        return self._finish([prepared], [self._scores(self.members[0], prepared)], False).label
+    def predict_preprocessed(
+        self, image: np.ndarray, trace: Trace, earlier: Sequence[PreprocessedCase] = ()
+    ) -> np.ndarray:
+        """Segment a preprocessed image (of the only member's configuration); int16 in canonical original axes.
 
-    def _prepare(self, case: Case | LoadedCase) -> list[PreprocessedCase]:
+        Args:
+            image: float32 ``(channel, z, y, x)``.
+            trace: of the case.
+            earlier: the case as each stage before sees it.
+        """
+        prepared = [*earlier, PreprocessedCase(image, None, trace)]
+        return self._finish([prepared], [self._heads(self.members[0], prepared)], False).label
+
+    def _prepare(self, case: Case | LoadedCase) -> list[list[PreprocessedCase]]:
+        """The case as each stage of each member sees it; stages on the same grid share one."""
         prepared = []
         if isinstance(case, Case):
             _refuse_incomplete(case)
@@ -233,16 +229,23 @@ class Predictor:
                 say(
                     f"{name}: {member.name} was trained with brain masks and this scan has none: non-zero voxels count."
                 )
-            prepared.append(preprocess_case(loaded, plan, member.configuration))
+            seen: dict[str, PreprocessedCase] = {}
+            for stage in member.stages:
+                if stage.configuration.data not in seen:
+                    seen[stage.configuration.data] = preprocess_case(loaded, plan, stage.configuration)
+            prepared.append([seen[stage.configuration.data] for stage in member.stages])
         return prepared
 
-    def _scores(self, member: Member, prepared: PreprocessedCase) -> torch.Tensor:
-        configuration = member.configuration
+    def _heads(self, member: Member, prepared: Sequence[PreprocessedCase]) -> OnOriginal:
+        return apply_stages(member.stages, prepared, self.target, self._scores)
+
+    def _scores(self, stage: Stage, image: torch.Tensor) -> torch.Tensor:
+        configuration = stage.configuration
         return predict_scores(
-            member.networks,
-            torch.from_numpy(prepared.image),
+            stage.networks,
+            image,
             configuration.tile_size,
-            self.target.heads,
+            stage.target.heads,
             configuration.inference,
             self.device,
             resolve_precision(configuration.recipe.precision, self.device),
@@ -251,33 +254,36 @@ class Predictor:
         )
 
     def _finish(
-        self, prepared: Sequence[PreprocessedCase], scores: list[torch.Tensor], probabilities: bool
+        self, prepared: Sequence[Sequence[PreprocessedCase]], heads: Sequence[OnOriginal], probabilities: bool
     ) -> Prediction:
         """Bring scores to the original grid and decide."""
-        trace = prepared[0].trace
-        missing = _missing(self.members, prepared)
+        traces = [stages[-1].trace for stages in prepared]
+        missing = _missing(self.members, traces)
         if len(self.members) == 1 and not probabilities:
-            painted = paint_scores(_OnOriginal(scores[0], trace), self.target)
-            return Prediction(restore(painted.cpu().numpy(), trace), {}, trace.geometry, missing)
-        size = [trace.shape[axis] for axis in np.argsort(trace.transpose)]
+            painted = paint_scores(heads[0], self.target)
+            label = self._postprocessed(restore(painted.cpu().numpy(), traces[0]), traces[0].geometry)
+            return Prediction(label, {}, traces[0].geometry, missing)
+        size = [traces[0].shape[axis] for axis in np.argsort(traces[0].transpose)]
         mean = collector((len(self.target.outputs), *size), torch.device("cpu"))
-        for case, logits in zip(prepared, scores, strict=True):
-            heads = _OnOriginal(logits, case.trace)
-            for index, channel in enumerate(probability_channels(heads, self.target)):
-                mean[index] += torch.from_numpy(restore(channel.numpy(), case.trace)) / len(prepared)
-        label = paint_probabilities(mean, self.target).numpy()
+        for trace, logits in zip(traces, heads, strict=True):
+            for index, channel in enumerate(probability_channels(logits, self.target)):
+                mean[index] += torch.from_numpy(restore(channel.numpy(), trace)) / len(prepared)
+        label = self._postprocessed(paint_probabilities(mean, self.target).numpy(), traces[0].geometry)
         named = {output.name: mean[index].numpy() for index, output in enumerate(self.target.outputs)}
-        return Prediction(label, named if probabilities else {}, trace.geometry, missing)
+        return Prediction(label, named if probabilities else {}, traces[0].geometry, missing)
+
+    def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
+        return apply(label, self.postprocessing, self.target, geometry.spacing)
 
     def _write(
         self,
         case: Case,
-        prepared: Sequence[PreprocessedCase],
-        scores: list[torch.Tensor],
+        prepared: Sequence[Sequence[PreprocessedCase]],
+        heads: Sequence[OnOriginal],
         out: Path,
         probabilities: bool,
     ) -> Path:
-        prediction = self._finish(prepared, scores, probabilities)
+        prediction = self._finish(prepared, heads, probabilities)
         ending = self._ending(case)
         exact = ".tiff" if ending in _INTEGER_FORMATS else ending
         for name, volume in prediction.probabilities.items():
@@ -315,25 +321,12 @@ class Predictor:
                 for member in self.members
             ],
             "test_time_augmentation": self.mirror,
+            "postprocessing": [step.model_dump() for step in self.postprocessing],
             "outputs": {output.name: output.paint for output in self.target.outputs},
             "cases": {case: said for case, said in details.items() if case not in outcome.failed},
             "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
-
-
-class _OnOriginal(Sequence[torch.Tensor]):
-    """Scores on the cropped original grid, resampled a head at a time when looked at, to hold few in memory."""
-
-    def __init__(self, scores: torch.Tensor, trace: Trace) -> None:
-        self._scores = scores
-        self._trace = trace
-
-    def __len__(self) -> int:
-        return len(self._scores)
-
-    def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
-        return scores_on_original(self._scores[index], self._trace).cpu()
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
@@ -348,37 +341,6 @@ def _refuse_incomplete(case: Case) -> None:
             raise AutosegError(f"{path} is cut off: voxels are missing at its end; copy or download it again.")
 
 
-def _load_member(
-    run: Run, configuration: str | None, folds: Sequence[int] | None, device: torch.device, checkpoint: str
-) -> Member:
-    plan = run.plan
-    name = configuration
-    if name is None:
-        trained = [c for c in plan.configurations if run.trained_folds(c)]
-        name = plan.recommended if plan.recommended in trained or not trained else trained[0]
-    name, chosen = plan.configuration(name)
-    available = run.trained_folds(name)
-    if not available:
-        raise UsageError(f"{run.path} has no trained fold of {name}; train it with 'autoseg train {run.path}'.")
-    absent = sorted(set(folds or ()) - set(available))
-    if absent:
-        raise UsageError(
-            f"--folds {absent[0]} of {name} is not trained in {run.path}; trained: {', '.join(map(str, available))}."
-        )
-    networks = [
-        load_network(run.fold(name, fold) / f"{checkpoint}.safetensors", plan, chosen, device)
-        for fold in (folds or available)
-    ]
-    brain_mask = any(case.mask is not None for case in run.dataset.cases)
-    detail: dict[str, object] = {
-        "configuration": name,
-        "folds": list(folds or available),
-        "checkpoint": checkpoint,
-        "autoseg": __version__,
-    }
-    return Member(str(run.path), plan, chosen, networks, brain_mask, detail)
-
-
 def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:
     return target.kind, [(output.name, output.paint) for output in target.outputs]
 
@@ -387,11 +349,11 @@ def _names(target: Target) -> str:
     return f"the {target.kind} {', '.join(f'{output.name} ({output.paint})' for output in target.outputs)}"
 
 
-def _missing(members: Sequence[Member], prepared: Sequence[PreprocessedCase]) -> list[str]:
+def _missing(members: Sequence[Member], traces: Sequence[Trace]) -> list[str]:
     names = [
         name
-        for member, case in zip(members, prepared, strict=True)
-        for name, present in zip(member.plan.channel_names, case.trace.present, strict=True)
+        for member, trace in zip(members, traces, strict=True)
+        for name, present in zip(member.plan.channel_names, trace.present, strict=True)
         if not present
     ]
     return list(dict.fromkeys(names))
