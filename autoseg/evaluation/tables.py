@@ -104,6 +104,10 @@ def compare(
         samples[name] = _average(name, [part.columns for part in parts])
         for part in parts:
             directions.update(part.directions)
+    known = {row.lower() for rows in left_out for row in rows}
+    for name in exclude:
+        if name.strip().lower() not in known:
+            raise UsageError(f"--exclude {name} is no row of any input; write it as it stands in the case column.")
     for rows, files in left_out.items():
         if rows:
             others = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -217,7 +221,8 @@ def _long(
             if case in column:
                 raise AutosegError(f"{file}, line {number}: case {case} has {target} twice; evaluate again.")
             column[case] = _value(line[header.index(metric)], file, number, metric)
-    left_out = tuple(name for name in exclude if any(name in column for column in columns.values()))
+    wanted = {name.strip().lower() for name in exclude}
+    left_out = tuple(dict.fromkeys(line[0] for line in lines if line[0].lower() in wanted))
     for column in columns.values():
         for name in left_out:
             column.pop(name, None)

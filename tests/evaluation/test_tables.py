@@ -104,6 +104,13 @@ def test_more_rows_can_be_excluded(tmp_path: Path) -> None:
     assert found.left_out == ("Ensemble",)
 
 
+def test_exclusion_of_what_is_not_there(tmp_path: Path) -> None:
+    a, b = (evaluated(tmp_path / name, {"one": 0.5, "Two": 0.75, "three": 0.7}) for name in "ab")
+    assert compare([a, b], exclude=["two"]).cases == ("one", "three")
+    with pytest.raises(UsageError, match="--exclude four is no row of any input"):
+        compare([a, b], exclude=["two", "four"])
+
+
 def test_semicolons_decimal_commas_and_a_byte_order_mark(tmp_path: Path) -> None:
     file = put(tmp_path / "a.csv", '\ufeffLabel;Dice\r\n"a;1";0,75\r\nb;NaN\r\n\r\nc;1\r\n')
     columns = read_values(file, ["Dice"], "Label").columns
