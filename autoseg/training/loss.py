@@ -1,4 +1,4 @@
-"""Losses on logits; labels as indices (exclusive labels) or as one binary channel a region."""
+"""The plan's loss: a weighted sum of terms (:mod:`autoseg.training.terms`), at every resolution of the network."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from autoseg.plan import Target
 from autoseg.recipe import Loss
+from autoseg.training.terms import cross_entropy, focal_loss, soft_dice_loss, topk_cross_entropy, tversky_loss
 
 
 def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -33,62 +34,10 @@ def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Ten
     return truth, counts
 
 
-def soft_dice_loss(
-    probabilities: torch.Tensor,
-    truth: torch.Tensor,
-    counts: torch.Tensor | None = None,
-    batch_dice: bool = True,
-    smooth: float = 1e-5,
-) -> torch.Tensor:
-    """1 − soft Dice, averaged over channels (Milletari 2016 with the plain sum in the denominator, as nnU-Net's).
-
-    Args:
-        probabilities: ``(batch, channel, *space)``.
-        truth: 0/1, same shape.
-        counts: voxels that count, ``(batch, 1, *space)``.
-        batch_dice: sum over the batch first.
-        smooth: added to numerator and denominator, so that an absent and unpredicted structure costs nothing.
-    """
-    axes = tuple(range(2, probabilities.ndim))
-    truth = truth.to(probabilities.dtype)
-    if counts is not None:
-        probabilities = probabilities * counts
-        truth = truth * counts
-    overlap = (probabilities * truth).sum(axes)
-    volume = probabilities.sum(axes) + truth.sum(axes)
-    if batch_dice:
-        overlap, volume = overlap.sum(0), volume.sum(0)
-    # The clamp matters where nothing is there and nothing is added.
-    return 1 - ((2 * overlap + smooth) / (volume + smooth).clamp(min=1e-8)).mean()
-
-
-def cross_entropy(
-    logits: torch.Tensor, truth: torch.Tensor, kind: str, counts: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean cross-entropy over the voxels that count: categorical for ``labels``, binary a channel for ``regions``.
-
-    Args:
-        logits: ``(batch, heads, *space)``.
-        truth: 0/1, same shape.
-        kind: ``labels`` or ``regions``.
-        counts: voxels that count, ``(batch, 1, *space)``.
-    """
-    if kind == "labels":
-        # The truth is one-hot: a product and a sum, where class indices would have to be searched for first.
-        loss = -(torch.log_softmax(logits, dim=1) * truth).sum(dim=1, keepdim=True)
-    else:
-        loss = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none").mean(
-            1, keepdim=True
-        )
-    if counts is None:
-        return loss.mean()
-    return (loss * counts).sum() / counts.sum().clamp(min=1)
-
-
 def segmentation_loss(
     logits: torch.Tensor, truth: torch.Tensor, loss: Loss, kind: str, counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The plan's loss at one resolution; the background takes no part in the Dice term.
+    """The plan's loss at one resolution; the background takes no part in Dice and Tversky.
 
     Args:
         logits: ``(batch, heads, *space)``.
@@ -99,15 +48,26 @@ def segmentation_loss(
     """
     logits = logits.float()
     total = logits.new_zeros(())
-    if loss.dice_weight:
+    if loss.dice_weight or loss.tversky_weight:
         if kind == "labels":
             probabilities, wanted = torch.softmax(logits, dim=1)[:, 1:], truth[:, 1:]
         else:
             probabilities, wanted = torch.sigmoid(logits), truth
-        dice = soft_dice_loss(probabilities, wanted, counts, loss.batch_dice, loss.smooth)
-        total = total + loss.dice_weight * dice
+        if loss.dice_weight:
+            dice = soft_dice_loss(probabilities, wanted, counts, loss.batch_dice, loss.smooth, loss.dice_denominator)
+            total = total + loss.dice_weight * dice
+        if loss.tversky_weight:
+            tversky = tversky_loss(
+                probabilities, wanted, loss.tversky_alpha, loss.tversky_beta, counts, loss.batch_dice, loss.smooth
+            )
+            total = total + loss.tversky_weight * tversky
     if loss.ce_weight:
-        total = total + loss.ce_weight * cross_entropy(logits, truth, kind, counts)
+        total = total + loss.ce_weight * cross_entropy(logits, truth, kind, counts, loss.omega)
+    if loss.focal_weight:
+        total = total + loss.focal_weight * focal_loss(logits, truth, kind, counts, loss.focal_gamma, loss.omega)
+    if loss.topk_weight:
+        hardest = topk_cross_entropy(logits, truth, kind, counts, loss.topk_share, loss.omega)
+        total = total + loss.topk_weight * hardest
     return total
 
 

@@ -1,28 +1,19 @@
-"""Losses worked by hand and against torch's own."""
+"""The sum of terms, at one resolution and at several."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autoseg.plan import Output, Target
 from autoseg.recipe import Loss
-from autoseg.training.loss import (
-    cross_entropy,
-    deep_supervision_loss,
-    encode,
-    segmentation_loss,
-    soft_dice_loss,
-    supervision_weights,
-)
+from autoseg.training.loss import deep_supervision_loss, encode, segmentation_loss, supervision_weights
 from tests.builders import LABELS, REGIONS
 
 IGNORING = LABELS.model_copy(update={"ignore": 9})
-
-
-def tensor(*values: float) -> torch.Tensor:
-    return torch.tensor(values).reshape(1, 1, len(values))
 
 
 def random_case(heads: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,48 +40,6 @@ def test_encode_united_label() -> None:
     assert truth.int().tolist() == [[[1, 0, 1, 0], [0, 1, 0, 1]]]
 
 
-def test_dice_by_hand() -> None:
-    # overlap 0.8 + 0.6 = 1.4, volume 0.8 + 0.6 + 0.2 + 2 = 3.6
-    loss = soft_dice_loss(tensor(0.8, 0.6, 0.2, 0.0), tensor(1, 1, 0, 0), smooth=0)
-    assert loss.item() == pytest.approx(1 - 2.8 / 3.6)
-    # without the third voxel: 2.8 / 3.4
-    loss = soft_dice_loss(tensor(0.8, 0.6, 0.2, 0.0), tensor(1, 1, 0, 0), tensor(1, 1, 0, 1), smooth=0)
-    assert loss.item() == pytest.approx(1 - 2.8 / 3.4)
-
-
-def test_dice_over_the_batch_or_each_image() -> None:
-    probabilities = torch.tensor([[[1.0, 0.5]], [[0.5, 0.0]]])
-    truth = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
-    each = (2 * 1 / 2.5 + 2 * 0.5 / 1.5) / 2
-    together = 2 * 1.5 / 4
-    assert soft_dice_loss(probabilities, truth, batch_dice=False, smooth=0).item() == pytest.approx(1 - each)
-    assert soft_dice_loss(probabilities, truth, batch_dice=True, smooth=0).item() == pytest.approx(1 - together)
-
-
-def test_absent_and_unpredicted_costs_nothing() -> None:
-    assert soft_dice_loss(tensor(0.0, 0.0), tensor(0, 0)).item() == pytest.approx(0)
-    assert math.isfinite(soft_dice_loss(tensor(0.0, 0.0), tensor(0, 0), smooth=0).item())
-
-
-def test_cross_entropy_as_torch() -> None:
-    logits, label = random_case()
-    truth, _ = encode(label, LABELS)
-    assert cross_entropy(logits, truth, "labels").item() == pytest.approx(F.cross_entropy(logits, label).item())
-    label[0, 0] = 9
-    truth, counts = encode(label, IGNORING)
-    expected = F.cross_entropy(logits, label, ignore_index=9).item()
-    assert cross_entropy(logits, truth, "labels", counts).item() == pytest.approx(expected)
-
-
-def test_binary_cross_entropy_by_hand() -> None:
-    logits = torch.tensor([[[0.0, 2.0], [0.0, -1.0]]])
-    truth = torch.tensor([[[True, True], [False, False]]])
-    costs = [math.log(2), math.log(1 + math.exp(-2)), math.log(2), math.log(1 + math.exp(-1))]
-    assert cross_entropy(logits, truth, "regions").item() == pytest.approx(sum(costs) / 4)
-    first_only = torch.tensor([[[True, False]]])
-    assert cross_entropy(logits, truth, "regions", first_only).item() == pytest.approx((costs[0] + costs[2]) / 2)
-
-
 def test_background_takes_no_part_in_dice() -> None:
     logits = torch.tensor([[[0.0, 3.0], [1.0, -2.0]]])  # two heads, two voxels
     label = torch.tensor([[1, 0]])
@@ -105,23 +54,110 @@ def test_background_takes_no_part_in_dice() -> None:
 def test_terms_are_weighted() -> None:
     logits, label = random_case()
     truth, _ = encode(label, LABELS)
-    dice, entropy, both = (
-        segmentation_loss(logits, truth, Loss(dice_weight=d, ce_weight=c), "labels").item()
-        for d, c in ((1, 0), (0, 1), (2, 3))
+    names = [f"{term}_weight" for term in ("dice", "ce", "focal", "tversky", "topk")]
+
+    def value(weights: list[float]) -> float:
+        return segmentation_loss(logits, truth, Loss(**dict(zip(names, weights, strict=True))), "labels").item()
+
+    alone = [value([float(index == other) for other in range(5)]) for index in range(5)]
+    assert len({round(one, 4) for one in alone}) == 5
+    weights = [2, 3, 0.5, 4, 0.25]
+    expected = sum(weight * one for weight, one in zip(weights, alone, strict=True))
+    assert value(weights) == pytest.approx(expected, rel=1e-6)
+
+
+def test_options_reach_their_terms() -> None:
+    logits, label = random_case()
+    truth, _ = encode(label, LABELS)
+
+    def value(**changes: Any) -> float:
+        return segmentation_loss(logits, truth, Loss(**changes), "labels").item()
+
+    def only(term: str, **changes: Any) -> float:
+        return value(**{"dice_weight": 0, "ce_weight": 0, f"{term}_weight": 1, **changes})
+
+    assert only("tversky", tversky_alpha=0.5, tversky_beta=0.5) == pytest.approx(only("dice"))
+    assert only("tversky", tversky_alpha=0.5, tversky_beta=0.5, batch_dice=False) == pytest.approx(
+        only("dice", batch_dice=False)
     )
-    assert both == pytest.approx(2 * dice + 3 * entropy, rel=1e-6)
+    assert only("dice", batch_dice=False) != pytest.approx(only("dice"))
+    assert only("dice", smooth=5) != pytest.approx(only("dice"))
+    assert only("dice", dice_denominator="squares") != pytest.approx(only("dice"))
+    assert only("focal", focal_gamma=0) == pytest.approx(only("ce"))
+    assert only("topk", topk_share=1) == pytest.approx(only("ce"))
+    for term in ("ce", "focal", "topk"):
+        assert only(term, omega=0.5) == pytest.approx(only(term) / 2)
+    assert only("tversky", omega=0.2) == only("tversky")
 
 
-@pytest.mark.parametrize("target", [IGNORING, REGIONS.model_copy(update={"ignore": 9})])
-@pytest.mark.parametrize("batch_dice", [True, False])
-def test_ignored_voxels_have_no_gradient(target: Target, batch_dice: bool) -> None:
-    logits, label = random_case(target.heads)
-    label[:, 1] = 9
-    logits.requires_grad_()
-    deep_supervision_loss(logits, label, Loss(batch_dice=batch_dice), target).backward()
+#: Every term, alone and as published recipes add them up.
+LOSSES: dict[str, dict[str, Any]] = {
+    "dice": {"ce_weight": 0},
+    "dice of squares": {"ce_weight": 0, "dice_denominator": "squares"},
+    "dice of each image": {"ce_weight": 0, "batch_dice": False},
+    "cross-entropy": {"dice_weight": 0},
+    "weighted cross-entropy": {"dice_weight": 0, "omega": 0.8},
+    "focal": {"dice_weight": 0, "ce_weight": 0, "focal_weight": 1, "focal_gamma": 0.5},
+    "tversky": {"dice_weight": 0, "ce_weight": 0, "tversky_weight": 1},
+    "tversky of each image": {"dice_weight": 0, "ce_weight": 0, "tversky_weight": 1, "batch_dice": False},
+    "top-k": {"dice_weight": 0, "ce_weight": 0, "topk_weight": 1, "topk_share": 0.4, "omega": 0.3},
+    "0.7 dice + 0.3 cross-entropy": {"dice_weight": 0.7, "ce_weight": 0.3},
+    "dice + focal": {"ce_weight": 0, "focal_weight": 1},
+    "dice + tversky": {"ce_weight": 0, "tversky_weight": 1},
+    "everything": {"focal_weight": 1, "tversky_weight": 1, "topk_weight": 1, "omega": 0.6},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("target", [IGNORING, REGIONS.model_copy(update={"ignore": 9})], ids=["labels", "regions"])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), ignored=st.floats(0.1, 1))
+def test_ignored_voxels_have_no_influence(name: str, target: Target, seed: int, ignored: float) -> None:
+    """Whatever the network says there, the loss is the same; and it is told nothing about them."""
+    torch.manual_seed(seed)
+    label = torch.randint(0, 3, (2, 4, 5))
+    away = torch.rand(2, 4, 5) < ignored
+    label[away] = 9
+    logits = torch.randn(2, target.heads, 4, 5, requires_grad=True)
+    elsewhere = torch.where(away[:, None], 20 * torch.randn_like(logits), logits.detach())
+    loss = deep_supervision_loss(logits, label, Loss(**LOSSES[name]), target)
+    assert deep_supervision_loss(elsewhere, label, Loss(**LOSSES[name]), target).item() == pytest.approx(
+        loss.item(), rel=1e-6
+    )
+    loss.backward()
     assert logits.grad is not None
-    assert not logits.grad[:, :, 1].any()
-    assert logits.grad[:, :, 0].abs().min() > 0
+    told = logits.grad.abs().sum(1)
+    assert not told[away].any()
+    if not name.startswith("top-k"):
+        assert told[~away].bool().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("target", [LABELS, IGNORING, REGIONS], ids=["labels", "ignoring", "regions"])
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
+def test_extreme_logits_have_finite_gradients(name: str, target: Target, size: float) -> None:
+    logits, label = random_case(target.heads)
+    logits = (size * logits).requires_grad_()
+    loss = deep_supervision_loss(logits, label, Loss(**LOSSES[name]), target)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("target", [LABELS, REGIONS], ids=["labels", "regions"])
+def test_descending_finds_the_truth(name: str, target: Target) -> None:
+    """Each of them is least where everything is right."""
+    logits, label = random_case(target.heads)
+    logits.requires_grad_()
+    optimizer = torch.optim.Adam([logits], 0.3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        deep_supervision_loss(logits, label, Loss(**LOSSES[name]), target).backward()
+        optimizer.step()
+    truth, _ = encode(label, target)
+    found = logits > 0 if target.kind == "regions" else logits == logits.amax(1, keepdim=True)
+    assert torch.equal(found, truth)
 
 
 def test_all_ignored_is_finite_and_still() -> None:

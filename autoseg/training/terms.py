@@ -1,0 +1,197 @@
+"""The terms that a loss is a sum of, on logits or probabilities; every one leaves out the voxels that do not count.
+
+All of them exist for exclusive labels (``labels``: softmax over the heads, the truth one-hot, the background first) and
+for regions (``regions``: each head says yes or no for itself).
+"""
+
+import torch
+import torch.nn.functional as F
+
+#: Least 1 − p in the focal loss: where a voxel is right for certain, its power has no gradient for 0 < γ < 1.
+_LEAST_DOUBT = 1e-8
+
+
+def soft_dice_loss(
+    probabilities: torch.Tensor,
+    truth: torch.Tensor,
+    counts: torch.Tensor | None = None,
+    batch_dice: bool = True,
+    smooth: float = 1e-5,
+    denominator: str = "sum",
+) -> torch.Tensor:
+    """1 − soft Dice, averaged over channels.
+
+    2·Σpt / (Σp + Σt) with the plain sum, as nnU-Net's, or 2·Σpt / (Σp² + Σt²) with ``squares`` (Milletari et al. 2016,
+    section 3).
+
+    Args:
+        probabilities: ``(batch, channel, *space)``.
+        truth: 0/1, same shape.
+        counts: voxels that count, ``(batch, 1, *space)``.
+        batch_dice: sum over the batch first.
+        smooth: added to numerator and denominator, so that an absent and unpredicted structure costs nothing.
+        denominator: ``sum`` or ``squares``.
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    truth = truth.to(probabilities.dtype)
+    if counts is not None:
+        probabilities = probabilities * counts
+        truth = truth * counts
+    overlap = (probabilities * truth).sum(axes)
+    # The truth is 0 or 1, so it is its own square.
+    said = probabilities if denominator == "sum" else probabilities.square()
+    volume = said.sum(axes) + truth.sum(axes)
+    if batch_dice:
+        overlap, volume = overlap.sum(0), volume.sum(0)
+    # The clamp matters where nothing is there and nothing is added.
+    return 1 - ((2 * overlap + smooth) / (volume + smooth).clamp(min=1e-8)).mean()
+
+
+def tversky_loss(
+    probabilities: torch.Tensor,
+    truth: torch.Tensor,
+    alpha: float,
+    beta: float,
+    counts: torch.Tensor | None = None,
+    batch_dice: bool = True,
+    smooth: float = 1e-5,
+) -> torch.Tensor:
+    """1 − Tversky index TP / (TP + α·FP + β·FN), averaged over channels (Salehi et al. 2017, equation 4).
+
+    With α = β = ½ it is the soft Dice loss with the plain sum; ``smooth`` is halved so that this holds for any of it.
+
+    Args:
+        probabilities: ``(batch, channel, *space)``.
+        truth: 0/1, same shape.
+        alpha: cost of false positives.
+        beta: cost of false negatives.
+        counts: voxels that count, ``(batch, 1, *space)``.
+        batch_dice: sum over the batch first.
+        smooth: as in :func:`soft_dice_loss`.
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    truth = truth.to(probabilities.dtype)
+    if counts is not None:
+        probabilities = probabilities * counts
+        truth = truth * counts
+    hit = (probabilities * truth).sum(axes)
+    false = probabilities.sum(axes) - hit
+    missed = truth.sum(axes) - hit
+    if batch_dice:
+        hit, false, missed = hit.sum(0), false.sum(0), missed.sum(0)
+    total = hit + alpha * false + beta * missed + smooth / 2
+    return 1 - ((hit + smooth / 2) / total.clamp(min=1e-8)).mean()
+
+
+def voxel_costs(logits: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.Tensor:
+    """−log of the probability that each voxel is given for what it is.
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: 0/1, same shape.
+        kind: ``labels`` or ``regions``.
+
+    Returns:
+        ``(batch, 1, *space)`` for labels, ``(batch, heads, *space)`` for regions.
+    """
+    if kind == "labels":
+        # The truth is one-hot: a product and a sum, where class indices would have to be searched for first.
+        return -(torch.log_softmax(logits, dim=1) * truth).sum(dim=1, keepdim=True)
+    return F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+
+
+def weigh(costs: torch.Tensor, truth: torch.Tensor, kind: str, omega: float | None) -> torch.Tensor:
+    """Multiply the costs of structures' voxels by ω and those of all others by 1 − ω.
+
+    Args:
+        costs: of each voxel, from :func:`voxel_costs`.
+        truth: bool ``(batch, heads, *space)``.
+        kind: ``labels`` (all structures together against the background) or ``regions`` (each for itself).
+        omega: between 0 and 1; all voxels weigh 1 where None.
+    """
+    if omega is None:
+        return costs
+    inside = ~truth[:, :1] if kind == "labels" else truth
+    return costs * torch.where(inside, omega, 1 - omega)
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    kind: str,
+    counts: torch.Tensor | None = None,
+    omega: float | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy over the voxels that count: categorical for ``labels``, binary a channel for ``regions``.
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: bool, same shape.
+        kind: ``labels`` or ``regions``.
+        counts: voxels that count, ``(batch, 1, *space)``.
+        omega: weight of the structures' voxels; all weigh 1 where None. The mean is over voxels, not over weights.
+    """
+    return _mean(weigh(voxel_costs(logits, truth, kind), truth, kind, omega), counts)
+
+
+def focal_loss(
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    kind: str,
+    counts: torch.Tensor | None = None,
+    gamma: float = 2.0,
+    omega: float | None = None,
+) -> torch.Tensor:
+    """Mean of −ω·(1 − p)^γ·log p, where p is the probability of what a voxel is (Lin et al. 2017, equation 5).
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: bool, same shape.
+        kind: ``labels`` or ``regions``.
+        counts: voxels that count, ``(batch, 1, *space)``.
+        gamma: 0 makes it the cross-entropy.
+        omega: as in :func:`cross_entropy`.
+    """
+    costs = voxel_costs(logits, truth, kind)
+    if gamma:
+        # 1 − p from log p without cancellation.
+        costs = (-torch.expm1(-costs)).clamp(min=_LEAST_DOUBT) ** gamma * costs
+    return _mean(weigh(costs, truth, kind, omega), counts)
+
+
+def topk_cross_entropy(
+    logits: torch.Tensor,
+    truth: torch.Tensor,
+    kind: str,
+    counts: torch.Tensor | None = None,
+    share: float = 0.1,
+    omega: float | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of the ``share`` of the batch's voxels where it is largest (as nnU-Net's top-k loss).
+
+    Args:
+        logits: ``(batch, heads, *space)``.
+        truth: bool, same shape.
+        kind: ``labels``, or ``regions``, whose costs are averaged before the hardest voxels are chosen.
+        counts: voxels that count, ``(batch, 1, *space)``; the share is of these.
+        share: rounded to whole voxels, at least one; 1 makes it the cross-entropy.
+        omega: as in :func:`cross_entropy`; the weighted costs decide which voxels are hard.
+    """
+    costs = weigh(voxel_costs(logits, truth, kind), truth, kind, omega).mean(1, keepdim=True)
+    most = max(1, round(share * costs.numel()))
+    if counts is None:
+        return costs.flatten().topk(most).values.mean()
+    # How many voxels count is known on the device only: take as many as there could be, and use the first of them.
+    hardest = costs.masked_fill(~counts, 0).flatten().topk(most).values
+    wanted = (share * counts.sum()).round().clamp(1, most)
+    used = torch.arange(most, device=hardest.device) < wanted
+    return (hardest * used).sum() / wanted
+
+
+def _mean(costs: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """Mean over the voxels that count; channels are averaged first."""
+    if costs.shape[1] > 1:
+        costs = costs.mean(1, keepdim=True)
+    if counts is None:
+        return costs.mean()
+    return (costs * counts).sum() / counts.sum().clamp(min=1)
