@@ -143,7 +143,7 @@ class DeepMedic(Architecture):
         factor: how much coarser the second pathway is.
         norm: normalization layer.
         dropout: probability after each 3×3×3 convolution.
-        fully_connected_dropout: probability before each 1×1×1 layer.
+        fully_connected_dropout: probability after each 1×1×1 layer.
     """
 
     family: Literal["deepmedic"] = "deepmedic"
@@ -187,14 +187,26 @@ class FullImageUNet(Architecture):
         features: kernels of the two convolutions of each level, the highest resolution first.
         fully_connected: kernels of the 1×1×1 layers at the end.
         norm: normalization layer.
-        dropout: probability before each of these layers.
+        dropout: probability after each of these layers.
     """
 
     family: Literal["fullimage_unet"] = "fullimage_unet"
-    features: list[tuple[PositiveInt, PositiveInt]]
+    features: list[tuple[PositiveInt, PositiveInt]] = Field(
+        default_factory=lambda: [(20, 40), (40, 80), (80, 160), (160, 320)], min_length=2
+    )
     fully_connected: list[PositiveInt] = Field(default_factory=lambda: [20, 20])
     norm: Literal["instance", "batch"] = "instance"
     dropout: float = Field(0.5, ge=0, lt=1)
+
+    def fits(self, patch: Sequence[int]) -> str | None:
+        """Any size, as long as the lowest level is left more than one voxel to normalize."""
+        coarsest = 2 ** (len(self.features) - 1)
+        if min(patch) < 1 or max(patch) <= coarsest:
+            return (
+                f"patch_size = {list(patch)} is too small for {len(self.features)} levels: its longest axis must be "
+                f"over {coarsest}"
+            )
+        return None
 
     @property
     def summary(self) -> str:
@@ -226,6 +238,12 @@ class VNet(Architecture):
     def divisor(self) -> list[int]:
         """Two a level below the first."""
         return [2 ** (len(self.features) - 1)] * 3
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "Self":
+        if len(self.convolutions) != len(self.features):
+            raise ValueError(f"convolutions has {len(self.convolutions)} entries; features has {len(self.features)}")
+        return self
 
     @property
     def summary(self) -> str:

@@ -57,7 +57,7 @@ _LOWERED: set[Callable[..., Any]] = {
 
 #: Functions that autocast runs in 32 bits on a CPU but not on CUDA ("CPU Ops that can autocast to float32"), of those
 #: that networks here use.
-_RAISED_ON_CPU: set[Callable[..., Any]] = {torch.nn.functional.avg_pool3d}
+_RAISED_ON_CPU: set[Callable[..., Any]] = {torch.nn.functional.avg_pool3d, torch.nn.functional.max_pool3d}
 
 _CONVOLUTIONS = {torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default}
 

@@ -1,0 +1,65 @@
+"""Pieces that several networks are made of."""
+
+import torch
+from torch import nn
+
+
+def normalization(name: str, channels: int) -> nn.Module:
+    """An affine ``instance`` or ``batch`` normalization of volumes; nothing for ``none``."""
+    if name == "none":
+        return nn.Identity()
+    if name == "batch":
+        return nn.BatchNorm3d(channels)
+    return nn.InstanceNorm3d(channels, affine=True)
+
+
+def convolution(in_channels: int, out_channels: int, kernel: int, norm: str, padding: int = 0) -> nn.Sequential:
+    """Convolution, normalization, ReLU. The convolution has no bias, which the normalization would take away again."""
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False),
+        normalization(norm, out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def head(in_channels: int, widths: list[int], norm: str, dropout: float, heads: int) -> nn.Sequential:
+    """Fully connected layers of each voxel, each with dropout behind it, and the classification (with a bias).
+
+    Args:
+        in_channels: of the features.
+        widths: of the 1×1×1 layers.
+        norm: normalization of each.
+        dropout: probability behind each; single values are dropped, as in the networks this is used for.
+        heads: channels of the result.
+    """
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [convolution(in_channels, width, 1, norm), nn.Dropout(dropout)]
+        in_channels = width
+    return nn.Sequential(*layers, nn.Conv3d(in_channels, heads, 1))
+
+
+def enlarge(features: torch.Tensor, factor: int) -> torch.Tensor:
+    """Repeat each voxel ``factor`` times along each axis; ``(batch, channel, z, y, x)``.
+
+    Made of a copy alone: autocast leaves its type alone, the backward pass is a sum and needs nothing saved.
+    """
+    batch, channels, depth, height, width = features.shape
+    spread = features[:, :, :, None, :, None, :, None]
+    spread = spread.expand(batch, channels, depth, factor, height, factor, width, factor)
+    return spread.reshape(batch, channels, depth * factor, height * factor, width * factor)
+
+
+def crop(features: torch.Tensor, size: tuple[int, ...] | torch.Size) -> torch.Tensor:
+    """The middle ``(batch, channel, *size)``; where a margin is odd, the larger half is cut off behind."""
+    start = [(n - wanted) // 2 for n, wanted in zip(features.shape[2:], size, strict=True)]
+    return features[(..., *(slice(s, s + wanted) for s, wanted in zip(start, size, strict=True)))]
+
+
+def initialize(network: nn.Module, slope: float = 0.0) -> None:
+    """He-normal weights (He et al. 2015) of all convolutions, for a rectifier of this slope below zero; biases zero."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv3d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(part.weight, a=slope)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,62 @@
+"""DeepMedic (Kamnitsas et al. 2017, Medical Image Analysis 36): two pathways, no padding, much context."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autoseg.architecture import DeepMedic
+from autoseg.networks.blocks import convolution, crop, enlarge, head, initialize
+
+
+class TwoPathways(nn.Module):
+    """Convolutions at full and at a lower resolution around the same middle, joined by 1×1×1 layers.
+
+    It is given ``network.input_size(patch)`` voxels and speaks about ``network.output_size(patch)``: a patch of 25³ of
+    the fine pathway lies in the middle of 57³, whose means over 3×3×3 voxels are the coarse pathway's 19³; after eight
+    convolutions 9³ and 3³ are left. A voxel of the result depends on 17³ voxels through the fine pathway and on 51³
+    (around the 3³ that it is one of) through the coarse one.
+
+    The coarse pathway sees means, not every third voxel as in Kamnitsas' own program: what is finer than the coarse
+    grid is averaged away and can't appear on it as something else.
+
+    Parameters (Rahimpour et al. 2022 count 663,491 with four channels and one output) come out exactly with no bias
+    but the classification's, and normalization of all layers but it, the two of 1×1×1 included.
+    """
+
+    def __init__(self, network: DeepMedic, in_channels: int, heads: int) -> None:
+        super().__init__()
+        self.factor = network.factor
+        # The fine pathway needs so much less around the result, on each side, than the coarse one.
+        self.surplus = len(network.features) * (network.factor - 1)
+        self.fine = _pathway(network, in_channels)
+        self.coarse = _pathway(network, in_channels)
+        self.head = head(
+            2 * network.features[-1],
+            list(network.fully_connected),
+            network.norm,
+            network.fully_connected_dropout,
+            heads,
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch, heads, *output)`` of ``(batch, channel, *input)``."""
+        patch = tuple(size - 2 * self.surplus for size in image.shape[2:])
+        fine = self.fine(crop(image, patch))
+        coarse = self.coarse(F.avg_pool3d(image, self.factor))
+        logits: torch.Tensor = self.head(torch.cat([fine, enlarge(coarse, self.factor)], dim=1))
+        return logits
+
+
+def build_deepmedic(network: DeepMedic, in_channels: int, heads: int) -> nn.Module:
+    """Build a ``deepmedic`` with He-normal weights."""
+    module = TwoPathways(network, in_channels, heads)
+    initialize(module)
+    return module
+
+
+def _pathway(network: DeepMedic, in_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in network.features:
+        layers += [convolution(in_channels, width, 3, network.norm), nn.Dropout(network.dropout)]
+        in_channels = width
+    return nn.Sequential(*layers)

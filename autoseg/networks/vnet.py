@@ -1,0 +1,115 @@
+"""V-Net (Milletari et al. 2016, 3DV): residual blocks, strided convolutions in place of pooling."""
+
+import torch
+from torch import nn
+
+from autoseg.architecture import VNet
+from autoseg.networks.blocks import initialize, normalization
+
+#: Slope of a parametric rectifier below zero before it has learned one (He et al. 2015, who introduced it).
+SLOPE = 0.25
+
+
+class Rectifier(nn.Module):
+    """PReLU with a slope a channel, whatever the type that autocast has given the features.
+
+    Torch's own needs slopes of the features' type, and not every device's autocast sees to that.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((channels,), SLOPE))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Same shape and type."""
+        return torch.prelu(features, self.slope.to(features.dtype))
+
+
+class Block(nn.Module):
+    """Convolutions, to whose last one's result the block's input is added before its rectifier (figure 2)."""
+
+    def __init__(self, in_channels: int, channels: int, count: int, network: VNet) -> None:
+        super().__init__()
+        self.channels = channels
+        self.convolutions, self.rectifiers = nn.ModuleList(), nn.ModuleList()
+        for _ in range(count):
+            self.convolutions.append(
+                nn.Sequential(
+                    nn.Conv3d(
+                        in_channels,
+                        channels,
+                        network.kernel_size,
+                        padding=network.kernel_size // 2,
+                        bias=network.norm == "none",
+                    ),
+                    normalization(network.norm, channels),
+                )
+            )
+            self.rectifiers.append(Rectifier(channels))
+            in_channels = channels
+        self.dropout = nn.Dropout3d(network.dropout)
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """``(batch, channels, z, y, x)``; of fewer channels, as an image has, each is added several times in turn."""
+        features = given
+        for convolution, rectifier in zip(list(self.convolutions)[:-1], list(self.rectifiers)[:-1], strict=True):
+            features = rectifier(convolution(features))
+        features = self.convolutions[-1](features)
+        if given.shape[1] != self.channels:
+            turns = -(-self.channels // given.shape[1])
+            given = given.repeat(1, turns, 1, 1, 1)[:, : self.channels]
+        # An image is no result of autocast: without the cast it would turn everything behind it into 32 bits.
+        result: torch.Tensor = self.dropout(self.rectifiers[-1](features + given.to(features.dtype)))
+        return result
+
+
+class ResidualVNet(nn.Module):
+    """The way in halves each axis and doubles the channels with 2×2×2 convolutions; the way out the other way round.
+
+    A block on the way out works on the enlarged features and the skipped ones side by side: twice the level's channels.
+    The first block's residual is the image itself, its channels repeated in turn to as many as the first level has
+    (for one channel that is the paper's broadcast).
+    """
+
+    def __init__(self, network: VNet, in_channels: int, heads: int) -> None:
+        super().__init__()
+        features, convolutions = network.features, network.convolutions
+        self.down, self.enter = nn.ModuleList(), nn.ModuleList()
+        self.up, self.leave = nn.ModuleList(), nn.ModuleList()
+        self.enter.append(Block(in_channels, features[0], convolutions[0], network))
+        for level in range(1, len(features)):
+            self.down.append(_strided(nn.Conv3d, features[level - 1], features[level], network))
+            self.enter.append(Block(features[level], features[level], convolutions[level], network))
+        channels = features[-1]
+        for level in reversed(range(len(features) - 1)):
+            self.up.append(_strided(nn.ConvTranspose3d, channels, features[level], network))
+            channels = 2 * features[level]
+            self.leave.append(Block(channels, channels, convolutions[level], network))
+        self.classify = nn.Conv3d(channels, heads, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch, heads, z, y, x)`` of ``(batch, channel, z, y, x)``."""
+        features = self.enter[0](image)
+        skips = [features]
+        for down, enter in zip(self.down, list(self.enter)[1:], strict=True):
+            features = enter(down(features))
+            skips.append(features)
+        for up, leave, skip in zip(self.up, self.leave, reversed(skips[:-1]), strict=True):
+            features = leave(torch.cat([up(features), skip], dim=1))
+        logits: torch.Tensor = self.classify(features)
+        return logits
+
+
+def build_vnet(network: VNet, in_channels: int, heads: int) -> nn.Module:
+    """Build a ``vnet`` with He-normal weights."""
+    module = ResidualVNet(network, in_channels, heads)
+    initialize(module, SLOPE)
+    return module
+
+
+def _strided(kind: type[nn.Conv3d] | type[nn.ConvTranspose3d], before: int, after: int, network: VNet) -> nn.Sequential:
+    return nn.Sequential(
+        kind(before, after, 2, stride=2, bias=network.norm == "none"),
+        normalization(network.norm, after),
+        Rectifier(after),
+    )
