@@ -14,7 +14,8 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
 
     The value is JSON where it parses as JSON, else a string. A path may start inside a configuration
     (``configurations.3d_fullres.batch_size``); a path that starts with a key of a configuration (``recipe.epochs``)
-    is applied to every configuration.
+    is applied to every configuration, and ``*`` stands for every entry of a list or table
+    (``channels.*.normalization.scheme``).
 
     Raises:
         UsageError: no ``=``, an unknown key, or a value that the plan can't have.
@@ -41,9 +42,19 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
         raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {say_invalid(error)}.") from None
 
 
+def assignment(path: str, value: Any) -> str:
+    """``path.to.key=value`` as :func:`override` reads it back, whatever the value."""
+    return f"{path}={json.dumps(value)}"
+
+
 def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
     node: Any = data
     for depth, key in enumerate(keys):
+        if key == "*" and isinstance(node, list | dict):
+            entries = range(len(node)) if isinstance(node, list) else [name for name in node if name != "reasons"]
+            for entry in entries:
+                _assign(data, [*keys[:depth], str(entry), *keys[depth + 1 :]], value, assignment)
+            return
         index: Any = key
         if isinstance(node, list) and key.isdigit() and int(key) < len(node):
             index = int(key)

@@ -100,6 +100,23 @@ def plan_dataset(
         UsageError: something is asked for that does not exist, or ``out`` holds a dataset.
     """
     refuse_dataset_folder(out, dataset)
+    fingerprint = checked_fingerprint(dataset, workers, seed)
+    splits = keep_or_make_splits(out, dataset, seed)
+    plan = make_plan(fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides)
+    return Run.create(out, plan, fingerprint, dataset, splits)
+
+
+def checked_fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
+    """The fingerprint of a dataset's labelled cases.
+
+    Args:
+        dataset: as :meth:`autoseg.Dataset.open` returns it.
+        workers: processes that read cases; None for one a core.
+        seed: of the sample of voxels.
+
+    Raises:
+        AutosegError: the dataset has errors (all are listed).
+    """
     # Cases without a label have no say in the plan, and what is wrong with them is for prediction to find.
     labelled = dataset.model_copy(update={"unlabelled": ()})
     if not labelled.cases:
@@ -113,9 +130,7 @@ def plan_dataset(
             for problem in errors
         )
         raise AutosegError(f"{dataset.root} has {len(errors)} error(s) to be mended before planning:{listed}")
-    splits = keep_or_make_splits(out, dataset, seed)
-    plan = make_plan(examination.fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides)
-    return Run.create(out, plan, examination.fingerprint, dataset, splits)
+    return examination.fingerprint
 
 
 def make_plan(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autoseg.errors import AutosegError, UsageError
-from autoseg.overrides import override
+from autoseg.overrides import assignment, override
 from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, save_plan
 
 
@@ -111,6 +111,20 @@ def test_overrides_of_one_configuration_of_all_and_of_a_named_entry() -> None:
     assert plan().configurations["2d"].batch_size == 2
 
 
+def test_a_star_stands_for_every_entry_of_a_list_or_table() -> None:
+    changed = override(plan(), ["channels.*.normalization.scheme=minmax", "configurations.*.batch_size=4"])
+    assert len(changed.channels) > 1
+    assert {channel.normalization.scheme for channel in changed.channels} == {"minmax"}
+    assert [c.batch_size for c in changed.configurations.values()] == [4, 4]
+
+
+@pytest.mark.parametrize("value", [0.5, "minmax", [1, 2], True, "a=b", {"deep": [1.5]}, "1"])
+def test_an_assignment_is_read_back_as_it_was(value: object) -> None:
+    path, _, text = assignment("path.to.key", value).partition("=")
+    assert path == "path.to.key"
+    assert json.loads(text) == value
+
+
 def test_an_override_replaces_the_reason() -> None:
     changed = override(plan(), ["configurations.2d.patch_size=[32,32]"])
     assert changed.configurations["2d"].reasons["patch_size"] == "set by the user"
@@ -123,6 +137,7 @@ def test_an_override_replaces_the_reason() -> None:
         ("recipe.epochs", "not of the form"),
         ("recipe.epoch=3", r"there is no key epoch in configurations\.2d\.recipe \(epochs"),
         ("channels.t2.name=x", "channels has no entry t2"),
+        ("channels.*.nam=x", r"there is no key nam in channels\.0"),
         ("recipe.epochs=0", r"makes the plan invalid: configurations\.2d\.recipe\.epochs"),
         ("configurations.2d.patch_size=[15,16]", "must be a multiple of 2"),
     ],

@@ -1,23 +1,7 @@
 """What several commands share: options' parsers."""
 
-import re
-
+from autoseg.durations import parse_duration as parse_duration
 from autoseg.errors import UsageError
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-
-
-def parse_duration(text: str, option: str = "--max-time") -> float:
-    """``30m``, ``1h30m``, ``90s`` → seconds.
-
-    Raises:
-        UsageError: not of that form.
-    """
-    match = _DURATION.fullmatch(text.strip().lower())
-    if not match or not any(match.groups()):
-        raise UsageError(f"{option} {text} is no duration; write it like 30m, 1h30m or 90s.")
-    hours, minutes, seconds = (float(group or 0) for group in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def parse_folds(text: str, option: str = "--fold") -> list[int] | None:
