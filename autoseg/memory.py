@@ -137,6 +137,17 @@ class Trace:
         return self.at(self.backward, "saved")
 
 
+class _ReadsOnes(TorchDispatchMode):
+    """Lets an optimizer read a number off a tensor without bytes, which is then 1: its value changes no size."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0
+        return func(*args, **(kwargs or {}))
+
+
 class _Tracker(TorchDispatchMode):
     """Notes births and deaths of storages in a :class:`Trace`."""
 
@@ -222,7 +233,8 @@ def trace_step(
         group["foreach"] = True
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    stepper.step()
+    with _ReadsOnes():
+        stepper.step()
     stepper.zero_grad(set_to_none=True)
     average = [torch.empty_like(tensor) for tensor in _own_tensors(module)] if ema else []
     tracker = _Tracker()
@@ -254,7 +266,8 @@ def trace_step(
             if parameter.grad is not None:
                 tracker.note(parameter.grad, "gradients")
         nn.utils.clip_grad_norm_(parameters, 12.0)
-        stepper.step()
+        with _ReadsOnes():
+            stepper.step()
     return tracker.trace
 
 

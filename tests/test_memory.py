@@ -47,14 +47,14 @@ def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], k
     assert found.computed == found.measured
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ranger21"])
 @pytest.mark.parametrize("ema", [False, True])
 def test_parameters_and_optimizer_by_arithmetic(name: str, ema: bool) -> None:
     topology = network("unet", CUBE)
     number, _ = count_parameters(build(topology, 1, 2))
     memory = step_memory(topology, 1, 2, (16, 16, 16), 2, "fp32", Optimizer(name=name), ema=ema)
     assert memory.parameters == 4 * number * (2 if ema else 1)
-    assert memory.optimizer == 4 * number * {"sgd": 1, "adamw": 2}[name]
+    assert memory.optimizer == 4 * number * {"sgd": 1, "adamw": 2, "ranger21": 5}[name]
 
 
 def test_parts_sum_to_the_peak() -> None:

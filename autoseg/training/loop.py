@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from autoseg.device import autocast, resolve_precision
@@ -24,6 +25,7 @@ from autoseg.networks.weights import digest, save_weights, weights_identity
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
+from autoseg.recipe import Recipe
 from autoseg.training.augmentation import augment, loading_size
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.interrupt import postponed_interrupt
@@ -43,6 +45,9 @@ DONE = "done.json"
 #: So many steps in a row without a finite gradient end the training.
 PATIENCE_NOT_FINITE = 30
 
+
+#: Parts of a recipe that say how long a training goes and how it is watched, not what it does.
+WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
 
 @dataclass(frozen=True)
 class Budget:
@@ -138,6 +143,7 @@ def train_fold(
         spoken_of,
         target,
         recipe.sampling,
+    handed = handed_on(plan, configuration)
         seed,
         state.iteration,
         max(workers, 1),
@@ -154,7 +160,9 @@ def train_fold(
                 save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
                 raise KeyboardInterrupt
             rate = recipe.optimizer.learning_rate * rate_factor(
-                recipe.schedule, budget.progress(state.iteration, state.seconds)
+                recipe.schedule,
+                budget.progress(state.iteration, state.seconds),
+                [row["loss"] for row in state.history],
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -171,7 +179,10 @@ def train_fold(
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            image, label = augment(image, label, given, recipe.augmentation, rng)
+            if handed is None:
+                image, label = augment(image, label, given, recipe.augmentation, rng)
+            else:
+                image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
             label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
@@ -256,9 +267,7 @@ def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[
             "weights": weights_identity(plan, configuration),
             "patch": configuration.patch_size,
             "batch": configuration.batch_size,
-            "recipe": configuration.recipe.model_dump(
-                exclude={"epochs", "validate_every", "validate_cases", "early_stopping"}
-            ),
+            "recipe": _deciding(configuration.recipe),
             "cases": [[case.id, case.content] for case in cases],
             "seed": seed,
         }
@@ -271,6 +280,22 @@ def _pack(
     network: nn.Module,
     average: MovingAverage,
     optimizer: torch.optim.Optimizer,
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the numbers; defaults left out, so that a later version's keys leave states valid."""
+
+    def plain(recipe: Recipe) -> dict[str, Any]:
+        parts = {name: value for name, value in recipe if name not in WATCHING}
+        return {
+            name: value.model_dump(exclude_defaults=True, exclude={"reasons"})
+            if isinstance(value, BaseModel)
+            else value
+            for name, value in parts.items()
+        }
+
+    defaults = plain(Recipe())
+    return {name: value for name, value in plain(recipe).items() if value != defaults[name]}
+
+
     scaler: torch.amp.GradScaler,
 ) -> dict[str, Any]:
     return {
@@ -383,7 +408,7 @@ def validation_dice(
     for case in cases:
         scores = predict_scores(
             [network],
-            torch.from_numpy(case.image()),
+            network_input(case),
             configuration.tile_size,
             target.heads,
             configuration.inference,

@@ -29,6 +29,7 @@ from tests.builders import (
     make_network,
     make_plan,
     make_recipe,
+    still,
     store,
 )
 
@@ -133,6 +134,36 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, cases: list, n
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
     assert same_weights(tmp_path / "whole", tmp_path / "parts", "best.safetensors")
     assert [row["seconds"] for row in parts.history] == sorted(row["seconds"] for row in parts.history)
+
+
+@pytest.mark.parametrize("at", [3, 5, 9])
+def test_ranger21_and_plateaus_go_on_exactly(tmp_path: Path, cases: list, at: int) -> None:
+    """Moments, Lookahead and the rate that fell on the way are what they were."""
+    plan = plan_with(
+        # So large a rate that the loss does not fall.
+        optimizer=Optimizer(name="ranger21", learning_rate=3.0),
+        schedule=Schedule(name="plateau", warmup=0, patience=1, factor=2),
+    )
+    budget = Budget(iterations=12)
+    whole = train(tmp_path / "whole", plan, cases, budget)
+    rates = [row["learning_rate"] for row in whole.history]
+    assert rates[0] == 3.0
+    assert rates[-1] < 3.0
+    # Half the rate from the epoch after one that was no better than the best before it.
+    losses = [row["loss"] for row in whole.history]
+    for epoch in range(1, 6):
+        worse = epoch > 1 and losses[epoch - 1] >= min(losses[: epoch - 1])
+        assert rates[epoch] == (rates[epoch - 1] / 2 if worse else rates[epoch - 1])
+
+    def interrupt(progress: float, _: str) -> None:
+        if progress == at / 12:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", plan, cases, budget, report=interrupt)
+    parts = train(tmp_path / "parts", plan, cases, budget)
+    assert without_seconds(parts) == without_seconds(whole)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_killed_between_saves(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +320,10 @@ def test_identity() -> None:
     config = plan.configurations["small"]
     said = config.model_copy(update={"reasons": {"patch_size": "because"}})
     assert identity(plan.model_copy(update={"configurations": {"small": said}})) == identity(plan)
+    spoken = plan_with(optimizer=Optimizer(reasons={"learning_rate": "because"}))
+    assert identity(spoken) == identity(plan)
+    assert identity(plan_with(optimizer=Optimizer(name="sgd"))) != identity(plan)
+    assert identity(plan_with(augmentation=still(noise_probability=0.5))) != identity(plan)
     assert identity(plan, ("a",)) != identity(plan)
     assert identity(plan, content="2") != identity(plan)  # a corrected label
     assert identity(plan_with(ema_decay=0.5)) != identity(plan)

@@ -1,6 +1,8 @@
 """Optimizer, schedules and the moving average, by hand."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from autoseg.errors import AutosegError
 from autoseg.networks import build
 from autoseg.recipe import Optimizer, Schedule
-from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
+from autoseg.training.checkpoint import load_state, save_state
+from autoseg.training.optimization import MovingAverage, build_optimizer, plateaus, rate_factor
 from tests.builders import make_network
 
 
@@ -36,6 +40,84 @@ def test_sgd_without_momentum() -> None:
     assert parameter.item() == pytest.approx(0.8)
 
 
+RANGER = Optimizer(name="ranger21", learning_rate=0.05, weight_decay=1e-4)
+
+
+def mistake(network: nn.Module, data: torch.Tensor) -> torch.Tensor:
+    return (network(data) - data[:, :1] + data[:, 1:2]).square().mean()
+
+
+def steps(optimizer: torch.optim.Optimizer, network: nn.Module, first: int, last: int) -> None:
+    """Fit a line; step ``n`` has data of its own."""
+    for number in range(first, last):
+        data = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad(set_to_none=True)
+        mistake(network, data).backward()
+        optimizer.step()
+
+
+def linear() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+
+
+def test_ranger21_learns() -> None:
+    network = linear()
+    steps(build_optimizer(network.parameters(), RANGER), network, 0, 200)
+    data = torch.randn(64, 3)
+    assert mistake(network, data).item() < 0.02 * mistake(linear(), data).item()
+
+
+def test_ranger21_leaves_the_rate_to_the_schedule() -> None:
+    """Without warm-up of its own the first step is a full one, and nothing moves at rate 0 however late it is."""
+    network = linear()
+    optimizer = build_optimizer(network.parameters(), RANGER)
+    before = network[0].weight.detach().clone()
+    steps(optimizer, network, 0, 1)
+    first = (network[0].weight - before).abs().max().item()
+    assert first > 0.1 * RANGER.learning_rate
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    # Lookahead goes halfway back at the fifth step.
+    steps(optimizer, network, 1, 5)
+    still = network[0].weight.detach().clone()
+    steps(optimizer, network, 5, 9)
+    assert torch.equal(network[0].weight, still)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 8])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ranger21"])
+def test_state_goes_on_exactly(tmp_path: Path, name: str, at: int) -> None:
+    """Saved and loaded as plain tensors and numbers, in the middle of a Lookahead cycle or at its end."""
+    chosen = RANGER.model_copy(update={"name": name, "learning_rate": 0.01})
+    whole = linear()
+    steps(build_optimizer(whole.parameters(), chosen), whole, 0, 12)
+    first = linear()
+    optimizer = build_optimizer(first.parameters(), chosen)
+    steps(optimizer, first, 0, at)
+    save_state(tmp_path / "state.pt", {"network": first.state_dict(), "optimizer": optimizer.state_dict()})
+    saved = load_state(tmp_path / "state.pt")
+    second = linear()
+    second.load_state_dict(saved["network"])
+    optimizer = build_optimizer(second.parameters(), chosen)
+    optimizer.load_state_dict(saved["optimizer"])
+    steps(optimizer, second, at, 12)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_ranger21_passes_over_what_has_no_gradient() -> None:
+    """The output layer of the lowest resolution never gets one."""
+    network, unused = linear(), nn.Parameter(torch.ones(2))
+    steps(build_optimizer([*network.parameters(), unused], RANGER), network, 0, 6)
+    assert unused.tolist() == [1, 1]
+
+
+def test_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(AutosegError, match=r"pip install 'autoseg\[ranger21\]'.*recipe\.optimizer\.name"):
+        build_optimizer(linear().parameters(), RANGER)
+
+
 @pytest.mark.parametrize(
     ("name", "progress", "expected"),
     [
@@ -50,6 +132,18 @@ def test_sgd_without_momentum() -> None:
         ("constant", 0.05, 0.5),
         ("cosine", 0.05, 0.5),
         ("cosine", 0.0, 0.01),
+        ("one_cycle", 0.0, 1 / 25),
+        ("one_cycle", 0.15, 0.52),  # halfway up from 1/25
+        ("one_cycle", 0.3, 1),
+        ("one_cycle", 0.65, 0.6),  # halfway down to the floor
+        ("one_cycle", 1.0, 0.2),
+        ("explore_exploit", 0.05, 0.5),
+        ("explore_exploit", 0.1, 1),
+        ("explore_exploit", 0.72, 1),
+        ("explore_exploit", 0.86, 0.6),
+        ("explore_exploit", 1.0, 0.2),
+        ("plateau", 0.05, 0.5),
+        ("plateau", 1.0, 1),  # no epoch yet, no plateau
     ],
 )
 def test_schedule(name: str, progress: float, expected: float) -> None:
@@ -58,8 +152,8 @@ def test_schedule(name: str, progress: float, expected: float) -> None:
 
 
 @given(
-    name=st.sampled_from(["cosine", "poly", "constant"]),
-    warmup=st.floats(0, 0.9),
+    name=st.sampled_from(["cosine", "poly", "constant", "explore_exploit"]),
+    warmup=st.floats(0, 0.7),
     steps=st.lists(st.floats(0, 1), min_size=2, max_size=2),
 )
 def test_schedule_rises_then_falls(name: str, warmup: float, steps: list[float]) -> None:
@@ -71,6 +165,47 @@ def test_schedule_rises_then_falls(name: str, warmup: float, steps: list[float])
         assert first <= second
     elif early >= warmup:
         assert first >= second
+
+
+def test_one_cycle_as_torch() -> None:
+    """Within the step that torch reaches the top too early by."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=2001, final_div_factor=1e12)
+    schedule = Schedule(name="one_cycle")
+    for step in range(2001):
+        assert rate_factor(schedule, step / 2000) == pytest.approx(optimizer.param_groups[0]["lr"], abs=2e-3)
+        optimizer.step()
+        if step < 2000:
+            reference.step()
+
+
+def test_explore_exploit_without_a_fall() -> None:
+    assert rate_factor(Schedule(name="explore_exploit", explore=1), 1.0) == 1
+
+
+def test_plateaus_by_hand() -> None:
+    """Three epochs of patience: the fourth to sixth are no better than the third; then the waiting begins anew."""
+    losses = [3, 2, 1, 1, 1.5, 1, 1, 0.5, 0.6, math.nan]
+    assert [plateaus(losses[:n], 3) for n in range(len(losses) + 1)] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert plateaus([*losses, 0.5], 3) == 2
+    schedule = Schedule(name="plateau", warmup=0, patience=3, factor=5, floor=0.01)
+    assert rate_factor(schedule, 0.5, losses) == pytest.approx(1 / 5)
+    assert rate_factor(schedule, 0.5, [1] * 7) == pytest.approx(1 / 25)
+    assert rate_factor(schedule, 0.5, [1] * 99) == 0.01
+
+
+@given(
+    losses=st.lists(st.floats(0.01, 3), max_size=40),
+    patience=st.integers(1, 5),
+)
+def test_plateau_as_torch(losses: list[float], patience: int) -> None:
+    """torch reduces after one epoch more than its patience."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2, patience=patience - 1, min_lr=0.001)
+    schedule = Schedule(name="plateau", warmup=0, patience=patience, factor=5, floor=0.001)
+    for number, loss in enumerate(losses, start=1):
+        reference.step(loss)
+        assert rate_factor(schedule, 0.5, losses[:number]) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 def move(network: nn.Module, value: float) -> None:
