@@ -143,7 +143,6 @@ def train_fold(
         spoken_of,
         target,
         recipe.sampling,
-    handed = handed_on(plan, configuration)
         seed,
         state.iteration,
         max(workers, 1),
@@ -179,10 +178,7 @@ def train_fold(
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            if handed is None:
-                image, label = augment(image, label, given, recipe.augmentation, rng)
-            else:
-                image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
+            image, label = augment(image, label, given, recipe.augmentation, rng)
             label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
@@ -408,7 +404,7 @@ def validation_dice(
     for case in cases:
         scores = predict_scores(
             [network],
-            network_input(case),
+            torch.from_numpy(case.image()),
             configuration.tile_size,
             target.heads,
             configuration.inference,
