@@ -45,9 +45,9 @@ DONE = "done.json"
 #: So many steps in a row without a finite gradient end the training.
 PATIENCE_NOT_FINITE = 30
 
-
 #: Parts of a recipe that say how long a training goes and how it is watched, not what it does.
 WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -270,12 +270,6 @@ def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[
     )
 
 
-def _pack(
-    state: State,
-    identity: str,
-    network: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe decides the numbers; defaults left out, so that a later version's keys leave states valid."""
 
@@ -292,6 +286,12 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in plain(recipe).items() if value != defaults[name]}
 
 
+def _pack(
+    state: State,
+    identity: str,
+    network: nn.Module,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> dict[str, Any]:
     return {
