@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autoseg.inference.predictor import Predictor
     from autoseg.plan import explanations
     from autoseg.planning import plan_dataset as plan
+    from autoseg.postprocess import postprocess
     from autoseg.preprocessing.dataset import preprocess
     from autoseg.report.html import write_report
     from autoseg.run import Run
@@ -52,7 +53,7 @@ _WHERE = {
 }
 
 #: Modules that can be called (see :mod:`autoseg.verbs`).
-_VERBS = ("fingerprint", "plan")
+_VERBS = ("fingerprint", "plan", "postprocess")
 
 __all__ = [
     "Dataset",
@@ -67,6 +68,7 @@ __all__ = [
     "explanations",
     "fingerprint",
     "plan",
+    "postprocess",
     "preprocess",
     "train",
     "write_report",

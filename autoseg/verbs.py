@@ -1,6 +1,6 @@
-"""``autoseg.plan`` is a module (the plan's models) and a verb (make a plan); so is ``autoseg.fingerprint``.
+"""``autoseg.plan`` is a module (its models) and a verb (make one); so are ``fingerprint`` and ``postprocess``.
 
-Both names are the field's and users expect both meanings. A module may be given a class of its own (Python's data
+These names are the field's and users expect both meanings. A module may be given a class of its own (Python's data
 model, section "Customizing module attribute access"), so here it gets one that can be called.
 """
 

@@ -32,6 +32,9 @@ def command(
     folds: Annotated[str, typer.Option(help="Folds to average: numbers with commas, or all.")] = "all",
     checkpoint: Annotated[str, typer.Option(help="weights (end of training) or best (best validation).")] = "weights",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over mirrored images.")] = True,
+    postprocessing: Annotated[
+        bool, typer.Option("--postprocessing/--no-postprocessing", help="Apply what 'autoseg postprocess' chose.")
+    ] = True,
     probabilities: Annotated[bool, typer.Option(help="Also write the probability of each output.")] = False,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
     everything: Annotated[
@@ -68,7 +71,7 @@ def command(
     else:
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)
-    predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint)
+    predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     outcome = predictor.predict(cases, out, probabilities, overwrite)
     undrawn = _draw(cases, outcome.written, plans[0], out / "pictures") if pictures else {}
     if as_json:

@@ -1,0 +1,34 @@
+"""``autoseg postprocess``: choose the post-processing of a run by its cross-validated Dice."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run folder with at least one trained fold.")],
+    config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Cases worked on at a time.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was tried and chosen as JSON.")] = False,
+) -> None:
+    """Try post-processing on the cross-validated predictions, and keep what improves their Dice.
+
+    Largest component, minimum size of a component, and minimum total of a structure, for each label or region. What is
+    kept is written into the run folder, and 'autoseg predict' applies it.
+    """
+    from rich.console import Console
+
+    from autoseg.evaluation.cases import WORKERS
+    from autoseg.postprocess import postprocess, results_table, verdict
+    from autoseg.progress import say, silenced
+
+    with silenced() if as_json else nullcontext():
+        found = postprocess(run, config, WORKERS if workers is None else workers)
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    Console(highlight=False).print(results_table(found))
+    say(verdict(found))
