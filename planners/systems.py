@@ -13,7 +13,7 @@ import torch
 
 from autoseg import __version__
 from autoseg.architecture import Network
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import step_memory
 from autoseg.networks import build, count_parameters
@@ -103,6 +103,16 @@ def open_setting(fingerprint: Fingerprint, request: Request, preferred: Sequence
         missing,
         reasons,
     )
+
+
+def refuse_pictures(setting: Setting, planner: str) -> None:
+    """For systems whose network looks along three axes.
+
+    Raises:
+        UsageError: the dataset's images are two-dimensional.
+    """
+    if setting.fingerprint.dimension != 3:
+        raise UsageError(f"--planner {planner} is for volumes and the dataset has pictures; use --planner unet.")
 
 
 def base_recipe(

@@ -50,10 +50,10 @@ def enlarge(features: torch.Tensor, factor: int) -> torch.Tensor:
     return spread.reshape(batch, channels, depth * factor, height * factor, width * factor)
 
 
-def crop(features: torch.Tensor, size: tuple[int, ...] | torch.Size) -> torch.Tensor:
-    """The middle ``(batch, channel, *size)``; where a margin is odd, the larger half is cut off behind."""
-    start = [(n - wanted) // 2 for n, wanted in zip(features.shape[2:], size, strict=True)]
-    return features[(..., *(slice(s, s + wanted) for s, wanted in zip(start, size, strict=True)))]
+def crop(features: torch.Tensor, margin: int) -> torch.Tensor:
+    """``(batch, channel, z, y, x)`` without ``margin`` voxels on each side of each axis."""
+    depth, height, width = (slice(margin, size - margin) for size in features.shape[2:])
+    return features[:, :, depth, height, width]
 
 
 def initialize(network: nn.Module, slope: float = 0.0) -> None:

@@ -40,8 +40,7 @@ class TwoPathways(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits ``(batch, heads, *output)`` of ``(batch, channel, *input)``."""
-        patch = tuple(size - 2 * self.surplus for size in image.shape[2:])
-        fine = self.fine(crop(image, patch))
+        fine = self.fine(crop(image, self.surplus))
         coarse = self.coarse(F.avg_pool3d(image, self.factor))
         logits: torch.Tensor = self.head(torch.cat([fine, enlarge(coarse, self.factor)], dim=1))
         return logits

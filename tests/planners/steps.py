@@ -1,0 +1,29 @@
+"""What every plan of a published system must hold."""
+
+import torch
+
+from autoseg.fingerprint import Fingerprint
+from autoseg.networks import build
+from autoseg.plan import Plan, explanations
+from autoseg.planning import Planner, Request
+
+
+def planned(planner: Planner, data: Fingerprint, device: str = "cuda", gigabytes: float = 8.0) -> Plan:
+    """A plan that is valid, whose network answers at the announced size, and whose step fits the budget."""
+    plan = planner(data, Request(device=device, gpu_memory_gb=gigabytes))
+    assert Plan.model_validate(plan.model_dump(mode="json")) == plan
+    for name, configuration in plan.configurations.items():
+        network, patch, channels = configuration.network, configuration.patch_size, plan.in_channels(configuration)
+        heads = plan.target_of(configuration).heads
+        with torch.device("meta"):
+            given = torch.empty(configuration.batch_size, channels, *network.input_size(patch))
+            answer = build(network, channels, heads)(given)
+        answer = answer[0] if isinstance(answer, list) else answer
+        assert answer.shape == (configuration.batch_size, heads, *network.output_size(patch))
+        assert configuration.memory is not None
+        assert configuration.memory.total <= 0.985 * gigabytes * 1e9
+        assert configuration.recipe.ema_decay == 0
+        explained = {path for path, _, _ in explanations(plan)}
+        for value in ("patch_size", "batch_size", "recipe.optimizer.name", "recipe.loss.dice_weight", "recipe.epochs"):
+            assert f"configurations.{name}.{value}" in explained
+    return plan

@@ -1,0 +1,70 @@
+"""Planner deepmedic: the paper's numbers where they fit."""
+
+import pytest
+
+from autoseg.errors import UsageError
+from autoseg.plan import Configuration, Plan
+from autoseg.planning import Request
+from planners.deepmedic import plan as deepmedic
+from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures
+from tests.planners.steps import planned
+
+
+def only(plan: Plan) -> Configuration:
+    assert list(plan.configurations) == ["3d_fullres"]
+    return plan.configurations["3d_fullres"]
+
+
+@pytest.mark.parametrize("gigabytes", [8, 24])
+def test_the_papers_patches_and_batch_fit_a_gpu(gigabytes: float) -> None:
+    plan = planned(deepmedic, brats(), gigabytes=gigabytes)
+    found = only(plan)
+    assert (found.patch_size, found.batch_size) == ([25, 25, 25], 60)
+    assert found.network.features == [30, 30, 40, 40, 40, 40, 50, 50]
+    # Three regions instead of the paper's one output: twice 150 weights and a bias more.
+    assert found.parameters_with_statistics == 663_491 + 2 * 151
+    sampling = found.recipe.sampling
+    assert (sampling.foreground_share, sampling.background, sampling.cases_per_batch) == (0, "mask", 10)
+    assert (found.recipe.loss.dice_weight, found.recipe.loss.ce_weight) == (0, 1)
+    assert all(channel.normalization.masked for channel in plan.channels)
+    assert found.recipe.augmentation.mirror_axes == [2]
+    assert found.recipe.augmentation.rotation_probability == 0
+
+
+def test_tiles_are_larger_than_patches_and_no_larger_than_the_image() -> None:
+    found = only(planned(deepmedic, brats()))
+    assert (found.tile_size, found.tile_context) == ([63, 63, 63], [24, 24, 24])
+    assert (found.inference.overlap, found.inference.gaussian_sigma) == (0, 0)
+    # 36×50×35 voxels, in whole threes.
+    assert only(planned(deepmedic, hippocampus())).tile_size == [36, 51, 36]
+
+
+def test_little_memory_makes_tiles_and_batch_smaller() -> None:
+    found = only(planned(deepmedic, brats(), gigabytes=0.5))
+    assert found.batch_size < 60
+    assert found.patch_size == [25, 25, 25]
+    tile = found.tile_size
+    assert tile[0] in (45, 27)
+    assert "made smaller" in found.reasons["batch_size"]
+
+
+def test_a_cpu_gets_fewer_patches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planners.systems.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch)
+    found = only(planned(deepmedic, hippocampus(), "cpu"))
+    assert (found.patch_size, found.batch_size) == ([25, 25, 25], 6)
+
+
+def test_a_flat_image_needs_no_patch_that_is_higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven slices: a result of 9 along z covers them, one of 6 would not."""
+    assert only(planned(deepmedic, fingerprint((7, 80, 80)))).patch_size == [25, 25, 25]
+    assert only(planned(deepmedic, fingerprint((3, 80, 80)))).patch_size == [19, 25, 25]
+
+
+def test_sides_are_not_swapped() -> None:
+    data = fingerprint((40, 60, 60), labels={"hippocampus_left": 1, "hippocampus_right": 2})
+    assert only(planned(deepmedic, data)).recipe.augmentation.mirror_axes == []
+
+
+def test_pictures_are_refused() -> None:
+    with pytest.raises(UsageError, match="--planner deepmedic is for volumes"):
+        deepmedic(pictures(), Request())

@@ -1,0 +1,85 @@
+"""Planner fullimage_unet: whole images where they fit."""
+
+import pytest
+
+from autoseg.errors import UsageError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Configuration, Plan
+from autoseg.planning import Request
+from planners.fullimage_unet import plan as fullimage
+from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus, pictures
+from tests.planners.steps import planned
+
+
+def only(plan: Plan) -> Configuration:
+    assert list(plan.configurations) == ["3d_fullres"]
+    return plan.configurations["3d_fullres"]
+
+
+def test_whole_images_of_brats_fit_24_gb() -> None:
+    """138×170×138 voxels are covered, within the paper's box, in steps of 8 (and its odd 143)."""
+    plan = planned(fullimage, brats(), gigabytes=24)
+    found = only(plan)
+    assert (found.patch_size, found.batch_size) == ([144, 176, 143], 2)
+    assert plan.preprocessing.box == (144, 196, 143)
+    assert "cuts none" in plan.preprocessing.reasons["box"]
+    assert found.recipe.sampling.foreground_share == 0
+    assert not found.recipe.loss.batch_dice
+
+
+def test_a_single_whole_image_before_parts_of_two() -> None:
+    found = only(planned(fullimage, brats(), gigabytes=8))
+    assert (found.patch_size, found.batch_size) == ([144, 176, 143], 1)
+
+
+def test_little_memory_makes_patches() -> None:
+    found = only(planned(fullimage, brats(), gigabytes=3))
+    assert found.batch_size == 1
+    assert found.patch_size[1] < 170
+    assert "slides" in found.reasons["patch_size"]
+    assert found.recipe.sampling.foreground_share == 0.5
+
+
+def test_the_box_has_the_networks_order_of_axes() -> None:
+    """The lowest resolution from left to right: x comes first, and with it the paper's 143."""
+    plan = planned(fullimage, fingerprint((120, 150, 60), (1.0, 1.0, 2.0)), gigabytes=24)
+    assert plan.preprocessing.transpose == (2, 0, 1)
+    assert plan.preprocessing.box == (143, 144, 196)
+
+
+def larger(data: Fingerprint) -> Fingerprint:
+    wide = data.cases[0].model_copy(update={"cropped_shape": (138, 200, 138)})
+    return data.model_copy(update={"cases": [wide, *data.cases[1:]]})
+
+
+def test_cases_that_lose_their_rim_are_counted() -> None:
+    assert "1 of 369 cases" in planned(fullimage, larger(brats()), gigabytes=24).preprocessing.reasons["box"]
+
+
+def test_no_box_where_images_are_larger() -> None:
+    plan = planned(fullimage, abdomen(), gigabytes=8)
+    assert plan.preprocessing.box is None
+    assert "larger" in plan.preprocessing.reasons["box"]
+
+
+def test_small_images_are_covered() -> None:
+    found = only(planned(fullimage, hippocampus()))
+    assert (found.patch_size, found.batch_size) == ([40, 56, 40], 2)
+    assert "covers" in found.reasons["patch_size"]
+
+
+def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "planners.systems.time_step",
+        lambda network, channels, heads, patch, batch: batch * patch[0] * patch[1] * patch[2] * 1e-5,
+    )
+    found = only(planned(fullimage, hippocampus(), "cpu"))
+    # 40·56·40 voxels would take 0.9 s; 0.6 s are allowed.
+    assert found.batch_size == 1
+    assert found.patch_size[0] * found.patch_size[1] * found.patch_size[2] <= 60_000
+    assert found.patch_size[1] < 50
+
+
+def test_pictures_are_refused() -> None:
+    with pytest.raises(UsageError, match="--planner fullimage_unet is for volumes"):
+        fullimage(pictures(), Request())

@@ -1,0 +1,54 @@
+"""Planner vnet: the paper's volumes and recipe."""
+
+import pytest
+
+from autoseg.errors import UsageError
+from autoseg.plan import Configuration, Plan
+from autoseg.planning import Request
+from planners.vnet import plan as vnet
+from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures
+from tests.planners.steps import planned
+
+
+def only(plan: Plan) -> Configuration:
+    assert list(plan.configurations) == ["3d_fullres"]
+    return plan.configurations["3d_fullres"]
+
+
+def test_the_papers_volumes_fit_24_gb() -> None:
+    found = only(planned(vnet, brats(), gigabytes=24))
+    assert (found.patch_size, found.batch_size) == ([64, 128, 128], 2)
+    assert found.network.features == [16, 32, 64, 128, 256]
+    optimizer, loss = found.recipe.optimizer, found.recipe.loss
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("sgd", 1e-4, 0.99)
+    assert (loss.dice_denominator, loss.dice_weight, loss.ce_weight) == ("squares", 1, 0)
+
+
+def test_less_memory_makes_the_patch_smaller_before_the_batch_goes_to_one() -> None:
+    found = only(planned(vnet, brats(), gigabytes=2))
+    assert found.batch_size == 2
+    assert found.patch_size[1] < 128
+    assert found.patch_size[0] == 64
+
+
+def test_the_volume_turns_with_the_axes() -> None:
+    """x has the lowest resolution and comes first: 128 along it, 64 along z."""
+    plan = planned(vnet, fingerprint((200, 200, 100), (1.0, 1.0, 2.0)), gigabytes=24)
+    assert plan.preprocessing.transpose == (2, 0, 1)
+    assert only(plan).patch_size == [112, 64, 128]
+
+
+def test_small_images_are_covered() -> None:
+    assert only(planned(vnet, hippocampus())).patch_size == [48, 64, 48]
+    assert only(planned(vnet, fingerprint((9, 60, 60)))).patch_size == [16, 64, 64]
+
+
+def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planners.systems.time_step", lambda *_: 9.0)
+    found = only(planned(vnet, hippocampus(), "cpu"))
+    assert (found.patch_size, found.batch_size) == ([32, 32, 32], 1)
+
+
+def test_pictures_are_refused() -> None:
+    with pytest.raises(UsageError, match="--planner vnet is for volumes"):
+        vnet(pictures(), Request())
