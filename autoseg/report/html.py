@@ -19,6 +19,7 @@ from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
 from autoseg.files import write_text
 from autoseg.fingerprint import Fingerprint
 from autoseg.image import result_ending
+from autoseg.inference.postprocessing import FILE, Postprocessing
 from autoseg.plan import Configuration, Plan, explanations
 from autoseg.progress import track
 from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
@@ -117,6 +118,7 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
+        parts.append(_postprocessing(run.path / found.name / FILE))
         parts.append(
             _figure(
                 _svg_uri(distributions(evaluation)),
@@ -148,6 +150,26 @@ def _metrics_table(evaluation: Evaluation) -> str:
     total = ["mean", *(number(evaluation.mean(metric), HEADINGS[metric][1]) for metric in LONG)]
     heads = ["", *(HEADINGS[metric][0] for metric in LONG)]
     return _table(heads, rows, numbers=True, total=total if len(rows) > 1 else None)
+
+
+def _postprocessing(path: Path) -> str:
+    if not path.exists():
+        return ""
+    try:
+        chosen = Postprocessing.read(path)
+    except AutosegError as error:
+        return f"<p class='note'>{escape(str(error))}</p>"
+    before, after = chosen.before, chosen.after
+    rows = [[escape(name), _dice(value), _dice(after.outputs[name])] for name, value in before.outputs.items()]
+    table = _table(["", "Dice without", "Dice with"], rows, True, ["mean", _dice(before.mean), _dice(after.mean)])
+    steps = "; ".join(map(str, chosen.steps)) or "no step, as none improves the Dice"
+    text = f"Chosen on {chosen.grounds}: {steps}. {chosen.improved} cases better, {chosen.worsened} worse. "
+    text += "All other figures on this page are without it."
+    return f"<h3>Post-processing</h3><p class='muted'>{escape(text)}</p>{table}"
+
+
+def _dice(value: float | None) -> str:
+    return number(np.nan if value is None else value, 4)
 
 
 def _mean_and_std(found: Statistics, digits: int) -> str:
@@ -274,7 +296,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
     paths = [run.path / name for name in ("plan.json", "dataset.json", "fingerprint.json", "splits.json")]
     for found in results:
         paths.append(run.path / found.name / "crossval" / "metrics.csv")
-        paths += [run.path / found.name / "crossval" / "summary.json"]
+        paths += [run.path / found.name / "crossval" / "summary.json", run.path / found.name / FILE]
         for fold in found.folds:
             paths.append(run.fold(found.name, fold) / "validation" / "metrics.csv")
     links = [

@@ -13,6 +13,7 @@ from autoseg.errors import AutosegError
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Row
+from autoseg.postprocess import postprocess
 from autoseg.report import write_report
 from autoseg.report.collect import collect, pick_cases, read_history
 from autoseg.run import Run
@@ -108,6 +109,22 @@ def test_missing_folds_are_said(tmp_path: Path) -> None:
     assert "1 of 2 folds are validated; the figures below are theirs." in text
     assert "case_3" in text
     assert "case_1" not in text
+
+
+def test_chosen_postprocessing_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "Post-processing" not in parse(write_report(run))[1]
+    chosen = postprocess(run)
+    page, text = parse(write_report(run))
+    assert f"Chosen on 4 validation cases (folds 0, 1 of 2): {'; '.join(map(str, chosen.steps)) or 'no step'}" in text
+    outer, mean = chosen.after.outputs["outer"], chosen.after.mean
+    assert outer is not None
+    assert mean is not None
+    assert f"{outer:.4f}" in text
+    assert f"{mean:.4f}" in text
+    assert "../3d_fullres/postprocessing.json" in page.links
+    (run.path / "3d_fullres" / "postprocessing.json").write_text("{}")
+    assert "postprocessing.json is damaged" in parse(write_report(run))[1]
 
 
 def test_a_run_that_was_only_planned_has_a_report(tmp_path: Path) -> None:
