@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autoseg.architecture import DeepMedic
 from autoseg.errors import AutosegError
 from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
@@ -239,3 +240,75 @@ def test_a_full_disk_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
     with pytest.raises(AutosegError, match=r"can't take the 0\.0 GB .*No space left on device.*; set TMPDIR"):
         module.collector((2, 3, 4, 5), CPU)
+
+
+class Middle(nn.Module):
+    """Speaks about the middle of what it is given, and checks how much that is."""
+
+    def __init__(self, context: list[int], given: list[int]) -> None:
+        super().__init__()
+        self.context = context
+        self.given = given
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        assert list(image.shape[2:]) == self.given
+        depth, height, width = (slice(c, n - c) for c, n in zip(self.context, image.shape[2:], strict=True))
+        return image[:, :, depth, height, width]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(1, 11)] * 3),
+    patch=st.lists(st.integers(1, 6), min_size=3, max_size=3),
+    context=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+    overlap=st.floats(0, 0.8),
+    axes=st.sets(st.integers(0, 2)),
+)
+def test_identity_with_context(size: tuple, patch: list, context: list, overlap: float, axes: set) -> None:
+    """What is said about a tile's middle lands where that middle is, images smaller than a tile included."""
+    image = noise(1, *size)
+    network = Middle(context, [p + 2 * c for p, c in zip(patch, context, strict=True)])
+    how = Inference(overlap=overlap, mirror_axes=sorted(axes))
+    found = predict_scores([network], image, patch, 1, how, CPU, torch.float32, bool(axes), context=context)
+    torch.testing.assert_close(found, image, atol=1e-5, rtol=1e-5)
+
+
+def test_context_is_zero_beyond_the_image_and_the_image_elsewhere() -> None:
+    """The mean of each voxel and its neighbours, by hand."""
+
+    class Mean(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return (image[..., :-2] + image[..., 1:-1] + image[..., 2:]) / 3
+
+    image = torch.tensor([3.0, 6.0, 9.0, 12.0, 15.0]).reshape(1, 1, 1, 5)
+    inference = Inference(overlap=0, mirror_axes=[])
+    found = predict_scores([Mean()], image, [1, 1, 2], 1, inference, CPU, torch.float32, False, context=[0, 0, 1])
+    assert found.ravel().tolist() == pytest.approx([3, 6, 9, 12, 9])
+
+
+@pytest.mark.parametrize("size", [(27, 27, 27), (27, 18, 36)])
+def test_deepmedic_says_the_same_in_small_and_in_large_tiles(size: tuple[int, ...]) -> None:
+    """Tiles of 9³ and of 27³, and the whole image at once, zeros all around: the same logits.
+
+    All tiles begin at whole voxels of the coarse pathway here; elsewhere its grid would lie another way.
+    """
+    topology = DeepMedic(features=[2, 3, 3, 3, 3, 3, 3, 3], fully_connected=[4, 4])
+    torch.manual_seed(0)
+    network = build(topology, 2, 2).eval()
+    with torch.no_grad():
+        for name, value in network.state_dict().items():  # batch norm that is not the identity
+            if name.endswith("running_var"):
+                value.uniform_(0.1, 0.4)
+    image = noise(2, *size)
+    how = Inference(overlap=0, gaussian_sigma=0, mirror_axes=[], tile_batch=4)
+    found = []
+    for patch in ([25, 25, 25], [43, 34, 43]):
+        tile = topology.output_size(patch)
+        context = [(n - t) // 2 for n, t in zip(topology.input_size(patch), tile, strict=True)]
+        assert context == [24, 24, 24]
+        found.append(predict_scores([network], image, tile, 2, how, CPU, torch.float32, False, context=context))
+    with torch.no_grad():
+        whole = network(torch.nn.functional.pad(image, [24] * 6)[None])[0]
+    assert whole.std() > 0.1
+    for scores in found:
+        torch.testing.assert_close(scores, whole, atol=1e-5, rtol=1e-4)
