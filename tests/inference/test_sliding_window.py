@@ -309,6 +309,6 @@ def test_deepmedic_says_the_same_in_small_and_in_large_tiles(size: tuple[int, ..
         found.append(predict_scores([network], image, tile, 2, how, CPU, torch.float32, False, context=context))
     with torch.no_grad():
         whole = network(torch.nn.functional.pad(image, [24] * 6)[None])[0]
-    assert whole.std() > 0.1
     for scores in found:
-        torch.testing.assert_close(scores, whole, atol=1e-5, rtol=1e-4)
+        # A tile one voxel off would differ by about the deviation.
+        assert (scores - whole).abs().max() < 1e-3 * whole.std()
