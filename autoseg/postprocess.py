@@ -11,10 +11,10 @@ output's falls by more than :data:`LOSS`; at equal Dice the gentler one is.
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from rich.table import Table
@@ -26,12 +26,25 @@ from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import WORKERS, grid_difference, read_labels
 from autoseg.evaluation.summary import number
 from autoseg.image import result_ending
-from autoseg.inference.postprocessing import FILE, Postprocessing, Score, Step, Trial, apply, weights_digests
+from autoseg.inference.postprocessing import (
+    FILE,
+    Postprocessing,
+    Score,
+    Step,
+    Trial,
+    apply,
+    find_parts,
+    removal,
+    weights_digests,
+)
 from autoseg.networks.weights import read_metadata, weights_identity
 from autoseg.plan import Output, Plan, Target
 from autoseg.progress import Steps, say
 from autoseg.run import Run
 from autoseg.verbs import callable_module
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: A step is kept where the mean Dice rises by more than this: half of the last digit that the tables show.
 GAIN = 0.0005
@@ -54,24 +67,34 @@ class _Pair:
     """A case's label maps, cut to where either is, and compressed: hundreds of cases fit into memory.
 
     Attributes:
-        shape: ``(z, y, x)`` of the cut.
-        spacing: mm ``(z, y, x)``.
-        prediction: int32 voxels.
-        reference: int32 voxels.
+        prediction: label values ``(z, y, x)``.
+        reference: label values, of the same shape.
+        voxel: volume of one in mm³.
         volumes: mm³ of each output in the reference.
     """
 
-    shape: tuple[int, ...]
-    spacing: tuple[float, float, float]
-    prediction: bytes
-    reference: bytes
+    prediction: "_Packed"
+    reference: "_Packed"
+    voxel: float
     volumes: tuple[float, ...]
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction and reference."""
-        first = np.frombuffer(zlib.decompress(self.prediction), np.int32).reshape(self.shape)
-        second = np.frombuffer(zlib.decompress(self.reference), np.int32).reshape(self.shape)
-        return first, second
+
+@dataclass(frozen=True)
+class _Packed:
+    """A label map in a few kilobytes."""
+
+    shape: tuple[int, ...]
+    kind: str
+    content: bytes
+
+    @classmethod
+    def of(cls, label: np.ndarray) -> "Self":
+        small = label.size == 0 or (label.min() >= 0 and label.max() <= 255)
+        label = np.ascontiguousarray(label, np.uint8 if small else np.int32)
+        return cls(label.shape, label.dtype.str, zlib.compress(label.tobytes(), 1))
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(zlib.decompress(self.content), self.kind).reshape(self.shape)
 
 
 def postprocess(run: Run | str | Path, configuration: str | None = None, workers: int = WORKERS) -> Postprocessing:
@@ -104,7 +127,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
             pairs = list(_each(pool, partial(_read, target), files, progress))
         chooser = _Chooser(pairs, target, empty, pool)
         steps, tried, before, after = chooser.choose()
-    improved, worsened = _changes(before, after)
+    improved, worsened = chooser.changes(before, after)
     found = Postprocessing(
         autoseg_version=__version__,
         configuration=name,
@@ -142,92 +165,105 @@ class _Chooser:
         self._pool = pool
 
     def choose(self) -> tuple[list[Step], list[Trial], np.ndarray, np.ndarray]:
-        """The steps kept, all that were tried, and the Dice ``(case, output)`` without and with those kept."""
+        """The steps kept, all that were tried, and the voxel counts (:func:`counts`) without and with those kept."""
         steps: list[Step] = []
         tried: list[Trial] = []
         with Steps("Trying", 1 + 2 * len(self._target.outputs)) as progress:
-            current = before = self._measure([[]])[0]
+            current = before = np.stack(list(_each(self._pool, self._count, self._pairs)))
             progress.advance()
             for index, output in enumerate(self._target.outputs):
                 for question in self._questions(index, output):
-                    found = self._measure([[*steps, step] for step in question])
-                    trials = [self._judge(step, current, after) for step, after in zip(question, found, strict=True)]
+                    found = list(_each(self._pool, partial(self._try, output, question), self._pairs))
+                    after = [current + np.stack(changes) for changes in zip(*found, strict=True)]
+                    trials = [self._judge(step, current, then) for step, then in zip(question, after, strict=True)]
                     allowed = [number for number, trial in enumerate(trials) if trial.kept]
                     # max takes the first of equals, and the gentler steps come first.
                     best = max(allowed, key=lambda number: trials[number].after.mean or 0.0, default=None)
                     tried += [t.model_copy(update={"kept": number == best}) for number, t in enumerate(trials)]
                     if best is not None:
                         steps.append(question[best])
-                        current = found[best]
+                        current = after[best]
+                        self._pairs = list(_each(self._pool, partial(self._do, question[best]), self._pairs))
                     progress.advance(note=output.name)
         return steps, tried, before, current
 
-    def score(self, dice: np.ndarray) -> Score:
-        """Means of Dice ``(case, output)``, undefined ones left out, as an evaluation has them."""
-        outputs = [_mean(column) for column in dice.T]
+    def score(self, counted: np.ndarray) -> Score:
+        """Means of Dice, undefined ones left out, as an evaluation has them."""
+        outputs = [_mean(column) for column in dices(counted, self._empty).T]
         named = {output.name: value for output, value in zip(self._target.outputs, outputs, strict=True)}
         return Score(mean=_mean(np.array([np.nan if v is None else v for v in outputs])), outputs=named)
+
+    def changes(self, before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+        """Cases made better and worse: by the mean over outputs, one that is rightly absent counting 1."""
+        first, second = (
+            np.nan_to_num(dices(counted, self._empty), nan=1.0).mean(axis=1) for counted in (before, after)
+        )
+        return int(np.sum(second - first > CHANGED)), int(np.sum(first - second > CHANGED))
 
     def _questions(self, index: int, output: Output) -> Iterator[list[Step]]:
         """Steps of which at most one is kept, the gentlest first."""
         volumes = [pair.volumes[index] for pair in self._pairs if pair.volumes[index] > 0]
         median = float(np.median(volumes)) if volumes else 0.0
-        smallest = min(float(np.prod(pair.spacing)) for pair in self._pairs)
+        smallest = min(pair.voxel for pair in self._pairs)
         # Nothing is smaller than a voxel. Two digits are enough for a rule, and are what the file says.
         sizes = sorted({size for share in SHARES if (size := float(f"{share * median:.2g}")) > smallest})
         components = [Step(kind="minimum_size", output=output.name, mm3=size) for size in sizes]
         yield [*components, Step(kind="largest_component", output=output.name, mm3=None)]
         yield [Step(kind="minimum_total", output=output.name, mm3=size) for size in sizes]
 
-    def _judge(self, step: Step, current: np.ndarray, found: np.ndarray) -> Trial:
-        before, after = self.score(current), self.score(found)
-        improved, worsened = _changes(current, found)
-        return Trial(
-            step=step, before=before, after=after, improved=improved, worsened=worsened, kept=_helps(before, after)
-        )
+    def _judge(self, step: Step, current: np.ndarray, after: np.ndarray) -> Trial:
+        first, second = self.score(current), self.score(after)
+        improved, worsened = self.changes(current, after)
+        kept = _helps(first, second)
+        return Trial(step=step, before=first, after=second, improved=improved, worsened=worsened, kept=kept)
 
-    def _measure(self, candidates: Sequence[Sequence[Step]]) -> np.ndarray:
-        """Dice ``(candidate, case, output)``."""
+    def _count(self, pair: _Pair) -> np.ndarray:
+        return counts(pair.prediction.array(), pair.reference.array(), self._target)
 
-        def one(pair: _Pair) -> np.ndarray:
-            prediction, reference = pair.arrays()
-            done: dict[tuple[Step, ...], np.ndarray] = {(): prediction}
-            rows = []
-            for steps in candidates:
-                last = tuple(steps[:-1])
-                if last not in done:
-                    done[last] = apply(prediction, last, self._target, pair.spacing)
-                label = apply(done[last], steps[-1:], self._target, pair.spacing)
-                rows.append(dices(label, reference, self._target, self._empty))
-            return np.stack(rows)
+    def _try(self, output: Output, question: Sequence[Step], pair: _Pair) -> list[np.ndarray]:
+        """How each step would change the counts: only the voxels that it changes are looked at."""
+        prediction, reference = pair.prediction.array(), pair.reference.array()
+        parts = find_parts(prediction, output)
+        found = []
+        for step in question:
+            where, values = removal(prediction, parts, step, self._target, pair.voxel)
+            real = reference[where]
+            found.append(counts(values, real, self._target) - counts(prediction[where], real, self._target))
+        return found
 
-        found = list(_each(self._pool, one, self._pairs))
-        return np.stack(found, axis=1) if candidates else np.empty((0, len(self._pairs), len(self._target.outputs)))
+    def _do(self, step: Step, pair: _Pair) -> _Pair:
+        label = apply(pair.prediction.array(), [step], self._target, [pair.voxel])
+        return replace(pair, prediction=_Packed.of(label))
 
 
-def dices(prediction: np.ndarray, reference: np.ndarray, target: Target, empty: str) -> np.ndarray:
-    """Dice of each output, with an evaluation's convention for empty masks and ignored voxels.
+def counts(prediction: np.ndarray, reference: np.ndarray, target: Target) -> np.ndarray:
+    """Voxels of each output: in the prediction, in the reference, in both; ignored ones do not count.
 
     Args:
-        prediction: label values ``(z, y, x)``.
+        prediction: label values.
         reference: label values, of the same shape.
         target: whose outputs.
-        empty: ``skip``: NaN where both masks are empty; ``brats``: 1.
 
     Returns:
-        float64 ``(output,)``.
+        int64 ``(output, 3)``.
     """
     if target.ignore is not None:
-        counts = reference != target.ignore
-        prediction, reference = prediction[counts], reference[counts]
+        known = reference != target.ignore
+        prediction, reference = prediction[known], reference[known]
     found = []
     for output in target.outputs:
-        values = [value for value in output.values if value != target.ignore]
-        predicted, real = np.isin(prediction, values), np.isin(reference, values)
-        size = int(np.count_nonzero(predicted)) + int(np.count_nonzero(real))
-        neither = 1.0 if empty == "brats" else np.nan
-        found.append(2 * int(np.count_nonzero(predicted & real)) / size if size else neither)
-    return np.array(found)
+        predicted, real = (np.isin(label, output.values) for label in (prediction, reference))
+        if target.ignore in output.values:
+            predicted &= prediction != target.ignore
+        found.append([np.count_nonzero(mask) for mask in (predicted, real, predicted & real)])
+    return np.array(found, np.int64)
+
+
+def dices(counted: np.ndarray, empty: str) -> np.ndarray:
+    """Dice from :func:`counts` ``(…, 3)``; where both masks are empty NaN, or 1 by the BraTS convention."""
+    size = counted[..., 0] + counted[..., 1]
+    neither = 1.0 if empty == "brats" else np.nan
+    return np.where(size > 0, 2 * counted[..., 2] / np.maximum(size, 1), neither)
 
 
 def results_table(found: Postprocessing) -> Table:
@@ -339,8 +375,7 @@ def _read(target: Target, files: tuple[str, Path, Path]) -> _Pair:
     # A voxel more on each side shows what is around a component.
     grown = (slice(max(part.start - 1, 0), part.stop + 1) for part in found[0]) if found else [slice(0, 1)] * 3
     box = tuple(grown)
-    parts = [zlib.compress(np.ascontiguousarray(part[box]).tobytes(), 1) for part in (prediction, reference)]
-    return _Pair(prediction[box].shape, real.spacing, parts[0], parts[1], volumes)
+    return _Pair(_Packed.of(prediction[box]), _Packed.of(reference[box]), voxel, volumes)
 
 
 def _each(
@@ -366,12 +401,6 @@ def _helps(before: Score, after: Score) -> bool:
         if value is not None and now is not None and now < value - LOSS:
             return False
     return True
-
-
-def _changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
-    """Cases made better and worse: by the mean over outputs, one that is rightly absent counting 1."""
-    change = np.nan_to_num(after, nan=1.0).mean(axis=1) - np.nan_to_num(before, nan=1.0).mean(axis=1)
-    return int(np.sum(change > CHANGED)), int(np.sum(change < -CHANGED))
 
 
 def _mean(values: np.ndarray) -> float | None:

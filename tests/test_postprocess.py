@@ -16,7 +16,7 @@ from autoseg.evaluation.cases import evaluate_arrays, evaluate_pairs
 from autoseg.evaluation.metrics import Empty
 from autoseg.inference.postprocessing import Postprocessing, Step, Trial, chosen_steps
 from autoseg.plan import Output, Target
-from autoseg.postprocess import dices, postprocess, results_table, verdict
+from autoseg.postprocess import counts, dices, postprocess, results_table, verdict
 from autoseg.run import Run
 from tests.builders import LABELS, REGIONS, blob, make_plan, make_run, write
 
@@ -266,6 +266,6 @@ TARGETS = (
     st.sampled_from(["skip", "brats"]),
 )
 def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Target, empty: Empty) -> None:
-    found = dices(*pair, target, empty)
+    found = dices(counts(*pair, target), empty)
     wanted = evaluate_arrays(*pair, (1.0, 1.0, 1.0), target.outputs, empty=empty, ignore=target.ignore)
     assert found == pytest.approx([wanted[output.name]["dice"] for output in target.outputs], nan_ok=True)

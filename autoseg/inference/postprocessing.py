@@ -17,6 +17,7 @@ Either lies outside the output, so that a step done twice is a step done once.
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -190,33 +191,73 @@ def apply(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Seq
     """
     voxel = math.prod(spacing)
     for step in steps:
-        label = _apply_one(label, step, target, voxel)
+        output = next(output for output in target.outputs if output.name == step.output)
+        where, values = removal(label, find_parts(label, output), step, target, voxel)
+        if len(values):
+            label = label.copy()
+            label[where] = values
     return label
 
 
-def _apply_one(label: np.ndarray, step: Step, target: Target, voxel: float) -> np.ndarray:
-    output = next(output for output in target.outputs if output.name == step.output)
+@dataclass(frozen=True)
+class Parts:
+    """The connected components of an output in a label map.
+
+    Attributes:
+        output: whose.
+        box: that holds them all.
+        positions: of the output's voxels in the flattened box.
+        owners: component of each of these voxels, from 0.
+        voxels: of each component.
+    """
+
+    output: Output
+    box: tuple[slice, ...]
+    positions: np.ndarray
+    owners: np.ndarray
+    voxels: np.ndarray
+
+
+def find_parts(label: np.ndarray, output: Output) -> Parts:
+    """Find the connected components of an output in a label map ``(z, y, x)``."""
     mask = np.isin(label, output.values)
     found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
-    if not found:
-        return label
-    box: tuple[slice, ...] = found[0]
+    box: tuple[slice, ...] = found[0] if found else (slice(0, 0),) * label.ndim
     components, count = ndimage.label(mask[box], CONNECTIVITY)
-    voxels = np.bincount(components.ravel(), minlength=count + 1)
-    dropped = _dropped(voxels[1:], step, voxel)
-    if not dropped.any():
-        return label
-    removed = np.concatenate([[False], dropped])[components]
-    result = label.copy()
+    components = components.reshape(-1)
+    positions = np.flatnonzero(components)
+    owners = components[positions] - 1
+    return Parts(output, box, positions, owners, np.bincount(owners, minlength=count))
+
+
+def removal(
+    label: np.ndarray, parts: Parts, step: Step, target: Target, voxel: float
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Which voxels a step changes, and what they become.
+
+    Args:
+        label: values of the target ``(z, y, x)``.
+        parts: the components of the step's output in it.
+        step: what to do.
+        target: which values and what painting order the outputs have.
+        voxel: volume of one in mm³.
+
+    Returns:
+        The voxels' indices along each axis, and their new values.
+    """
+    gone = _dropped(parts.voxels, step, voxel)[parts.owners]
+    shape = [part.stop - part.start for part in parts.box]
+    inside = np.unravel_index(parts.positions[gone], shape)
+    where = tuple(index + part.start for index, part in zip(inside, parts.box, strict=True))
     if target.kind == "regions":
-        result[box][removed] = _outer_paint(output, target)
-    else:
-        result[box][removed] = _surroundings(label, components, removed, box, output)
-    return result
+        return where, np.full(len(where[0]), _outer_paint(parts.output, target), label.dtype)
+    return where, _surroundings(label, where, parts.owners[gone], parts.output)
 
 
 def _dropped(voxels: np.ndarray, step: Step, voxel: float) -> np.ndarray:
     """Which components go, given their numbers of voxels."""
+    if not len(voxels):
+        return np.zeros(0, bool)
     if step.mm3 is None:
         return np.arange(len(voxels)) != voxels.argmax()
     if step.kind == "minimum_size":
@@ -233,13 +274,9 @@ def _outer_paint(output: Output, target: Target) -> int:
     return 0
 
 
-def _surroundings(
-    label: np.ndarray, components: np.ndarray, removed: np.ndarray, box: tuple[slice, ...], output: Output
-) -> np.ndarray:
-    """For each removed voxel, the value on most of the faces around its component; 0 where it has none."""
-    inside = np.stack(np.nonzero(removed))
-    owners = components[removed]
-    positions = inside + np.array([[part.start] for part in box])
+def _surroundings(label: np.ndarray, where: tuple[np.ndarray, ...], owners: np.ndarray, output: Output) -> np.ndarray:
+    """For each voxel of some components, the value on most of the faces around its own; 0 where it has none."""
+    positions = np.stack(where)
     touching, values = [], []
     for axis, limit in enumerate(label.shape):
         for shift in (-1, 1):
@@ -252,10 +289,9 @@ def _surroundings(
             values.append(value[foreign])
     known, index = np.unique(np.concatenate([np.zeros(1, label.dtype), *values]), return_inverse=True)
     index = index.reshape(-1)[1:]  # the zero in front makes background an answer even where nothing is around
-    votes = np.bincount(np.concatenate(touching) * len(known) + index, minlength=(components.max() + 1) * len(known))
-    votes = votes.reshape(-1, len(known))
-    winner = np.where(votes.any(axis=1), known[votes.argmax(axis=1)], 0)
-    return np.asarray(winner[owners])
+    size = (int(owners.max(initial=0)) + 1, len(known))
+    votes = np.bincount(np.concatenate(touching) * len(known) + index, minlength=math.prod(size)).reshape(size)
+    return np.asarray(np.where(votes.any(axis=1), known[votes.argmax(axis=1)], 0)[owners], label.dtype)
 
 
 def file_digest(path: Path) -> str:
