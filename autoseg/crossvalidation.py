@@ -18,21 +18,33 @@ from autoseg.files import read_json, write_json
 from autoseg.image import result_ending
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
+from autoseg.inference.stages import Stage
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network, read_metadata, weights_identity
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan
+from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
+from autoseg.stages import Part, hand_on, schedule, stage_cases
 from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
+from autoseg.training.previous import CascadeCase
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
 
 #: Files that a fold's training leaves.
-FILES = (DONE, "training_state.pt", "weights.safetensors", "best.safetensors", "history.csv", "log.txt")
+FILES = (
+    DONE,
+    "training_state.pt",
+    "weights.safetensors",
+    "best.safetensors",
+    "history.csv",
+    "log.txt",
+    "previous.json",
+)
 
 #: A validation takes longer than its networks alone: reading, resampling, writing. An estimate on the safe side.
 RESERVE_MARGIN = 1.25
@@ -53,15 +65,19 @@ def train(
 
     Args:
         run: the run folder.
-        configuration: name; the recommended one where None.
+        configuration: name; the recommended one where None. The stages before it are trained first, with all folds
+            where their predictions are its input, else with the same ones.
         folds: numbers; all where None.
-        epochs: length of each fold's training; the plan's where neither this nor ``max_seconds`` is given.
-        max_seconds: wall-clock time for each fold, from its first step to its last validation prediction.
+        epochs: length of each fold's training, in every stage; the plan's where neither this nor ``max_seconds`` is
+            given.
+        max_seconds: wall-clock time for each fold, from its first step to its last validation prediction, with all the
+            stages before.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of initialisation, patches and augmentation.
         workers: processes for preprocessing and for loading patches; chosen for the machine where None.
         resume: None continues a fold that was begun and starts others; True insists on there being one to continue;
-            False starts over.
+            False starts over these folds, in every stage; folds of an earlier stage that only their predictions are
+            needed of are kept.
 
     Returns:
         The evaluation of every fold of the configuration that is trained by now, these and earlier ones.
@@ -85,63 +101,89 @@ def train(
         # Every step has the same shapes, so that searching for the fastest convolutions once pays.
         torch.backends.cudnn.benchmark = True
     plan = run.plan
-    name, config = plan.configuration(configuration)
+    name, _ = plan.configuration(configuration)
+    chain = plan.stages(name)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for fold in numbers:
         run.split(fold)
-        if resume is True and not (run.fold(name, fold) / "training_state.pt").exists():
+        if resume is True and not any((run.fold(stage, fold) / "training_state.pt").exists() for stage in chain):
             raise UsageError(f"--resume: fold {fold} of {name} in {run.path} was never begun; leave the option out.")
-    data = preprocess(run, name, workers)
-    for fold in numbers:
-        _train_one(
-            run,
-            plan,
-            name,
-            config,
-            data,
-            fold,
-            epochs,
-            max_seconds,
-            chosen_device,
-            seed,
-            workers,
-            resume is not False,
-        )
-    return cross_validated(run, name)
+    parts = schedule(plan, name, numbers, len(run.splits), max_seconds)
+    for stage in chain:
+        config = plan.configurations[stage]
+        mine = [part for part in parts if part.name == stage]
+        if len(chain) > 1:
+            say(f"Stage {chain.index(stage) + 1} of {len(chain)}: {stage}, {_listed([part.fold for part in mine])}.")
+        preprocess(run, stage, workers)
+        if config.previous is not None and config.previous.use == "channels":
+            hand_on(run, plan, stage, workers)
+        for part in mine:
+            _train_one(
+                run,
+                plan,
+                config,
+                part,
+                epochs,
+                chosen_device,
+                seed,
+                workers,
+                resume is not False,
+                asked=part.fold in numbers,
+                last=stage == name,
+            )
+        evaluation = cross_validated(run, stage)
+    return evaluation
+
+
+def _listed(folds: Sequence[int]) -> str:
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(str(fold) for fold in folds)}"
 
 
 def _train_one(
     run: Run,
     plan: Plan,
-    name: str,
     config: Configuration,
-    data: Path,
-    fold: int,
+    part: Part,
     epochs: int | None,
-    max_seconds: float | None,
     device: torch.device,
     seed: int,
     workers: int | None,
     resume: bool,
+    asked: bool,
+    last: bool,
 ) -> None:
+    name, fold, max_seconds = part.name, part.fold, part.seconds
     folder = run.fold(name, fold)
     folder.mkdir(parents=True, exist_ok=True)
     split = run.split(fold)
-    training = [StoredCase(data, case) for case in split["train"]]
-    validation = [StoredCase(data, case) for case in split["validation"]]
+    training = stage_cases(run, plan, name, split["train"])
+    validation = stage_cases(run, plan, name, split["validation"])
+    if not training:
+        assert config.previous is not None
+        raise AutosegError(
+            f"{name} works inside the box of {config.previous.output}, which no training case of fold {fold} has; "
+            f"plan without that stage."
+        )
     request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
-    if not resume:
-        _start_over(folder)
     identity = training_identity(plan, config, [*training, *validation], seed)
-    if resume and _is_done(folder, request, identity):
+    if not resume and (asked or not _is_done(folder, "", identity, at_least=True)):
+        _start_over(folder)
+    if _is_done(folder, request, identity, at_least=not last):
         say(f"Fold {fold} of {name} is trained already ({request}); --restart trains it anew.")
         return
+    _start_over_after_another(folder, name, training)
     for name_of_file in FILES:
         for stale in folder.glob(f".{name_of_file}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
     started = time.monotonic()
     if max_seconds is not None:
-        reserve = min(_validation_seconds(validation, plan, config, device), LARGEST_RESERVE * max_seconds)
+        estimates = (
+            _validation_seconds(
+                stage_cases(run, plan, stage, split["validation"]), plan, plan.configurations[stage], device
+            )
+            for stage in plan.stages(name)
+        )
+        reserve = min(sum(estimates), LARGEST_RESERVE * max_seconds)
         budget = Budget(seconds=max(max_seconds - reserve - (time.monotonic() - started), 1.0))
         length = f"{max_seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
     else:
@@ -179,7 +221,33 @@ def _is_done(folder: Path, request: str, identity: str) -> bool:
     if not ((folder / DONE).exists() and (folder / "weights.safetensors").exists()):
         return False
     done = read_json(folder / DONE)
-    return bool(done["request"] == request and done["identity"] == identity)
+    if done["identity"] != identity:
+        return False
+    return bool(done["request"] == request or (at_least and _no_longer(request, str(done["request"]))))
+
+
+def _no_longer(request: str, other: str) -> bool:
+    """Whether a request (``9 seconds``, ``20 epochs``) asks for no more than another of its kind; an empty one does."""
+    if not request:
+        return True
+    (length, unit), (other_length, other_unit) = request.split(), other.split()
+    return unit == other_unit and float(length) <= float(other_length)
+
+
+def _start_over_after_another(folder: Path, name: str, training: Sequence[StoredCase]) -> None:
+    """A training on predictions of a stage that was since trained anew is of no use: forget it.
+
+    Which predictions it works on is noted in ``previous.json``.
+    """
+    found = {case.id: case.found.content for case in training if isinstance(case, CascadeCase)}
+    if not found:
+        return
+    path = folder / "previous.json"
+    before = read_json(path) if path.exists() else {}
+    if any(before.get(case, content) != content for case, content in found.items()):
+        say(f"The stage before {name} has been trained further: {folder.name.replace('_', ' ')} starts over.")
+        _start_over(folder)
+    write_json(path, found)
 
 
 def _best(state: State) -> str:
@@ -242,8 +310,15 @@ def validate_fold(
     folder = run.fold(name, fold)
     out = folder / "validation"
     out.mkdir(parents=True, exist_ok=True)
+    before = [plan.configurations[stage] for stage in plan.stages(name)[:-1]]
+    earlier = [
+        Stage(c, plan.target_of(c), [load_network(run.fold(stage, fold) / "weights.safetensors", plan, c, device)])
+        for stage, c in zip(plan.stages(name), before, strict=False)
+    ]
     network = load_network(folder / "weights.safetensors", plan, config, device)
-    predictor = Predictor([Member(str(run.path), plan, config, [network])], device)
+    target = plan.result_of(name)
+    member = Member(str(run.path), plan, config, [network], earlier=earlier, target=target)
+    predictor = Predictor([member], device)
     dataset = run.dataset
     data = run.preprocessed(config.data)
     pairs: list[tuple[str, Path, Path]] = []
@@ -254,7 +329,7 @@ def validate_fold(
         writing: Future[None] | None = None
         for case_id in run.split(fold)["validation"]:
             stored = StoredCase(data, case_id)
-            label = predictor.predict_preprocessed(stored.image(), stored.trace)
+            label = predictor.predict_preprocessed(stored.image(), stored.trace, _as_before(run, before, case_id))
             path = out / f"{case_id}{result_ending(plan.file_ending)}"
             if writing is not None:
                 writing.result()
@@ -266,7 +341,16 @@ def validate_fold(
             steps.advance()
         if writing is not None:
             writing.result()
-    return evaluate_pairs(pairs, plan.target.outputs, out, ignore=plan.target.ignore)
+    return evaluate_pairs(pairs, target.outputs, out, ignore=target.ignore)
+
+
+def _as_before(run: Run, earlier: Sequence[Configuration], case: str) -> list[PreprocessedCase]:
+    """A case as each of the earlier stages sees it."""
+    seen = []
+    for configuration in earlier:
+        stored = StoredCase(run.preprocessed(configuration.data), case)
+        seen.append(PreprocessedCase(stored.image(), None, stored.trace))
+    return seen
 
 
 def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from autoseg.reasons import Reasoned
 
@@ -143,6 +143,12 @@ class Augmentation(Reasoned):
         gamma: exponents.
         gamma_probability: per sample.
         gamma_invert_probability: per sample, with the intensities turned upside down.
+        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of what the
+            stage before found; this and the next three do nothing where a network is given no such thing. All four are
+            nnU-Net's (Isensee et al. 2021, its cascade's data augmentation), so that a network learns not to trust it.
+        previous_morphology_radius: voxels of the ball that does it.
+        previous_removal_probability: per sample and label, of leaving out one of its connected components there.
+        previous_removal_share: of the patch that such a component may cover, at most.
     """
 
     rotation: float = Field(30.0, ge=0, le=180)
@@ -167,6 +173,10 @@ class Augmentation(Reasoned):
     gamma: tuple[float, float] = (0.7, 1.5)
     gamma_probability: float = Field(0.3, ge=0, le=1)
     gamma_invert_probability: float = Field(0.1, ge=0, le=1)
+    previous_morphology_probability: float = Field(0.4, ge=0, le=1)
+    previous_morphology_radius: tuple[PositiveInt, PositiveInt] = (1, 8)
+    previous_removal_probability: float = Field(0.2, ge=0, le=1)
+    previous_removal_share: float = Field(0.15, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ranges(self) -> "Self":
@@ -178,6 +188,7 @@ class Augmentation(Reasoned):
             "contrast",
             "low_resolution",
             "gamma",
+            "previous_morphology_radius",
         ):
             low, high = getattr(self, name)
             if low > high or low < 0:

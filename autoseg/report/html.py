@@ -180,7 +180,7 @@ def _mean_and_std(found: Statistics, digits: int) -> str:
 def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> str:
     picked = pick_cases(evaluation)
     cases = {case.id: case for case in run.dataset.cases}
-    names = {output.name: output.values for output in plan.target.outputs}
+    names = {output.name: output.values for output in plan.result_of(found.name).outputs}
     figures = []
     for what, case in track(picked, "drawing", len(picked)):
         folder = run.fold(found.name, found.fold_of[case]) / "validation"
@@ -278,6 +278,13 @@ def _facts(configuration: Configuration) -> str:
         ("batch size", str(configuration.batch_size)),
         ("network", f"{configuration.network.family} {configuration.network.summary}"),
     ]
+    previous = configuration.previous
+    if previous is not None and previous.use == "box":
+        cards.append(("works", f"inside {previous.output} of {previous.configuration}"))
+    elif previous is not None:
+        cards.append(("further input", f"segmentation by {previous.configuration}"))
+    if configuration.target is not None:
+        cards.append(("segments", ", ".join(output.name for output in configuration.target.outputs)))
     if configuration.parameters:
         cards.append(("parameters", _millions(configuration.parameters)))
     if configuration.memory is not None:

@@ -71,8 +71,20 @@ def augment(
     Returns:
         Image ``(batch, channel, *patch)`` and label ``(batch, *patch)``.
     """
+    image, maps = augment_maps(image, label[:, None], patch, augmentation, rng)
+    return image, maps[:, 0]
+
+
+def augment_maps(
+    image: torch.Tensor,
+    maps: torch.Tensor,
+    patch: Sequence[int],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`augment`, for several label maps of a sample, all moved alike: integer ``(batch, map, *loaded)``."""
     noise = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
-    image, label = _spatial(image, label, patch, augmentation, rng)
+    image, maps = _spatial(image, maps, patch, augmentation, rng)
     batch = len(image)
 
     def happens(probability: float) -> np.ndarray:
@@ -114,8 +126,8 @@ def augment(
         chosen = happens(0.5)
         if len(chosen):
             image[chosen] = image[chosen].flip(axis + 2)
-            label[chosen] = label[chosen].flip(axis + 1)
-    return image, label
+            maps[chosen] = maps[chosen].flip(axis + 2)
+    return image, maps
 
 
 def _column(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
@@ -137,7 +149,7 @@ def _per_channel(
 
 
 def _spatial(
-    image: torch.Tensor, label: torch.Tensor, patch: Sequence[int], a: Augmentation, rng: np.random.Generator
+    image: torch.Tensor, maps: torch.Tensor, patch: Sequence[int], a: Augmentation, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate, zoom and bend some samples, cut the patch from the middle of all."""
     batch, dimensions = len(image), image.ndim - 2
@@ -155,16 +167,16 @@ def _spatial(
     start = [(n - p) // 2 for n, p in zip(image.shape[2:], patch, strict=True)]
     middle = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
     new_image = image[(slice(None), slice(None), *middle)].clone()
-    new_label = label[(slice(None), *middle)].clone()
+    new_maps = maps[(slice(None), slice(None), *middle)].clone()
     moved = np.flatnonzero(turned | zoomed | bent)
     if not len(moved):
-        return new_image, new_label
+        return new_image, new_maps
     matrices = np.stack([_matrix(angles[i], axes, zoom[i], dimensions, _in_plane(a, dimensions)) for i in moved])
     grid = _sampling_grid(matrices, displacement[moved], patch, image.shape[2:], image.device)
     new_image[moved] = F.grid_sample(image[moved], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    nearest = F.grid_sample(label[moved][:, None].float(), grid, mode="nearest", align_corners=False)
-    new_label[moved] = nearest[:, 0].to(label.dtype)
-    return new_image, new_label
+    nearest = F.grid_sample(maps[moved].float(), grid, mode="nearest", align_corners=False)
+    new_maps[moved] = nearest.to(maps.dtype)
+    return new_image, new_maps
 
 
 def _matrix(angles: np.ndarray, axes: list[int], zoom: float, dimensions: int, in_plane: bool) -> np.ndarray:

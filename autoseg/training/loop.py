@@ -31,6 +31,7 @@ from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
+from autoseg.training.previous import augment_handed, handed_on, network_input
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 
 #: Seconds between two saved states; an interruption loses at most these.
@@ -137,6 +138,7 @@ def train_fold(
         workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
     given = configuration.network.input_size(configuration.patch_size)
     spoken_of = configuration.network.output_size(configuration.patch_size)
+    handed = handed_on(plan, configuration)
     loader = PatchLoader(
         training,
         configuration.batch_size,
@@ -178,7 +180,10 @@ def train_fold(
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            image, label = augment(image, label, given, recipe.augmentation, rng)
+            if handed is None:
+                image, label = augment(image, label, given, recipe.augmentation, rng)
+            else:
+                image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
             label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
@@ -404,7 +409,7 @@ def validation_dice(
     for case in cases:
         scores = predict_scores(
             [network],
-            torch.from_numpy(case.image()),
+            network_input(case),
             configuration.tile_size,
             target.heads,
             configuration.inference,

@@ -1,0 +1,320 @@
+"""Runs of several stages, from training to prediction, on blobs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg import crossvalidation as module
+from autoseg.crossvalidation import train as train_anywhere
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.summary import Evaluation
+from autoseg.files import write_json
+from autoseg.inference.predictor import Predictor
+from autoseg.overrides import override
+from autoseg.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.report import write_report
+from autoseg.run import Run
+from autoseg.stages import Part, hand_on, schedule, stage_cases
+from autoseg.training.previous import BoxedCase, CascadeCase
+from tests.builders import LABELS, REGIONS, Perfect, blob, make_configuration, make_plan, make_run
+from tests.inference.test_stages import INNER, WHOLE, Above, chain
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+def cascade(**changes: Any) -> Plan:
+    """Half the resolution first, whose findings are further input at the full one."""
+    return make_plan(
+        configurations={
+            "low": make_configuration((4, 4, 4), spacing=(2.0, 2.0, 2.0), data="low"),
+            "full": make_configuration(previous=Previous(configuration="low")),
+        },
+        recommended="full",
+        **changes,
+    )
+
+
+def nested() -> Plan:
+    return chain("box", WHOLE, INNER, REGIONS)
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def changed(run: Run) -> dict[str, int]:
+    """Every trained fold, and when its weights were written."""
+    found = sorted(run.path.glob("*/fold_*/weights.safetensors"))
+    return {f"{path.parent.parent.name}/{path.parent.name}": path.stat().st_mtime_ns for path in found}
+
+
+def train(*arguments: Any, **options: Any) -> Evaluation:
+    """In this process alone: starting others takes longer than these trainings."""
+    return train_anywhere(*arguments, workers=0, **options)
+
+
+# --- what is trained, and for how long ---
+
+
+def test_schedule_of_one_stage() -> None:
+    plan = make_plan()
+    assert schedule(plan, "small", [1, 3], 5, 7.3) == [Part("small", 1, 7.3), Part("small", 3, 7.3)]
+    assert schedule(plan, "small", [2], 5, None) == [Part("small", 2, None)]
+
+
+def test_schedule_of_a_cascade() -> None:
+    """One fold in 100 s: 50 s for it, and 50 s for the five that it needs of the stage before."""
+    parts = schedule(cascade(), "full", [2], 5, 100.0)
+    assert parts == [*(Part("low", fold, 10.0) for fold in range(5)), Part("full", 2, 50.0)]
+    every = schedule(cascade(), "full", range(5), 5, 100.0)
+    assert {part.seconds for part in every} == {50.0}
+    assert len(every) == 10
+    assert schedule(cascade(), "low", [2], 5, 100.0) == [Part("low", 2, 100.0)]
+
+
+def test_schedule_of_boxes() -> None:
+    assert schedule(nested(), "last", [0, 4], 5, 60.0) == [
+        Part("first", 0, 30.0),
+        Part("first", 4, 30.0),
+        Part("last", 0, 30.0),
+        Part("last", 4, 30.0),
+    ]
+
+
+# --- the whole way ---
+
+
+def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, cascade())
+    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    assert "Stage 1 of 2: low, folds 0, 1." in capsys.readouterr().err
+    assert sorted(changed(run)) == ["full/fold_0", "low/fold_0", "low/fold_1"]
+    assert evaluation.targets == ("outer", "inner")
+    # What the second stage was given is what the fold that had not seen the case said, on its own grid.
+    for case in run.dataset.cases:
+        fold = 0 if case.id in run.split(0)["validation"] else 1
+        said = read(run.fold("low", fold) / "validation" / f"{case.id}.nii.gz")
+        (given_to,) = stage_cases(run, run.plan, "full", [case.id])
+        assert np.array_equal(given_to.image()[-1], said)
+    before = changed(run)
+    train(run, folds=[0], epochs=1, device="cpu")
+    assert changed(run) == before
+    train(run, epochs=1, device="cpu")  # the other fold; what is there stays
+    assert {name: time for name, time in changed(run).items() if name in before} == before
+    assert len(changed(run)) == 4
+
+    outcome = Predictor.load(run.path, device="cpu").predict(run.dataset.cases[:1], tmp_path / "out", True)
+    assert outcome.failed == {}
+    (told,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["runs"]
+    assert told["stages"] == [
+        {"configuration": "low", "folds": [0, 1]},
+        {"configuration": "full", "folds": [0, 1]},
+    ]
+    (alone,) = Predictor.load(run.path, folds=[1], device="cpu").members
+    assert [len(stage.networks) for stage in alone.stages] == [1, 1]
+    page = write_report(run).read_text()
+    assert "segmentation by low" in page
+
+
+def test_boxes_from_training_to_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path, nested())
+    evaluation = train(run, folds=[1], epochs=1, device="cpu")
+    assert sorted(changed(run)) == ["first/fold_1", "last/fold_1"]
+    assert evaluation.targets == ("whole", "inner")
+    # A stage on its own is measured by what it segments.
+    assert train(run, "first", folds=[1], epochs=1, device="cpu").targets == ("whole",)
+    cases = stage_cases(run, run.plan, "last", run.split(1)["train"])
+    assert [case.shape for case in cases] == [(9, 11, 11)] * 2  # 5×7×7, 2 more on each side, where the image goes on
+    outcome = Predictor.load(run.path, device="cpu").predict(run.dataset.cases[:1], tmp_path / "out")
+    assert outcome.failed == {}
+    assert "inside whole of first" in write_report(run).read_text()
+
+
+def test_perfect_networks_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fold k's networks of every stage; the second stage's reference box does not matter for the result."""
+    asked = []
+
+    def perfect(path: Path, plan: Plan, config: Any, *_: Any) -> Any:
+        asked.append(f"{path.parent.parent.name}/{path.parent.name}")
+        return Above(1.5 if plan.target_of(config).outputs[0].name == "inner" else 0.5)
+
+    run = make_run(tmp_path, nested())
+    monkeypatch.setattr(module, "load_network", perfect)
+    evaluation = train(run, folds=[1], epochs=1, device="cpu")
+    assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
+    assert asked == ["first/fold_1", "first/fold_1", "last/fold_1"]
+
+
+def test_time_is_shared(tmp_path: Path) -> None:
+    run = make_run(tmp_path, nested())
+    train(run, folds=[0], max_seconds=3, device="cpu")
+    for stage in ("first", "last"):
+        assert json.loads((run.fold(stage, 0) / "done.json").read_text())["request"] == "1.5 seconds"
+    before = changed(run)
+    train(run, folds=[0], max_seconds=3, device="cpu")
+    assert changed(run) == before
+
+
+# --- interrupted, trained further, started over ---
+
+
+class Stop(Exception):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("plan", [cascade, nested])
+def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Any) -> None:
+    whole = make_run(tmp_path / "whole", plan())
+    expected = train(whole, folds=[0], epochs=2, device="cpu")
+    run = make_run(tmp_path / "parts", plan())
+    real = module.train_fold
+
+    def dies(folder: Path, plan: Plan, config: Any, *rest: Any) -> Any:
+        if config.previous is not None:
+            raise Stop
+        return real(folder, plan, config, *rest)
+
+    monkeypatch.setattr(module, "train_fold", dies)
+    with pytest.raises(Stop):
+        train(run, folds=[0], epochs=2, device="cpu")
+    first = changed(run)
+    assert not any(name.startswith(run.plan.recommended) for name in first)
+    monkeypatch.undo()
+    monkeypatch.setattr("autoseg.crossvalidation.available_cpus", lambda: 1)
+    if plan is nested:
+        with pytest.raises(UsageError, match="has no trained fold of last"):
+            Predictor.load(run.path, device="cpu")
+    found = train(run, folds=[0], epochs=2, device="cpu")
+    assert found.rows == expected.rows
+    assert {name: time for name, time in changed(run).items() if name in first} == first
+
+
+def test_a_first_stage_trained_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What learned from its former predictions starts over; that it was trained for longer than asked is well."""
+    run = make_run(tmp_path, cascade())
+    train(run, folds=[0], epochs=1, device="cpu")
+    before = changed(run)
+    train(run, "low", epochs=6, folds=[1], device="cpu")
+    further = changed(run)
+    assert [name for name in further if further[name] != before[name]] == ["low/fold_1"]
+    capsys.readouterr()
+    train(run, folds=[0], epochs=1, device="cpu")
+    assert "The stage before full has been trained further: fold 0 starts over." in capsys.readouterr().err
+    after = changed(run)
+    assert [name for name in after if after[name] != further[name]] == ["full/fold_0"]
+    assert len((run.fold("full", 0) / "history.csv").read_text().splitlines()) == 1 + 1
+
+
+def test_restart(tmp_path: Path) -> None:
+    """Folds that were asked for start over in every stage, the others are kept as long as the plan is."""
+    run = make_run(tmp_path, cascade())
+    train(run, folds=[0], epochs=1, device="cpu")
+    before = changed(run)
+    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    after = changed(run)
+    assert [name for name in after if after[name] != before[name]] == ["full/fold_0", "low/fold_0"]
+    save_plan(override(run.plan, ["configurations.low.recipe.gradient_clip=3"]), run.path / "plan.json")
+    with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
+        train(run, folds=[0], epochs=2, device="cpu")
+    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    assert all(time != after[name] for name, time in changed(run).items())
+
+
+def test_resume_needs_something_begun(tmp_path: Path) -> None:
+    run = make_run(tmp_path, nested())
+    with pytest.raises(UsageError, match="was never begun"):
+        train(run, folds=[0], resume=True, device="cpu")
+    train(run, "first", folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], epochs=1, resume=True, device="cpu")
+    assert "last/fold_0" in changed(run)
+
+
+# --- cases that stages work on ---
+
+
+def test_cases_without_the_structure_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, nested())
+    empty = sitk.GetImageFromArray(np.zeros_like(blob()))
+    sitk.WriteImage(empty, str(run.dataset.case("case_1").label))
+    preprocess(run, "last", workers=1)
+    cases = stage_cases(run, run.plan, "last", ["case_0", "case_1", "case_3"])
+    assert [case.id for case in cases] == ["case_0", "case_3"]
+    assert all(isinstance(case, BoxedCase) for case in cases)
+    sitk.WriteImage(empty, str(run.dataset.case("case_3").label))
+    with pytest.raises(AutosegError, match="last works inside the box of whole, which no training case of fold 0 has"):
+        train(run, folds=[0], epochs=1, device="cpu")
+
+
+def test_predictions_that_are_not_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path, cascade())
+    preprocess(run, "full", workers=1)
+    with pytest.raises(AutosegError, match=r"low.*fold_1.*is missing.*--config low --fold 1 --restart"):
+        hand_on(run, run.plan, "full", 1)
+    splits = run.splits
+    write_json(run.path / "splits.json", [splits[0]])
+    with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
+        hand_on(run, run.plan, "full", 1)
+
+
+def test_predictions_are_fetched_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path, cascade())
+    preprocess(run, "full", workers=1)
+    for fold in (0, 1):
+        for case in run.split(fold)["validation"]:
+            path = run.fold("low", fold) / "validation" / f"{case}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), str(path))
+    hand_on(run, run.plan, "full", 1)
+    (case,) = stage_cases(run, run.plan, "full", ["case_0"])
+    assert isinstance(case, CascadeCase)
+    assert np.array_equal(case.found.label(), blob())
+    stored = case.found.folder / "case_0.json"
+    before, content = stored.stat().st_mtime_ns, case.content
+    hand_on(run, run.plan, "full", 1)
+    assert stored.stat().st_mtime_ns == before
+    path = run.fold("low", 0) / "validation" / "case_0.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(blob(shift=1).astype(np.uint8)), str(path))
+    hand_on(run, run.plan, "full", 1)
+    (case,) = stage_cases(run, run.plan, "full", ["case_0"])
+    assert case.content != content
+
+
+# --- plans ---
+
+
+def test_plans_that_contradict_themselves() -> None:
+    first, inside = WHOLE, Previous(configuration="first", use="box", output="whole")
+
+    def plan(whole: Target = REGIONS, **last: Any) -> Plan:
+        return make_plan(
+            configurations={
+                "first": make_configuration(target=first),
+                "last": make_configuration(**{"previous": inside, "target": INNER, **last}),
+            },
+            recommended="last",
+            target=whole,
+        )
+
+    swapped = Output(name="inner", values=[2], paint=5)
+    assert plan().result_of("first") == first
+    assert plan().result_of("last") == REGIONS
+    for name, value in {"spacing": (2.0, 2.0, 2.0), "data": "other", "resampling": {"label_order": 0}}.items():
+        with pytest.raises(ValueError, match=f"inside another one's box must have the same {name}"):
+            plan(**{name: value})
+    with pytest.raises(ValueError, match="labels come from the last stage"):
+        plan(LABELS, target=LABELS.model_copy(update={"outputs": [LABELS.outputs[0], swapped]}))
+    other = Target(kind="regions", outputs=[Output(name="inner", values=[1], paint=1)])
+    with pytest.raises(ValueError, match=r"inner must be a region of the values \[2\]"):
+        plan(target=other)
+
+
+def test_the_perfect_network_of_a_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path, cascade())
+    monkeypatch.setattr(module, "load_network", lambda *_: Perfect())
+    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4

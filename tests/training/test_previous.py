@@ -1,0 +1,180 @@
+"""What a training is given by the stage before, moved with the image and made wrong at random."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage as ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoseg.preprocessing.store import StoredCase
+from autoseg.training import previous as module
+from autoseg.training.augmentation import augment
+from autoseg.training.previous import (
+    BoxedCase,
+    CascadeCase,
+    augment_handed,
+    closed,
+    components,
+    dilate,
+    distort,
+    erode,
+    network_input,
+    opened,
+)
+from autoseg.training.sampling import PatchLoader
+from tests.builders import LABELS, blob, make_recipe, still, store
+
+TRUSTED = {"previous_morphology_probability": 0.0, "previous_removal_probability": 0.0}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> StoredCase:
+    return store(tmp_path / "data", "c", blob())
+
+
+def with_previous(case: StoredCase, tmp_path: Path, label: np.ndarray) -> CascadeCase:
+    return CascadeCase(case.folder, case.id, store(tmp_path / "previous", case.id, label), LABELS)
+
+
+def test_the_label_map_is_one_more_channel(case: StoredCase, tmp_path: Path) -> None:
+    found = blob(shift=1)
+    handed = with_previous(case, tmp_path, found)
+    assert np.array_equal(handed.image()[-1], found)
+    assert np.array_equal(handed.image()[:-1], case.image())
+    box = (slice(1, 6), slice(2, 9), slice(3, 7))
+    assert np.array_equal(handed.image(box)[-1], found[box])
+    given_to = network_input(handed).numpy()
+    assert given_to.shape == (3, *found.shape)
+    assert np.array_equal(given_to[1], found == 1)
+    assert np.array_equal(given_to[2], found == 2)
+    assert torch.equal(network_input(case), torch.from_numpy(case.image()))
+
+
+def test_another_finding_is_another_content(case: StoredCase, tmp_path: Path) -> None:
+    first = with_previous(case, tmp_path / "a", blob())
+    second = with_previous(case, tmp_path / "b", blob(shift=1))
+    assert len({first.content, second.content, case.content}) == 3
+
+
+def test_it_is_cut_like_the_label_and_zero_beyond_the_image(case: StoredCase, tmp_path: Path) -> None:
+    handed = with_previous(case, tmp_path, blob())
+    loader = PatchLoader([handed], 2, [8, 8, 8], LABELS, make_recipe().sampling, 0, loaded=[16, 16, 16])
+    for number in range(4):
+        batch = loader.batch(number)
+        assert np.array_equal(batch["image"][:, -1], batch["label"])
+        assert (batch["image"][:, -1] == 0).any()
+
+
+WILD = {
+    "rotation_probability": 0.8,
+    "scaling_probability": 0.8,
+    "elastic_probability": 0.8,
+    "mirror_axes": [0, 1, 2],
+    "noise_probability": 0.5,
+    "gamma_probability": 0.5,
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_moves_with_the_label(seed: int) -> None:
+    """A finding equal to the label stays so; image and label are what they are without it."""
+    label = torch.from_numpy(np.stack([blob((20, 20, 20)), blob((20, 20, 20), 4)]))
+    image = torch.rand((2, 1, 20, 20, 20), generator=torch.Generator().manual_seed(seed))
+    both = torch.cat([image, label[:, None].float()], dim=1)
+    chosen = still(**WILD, **TRUSTED)
+    found, moved = augment_handed(both, label, [12, 12, 12], chosen, np.random.default_rng(seed), LABELS)
+    assert found.shape == (2, 3, 12, 12, 12)
+    assert torch.equal(found[:, 1] + 2 * found[:, 2], moved.float())
+    plain, plain_label = augment(image, label, [12, 12, 12], chosen, np.random.default_rng(seed))
+    assert torch.equal(found[:, :1], plain)
+    assert torch.equal(moved, plain_label)
+
+
+def test_it_is_made_wrong_as_often_as_asked() -> None:
+    label = torch.from_numpy(blob((16, 16, 16)))
+    rng = np.random.default_rng(0)
+    for name, share in (("previous_morphology_probability", 0.4), ("previous_removal_probability", 0.36)):
+        # Two labels, each removed with 0.2: one at least is with 1 − 0.8².
+        chosen = still(**{**TRUSTED, name: 0.4 if "morphology" in name else 0.2, "previous_morphology_radius": (1, 1)})
+        changed = [not torch.equal(distort(label, chosen, rng), label) for _ in range(400)]
+        # A closed or opened box may be what it was: morphology changes at most as often.
+        expected = share if "removal" in name else share * 0.75
+        assert np.mean(changed) == pytest.approx(expected, abs=0.09)
+
+
+@pytest.mark.parametrize("operation", [dilate, erode, opened, closed])
+def test_one_label_grows_over_others_or_leaves_background(operation, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = torch.from_numpy(blob((16, 16, 16)))
+    monkeypatch.setattr(module, "OPERATIONS", (operation,))
+    chosen = still(**{**TRUSTED, "previous_morphology_probability": 1.0, "previous_morphology_radius": (2, 2)})
+    after = distort(label, chosen, np.random.default_rng(3))
+    value = 1 if torch.equal(after == 1, operation((label == 1).float(), 2) > 0) else 2
+    assert torch.equal(after == value, operation((label == value).float(), 2) > 0)
+    rest = (label != value) & (after != value)
+    assert torch.equal(after[rest], label[rest])
+
+
+def test_only_small_components_go() -> None:
+    label = torch.zeros(10, 10, 10, dtype=torch.int16)
+    label[:, :, :4] = 1  # 40 % of the patch
+    label[0, 0, 8:] = 1
+    label[9, 9, 8:] = 2
+    chosen = still(previous_morphology_probability=0.0, previous_removal_probability=1.0)
+    after = distort(label, chosen, np.random.default_rng(0))
+    assert int((after == 1).sum()) == 400
+    assert not (after == 2).any()
+    everything = still(
+        previous_morphology_probability=0.0, previous_removal_probability=1.0, previous_removal_share=0.001
+    )
+    assert torch.equal(distort(label, everything, np.random.default_rng(0)), label)
+
+
+def test_nothing_found_stays_nothing() -> None:
+    nothing = torch.zeros(6, 6, 6, dtype=torch.int16)
+    chosen = still(previous_morphology_probability=1.0, previous_removal_probability=1.0)
+    assert torch.equal(distort(nothing, chosen, np.random.default_rng(0)), nothing)
+
+
+def test_dilation_by_hand() -> None:
+    """A point becomes its 7 nearest, then those and all their neighbours: 3³ more on each face than a cube of 3."""
+    point = torch.zeros(9, 9, 9)
+    point[4, 4, 4] = 1
+    assert int(dilate(point, 1).sum()) == 7
+    # Seven overlapping cubes of 27: a cube of 27 and 9 more on each of six faces.
+    assert int(dilate(point, 2).sum()) == 27 + 6 * 9
+    assert torch.equal(erode(dilate(point, 1), 1), point)
+    assert torch.equal(erode(torch.ones(5, 5, 5), 2), torch.ones(5, 5, 5))
+    assert not opened(point, 1).any()
+    assert torch.equal(closed(point, 2), point)
+    flat = torch.zeros(5, 5)
+    flat[2, 2] = 1
+    assert int(dilate(flat, 1).sum()) == 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.6))
+def test_components_are_scipys(seed: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((7, 8, 9)) < share
+    mine = components(torch.from_numpy(mask)).numpy()
+    theirs, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    assert np.array_equal(mine > 0, mask)
+    assert len(np.unique(mine[mask])) == count == len(set(zip(mine[mask], theirs[mask], strict=True)))
+
+
+def test_boxed_case(case: StoredCase) -> None:
+    box = (slice(1, 8), slice(2, 9), slice(2, 10))
+    boxed = BoxedCase(case.folder, case.id, box)
+    assert boxed.shape == (7, 7, 8)
+    assert np.array_equal(boxed.label(), blob()[box])
+    assert np.array_equal(boxed.image(), case.image()[(slice(None), *box)])
+    inner = (slice(0, 3), slice(2, 6), slice(1, 4))
+    assert np.array_equal(boxed.label(inner), blob()[box][inner])
+    assert np.array_equal(boxed.image(inner), boxed.image()[(slice(None), *inner)])
+    for value, positions in boxed.foreground.items():
+        assert set(map(tuple, positions)) == set(map(tuple, np.argwhere(blob()[box] == value)))
+    assert np.array_equal(case.foreground[1], StoredCase(case.folder, case.id).foreground[1])
+    assert boxed.content != case.content
+    assert BoxedCase(case.folder, case.id, (slice(0, 8), *box[1:])).content != boxed.content
