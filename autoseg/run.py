@@ -5,6 +5,7 @@ RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
 RUN/<configuration>/crossval/      metrics.csv  summary.json
+RUN/<configuration>/               postprocessing.json
 RUN/report/index.html
 """
 

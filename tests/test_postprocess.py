@@ -5,18 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 import autoseg
 from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation import Evaluation
-from autoseg.evaluation.cases import evaluate_arrays, evaluate_pairs
+from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.metrics import Empty
 from autoseg.inference.postprocessing import Postprocessing, Step, Trial, chosen_steps
-from autoseg.plan import Output, Target
-from autoseg.postprocess import counts, dices, postprocess, results_table, verdict
+from autoseg.plan import Target
+from autoseg.postprocess import postprocess, results_table, verdict
 from autoseg.run import Run
 from tests.builders import LABELS, REGIONS, blob, make_plan, make_run, write
 
@@ -250,22 +247,3 @@ def test_the_table_has_what_changes_something(tmp_path: Path) -> None:
 def test_the_verb_is_public(tmp_path: Path) -> None:
     run = validated(tmp_path, speck)
     assert autoseg.postprocess(run.path) == postprocess(run)
-
-
-TARGETS = (
-    LABELS,
-    REGIONS,
-    Target(kind="labels", outputs=LABELS.outputs, ignore=3),
-    Target(kind="regions", outputs=[Output(name="all", values=[1, 2, 3], paint=1), LABELS.outputs[1]], ignore=3),
-)
-
-
-@given(
-    st.tuples(*[arrays(np.int32, (2, 3, 4), elements=st.integers(0, 3))] * 2),
-    st.sampled_from(TARGETS),
-    st.sampled_from(["skip", "brats"]),
-)
-def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Target, empty: Empty) -> None:
-    found = dices(counts(*pair, target), empty)
-    wanted = evaluate_arrays(*pair, (1.0, 1.0, 1.0), target.outputs, empty=empty, ignore=target.ignore)
-    assert found == pytest.approx([wanted[output.name]["dice"] for output in target.outputs], nan_ok=True)

@@ -1,0 +1,48 @@
+"""Voxel counts and their Dice: what an evaluation says, and sums of parts."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from autoseg.evaluation.cases import evaluate_arrays
+from autoseg.evaluation.metrics import Empty
+from autoseg.evaluation.overlap import counts, dices
+from autoseg.plan import Output, Target
+from tests.builders import LABELS, REGIONS
+
+PAIRS = st.tuples(*[arrays(np.int32, (2, 3, 4), elements=st.integers(0, 3))] * 2)
+TARGETS = (
+    LABELS,
+    REGIONS,
+    Target(kind="labels", outputs=LABELS.outputs, ignore=3),
+    Target(kind="regions", outputs=[Output(name="all", values=[1, 2, 3], paint=1), LABELS.outputs[1]], ignore=3),
+)
+
+
+@given(
+    st.tuples(*[arrays(np.int32, (2, 3, 4), elements=st.integers(0, 3))] * 2),
+    st.sampled_from(TARGETS),
+    st.sampled_from(["skip", "brats"]),
+)
+def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Target, empty: Empty) -> None:
+    found = dices(counts(*pair, target), empty)
+    wanted = evaluate_arrays(*pair, (1.0, 1.0, 1.0), target.outputs, empty=empty, ignore=target.ignore)
+    assert found == pytest.approx([wanted[output.name]["dice"] for output in target.outputs], nan_ok=True)
+
+
+def test_hand_worked_counts() -> None:
+    prediction = np.array([1, 1, 2, 0, 2])
+    reference = np.array([1, 2, 2, 0, 3])
+    assert counts(prediction, reference, LABELS).tolist() == [[2, 1, 1], [2, 2, 1]]
+    assert counts(prediction, reference, REGIONS).tolist() == [[4, 3, 3], [2, 2, 1]]
+    assert counts(prediction, reference, TARGETS[2]).tolist() == [[2, 1, 1], [1, 2, 1]]
+    assert dices(np.array([[2, 1, 1], [2, 2, 1], [0, 0, 0]]), "brats").tolist() == [2 / 3, 0.5, 1.0]
+
+
+@given(PAIRS, st.sampled_from(TARGETS))
+def test_counts_of_parts_add_up(pair: tuple[np.ndarray, np.ndarray], target: Target) -> None:
+    prediction, reference = pair
+    parts = [counts(prediction[..., part], reference[..., part], target) for part in (slice(1), slice(1, None))]
+    assert np.array_equal(sum(parts), counts(prediction, reference, target))
