@@ -1,5 +1,7 @@
 """Which part of an image carries information: the box that fingerprint and preprocessing crop to."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Box = tuple[slice, slice, slice]
@@ -46,6 +48,15 @@ def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
         Slices for the axes z, y and x. The whole image where nothing is non-zero.
     """
     return bounding_box(foreground(image, mask))
+
+
+def middle_of(box: Box, largest: Sequence[int]) -> Box:
+    """The middle of a box, at most ``largest`` voxels along each axis; of an odd rest, the larger half lies behind."""
+    starts = [part.start + max(0, part.stop - part.start - most) // 2 for part, most in zip(box, largest, strict=True)]
+    z, y, x = (
+        slice(start, min(start + most, part.stop)) for start, part, most in zip(starts, box, largest, strict=True)
+    )
+    return z, y, x
 
 
 def box_around(inside: np.ndarray, margin: int) -> Box | None:

@@ -162,6 +162,13 @@ def store(folder: Path, name: str, label: np.ndarray, image: np.ndarray | None =
     return StoredCase(folder, name)
 
 
+def forget_places(path: Path) -> None:
+    """Make the stored positions what earlier versions stored: those of label values only."""
+    with np.load(path) as found:
+        kept = {name: found[name] for name in found.files if name not in ("inside", "healthy")}
+    np.savez_compressed(path, **kept)
+
+
 def write(path: Path, array: np.ndarray, **geometry: Sequence[float]) -> Path:
     """Write (z, y, x) voxels with SimpleITK itself; spacing, origin, direction in its order."""
     path.parent.mkdir(parents=True, exist_ok=True)

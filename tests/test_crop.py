@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.crop import bounding_box, nonzero_box
+from autoseg.crop import bounding_box, middle_of, nonzero_box
 
 
 def test_box_of_any_channel():
@@ -36,3 +36,8 @@ def test_the_box_is_the_smallest_that_holds_everything(inside):
         found = np.argwhere(inside)
         assert [s.start for s in box] == found.min(axis=0).tolist()
         assert [s.stop for s in box] == (found.max(axis=0) + 1).tolist()
+
+
+def test_the_middle_of_a_box():
+    # 10 voxels from 2 to 12: 4 of them from 5 on. 5 voxels: 2 of them after the first. 3 voxels are no more than 7.
+    assert middle_of((slice(2, 12), slice(0, 5), slice(4, 7)), (4, 2, 7)) == (slice(5, 9), slice(1, 3), slice(4, 7))

@@ -1,4 +1,4 @@
-"""One case, forward: transpose → crop → normalize → resample; and the way back for what a network predicts."""
+"""One case, forward: transpose → crop → correct the bias field → normalize → resample; and the way back."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.crop import bounding_box, foreground
+from autoseg.crop import bounding_box, foreground, middle_of
 from autoseg.dataset import LoadedCase
 from autoseg.image import Geometry
-from autoseg.plan import Configuration, Plan
+from autoseg.plan import Channel, Configuration, Plan
+from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
     resample_image,
     resample_label,
+    resample_mask,
     resample_scores,
     resampled_shape,
     separate_axis,
@@ -82,11 +84,14 @@ class PreprocessedCase:
         image: float32 ``(channel, z, y, x)`` at the configuration's spacing.
         label: int16 ``(z, y, x)`` with the dataset's own values, or None.
         trace: the way back.
+        inside: bool ``(z, y, x)``: the brain mask, or the voxels that are not zero in every channel; None where nobody
+            asks.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     trace: Trace
+    inside: np.ndarray | None = None
 
 
 def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
@@ -108,11 +113,16 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         box = bounding_box(inside)
     else:
         box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    if plan.preprocessing.box is not None:
+        box = middle_of(box, plan.preprocessing.box)
     image = image[(slice(None), *box)]
     label = None if label is None else label[box]
+    inside = inside[box]
     image = np.stack(
         [
-            normalize(voxels, channel.normalization, inside[box]) if present else np.zeros_like(voxels)
+            _intensities(voxels, channel, inside, plan.preprocessing.bias_correction)
+            if present
+            else np.zeros_like(voxels)
             for voxels, channel, present in zip(image, plan.channels, case.present, strict=True)
         ]
     )
@@ -134,7 +144,15 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         if label is None
         else np.ascontiguousarray(resample_label(label, new_shape, axis, configuration.resampling.label_order)),
         trace=trace,
+        inside=resample_mask(inside, new_shape),
     )
+
+
+def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, bias_correction: str) -> np.ndarray:
+    # A CT scan has no bias field: its values are physical, and half of them are below zero.
+    if bias_correction == "n4" and channel.normalization.scheme != "ct":
+        voxels = correct_bias(voxels, inside)
+    return normalize(voxels, channel.normalization, inside)
 
 
 def restore(volume: np.ndarray, trace: Trace) -> np.ndarray:

@@ -11,7 +11,7 @@ from autoseg.errors import AutosegError
 from autoseg.parallel import available_cpus, each
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.preprocessing.store import save, stored_key
+from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.run import Run
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
@@ -89,10 +89,13 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     folder = run.preprocessed(chosen.data)
     folder.mkdir(parents=True, exist_ok=True)
     dataset = run.dataset
+    needs_places = chosen.recipe.sampling.background != "anywhere"
     due = []
     for case in dataset.cases:
         key = case_key(case, plan, chosen)
         stored = stored_key(folder, case.id)
+        if stored is not None and needs_places and not StoredCase(folder, case.id).places:
+            stored = None  # of an earlier version; for all other recipes it will do
         if stored == key:
             continue
         if not any(path.exists() for path in case.files):

@@ -95,6 +95,12 @@ def resample_label(label: np.ndarray, shape: Shape, axis: int | None, order: int
     return result
 
 
+def resample_mask(mask: np.ndarray, shape: Shape) -> np.ndarray:
+    """Resample a bool mask ``(z, y, x)`` by nearest neighbour along each axis."""
+    z, y, x = (_nearest(old, new) for old, new in zip(mask.shape, shape, strict=True))
+    return mask[np.ix_(z, y, x)]
+
+
 def resample_scores(scores: torch.Tensor, shape: Shape, axis: int | None) -> torch.Tensor:
     """Resample one output channel of a network, linearly (nearest along ``axis``).
 

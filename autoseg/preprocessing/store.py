@@ -7,6 +7,7 @@ where it is missing, the case is not finished.
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,12 @@ from autoseg.files import atomic, read_json, write_json
 if TYPE_CHECKING:
     from autoseg.preprocessing.case import PreprocessedCase, Trace
 
-#: Foreground positions kept for each label value (as nnU-Net: enough to centre patches anywhere in it).
+#: Positions kept of each label value, of the mask and of healthy tissue (as nnU-Net keeps for a label: enough to centre
+#: patches anywhere in it).
 POSITIONS = 10_000
+
+#: What positions are of that belong to no label value: the mask, and the mask outside all labels.
+PLACES = ("inside", "healthy")
 
 blosc2.set_nthreads(1)
 
@@ -62,15 +67,38 @@ class StoredCase:
 
         return Trace.from_json(self.info["trace"])
 
+    def positions(self, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+        """Label value as text, or one of :data:`PLACES` → int32 ``(n, 3)`` positions of some of its voxels.
+
+        Args:
+            wanted: which of these names to read.
+        """
+        path = self.folder / f"{self.id}.foreground.npz"
+        try:
+            with np.load(path) as found:
+                return {name: found[name] for name in found.files if wanted(name)}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise _damaged(path, str(error)) from None
+
     @cached_property
     def foreground(self) -> dict[int, np.ndarray]:
         """Label value → int32 ``(n, 3)`` positions of some of its voxels."""
-        path = self.folder / f"{self.id}.foreground.npz"
-        try:
-            with np.load(path) as positions:
-                return {int(value): positions[value] for value in positions.files}
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            raise _damaged(path, str(error)) from None
+        return {int(name): found for name, found in self.positions(lambda name: name not in PLACES).items()}
+
+    @cached_property
+    def label_voxels(self) -> dict[int, int]:
+        """Label value → number of all its voxels; counted on the first look."""
+        label = self.label()
+        return {value: int(np.count_nonzero(label == value)) for value in self.foreground}
+
+    @cached_property
+    def places(self) -> dict[str, np.ndarray]:
+        """``inside`` the mask, or ``healthy`` → int32 ``(n, 3)`` positions of some of its voxels.
+
+        ``inside`` is the brain mask, or all voxels that are not zero; ``healthy`` is what of it has no label. Empty
+        where an earlier version stored the case.
+        """
+        return self.positions(PLACES.__contains__)
 
     @cached_property
     def _image(self) -> Any:
@@ -116,9 +144,12 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
     (folder / f"{case_id}.json").unlink(missing_ok=True)
     _write(folder / f"{case_id}.image.b2nd", case.image, patch)
     _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
-    positions = _foreground_positions(case.label)
+    positions = {str(value): found for value, found in _foreground_positions(case.label).items()}
+    if case.inside is not None:
+        positions["inside"] = _some(case.inside)
+        positions["healthy"] = _some(case.inside & (case.label == 0))
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
-        np.savez_compressed(temporary, **{str(value): found for value, found in positions.items()})  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **positions)  # type: ignore[arg-type]
     content = f"{_checksum(case.image)}{_checksum(case.label)}"
     info = {"key": key, "content": content, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     write_json(folder / f"{case_id}.json", info)
@@ -156,6 +187,14 @@ def _foreground_positions(label: np.ndarray) -> dict[int, np.ndarray]:
             positions = positions[np.sort(rng.choice(len(positions), POSITIONS, replace=False))]
         found[int(value)] = positions
     return found
+
+
+def _some(mask: np.ndarray) -> np.ndarray:
+    """int32 ``(n, 3)`` positions of true voxels, drawn without replacement where there are many."""
+    where = np.flatnonzero(mask)
+    if len(where) > POSITIONS:
+        where = np.sort(np.random.default_rng(mask.size).choice(where, POSITIONS, replace=False))
+    return np.stack(np.unravel_index(where, mask.shape), axis=1).astype(np.int32)
 
 
 def stored_key(folder: Path, case_id: str) -> str | None:

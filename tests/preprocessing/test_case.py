@@ -16,8 +16,8 @@ from autoseg.preprocessing.case import Trace, preprocess_case, restore, scores_o
 from tests.builders import Perfect, blob, loaded, make_configuration, make_plan, picture_of, write
 
 
-def plan_with(transpose=(0, 1, 2), crop="nonzero", spacing=(1.0, 1.0, 1.0), **changes):
-    preprocessing = Preprocessing(transpose=transpose, crop=crop)
+def plan_with(transpose=(0, 1, 2), crop="nonzero", spacing=(1.0, 1.0, 1.0), box=None, bias="none", **changes):
+    preprocessing = Preprocessing(transpose=transpose, crop=crop, box=box, bias_correction=bias)
     return make_plan(make_configuration(spacing=spacing), preprocessing=preprocessing, **changes)
 
 
@@ -122,6 +122,81 @@ def test_round_trip_through_a_finer_grid(spacing: tuple, transpose: tuple) -> No
     found = prepare(image, plan_with(transpose, spacing=spacing))
     back = restore((scores_on_original(torch.from_numpy(found.image[0]), found.trace) > 1.5).numpy(), found.trace)
     assert np.array_equal(back, label > 0)
+
+
+def test_box_by_hand() -> None:
+    """Of a crop of 3 × 6 × 5 transposed voxels the middle 2 × 4 × 5 stay; the image's order is another."""
+    image = np.zeros((8, 7, 9), np.float32)
+    image[1:7, 1:6, 3:6] = np.arange(90).reshape(6, 5, 3) + 1
+    label = (image > 40).astype(np.int16)
+    plan = plan_with((2, 0, 1), spacing=(None, None, None), box=(2, 4, 30))
+    found = prepare(loaded(image, label), plan)
+    assert found.trace.box == ((3, 5), (2, 6), (1, 6))
+    part = image[2:6, 1:6, 3:5]
+    assert np.array_equal(found.image[0], part.transpose(2, 0, 1))
+    assert np.array_equal(found.label, (part > 40).transpose(2, 0, 1))
+    back = restore(found.image[0], found.trace)
+    assert np.array_equal(back[2:6, 1:6, 3:5], part)
+    assert np.count_nonzero(back) == part.size
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(2, 9)] * 3),
+    transpose=st.permutations([0, 1, 2]),
+    crop=st.sampled_from(["nonzero", "none"]),
+    box=st.tuples(*[st.integers(1, 10)] * 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_box_there_and_back(shape: tuple, transpose: list, crop: str, box: tuple, seed: int) -> None:
+    """What is inside comes back where it was, what is not is zero; an image that is no larger is left alone."""
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(1, 2, shape).astype(np.float32) * (rng.random(shape) < 0.3)
+    case, free = loaded(image), (None, None, None)
+    whole = prepare(case, plan_with(tuple(transpose), crop, free))
+    found = prepare(case, plan_with(tuple(transpose), crop, free, box=box))
+    assert found.image.shape[1:] == tuple(min(a, b) for a, b in zip(whole.image.shape[1:], box, strict=True))
+    if found.image.shape == whole.image.shape:
+        assert np.array_equal(found.image, whole.image)
+        assert found.trace == whole.trace
+    kept = restore(np.ones(found.trace.cropped_shape, bool), found.trace)
+    assert np.array_equal(restore(found.image[0], found.trace), np.where(kept, image, 0))
+
+
+def test_box_comes_before_resampling() -> None:
+    label = blob((10, 12, 14))
+    found = prepare(loaded(picture_of(label), label), plan_with(spacing=(0.5, 1.0, 2.0), box=(4, 6, 8)))
+    assert found.trace.box == ((3, 7), (3, 9), (3, 11))
+    assert found.label.shape == (8, 6, 4)
+
+
+def test_inside_is_the_mask_on_the_new_grid() -> None:
+    label = blob((10, 12, 14))
+    mask = label > 0
+    found = prepare(loaded(picture_of(label), label, mask=mask), plan_with((1, 0, 2), spacing=(0.5, 1.0, 1.0)))
+    part = mask[2:7, 3:10, 2:9].transpose(1, 0, 2)
+    assert np.array_equal(found.inside, np.repeat(part, 2, axis=0))
+    # Without a mask: what is not zero in some channel.
+    image = np.stack([np.where(label == 1, 5.0, 0), np.where(label == 2, 5.0, 0)])
+    assert np.array_equal(prepare(loaded(image, label), plan_with(channels=("a", "b"))).inside, part.transpose(1, 0, 2))
+
+
+def test_bias_is_corrected_before_normalization() -> None:
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (20, 24, 22)], indexing="ij")
+    inside = z**2 + y**2 + x**2 < 0.9
+    tissue = np.where(z**2 + y**2 + x**2 < 0.4, 200.0, 100.0)
+    case = loaded(np.where(inside, tissue * np.exp(0.5 * x + 0.3 * y), 0))
+    scaled = [Channel(name="mr", normalization=Normalization(scheme="minmax", masked=True))]
+    plans = [plan_with(bias=bias).model_copy(update={"channels": scaled}) for bias in ("none", "n4")]
+    raw, corrected = (prepare(case, plan) for plan in plans)
+    part = inside[corrected.trace.slices]
+    outer = part & (tissue[corrected.trace.slices] == 100)
+    assert corrected.image.min() == 0
+    assert corrected.image.max() == 1
+    assert corrected.image[0][outer].std() < 0.3 * raw.image[0][outer].std()
+    ct = Normalization(scheme="ct", lower=0, upper=300, mean=100, std=50)
+    plans = [plan.model_copy(update={"channels": [Channel(name="ct", normalization=ct)]}) for plan in plans]
+    assert np.array_equal(*(prepare(case, plan).image for plan in plans))
 
 
 def rotation(degrees: float) -> np.ndarray:

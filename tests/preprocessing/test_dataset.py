@@ -14,7 +14,7 @@ from autoseg.preprocessing import dataset as module
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.run import Run
-from tests.builders import blob, make_configuration, make_plan, make_run, picture_of, write
+from tests.builders import blob, forget_places, make_configuration, make_plan, make_run, picture_of, write
 
 
 @pytest.fixture
@@ -83,6 +83,9 @@ def test_changed_file_redoes_its_case(run: Run) -> None:
         ("channels.mr.normalization.scheme=zscore", True),
         ("preprocessing.transpose=[1,0,2]", True),
         ("resampling.image_order=1", True),
+        ("preprocessing.box=[6,6,6]", True),
+        ("preprocessing.bias_correction=n4", True),
+        ("recipe.sampling.background=healthy", False),
     ],
 )
 def test_changed_plan_redoes_what_it_touches(run: Run, assignment: str, all_again: bool) -> None:
@@ -110,6 +113,25 @@ def test_moved_run_keeps_its_cases(run: Run, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data")
     before = stamps(moved.preprocessed("fullres"))
     assert stamps(preprocess(moved, workers=1)) == before
+
+
+def test_cases_of_an_earlier_version(run: Run, tmp_path: Path) -> None:
+    """They lack the positions that some recipes centre patches on, and are redone for such a recipe only."""
+    folder = preprocess(run, workers=1)
+    forget_places(folder / "case_1.foreground.npz")
+    before = stamps(folder)
+    assert stamps(preprocess(run, workers=1)) == before
+    content = StoredCase(folder, "case_1").content
+    change(run, "recipe.sampling.background=mask")
+    after = stamps(preprocess(run, workers=1))
+    assert redone(before, after) == {"case_1"}
+    assert sorted(StoredCase(folder, "case_1").places) == ["healthy", "inside"]
+    assert StoredCase(folder, "case_1").content == content
+    assert stamps(preprocess(run, workers=1)) == after
+    forget_places(folder / "case_1.foreground.npz")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(AutosegError, match="case_1 has to be preprocessed, but its files are gone"):
+        preprocess(run, workers=1)
 
 
 def test_unreadable_case_is_named(run: Run) -> None:

@@ -13,6 +13,7 @@ from autoseg.plan import Resampling
 from autoseg.preprocessing.resample import (
     resample_image,
     resample_label,
+    resample_mask,
     resample_scores,
     resampled_shape,
     separate_axis,
@@ -148,3 +149,11 @@ def test_shape_and_spacing() -> None:
     assert target_spacing((3.0, 1.0, 2.0), (None, 0.5, 4.0)) == (3.0, 0.5, 4.0)
     assert resampled_shape((10, 20, 30), (3.0, 1.0, 2.0), (3.0, 0.5, 4.0)) == (10, 40, 15)
     assert resampled_shape((1, 1, 1), (1.0, 1.0, 1.0), (50.0, 50.0, 50.0)) == (1, 1, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(old=SHAPES, new=SHAPES, seed=st.integers(0, 99))
+def test_mask_as_nearest_interpolation(old: tuple, new: tuple, seed: int) -> None:
+    mask = np.random.default_rng(seed).random(old) < 0.5
+    expected = torch.nn.functional.interpolate(torch.tensor(mask)[None, None].float(), size=new, mode="nearest-exact")
+    assert np.array_equal(resample_mask(mask, new), expected[0, 0].bool().numpy())

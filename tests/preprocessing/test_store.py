@@ -11,7 +11,7 @@ from autoseg.errors import AutosegError
 from autoseg.preprocessing import store as module
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
-from tests.builders import blob, loaded, make_configuration, make_plan, picture_of, store
+from tests.builders import blob, forget_places, loaded, make_configuration, make_plan, picture_of, store
 
 SHAPE = (11, 40, 37)
 
@@ -47,6 +47,39 @@ def test_foreground_positions(written) -> None:
     assert sorted(case.foreground) == [1, 5]
     for value, positions in case.foreground.items():
         assert np.array_equal(positions, np.argwhere(label == value))
+
+
+def test_places(tmp_path: Path) -> None:
+    """Inside: what is not zero; healthy: that without a label. Neither is taken for a label value."""
+    label = blob()
+    image = np.where(np.arange(label.size).reshape(label.shape) % 3 == 0, 0, 1.0)
+    image[0, 0, 0] = image[-1, -1, -1] = 1  # so that nothing is cropped
+    case = store(tmp_path, "case", label, image)
+    assert sorted(case.places) == ["healthy", "inside"]
+    assert np.array_equal(case.places["inside"], np.argwhere(image != 0))
+    assert np.array_equal(case.places["healthy"], np.argwhere((image != 0) & (label == 0)))
+    assert sorted(case.foreground) == [1, 2]
+    assert case.label_voxels == {1: int((label == 1).sum()), 2: int((label == 2).sum())}
+
+
+def test_places_are_thinned_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POSITIONS", 300)
+    label = blob()
+    inside = store(tmp_path, "case", label).places["inside"]
+    assert len(inside) == 300 == len(np.unique(inside, axis=0))
+    assert inside.min(0).tolist() == [0, 0, 0]
+    assert inside.max(0).tolist() == [n - 1 for n in label.shape]
+    # 1680 voxels in 10 slices: 30 of the 300 a slice.
+    assert np.bincount(inside[:, 0]).min() > 12
+
+
+def test_case_of_an_earlier_version_has_no_places(tmp_path: Path) -> None:
+    case = store(tmp_path, "case", blob())
+    forget_places(tmp_path / "case.foreground.npz")
+    old = StoredCase(tmp_path, "case")
+    assert old.places == {}
+    assert old.foreground.keys() == case.foreground.keys()
+    assert all(np.array_equal(old.foreground[value], case.foreground[value]) for value in (1, 2))
 
 
 def test_many_positions_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
