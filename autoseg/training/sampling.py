@@ -26,12 +26,15 @@ PATCHES, ORDER, AUGMENTATION = 1, 2, 3
 class PatchLoader(SlimDataLoaderBase):
     """Cuts the patches of one batch; a batchgenerators data loader.
 
+    A patch that is centred on a voxel near the image's border is moved until it reaches beyond the image only as far as
+    it must.
+
     Args:
         cases: preprocessed training cases.
         batch_size: patches a batch.
         patch: voxels the network will see ``(z, y, x)``; two numbers cut slices across the first axis.
         target: classes that guaranteed patches are centred on.
-        sampling: share of such patches.
+        sampling: share of such patches, and where the others are.
         seed: of everything random.
         start: number of the first batch.
         workers: how many copies of this loader share the work.
@@ -89,20 +92,24 @@ class PatchLoader(SlimDataLoaderBase):
         return {"image": np.stack(images), "label": np.stack(labels)}
 
     def _shuffled(self, number: int) -> list[int]:
-        """Cases of batch ``number``: every case comes once a round, rounds shuffled anew."""
+        """A case for each patch of batch ``number``: every case comes once a round, rounds shuffled anew."""
         count = len(self._data)
-        first = number * self.batch_size
+        places = min(self.batch_size, self.sampling.cases_per_batch or self.batch_size)
+        first = number * places
         chosen = []
-        for position in range(first, first + self.batch_size):
+        for position in range(first, first + places):
             order = np.random.default_rng([self.seed, ORDER, position // count]).permutation(count)
             chosen.append(int(order[position % count]))
-        return chosen
+        # In turn, so that the patches centred on foreground, which come last, are of all these cases.
+        return [chosen[patch % places] for patch in range(self.batch_size)]
 
     def _corner(self, case: StoredCase, wants_foreground: bool, rng: np.random.Generator) -> list[int]:
         """First voxel of the box to load; negative where that reaches beyond the image."""
         size = [1] * (3 - len(self.patch)) + self.patch
         margins = [0] * (3 - len(self.patch)) + [(n - p) // 2 for n, p in zip(self.loaded, self.patch, strict=True)]
         centre = self._foreground_voxel(case, rng) if wants_foreground else None
+        if centre is None:
+            centre = self._background_voxel(case, rng)
         corner = []
         for axis, (n, p) in enumerate(zip(case.shape, size, strict=True)):
             # A patch may reach beyond the image only as far as it must: centred where it is the larger one.
@@ -112,11 +119,16 @@ class PatchLoader(SlimDataLoaderBase):
         return corner
 
     def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
-        """A random voxel of a random output that the case has."""
+        """A random voxel of a random output that the case has, or of all of them together."""
         found = case.foreground
         present = [o for o in self.target.outputs if any(value in found for value in o.values)]
         if not present:
             return None
+        if self.sampling.foreground == "voxel":
+            values = sorted({value for output in present for value in output.values if value in found})
+            # Of large labels not all positions are stored, but all their voxels count.
+            sizes = np.array([case.label_voxels[value] for value in values], float)
+            return _one_of(found[int(rng.choice(values, p=sizes / sizes.sum()))], rng)
         output = present[int(rng.integers(len(present)))]
         voxels = [found[value] for value in output.values if value in found]
         pick = int(rng.integers(sum(len(v) for v in voxels)))
@@ -124,6 +136,16 @@ class PatchLoader(SlimDataLoaderBase):
             if pick < len(positions):
                 return np.asarray(positions[pick])
             pick -= len(positions)
+        return None
+
+    def _background_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
+        """A random voxel of where patches that need no foreground are centred; None for anywhere."""
+        if self.sampling.background == "anywhere":
+            return None
+        # An image may have no healthy voxel, or none that is not zero.
+        for place in ("healthy", "inside") if self.sampling.background == "healthy" else ("inside",):
+            if len(positions := case.places[place]):
+                return _one_of(positions, rng)
         return None
 
     def _cut(self, case: StoredCase, corner: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +169,10 @@ class PatchLoader(SlimDataLoaderBase):
         self.cache[case.id] = image, label = case.image(), case.label()
         self.cached_bytes += image.nbytes + label.nbytes
         return image[(slice(None), *box)], label[box]
+
+
+def _one_of(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(positions[int(rng.integers(len(positions)))])
 
 
 def guaranteed_foreground(batch_size: int, share: float, rng: np.random.Generator) -> list[bool]:

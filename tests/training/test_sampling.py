@@ -1,5 +1,6 @@
 """Where training patches come from: every case in turn, foreground inside, the same whoever loads them."""
 
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ class Memory:
     id: str
     voxels: np.ndarray
     values: np.ndarray
+    mask: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,6 +32,15 @@ class Memory:
     @property
     def foreground(self) -> dict[int, np.ndarray]:
         return {int(v): np.argwhere(self.values == v) for v in np.unique(self.values) if v}
+
+    @property
+    def label_voxels(self) -> dict[int, int]:
+        return {value: len(positions) for value, positions in self.foreground.items()}
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        mask = np.ones(self.shape, bool) if self.mask is None else self.mask
+        return {"inside": np.argwhere(mask), "healthy": np.argwhere(mask & (self.values == 0))}
 
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         return self.voxels[(slice(None), *box)]
@@ -45,8 +56,8 @@ def numbered(count: int, shape: tuple[int, ...] = (4, 5, 6)) -> list[Memory]:
     ]
 
 
-def loader(cases, patch=(4, 4, 4), batch=2, share=0.0, target=LABELS, seed=0, **more) -> PatchLoader:
-    return PatchLoader(cases, batch, patch, target, Sampling(foreground_share=share), seed, **more)
+def loader(cases, patch=(4, 4, 4), batch=2, share=0.0, target=LABELS, seed=0, rule=None, **more) -> PatchLoader:
+    return PatchLoader(cases, batch, patch, target, Sampling(foreground_share=share, **(rule or {})), seed, **more)
 
 
 @settings(max_examples=20, deadline=None)
@@ -211,3 +222,124 @@ def test_every_voxel_is_trained_on() -> None:
 
 def test_seeds_differ(cases: list) -> None:
     assert not same(loader(cases, seed=0).batch(0), loader(cases, seed=1).batch(0))
+
+
+def landscape() -> Memory:
+    """Every voxel says where it is; in a mask of 4 × 6 × 6 there are 96 voxels of label 1 and 4 of label 2."""
+    shape = (8, 10, 12)
+    mask, label = np.zeros(shape, bool), np.zeros(shape, np.int16)
+    mask[2:6, 2:8, 3:9] = True
+    label[2:6, 2:8, 3:7] = 1
+    label[2:6, 2, 3] = 2
+    label[0, 0, 0] = 1  # outside the mask
+    return Memory("c", np.arange(label.size, dtype=np.float32).reshape(1, *shape), label, mask)
+
+
+def centres(source: PatchLoader, batches: int) -> np.ndarray:
+    """Indices (z, y, x) of the middle voxels of patches of 3³ or 1³."""
+    shape = source._data[0].shape
+    found = []
+    for number in range(batches):
+        for patch in source.batch(number)["image"]:
+            middle = patch[(0, *(n // 2 for n in patch.shape[1:]))]
+            found.append(np.unravel_index(int(middle), shape))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("patch", [(1, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("background", ["mask", "healthy"])
+def test_other_patches_are_centred_where_said(background: str, patch: tuple) -> None:
+    case = landscape()
+    allowed = case.mask & (case.values == 0) if background == "healthy" else case.mask
+    found = centres(loader([case], patch, batch=20, rule={"background": background}), 100)
+    times = np.zeros(case.shape, int)
+    np.add.at(times, tuple(found.T), 1)
+    assert times[~allowed].sum() == 0
+    # Uniformly: χ² of 2000 draws over n places is about n, give or take √(2n).
+    places = int(allowed.sum())
+    expected = len(found) / places
+    assert ((times[allowed] - expected) ** 2 / expected).sum() < places + 5 * np.sqrt(2 * places)
+
+
+def test_foreground_patches_are_centred_there_whatever_the_others_are() -> None:
+    case = landscape()
+    found = centres(loader([case], (3, 3, 3), batch=4, share=0.5, rule={"background": "healthy"}), 100)
+    labels = case.values[tuple(found.T)].reshape(-1, 4)
+    assert not labels[:, :2].any()
+    # One corner voxel of label 1 lies at the image's border, where a patch can't be centred on it.
+    assert (labels[:, 2:] > 0).mean() > 0.97
+
+
+def test_any_voxel_of_the_structures() -> None:
+    """Large structures come more often: 93 voxels of the first, 4 of the second, each region's voxel once."""
+    case = landscape()
+    for target in (LABELS, REGIONS):
+        source = loader([case], (1, 1, 1), batch=50, share=1.0, target=target, rule={"foreground": "voxel"})
+        found = centres(source, 60)
+        labels = case.values[tuple(found.T)]
+        assert (labels > 0).all()
+        assert (labels == 2).mean() == pytest.approx(4 / (case.values > 0).sum(), abs=0.012)
+        assert len(np.unique(found, axis=0)) == (case.values > 0).sum()
+
+
+def test_any_voxel_counts_those_whose_position_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.preprocessing.store.POSITIONS", 10)
+    label = blob()  # label 2 has 36 voxels, label 1 has 209
+    source = loader([store(tmp_path, "c", label)], (1, 1, 1), batch=50, share=1.0, rule={"foreground": "voxel"})
+    found = np.concatenate([source.batch(number)["label"].ravel() for number in range(40)])
+    assert (found == 2).mean() == pytest.approx((label == 2).sum() / (label > 0).sum(), abs=0.025)
+
+
+def test_without_healthy_tissue_or_a_mask() -> None:
+    """A lesion that fills the mask leaves the mask; an image of zeros leaves everything."""
+    full = landscape()
+    full.values[full.mask] = 1
+    found = centres(loader([full], (1, 1, 1), batch=10, rule={"background": "healthy"}), 20)
+    assert full.mask[tuple(found.T)].all()
+    empty = landscape()
+    empty.mask[:] = False
+    found = centres(loader([empty], (1, 1, 1), batch=10, rule={"background": "mask"}), 20)
+    assert len(np.unique(found, axis=0)) > 150
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 9), batch=st.integers(1, 12), most=st.integers(1, 12), seed=st.integers(0, 99))
+def test_few_cases_a_batch(count: int, batch: int, most: int, seed: int) -> None:
+    source = loader(numbered(count), batch=batch, seed=seed, rule={"cases_per_batch": most})
+    places = min(batch, most)
+    drawn = []
+    for number in range(2 * count):
+        cases = [int(patch.max()) for patch in source.batch(number)["image"]]
+        assert len(set(cases)) <= most
+        # Each of the drawn ones in turn.
+        assert all(case == cases[index % places] for index, case in enumerate(cases))
+        drawn += cases[:places]
+    # Still every case once a round.
+    rounds = [sorted(drawn[start : start + count]) for start in range(0, len(drawn) // count * count, count)]
+    assert all(found == list(range(1, count + 1)) for found in rounds)
+
+
+def test_deepmedics_batch(cases: list) -> None:
+    """60 patches of at most two cases, half of them on lesions and half on healthy tissue, whoever loads them."""
+    rule = {"foreground": "voxel", "background": "healthy", "cases_per_batch": 2}
+    more = {"patch": (1, 1, 1), "loaded": (5, 5, 5), "batch": 60, "share": 0.5, "rule": rule}
+    reference = loader(cases, **more)
+    labels = reference.batch(0)["label"][:, 2, 2, 2]
+    assert (labels[:30] == 0).all()
+    assert (labels[30:] > 0).all()
+    stream = BatchStream(loader(cases, start=1, workers=2, **more), 2)
+    try:
+        for number in range(1, 4):
+            assert same(next(stream), reference.batch(number))
+    finally:
+        stream.close()
+
+
+def test_default_draws_are_what_they_were(cases: list) -> None:
+    """A plan of before trains on the very patches it did: checksums of its first batches."""
+    source = loader(cases, batch=3, share=0.5)
+    assert [zlib.crc32(source.batch(number)["label"].tobytes()) for number in range(3)] == [
+        40068109,
+        3883756163,
+        1886287978,
+    ]
