@@ -44,6 +44,11 @@ class Architecture(Reasoned):
         """Whether the network gives a list of results in training mode."""
         return False
 
+    @property
+    def takes_image_weights(self) -> bool:
+        """Whether a part of it can start from weights that were learned on 2D pictures."""
+        return False
+
     def fits(self, patch: Sequence[int]) -> str | None:
         """Say in words why a patch can't be taken, or None."""
         for axis, (size, factor) in enumerate(zip(patch, self.divisor, strict=True)):
@@ -254,11 +259,18 @@ class VNet(Architecture):
 class Inflated(Architecture):
     """A 2D image encoder (timm) made a volume encoder: every k×k convolution becomes 1×k×k (Wacker et al. 2019).
 
+    The decoder has one stage for each factor of two: a convolution 1×3×3 and a transposed one that doubles the plane.
+    The defaults are the AlbuNet3D's of Wacker et al.
+
     Attributes:
         family: of the network.
         encoder: name of a timm model with feature maps (``resnet34``).
-        decoder_features: channels of each decoder stage, the lowest resolution first.
-        depth_layers: 3×1×1 convolutions in the decoder, which join slices; without them a network for single slices.
+        first_pool: the encoder's own first pooling, or maxima of 2×2 pixels in its place.
+        skips: reductions (2: half the resolution) of the encoder's maps that the decoder is given; all where None.
+        decoder_features: channels that each decoder stage gives, the lowest resolution first.
+        decoder_widths: channels of each stage's convolution, before the transposed one.
+        depth_layers: 3×1×1 convolutions, which join slices: below the encoder and after every second stage of the
+            decoder; without them a network for single slices.
         channels: how weights for three colours serve another number of channels: ``repeat`` them in turn and rescale,
             or give each channel their ``mean``.
         reduction: how much the encoder reduces the plane: 32 for most.
@@ -266,7 +278,10 @@ class Inflated(Architecture):
 
     family: Literal["inflated"] = "inflated"
     encoder: str = "resnet34"
-    decoder_features: list[PositiveInt] = Field(default_factory=lambda: [256, 128, 64, 32, 32])
+    first_pool: Literal["encoder", "2x2"] = "encoder"
+    skips: list[PositiveInt] | None = None
+    decoder_features: list[PositiveInt] = Field(default_factory=lambda: [128, 128, 32, 64, 16])
+    decoder_widths: list[PositiveInt] = Field(default_factory=lambda: [256, 256, 128, 64, 64])
     depth_layers: bool = True
     channels: Literal["repeat", "mean"] = "repeat"
     reduction: PositiveInt = 32
@@ -277,9 +292,32 @@ class Inflated(Architecture):
         return [1, self.reduction, self.reduction]
 
     @property
+    def takes_image_weights(self) -> bool:
+        """The encoder does."""
+        return True
+
+    def fits(self, patch: Sequence[int]) -> str | None:
+        """A slice must leave the encoder more than one pixel: batch norm has nothing to average over one of them."""
+        if list(patch) == self.divisor:
+            return f"patch_size {list(patch)} leaves {self.encoder} a single pixel: make it larger"
+        return super().fits(patch)
+
+    @property
     def summary(self) -> str:
         """The encoder's name and the decoder's channels."""
         return f"{self.encoder} {' '.join(map(str, self.decoder_features))}"
+
+    @model_validator(mode="after")
+    def _stages(self) -> "Self":
+        stages = self.reduction.bit_length() - 1
+        if self.reduction != 2**stages or stages < 1:
+            raise ValueError(f"reduction {self.reduction} is no power of two from 2")
+        for name in ("decoder_features", "decoder_widths"):
+            if len(getattr(self, name)) != stages:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries; a reduction of {self.reduction} needs {stages}"
+                )
+        return self
 
 
 class MultiView(Architecture):

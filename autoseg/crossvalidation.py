@@ -1,7 +1,7 @@
 """``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -209,12 +209,25 @@ def _train_one(
             workers,
             resume,
             lambda progress, note: steps.at(progress, note),
+            lambda network: _start_from(network, config, run, log),
         )
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     evaluation = validate_fold(run, plan, name, config, fold, device)
     log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
     done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(folder / DONE, done)
+
+
+def _start_from(network: torch.nn.Module, config: Configuration, run: Run, log: Callable[[str], None]) -> None:
+    """Give a new network the weights that the recipe has it start from."""
+    if config.recipe.initialization.source == "random":
+        return
+    # Imported here: it needs an extra that other networks do not.
+    from autoseg.networks.pretrained import initialize
+
+    loaded = initialize(network, config.recipe.initialization, run.path)
+    if loaded:
+        log(loaded)
 
 
 def _is_done(folder: Path, request: str, identity: str) -> bool:

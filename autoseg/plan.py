@@ -257,6 +257,11 @@ class Configuration(Reasoned):
         unfit = self.network.fits(self.patch_size)
         if unfit:
             raise ValueError(unfit)
+        if self.recipe.initialization.source != "random" and not self.network.takes_image_weights:
+            raise ValueError(
+                f"recipe.initialization.source is {self.recipe.initialization.source}, but a network of the family "
+                f"{self.network.family} has no encoder for pictures; use the family inflated"
+            )
         for name in ("patch_size", "step"):
             sizes = getattr(self.inference, name)
             if sizes is not None and len(sizes) != dimensions:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.architecture import Inflated
 from autoseg.checks import examine
 from autoseg.dataset import Dataset
 from autoseg.device import select_device
@@ -16,6 +17,7 @@ from autoseg.memory import TrainingPrecision, step_memory
 from autoseg.networks import build, count_parameters
 from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
+from autoseg.recipe import Initialization
 from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
 
 #: Entry-point group that planners are found in.
@@ -40,7 +42,7 @@ class Request:
         gpu_memory_gb: memory budget in 10⁹ bytes.
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions (or labels) to segment; empty for all.
-        options: anything a planner of its own understands.
+        options: anything a planner of its own understands; ``encoder``: name of a timm model.
     """
 
     device: str = "cuda"
@@ -78,6 +80,8 @@ def plan_dataset(
     overrides: Sequence[str] = (),
     seed: int = 0,
     workers: int | None = None,
+    weights: str | Path | None = None,
+    encoder: str = "",
 ) -> Run:
     """Check a dataset, plan it and make its run folder.
 
@@ -94,15 +98,21 @@ def plan_dataset(
         overrides: ``path.to.key=value`` each.
         seed: of the splits and of the fingerprint's sample of voxels.
         workers: processes that read cases; None for one a core.
+        weights: that the encoder starts from: ``imagenet``, ``random``, or a file, which is copied into the run folder;
+            None for the planner's choice.
+        encoder: name of a timm model, for planners that let it be chosen.
 
     Raises:
-        AutosegError: the dataset has errors (all are listed), or the budget is too small.
+        AutosegError: the dataset has errors (all are listed), the budget is too small, or the weights do not fit.
         UsageError: something is asked for that does not exist, or ``out`` holds a dataset.
     """
     refuse_dataset_folder(out, dataset)
+    initialization, tensors = _initial_weights(weights)
     fingerprint = checked_fingerprint(dataset, workers, seed)
     splits = keep_or_make_splits(out, dataset, seed)
-    plan = make_plan(fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides)
+    plan = make_plan(fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides, initialization, encoder)
+    if tensors:
+        _keep_weights(Path(out), plan, tensors, str(weights))
     return Run.create(out, plan, fingerprint, dataset, splits)
 
 
@@ -141,6 +151,8 @@ def make_plan(
     channels: Sequence[str] = (),
     regions: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    initialization: Initialization | None = None,
+    encoder: str = "",
 ) -> Plan:
     """Plan a dataset.
 
@@ -152,6 +164,8 @@ def make_plan(
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions or labels to segment; empty for all.
         overrides: ``path.to.key=value`` each, see :func:`autoseg.overrides.override`.
+        initialization: where the encoder's weights come from; None for the planner's choice.
+        encoder: name of a timm model, for planners that let it be chosen.
 
     Raises:
         UsageError: something is asked for that does not exist.
@@ -168,9 +182,55 @@ def make_plan(
     if device != "auto" and device not in DEVICES:
         raise UsageError(f"--device {device} is unknown; choose auto, {', '.join(DEVICES)}.")
     kind = select_device().type if device == "auto" else device
-    request = Request(kind, gpu_memory_gb or default_budget(kind), tuple(channels), tuple(regions))
+    options = {"encoder": encoder} if encoder else {}
+    request = Request(kind, gpu_memory_gb or default_budget(kind), tuple(channels), tuple(regions), options)
     plan = find_planner(planner)(fingerprint, request)
+    if encoder and all(getattr(c.network, "encoder", None) != encoder for c in plan.configurations.values()):
+        raise UsageError(f"--encoder {encoder}: planner {planner} has no encoder to choose; use --planner inflated.")
+    if initialization is not None:
+        plan = _start_from(plan, initialization)
     return refresh(override(plan, list(overrides))) if overrides else plan
+
+
+def _initial_weights(weights: str | Path | None) -> tuple[Initialization | None, dict[str, torch.Tensor]]:
+    """What ``--weights`` asks for, and the tensors of its file."""
+    if weights is None:
+        return None, {}
+    reasons = {"source": f"asked for with --weights {weights}"}
+    if str(weights) == "random":
+        return Initialization(source="random", reasons=reasons), {}
+    if str(weights) == "imagenet":
+        return Initialization(source="imagenet", reasons=reasons), {}
+    from autoseg.networks.pretrained import INITIAL_WEIGHTS, content_of, read_weights
+
+    tensors = read_weights(Path(weights))
+    return Initialization(source="file", file=INITIAL_WEIGHTS, content=content_of(tensors), reasons=reasons), tensors
+
+
+def _start_from(plan: Plan, initialization: Initialization) -> Plan:
+    """The plan with all networks that can starting from these weights."""
+    able = [name for name, c in plan.configurations.items() if c.network.takes_image_weights]
+    if not able and initialization.source != "random":
+        raise UsageError(
+            f"--weights: planner {plan.planner} makes no network with an encoder for pictures; use --planner inflated, "
+            "albunet2d or albunet3d."
+        )
+    configurations = dict(plan.configurations)
+    for name in able:
+        recipe = configurations[name].recipe.model_copy(update={"initialization": initialization})
+        configurations[name] = configurations[name].model_copy(update={"recipe": recipe})
+    return plan.model_copy(update={"configurations": configurations})
+
+
+def _keep_weights(run: Path, plan: Plan, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Copy initial weights into the run folder, once they are known to fit."""
+    from autoseg.networks.pretrained import INITIAL_WEIGHTS, check_fit
+    from autoseg.networks.weights import save_weights
+
+    for configuration in plan.configurations.values():
+        if configuration.recipe.initialization.source == "file" and isinstance(configuration.network, Inflated):
+            check_fit(configuration.network, plan.in_channels(configuration), tensors, source)
+    save_weights(run / INITIAL_WEIGHTS, tensors)
 
 
 def default_budget(device: str) -> float:

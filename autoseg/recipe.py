@@ -220,6 +220,27 @@ class Sampling(Reasoned):
     cases_per_batch: int | None = Field(None, ge=1)
 
 
+class Initialization(Reasoned):
+    """What the weights are before the first step.
+
+    Attributes:
+        source: ``random``; ``imagenet``: the encoder's, from timm, which downloads them; ``file``: the encoder's, from
+            a file in the run folder.
+        file: name of that file.
+        content: fingerprint of what it holds, so that no other file is taken for it.
+    """
+
+    source: Literal["random", "imagenet", "file"] = "random"
+    file: str = ""
+    content: str = ""
+
+    @model_validator(mode="after")
+    def _named(self) -> "Self":
+        if self.source == "file" and (not self.file or "/" in self.file or "\\" in self.file):
+            raise ValueError("source file needs the name of a file in the run folder")
+        return self
+
+
 class Recipe(Reasoned):
     """How a configuration is trained.
 
@@ -231,6 +252,7 @@ class Recipe(Reasoned):
         schedule: of the learning rate.
         augmentation: of training batches.
         sampling: of training patches.
+        initialization: where the weights come from.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: ``auto`` takes 16-bit autocast where the device is faster with it.
@@ -246,6 +268,7 @@ class Recipe(Reasoned):
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
     sampling: Sampling = Sampling()
+    initialization: Initialization = Initialization()
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"

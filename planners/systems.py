@@ -39,7 +39,7 @@ class Setting:
     Attributes:
         fingerprint: of the dataset.
         request: what the user asked for.
-        names: channels, in the dataset's order.
+        names: channels, in the paper's order where they are the paper's, else in the dataset's.
         target: what to segment.
         grid: full resolution, and the median shape there.
         allow_missing: whether some cases lack a channel.
@@ -75,13 +75,16 @@ class Size:
     batch_reason: str
 
 
-def open_setting(fingerprint: Fingerprint, request: Request, preferred: Sequence[str] = ()) -> Setting:
+def open_setting(
+    fingerprint: Fingerprint, request: Request, preferred: Sequence[str] = (), exclusive: bool = False
+) -> Setting:
     """Choose channels, target and grid.
 
     Args:
         fingerprint: of the dataset.
         request: the channels it names are taken.
-        preferred: channels of the paper, taken where the user names none and the dataset has all of them.
+        preferred: channels of the paper, taken in this order where the user names none and the dataset has all of them.
+        exclusive: segment the labels even where the dataset has regions, unless the user names some.
 
     Raises:
         UsageError: unknown channels or regions are asked for.
@@ -93,12 +96,17 @@ def open_setting(fingerprint: Fingerprint, request: Request, preferred: Sequence
         if len(preferred) < len(fingerprint.channels):
             reasons["channels"] = f"the paper's: {', '.join(preferred)}"
     names = choose_channels(fingerprint, wanted)
+    if set(names) == set(preferred):
+        names = list(preferred)
+    outputs = request.regions
+    if exclusive and not outputs and fingerprint.regions:
+        outputs = tuple(fingerprint.labels)
     missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
     return Setting(
         fingerprint,
         request,
         names,
-        choose_target(fingerprint, request.regions),
+        choose_target(fingerprint, outputs),
         full_resolution(fingerprint),
         missing,
         reasons,
@@ -192,8 +200,8 @@ def fit(
     count = batch
     seconds_allowed = SYSTEM_STEP_SECONDS if setting.cpu else math.inf
 
-    def needs(size: Sequence[int], count: int) -> tuple[Memory, float]:
-        memory = step_memory(
+    def memory_of(size: Sequence[int], count: int) -> Memory:
+        return step_memory(
             network,
             channels,
             target.heads,
@@ -206,16 +214,17 @@ def fit(
             loss=recipe.loss,
             device=setting.request.device,
         )
-        seconds = time_step(network, channels, target.heads, size, count) if setting.cpu else 0.0
-        return memory, seconds
 
+    smallest_batch = 1 if whole else LEAST_BATCH
     while True:
-        memory, seconds = needs(size, count)
-        if memory.total <= setting.budget and seconds <= seconds_allowed:
-            break
-        excess = max(memory.total / setting.budget, seconds / seconds_allowed)
-        smallest_batch = 1 if whole else LEAST_BATCH
+        seconds = time_step(network, channels, target.heads, size, count) if setting.cpu else 0.0
         axes = [axis for axis in range(len(size)) if size[axis] - step[axis] >= floor[axis]]
+        excess = seconds / seconds_allowed
+        if excess <= 1 or not (axes or count > 1):  # what is too slow anyway need not be walked through
+            memory = memory_of(size, count)
+            excess = max(excess, memory.total / setting.budget)
+            if excess <= 1:
+                break
         if count > smallest_batch:
             count = max(smallest_batch, min(count - 1, int(count / excess)))
         elif axes:

@@ -20,7 +20,7 @@ def command(
     context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Dataset to plan for, or a planned run to show.")],
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
-    planner: Annotated[str, typer.Option(help="unet, resenc, or another installed planner.")] = "unet",
+    planner: Annotated[str, typer.Option(help="unet, resenc, inflated, or another installed planner.")] = "unet",
     gpu_memory: Annotated[
         float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
     ] = None,
@@ -35,6 +35,11 @@ def command(
     explain: Annotated[bool, typer.Option(help="Print every derived value with its reason.")] = False,
     verify: Annotated[bool, typer.Option(help="Run a step of each configuration here and compare memory.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights the encoder starts from: imagenet (timm downloads them), random, or a file."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="2D encoder (a timm model) for --planner inflated.")] = "",
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
@@ -68,6 +73,8 @@ def command(
                 overrides=assignments or [],
                 seed=seed,
                 workers=workers,
+                weights=weights,
+                encoder=encoder,
             )
     plan = run.plan
     if as_json:

@@ -97,6 +97,7 @@ def train_fold(
     workers: int | None = None,
     resume: bool = True,
     report: Report | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> State:
     """Train one fold until its budget is spent; goes on where an interrupted one stopped.
 
@@ -112,6 +113,7 @@ def train_fold(
         workers: processes that load patches; chosen for the device where None, 0 for none.
         resume: take up the state in ``folder``, if there is one.
         report: called with the progress (0 to 1) and a note after each step.
+        prepare: called with the new network of a training that starts, to give it the weights it starts from.
 
     Raises:
         AutosegError: the saved state belongs to another plan, or the loss stays not finite.
@@ -120,6 +122,10 @@ def train_fold(
     started = time.monotonic()
     torch.manual_seed(seed)
     network = build(configuration.network, plan.in_channels(configuration), target.heads).to(device)
+    state_path = folder / "training_state.pt"
+    begun = resume and state_path.exists()
+    if prepare is not None and not begun:
+        prepare(network)
     average = MovingAverage(network, recipe.ema_decay)
     optimizer = build_optimizer(network.parameters(), recipe.optimizer)
     dtype = resolve_precision(recipe.precision, device)
@@ -127,8 +133,7 @@ def train_fold(
     identity = training_identity(plan, configuration, training, seed)
     metadata = {"identity": weights_identity(plan, configuration)}
     state = State()
-    state_path = folder / "training_state.pt"
-    if resume and state_path.exists():
+    if begun:
         state = _restore(state_path, identity, network, average, optimizer, scaler)
     (folder / DONE).unlink(missing_ok=True)
     before = state.seconds
