@@ -209,7 +209,8 @@ class Sampling(Reasoned):
         foreground: of a random ``class``, with equal probability among those the case has, or any ``voxel`` of the
             structures, so that large ones come more often.
         background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain
-            mask, or the voxels that are not zero), or on ``healthy`` tissue (inside the mask, outside the structures).
+            mask, or the voxels that are non-zero in any channel), or on ``healthy`` tissue (of these, those without a
+            label).
         cases_per_batch: most cases that the patches of one batch come from; every patch from another case (while there
             are so many) where None.
     """

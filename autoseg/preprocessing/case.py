@@ -84,7 +84,7 @@ class PreprocessedCase:
         image: float32 ``(channel, z, y, x)`` at the configuration's spacing.
         label: int16 ``(z, y, x)`` with the dataset's own values, or None.
         trace: the way back.
-        inside: bool ``(z, y, x)``: the brain mask, or the voxels that are not zero in every channel; None where nobody
+        inside: bool ``(z, y, x)``: the brain mask, or the voxels that are non-zero in any channel; None where nobody
             asks.
     """
 

@@ -95,7 +95,7 @@ class StoredCase:
     def places(self) -> dict[str, np.ndarray]:
         """``inside`` the mask, or ``healthy`` → int32 ``(n, 3)`` positions of some of its voxels.
 
-        ``inside`` is the brain mask, or all voxels that are not zero; ``healthy`` is what of it has no label. Empty
+        ``inside`` is the brain mask, or what is non-zero in any channel; ``healthy`` is what of it has no label. Empty
         where an earlier version stored the case.
         """
         return self.positions(PLACES.__contains__)

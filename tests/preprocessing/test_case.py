@@ -236,6 +236,20 @@ def test_perfect_network_gives_the_label_back(tmp_path: Path, name: str, spacing
     assert written.GetDirection() == pytest.approx(original.GetDirection(), abs=1e-6)
 
 
+def test_prediction_with_a_box(tmp_path: Path) -> None:
+    """Prediction does what training did: right inside the box, nothing outside."""
+    label = blob((10, 12, 14))
+    path = write(tmp_path / "a.nii.gz", picture_of(label))
+    plan = plan_with((2, 0, 1), box=(6, 8, 8), spacing=(None, None, None))
+    member = Member("run", plan, plan.configurations["small"], [Perfect()])
+    case = Case(id="a", channels={"mr": ChannelFile(path=path)})
+    prediction = Predictor([member], torch.device("cpu")).predict_case(case)
+    kept = np.zeros(label.shape, bool)
+    kept[1:9, 2:10, 4:10] = True
+    assert 0 < np.count_nonzero(label[kept]) < np.count_nonzero(label)
+    assert np.array_equal(prediction.label, np.where(kept, label, 0))
+
+
 def test_orientation_does_not_matter_to_the_network(tmp_path: Path) -> None:
     """The same head stored in another order of axes reaches the network as the same voxels."""
     volume = picture_of(blob())
