@@ -1,24 +1,28 @@
 """Planner ``deepmedic``: DeepMedic (Kamnitsas et al. 2017) as Rahimpour et al. (2022) trained it."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from autoseg.architecture import DeepMedic
 from autoseg.fingerprint import Fingerprint
+from autoseg.inference.sliding_window import tile_starts
 from autoseg.plan import Inference, Normalization, Plan
 from autoseg.planning import Request
 from autoseg.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
 from planners.mirroring import mirror_axes
-from planners.systems import Setting, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
+from planners.systems import Setting, assemble, base_recipe, case_shapes, configure, fit, open_setting, refuse_pictures
 
 #: Voxels of a patch, patches a step and cases they come from at most (Rahimpour et al. 2022).
 PATCH = (25, 25, 25)
 BATCH = 60
 CASES = 10
 
-#: Sides of what a tile speaks about at inference, the largest first; the last one is training's. A tile of 63³ takes
-#: 45 times the work of one of 9³ for 343 times the voxels.
-TILES = (63, 45, 27, 9)
+#: Sides of what a tile may speak about at inference, besides what holds the largest image: 63³ are 343 times the voxels
+#: of training's 9³ and take 45 times its work.
+SIDES = (9, 18, 27, 36, 45, 54, 63)
 
 #: Tensors of the widest part of the network (the joined pathways and the 1×1×1 layers) that are alive at once in
 #: inference: the two pathways and what joins them, and a layer's input and result.
@@ -156,14 +160,42 @@ def _augmentation(setting: Setting, base: Augmentation) -> Augmentation:
     )
 
 
+def _tile(setting: Setting, network: DeepMedic) -> list[int]:
+    """What a tile speaks about: of those that fit the memory, the one with which all cases take the least work.
+
+    A large tile computes less of the surroundings twice, and a tile that just holds the images nothing but them.
+    """
+    taken, factor = 2 * len(network.features), network.factor
+    images = np.asarray(case_shapes(setting))
+    largest = [factor * math.ceil(n / factor) for n in images.max(axis=0)]
+    width = 2 * network.features[-1] + max(network.fully_connected)
+    # Along each axis: side → tiles that each image takes.
+    counts = [
+        {
+            side: np.array([len(tile_starts(n, side, 0.0)) for n in images[:, axis]])
+            for side in {*SIDES, min(most, SIDES[-1])}
+        }
+        for axis, most in enumerate(largest)
+    ]
+
+    def work(tile: Iterable[int]) -> float:
+        """Voxels that the fine pathway's layers compute for all cases."""
+        sizes = list(tile)
+        tiles = np.prod([counts[axis][side] for axis, side in enumerate(sizes)], axis=0).sum()
+        return float(tiles) * sum(math.prod(n + rest for n in sizes) for rest in range(0, taken, 2))
+
+    fitting = [
+        tile
+        for tile in itertools.product(*(sorted(sides) for sides in counts))
+        if ALIVE * 4 * width * math.prod(n + taken for n in tile) <= setting.budget
+    ]
+    return list(min(fitting, key=work, default=(SIDES[0],) * 3))
+
+
 def _inference(setting: Setting, network: DeepMedic, mirrored: Sequence[int]) -> Inference:
-    """Larger tiles than training's: the less of the surroundings is computed twice."""
+    """Larger tiles than training's."""
     taken = 2 * len(network.features)
-    for side in TILES:
-        tile = [min(side, network.factor * math.ceil(math.ceil(n) / network.factor)) for n in setting.grid.shape]
-        width = 2 * network.features[-1] + max(network.fully_connected)
-        if ALIVE * 4 * width * math.prod(n + taken for n in tile) <= setting.budget:
-            break
+    tile = _tile(setting, network)
     patch = [n + taken for n in tile]
     return Inference(
         patch_size=patch,
@@ -172,8 +204,8 @@ def _inference(setting: Setting, network: DeepMedic, mirrored: Sequence[int]) ->
         mirror_axes=list(mirrored),
         tile_batch=1,
         reasons={
-            "patch_size": f"speaks about {'×'.join(map(str, tile))} voxels: the larger, the less is computed twice; "
-            "the network has learned on 25³ and is the same at any size",
+            "patch_size": f"speaks about {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
+            "network is the same at any size",
             "overlap": "none: without padding, what lies at the edge of a tile is as good as its middle",
             "gaussian_sigma": "equal weights: tiles do not overlap",
             "mirror_axes": "those that training mirrored",

@@ -10,7 +10,17 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Normalization, Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
-from planners.systems import Setting, Size, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
+from planners.systems import (
+    Setting,
+    Size,
+    assemble,
+    base_recipe,
+    case_shapes,
+    configure,
+    fit,
+    open_setting,
+    refuse_pictures,
+)
 
 #: Voxels ``(z, y, x)`` that every image is cropped to. The paper gives 143×196×144 without naming the axes: a brain at
 #: 1 mm is longest from front to back (y), and an image of BraTS is 240×240×155, so 144 along z leaves the least.
@@ -146,12 +156,9 @@ def _whole(setting: Setting, size: Size) -> Size:
 
 def _box(setting: Setting, box: Sequence[int]) -> tuple[dict[str, Any], dict[str, str]]:
     """The paper's box, where most images fit into it."""
-    order, spacing = setting.grid.transpose, setting.grid.spacing
     if any(n > side for n, side in zip(setting.grid.shape, box, strict=True)):
         return {}, {"box": f"none: most images are larger than the paper's {'×'.join(map(str, box))}"}
-    larger = 0
-    for case in setting.fingerprint.cases:
-        sizes = [case.cropped_shape[axis] * case.spacing[axis] / mm for axis, mm in zip(order, spacing, strict=True)]
-        larger += any(round(n) > side for n, side in zip(sizes, box, strict=True))
-    cut = f"{larger} of {len(setting.fingerprint.cases)} cases are larger and lose their rim" if larger else "cuts none"
+    shapes = case_shapes(setting)
+    larger = sum(any(n > side for n, side in zip(shape, box, strict=True)) for shape in shapes)
+    cut = f"{larger} of {len(shapes)} cases are larger and lose their rim" if larger else "cuts none"
     return {"box": tuple(box)}, {"box": f"{PAPER}: 143×196×144 along x, y, z; {cut}"}

@@ -123,6 +123,15 @@ def refuse_pictures(setting: Setting, planner: str) -> None:
         raise UsageError(f"--planner {planner} is for volumes and the dataset has pictures; use --planner unet.")
 
 
+def case_shapes(setting: Setting) -> list[list[int]]:
+    """Voxels of each case along the network's axes, cropped and at full resolution."""
+    axes = list(zip(setting.grid.transpose, setting.grid.spacing, strict=True))
+    return [
+        [max(1, round(case.cropped_shape[axis] * case.spacing[axis] / mm)) for axis, mm in axes]
+        for case in setting.fingerprint.cases
+    ]
+
+
 def base_recipe(
     setting: Setting, patch: Sequence[int], batch: int, shape: Sequence[float] | None = None
 ) -> tuple[Recipe, Inference]:
