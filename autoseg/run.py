@@ -1,6 +1,7 @@
 """The run folder: everything a later command needs, movable to a machine that never saw the data.
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
+RUN/initial_weights.safetensors    where a planned --weights FILE was given
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
