@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from autoseg.preprocessing.dataset import preprocess
     from autoseg.report.html import write_report
     from autoseg.run import Run
+    from autoseg.study.running import sweep
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _WHERE = {
     "evaluate": "autoseg.evaluation.folders",
     "explanations": "autoseg.plan",
     "preprocess": "autoseg.preprocessing.dataset",
+    "sweep": "autoseg.study.running",
     "train": "autoseg.crossvalidation",
     "write_report": "autoseg.report.html",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "plan",
     "postprocess",
     "preprocess",
+    "sweep",
     "train",
     "write_report",
 ]

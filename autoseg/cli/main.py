@@ -9,7 +9,19 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.progress import console
 
 #: Commands in the order a user meets them; each module of this package defines ``command``.
-COMMANDS = ("demo", "inspect", "plan", "train", "postprocess", "predict", "evaluate", "compare", "agreement", "report")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "plan",
+    "train",
+    "postprocess",
+    "predict",
+    "evaluate",
+    "compare",
+    "agreement",
+    "sweep",
+    "report",
+)
 
 app = typer.Typer(
     name="autoseg",

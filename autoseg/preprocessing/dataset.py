@@ -87,6 +87,8 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     plan = run.plan
     _, chosen = plan.configuration(configuration)
     folder = run.preprocessed(chosen.data)
+    if folder.is_symlink() and not folder.exists():
+        folder.unlink()  # a study's shared cases, which the run was moved away from
     folder.mkdir(parents=True, exist_ok=True)
     dataset = run.dataset
     needs_places = chosen.recipe.sampling.background != "anywhere"

@@ -1,0 +1,82 @@
+"""``autoseg sweep``."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autoseg.study import StudyTable
+
+#: Columns of a terminal from which one table holds everything.
+WIDE = 130
+
+
+def command(
+    dataset: Annotated[Path, typer.Argument(help="Dataset to learn from.")],
+    grid: Annotated[Path, typer.Option(help="Grid file (TOML): settings, folds, seeds, length of training.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study: a run folder for each setting and seed, tables.")],
+    device: Annotated[str, typer.Option(help="To plan for and to train on: auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes that read, preprocess and load.", min=0)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan all settings, show them, and stop.")] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Make the tables of what is there, and stop.")] = False,
+    layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train settings that differ in a few values alike, and compare them: one table with paired statistics.
+
+    The same command goes on where a study was stopped.
+    """
+    from autoseg.dataset import Dataset
+    from autoseg.progress import silenced
+    from autoseg.study import prepare, sweep, tabulate
+    from autoseg.study.present import plan_table
+
+    if dry_run and only_table:
+        raise UsageError("--dry-run and --table are two things to stop at; give one.")
+    if dry_run and as_json:
+        raise UsageError("--json prints results, and --dry-run has none; give one.")
+    with silenced() if as_json else nullcontext():
+        opened = Dataset.open(dataset, layout)
+        if dry_run or only_table:
+            study = prepare(opened, grid, out, device, workers)
+        if dry_run:
+            _console().print(plan_table(study))
+            return
+        table = tabulate(study) if only_table else sweep(opened, grid, out, device, workers)
+    if as_json:
+        typer.echo(json.dumps(table.to_json(), indent=2))
+    else:
+        _show(table)
+    if table.failed:
+        raise typer.Exit(1)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 160))
+
+
+def _show(table: "StudyTable") -> None:
+    from autoseg.progress import say
+    from autoseg.study.present import terminal_tables
+
+    console = _console()
+    for part in terminal_tables(table, wide=console.width >= WIDE):
+        console.print(part)
+    if table.comparison is not None:
+        console.print()
+        console.print(table.comparison.table(wide=console.width >= WIDE))
+        for verdict in table.comparison.verdicts():
+            console.print(verdict, markup=False, soft_wrap=True)
+    for note in table.notes():
+        say(note)
+    say(f"Tables: {table.study.out / 'table.md'}, {table.study.out / 'table.csv'}; every case: cases.csv beside them")

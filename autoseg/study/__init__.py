@@ -1,0 +1,8 @@
+"""A configuration study: settings that differ in a few values, trained alike, in one table with paired statistics."""
+
+from autoseg.study.grid import Grid, Setting, read_grid
+from autoseg.study.preparation import Study, prepare
+from autoseg.study.results import StudyTable, tabulate
+from autoseg.study.running import sweep
+
+__all__ = ["Grid", "Setting", "Study", "StudyTable", "prepare", "read_grid", "sweep", "tabulate"]

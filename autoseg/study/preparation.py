@@ -1,0 +1,304 @@
+"""Before the first training: one fingerprint, one set of splits, and a plan for every setting."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from autoseg.architecture import UNet, VNet
+from autoseg.dataset import Dataset
+from autoseg.device import select_device
+from autoseg.errors import AutosegError, UsageError
+from autoseg.evaluation.cases import Structure
+from autoseg.evaluation.folders import dataset_structures, plan_structures
+from autoseg.files import read_json, write_json
+from autoseg.fingerprint import Fingerprint
+from autoseg.networks.weights import digest
+from autoseg.overrides import assignment, override
+from autoseg.plan import Plan, load_plan, save_plan
+from autoseg.planning import checked_fingerprint, default_budget, make_plan, refresh
+from autoseg.progress import say
+from autoseg.run import Run, Split, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.study.grid import Grid, Setting, read_grid
+from autoseg.training.loop import DONE
+
+#: In a run folder of a study: what the run was made from, and why it failed.
+MADE_FROM, FAILED, TRACEBACK = "study.json", "failed.json", "failed.txt"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that is ready to run.
+
+    Attributes:
+        source: the grid file.
+        out: the study's folder.
+        grid: what is common to all settings.
+        settings: in the table's order.
+        dataset: to learn from.
+        fingerprint: of it, shared by all settings.
+        splits: shared by all settings.
+        folds: to train.
+        structures: that all settings are evaluated on.
+        plans: setting's name → plan.
+    """
+
+    source: Path
+    out: Path
+    grid: Grid
+    settings: tuple[Setting, ...]
+    dataset: Dataset
+    fingerprint: Fingerprint
+    splits: list[Split]
+    folds: tuple[int, ...]
+    structures: tuple[Structure, ...]
+    plans: Mapping[str, Plan]
+
+    def run_folder(self, setting: Setting, seed: int) -> Path:
+        """Where a setting is trained with a seed."""
+        return self.out / setting.name / f"seed_{seed}"
+
+    def is_begun(self, setting: Setting, seed: int) -> bool:
+        """Whether the run folder was made from the plan, the data and the length that the study has now."""
+        made = self.run_folder(setting, seed) / MADE_FROM
+        return made.exists() and bool(read_json(made)["identity"] == self.identity(setting, seed))
+
+    def is_trained(self, setting: Setting, seed: int, fold: int) -> bool:
+        """Whether such a run's fold is trained and validated."""
+        folder = Run(self.run_folder(setting, seed)).fold(self.plans[setting.name].recommended, fold)
+        return self.is_begun(setting, seed) and (folder / DONE).exists()
+
+    def identity(self, setting: Setting, seed: int) -> str:
+        """A fingerprint of all that decides what a run of this setting will be, but for which folds are trained.
+
+        What is computed from the plan's other values, and values at their defaults, do not count, so that a newer
+        version goes on where an older one stopped.
+        """
+        plan = self.plans[setting.name]
+        computed = {"memory", "parameters", "parameters_with_statistics"}
+        return digest(
+            {
+                "plan": plan.model_dump(
+                    mode="json",
+                    exclude={"autoseg_version": True, "configurations": {"__all__": computed}},
+                    exclude_defaults=True,
+                ),
+                "families": {name: c.network.family for name, c in plan.configurations.items()},
+                "fingerprint": self.fingerprint.model_dump(mode="json"),
+                "splits": self.splits,
+                "length": [self.grid.epochs, self.grid.max_seconds],
+                "seed": seed,
+            }
+        )
+
+
+def prepare(
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Study:
+    """Read a grid file and plan every setting, so that whatever is wrong is known before the first training.
+
+    The fingerprint, the splits and each planner's own plan are kept in ``out``: a plan that depends on how fast this
+    machine is does not change when the study goes on.
+
+    Args:
+        dataset: to learn from.
+        grid: the grid file.
+        out: the study's folder.
+        device: to plan for; ``auto`` takes the one that the study was begun for, or this machine's best.
+        workers: processes that read cases; None for one a core.
+
+    Raises:
+        UsageError: something is wrong with the grid file (all settings that can't be planned are listed).
+        AutosegError: the dataset has errors.
+    """
+    source, out = Path(grid), Path(out)
+    grid_, settings = read_grid(source)
+    refuse_dataset_folder(out, dataset)
+    if (out / "plan.json").exists():
+        raise UsageError(f"--out {out} is a run folder; choose another folder for the study.")
+    _check_known(source, grid_, settings, dataset)
+    structures = _structures(source, grid_, dataset)
+    before: dict[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
+    data = _data_key(dataset)
+    if before.get("data") == data and (out / "fingerprint.json").exists():
+        fingerprint = Run(out).fingerprint
+    else:
+        fingerprint = checked_fingerprint(dataset, workers)
+        write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
+    if device == "auto":
+        device = before.get("device") or select_device().type
+    memory = grid_.gpu_memory or (before.get("gpu_memory") if device == before.get("device") else None)
+    memory = float(memory or default_budget(device))
+    if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
+        splits = make_splits(dataset, seed=grid_.split_seed)
+    else:
+        splits = keep_or_make_splits(out, dataset, grid_.split_seed)
+    folds = tuple(range(len(splits))) if grid_.folds is None else tuple(grid_.folds)
+    if (last := max(folds)) >= len(splits):
+        raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
+    make = partial(_planner_plan, out / "plans", fingerprint, device, memory)
+    plans = _plan_all(source, grid_, settings, make)
+    _check_structures(source, structures, plans, dataset, bool(grid_.structures))
+    write_json(out / "splits.json", splits)
+    write_json(
+        out / "study.json", {"data": data, "device": device, "gpu_memory": memory, "split_seed": grid_.split_seed}
+    )
+    return Study(
+        source=source,
+        out=out,
+        grid=grid_,
+        settings=tuple(settings),
+        dataset=dataset,
+        fingerprint=fingerprint,
+        splits=splits,
+        folds=folds,
+        structures=structures,
+        plans=plans,
+    )
+
+
+def _check_known(source: Path, grid: Grid, settings: Sequence[Setting], dataset: Dataset) -> None:
+    """Channels and regions before the scans are read, which takes long."""
+    for name, wanted, known in (
+        *((f"setting {setting.name}: channels", setting.channels, dataset.channels) for setting in settings),
+        ("regions", grid.regions, (*dataset.labels, *dataset.regions)),
+    ):
+        unknown = [item for item in wanted if item not in known]
+        if unknown:
+            raise UsageError(f"{source}: {name}: {', '.join(unknown)} is not in {dataset.name} ({', '.join(known)}).")
+
+
+def _structures(source: Path, grid: Grid, dataset: Dataset) -> tuple[Structure, ...]:
+    """Those named; else the regions asked for, the dataset's regions, or its labels."""
+    known = {name: Structure(name, (value,)) for name, value in dataset.labels.items()}
+    known |= {structure.name: structure for structure in dataset_structures(dataset)}
+    wanted = grid.structures or grid.regions or list(dataset.regions or dataset.labels)
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"{source}: structures: {name} is not in {dataset.name} ({', '.join(known)}).")
+    return tuple(known[name] for name in dict.fromkeys(wanted))
+
+
+def _check_structures(
+    source: Path, structures: Sequence[Structure], plans: Mapping[str, Plan], dataset: Dataset, named: bool
+) -> None:
+    for name, plan in plans.items():
+        speaks_of = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
+        silent = [structure.name for structure in structures if frozenset(structure.values) not in speaks_of]
+        if silent:
+            raise UsageError(
+                f"{source}: setting {name} does not segment {', '.join(silent)}; "
+                f"{'name' if named else 'give structures ='} only what all settings segment."
+            )
+
+
+def _data_key(dataset: Dataset) -> str:
+    """A fingerprint of the files as they lie on the disk; names, not paths, as a dataset may move."""
+    return digest(
+        {
+            "about": dataset.model_dump(mode="json", exclude={"root", "cases", "unlabelled"}),
+            "cases": [
+                [case.id, case.group, {name: [c.path.name, c.component] for name, c in case.channels.items()}]
+                + [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in ((f, f.stat()) for f in case.files)]
+                for case in dataset.cases
+                if all(file.exists() for file in case.files)
+            ],
+        }
+    )
+
+
+def _planner_plan(
+    folder: Path,
+    fingerprint: Fingerprint,
+    device: str,
+    memory: float,
+    planner: str,
+    channels: tuple[str, ...],
+    regions: tuple[str, ...],
+) -> Plan:
+    """The planner's own plan, made once in a study."""
+    asked = {
+        "fingerprint": fingerprint.model_dump(mode="json"),
+        "device": device,
+        "gpu_memory": memory,
+        "planner": planner,
+        "channels": channels,
+        "regions": regions,
+    }
+    path = folder / f"{planner}-{digest(asked)}.json"
+    if path.exists():
+        return load_plan(path)
+    plan = make_plan(fingerprint, planner, device, memory, channels, regions)
+    save_plan(plan, path)
+    return plan
+
+
+def _plan_all(
+    source: Path, grid: Grid, settings: Sequence[Setting], make: Callable[[str, tuple[str, ...], tuple[str, ...]], Plan]
+) -> dict[str, Plan]:
+    plans, wrong = {}, []
+    for setting in settings:
+        try:
+            plan = plan_setting(make(setting.planner, setting.channels, tuple(grid.regions)), setting)
+        except AutosegError as error:
+            wrong.append(f"setting {setting.name}: {str(error).replace('--set ', '').replace('--planner', 'planner')}")
+            continue
+        plans[setting.name] = plan
+        for name in plan.stages(plan.recommended):
+            used = plan.configurations[name].memory
+            if used is not None and used.total > plan.gpu_memory_gb * 1e9 and (setting.values or setting.width):
+                say(
+                    f"setting {setting.name}: a step of {name} takes {used.total / 1e9:.2f} GB, more than the "
+                    f"{plan.gpu_memory_gb:g} GB planned for; set a smaller batch_size or patch_size."
+                )
+    if wrong:
+        raise UsageError(
+            f"{source}: {wrong[0]}" if len(wrong) == 1 else f"{source}:" + "".join(f"\n  {w}" for w in wrong)
+        )
+    return plans
+
+
+def plan_setting(plan: Plan, setting: Setting) -> Plan:
+    """A planner's plan with a setting's width and values.
+
+    Raises:
+        UsageError: a path that does not exist, a value that the plan can't have, or a network without a width.
+    """
+    changes = overrides_of(plan, setting)
+    return refresh(override(plan, changes)) if changes else plan
+
+
+def overrides_of(plan: Plan, setting: Setting) -> list[str]:
+    """What a setting changes in a planner's plan, as :func:`autoseg.overrides.override` takes it.
+
+    Raises:
+        UsageError: a network without a width.
+    """
+    changes = [] if setting.width is None else scale_width(plan, setting.width)
+    return changes + [assignment(path, value) for path, value in setting.values.items()]
+
+
+def scale_width(plan: Plan, width: int) -> list[str]:
+    """Overrides that give each network's first stage ``width`` channels and scale its other stages alike.
+
+    Patch and batch stay as planned: what changes is the network alone.
+
+    Raises:
+        UsageError: a network whose stages have no such widths.
+    """
+    changes = []
+    for name, configuration in plan.configurations.items():
+        network = configuration.network
+        if not isinstance(network, UNet | VNet):
+            raise UsageError(
+                f"width scales the stages of U-Nets (unet, resenc, vnet), and {name} of planner {plan.planner} is a "
+                f'{network.family}; set its numbers with set = {{"network.features" = …}}.'
+            )
+        features = [max(1, round(n * width / network.features[0])) for n in network.features]
+        changes.append(assignment(f"configurations.{name}.network.features", features))
+    return changes

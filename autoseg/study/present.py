@@ -1,0 +1,176 @@
+"""A study's table for the terminal and as GitHub's Markdown."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from autoseg.evaluation.comparison import ComparisonRow
+from autoseg.evaluation.summary import Statistics, number
+from autoseg.plan import Plan
+from autoseg.study.preparation import Study
+from autoseg.study.results import SettingResult, StudyTable, trained_cases
+
+#: Headings of what a setting is and took.
+FACTS = ("planner", "parameters", "step GB", "batch × patch", "iterations", "s/iteration")
+
+#: Heading of the standard deviation of the last column's mean over seeds, where there are several.
+BETWEEN_SEEDS = "seeds"
+
+
+def terminal_tables(table: StudyTable, *, wide: bool = True) -> list[Table]:
+    """One table with everything, or, where the terminal is narrow, what a setting is and what it reached apart."""
+    facts = [facts_of(result) for result in table.results]
+    scores = [scores_of(table, result) for result in table.results]
+    title = f"{table.study.grid.name}: Dice, mean ± standard deviation over {trained_cases(table.results)} cases"
+    if wide:
+        return [
+            _table(title, [*FACTS, *score_headings(table)], table, [f + s for f, s in zip(facts, scores, strict=True)]),
+        ]
+    return [_table("", list(FACTS), table, facts), _table(title, score_headings(table), table, scores)]
+
+
+def plan_table(study: Study) -> Table:
+    """What ``--dry-run`` shows: every setting's network, memory and patch."""
+    found = Table(title=f"{study.grid.name}: {len(study.settings)} settings", box=box.SIMPLE_HEAD, show_edge=False)
+    found.add_column("", overflow="fold")
+    for heading in ("planner", "channels", "network", "parameters", "step GB", "batch × patch"):
+        found.add_column(heading, overflow="fold")
+    for setting in study.settings:
+        plan = study.plans[setting.name]
+        networks = [plan.configurations[name].network.summary for name in plan.stages(plan.recommended)]
+        result = SettingResult(setting, plan, "unfinished", "", math.nan, math.nan, 0, {})
+        planner, parameters, memory, patch = facts_of(result)[:4]
+        cells = [planner, ", ".join(plan.channel_names), " → ".join(networks), parameters, memory, patch]
+        found.add_row(escape(setting.name), *cells)
+    return found
+
+
+def facts_of(result: SettingResult) -> list[str]:
+    """A cell for each of :data:`FACTS`.
+
+    Parameters count running statistics of normalization layers and all stages; memory is of the stage that takes
+    most; patch and batch are the last stage's.
+    """
+    plan = result.plan
+    last = plan.configurations[plan.recommended]
+    return [
+        plan.planner,
+        f"{result.parameters[1]:,}",
+        _memory(plan, result.stages),
+        f"{last.batch_size} × {'×'.join(map(str, last.patch_size))}",
+        number(result.iterations, 0),
+        number(result.seconds_per_iteration, 3),
+    ]
+
+
+def score_headings(table: StudyTable) -> list[str]:
+    """The structures, their mean, and where there are several seeds the spread over them."""
+    return [*table.columns, BETWEEN_SEEDS] if len(table.study.grid.seeds) > 1 else table.columns
+
+
+def scores_of(table: StudyTable, result: SettingResult) -> list[str]:
+    """A cell for each of :func:`score_headings`; what is the matter in the first one where there is no result."""
+    headings = score_headings(table)
+    if result.status != "done":
+        state = "failed" if result.status == "failed" else result.note
+        return [state, *[""] * (len(headings) - 1)]
+    values = result.values()
+    cells = []
+    for column in table.columns:
+        found = Statistics.of(values.get(column, {}).values())
+        text = number(found.mean, 3)
+        cells.append(f"{text} ± {number(found.std, 3)}" if found.n > 1 else text)
+    if len(headings) > len(cells):
+        cells.append(f"± {number(result.between_seeds(table.columns[-1]), 3)}")
+    return cells
+
+
+def markdown(table: StudyTable) -> str:
+    """The whole study as a page: what was done, the table, the comparison, and what it says."""
+    study, grid = table.study, table.study.grid
+    some_plan = next(iter(study.plans.values()))
+    cases = trained_cases(table.results)
+    lines = [
+        f"# {grid.name}",
+        "",
+        f"{study.dataset.name}, {_count(len(study.folds), 'fold')} ({', '.join(map(str, study.folds))}), "
+        f"{_count(len(grid.seeds), 'seed')}, {grid.length}; planned for {some_plan.device} with "
+        f"{some_plan.gpu_memory_gb:g} GB. Dice: mean ± standard deviation over {cases} validation cases"
+        + (", each averaged over the seeds; seeds: standard deviation of their means." if len(grid.seeds) > 1 else "."),
+        "",
+        f"    autoseg sweep {_short(study.dataset.root)} --grid {_short(study.source)} --out {_short(study.out)}",
+        "",
+    ]
+    rows = [[_name(study, r.setting.name), *facts_of(r), *scores_of(table, r)] for r in table.results]
+    lines += _markdown_table(["setting", *FACTS, *score_headings(table)], rows, left=2)
+    lines += ["", *[f"- {note}" for note in table.notes()], ""]
+    found = table.comparison
+    if found is not None:
+        lines += [f"## Compared with {found.baseline}", ""]
+        headings = ["", "setting", "Δ mean", f"{100 * found.confidence:g} % interval", "p", "p Holm", "effect"]
+        compared = [row for row in found.rows if row.name != found.baseline]
+        lines += _markdown_table(headings, [_compared(row) for row in compared], left=2)
+        lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]
+        lines += [
+            "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa), "
+            "rank-biserial effect size.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _compared(row: ComparisonRow) -> list[str]:
+    interval = f"{_signed(row.low)} … {_signed(row.high)}"
+    return [row.column, row.name, _signed(row.difference), interval, _p(row.p), _p(row.p_holm), _signed(row.effect, 2)]
+
+
+def _table(title: str, headings: Sequence[str], table: StudyTable, rows: Sequence[Sequence[str]]) -> Table:
+    found = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    found.add_column("", overflow="fold")
+    for heading in headings:
+        found.add_column(heading, justify="left" if heading == "planner" else "right", overflow="fold")
+    for result, cells in zip(table.results, rows, strict=True):
+        found.add_row(escape(result.setting.name), *cells)
+    return found
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    rule = ["---"] * left + ["---:"] * (len(headings) - left)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, rule, *rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _memory(plan: Plan, stages: Sequence[str]) -> str:
+    found = [memory for name in stages if (memory := plan.configurations[name].memory) is not None]
+    if not found:
+        return "–"
+    most = max(found, key=lambda memory: memory.total)
+    return f"{most.total / 1e9:.2f} ({most.precision})"
+
+
+def _name(study: Study, name: str) -> str:
+    return f"{name} (baseline)" if name == study.grid.baseline else name
+
+
+def _short(path: Path) -> str:
+    return path.name or str(path)
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def _signed(value: float, digits: int = 4) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,222 @@
+"""Run a study: every setting, seed and fold, one after the other; a killed study goes on where it stopped."""
+
+import gc
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autoseg.crossvalidation import train
+from autoseg.dataset import Dataset
+from autoseg.durations import say_duration
+from autoseg.errors import AutosegError
+from autoseg.files import write_json, write_text
+from autoseg.networks.weights import digest
+from autoseg.plan import Plan
+from autoseg.preprocessing.dataset import case_key
+from autoseg.progress import say
+from autoseg.run import Run
+from autoseg.study.grid import Setting
+from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
+from autoseg.study.results import StudyTable, tabulate
+
+
+def sweep(
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    device: str = "auto",
+    workers: int | None = None,
+) -> StudyTable:
+    """Train and evaluate every setting of a study, and compare them.
+
+    Given again, the same call goes on where it was stopped, and trains only what is missing. A setting whose plan,
+    data or length of training has changed is trained anew; what was trained before moves to ``OUT/replaced``.
+
+    Args:
+        dataset: to learn from.
+        grid: the grid file (``docs/sweep.md``).
+        out: the study's folder.
+        device: to plan for and to train on: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: processes that read, preprocess and load; chosen for the machine where None.
+
+    Returns:
+        The table, which is also written to ``out``. Settings that failed are in it with the reason.
+
+    Raises:
+        UsageError: something is wrong with the grid file.
+        AutosegError: the dataset has errors.
+    """
+    study = prepare(dataset, grid, out, device, workers)
+    run_study(study, device, workers)
+    return tabulate(study)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run: one setting with one seed, and how many of its folds are missing.
+
+    Its folds are trained by one call, as a stage that works on another one's predictions needs all of the other's.
+    """
+
+    setting: Setting
+    seed: int
+    missing: int
+
+
+def run_study(study: Study, device: str = "auto", workers: int | None = None) -> None:
+    """Train what is not trained yet; a failure is noted in its run's folder and stops no other run."""
+    jobs = []
+    for setting in study.settings:
+        for seed in study.grid.seeds:
+            _set_aside_if_changed(study, setting, seed)
+            missing = sum(not study.is_trained(setting, seed, fold) for fold in study.folds)
+            if missing:
+                jobs.append(_Job(setting, seed, missing))
+    whole = len(study.settings) * len(study.grid.seeds) * len(study.folds)
+    there = whole - sum(job.missing for job in jobs)
+    say(
+        f"{study.grid.name}: {len(study.settings)} settings × {len(study.grid.seeds)} seeds × {len(study.folds)} folds"
+        f", {study.grid.length}; {there} of {whole} trainings are there already"
+    )
+    _say_strangers(study)
+    clock = _Clock(sum(job.missing for job in jobs), study.grid.max_seconds)
+    for number, job in enumerate(jobs, start=1):
+        left = clock.left()
+        say(
+            f"\n[{number} of {len(jobs)}] {job.setting.name}, seed {job.seed}, "
+            f"{job.missing} fold{'s' if job.missing > 1 else ''}{f'; about {left} left for all' if left else ''}"
+        )
+        with clock.timed(job.missing):
+            _train_one(study, job, device, workers)
+
+
+def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> None:
+    folder = study.run_folder(job.setting, job.seed)
+    plan = study.plans[job.setting.name]
+    try:
+        write_json(folder / MADE_FROM, {"identity": study.identity(job.setting, job.seed)})
+        run = Run.create(folder, plan, study.fingerprint, study.dataset, study.splits)
+        (folder / FAILED).unlink(missing_ok=True)
+        (folder / TRACEBACK).unlink(missing_ok=True)
+        share_preprocessed(run, plan, study.dataset, study.out / "preprocessed")
+        train(
+            run,
+            folds=study.folds,
+            epochs=study.grid.epochs,
+            max_seconds=study.grid.max_seconds,
+            device=device,
+            seed=job.seed,
+            workers=workers,
+        )
+        return
+    except AutosegError as error:
+        reason = str(error)
+    except Exception as error:  # whatever it is, the other settings are worth having
+        reason = _in_one_sentence(error)
+        write_text(folder / TRACEBACK, traceback.format_exc())
+        say(f"The traceback is in {folder / TRACEBACK}.")
+    _free_memory()
+    write_json(folder / FAILED, {"reason": reason})
+    say(f"{job.setting.name}, seed {job.seed} failed: {reason}")
+
+
+def _in_one_sentence(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "out of memory" in first.lower():
+        return f"out of memory ({first})"
+    return f"{type(error).__name__}: {first}"
+
+
+def _free_memory() -> None:
+    """A failed training must not leave the next one less room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> None:
+    """Let a run's folders of preprocessed cases be links to folders that runs with the same preprocessing share.
+
+    A shared folder is named after all of a plan that :func:`autoseg.preprocessing.dataset.case_key` looks at; so
+    preprocessing that differs never meets. A folder that is none of our links is left alone, and where links can't be
+    made each run preprocesses for itself.
+    """
+    parts = plan.configurations
+    keys: dict[str, list[str]] = {}
+    for name in parts:
+        found = {case_key(case, plan, parts[name]).split("-")[0] for case in dataset.cases}
+        keys.setdefault(parts[name].data, []).extend(found)
+    for data, found_keys in keys.items():
+        link = run.preprocessed(data)
+        shared = pool / digest({"keys": sorted(set(found_keys))})
+        shared.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink():
+            if link.resolve() == shared.resolve():
+                continue
+            link.unlink()
+        elif link.exists():
+            continue
+        try:
+            link.symlink_to(os.path.relpath(shared.resolve(), link.parent.resolve()), target_is_directory=True)
+        except OSError:
+            say(f"{link.parent} can't hold links; {run.path} preprocesses for itself.")
+
+
+def _set_aside_if_changed(study: Study, setting: Setting, seed: int) -> None:
+    """Move a run away that was made from another plan, other data or for another length."""
+    folder = study.run_folder(setting, seed)
+    if not (folder / "plan.json").exists() or study.is_begun(setting, seed):
+        return
+    number = 1
+    while (aside := study.out / "replaced" / f"{setting.name}_seed_{seed}_{number}").exists():
+        number += 1
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, aside)
+    # Its links to preprocessed cases are relative; there is nothing else in it that depends on where it lies.
+    for link in (aside / "preprocessed").glob("*"):
+        if link.is_symlink():
+            link.unlink()
+    say(
+        f"{setting.name}, seed {seed} has changed since it was trained, and is trained anew; what there was is in "
+        f"{aside} and may be deleted."
+    )
+
+
+def _say_strangers(study: Study) -> None:
+    known = {setting.name for setting in study.settings}
+    runs = [folder for folder in study.out.iterdir() if any(folder.glob("seed_*/plan.json"))]
+    strangers = sorted(folder.name for folder in runs if folder.name not in known)
+    if strangers:
+        say(f"Not in {study.source} any more, and left alone: {', '.join(strangers)}.")
+
+
+class _Clock:
+    """How long the rest will take: as long as what was trained so far, or as the grid file says."""
+
+    def __init__(self, trainings: int, expected: float | None) -> None:
+        self._due = trainings
+        self._expected = expected
+        self._done = 0
+        self._seconds = 0.0
+
+    def left(self) -> str:
+        """In words; empty where nothing is known yet."""
+        each = self._seconds / self._done if self._done else self._expected
+        return "" if each is None else say_duration(each * self._due)
+
+    @contextmanager
+    def timed(self, trainings: int) -> Iterator[None]:
+        """Count what happens inside as so many trainings."""
+        started = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - started
+        self._done += trainings
+        self._due -= trainings

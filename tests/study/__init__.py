@@ -1,0 +1,1 @@
+"""Studies: grid files, planning all settings, running, tables."""

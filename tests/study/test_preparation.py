@@ -1,0 +1,160 @@
+"""Before the first training: whatever is wrong with any setting, and what is kept for the next time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autoseg.architecture import DeepMedic, VNet
+from autoseg.dataset import Dataset
+from autoseg.errors import UsageError
+from autoseg.study.grid import Setting
+from autoseg.study.preparation import plan_setting, prepare, scale_width
+from tests.builders import REGIONS, blob, make_configuration, make_network, make_plan, picture_of, write
+
+Grid = Callable[[str], Path]
+
+TWO = '[[setting]]\nname = "one"\n[[setting]]\nname = "two"\nset = { "recipe.optimizer.learning_rate" = 0.5 }\n'
+
+
+def test_one_fingerprint_one_set_of_splits_one_plan_a_planner(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    study = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    assert planned == ["unet"]
+    rates = [study.plans[name].configurations["small"].recipe.optimizer.learning_rate for name in ("one", "two")]
+    assert rates == [1e-3, 0.5]
+    assert [structure.name for structure in study.structures] == ["outer", "inner"]
+    assert len(study.folds) == len(study.splits) == 4
+    again = prepare(dataset, grid(TWO), tmp_path / "out", "auto", workers=1)
+    assert planned == ["unet"]  # kept
+    assert again.splits == study.splits
+    for setting in study.settings:
+        assert again.identity(setting, 0) == study.identity(setting, 0) != study.identity(setting, 1)
+
+
+def test_an_identity_changes_with_what_decides_a_training_only(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    def identity(text: str, folder: str = "out") -> str:
+        study = prepare(dataset, grid(text + TWO), tmp_path / folder, "cpu", workers=1)
+        return study.identity(study.settings[1], 0)
+
+    usual = identity("")
+    assert identity("folds = [1]\nseeds = [0, 4]\nbaseline = 'two'\n") == usual
+    assert identity("", "elsewhere") == usual
+    changed = [
+        identity("epochs = 3\n"),
+        identity("max_time = '3m'\n"),
+        identity("split_seed = 1\n"),
+        identity("width = 8\n"),
+    ]
+    assert len({usual, *changed}) == 5
+
+
+def test_every_setting_is_checked(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    text = TWO + '[[setting]]\nname = "three"\nset = { recipe.los.ce_weight = 1 }\n'
+    text += '[[setting]]\nname = "four"\nset = { recipe.epochs = 0 }\n'
+    with pytest.raises(UsageError) as raised:
+        prepare(dataset, grid(text), tmp_path / "out", "cpu", workers=1)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 3
+    assert "setting three: recipe.los.ce_weight=1: there is no key los in configurations.small.recipe" in lines[1]
+    assert "setting four: recipe.epochs=0 makes the plan invalid: configurations.small.recipe.epochs" in lines[2]
+    assert not (tmp_path / "out" / "one").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("folds = [4]\n", r"study\.toml: folds: 4 does not exist; there are the folds 0 to 3"),
+        ("structures = ['core']\n", r"structures: core is not in blobs \(outer, inner\)"),
+        ("regions = ['core']\n", r"regions: core is not in blobs \(outer, inner\)"),
+        ("channels = ['ct']\n", r"setting one: channels: ct is not in blobs \(mr\)"),
+    ],
+)
+def test_what_the_dataset_does_not_have(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], text: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        prepare(dataset, grid(text + TWO), tmp_path / "out", "cpu", workers=1)
+
+
+def test_an_unknown_planner_is_named_with_its_setting(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"setting a: planner nix is unknown; installed planners: .*unet"):
+        prepare(dataset, grid('[[setting]]\nname = "a"\nplanner = "nix"\n'), tmp_path / "out", "cpu", workers=1)
+
+
+def test_structures_are_the_datasets_regions_whatever_a_plan_trains(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    dataset = dataset.model_copy(update={"regions": {"whole": (1, 2), "core": (2,)}})
+    study = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    assert study.plans["one"].target.kind == "labels"
+    assert [(s.name, s.values) for s in study.structures] == [("whole", (1, 2)), ("core", (2,))]
+    named = prepare(dataset, grid("structures = ['outer', 'core']\n" + TWO), tmp_path / "out", "cpu", workers=1)
+    assert [(s.name, s.values) for s in named.structures] == [("outer", (1,)), ("core", (2,))]
+
+
+def test_a_setting_that_cannot_speak_of_a_structure_is_refused(
+    dataset: Dataset, grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = REGIONS.model_copy(update={"outputs": REGIONS.outputs[:1]})
+    monkeypatch.setattr("autoseg.study.preparation.make_plan", lambda *_: make_plan(target=whole))
+    with pytest.raises(UsageError, match=r"setting one does not segment outer, inner; give structures ="):
+        prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+
+
+def test_a_run_folder_is_no_study(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text("{}")
+    with pytest.raises(UsageError, match="is a run folder"):
+        prepare(dataset, grid(TWO), tmp_path / "out")
+
+
+def test_a_changed_file_of_the_dataset_is_read_again(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoseg.study import preparation as module
+
+    read = []
+    real = module.checked_fingerprint
+    monkeypatch.setattr(module, "checked_fingerprint", lambda *a: read.append(1) or real(*a))
+    for _ in range(2):
+        prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    assert len(read) == 1
+    write(dataset.cases[0].channels["mr"].path, picture_of(blob(), seed=9))
+    prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    assert len(read) == 2
+
+
+def test_the_device_is_the_one_that_the_study_was_begun_for(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", "cuda", workers=1)
+    study = prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", "auto", workers=1)
+    assert study.plans["one"].device == "cuda"
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["gpu_memory"] == 5
+
+
+def test_width_scales_all_stages_and_what_follows_from_them() -> None:
+    plan = make_plan(make_configuration(network=make_network(stages=3, width=4)))  # 4 8 16
+    wide = plan_setting(plan, Setting("s", "unet", (), 6, {})).configurations["small"]
+    assert wide.network.features == [6, 12, 24]
+    assert (wide.patch_size, wide.batch_size) == ([8, 8, 8], 2)
+    same = plan_setting(plan, Setting("s", "unet", (), 4, {})).configurations["small"]
+    assert same.network.features == [4, 8, 16]
+    assert 2.1 < wide.parameters / same.parameters < 2.3  # about (6 / 4)²
+    assert wide.memory is not None
+    assert same.memory is not None
+    assert wide.memory.total > same.memory.total
+    assert wide.reasons["memory"].endswith("GB")
+
+
+def test_width_of_other_families() -> None:
+    vnet = make_plan(make_configuration(patch=(16, 16, 16), network=VNet()))
+    assert scale_width(vnet, 8) == ["configurations.small.network.features=[8, 16, 32, 64, 128]"]
+    deepmedic = make_plan(make_configuration(patch=(25, 25, 25), network=DeepMedic()))
+    with pytest.raises(UsageError, match=r"width scales the stages of U-Nets .* is a deepmedic"):
+        scale_width(deepmedic, 8)

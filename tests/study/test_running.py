@@ -1,0 +1,169 @@
+"""Running a study: what is trained, what is left alone, and what happens after a kill, a failure, a changed file."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.run import Run
+from autoseg.study import StudyTable, sweep
+from autoseg.study.running import share_preprocessed
+from tests.builders import make_configuration, make_plan, make_run
+from tests.study.conftest import Trainings
+
+Grid = Callable[[str], Path]
+Sweep = Callable[[str], StudyTable]
+
+ONE = '[[setting]]\nname = "one"\n'
+TWO = ONE + '[[setting]]\nname = "two"\nset = { batch_size = 3 }\n'
+HEAD = "folds = [0, 1]\nseeds = [0, 7]\n"
+
+
+@pytest.fixture
+def run(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], trainings: Trainings) -> Sweep:
+    return lambda text: sweep(dataset, grid(text), tmp_path / "out", "cpu", workers=1)
+
+
+def test_every_setting_seed_and_fold_once(run: Sweep, trainings: Trainings, tmp_path: Path) -> None:
+    table = run(HEAD + TWO)
+    everything = [f"{name} {seed} {fold}" for name in ("one", "two") for seed in (0, 7) for fold in (0, 1)]
+    assert trainings.names() == everything
+    assert table.failed == []
+    assert Run.open(tmp_path / "out" / "two" / "seed_7").plan.configurations["small"].batch_size == 3
+    run(HEAD + TWO)
+    assert trainings.names() == []
+
+
+def test_a_killed_study_goes_on(run: Sweep, trainings: Trainings) -> None:
+    trainings.wrong["two", 0, 1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run(HEAD + TWO)
+    assert trainings.names() == ["one 0 0", "one 0 1", "one 7 0", "one 7 1", "two 0 0"]
+    trainings.wrong.clear()
+    assert run(HEAD + TWO).failed == []
+    assert trainings.names() == ["two 0 1", "two 7 0", "two 7 1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AutosegError("the loss is not a number."), "seed 0: the loss is not a number."),
+        (MemoryError(), "seed 0: out of memory (MemoryError)"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory (CUDA out of memory. Tried)"),
+        (ValueError("odd\nthing"), "seed 0: ValueError: odd"),
+    ],
+)
+def test_a_failed_setting_stops_no_other(
+    run: Sweep, trainings: Trainings, tmp_path: Path, error: Exception, reason: str
+) -> None:
+    trainings.wrong["one", 0, 1] = error
+    table = run(HEAD + TWO)
+    # Its other seed and the other setting are trained.
+    assert trainings.names() == ["one 0 0", "one 7 0", "one 7 1", "two 0 0", "two 0 1", "two 7 0", "two 7 1"]
+    assert table.failed == ["one"]
+    assert reason in table.results[0].note
+    assert table.comparison is None
+    assert "failed" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "one" / "seed_0" / "failed.txt").exists() is not isinstance(error, AutosegError)
+    trainings.wrong.clear()
+    assert run(HEAD + TWO).failed == []
+    assert trainings.names() == ["one 0 1"]
+    assert not (tmp_path / "out" / "one" / "seed_0" / "failed.txt").exists()
+
+
+def test_a_changed_setting_is_trained_anew_and_the_old_run_kept(
+    run: Sweep, trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run("folds = [0]\n" + TWO)
+    trainings.names()
+    run("folds = [0]\n" + TWO.replace("= 3", "= 2"))
+    assert trainings.names() == ["two 0 0"]
+    assert Run.open(tmp_path / "out" / "replaced" / "two_seed_0_1").plan.configurations["small"].batch_size == 3
+    assert "two, seed 0 has changed since it was trained" in capsys.readouterr().err
+    run("folds = [0]\nepochs = 5\n" + TWO.replace("= 3", "= 2"))
+    assert trainings.names() == ["one 0 0", "two 0 0"]
+    assert (tmp_path / "out" / "replaced" / "two_seed_0_2").is_dir()
+
+
+def test_more_folds_seeds_and_settings_reuse_what_is_there(
+    run: Sweep, trainings: Trainings, capsys: pytest.CaptureFixture
+) -> None:
+    run("folds = [0]\n" + TWO)
+    trainings.names()
+    run("folds = [0, 2]\nseeds = [0, 1]\nbaseline = 'three'\n" + ONE + '[[setting]]\nname = "three"\n')
+    assert trainings.names() == ["one 0 2", "one 1 0", "one 1 2", "three 0 0", "three 0 2", "three 1 0", "three 1 2"]
+    said = capsys.readouterr().err
+    assert "1 of 8 trainings are there already" in said
+    assert "left alone: two" in said
+    assert re.search(r"\[4 of 4\] three, seed 1, 2 folds; about \d s left for all", said)
+
+
+def link_of(run: Run) -> Path:
+    return run.preprocessed("fullres").resolve()
+
+
+def test_equal_preprocessing_is_shared_and_other_is_not(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    plan = make_plan()
+    other_rate = plan.model_copy(update={"configurations": {"small": make_configuration(batch_size=1)}})
+    coarser = plan.model_copy(update={"configurations": {"small": make_configuration(spacing=(2.0, 2.0, 2.0))}})
+    runs = [make_run(tmp_path / str(number), p) for number, p in enumerate((plan, other_rate, coarser))]
+    for run in runs:
+        # One dataset: the key does not look at where its files lie, but at when they were written.
+        share_preprocessed(run, run.plan, runs[0].dataset, pool)
+    assert link_of(runs[0]) == link_of(runs[1]) != link_of(runs[2])
+    assert len(list(pool.iterdir())) == 2
+    preprocess(runs[0], workers=1)
+    files = {path.name: path.stat().st_mtime_ns for path in link_of(runs[0]).iterdir()}
+    assert "case_0.json" in files
+    assert not list(link_of(runs[2]).iterdir())
+    share_preprocessed(runs[0], coarser, runs[0].dataset, pool)  # the plan has changed: so does the link
+    assert link_of(runs[0]) == link_of(runs[2])
+    assert {path.name: path.stat().st_mtime_ns for path in link_of(runs[1]).iterdir()} == files
+
+
+def test_a_folder_of_its_own_is_left_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    folder = preprocess(run, workers=1)
+    share_preprocessed(run, run.plan, run.dataset, tmp_path / "pool")
+    assert not folder.is_symlink()
+    assert (folder / "case_0.json").exists()
+
+
+def test_a_study_may_be_moved(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    share_preprocessed(run, run.plan, run.dataset, tmp_path / "a" / "preprocessed")
+    preprocess(run, workers=1)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = Run.open(tmp_path / "b" / "run")
+    assert (moved.preprocessed("fullres") / "case_0.json").exists()
+
+
+def test_a_run_moved_away_from_its_study_preprocesses_for_itself(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    share_preprocessed(run, run.plan, run.dataset, tmp_path / "pool")
+    (tmp_path / "b").mkdir()
+    moved = Run(run.path.rename(tmp_path / "b" / "run"))
+    (tmp_path / "pool").rename(tmp_path / "gone")
+    folder = preprocess(moved, workers=1)
+    assert not folder.is_symlink()
+    assert (folder / "case_0.json").exists()
+
+
+def test_made_from_is_written_before_the_plan(run: Sweep, trainings: Trainings, tmp_path: Path) -> None:
+    """A kill between the two must leave a folder that the next call takes for its own."""
+    run("folds = [0]\n" + ONE)
+    folder = tmp_path / "out" / "one" / "seed_0"
+    (folder / "plan.json").unlink()
+    (folder / "small" / "fold_0" / "done.json").unlink()
+    trainings.names()
+    run("folds = [0]\n" + ONE)
+    assert trainings.names() == ["one 0 0"]
+    assert not (tmp_path / "out" / "replaced").exists()
+    assert set(json.loads((folder / "study.json").read_text())) == {"identity"}
