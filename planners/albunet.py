@@ -110,7 +110,7 @@ def plan_albunet(
         }
     )
     configuration = configure(setting, network, size, recipe, inference)
-    return assemble(setting, name, {"3d_fullres": configuration}, "3d_fullres", f"the only one that {PAPER} trained")
+    return assemble(setting, name, {"3d_fullres": configuration}, "3d_fullres", "the only one")
 
 
 def _covering(patch: Sequence[int], image: Sequence[float]) -> list[int]:

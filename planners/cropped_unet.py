@@ -9,7 +9,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Normalization, Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
-from planners.plain import plain_unet
+from planners.plain import assumed, plain_unet
 from planners.systems import assemble, base_recipe, configure, fit, open_setting
 
 #: The paper's sequences.
@@ -34,7 +34,7 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     """
     setting = open_setting(fingerprint, request, CHANNELS)
     shape = [min(side, n) for side, n in zip(BOX, setting.grid.shape, strict=True)]
-    network = plain_unet(BOX, shape, setting.grid.spacing, FEATURES, LEVELS, PAPER)
+    network = plain_unet(BOX, shape, setting.grid.spacing, FEATURES, LEVELS, "assumed")
     loss = Loss(
         dice_weight=1.0,
         ce_weight=0.0,
@@ -78,7 +78,7 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         size,
         recipe,
         inference,
-        reasons={"batch_size": size.batch_reason.replace("the paper's", "assumed for the paper:")},
+        reasons={"batch_size": assumed(size.batch_reason)},
     )
     return assemble(
         setting,

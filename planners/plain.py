@@ -8,7 +8,7 @@ from planners.topology import pooling
 
 
 def plain_unet(
-    patch: Sequence[int], image: Sequence[float], spacing: Sequence[float], features: int, levels: int, paper: str
+    patch: Sequence[int], image: Sequence[float], spacing: Sequence[float], features: int, levels: int, source: str
 ) -> UNet:
     """A U-Net with two convolutions 3×3×3 a level, of fewer levels or flatter kernels where the images ask for it.
 
@@ -18,7 +18,7 @@ def plain_unet(
         spacing: mm.
         features: channels of the first level.
         levels: of the paper.
-        paper: who says so.
+        source: where the number of channels comes from.
     """
     size = [min(side, max(1, math.ceil(n))) for side, n in zip(patch, image, strict=True)]
     pooled = pooling(size, spacing)
@@ -33,9 +33,14 @@ def plain_unet(
         deep_supervision=False,
         activation="relu",
         reasons={
-            "features": f"{features} kernels in the first level ({paper}), twice as many in each further one",
-            "strides": f"{levels} levels, where the images have the voxels for them",
+            "features": f"{features} kernels in the first level ({source}), twice as many in each further one",
+            "strides": f"{levels} levels (assumed), where the images have the voxels for them",
             "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
-            "deep_supervision": f"none in {paper}",
+            "deep_supervision": "assumed: none",
         },
     )
+
+
+def assumed(reason: str) -> str:
+    """The reason for a patch or a batch that no paper gives, from the one that :func:`planners.systems.fit` gives."""
+    return "assumed" if reason == "the paper's" else reason.replace("the paper's", "an assumed")

@@ -9,7 +9,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
-from planners.plain import plain_unet
+from planners.plain import assumed, plain_unet
 from planners.systems import assemble, base_recipe, configure, fit, open_setting
 
 #: The three sequences; T1 says least about a tumour that T1c does not.
@@ -86,8 +86,8 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         recipe,
         inference,
         reasons={
-            "patch_size": size.patch_reason.replace("the paper's", "assumed for the paper:"),
-            "batch_size": size.batch_reason.replace("the paper's", "assumed for the paper:"),
+            "patch_size": assumed(size.patch_reason),
+            "batch_size": assumed(size.batch_reason),
         },
     )
     return assemble(setting, "region_unet", {"3d_fullres": configuration}, "3d_fullres", "the only one")
