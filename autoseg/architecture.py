@@ -64,6 +64,10 @@ class Architecture(Reasoned):
         """Voxels that it speaks about, around the same middle; never more than the patch."""
         return list(patch)
 
+    def suits(self, kind: str) -> str | None:
+        """Say in words why a target of a kind (labels, regions) can't be segmented, or None."""
+        return None
+
     @property
     def summary(self) -> str:
         """The numbers that say how large it is, in few words."""
@@ -328,14 +332,18 @@ class MultiView(Architecture):
     Attributes:
         family: of the network.
         views: axes of the patch that a view's slices are stacked along: one network each.
-        features: channels of the convolutions at full, half and quarter resolution in the plane.
+        features: channels of the convolutions at full, half and quarter resolution in the plane (the networks of
+            whole tumour and core; that of the enhancing tumour has no quarter).
         norm: normalization layer.
+        fusion: what the average is one of: of probabilities that exclude each other (``softmax``, for labels) or not
+            (``sigmoid``, for regions).
     """
 
     family: Literal["multiview"] = "multiview"
     views: list[Annotated[int, Field(ge=0, le=2)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     features: list[PositiveInt] = Field(default_factory=lambda: [32, 32, 32], min_length=1)
     norm: Literal["instance", "batch"] = "batch"
+    fusion: Literal["softmax", "sigmoid"] = "softmax"
 
     @property
     def divisor(self) -> list[int]:
@@ -348,10 +356,21 @@ class MultiView(Architecture):
         """A result a view."""
         return True
 
+    def suits(self, kind: str) -> str | None:
+        """Labels are fused as softmax, regions as sigmoid."""
+        wanted = "sigmoid" if kind == "regions" else "softmax"
+        return None if self.fusion == wanted else f"network.fusion is {self.fusion}, but {kind} need {wanted}"
+
     @property
     def summary(self) -> str:
         """Channels, times views."""
         return f"{len(self.views)}×({' '.join(map(str, self.features))})"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Self":
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views {self.views} names an axis twice")
+        return self
 
 
 #: Family → what describes it; in a plan's messages its place is the network's own.

@@ -1,4 +1,7 @@
-"""``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table."""
+"""``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table.
+
+A configuration that follows others has them trained first, as far as it needs them (:mod:`autoseg.stages`).
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -230,7 +233,8 @@ def _start_from(network: torch.nn.Module, config: Configuration, run: Run, log: 
         log(loaded)
 
 
-def _is_done(folder: Path, request: str, identity: str) -> bool:
+def _is_done(folder: Path, request: str, identity: str, at_least: bool) -> bool:
+    """Whether a fold is trained and validated as asked for; with ``at_least``, or for longer."""
     if not ((folder / DONE).exists() and (folder / "weights.safetensors").exists()):
         return False
     done = read_json(folder / DONE)

@@ -331,8 +331,11 @@ class Plan(Reasoned):
             raise ValueError(f"recommended names {self.recommended}, which is none of the configurations")
         if len(set(self.channel_names)) != len(self.channels):
             raise ValueError("two channels have the same name")
-        for name in self.configurations:
+        for name, configuration in self.configurations.items():
             self._check_stages(name)
+            unsuited = configuration.network.suits(self.target_of(configuration).kind)
+            if unsuited:
+                raise ValueError(f"configurations.{name}.{unsuited}")
         return self
 
     def _check_stages(self, name: str) -> None:
