@@ -91,7 +91,7 @@ def test_albunet2d_is_the_papers() -> None:
     assert isinstance(configuration.network, Inflated)
     assert not configuration.network.depth_layers
     assert (configuration.patch_size, configuration.batch_size) == ([1, 128, 128], 64)
-    assert configuration.inference.step == [1, 32, 32]
+    assert (configuration.inference.patch_size, configuration.inference.step) == ([24, 128, 128], [24, 32, 32])
 
 
 def test_albunets_on_small_budgets_keep_the_papers_windows() -> None:
