@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg import __version__
+from autoseg.errors import UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import step_memory
 from autoseg.networks import build, count_parameters
-from autoseg.plan import Configuration, Plan, Preprocessing, Target
+from autoseg.plan import Configuration, Plan, Preprocessing, Previous, Target
 from autoseg.planning import Request
 from planners.budget import USABLE, precision
 from planners.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
@@ -26,6 +27,9 @@ ENOUGH_CONTEXT = 0.25
 
 #: A low-resolution stage must have at most this share of the voxels to be worth having (nnU-Net's).
 WORTHWHILE = 0.5
+
+#: How much coarser a cascade's first stage is where no low resolution is needed: an eighth of the voxels.
+HALVED = 2.0
 
 #: A volume with fewer slices than this has nothing to gain from a 3D network.
 FEW_SLICES = 4
@@ -282,3 +286,61 @@ def _recommend(task: _Task, configurations: dict[str, Configuration]) -> tuple[s
     if "3d_lowres" in configurations and task.cpu:
         return "3d_lowres", "on a CPU a full-resolution patch sees too little of an image, and there would be many"
     return "3d_fullres", "all of the detail, in three dimensions"
+
+
+def plan_cascade(fingerprint: Fingerprint, request: Request, family: Family, planner: str) -> Plan:
+    """Plan two stages: a low resolution, and the full one, which is given what the low one found (Isensee et al. 2021).
+
+    Raises:
+        UsageError: unknown channels or regions are asked for, or the images have too few slices.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    plan = plan_family(fingerprint, request, family)
+    if "3d_fullres" not in plan.configurations:
+        raise UsageError(f"--planner {planner} is for volumes, and these have no third axis to speak of; use unet.")
+    names, target, grid = plan.channel_names, plan.target, full_resolution(fingerprint)
+    task = _Task(family, fingerprint, request, target, len(names), plan.allow_missing_channels)
+    low = plan.configurations.get("3d_lowres") or _halved(task, grid)
+    given = replace(task, in_channels=len(names) + len(target.outputs))
+    full = _configuration(
+        given,
+        "3d_cascade_fullres",
+        spacing=grid.spacing,
+        data="3d_fullres",
+        image=grid.shape,
+        dimensions=3,
+        transpose=grid.transpose,
+        batch_dice=True,
+        reasons={"spacing": grid.spacing_reason},
+    )
+    why = "what it finds in the whole image tells a patch at full resolution what lies around it (Isensee et al. 2021)"
+    previous = Previous(configuration="3d_lowres", use="channels", reasons={"configuration": why})
+    return plan.model_copy(
+        update={
+            "planner": planner,
+            "configurations": {"3d_lowres": low, "3d_cascade_fullres": full.model_copy(update={"previous": previous})},
+            "recommended": "3d_cascade_fullres",
+            "reasons": {**plan.reasons, "recommended": "the last stage, which the first is there for"},
+        }
+    )
+
+
+def _halved(task: _Task, grid: Grid) -> Configuration:
+    """A low-resolution stage where none is needed: about half the resolution."""
+    spacing, shape = list(grid.spacing), list(grid.shape)
+    while max(s / full for s, full in zip(spacing, grid.spacing, strict=True)) < HALVED:
+        spacing, shape = coarsen(spacing, shape)
+    return _configuration(
+        task,
+        "3d_lowres",
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        data="3d_lowres",
+        image=shape,
+        dimensions=3,
+        transpose=grid.transpose,
+        batch_dice=False,
+        reasons={
+            "spacing": f"{HALVED:g} times coarser; a patch at full resolution sees enough of an image, so that a "
+            "cascade has little to add, but it was asked for"
+        },
+    )

@@ -1,0 +1,17 @@
+"""Planner ``cascade``: nnU-Net's low resolution, then full resolution with what the low one found as further input."""
+
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Plan
+from autoseg.planning import Request
+from planners.configure import plan_cascade
+from planners.unet import FAMILY
+
+
+def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+    """Plan a dataset for a cascade of two plain U-Nets.
+
+    Raises:
+        UsageError: unknown channels or regions are asked for, or the images have too few slices.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    return plan_cascade(fingerprint, request, FAMILY, "cascade")
