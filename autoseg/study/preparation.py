@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ class Study:
         """Where a setting is trained with a seed."""
         return self.out / setting.name / f"seed_{seed}"
 
+    @cached_property
+    def _fingerprint_digest(self) -> str:
+        return digest(self.fingerprint.model_dump(mode="json"))
+
     def is_begun(self, setting: Setting, seed: int) -> bool:
         """Whether the run folder was made from the plan, the data and the length that the study has now."""
         made = self.run_folder(setting, seed) / MADE_FROM
@@ -85,7 +89,7 @@ class Study:
                     exclude_defaults=True,
                 ),
                 "families": {name: c.network.family for name, c in plan.configurations.items()},
-                "fingerprint": self.fingerprint.model_dump(mode="json"),
+                "fingerprint": self._fingerprint_digest,
                 "splits": self.splits,
                 "length": [self.grid.epochs, self.grid.max_seconds],
                 "seed": seed,

@@ -14,9 +14,11 @@ from rich.console import Console
 from autoseg.dataset import Dataset
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Row
+from autoseg.files import write_json
 from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
 from autoseg.study.results import SettingResult
+from tests.builders import make_configuration, make_plan
 from tests.study.conftest import Trainings
 
 Grid = Callable[[str], Path]
@@ -157,6 +159,25 @@ def test_terminal_tables(table: StudyTable) -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(plan_table(table.study))
     assert "4 × 8×8×8" in console.export_text()
+
+
+def test_a_cascade_counts_all_its_stages(
+    dataset: Dataset, grid: Grid, tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = make_configuration(parameters=100, parameters_with_statistics=110)
+    last = make_configuration(previous={"configuration": "low"}, parameters=1000, parameters_with_statistics=1100)
+    plan = make_plan(configurations={"low": low, "small": last})
+    monkeypatch.setattr("autoseg.study.preparation.make_plan", lambda *_: plan)
+    source = grid('folds = [1]\n[[setting]]\nname = "two_stages"\n')
+    sweep(dataset, source, tmp_path / "out", "cpu", workers=1)
+    # The stand-in for training noted 10 iterations in 5 s for the last stage.
+    write_json(tmp_path / "out/two_stages/seed_0/low/fold_1/done.json", {"iterations": 30, "seconds": 3.0})
+    table = tabulate(prepare(dataset, source, tmp_path / "out", workers=1))
+    record = table.records()[0]
+    assert (record["iterations"], record["seconds"], record["seconds_per_iteration"]) == (40, 8, 0.2)
+    assert (record["parameters"], record["parameters_with_statistics"]) == (1100, 1210)
+    assert record["stages"] == "low small"
+    assert table.notes() == []
 
 
 def test_only_the_table_of_a_study_under_way(
