@@ -1,6 +1,7 @@
 """Pieces that several networks are made of."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -13,10 +14,24 @@ def normalization(name: str, channels: int) -> nn.Module:
     return nn.InstanceNorm3d(channels, affine=True)
 
 
+class Convolution(nn.Conv3d):
+    """A convolution that pads an image smaller than its kernel beforehand; the result is the same.
+
+    oneDNN (torch 2.15, CPU) gives such a convolution's weights gradients up to 1e36 in bfloat16 where it pads itself.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """``(batch, channel, z, y, x)``."""
+        if min(features.shape[2:]) >= max(self.kernel_size):
+            return super().forward(features)
+        around = [int(side) for side in self.padding for _ in range(2)]  # the same on every axis
+        return F.conv3d(F.pad(features, around), self.weight, self.bias, self.stride)
+
+
 def convolution(in_channels: int, out_channels: int, kernel: int, norm: str, padding: int = 0) -> nn.Sequential:
     """Convolution, normalization, ReLU. The convolution has no bias, which the normalization would take away again."""
     return nn.Sequential(
-        nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False),
+        Convolution(in_channels, out_channels, kernel, padding=padding, bias=False),
         normalization(norm, out_channels),
         nn.ReLU(inplace=True),
     )

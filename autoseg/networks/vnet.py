@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from autoseg.architecture import VNet
-from autoseg.networks.blocks import initialize, normalization
+from autoseg.networks.blocks import Convolution, initialize, normalization
 
 #: Slope of a parametric rectifier below zero before it has learned one (He et al. 2015, who introduced it).
 SLOPE = 0.25
@@ -35,7 +35,7 @@ class Block(nn.Module):
         for _ in range(count):
             self.convolutions.append(
                 nn.Sequential(
-                    nn.Conv3d(
+                    Convolution(
                         in_channels,
                         channels,
                         network.kernel_size,

@@ -8,6 +8,7 @@ from autoseg.architecture import FullImageUNet
 from autoseg.networks import build, count_parameters
 from autoseg.recipe import Optimizer
 from autoseg.verification import compare
+from tests.networks.overfit import dice_after
 
 SMALL = FullImageUNet(features=[(2, 4), (4, 8), (8, 16)], fully_connected=[4, 4])
 
@@ -75,3 +76,8 @@ def test_saved_bytes_are_measured_ones(norm: str, precision: str) -> None:
     topology = SMALL.model_copy(update={"norm": norm})
     found = compare(topology, 2, 3, (9, 14, 12), 2, precision, Optimizer(), torch.device("cpu"), kind="regions")
     assert found.computed == found.measured
+
+
+def test_learns() -> None:
+    torch.manual_seed(0)
+    assert dice_after(build(SMALL.model_copy(update={"dropout": 0.1}), 1, 1)) > 0.95

@@ -10,6 +10,7 @@ from autoseg.networks import build, count_parameters
 from autoseg.networks.vnet import Block
 from autoseg.recipe import Optimizer
 from autoseg.verification import compare
+from tests.networks.overfit import dice_after
 
 SMALL = VNet(features=[4, 8, 16], convolutions=[1, 2, 2], kernel_size=3)
 
@@ -86,3 +87,24 @@ def test_saved_bytes_are_measured_ones(norm: str, precision: str) -> None:
     topology = SMALL.model_copy(update={"norm": norm})
     found = compare(topology, 3, 2, (8, 12, 16), 2, precision, Optimizer(), torch.device("cpu"))
     assert found.computed == found.measured
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_learns(norm: str) -> None:
+    torch.manual_seed(0)
+    assert dice_after(build(SMALL.model_copy(update={"norm": norm}), 1, 1)) > 0.95
+
+
+def test_gradients_in_sixteen_bits_where_the_image_is_smaller_than_the_kernel() -> None:
+    """Two voxels at the lowest level, five in a kernel: as in 32 bits, give or take."""
+    torch.manual_seed(0)
+    module = build(VNet(features=[16, 32], convolutions=[1, 2], norm="none"), 1, 1)
+    image = torch.rand(2, 1, 4, 4, 4)
+    found = []
+    for enabled in (False, True):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = module(image)
+        logits.float().sum().backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+    assert (found[0] - found[1]).norm() < 0.1 * found[0].norm()
