@@ -137,7 +137,9 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     for name, configuration in plan.configurations.items():
         recipe = configuration.recipe
         table.add_row(
-            name + (" (recommended)" if name == plan.recommended else ""),
+            name
+            + (" (recommended)" if name == plan.recommended else "")
+            + (f" after {configuration.previous.configuration}" if configuration.previous is not None else ""),
             "×".join("any" if mm is None else f"{mm:.3g}" for mm in configuration.spacing),
             "×".join(str(side) for side in configuration.patch_size),
             str(configuration.batch_size),
