@@ -125,7 +125,8 @@ class Preprocessing(Reasoned):
         transpose: order of the canonical ``(z, y, x)`` axes; the one with the lowest resolution comes first.
         crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
         box: voxels that a case is cut to at most, around the middle of that crop; what lies outside is never segmented.
-        bias_correction: ``n4`` divides each channel by its bias field (Tustison et al. 2010) before normalization.
+        bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
+            normalization.
     """
 
     transpose: tuple[int, int, int] = (0, 1, 2)
