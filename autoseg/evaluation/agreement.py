@@ -180,7 +180,7 @@ class Agreement:
             yield "raters, mean of pairs", "", ""
         for model in self.models:
             yield "", "", ""
-            for second in (*self.raters, CONSENSUS):
+            for second in (*self.raters, *([CONSENSUS] if self.consensus else [])):
                 if (model, second) in self._values:
                     yield f"{model} – {second}", model, second
             yield f"{model}, mean of raters", model, ""

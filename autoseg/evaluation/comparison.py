@@ -22,7 +22,7 @@ from autoseg.files import write_csv
 #: What is good about a column: larger values, smaller ones, or neither (a volume).
 Direction = Literal["more", "less", "neither"]
 
-#: Name → column → case → value; NaN where undefined.
+#: Name → column → case → value; NaN (or infinite) where undefined.
 Samples = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
@@ -249,8 +249,8 @@ def compare(
     """Compare methods on the same cases.
 
     Args:
-        samples: name → column → case → value. Cases and columns that only some names have are left out; a NaN is left
-            out of its own pairs only.
+        samples: name → column → case → value. Cases and columns that only some names have are left out; a NaN or an
+            infinite value is left out of its own pairs only.
         baseline: name that the others are compared with; None for the first.
         directions: column → whether more or less of it is better; ``more`` where not named.
         confidence: of the intervals; a corrected p below 1 − confidence is called significant.
@@ -286,7 +286,7 @@ def compare(
         )
     everyone = dict.fromkeys(case for name in names for case in known[name])
     values = {
-        (name, column): np.array([samples[name][column].get(case, math.nan) for case in cases], dtype=np.float64)
+        (name, column): _defined([samples[name][column].get(case, math.nan) for case in cases])
         for name in names
         for column in columns
     }
@@ -326,6 +326,12 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
+
+
+def _defined(values: Sequence[float]) -> np.ndarray:
+    """An infinite value (a distance to nothing) has no mean and no difference: it is as undefined as NaN."""
+    array = np.array(values, dtype=np.float64)
+    return np.where(np.isfinite(array), array, math.nan)
 
 
 _NO_TEST: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p", "effect"), math.nan)

@@ -21,12 +21,15 @@ def name_inputs(inputs: Inputs | Sequence[str | Path], several: bool = False) ->
         several: split a string at its commas into several paths of one input.
 
     Raises:
-        UsageError: a name or an unnamed path is given twice, or a name without a path.
+        UsageError: a name or an unnamed path is given twice, or there is an input without a path.
     """
     if isinstance(inputs, Mapping):
         given = [(str(name), _paths(paths, several)) for name, paths in inputs.items()]
     else:
         given = [_parse(str(item), several) for item in inputs]
+    for number, (name, paths) in enumerate(given, start=1):
+        if not paths:
+            raise UsageError(f"{name or f'input {number}'} names no file or folder; give PATH or NAME=PATH.")
     names = iter(short_names([paths for name, paths in given if not name]))
     sources: dict[str, list[Path]] = {}
     for name, paths in given:

@@ -39,10 +39,14 @@ _SUMMARY = re.compile(
 #: Names that could be a patient's, too: summaries only in a file that has one of the others.
 _PERHAPS_SUMMARY = re.compile(r"min|minimum|max|maximum|sd|se|sem|var|variance|iqr|sum|total|count|n|q\d+|p\d+|all")
 
-_UNDEFINED = ("", "nan", "na", "n/a", "-", "–", "none", "null", "inf", "-inf", "infinity")
+_UNDEFINED = ("", "nan", "na", "n/a", "-", "–", "none", "null")
 
 #: Foreign columns in which less is better: distances and errors, by the words that their names are made of.
 _LESS = re.compile(r"hd|hausdorff|assd|asd|msd|masd|distance|error|loss|rmse|mae|mse|fpr|fnr|false")
+
+#: Foreign columns in which neither is: amounts, unless they are said to be alike or to overlap.
+_NEITHER = re.compile(r"volumes?|vol|voxels?|ml|difference|count|counts")
+_ALIKE = re.compile(r"similarity|overlap|agreement|correlation")
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,9 @@ def find_table(path: Path) -> Path:
     if not (path / "plan.json").is_file():
         raise AutosegError(f"{path} has no metrics.csv; give a folder that 'autoseg evaluate --out' wrote, or a CSV.")
     plan = Run.open(path).plan
-    found = {name: path / name / "crossval" / "metrics.csv" for name in plan.configurations}
-    found = {name: file for name, file in found.items() if file.is_file()}
+    # An earlier stage's may speak of one region only.
+    whole = [name for name in plan.configurations if plan.result_of(name) == plan.target]
+    found = {name: file for name in whole if (file := path / name / "crossval" / "metrics.csv").is_file()}
     if not found:
         raise AutosegError(f"{path} has no cross-validation yet; train it with 'autoseg train {path}'.")
     if len(found) > 1 and plan.recommended not in found:
@@ -171,7 +176,10 @@ def direction_of(metric: str) -> Direction:
     if metric in METRICS:
         return "less" if metric in DISTANCES else "neither" if metric in VOLUMES else "more"
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", metric).lower())
-    return "less" if any(_LESS.fullmatch(word) for word in words) else "more"
+    if any(_LESS.fullmatch(word) for word in words):
+        return "less"
+    amount = any(_NEITHER.fullmatch(word) for word in words) and not any(_ALIKE.fullmatch(word) for word in words)
+    return "neither" if amount else "more"
 
 
 def is_summary(name: str, certain: bool = True) -> bool:
@@ -288,12 +296,13 @@ def _value(text: str, file: Path, line: int, column: str) -> float:
     if text.lower() in _UNDEFINED:
         return math.nan
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise AutosegError(
             f"{file}, line {line}: '{text}' in column {column} is no number; correct it, or leave the row out with "
             "--exclude NAME."
         ) from None
+    return value if math.isfinite(value) else math.nan
 
 
 def _some(names: Iterable[str]) -> str:

@@ -133,6 +133,15 @@ def test_a_model_is_held_to_what_raters_agree_on(tmp_path: Path) -> None:
         agreement(raters).comparison()
 
 
+def test_a_rater_may_be_called_consensus(tmp_path: Path) -> None:
+    folders = [rater(tmp_path, name, {"x": length}) for name, length in (("consensus", 10), ("anna", 8))]
+    found = agreement(folders, targets=WHOLE, models=[rater(tmp_path, "unet", {"x": 10})])
+    lines = [line["pair"] for line in found.to_json()["agreement"] if line["target"] == "whole"]
+    assert lines == ["consensus – anna", "unet – consensus", "unet – anna", "unet, mean of raters"]
+    with pytest.raises(UsageError, match="a rater is called consensus"):
+        agreement(folders, targets=WHOLE, consensus="majority")
+
+
 def test_less_distance_is_better(tmp_path: Path) -> None:
     cases = {f"case_{number}": 15 + number // 4 for number in range(8)}
     raters = {"a": rater(tmp_path, "a", cases), "b": rater(tmp_path, "b", {c: n + 2 for c, n in cases.items()})}

@@ -54,6 +54,12 @@ def test_rows_pair_cases_by_name() -> None:
     ]
 
 
+def test_an_infinite_value_is_left_out_of_its_pair() -> None:
+    old, new = scores([1.0, math.inf, math.inf, 4.0]), scores([2.0, math.inf, 3.0, 6.0])
+    row = compare({"old": {"t": old}, "new": {"t": new}}).row("new", "t")
+    assert (row.n, row.pairs, row.difference) == (3, 2, 1.5)
+
+
 def test_a_case_in_one_column_only_is_undefined_in_the_other() -> None:
     samples = {"a": {"x": {"1": 1.0, "2": 2.0}, "y": {"1": 1.0}}, "b": {"x": {"1": 2.0, "2": 2.0}, "y": {"2": 5.0}}}
     found = compare(samples)

@@ -39,3 +39,7 @@ def test_a_name_before_a_path_that_may_hold_equals_signs_and_commas(tmp_path: Pa
     assert name_inputs({"d": ["/x/1", Path("/x/2")]}) == {"d": [Path("/x/1"), Path("/x/2")]}
     with pytest.raises(UsageError, match="r= is not of the form NAME=PATH"):
         name_inputs(["r="])
+    with pytest.raises(UsageError, match="input 2 names no file or folder"):
+        name_inputs(["/x/a", ","], several=True)
+    with pytest.raises(UsageError, match="d names no file or folder"):
+        name_inputs({"d": []})

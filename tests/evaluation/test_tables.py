@@ -13,7 +13,7 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
-from tests.builders import make_configuration, make_plan, make_run
+from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
 #: As the BraTS server returns them: summaries last, an empty cell where a distance is undefined.
 SERVER = """\
@@ -117,6 +117,14 @@ def test_semicolons_decimal_commas_and_a_byte_order_mark(tmp_path: Path) -> None
     assert columns["Dice"] == pytest.approx({"a;1": 0.75, "b": math.nan, "c": 1.0}, nan_ok=True)
 
 
+def test_what_has_no_value_is_undefined(tmp_path: Path) -> None:
+    given = ["", "NaN", "-nan", "n/a", "inf", "+Inf", "-Infinity", "1e999"]
+    file = wide(tmp_path / "a.csv", {f"case {number}": [text, 1] for number, text in enumerate(given)})
+    values = read_values(file, ["Dice"], "Label").columns["Dice"]
+    assert len(values) == len(given)
+    assert all(math.isnan(value) for value in values.values())
+
+
 def test_a_foreign_table_without_options_says_its_columns(tmp_path: Path) -> None:
     file = wide(tmp_path / "a.csv", {"one": [0.5, 1]})
     for options in ({}, {"case": "Label"}, {"metrics": ["Dice"]}):
@@ -166,6 +174,19 @@ def test_a_run_folder_is_its_cross_validation(tmp_path: Path) -> None:
     assert find_table(run.path / "other") == other / "metrics.csv"
     fold = evaluated(run.path / "small" / "fold_0" / "validation", {"one": 0.5})
     assert find_table(run.path / "small" / "fold_0") == find_table(fold) == fold / "metrics.csv"
+
+
+def test_an_earlier_stage_of_other_regions_is_not_the_runs_cross_validation(tmp_path: Path) -> None:
+    whole, inner = (REGIONS.model_copy(update={"outputs": [output]}) for output in REGIONS.outputs)
+    last = make_configuration(target=inner, previous={"configuration": "first", "use": "box", "output": "whole"})
+    stages = {"first": make_configuration(target=whole), "small": last}
+    run = make_run(tmp_path, make_plan(target=REGIONS, configurations=stages))
+    first = evaluated(run.path / "first" / "crossval", {"one": 0.5})
+    with pytest.raises(AutosegError, match="has no cross-validation yet"):
+        find_table(run.path)
+    assert find_table(run.path / "first") == first / "metrics.csv"
+    both = evaluated(run.path / "small" / "crossval", {"one": 0.5})
+    assert find_table(run.path) == both / "metrics.csv"
 
 
 def test_a_run_folder_with_several_cross_validations_and_none_recommended(tmp_path: Path) -> None:
@@ -229,6 +250,7 @@ def test_less_is_better_for_distances(tmp_path: Path) -> None:
         *[("dice", "more"), ("hd95", "less"), ("assd", "less"), ("specificity", "more"), ("difference_ml", "neither")],
         *[("Dice_WT", "more"), ("Hausdorff95_ET", "less"), ("HD95 (mm)", "less"), ("LesionWise_HD95_TC", "less")],
         *[("Sensitivity_ET", "more"), ("meanSurfaceDistance", "less"), ("third", "more"), ("FPR", "less")],
+        *[("Volume_WT", "neither"), ("numVoxels", "neither"), ("volume_error", "less"), ("VolumeSimilarity", "more")],
     ],
 )
 def test_what_is_good_about_a_metric(metric: str, direction: str) -> None:
