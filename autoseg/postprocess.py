@@ -103,7 +103,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
 
     Args:
         run: the run folder; at least one fold of the configuration is trained.
-        configuration: name; the recommended one (or the only trained one) where None.
+        configuration: name; that of :meth:`autoseg.run.Run.usual_configuration` where None.
         workers: cases worked on at a time.
 
     Returns:
@@ -118,7 +118,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
     run = run if isinstance(run, Run) else Run.open(run)
     plan = run.plan
-    name, _ = plan.configuration(configuration or _trained_configuration(run))
+    name, _ = plan.configuration(run.usual_configuration() if configuration is None else configuration)
     evaluations = _validated(run, name)
     target = plan.result_of(name)
     empty = next(iter(evaluations.values())).empty
@@ -281,12 +281,6 @@ def verdict(found: Postprocessing) -> str:
 def show_dice(value: float | None) -> str:
     """Four digits: gains are small."""
     return number(np.nan if value is None else value, 4)
-
-
-def _trained_configuration(run: Run) -> str | None:
-    plan = run.plan
-    trained = [name for name in plan.configurations if run.trained_folds(name) and plan.result_of(name) == plan.target]
-    return plan.recommended if plan.recommended in trained or not trained else trained[0]
 
 
 def _validated(run: Run, name: str) -> dict[int, Evaluation]:

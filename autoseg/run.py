@@ -105,6 +105,12 @@ class Run:
         numbers = [path.parent.name.removeprefix("fold_") for path in found]
         return sorted(int(number) for number in numbers if number.isdecimal())  # fold_0_copy is none
 
+    def usual_configuration(self) -> str:
+        """The recommended configuration; where it is not trained, the first trained one that segments as much."""
+        plan = self.plan
+        trained = [c for c in plan.configurations if self.trained_folds(c) and plan.result_of(c) == plan.target]
+        return plan.recommended if plan.recommended in trained or not trained else trained[0]
+
     def split(self, fold: int) -> Split:
         """The training and validation cases of a fold.
 

@@ -12,10 +12,10 @@ from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.metrics import Empty
 from autoseg.inference.postprocessing import Postprocessing, Step, Trial, chosen_steps
-from autoseg.plan import Target
+from autoseg.plan import Target, save_plan
 from autoseg.postprocess import postprocess, results_table, verdict
 from autoseg.run import Run
-from tests.builders import LABELS, REGIONS, blob, make_plan, make_run, write
+from tests.builders import LABELS, REGIONS, blob, make_configuration, make_plan, make_run, write
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -44,6 +44,22 @@ def validated(
             pairs.append((case, predicted, path))
         evaluate_pairs(pairs, target.outputs, out, empty=empty)
     return run
+
+
+def test_a_cascades_choice_rests_on_the_weights_of_all_its_stages(tmp_path: Path) -> None:
+    run = validated(tmp_path, speck)
+    last = make_configuration(previous={"configuration": "low"})
+    save_plan(make_plan(configurations={"low": make_configuration(), "small": last}), run.path / "plan.json")
+    earlier = [run.fold("low", fold) / "weights.safetensors" for fold in (0, 1)]
+    for path in earlier:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights of the first stage")
+    found = postprocess(run)
+    assert found.configuration == "small"
+    assert set(found.weights) == {f"{c}/fold_{fold}/weights.safetensors" for c in ("low", "small") for fold in (0, 1)}
+    assert chosen_steps(run.path, "small", LABELS) == tuple(found.steps) != ()
+    earlier[1].write_bytes(b"trained again")
+    assert chosen_steps(run.path, "small", LABELS) == ()
 
 
 def nothing(label: np.ndarray) -> np.ndarray:

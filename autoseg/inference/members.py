@@ -67,11 +67,7 @@ def load_member(
         UsageError: no such configuration; nothing trained.
     """
     plan = run.plan
-    name = configuration
-    if name is None:
-        trained = [c for c in plan.configurations if run.trained_folds(c) and plan.result_of(c) == plan.target]
-        name = plan.recommended if plan.recommended in trained or not trained else trained[0]
-    name, chosen = plan.configuration(name)
+    name, chosen = plan.configuration(run.usual_configuration() if configuration is None else configuration)
     stages = plan.stages(name)
     of_stage = {stage: _folds(run, stage, folds) for stage in stages}
     networks = {
