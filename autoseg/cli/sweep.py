@@ -42,6 +42,8 @@ def command(
         raise UsageError("--dry-run and --table are two things to stop at; give one.")
     if dry_run and as_json:
         raise UsageError("--json prints results, and --dry-run has none; give one.")
+    if only_table and not (out / "study.json").exists():
+        raise UsageError(f"--table: {out} holds no study yet; begin it with the same command without --table.")
     with silenced() if as_json else nullcontext():
         opened = Dataset.open(dataset, layout)
         if dry_run or only_table:

@@ -114,7 +114,7 @@ def prepare(
         grid: the grid file.
         out: the study's folder.
         device: to plan for; ``auto`` takes the one that the study was begun for, or this machine's best.
-        workers: processes that read cases; None for one a core.
+        workers: processes that read cases; None for one a core, this process where 0 or 1.
 
     Raises:
         UsageError: something is wrong with the grid file (all settings that can't be planned are listed).
@@ -132,7 +132,8 @@ def prepare(
     if before.get("data") == data and (out / "fingerprint.json").exists():
         fingerprint = Run(out).fingerprint
     else:
-        fingerprint = checked_fingerprint(dataset, workers)
+        # Without loading workers (0), no others are wanted either.
+        fingerprint = checked_fingerprint(dataset, None if workers is None else max(workers, 1))
         write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
     if device == "auto":
         device = before.get("device") or select_device().type
@@ -146,7 +147,7 @@ def prepare(
     if (last := max(folds)) >= len(splits):
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
     make = partial(_planner_plan, out / "plans", fingerprint, device, memory)
-    plans = _plan_all(source, grid_, settings, make)
+    plans = _plan_all(source, grid_, settings, make, out / "plans")
     _check_structures(source, structures, plans, dataset, bool(grid_.structures))
     write_json(out / "splits.json", splits)
     write_json(
@@ -243,12 +244,16 @@ def _planner_plan(
 
 
 def _plan_all(
-    source: Path, grid: Grid, settings: Sequence[Setting], make: Callable[[str, tuple[str, ...], tuple[str, ...]], Plan]
+    source: Path,
+    grid: Grid,
+    settings: Sequence[Setting],
+    make: Callable[[str, tuple[str, ...], tuple[str, ...]], Plan],
+    folder: Path,
 ) -> dict[str, Plan]:
     plans, wrong = {}, []
     for setting in settings:
         try:
-            plan = plan_setting(make(setting.planner, setting.channels, tuple(grid.regions)), setting)
+            plan = _setting_plan(folder, make(setting.planner, setting.channels, tuple(grid.regions)), setting)
         except AutosegError as error:
             wrong.append(f"setting {setting.name}: {str(error).replace('--set ', '').replace('--planner', 'planner')}")
             continue
@@ -265,6 +270,20 @@ def _plan_all(
             f"{source}: {wrong[0]}" if len(wrong) == 1 else f"{source}:" + "".join(f"\n  {w}" for w in wrong)
         )
     return plans
+
+
+def _setting_plan(folder: Path, plan: Plan, setting: Setting) -> Plan:
+    """:func:`plan_setting`, made once in a study: computing memory takes seconds for each setting."""
+    changes = overrides_of(plan, setting)
+    if not changes:
+        return plan
+    made_from = {"plan": plan.model_dump(mode="json", exclude={"autoseg_version"}), "changes": changes}
+    path = folder / f"{setting.planner}-{digest(made_from)}.json"
+    if path.exists():
+        return load_plan(path)
+    changed = plan_setting(plan, setting)
+    save_plan(changed, path)
+    return changed
 
 
 def plan_setting(plan: Plan, setting: Setting) -> Plan:

@@ -128,6 +128,7 @@ def test_a_failed_setting_ends_with_1(call: Call, tmp_path: Path, monkeypatch: p
         (GRID.replace("recipe.loss.dice_weight = 0", "recipe.loss.dice = 0"), (), "there is no key dice in"),
         (GRID, ("--dry-run", "--table"), "--dry-run and --table"),
         (GRID, ("--dry-run", "--json"), "--json prints results"),
+        (GRID, ("--table",), "out holds no study yet"),
     ],
 )
 def test_wrong_usage_ends_with_2(call: Call, tmp_path: Path, grid: str, options: tuple[str, ...], message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from autoseg.architecture import DeepMedic, VNet
 from autoseg.dataset import Dataset
 from autoseg.errors import UsageError
+from autoseg.study import preparation
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import plan_setting, prepare, scale_width
 from tests.builders import REGIONS, blob, make_configuration, make_network, make_plan, picture_of, write
@@ -32,6 +33,22 @@ def test_one_fingerprint_one_set_of_splits_one_plan_a_planner(
     assert again.splits == study.splits
     for setting in study.settings:
         assert again.identity(setting, 0) == study.identity(setting, 0) != study.identity(setting, 1)
+
+
+def test_a_settings_plan_is_made_once(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    real = preparation.refresh
+    monkeypatch.setattr(preparation, "refresh", lambda plan: computed.append(1) or real(plan))
+    first = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    again = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    assert len(computed) == 1  # the setting "one" changes nothing
+    plans = [{name: plan.model_dump(mode="json") for name, plan in study.plans.items()} for study in (first, again)]
+    assert plans[0] == plans[1]
+    changed = prepare(dataset, grid(TWO.replace("0.5", "0.25")), tmp_path / "out", "cpu", workers=1)
+    assert changed.plans["two"].configurations["small"].recipe.optimizer.learning_rate == 0.25
+    assert len(computed) == 2
 
 
 def test_an_identity_changes_with_what_decides_a_training_only(
@@ -116,16 +133,14 @@ def test_a_run_folder_is_no_study(dataset: Dataset, grid: Grid, tmp_path: Path) 
 def test_a_changed_file_of_the_dataset_is_read_again(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoseg.study import preparation as module
-
     read = []
-    real = module.checked_fingerprint
-    monkeypatch.setattr(module, "checked_fingerprint", lambda *a: read.append(1) or real(*a))
+    real = preparation.checked_fingerprint
+    monkeypatch.setattr(preparation, "checked_fingerprint", lambda *a: read.append(1) or real(*a))
     for _ in range(2):
         prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
     assert len(read) == 1
     write(dataset.cases[0].channels["mr"].path, picture_of(blob(), seed=9))
-    prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=0)
     assert len(read) == 2
 
 
