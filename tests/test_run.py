@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autoseg.dataset import Case, ChannelFile, Dataset
 from autoseg.errors import AutosegError, UsageError
 from autoseg.run import Run, keep_or_make_splits, make_splits, refuse_dataset_folder
-from tests.builders import make_run
+from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
 
 def dataset_of(groups: Sequence[str]) -> Dataset:
@@ -109,6 +109,20 @@ def test_trained_folds(tmp_path: Path) -> None:
     (run.path / "small" / "fold_3").mkdir()
     assert run.trained_folds("small") == [2, 10]
     assert run.trained_folds("other") == []
+
+
+def test_the_usual_configuration_segments_all(tmp_path: Path) -> None:
+    whole, inner = (REGIONS.model_copy(update={"outputs": [output]}) for output in REGIONS.outputs)
+    last = make_configuration(target=inner, previous={"configuration": "first", "use": "box", "output": "whole"})
+    stages = {"first": make_configuration(target=whole), "small": last, "other": make_configuration()}
+    run = make_run(tmp_path, make_plan(target=REGIONS, configurations=stages))
+    found = []
+    for name in ("", "first", "other", "small"):
+        if name:
+            run.fold(name, 0).mkdir(parents=True)
+            (run.fold(name, 0) / "weights.safetensors").touch()
+        found.append(run.usual_configuration())
+    assert found == ["small", "small", "other", "small"]
 
 
 def test_a_run_holds_plain_json(tmp_path: Path) -> None:
