@@ -135,6 +135,8 @@ def prepare(
         # Without loading workers (0), no others are wanted either.
         fingerprint = checked_fingerprint(dataset, None if workers is None else max(workers, 1))
         write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
+        # Noted now, so that the scans are not read again after a mistake in the grid file is mended.
+        write_json(out / "study.json", {**before, "data": data})
     if device == "auto":
         device = before.get("device") or select_device().type
     memory = grid_.gpu_memory or (before.get("gpu_memory") if device == before.get("device") else None)

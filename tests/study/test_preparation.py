@@ -136,6 +136,8 @@ def test_a_changed_file_of_the_dataset_is_read_again(
     read = []
     real = preparation.checked_fingerprint
     monkeypatch.setattr(preparation, "checked_fingerprint", lambda *a: read.append(1) or real(*a))
+    with pytest.raises(UsageError, match="there is no key nothing"):
+        prepare(dataset, grid(TWO + "[grid]\nrecipe.nothing = [1]\n"), tmp_path / "out", "cpu", workers=1)
     for _ in range(2):
         prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
     assert len(read) == 1
