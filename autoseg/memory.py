@@ -383,7 +383,8 @@ def _scaling(
     chosen = Optimizer.model_validate_json(optimizer)
     factor = topology.divisor
     sizes, curves = [], []
-    for multiple in (2, 4):
+    # Not so small that the lowest resolution is smaller than a kernel: a convolution then pads, which is a step more.
+    for multiple in (4, 8):
         patch = [int(size) * multiple for size in factor]
         trace = trace_step(topology, in_channels, heads, patch, 2, precision, chosen, ema, kind=kind, device=device)
         sizes.append(2 * int(np.prod(patch)))

@@ -8,6 +8,7 @@ from importlib import import_module
 from torch import nn
 
 from autoseg.architecture import Network
+from autoseg.networks.blocks import pad_beforehand
 
 __all__ = ["build", "count_parameters", "set_deep_supervision"]
 
@@ -47,6 +48,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
     """
     where, name = _BUILDERS[network.family]
     module: nn.Module = getattr(import_module(f"autoseg.networks.{where}"), name)(network, in_channels, heads)
+    pad_beforehand(module)
     set_deep_supervision(module, network.supervised_levels if deep_supervision is None else deep_supervision)
     return module
 
