@@ -56,6 +56,10 @@ class Architecture(Reasoned):
                 return f"patch_size[{axis}] = {size} can't be pooled by the network: it must be a multiple of {factor}"
         return None
 
+    def nearest(self, patch: Sequence[int]) -> list[int]:
+        """The patch with each axis made smaller, or where it is too small larger, to what it must be a multiple of."""
+        return [max(size // factor, 1) * factor for size, factor in zip(patch, self.divisor, strict=True)]
+
     def input_size(self, patch: Sequence[int]) -> list[int]:
         """Voxels that the network is given for a patch, around the same middle; never fewer than the patch."""
         return list(patch)
@@ -173,6 +177,11 @@ class DeepMedic(Architecture):
                     f"must be {2 * len(self.features)} plus a multiple of {self.factor}"
                 )
         return None
+
+    def nearest(self, patch: Sequence[int]) -> list[int]:
+        """What the convolutions take off, and a whole number of the coarse pathway's voxels."""
+        taken = 2 * len(self.features)
+        return [taken + max((size - taken) // self.factor, 1) * self.factor for size in patch]
 
     def output_size(self, patch: Sequence[int]) -> list[int]:
         """What unpadded convolutions leave of the patch."""

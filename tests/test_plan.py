@@ -9,6 +9,7 @@ import pytest
 from autoseg.errors import AutosegError, UsageError
 from autoseg.overrides import assignment, override
 from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, save_plan
+from autoseg.recipe import Loss
 
 
 def example() -> dict[str, Any]:
@@ -116,6 +117,61 @@ def test_a_star_stands_for_every_entry_of_a_list_or_table() -> None:
     assert len(changed.channels) > 1
     assert {channel.normalization.scheme for channel in changed.channels} == {"minmax"}
     assert [c.batch_size for c in changed.configurations.values()] == [4, 4]
+
+
+FAMILIES = [
+    ({"family": "vnet"}, [16, 16, 16]),
+    ({"family": "vnet", "features": [4, 8, 16], "convolutions": [1, 1, 1]}, [20, 20, 20]),
+    ({"family": "deepmedic"}, [22, 22, 22]),  # 16 taken off by the convolutions, and 6, a multiple of 3
+    ({"family": "deepmedic", "features": [4] * 12}, [27, 27, 27]),  # 24 taken off: no smaller patch leaves 3
+    ({"family": "fullimage_unet"}, [22, 22, 22]),
+    ({"family": "inflated"}, [22, 32, 32]),
+    ({"family": "multiview"}, [20, 20, 20]),
+]
+
+
+@pytest.mark.parametrize(("network", "patch"), FAMILIES)
+def test_a_network_of_another_family_and_a_patch_that_suits_it(network: dict[str, Any], patch: list[int]) -> None:
+    """It has three axes: the slices' U-Net stays. Of a patch that fits nothing changes."""
+    base = override(plan(), ["configurations.3d_fullres.patch_size=[22,22,22]", "batch_size=3"])
+    changed = override(base, [assignment("network", network)])
+    slices, volumes = changed.configurations["2d"], changed.configurations["3d_fullres"]
+    assert (slices.network.family, slices.patch_size) == ("unet", [16, 16])
+    assert (volumes.network.family, volumes.patch_size, volumes.batch_size) == (network["family"], patch, 3)
+    assert volumes.reasons["network"] == "set by the user"
+    if patch != [22, 22, 22]:
+        assert volumes.reasons["patch_size"] == "22×22×22, made to suit the network that the user set"
+
+
+def test_a_patch_that_is_set_with_the_network_is_left_alone() -> None:
+    vnet = assignment("configurations.*.network", {"family": "vnet"})
+    with pytest.raises(UsageError, match="patch_size has 2 axes, the network 3"):
+        override(plan(), [vnet])
+    with pytest.raises(UsageError, match="must be a multiple of 16"):
+        override(plan(), [assignment("network", {"family": "vnet"}), "configurations.3d_fullres.patch_size=[20,32,32]"])
+    with pytest.raises(UsageError, match="the family is unknown"):
+        override(plan(), [assignment("network", {"family": "wnet"})])
+
+
+def test_a_whole_part_is_replaced_and_what_is_left_out_is_at_its_default() -> None:
+    changed = override(
+        plan(),
+        [
+            "recipe.loss.smooth=1",
+            'recipe.loss={"dice_weight": 0, "topk_weight": 1}',
+            'recipe.optimizer={"name": "ranger21"}',
+            'channels.*.normalization={"scheme": "percentile", "masked": true}',
+        ],
+    )
+    for configuration in changed.configurations.values():
+        assert configuration.recipe.loss.model_dump(exclude={"reasons"}) == {
+            **Loss().model_dump(exclude={"reasons"}),
+            "dice_weight": 0,
+            "topk_weight": 1,
+        }
+        assert configuration.recipe.optimizer.name == "ranger21"
+        assert configuration.recipe.reasons["loss"] == "set by the user"
+    assert {(c.normalization.scheme, c.normalization.masked) for c in changed.channels} == {("percentile", True)}
 
 
 @pytest.mark.parametrize("value", [0.5, "minmax", [1, 2], True, "a=b", {"deep": [1.5]}, "1"])
