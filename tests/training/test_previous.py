@@ -178,3 +178,27 @@ def test_boxed_case(case: StoredCase) -> None:
     assert np.array_equal(case.foreground[1], StoredCase(case.folder, case.id).foreground[1])
     assert boxed.content != case.content
     assert BoxedCase(case.folder, case.id, (slice(0, 8), *box[1:])).content != boxed.content
+
+
+@pytest.mark.parametrize("background", ["mask", "healthy"])
+def test_patches_of_a_boxed_case_are_centred_where_the_plan_says(tmp_path: Path, background: str) -> None:
+    """Positions count from the box; every allowed voxel of the box is met, and none outside it."""
+    label = np.zeros((7, 8, 9), np.int16)
+    label[2:4, 3:5, 3:6] = 1
+    image = np.zeros((1, *label.shape), np.float32)
+    image[0, 1:6, 1:7, 1:8] = np.arange(1, 5 * 6 * 7 + 1).reshape(5, 6, 7)
+    whole = store(tmp_path / "data", "c", label, image)
+    # What is zero around the image was cropped: the stored case is 5×6×7, all of it inside.
+    assert whole.shape == (5, 6, 7)
+    box = (slice(0, 4), slice(1, 6), slice(2, 7))
+    boxed = BoxedCase(whole.folder, whole.id, box)
+    recipe = make_recipe(sampling={"foreground_share": 0.0, "background": background})
+    loader = PatchLoader([boxed], 8, (1, 1, 1), LABELS, recipe.sampling, seed=0)
+    cut = [loader.batch(number) for number in range(120)]
+    found = {float(value) for batch in cut for value in batch["image"].ravel()}
+    inside = whole.image()[0][box]
+    allowed = inside[whole.label()[box] == 0] if background == "healthy" else inside
+    assert found == set(map(float, allowed.ravel()))
+    if background == "healthy":
+        assert not any(batch["label"].any() for batch in cut)
+        assert (whole.label()[box] > 0).any()
