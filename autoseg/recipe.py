@@ -19,8 +19,8 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 class Loss(Reasoned):
     """What is minimised: the sum of weight × term over the terms below.
 
-    Every term speaks about exclusive labels (softmax; Dice and Tversky leave the background out) or about regions
-    (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
+    Every term speaks about exclusive labels (softmax; Dice and Tversky leave the background out, unless
+    ``background``) or about regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
 
     Attributes:
         dice_weight: of 1 − soft Dice.
@@ -36,6 +36,9 @@ class Loss(Reasoned):
         omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
             weigh 1 where None, so omega = ½ halves the loss.
         topk_share: of a batch's voxels, how many are the hardest ones.
+        background: of exclusive labels, the background is a class of Dice and Tversky, too. Without a term that counts
+            every voxel (cross-entropy, focal) it should be: else nothing keeps the background's voxels out of a label
+            that is not found yet.
         batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
             structures.
         smooth: added to numerator and denominator of the soft Dice.
@@ -52,6 +55,7 @@ class Loss(Reasoned):
     focal_gamma: float = Field(2.0, ge=0)
     omega: float | None = Field(None, gt=0, lt=1)
     topk_share: float = Field(0.1, gt=0, le=1)
+    background: bool = False
     batch_dice: bool = True
     smooth: float = Field(1e-5, ge=0)
 

@@ -76,10 +76,12 @@ def plan_albunet(
     dice = Loss(
         dice_weight=1.0,
         ce_weight=0.0,
+        background=True,
         batch_dice=True,
         reasons={
             "dice_weight": f"multiple Dice: averaged over the tissue classes ({PAPER})",
             "ce_weight": f"Dice alone ({PAPER})",
+            "background": f"a class, too ({PAPER}, released code): else nothing keeps it out of a class not found yet",
             "batch_dice": f"over the whole batch ({PAPER}, released code)",
         },
     )

@@ -39,10 +39,12 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         dice_weight=1.0,
         ce_weight=0.0,
         tversky_weight=1.0,
+        background=True,
         reasons={
             "dice_weight": f"Dice plus Tversky loss ({PAPER})",
             "tversky_weight": f"Dice plus Tversky loss ({PAPER})",
             "tversky_alpha": "false negatives weigh more (Salehi et al. 2017)",
+            "background": "ours, of exclusive labels: nothing else keeps it out of one that is not found yet",
             "batch_dice": "the batch counts as one image",
         },
     )

@@ -77,11 +77,13 @@ def _loss() -> Loss:
         dice_weight=1.0,
         ce_weight=0.0,
         dice_denominator="squares",
+        background=True,
         batch_dice=False,
         reasons={
             "dice_weight": f"soft Dice alone ({PAPER})",
             "ce_weight": f"soft Dice alone ({PAPER})",
             "dice_denominator": f"{PAPER}, section 3",
+            "background": "ours, of several exclusive labels: nothing else keeps it out of one that is not found yet",
             "batch_dice": f"a volume at a time ({PAPER})",
         },
     )

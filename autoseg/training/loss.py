@@ -37,7 +37,7 @@ def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Ten
 def segmentation_loss(
     logits: torch.Tensor, truth: torch.Tensor, loss: Loss, kind: str, counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The plan's loss at one resolution; the background takes no part in Dice and Tversky.
+    """The plan's loss at one resolution; the background takes no part in Dice and Tversky unless it is asked to.
 
     Args:
         logits: ``(batch, heads, *space)``.
@@ -50,7 +50,8 @@ def segmentation_loss(
     total = logits.new_zeros(())
     if loss.dice_weight or loss.tversky_weight:
         if kind == "labels":
-            probabilities, wanted = torch.softmax(logits, dim=1)[:, 1:], truth[:, 1:]
+            first = 0 if loss.background else 1
+            probabilities, wanted = torch.softmax(logits, dim=1)[:, first:], truth[:, first:]
         else:
             probabilities, wanted = torch.sigmoid(logits), truth
         if loss.dice_weight:

@@ -51,6 +51,17 @@ def test_background_takes_no_part_in_dice() -> None:
     assert segmentation_loss(logits, truth, loss, "labels").item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_background_takes_part_where_it_is_asked_to() -> None:
+    logits = torch.tensor([[[0.0, 3.0], [1.0, -2.0]]])  # two heads, two voxels
+    truth, _ = encode(torch.tensor([[1, 0]]), Target(kind="labels", outputs=[Output(name="one", values=[1], paint=1)]))
+    p = [math.e / (1 + math.e), math.exp(-2) / (math.exp(3) + math.exp(-2))]
+    one = (2 * p[0]) / (p[0] + p[1] + 1)
+    background = (2 * (1 - p[1])) / (2 - p[0] - p[1] + 1)
+    loss = Loss(dice_weight=1, ce_weight=0, smooth=0, background=True)
+    found = segmentation_loss(logits, truth, loss, "labels").item()
+    assert found == pytest.approx(1 - (one + background) / 2, rel=1e-5)
+
+
 def test_terms_are_weighted() -> None:
     logits, label = random_case()
     truth, _ = encode(label, LABELS)
