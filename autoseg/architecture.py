@@ -54,11 +54,15 @@ class Architecture(Reasoned):
         for axis, (size, factor) in enumerate(zip(patch, self.divisor, strict=True)):
             if size < 1 or size % factor:
                 return f"patch_size[{axis}] = {size} can't be pooled by the network: it must be a multiple of {factor}"
+        if math.prod(self.divisor) > 1 and list(patch) == self.divisor:
+            sides = "×".join(map(str, patch))
+            return f"patch_size {sides} leaves the network one voxel, which can't be normalized: double an axis"
         return None
 
     def nearest(self, patch: Sequence[int]) -> list[int]:
         """The patch with each axis made smaller, or where it is too small larger, to what it must be a multiple of."""
-        return [max(size // factor, 1) * factor for size, factor in zip(patch, self.divisor, strict=True)]
+        found = [max(size // factor, 1) * factor for size, factor in zip(patch, self.divisor, strict=True)]
+        return [2 * size for size in found] if math.prod(self.divisor) > 1 and found == self.divisor else found
 
     def input_size(self, patch: Sequence[int]) -> list[int]:
         """Voxels that the network is given for a patch, around the same middle; never fewer than the patch."""

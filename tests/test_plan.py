@@ -120,7 +120,7 @@ def test_a_star_stands_for_every_entry_of_a_list_or_table() -> None:
 
 
 FAMILIES = [
-    ({"family": "vnet"}, [16, 16, 16]),
+    ({"family": "vnet"}, [32, 32, 32]),  # of 16³ one voxel would be left, which has no deviation to normalize by
     ({"family": "vnet", "features": [4, 8, 16], "convolutions": [1, 1, 1]}, [20, 20, 20]),
     ({"family": "deepmedic"}, [22, 22, 22]),  # 16 taken off by the convolutions, and 6, a multiple of 3
     ({"family": "deepmedic", "features": [4] * 12}, [27, 27, 27]),  # 24 taken off: no smaller patch leaves 3
@@ -252,3 +252,9 @@ def test_a_configuration_names_a_folder(tmp_path: Path, name: str) -> None:
     data["configurations"][name] = data["configurations"]["2d"]
     with pytest.raises(AutosegError, match=r"configurations\..*can't name a folder"):
         load_plan(write(tmp_path / "plan.json", data))
+
+
+def test_a_patch_of_which_one_voxel_is_left_is_refused() -> None:
+    with pytest.raises(UsageError, match="patch_size 2×2×2 leaves the network one voxel"):
+        override(plan(), ["configurations.3d_fullres.patch_size=[2,2,2]"])
+    assert override(plan(), ["configurations.3d_fullres.patch_size=[2,2,4]"])

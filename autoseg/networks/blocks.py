@@ -4,6 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+#: Slope of a parametric rectifier below zero before it has learned one (He et al. 2015, who introduced it).
+SLOPE = 0.25
+
+
+class Rectifier(nn.Module):
+    """PReLU with a slope a channel, whatever the type that autocast has given the features.
+
+    Torch's own needs slopes of the features' type, and not every device's autocast sees to that.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((channels,), SLOPE))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Same shape and type."""
+        return torch.prelu(features, self.slope.to(features.dtype))
+
 
 def normalization(name: str, channels: int) -> nn.Module:
     """An affine ``instance`` or ``batch`` normalization of volumes; nothing for ``none``."""

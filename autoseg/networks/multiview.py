@@ -18,7 +18,7 @@ from torch import nn
 
 from autoseg.architecture import MultiView
 from autoseg.errors import AutosegError
-from autoseg.networks.blocks import initialize, normalization
+from autoseg.networks.blocks import SLOPE, Rectifier, initialize, normalization
 
 #: Dilations of the residual blocks in the two groups at the lowest resolution; the others have two blocks without.
 DILATIONS = ((1, 2, 3), (3, 2, 1))
@@ -113,8 +113,7 @@ class _View(nn.Module):
             if index >= len(groups) - SCALES:
                 self.scores.append(_Scores(width, heads, 2**level))
         self.join = nn.Conv3d(SCALES * heads, heads, (1, 3, 3), padding=(0, 1, 1))
-        # PReLU starts with this slope below zero.
-        initialize(self, slope=0.25)
+        initialize(self, SLOPE)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         joined = []
@@ -144,15 +143,8 @@ class _Layer(nn.Sequential):
         super().__init__(
             nn.Conv3d(channels, width, kernel, stride, padding, spread, bias=False),  # type: ignore[arg-type]
             normalization(norm, width),
-            _PReLU(width),
+            Rectifier(width),
         )
-
-
-class _PReLU(nn.PReLU):
-    """PReLU whose slopes have the type of what comes in: not every device's autocast sees to that."""
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return nn.functional.prelu(image, self.weight.to(image.dtype))
 
 
 class _Residual(nn.Module):

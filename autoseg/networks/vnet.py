@@ -4,25 +4,7 @@ import torch
 from torch import nn
 
 from autoseg.architecture import VNet
-from autoseg.networks.blocks import Convolution, initialize, normalization
-
-#: Slope of a parametric rectifier below zero before it has learned one (He et al. 2015, who introduced it).
-SLOPE = 0.25
-
-
-class Rectifier(nn.Module):
-    """PReLU with a slope a channel, whatever the type that autocast has given the features.
-
-    Torch's own needs slopes of the features' type, and not every device's autocast sees to that.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.full((channels,), SLOPE))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Same shape and type."""
-        return torch.prelu(features, self.slope.to(features.dtype))
+from autoseg.networks.blocks import SLOPE, Convolution, Rectifier, initialize, normalization
 
 
 class Block(nn.Module):

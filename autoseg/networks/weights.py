@@ -69,7 +69,9 @@ def weights_identity(plan: Plan, configuration: Configuration) -> str:
         "network": {"family": configuration.network.family, **configuration.network.model_dump(exclude_defaults=True)},
     }
     if configuration.previous is not None:
+        before = plan.configurations[configuration.previous.configuration]
         parts["previous"] = configuration.previous.model_dump(exclude_defaults=True)
+        parts["handed_on"] = plan.target_of(before).model_dump(exclude_defaults=True)
     return digest(parts)
 
 

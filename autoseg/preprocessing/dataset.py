@@ -9,7 +9,7 @@ from typing import Any
 from autoseg.dataset import Case, load_case
 from autoseg.errors import AutosegError
 from autoseg.parallel import available_cpus, each
-from autoseg.plan import Configuration, Plan
+from autoseg.plan import Configuration, Plan, Preprocessing
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.run import Run
@@ -28,7 +28,7 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
         "channels": [
             [channel.name, channel.normalization.model_dump(exclude={"reasons"})] for channel in plan.channels
         ],
-        "preprocessing": plan.preprocessing.model_dump(exclude={"reasons"}),
+        "preprocessing": _preprocessing(plan.preprocessing),
         "spacing": configuration.spacing,
         "resampling": configuration.resampling.model_dump(exclude={"reasons"}),
         # Which channel of a file is which.
@@ -37,6 +37,13 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
     # Names, not paths: a dataset may move.
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
     return f"{_digest(parts)}-{_digest(files)}"
+
+
+def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Its values; later keys at their defaults are left out, so that what was preprocessed before them stays valid."""
+    values = preprocessing.model_dump(exclude={"reasons"})
+    changed = preprocessing.model_dump(exclude={"reasons"}, exclude_defaults=True)
+    return {name: value for name, value in values.items() if name in ("transpose", "crop") or name in changed}
 
 
 def _digest(parts: Any) -> str:
