@@ -20,7 +20,14 @@ def command(
     context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Dataset to plan for, or a planned run to show.")],
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
-    planner: Annotated[str, typer.Option(help="unet, resenc, inflated, or another installed planner.")] = "unet",
+    planner: Annotated[
+        str,
+        typer.Option(
+            help="unet or resenc; inflated (a 2D encoder for volumes); cascade; a published system: deepmedic, "
+            "fullimage_unet, region_unet, albunet2d, albunet3d, vnet, cropped_unet, region_cascade; or another "
+            "installed planner."
+        ),
+    ] = "unet",
     gpu_memory: Annotated[
         float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
     ] = None,
