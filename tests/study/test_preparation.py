@@ -170,7 +170,7 @@ def test_width_scales_all_stages_and_what_follows_from_them() -> None:
 
 
 def test_width_of_other_families() -> None:
-    vnet = make_plan(make_configuration(patch=(16, 16, 16), network=VNet()))
+    vnet = make_plan(make_configuration(patch=(16, 16, 32), network=VNet()))
     assert scale_width(vnet, 8) == ["configurations.small.network.features=[8, 16, 32, 64, 128]"]
     deepmedic = make_plan(make_configuration(patch=(25, 25, 25), network=DeepMedic()))
     with pytest.raises(UsageError, match=r"width scales the stages of U-Nets .* is a deepmedic"):
