@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def load_network(path: Path, plan: Plan, configuration: Configuration, device: t
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        lines = str(error).splitlines()
+        reason = textwrap.shorten(lines[1] if len(lines) > 1 else str(error), 120, placeholder=" …").rstrip(".")
         raise AutosegError(f"{path} does not fit the plan beside it ({reason}); train the fold again.") from None
     set_deep_supervision(network, False)
     return network.to(device).eval().requires_grad_(False)
