@@ -132,7 +132,7 @@ class Grid(_Model):
         """How long each fold is trained, in words."""
         if self.max_time is not None:
             return f"{self.max_time} a fold"
-        return "the plan's length" if self.epochs is None else f"{self.epochs} epochs"
+        return "the plan's length" if self.epochs is None else f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
 
     @model_validator(mode="after")
     def _agree(self) -> "Self":
