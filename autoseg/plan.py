@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 from autoseg.architecture import FAMILIES, Network
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
-from autoseg.reasons import Reasoned
+from autoseg.reasons import Reasoned, without_reasons
 from autoseg.recipe import Axis, Recipe
 from autoseg.verbs import callable_module
 
@@ -359,7 +359,7 @@ class Plan(Reasoned):
                 raise ValueError(f"{where}.output names {previous.output}, which {previous.configuration} has not")
             for shared in ("spacing", "data", "resampling") if previous.use == "box" else ():
                 both = [c.model_dump()[shared] for c in (configuration, self.configurations[previous.configuration])]
-                if _plain(both[0]) != _plain(both[1]):
+                if without_reasons(both[0]) != without_reasons(both[1]):
                     raise ValueError(f"{where}: a stage inside another one's box must have the same {shared}")
             seen.append(previous.configuration)
         last = [c.previous.configuration for c in self.configurations.values() if c.previous is not None]
@@ -375,9 +375,9 @@ class Plan(Reasoned):
         where = f"configurations.{name}.target"
         own = self.target_of(self.configurations[name])
         if self.target.kind == "labels":
-            same_outputs = [_plain(o.model_dump()) for o in own.outputs] == [
-                _plain(o.model_dump()) for o in self.target.outputs
-            ]
+            same_outputs = without_reasons(own.model_dump()["outputs"]) == without_reasons(
+                self.target.model_dump()["outputs"]
+            )
             if own.kind != "labels" or not same_outputs:
                 raise ValueError(f"{where}: labels come from the last stage, whose outputs must be the plan's")
             return
@@ -424,11 +424,6 @@ class Plan(Reasoned):
         if name not in self.configurations:
             raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
         return name, self.configurations[name]
-
-
-def _plain(value: Any) -> Any:
-    """A dumped value without its reasons."""
-    return {key: part for key, part in value.items() if key != "reasons"} if isinstance(value, dict) else value
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -14,7 +14,7 @@ from autoseg.device import select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import TrainingPrecision, step_memory
-from autoseg.networks import build, count_parameters
+from autoseg.networks import parameters_of
 from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
 from autoseg.recipe import Initialization
@@ -245,9 +245,9 @@ def refresh(plan: Plan) -> Plan:
     configurations = {}
     for name, configuration in plan.configurations.items():
         memory = compute_memory(plan, configuration)
-        with torch.device("meta"):
-            module = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
-        trainable, with_statistics = count_parameters(module)
+        trainable, with_statistics = parameters_of(
+            configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads
+        )
         configurations[name] = configuration.model_copy(
             update={
                 "memory": memory,

@@ -1,6 +1,6 @@
 """The base of every model of a plan: unknown keys, NaN and infinity are refused, and derived values carry a reason."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,3 +25,12 @@ class Reasoned(BaseModel):
         if unknown:
             raise ValueError(f"reasons are given for fields that do not exist: {', '.join(unknown)}")
         return self
+
+
+def without_reasons(node: Any) -> Any:
+    """Dumped models, in whatever lists and tables, without their reasons."""
+    if isinstance(node, dict):
+        return {key: without_reasons(value) for key, value in node.items() if key != "reasons"}
+    if isinstance(node, list):
+        return [without_reasons(value) for value in node]
+    return node

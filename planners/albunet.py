@@ -11,7 +11,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan
 from autoseg.planning import Request
 from autoseg.recipe import Initialization, Loss, Optimizer, Recipe, Schedule
-from planners.systems import assemble, base_recipe, configure, fit, open_setting
+from planners.systems import adopt, assemble, base_recipe, configure, fit, open_setting
 
 #: Red, green and blue of the paper.
 CHANNELS = ("flair", "t1c", "t2")
@@ -87,17 +87,15 @@ def plan_albunet(
     )
     size = fit(setting, network, patch, batch, Recipe(loss=dice, optimizer=adam, ema_decay=0), unit=unit, least=least)
     base, applied = base_recipe(setting, size.patch, size.batch)
-    recipe = base.model_copy(
-        update={
-            "loss": dice,
-            "optimizer": adam,
-            "schedule": Schedule(name="constant", warmup=0.0, reasons={"name": f"{PAPER}, released code"}),
-            "ema_decay": 0.0,
-            "initialization": Initialization(
-                reasons={"source": "the paper's is --weights imagenet, which timm downloads; or --weights FILE"}
-            ),
-            "reasons": {**base.reasons, "ema_decay": "the paper has none"},
-        }
+    recipe = adopt(
+        base,
+        loss=dice,
+        optimizer=adam,
+        schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{PAPER}, released code"}),
+        initialization=Initialization(
+            reasons={"source": "the paper's is --weights imagenet, which timm downloads; or --weights FILE"}
+        ),
+        no_average="the paper has none",
     )
     tile = [max(side, mine) for side, mine in zip(_covering(WINDOW, setting.grid.shape), size.patch, strict=True)]
     inference = applied.model_copy(

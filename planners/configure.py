@@ -4,21 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autoseg import __version__
 from autoseg.errors import UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import step_memory
-from autoseg.networks import build, count_parameters
-from autoseg.plan import Configuration, Plan, Preprocessing, Previous, Target
+from autoseg.networks import parameters_of
+from autoseg.plan import Configuration, Plan, Previous, Target
 from autoseg.planning import Request
 from planners.budget import USABLE, precision
 from planners.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
 from planners.mirroring import mirror_axes
-from planners.normalization import channels
 from planners.patches import Choice, Need, Patch, choose, largest_batch, patches
 from planners.recipe import Data, inference, optimizer, recipe
-from planners.spacing import Grid, coarsen, full_resolution
-from planners.target import choose_channels, choose_target
+from planners.spacing import Grid, coarsen
+from planners.systems import Setting, assemble, open_setting
 from planners.topology import BASE_FEATURES, Family, network
 
 #: A patch that sees less than this share of the median image lacks context: a low-resolution stage is planned
@@ -44,7 +42,6 @@ class _Task:
     request: Request
     target: Target
     in_channels: int
-    allow_missing: bool
 
     @property
     def cpu(self) -> bool:
@@ -72,46 +69,20 @@ def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> P
         UsageError: unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    names = choose_channels(fingerprint, request.channels)
-    target = choose_target(fingerprint, request.regions)
-    missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
-    task = _Task(family, fingerprint, request, target, len(names), missing)
-    grid = full_resolution(fingerprint)
-    configurations = _configurations(task, grid)
-    recommended, why = _recommend(task, configurations)
-    reasons = {
-        "recommended": why,
-        "gpu_memory_gb": f"plans fill at most {100 * USABLE:.1f} % of it; the rest is for fragmentation",
-    }
-    if missing:
-        reasons["allow_missing_channels"] = "some cases lack a channel; it is then zero"
-    return Plan(
-        autoseg_version=__version__,
-        planner=family.name,
-        dataset=fingerprint.dataset,
-        device=request.device,
-        gpu_memory_gb=request.gpu_memory_gb,
-        channels=channels(fingerprint, names),
-        allow_missing_channels=missing,
-        target=target,
-        preprocessing=Preprocessing(
-            transpose=grid.transpose,
-            reasons={
-                "transpose": grid.transpose_reason,
-                "crop": "nothing is to be learned from zeros around the image",
-            },
-        ),
-        configurations=configurations,
-        recommended=recommended,
-        file_ending=fingerprint.file_ending,
-        reasons=reasons,
-    )
+    setting = open_setting(fingerprint, request)
+    configurations = _configurations(_task(setting, family), setting.grid)
+    recommended, why = _recommend(setting.cpu, configurations)
+    return assemble(setting, family.name, configurations, recommended, why)
+
+
+def _task(setting: Setting, family: Family) -> _Task:
+    return _Task(family, setting.fingerprint, setting.request, setting.target, len(setting.names))
 
 
 def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
     found: dict[str, Configuration] = {}
     # Slices share the volumes' folder where resampling to the target changes nothing between slices.
-    volumes = task.fingerprint.dimension == 3 and grid.shape[0] >= FEW_SLICES
+    volumes = _has_volumes(task, grid)
     shared = volumes and grid.same_slices
     flat = (None, grid.spacing[1], grid.spacing[2])
     found["2d"] = _configuration(
@@ -143,22 +114,35 @@ def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
         reasons={"spacing": grid.spacing_reason},
     )
     if lowres is not None:
-        spacing, shape = lowres
-        found["3d_lowres"] = _configuration(
-            task,
-            "3d_lowres",
-            spacing=(spacing[0], spacing[1], spacing[2]),
-            data="3d_lowres",
-            image=shape,
-            dimensions=3,
-            transpose=grid.transpose,
-            batch_dice=False,
-            reasons={
-                "spacing": f"coarse enough for a patch to see {100 * ENOUGH_CONTEXT:.0f} % of the median image; at "
-                f"full resolution it sees {100 * choice.patch.share:.0f} %"
-            },
-        )
+        found["3d_lowres"] = _low(task, grid, lowres, _coarse_enough(choice.patch))
     return found
+
+
+def _has_volumes(task: _Task, grid: Grid) -> bool:
+    return task.fingerprint.dimension == 3 and grid.shape[0] >= FEW_SLICES
+
+
+def _coarse_enough(patch: Patch) -> str:
+    return (
+        f"coarse enough for a patch to see {100 * ENOUGH_CONTEXT:.0f} % of the median image; at full resolution it "
+        f"sees {100 * patch.share:.0f} %"
+    )
+
+
+def _low(task: _Task, grid: Grid, lowres: tuple[list[float], list[float]], reason: str) -> Configuration:
+    """The low-resolution stage of this spacing and shape."""
+    spacing, shape = lowres
+    return _configuration(
+        task,
+        "3d_lowres",
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        data="3d_lowres",
+        image=shape,
+        dimensions=3,
+        transpose=grid.transpose,
+        batch_dice=False,
+        reasons={"spacing": reason},
+    )
 
 
 def _choose(
@@ -252,7 +236,7 @@ def _configuration(
         loss=chosen.loss,
         device=task.request.device,
     )
-    parameters, with_statistics = _parameters(topology, task)
+    parameters, with_statistics = parameters_of(topology, task.in_channels, task.target.heads)
     return Configuration(
         spacing=spacing,
         data=data,
@@ -273,17 +257,10 @@ def _configuration(
     )
 
 
-def _parameters(topology: object, task: _Task) -> tuple[int, int]:
-    import torch
-
-    with torch.device("meta"):
-        return count_parameters(build(topology, task.in_channels, task.target.heads))  # type: ignore[arg-type]
-
-
-def _recommend(task: _Task, configurations: dict[str, Configuration]) -> tuple[str, str]:
+def _recommend(cpu: bool, configurations: dict[str, Configuration]) -> tuple[str, str]:
     if "3d_fullres" not in configurations:
         return "2d", "the images have no third axis to speak of"
-    if "3d_lowres" in configurations and task.cpu:
+    if "3d_lowres" in configurations and cpu:
         return "3d_lowres", "on a CPU a full-resolution patch sees too little of an image, and there would be many"
     return "3d_fullres", "all of the detail, in three dimensions"
 
@@ -295,13 +272,16 @@ def plan_cascade(fingerprint: Fingerprint, request: Request, family: Family, pla
         UsageError: unknown channels or regions are asked for, or the images have too few slices.
         AutosegError: not even the smallest patch fits the budget.
     """
-    plan = plan_family(fingerprint, request, family)
-    if "3d_fullres" not in plan.configurations:
+    setting = open_setting(fingerprint, request)
+    task, grid = _task(setting, family), setting.grid
+    if not _has_volumes(task, grid):
         raise UsageError(f"--planner {planner} is for volumes, and these have no third axis to speak of; use unet.")
-    names, target, grid = plan.channel_names, plan.target, full_resolution(fingerprint)
-    task = _Task(family, fingerprint, request, target, len(names), plan.allow_missing_channels)
-    low = plan.configurations.get("3d_lowres") or _halved(task, grid)
-    given = replace(task, in_channels=len(names) + len(target.outputs))
+    patch = _choose(task, "3d_fullres", grid.shape, grid.spacing, 3).patch
+    lowres, reason = _low_resolution(task, grid, patch), _coarse_enough(patch)
+    if lowres is None:
+        lowres, reason = _halved(grid)
+    low = _low(task, grid, lowres, reason)
+    given = replace(task, in_channels=task.in_channels + len(task.target.outputs))
     full = _configuration(
         given,
         "3d_cascade_fullres",
@@ -315,32 +295,18 @@ def plan_cascade(fingerprint: Fingerprint, request: Request, family: Family, pla
     )
     why = "what it finds in the whole image tells a patch at full resolution what lies around it (Isensee et al. 2021)"
     previous = Previous(configuration="3d_lowres", use="channels", reasons={"configuration": why})
-    return plan.model_copy(
-        update={
-            "planner": planner,
-            "configurations": {"3d_lowres": low, "3d_cascade_fullres": full.model_copy(update={"previous": previous})},
-            "recommended": "3d_cascade_fullres",
-            "reasons": {**plan.reasons, "recommended": "the last stage, which the first is there for"},
-        }
+    configurations = {"3d_lowres": low, "3d_cascade_fullres": full.model_copy(update={"previous": previous})}
+    return assemble(
+        setting, planner, configurations, "3d_cascade_fullres", "the last stage, which the first is there for"
     )
 
 
-def _halved(task: _Task, grid: Grid) -> Configuration:
-    """A low-resolution stage where none is needed: about half the resolution."""
+def _halved(grid: Grid) -> tuple[tuple[list[float], list[float]], str]:
+    """Spacing and shape of a low-resolution stage where none is needed, about half the resolution; and why."""
     spacing, shape = list(grid.spacing), list(grid.shape)
     while max(s / full for s, full in zip(spacing, grid.spacing, strict=True)) < HALVED:
         spacing, shape = coarsen(spacing, shape)
-    return _configuration(
-        task,
-        "3d_lowres",
-        spacing=(spacing[0], spacing[1], spacing[2]),
-        data="3d_lowres",
-        image=shape,
-        dimensions=3,
-        transpose=grid.transpose,
-        batch_dice=False,
-        reasons={
-            "spacing": f"{HALVED:g} times coarser; a patch at full resolution sees enough of an image, so that a "
-            "cascade has little to add, but it was asked for"
-        },
+    return (spacing, shape), (
+        f"{HALVED:g} times coarser; a patch at full resolution sees enough of an image, so that a cascade has little "
+        "to add, but it was asked for"
     )

@@ -10,7 +10,7 @@ from autoseg.plan import Normalization, Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.plain import assumed, plain_unet
-from planners.systems import assemble, base_recipe, configure, fit, open_setting
+from planners.systems import adopt, assemble, base_recipe, configure, fit, open_setting
 
 #: The paper's sequences.
 CHANNELS = ("t1c", "t2", "flair")
@@ -60,19 +60,17 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         whole=True,
     )
     base, inference = base_recipe(setting, size.patch, size.batch, shape)
-    recipe = base.model_copy(
-        update={
-            "loss": loss,
-            "optimizer": adam,
-            "schedule": Schedule(
-                name="plateau",
-                warmup=0.0,
-                floor=1e-3,
-                reasons={"name": f"reduced on a plateau ({PAPER})", "floor": f"from 1e-3 down to 1e-6 ({PAPER})"},
-            ),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "ema_decay": "the paper has none"},
-        }
+    recipe = adopt(
+        base,
+        loss=loss,
+        optimizer=adam,
+        schedule=Schedule(
+            name="plateau",
+            warmup=0.0,
+            floor=1e-3,
+            reasons={"name": f"reduced on a plateau ({PAPER})", "floor": f"from 1e-3 down to 1e-6 ({PAPER})"},
+        ),
+        no_average="the paper has none",
     )
     configuration = configure(
         setting,

@@ -13,7 +13,17 @@ from autoseg.plan import Inference, Normalization, Plan
 from autoseg.planning import Request
 from autoseg.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
 from planners.mirroring import mirror_axes
-from planners.systems import Setting, assemble, base_recipe, case_shapes, configure, fit, open_setting, refuse_pictures
+from planners.systems import (
+    Setting,
+    adopt,
+    assemble,
+    base_recipe,
+    case_shapes,
+    configure,
+    fit,
+    open_setting,
+    refuse_pictures,
+)
 
 #: Voxels of a patch, patches a step and cases they come from at most (Rahimpour et al. 2022).
 PATCH = (25, 25, 25)
@@ -67,26 +77,24 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     )
     base, _ = base_recipe(setting, network.output_size(size.patch), size.batch)
     augmentation = _augmentation(setting, base.augmentation)
-    recipe = base.model_copy(
-        update={
-            "loss": _loss(),
-            "optimizer": _optimizer(),
-            "schedule": Schedule(
-                name="explore_exploit",
-                warmup=0.0,
-                explore=round(EXPLORE, 2),
-                floor=FLOOR,
-                reasons={
-                    "name": f"a straight line through the five halvings of {ORIGINAL}'s released configuration",
-                    "explore": "the first of them, after 17 of 35 rounds",
-                    "floor": "five halvings",
-                },
-            ),
-            "augmentation": augmentation,
-            "sampling": _sampling(),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "ema_decay": "the paper averages no weights"},
-        }
+    recipe = adopt(
+        base,
+        loss=_loss(),
+        optimizer=_optimizer(),
+        schedule=Schedule(
+            name="explore_exploit",
+            warmup=0.0,
+            explore=round(EXPLORE, 2),
+            floor=FLOOR,
+            reasons={
+                "name": f"a straight line through the five halvings of {ORIGINAL}'s released configuration",
+                "explore": "the first of them, after 17 of 35 rounds",
+                "floor": "five halvings",
+            },
+        ),
+        augmentation=augmentation,
+        sampling=_sampling(),
+        no_average="the paper averages no weights",
     )
     configuration = configure(setting, network, size, recipe, _inference(setting, network, augmentation.mirror_axes))
     return assemble(

@@ -13,6 +13,7 @@ from autoseg.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
 from planners.systems import (
     Setting,
     Size,
+    adopt,
     assemble,
     base_recipe,
     case_shapes,
@@ -72,32 +73,30 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         ),
     )
     base, inference = base_recipe(setting, size.patch, size.batch)
-    recipe = base.model_copy(
-        update={
-            "loss": _loss(),
-            "optimizer": _optimizer(),
-            "schedule": Schedule(
-                name="explore_exploit",
-                warmup=0.0,
-                explore=round(EXPLORE, 2),
-                floor=FLOOR,
-                reasons={
-                    "name": f"a straight line through the steps of {CODE}",
-                    "explore": "the first of them, after 300 of 525 epochs",
-                    "floor": "two steps to a tenth",
-                },
-            ),
-            "sampling": Sampling(
-                foreground_share=0.0 if _covers(setting, size) else 0.5,
-                reasons={
-                    "foreground_share": "a patch is the whole image"
-                    if _covers(setting, size)
-                    else "ours: half the patches on a structure, since one does not hold the whole image"
-                },
-            ),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "ema_decay": "the paper averages no weights"},
-        }
+    recipe = adopt(
+        base,
+        loss=_loss(),
+        optimizer=_optimizer(),
+        schedule=Schedule(
+            name="explore_exploit",
+            warmup=0.0,
+            explore=round(EXPLORE, 2),
+            floor=FLOOR,
+            reasons={
+                "name": f"a straight line through the steps of {CODE}",
+                "explore": "the first of them, after 300 of 525 epochs",
+                "floor": "two steps to a tenth",
+            },
+        ),
+        sampling=Sampling(
+            foreground_share=0.0 if _covers(setting, size) else 0.5,
+            reasons={
+                "foreground_share": "a patch is the whole image"
+                if _covers(setting, size)
+                else "ours: half the patches on a structure, since one does not hold the whole image"
+            },
+        ),
+        no_average="the paper averages no weights",
     )
     configuration = configure(setting, network, size, recipe, inference)
     preprocessing, reasons = _box(setting, box)

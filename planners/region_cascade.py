@@ -13,7 +13,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Configuration, Normalization, Output, Plan, Previous, Target
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
-from planners.systems import Setting, Size, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
+from planners.systems import Setting, Size, adopt, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
 
 PAPER = "Wang et al. 2017"
 CODE = "its released configuration"
@@ -172,15 +172,14 @@ def _recipe(setting: Setting, base: Recipe) -> Recipe:
     if not setting.cpu:
         epochs = max(1, STEPS // base.iterations_per_epoch)
         epochs_reason = f"{STEPS} steps ({CODE})"
-    return base.model_copy(
-        update={
-            "epochs": epochs,
-            "loss": _loss(),
-            "optimizer": _optimizer(),
-            "schedule": Schedule(name="constant", warmup=0.0, reasons={"name": f"{PAPER} names no schedule"}),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "epochs": epochs_reason, "ema_decay": "the paper averages no weights"},
-        }
+    return adopt(
+        base,
+        epochs=epochs,
+        loss=_loss(),
+        optimizer=_optimizer(),
+        schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{PAPER} names no schedule"}),
+        no_average="the paper averages no weights",
+        reasons={"epochs": epochs_reason},
     )
 
 

@@ -10,7 +10,7 @@ from autoseg.plan import Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.plain import assumed, plain_unet
-from planners.systems import assemble, base_recipe, configure, fit, open_setting
+from planners.systems import adopt, assemble, base_recipe, configure, fit, open_setting
 
 #: The three sequences; T1 says least about a tumour that T1c does not.
 CHANNELS = ("t1c", "t2", "flair")
@@ -61,23 +61,21 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         least=[2 * factor for factor in network.divisor],
     )
     base, inference = base_recipe(setting, size.patch, size.batch)
-    recipe = base.model_copy(
-        update={
-            "loss": loss,
-            "optimizer": ranger,
-            "schedule": Schedule(
-                name="explore_exploit",
-                warmup=WARMUP,
-                explore=EXPLORE,
-                reasons={
-                    "name": f"Ranger21's ({PAPER})",
-                    "warmup": "Ranger21's own (Wright & Demeure 2021)",
-                    "explore": "Ranger21's own (Wright & Demeure 2021)",
-                },
-            ),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "ema_decay": "Ranger21 looks ahead itself"},
-        }
+    recipe = adopt(
+        base,
+        loss=loss,
+        optimizer=ranger,
+        schedule=Schedule(
+            name="explore_exploit",
+            warmup=WARMUP,
+            explore=EXPLORE,
+            reasons={
+                "name": f"Ranger21's ({PAPER})",
+                "warmup": "Ranger21's own (Wright & Demeure 2021)",
+                "explore": "Ranger21's own (Wright & Demeure 2021)",
+            },
+        ),
+        no_average="Ranger21 looks ahead itself",
     )
     configuration = configure(
         setting,

@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from autoseg import __version__
 from autoseg.architecture import Network
 from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import step_memory
-from autoseg.networks import build, count_parameters
+from autoseg.networks import parameters_of
 from autoseg.plan import Configuration, Inference, Memory, Normalization, Plan, Preprocessing, Previous, Target
 from autoseg.planning import Request
-from autoseg.recipe import Recipe
+from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.budget import USABLE, precision
 from planners.compute import SYSTEM_STEP_SECONDS, time_step
 from planners.mirroring import mirror_axes
@@ -163,6 +161,22 @@ def base_recipe(
     return recipe(facts), inference(mirrored, batch)
 
 
+def adopt(base: Recipe, loss: Loss, optimizer: Optimizer, schedule: Schedule, no_average: str, **parts: Any) -> Recipe:
+    """The base recipe with what comes from a paper; weights are not averaged.
+
+    Args:
+        base: from :func:`base_recipe`.
+        loss: of the paper.
+        optimizer: of the paper.
+        schedule: of the paper.
+        no_average: why there is no average of the weights.
+        parts: further values of :class:`autoseg.recipe.Recipe`; ``reasons`` are added to the base's.
+    """
+    reasons = {**base.reasons, **parts.pop("reasons", {}), "ema_decay": no_average}
+    update = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "ema_decay": 0.0, **parts, "reasons": reasons}
+    return base.model_copy(update=update)
+
+
 def fit(
     setting: Setting,
     network: Network,
@@ -276,9 +290,8 @@ def configure(
     reasons: Mapping[str, str] | None = None,
 ) -> Configuration:
     """Put a configuration together; spacing is the grid's where None, target the plan's where None."""
-    with torch.device("meta"):
-        module = build(network, in_channels or len(setting.names), (target or setting.target).heads)
-    parameters, with_statistics = count_parameters(module)
+    heads = (target or setting.target).heads
+    parameters, with_statistics = parameters_of(network, in_channels or len(setting.names), heads)
     return Configuration(
         spacing=spacing or setting.grid.spacing,
         data=data,

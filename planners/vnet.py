@@ -5,7 +5,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
-from planners.systems import assemble, base_recipe, configure, fit, open_setting, refuse_pictures
+from planners.systems import adopt, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
 
 #: Voxels ``(z, y, x)`` of a volume and volumes a step (paper).
 PATCH = (64, 128, 128)
@@ -49,24 +49,22 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         least=[LEAST if n > divisor else divisor for n in setting.grid.shape],
     )
     base, inference = base_recipe(setting, size.patch, size.batch)
-    recipe = base.model_copy(
-        update={
-            "loss": _loss(),
-            "optimizer": _optimizer(),
-            "schedule": Schedule(
-                name="explore_exploit",
-                warmup=0.0,
-                explore=round(EXPLORE, 2),
-                floor=FLOOR,
-                reasons={
-                    "name": f"{PAPER}'s step to a tenth, as a straight line",
-                    "explore": f"after 25,000 of 30,000 steps ({PAPER})",
-                    "floor": PAPER,
-                },
-            ),
-            "ema_decay": 0.0,
-            "reasons": {**base.reasons, "ema_decay": "the paper averages no weights"},
-        }
+    recipe = adopt(
+        base,
+        loss=_loss(),
+        optimizer=_optimizer(),
+        schedule=Schedule(
+            name="explore_exploit",
+            warmup=0.0,
+            explore=round(EXPLORE, 2),
+            floor=FLOOR,
+            reasons={
+                "name": f"{PAPER}'s step to a tenth, as a straight line",
+                "explore": f"after 25,000 of 30,000 steps ({PAPER})",
+                "floor": PAPER,
+            },
+        ),
+        no_average="the paper averages no weights",
     )
     configuration = configure(setting, network, size, recipe, inference)
     return assemble(setting, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {PAPER} trained")

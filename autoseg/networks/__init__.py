@@ -5,12 +5,13 @@ Works on tensors only and imports without SimpleITK, so that a network can be pr
 
 from importlib import import_module
 
+import torch
 from torch import nn
 
 from autoseg.architecture import Network
 from autoseg.networks.blocks import pad_beforehand
 
-__all__ = ["build", "count_parameters", "set_deep_supervision"]
+__all__ = ["build", "count_parameters", "parameters_of", "set_deep_supervision"]
 
 #: Family → module of this package and function in it. Imported when first built: some need an extra to be installed.
 _BUILDERS = {
@@ -68,3 +69,9 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     statistics = sum(buffer.numel() for buffer in network.buffers() if buffer.is_floating_point())
     return trainable, trainable + statistics
+
+
+def parameters_of(network: Network, in_channels: int, heads: int) -> tuple[int, int]:
+    """:func:`count_parameters` of a network that is built without any memory for its weights."""
+    with torch.device("meta"):
+        return count_parameters(build(network, in_channels, heads))

@@ -16,6 +16,7 @@ from autoseg.errors import AutosegError
 from autoseg.files import atomic
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plan import Configuration, Plan
+from autoseg.reasons import without_reasons
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -99,12 +100,4 @@ def load_network(path: Path, plan: Plan, configuration: Configuration, device: t
 
 def digest(parts: dict[str, Any]) -> str:
     """A short fingerprint of plain data; the reasons in it do not count."""
-    return hashlib.sha256(json.dumps(_without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_reasons(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_reasons(value) for key, value in node.items() if key != "reasons"}
-    if isinstance(node, list):
-        return [_without_reasons(value) for value in node]
-    return node
+    return hashlib.sha256(json.dumps(without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]
