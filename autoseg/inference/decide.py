@@ -10,7 +10,7 @@ from autoseg.plan import Target
 def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Iterator[torch.Tensor]:
     """Logits of each head → probability of each output (the background's, if any, left out), one at a time.
 
-    Two channels are in memory at once, however many there are: ``heads`` may make each when it is asked for.
+    A few channels are in memory at once, however many there are: ``heads`` may make each when it is asked for.
 
     Args:
         heads: logits ``space`` of each head.
@@ -20,11 +20,17 @@ def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Itera
         for index in range(len(heads)):
             yield torch.sigmoid(heads[index].float())
         return
-    normalizer = heads[0].float()
+    # Softmax in one pass (Milakov & Gimelshein 2018): logits count from the largest so far, so that none is too large
+    # for its difference from the others to be exact.
+    largest = heads[0].float()
+    total = torch.ones_like(largest)
     for index in range(1, len(heads)):
-        normalizer = torch.logaddexp(normalizer, heads[index].float())
+        logits = heads[index].float()
+        larger = torch.maximum(largest, logits)
+        total = total * torch.exp(largest - larger) + torch.exp(logits - larger)
+        largest = larger
     for index in range(1, len(heads)):
-        yield torch.exp(heads[index].float() - normalizer)
+        yield torch.exp(heads[index].float() - largest) / total
 
 
 def paint_scores(heads: Iterable[torch.Tensor], target: Target) -> torch.Tensor:
