@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from autoseg.report.html import write_report
     from autoseg.run import Run
     from autoseg.study.running import sweep
+    from autoseg.transfer import Source
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _WHERE = {
     "Dataset": "autoseg.dataset",
     "Predictor": "autoseg.inference.predictor",
     "Run": "autoseg.run",
+    "Source": "autoseg.transfer",
     "agreement": "autoseg.evaluation.raters",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.checks",
@@ -61,6 +63,7 @@ __all__ = [
     "Dataset",
     "Predictor",
     "Run",
+    "Source",
     "__version__",
     "agreement",
     "cases_to_predict",

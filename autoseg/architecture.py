@@ -49,6 +49,11 @@ class Architecture(Reasoned):
         """Whether a part of it can start from weights that were learned on 2D pictures."""
         return False
 
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """What the names of the encoder's weights start with; nothing where it has no encoder to speak of."""
+        return ()
+
     def fits(self, patch: Sequence[int]) -> str | None:
         """Say in words why a patch can't be taken, or None."""
         for axis, (size, factor) in enumerate(zip(patch, self.divisor, strict=True)):
@@ -125,6 +130,11 @@ class UNet(Architecture):
         return self.deep_supervision
 
     @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("encoder.",)
+
+    @property
     def summary(self) -> str:
         """Channels of the stages."""
         return " ".join(str(width) for width in self.features)
@@ -196,6 +206,11 @@ class DeepMedic(Architecture):
         return [size + 2 * len(self.features) * self.factor for size in self.output_size(patch)]
 
     @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The two pathways."""
+        return ("fine.", "coarse.")
+
+    @property
     def summary(self) -> str:
         """Kernels of the convolutions, and of the joining layers."""
         return f"2×({' '.join(map(str, self.features))}) {' '.join(map(str, self.fully_connected))}"
@@ -229,6 +244,11 @@ class FullImageUNet(Architecture):
                 f"over {coarsest}"
             )
         return None
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("down.",)
 
     @property
     def summary(self) -> str:
@@ -266,6 +286,11 @@ class VNet(Architecture):
         if len(self.convolutions) != len(self.features):
             raise ValueError(f"convolutions has {len(self.convolutions)} entries; features has {len(self.features)}")
         return self
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("enter.", "down.")
 
     @property
     def summary(self) -> str:
@@ -312,6 +337,11 @@ class Inflated(Architecture):
     def takes_image_weights(self) -> bool:
         """The encoder does."""
         return True
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The 2D encoder, and the layer below it that joins slices."""
+        return ("encoder.", "bottom.")
 
     def fits(self, patch: Sequence[int]) -> str | None:
         """A slice must leave the encoder more than one pixel: batch norm has nothing to average over one of them."""

@@ -34,6 +34,7 @@ from autoseg.run import Run
 from autoseg.stages import Part, hand_on, schedule, stage_cases
 from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
+from autoseg.transfer import start_from_model
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
@@ -212,18 +213,24 @@ def _train_one(
             workers,
             resume,
             lambda progress, note: steps.at(progress, note),
-            lambda network: _start_from(network, config, run, log),
+            lambda network: _start_from(network, plan, config, run, log),
         )
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     evaluation = validate_fold(run, plan, name, config, fold, device)
-    log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+    if evaluation.cases:
+        log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
     done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(folder / DONE, done)
 
 
-def _start_from(network: torch.nn.Module, config: Configuration, run: Run, log: Callable[[str], None]) -> None:
+def _start_from(
+    network: torch.nn.Module, plan: Plan, config: Configuration, run: Run, log: Callable[[str], None]
+) -> None:
     """Give a new network the weights that the recipe has it start from."""
     if config.recipe.initialization.source == "random":
+        return
+    if config.recipe.initialization.source == "model":
+        log(start_from_model(network, plan, config, run.path))
         return
     # Imported here: it needs an extra that other networks do not.
     from autoseg.networks.pretrained import initialize
@@ -322,8 +329,11 @@ def validate_fold(
 ) -> Evaluation:
     """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
 
-    Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place.
+    Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place. A
+    fold without validation cases has nothing to evaluate: the result has no rows and nothing is written.
     """
+    if not run.split(fold)["validation"]:
+        return _nothing(plan, name)
     folder = run.fold(name, fold)
     out = folder / "validation"
     out.mkdir(parents=True, exist_ok=True)
@@ -361,6 +371,16 @@ def validate_fold(
     return evaluate_pairs(pairs, target.outputs, out, ignore=target.ignore)
 
 
+def _never_validated(run: Run, name: str) -> bool:
+    """Whether something is trained, and all of it on all cases."""
+    trained = run.trained_folds(name)
+    return bool(trained) and not any(run.split(fold)["validation"] for fold in trained)
+
+
+def _nothing(plan: Plan, name: str) -> Evaluation:
+    return Evaluation((), tuple(output.name for output in plan.result_of(name).outputs))
+
+
 def _as_before(run: Run, earlier: Sequence[Configuration], case: str) -> list[PreprocessedCase]:
     """A case as each of the earlier stages sees it."""
     seen = []
@@ -384,6 +404,8 @@ def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> P
 def cross_validated(run: Run, name: str) -> Evaluation:
     """Merge the evaluations of all validated folds into ``<configuration>/crossval``.
 
+    Of folds that were trained on all cases there is nothing to merge; the result then has no rows.
+
     Raises:
         AutosegError: no fold is validated yet.
     """
@@ -397,6 +419,8 @@ def cross_validated(run: Run, name: str) -> Evaluation:
         elif (folder / "validation" / "summary.json").exists():
             folds.append(fold)
     parts = [Evaluation.read(run.fold(name, fold) / "validation") for fold in folds]
+    if not parts and _never_validated(run, name):
+        return _nothing(plan, name)
     if not parts:
         raise AutosegError(f"{run.path} has no validated fold of {name} yet; train one first.")
     merged = Evaluation.merge(parts)

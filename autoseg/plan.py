@@ -258,11 +258,13 @@ class Configuration(Reasoned):
         unfit = self.network.fits(self.patch_size)
         if unfit:
             raise ValueError(unfit)
-        if self.recipe.initialization.source != "random" and not self.network.takes_image_weights:
+        if self.recipe.initialization.source in ("imagenet", "file") and not self.network.takes_image_weights:
             raise ValueError(
                 f"recipe.initialization.source is {self.recipe.initialization.source}, but a network of the family "
                 f"{self.network.family} has no encoder for pictures; use the family inflated"
             )
+        if self.recipe.freeze.part == "encoder" and not self.network.encoder_prefixes:
+            raise ValueError(f"recipe.freeze.part is encoder, but the family {self.network.family} has none; use body")
         for name in ("patch_size", "step"):
             sizes = getattr(self.inference, name)
             if sizes is not None and len(sizes) != dimensions:

@@ -19,9 +19,13 @@ from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
 from autoseg.recipe import Initialization
 from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
+from autoseg.transfer import Source, carry, forget, keep, open_source
 
 #: Entry-point group that planners are found in.
 GROUP = "autoseg.planners"
+
+#: The planner that starts from another model.
+FINETUNE = "finetune"
 
 #: Kinds of devices that can be planned for.
 DEVICES = ("cuda", "mps", "cpu")
@@ -43,6 +47,7 @@ class Request:
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions (or labels) to segment; empty for all.
         options: anything a planner of its own understands; ``encoder``: name of a timm model.
+        source: model to start from, for planner ``finetune``.
     """
 
     device: str = "cuda"
@@ -50,6 +55,7 @@ class Request:
     channels: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    source: Source | None = None
 
 
 #: A planner reads a fingerprint and a request and writes a plan.
@@ -72,7 +78,7 @@ def find_planner(name: str) -> Planner:
 def plan_dataset(
     dataset: Dataset,
     out: str | Path,
-    planner: str = "unet",
+    planner: str | None = None,
     device: str = "auto",
     gpu_memory_gb: float | None = None,
     channels: Sequence[str] = (),
@@ -82,6 +88,8 @@ def plan_dataset(
     workers: int | None = None,
     weights: str | Path | None = None,
     encoder: str = "",
+    source: Source | str | Path | None = None,
+    folds: int | None = None,
 ) -> Run:
     """Check a dataset, plan it and make its run folder.
 
@@ -90,7 +98,7 @@ def plan_dataset(
     Args:
         dataset: as :meth:`autoseg.Dataset.open` returns it.
         out: run folder to write.
-        planner: name of an installed planner.
+        planner: name of an installed planner; where None, ``finetune`` with a source and ``unet`` without.
         device: to train on; need not be of this machine.
         gpu_memory_gb: memory budget in 10⁹ bytes.
         channels: to use; empty for all.
@@ -101,6 +109,8 @@ def plan_dataset(
         weights: that the encoder starts from: ``imagenet``, ``random``, or a file, which is copied into the run folder;
             None for the planner's choice.
         encoder: name of a timm model, for planners that let it be chosen.
+        source: model to start from; what the new run needs of it is copied into its folder.
+        folds: of the cross-validation, 5 by default; 1 for a training on all cases, without validation.
 
     Raises:
         AutosegError: the dataset has errors (all are listed), the budget is too small, or the weights do not fit.
@@ -108,11 +118,19 @@ def plan_dataset(
     """
     refuse_dataset_folder(out, dataset)
     initialization, tensors = _initial_weights(weights)
+    source = Source(source) if isinstance(source, str | Path) else source
+    model = None if source is None else open_source(source)
     fingerprint = checked_fingerprint(dataset, workers, seed)
-    splits = keep_or_make_splits(out, dataset, seed)
-    plan = make_plan(fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides, initialization, encoder)
+    splits = keep_or_make_splits(out, dataset, seed, folds)
+    plan = make_plan(
+        fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides, initialization, encoder, source
+    )
     if tensors:
         _keep_weights(Path(out), plan, tensors, str(weights))
+    if model is not None:
+        keep(Path(out), model, *carry(model, plan))
+    else:
+        forget(Path(out))
     return Run.create(out, plan, fingerprint, dataset, splits)
 
 
@@ -145,7 +163,7 @@ def checked_fingerprint(dataset: Dataset, workers: int | None = None, seed: int 
 
 def make_plan(
     fingerprint: Fingerprint,
-    planner: str = "unet",
+    planner: str | None = None,
     device: str = "auto",
     gpu_memory_gb: float | None = None,
     channels: Sequence[str] = (),
@@ -153,12 +171,13 @@ def make_plan(
     overrides: Sequence[str] = (),
     initialization: Initialization | None = None,
     encoder: str = "",
+    source: Source | None = None,
 ) -> Plan:
     """Plan a dataset.
 
     Args:
         fingerprint: of the dataset.
-        planner: name of an installed planner.
+        planner: name of an installed planner; where None, ``finetune`` with a source and ``unet`` without.
         device: ``cuda``, ``mps`` or ``cpu``, which need not be of this machine; ``auto`` takes this machine's best.
         gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
         channels: names of the dataset's channels to use; empty for all.
@@ -166,6 +185,7 @@ def make_plan(
         overrides: ``path.to.key=value`` each, see :func:`autoseg.overrides.override`.
         initialization: where the encoder's weights come from; None for the planner's choice.
         encoder: name of a timm model, for planners that let it be chosen.
+        source: model to start from.
 
     Raises:
         UsageError: something is asked for that does not exist.
@@ -183,8 +203,12 @@ def make_plan(
         raise UsageError(f"--device {device} is unknown; choose auto, {', '.join(DEVICES)}.")
     kind = select_device().type if device == "auto" else device
     options = {"encoder": encoder} if encoder else {}
-    request = Request(kind, gpu_memory_gb or default_budget(kind), tuple(channels), tuple(regions), options)
+    budget = gpu_memory_gb or default_budget(kind)
+    request = Request(kind, budget, tuple(channels), tuple(regions), options, source)
+    planner = planner or ("unet" if source is None else FINETUNE)
     plan = find_planner(planner)(fingerprint, request)
+    if source is not None and all(c.recipe.initialization.source != "model" for c in plan.configurations.values()):
+        raise UsageError(f"--source: planner {planner} starts from no model; use --planner {FINETUNE}.")
     if encoder and all(getattr(c.network, "encoder", None) != encoder for c in plan.configurations.values()):
         raise UsageError(f"--encoder {encoder}: planner {planner} has no encoder to choose; use --planner inflated.")
     if initialization is not None:

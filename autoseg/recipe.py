@@ -78,12 +78,15 @@ class Optimizer(Reasoned):
         learning_rate: the largest; the schedule makes it smaller.
         weight_decay: as the optimizer defines it.
         momentum: of ``sgd``.
+        layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
+            in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
     """
 
     name: Literal["sgd", "adam", "adamw", "ranger21"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
 
 
 class Schedule(Reasoned):
@@ -230,20 +233,44 @@ class Initialization(Reasoned):
 
     Attributes:
         source: ``random``; ``imagenet``: the encoder's, from timm, which downloads them; ``file``: the encoder's, from
-            a file in the run folder.
+            a file in the run folder; ``model``: all that another model has to give, from a file in the run folder.
         file: name of that file.
         content: fingerprint of what it holds, so that no other file is taken for it.
+        source_channels: of ``model``: what each of its input channels is, in order.
+        source_outputs: of ``model``: what each of its heads is, in order, the background among them.
+        channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
+        outputs: of ``model``: output → the model's output that its weights come from; the others are new.
     """
 
-    source: Literal["random", "imagenet", "file"] = "random"
+    source: Literal["random", "imagenet", "file", "model"] = "random"
     file: str = ""
     content: str = ""
+    source_channels: list[str] = Field(default_factory=list)
+    source_outputs: list[str] = Field(default_factory=list)
+    channels: dict[str, str] = Field(default_factory=dict)
+    outputs: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _named(self) -> "Self":
-        if self.source == "file" and (not self.file or "/" in self.file or "\\" in self.file):
-            raise ValueError("source file needs the name of a file in the run folder")
+        if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
+            raise ValueError(f"source {self.source} needs the name of a file in the run folder")
+        for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
+            unknown = sorted(set(getattr(self, name).values()) - set(known))
+            if unknown:
+                raise ValueError(f"{name} names {', '.join(unknown)}, which source_{name} has not")
         return self
+
+
+class Freeze(Reasoned):
+    """Which part of a network keeps its weights for a while: what a model has learned, a few cases must not spoil.
+
+    Attributes:
+        part: ``none``; ``encoder``; or ``body``: everything but the heads.
+        until: share of the budget after which all of it is trained; 1 for never.
+    """
+
+    part: Literal["none", "encoder", "body"] = "none"
+    until: float = Field(1.0, ge=0, le=1)
 
 
 class Recipe(Reasoned):
@@ -258,6 +285,7 @@ class Recipe(Reasoned):
         augmentation: of training batches.
         sampling: of training patches.
         initialization: where the weights come from.
+        freeze: which of them stay as they are, and how long.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: ``auto`` takes 16-bit autocast where the device is faster with it.
@@ -274,6 +302,7 @@ class Recipe(Reasoned):
     augmentation: Augmentation = Augmentation()
     sampling: Sampling = Sampling()
     initialization: Initialization = Initialization()
+    freeze: Freeze = Freeze()
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"

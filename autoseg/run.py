@@ -2,6 +2,7 @@
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights.safetensors    where a planned --weights FILE was given
+RUN/source_<configuration>.safetensors  transfer.json    where a model is fine-tuned
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
@@ -173,17 +174,23 @@ def refuse_dataset_folder(path: str | Path, dataset: Dataset) -> None:
 def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Split]:
     """Deal cases to folds at random, whole groups (patients) at a time, folds of about equal size.
 
-    Fewer groups than ``folds`` give as many folds as there are groups.
+    Fewer groups than ``folds`` give as many folds as there are groups. A single fold is trained on all cases.
 
     Raises:
         AutosegError: fewer than two groups: nothing could be validated.
+        UsageError: no fold at all.
     """
+    if folds < 1:
+        raise UsageError(f"--folds {folds} is too few; give 1 (train on all cases) or more.")
+    if folds == 1:
+        return [{"train": [case.id for case in dataset.cases], "validation": []}]
     groups: dict[str, list[str]] = {}
     for case in dataset.cases:
         groups.setdefault(case.group or case.id, []).append(case.id)
     if len(groups) < 2:
         raise AutosegError(
-            f"{dataset.root} has {len(groups)} labelled patient(s); training with validation needs at least 2."
+            f"{dataset.root} has {len(groups)} labelled patient(s); training with validation needs at least 2, "
+            "training without (--folds 1) at least 1."
         )
     names = sorted(groups)
     np.random.default_rng(seed).shuffle(names)
@@ -201,10 +208,17 @@ def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Spl
     ]
 
 
-def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0) -> list[Split]:
+def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0, folds: int | None = None) -> list[Split]:
     """The splits of the run folder where it has some for the same cases and patients; else new ones.
 
     Planning again thus leaves what was trained comparable with what will be.
+
+    Args:
+        path: of the run folder.
+        dataset: whose cases are split.
+        seed: of new splits.
+        folds: number of new ones; stored ones of another number are given up. None for the usual number, or those
+            stored.
 
     Raises:
         AutosegError: the stored ones (which users may edit) are damaged; or nothing could be validated.
@@ -213,6 +227,8 @@ def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0) -> li
     if stored.exists():
         splits = _read_splits(stored)
         groups = {case.id: case.group or case.id for case in dataset.cases}
+        if folds is not None and folds != len(splits):
+            return make_splits(dataset, folds, seed)
         if all(
             {*fold["train"], *fold["validation"]} == set(groups)
             and {groups[name] for name in fold["train"]}.isdisjoint(groups[name] for name in fold["validation"])
@@ -220,4 +236,4 @@ def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0) -> li
         ):
             return splits
         say(f"{stored} does not fit the dataset's cases and patients any more; new splits are made.")
-    return make_splits(dataset, seed=seed)
+    return make_splits(dataset, FOLDS if folds is None else folds, seed)

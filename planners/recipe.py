@@ -95,11 +95,11 @@ def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
 def recipe(data: Data) -> Recipe:
     """The recipe of a configuration, with reasons."""
     chosen, schedule, ema = optimizer(data.device)
-    steps, why = _steps(data)
+    total, why = steps(data)
     per_epoch = CPU_ITERATIONS_PER_EPOCH if data.device == "cpu" else ITERATIONS_PER_EPOCH
     augmentation = _augmentation(data)
     return Recipe(
-        epochs=max(1, round(steps / per_epoch)),
+        epochs=max(1, round(total / per_epoch)),
         iterations_per_epoch=per_epoch,
         loss=Loss(
             batch_dice=data.batch_dice,
@@ -122,7 +122,8 @@ def recipe(data: Data) -> Recipe:
     )
 
 
-def _steps(data: Data) -> tuple[int, str]:
+def steps(data: Data) -> tuple[int, str]:
+    """Optimizer steps of a training from scratch, and why so many."""
     slices = data.shape[0] if len(data.patch) == 2 else 1
     image = data.shape[1:] if len(data.patch) == 2 else data.shape
     parts = slices * max(1.0, math.prod(image) / math.prod(data.patch))
@@ -131,10 +132,10 @@ def _steps(data: Data) -> tuple[int, str]:
     else:
         visits, fewest, most, per_epoch = VISITS, MIN_STEPS, MAX_STEPS, ITERATIONS_PER_EPOCH
     wanted = visits * data.cases * parts / data.batch
-    steps = round(min(most, max(fewest, wanted)) / per_epoch) * per_epoch
+    total = round(min(most, max(fewest, wanted)) / per_epoch) * per_epoch
     bound = "" if fewest < wanted < most else f", kept within {fewest} and {most}"
-    return steps, (
-        f"{steps} steps: {data.cases} cases of {parts:.1f} patches, each seen {visits} times in batches of "
+    return total, (
+        f"{total} steps: {data.cases} cases of {parts:.1f} patches, each seen {visits} times in batches of "
         f"{data.batch}{bound}"
     )
 

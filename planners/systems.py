@@ -15,7 +15,17 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.memory import step_memory
 from autoseg.networks import parameters_of
-from autoseg.plan import Configuration, Inference, Memory, Normalization, Plan, Preprocessing, Previous, Target
+from autoseg.plan import (
+    Configuration,
+    Inference,
+    Memory,
+    Normalization,
+    Plan,
+    Preprocessing,
+    Previous,
+    Resampling,
+    Target,
+)
 from autoseg.planning import Request
 from autoseg.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.budget import USABLE, precision
@@ -190,8 +200,9 @@ def fit(
     in_channels: int | None = None,
     target: Target | None = None,
     whole: bool = False,
+    origin: str = "the paper's",
 ) -> Size:
-    """The paper's patch and batch, made smaller until a step fits the memory and, on a CPU, the time.
+    """The paper's patch and batch, or a source's, made smaller until a step fits the memory and, on a CPU, the time.
 
     The batch shrinks first, down to :data:`LEAST_BATCH`, then the longest axis of the patch, at last the batch to 1.
 
@@ -207,6 +218,7 @@ def fit(
         in_channels: of the network; the setting's where None.
         target: of the configuration; the setting's where None.
         whole: keep the patch as large as the image where it could be smaller: the batch then shrinks to 1 first.
+        origin: whose patch and batch these are, for the reasons.
 
     Raises:
         AutosegError: not even the smallest patch fits.
@@ -265,12 +277,12 @@ def fit(
     means = f"{setting.budget / 1e9:.2f} GB" + (f" and {SYSTEM_STEP_SECONDS:g} s a step" if setting.cpu else "")
     covers = all(side >= n for side, n in zip(size, image, strict=True))
     if list(size) == list(patch):
-        patch_reason = "the paper's"
+        patch_reason = origin
     elif covers:
         patch_reason = "covers the median image, which is no larger"
     else:
-        patch_reason = f"the paper's {'×'.join(map(str, patch))}, made smaller to fit the images and {means}"
-    batch_reason = "the paper's" if count == batch else f"the paper's {batch}, made smaller to fit {means}"
+        patch_reason = f"{origin} {'×'.join(map(str, patch))}, made smaller to fit the images and {means}"
+    batch_reason = origin if count == batch else f"{origin} {batch}, made smaller to fit {means}"
     return Size(size, count, memory, patch_reason, batch_reason)
 
 
@@ -287,6 +299,7 @@ def configure(
     previous: Previous | None = None,
     target: Target | None = None,
     in_channels: int | None = None,
+    resampling: Resampling | None = None,
     reasons: Mapping[str, str] | None = None,
 ) -> Configuration:
     """Put a configuration together; spacing is the grid's where None, target the plan's where None."""
@@ -295,6 +308,7 @@ def configure(
     return Configuration(
         spacing=spacing or setting.grid.spacing,
         data=data,
+        resampling=resampling or Resampling(),
         patch_size=list(size.patch),
         batch_size=size.batch,
         network=network,

@@ -11,6 +11,8 @@ import torch
 from autoseg import crossvalidation as module
 from autoseg.crossvalidation import cross_validated, train
 from autoseg.errors import AutosegError, UsageError
+from autoseg.files import write_json
+from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
 from autoseg.overrides import override
 from autoseg.plan import Preprocessing, save_plan
@@ -148,3 +150,20 @@ def test_wrong_usage(run: Run) -> None:
 def test_nothing_validated_yet(run: Run) -> None:
     with pytest.raises(AutosegError, match="has no validated fold of small yet"):
         cross_validated(run, "small")
+
+
+def test_trained_on_all_cases(run: Run) -> None:
+    """A single fold without validation cases: a model, and nothing that could be taken for a result."""
+    everyone = [case.id for case in run.dataset.cases]
+    write_json(run.path / "splits.json", [{"train": everyone, "validation": []}])
+    evaluation = train(run, epochs=1, device="cpu")
+    assert evaluation.cases == []
+    assert evaluation.targets == ("outer", "inner")
+    assert run.trained_folds("small") == [0]
+    assert not (run.fold("small", 0) / "validation").exists()
+    assert not (run.path / "small" / "crossval").exists()
+    assert "4 training and 0 validation cases" in (run.fold("small", 0) / "log.txt").read_text()
+    before = weights(run, 0)
+    train(run, epochs=1, device="cpu")
+    assert equal(weights(run, 0), before)
+    assert Predictor.load(run.path, device="cpu").predict_case(run.dataset.cases[0]).label.shape == (10, 12, 14)

@@ -36,12 +36,21 @@ def parse_channels(pairs: list[str]) -> dict[str, str]:
     Raises:
         UsageError: without ``=``, or a channel given twice.
     """
+    return parse_pairs(pairs, "--channel", "NAME=PATH")
+
+
+def parse_pairs(pairs: list[str], option: str, form: str = "NAME=SOURCE") -> dict[str, str]:
+    """``["a=b"]`` → ``{"a": "b"}``.
+
+    Raises:
+        UsageError: without ``=``, or a name given twice.
+    """
     found: dict[str, str] = {}
     for pair in pairs:
-        name, separator, path = pair.partition("=")
-        if not separator or not name or not path:
-            raise UsageError(f"--channel {pair} is not of the form NAME=PATH.")
+        name, separator, value = pair.partition("=")
+        if not separator or not name or not value:
+            raise UsageError(f"{option} {pair} is not of the form {form}.")
         if name in found:
-            raise UsageError(f"--channel {name} is given twice.")
-        found[name] = path
+            raise UsageError(f"{option} {name} is given twice.")
+        found[name] = value
     return found

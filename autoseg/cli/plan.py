@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.common import parse_pairs
 from autoseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ def command(
     dataset: Annotated[Path, typer.Argument(help="Dataset to plan for, or a planned run to show.")],
     out: Annotated[Path | None, typer.Option(help="Run folder to write.")] = None,
     planner: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="unet or resenc; inflated (a 2D encoder for volumes); cascade; a published system: deepmedic, "
-            "fullimage_unet, region_unet, albunet2d, albunet3d, vnet, cropped_unet, region_cascade; or another "
-            "installed planner."
+            help="unet (the default) or resenc; finetune (the default with --source); inflated (a 2D encoder for "
+            "volumes); cascade; a published system: deepmedic, fullimage_unet, region_unet, albunet2d, albunet3d, "
+            "vnet, cropped_unet, region_cascade; or another installed planner."
         ),
-    ] = "unet",
+    ] = None,
     gpu_memory: Annotated[
         float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
     ] = None,
@@ -47,6 +48,26 @@ def command(
         typer.Option(help="Weights the encoder starts from: imagenet (timm downloads them), random, or a file."),
     ] = None,
     encoder: Annotated[str, typer.Option(help="2D encoder (a timm model) for --planner inflated.")] = "",
+    source: Annotated[Path | None, typer.Option(help="Run folder of a trained model to fine-tune.")] = None,
+    source_config: Annotated[
+        str | None, typer.Option(help="Configuration of the source; its recommended one by default.")
+    ] = None,
+    source_fold: Annotated[int | None, typer.Option(help="Fold of the source; its first by default.")] = None,
+    map_channel: Annotated[
+        list[str] | None,
+        typer.Option(help="A channel and the source's channel that it is: NAME=SOURCE, or NAME=new. Repeatable."),
+    ] = None,
+    map_label: Annotated[
+        list[str] | None,
+        typer.Option(help="A label or region and the source's that it is: NAME=SOURCE, or NAME=new. Repeatable."),
+    ] = None,
+    tuning: Annotated[
+        str, typer.Option(help="How to fine-tune: all, layerwise, unfreeze, encoder or heads; the best by default.")
+    ] = "",
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
@@ -56,7 +77,18 @@ def command(
     from autoseg.planning import plan_dataset
     from autoseg.progress import say, silenced
     from autoseg.run import Run
+    from autoseg.transfer import Source
 
+    if source is None:
+        for given, option in (
+            (source_config, "--source-config"),
+            (source_fold, "--source-fold"),
+            (map_channel, "--map-channel"),
+            (map_label, "--map-label"),
+            (tuning, "--tuning"),
+        ):
+            if given:
+                raise UsageError(f"{option} goes with --source, the model to start from.")
     shown = (dataset / "plan.json").is_file()
     if shown and out is None:
         if changes := _given(context):
@@ -82,12 +114,24 @@ def command(
                 workers=workers,
                 weights=weights,
                 encoder=encoder,
+                source=None
+                if source is None
+                else Source(
+                    source,
+                    source_config,
+                    source_fold,
+                    parse_pairs(map_channel or [], "--map-channel"),
+                    parse_pairs(map_label or [], "--map-label"),
+                    tuning,
+                ),
+                folds=folds,
             )
     plan = run.plan
     if as_json:
         typer.echo(plan.model_dump_json(indent=2))
     else:
         _show(plan, len(run.fingerprint.cases), explain)
+        _show_carried(run.path, explain)
     if verify:
         _verify(plan)
     if not as_json and not shown:
@@ -157,6 +201,28 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
             f"{recipe.epochs} × {recipe.iterations_per_epoch}",
         )
     console.print(table)
+
+
+def _show_carried(run: Path, explain: bool) -> None:
+    """What became of the source's tensors, where the run starts from a model: all of them, or their number."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from autoseg.progress import say
+    from autoseg.transfer import read_record, summary
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    for name, rows in read_record(run).items():
+        if explain:
+            table = Table(
+                "tensor", "shape", "source", "what was done", title=f"Weights of {name}", title_justify="left"
+            )
+            for row in rows:
+                table.add_row(row.tensor, row.shape, row.source, row.done)
+            console.print(table)
+        say(f"{name}: {summary(rows)}.")
 
 
 def _gigabytes(memory: "Memory | None") -> str:

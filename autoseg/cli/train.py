@@ -51,5 +51,8 @@ def command(
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
-        Console(highlight=False).print(evaluation.table("Cross-validation"))
+        if evaluation.cases:
+            Console(highlight=False).print(evaluation.table("Cross-validation"))
+        else:
+            say("Trained on all cases; evaluate the model on others: autoseg predict, then autoseg evaluate.")
         say(f"Next: autoseg report {run}, or autoseg predict {run} SCANS --out DIR")

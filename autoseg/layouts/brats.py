@@ -9,22 +9,10 @@ from pathlib import Path
 from autoseg.dataset import Case, ChannelFile, Dataset
 from autoseg.errors import AutosegError
 from autoseg.layouts.common import build, patient_of
+from autoseg.names import SEQUENCES
 
 #: Names of the four sequences, in the order in which a dataset has them.
 CHANNELS = ("t1", "t1c", "t2", "flair")
-
-#: How a challenge's file names call them.
-_SEQUENCES = {
-    "t1": "t1",
-    "t1n": "t1",
-    "t1c": "t1c",
-    "t1ce": "t1c",
-    "t1gd": "t1c",
-    "t2": "t2",
-    "t2w": "t2",
-    "flair": "flair",
-    "t2f": "flair",
-}
 
 _OLD = re.compile(
     r"(?P<id>brats(?:18|19|20|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1ce|t1gd|t2|flair|seg)(?P<ending>\.nii(\.gz)?)",
@@ -66,7 +54,7 @@ def read(path: Path) -> Dataset:
         if kind == "seg":
             case.label, ending = file, match["ending"]
         else:
-            channel = _SEQUENCES[kind]
+            channel = SEQUENCES[kind]
             earlier = case.channels[channel].path if channel in case.channels else None
             case.channels[channel] = ChannelFile(path=file)
         if earlier is not None:

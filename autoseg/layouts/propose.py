@@ -14,15 +14,7 @@ import numpy as np
 from autoseg.errors import AutosegError
 from autoseg.image import read_geometry, read_image
 from autoseg.layouts.common import IMAGE_ENDINGS, PICTURE_ENDINGS, image_ending, is_image
-
-#: Words of file names → the channel they speak of.
-_SEQUENCES = {
-    **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), "t1"),
-    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "t1km"), "t1c"),
-    **dict.fromkeys(("t2", "t2w"), "t2"),
-    **dict.fromkeys(("flair", "t2f", "t2flair"), "flair"),
-    **{name: name for name in ("adc", "dwi", "swi", "pd", "pet", "ct", "cbf", "cbv", "mra", "dce")},
-}
+from autoseg.names import SEQUENCES
 
 _LABEL_WORDS = re.compile(
     r"seg|label|lbl|mask|annot|(^|[^a-z])gt([^a-z]|$)|truth|multiclass|lesion|tumou?r|roi|contour|rater", re.I
@@ -120,7 +112,7 @@ def _images(root: Path) -> Iterable[Path]:
 
 def _is_exam(folder: Path, files: list[Path]) -> bool:
     """Whether a folder is one exam: several of its files are named after a sequence and nothing else."""
-    named = [path for path in files if path.parent == folder and _stem(path).lower() in _SEQUENCES]
+    named = [path for path in files if path.parent == folder and _stem(path).lower() in SEQUENCES]
     return len(named) > 1
 
 
@@ -264,7 +256,7 @@ def _is_picture(role: _Role) -> bool:
 
 def _channel_name(role: _Role, alone: bool) -> str:
     words = [word for word in re.split(r"[_\-. /]+", role.words.lower()) if word]
-    known = [_SEQUENCES[word] for word in words if word in _SEQUENCES]
+    known = [SEQUENCES[word] for word in words if word in SEQUENCES]
     if known:
         return known[-1]
     words = [word for word in words if not _FOLDER_WORDS.match(word)]

@@ -21,6 +21,7 @@ from autoseg.files import write_text
 from autoseg.inference.decide import paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import build, set_deep_supervision
+from autoseg.networks.parts import depths
 from autoseg.networks.weights import digest, save_weights, weights_identity
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
@@ -28,9 +29,17 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.recipe import Recipe
 from autoseg.training.augmentation import augment, loading_size
 from autoseg.training.checkpoint import load_state, save_state
+from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
-from autoseg.training.optimization import MovingAverage, build_optimizer, rate_factor
+from autoseg.training.optimization import (
+    MovingAverage,
+    Trained,
+    build_optimizer,
+    layer_groups,
+    rate_factor,
+    set_rate,
+)
 from autoseg.training.previous import augment_handed, handed_on, network_input
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 
@@ -127,7 +136,9 @@ def train_fold(
     if prepare is not None and not begun:
         prepare(network)
     average = MovingAverage(network, recipe.ema_decay)
-    optimizer = build_optimizer(network.parameters(), recipe.optimizer)
+    in_channels = plan.in_channels(configuration)
+    optimizer = build_optimizer(_trained(network, configuration, in_channels, target.heads), recipe.optimizer)
+    frozen = frozen_names(recipe.freeze, configuration.network, network, in_channels, target.heads)
     dtype = resolve_precision(recipe.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     identity = training_identity(plan, configuration, training, seed)
@@ -165,13 +176,13 @@ def train_fold(
             if interrupted():
                 save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
                 raise KeyboardInterrupt
+            progress = budget.progress(state.iteration, state.seconds)
             rate = recipe.optimizer.learning_rate * rate_factor(
-                recipe.schedule,
-                budget.progress(state.iteration, state.seconds),
-                [row["loss"] for row in state.history],
+                recipe.schedule, progress, [row["loss"] for row in state.history]
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(optimizer, rate)
+            if frozen:
+                hold(network, frozen, progress < recipe.freeze.until or recipe.freeze.until == 1)
             try:
                 batch = next(stream)
             except RuntimeError:
@@ -226,6 +237,15 @@ def train_fold(
     if interrupted():
         raise KeyboardInterrupt
     return state
+
+
+def _trained(network: nn.Module, configuration: Configuration, in_channels: int, heads: int) -> Trained:
+    """What the optimizer is given: all parameters alike, or layer by layer."""
+    decay = configuration.recipe.optimizer.layer_decay
+    if decay == 1:
+        return network.parameters()
+    places = depths(configuration.network, in_channels, heads, configuration.patch_size)
+    return layer_groups(network, places, decay)
 
 
 def train_step(

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,35 @@ CYCLE_RISE, CYCLE_START = 0.3, 1 / 25
 IMPROVEMENT = 1e-4
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) -> torch.optim.Optimizer:
+#: What an optimizer is given: parameters, or groups of them (:func:`layer_groups`).
+Trained = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+def layer_groups(network: nn.Module, depths: Mapping[str, float], layer_decay: float) -> list[dict[str, Any]]:
+    """Groups of parameters, each with the share ``rate_share`` of the learning rate that it is trained with.
+
+    A parameter at depth d (0: first layer, 1: last) gets ``layer_decay`` ** (1 − d).
+
+    Args:
+        network: whose parameters.
+        depths: name → depth.
+        layer_decay: share of the first layer.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault(depths[name], []).append(parameter)
+    return [
+        {"params": parameters, "rate_share": layer_decay ** (1 - depth)} for depth, parameters in sorted(groups.items())
+    ]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Train with this learning rate, each group with its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_share", 1.0)
+
+
+def build_optimizer(parameters: Trained, optimizer: Optimizer) -> torch.optim.Optimizer:
     """The plan's optimizer; SGD uses Nesterov momentum, where it has any.
 
     Raises:
@@ -36,7 +65,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optimizer: Optimizer) ->
     return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
-def _ranger21(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+def _ranger21(parameters: Trained, rate: float, decay: float) -> torch.optim.Optimizer:
     """Ranger21 (Wright & Demeure 2021, https://arxiv.org/abs/2106.13731) without its schedule.
 
     It is AdamW with many additions. On, with the library's defaults: adaptive gradient clipping (0.01), gradient
@@ -57,7 +86,7 @@ def _ranger21(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> 
     # Its own schedule counts iterations, whose number nobody knows where the budget is a time; so the loop sets the
     # rate before each step as for every optimizer, and the number of iterations it insists on is used for nothing.
     ranger: torch.optim.Optimizer = Ranger21(
-        list(parameters), num_iterations=1, lr=rate, weight_decay=decay, disable_lr_scheduler=True
+        parameters, num_iterations=1, lr=rate, weight_decay=decay, disable_lr_scheduler=True
     )
     return ranger
 

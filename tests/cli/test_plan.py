@@ -156,3 +156,15 @@ def test_no_negative_seed(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--seed", "-1"])
     assert result.exit_code == 2
     assert "--seed" in result.output
+
+
+def test_folds(plan: Command, phantoms: Path, tmp_path: Path) -> None:
+    assert plan(phantoms, "--out", tmp_path / "run", "--folds", 2).exit_code == 0
+    assert [len(split["validation"]) for split in Run.open(tmp_path / "run").splits] == [2, 1]
+    # Another number gives up the stored ones; none asked for keeps them.
+    assert plan(phantoms, "--out", tmp_path / "run", "--folds", 1).exit_code == 0
+    assert plan(phantoms, "--out", tmp_path / "run").exit_code == 0
+    (split,) = Run.open(tmp_path / "run").splits
+    assert len(split["train"]) == 3
+    assert split["validation"] == []
+    assert "--folds 0 is too few; give 1" in str(plan(phantoms, "--out", tmp_path / "none", "--folds", 0).exception)

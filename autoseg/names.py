@@ -1,0 +1,62 @@
+"""One name for what goes by many: MR sequences and tumor structures, as different data sets call them."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+#: What a sequence is called → how it is called here.
+SEQUENCES = {
+    **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), "t1"),
+    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "t1km"), "t1c"),
+    **dict.fromkeys(("t2", "t2w"), "t2"),
+    **dict.fromkeys(("flair", "t2f", "t2flair"), "flair"),
+    **{name: name for name in ("adc", "dwi", "swi", "pd", "pet", "ct", "cbf", "cbv", "mra", "dce")},
+}
+
+#: What a part of a glioma is called (BraTS and others) → how it is called here.
+STRUCTURES = {
+    **dict.fromkeys(("wholetumor", "wt", "wholelesion"), "whole_tumor"),
+    **dict.fromkeys(("tumorcore", "tc", "core"), "tumor_core"),
+    **dict.fromkeys(("enhancingtumor", "et", "enhancing", "enhancingcore", "at"), "enhancing_tumor"),
+    **dict.fromkeys(("edema", "ed", "peritumoraledema"), "edema"),
+    **dict.fromkeys(("necrosis", "ncr", "necroticcore", "necrotic"), "necrosis"),
+    **dict.fromkeys(("nonenhancing", "net", "nonenhancingtumor"), "non_enhancing"),
+}
+
+
+def channel_key(name: str) -> str:
+    """The same for all names of a sequence: ``T1ce``, ``t1_gd`` and ``t1c`` → ``t1c``."""
+    plain = _plain(name)
+    return SEQUENCES.get(plain, plain)
+
+
+def output_key(name: str) -> str:
+    """The same for all names of a structure: ``WT`` and ``whole tumour`` → ``whole_tumor``."""
+    plain = _plain(name).replace("tumour", "tumor").replace("oedema", "edema")
+    return STRUCTURES.get(plain, plain)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower()) or name
+
+
+def pair(names: Sequence[str], others: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    """Match names to others: the same ones first, then those with the same key; each other one at most once.
+
+    Args:
+        names: to be matched.
+        others: that they are matched to.
+        key: :func:`channel_key` or :func:`output_key`.
+
+    Returns:
+        Name → other; names without a match are left out.
+    """
+    free = list(others)
+    found = {name: name for name in names if name in free}
+    free = [other for other in free if other not in found]
+    for name in names:
+        if name not in found:
+            other = next((other for other in free if key(other) == key(name)), None)
+            if other is not None:
+                found[name] = other
+                free.remove(other)
+    return {name: found[name] for name in names if name in found}

@@ -1,0 +1,204 @@
+"""Planner ``finetune``: a source model's plan, with only that changed which the new data and machine make necessary.
+
+Spacing, normalization, patch and network are the source's. Channels, labels and regions are matched by name; patch and
+batch shrink where the memory (on a CPU, the time) is less, which leaves the weights' shapes as they are; the recipe
+becomes one for a small cohort (:mod:`planners.tuning`).
+"""
+
+from collections.abc import Mapping
+
+from autoseg import __version__
+from autoseg.architecture import MultiView, Network
+from autoseg.errors import UsageError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan import Channel, Configuration, Inference, Plan, Previous, Target
+from autoseg.planning import Request
+from autoseg.recipe import Augmentation
+from autoseg.transfer import HANDED_ON, SourceModel, initialization, match_channels, match_outputs, open_source
+from planners.budget import USABLE
+from planners.mirroring import mirror_axes
+from planners.normalization import channels as normalized
+from planners.spacing import full_resolution
+from planners.systems import Setting, Size, configure, fit
+from planners.target import choose_channels, choose_target
+from planners.tuning import tuned
+
+
+def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+    """Plan to fine-tune the source that the request names.
+
+    Raises:
+        UsageError: no source is given; nothing in common with it; unknown channels or regions are asked for.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    if request.source is None:
+        raise UsageError("--planner finetune needs a model to start from: --source RUN.")
+    model = open_source(request.source)
+    if fingerprint.dimension != model.dimension:
+        kinds = {2: "pictures (2D)", 3: "volumes (3D)"}
+        raise UsageError(
+            f"--source {model.run.path} was trained on {kinds[model.dimension]} and the dataset has "
+            f"{kinds[fingerprint.dimension]}; give a source of the same kind."
+        )
+    names = choose_channels(fingerprint, request.channels)
+    target = choose_target(fingerprint, request.regions)
+    channels = match_channels(names, model)
+    outputs = match_outputs([output.name for output in target.outputs], model)
+    before = model.plan
+    missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
+    setting = Setting(fingerprint, request, names, target, full_resolution(fingerprint), missing)
+    return Plan(
+        autoseg_version=__version__,
+        planner="finetune",
+        dataset=fingerprint.dataset,
+        device=request.device,
+        gpu_memory_gb=request.gpu_memory_gb,
+        channels=_channels(setting, model, channels),
+        allow_missing_channels=missing or before.allow_missing_channels,
+        target=target,
+        preprocessing=before.preprocessing.model_copy(
+            update={"reasons": dict.fromkeys(("transpose", "crop"), "the source's")}
+        ),
+        configurations=_configurations(setting, model, channels, outputs),
+        recommended=model.name,
+        file_ending=fingerprint.file_ending,
+        reasons={
+            "channels": _channel_reason(names, channels, before.channel_names),
+            "recommended": f"the source is {model.title}",
+            "gpu_memory_gb": f"plans fill at most {100 * USABLE:.1f} % of it; the rest is for fragmentation",
+        },
+    )
+
+
+def _channels(setting: Setting, model: SourceModel, pairs: Mapping[str, str]) -> list[Channel]:
+    """The source's normalization for channels that it has, the usual one for new ones."""
+    known = {channel.name: channel.normalization for channel in model.plan.channels}
+    usual = {channel.name: channel for channel in normalized(setting.fingerprint, setting.names)}
+    return [
+        Channel(
+            name=name,
+            normalization=known[pairs[name]].model_copy(
+                update={"reasons": {"scheme": f"the source's, of {pairs[name]}: its weights expect it"}}
+            ),
+        )
+        if name in pairs
+        else usual[name]
+        for name in setting.names
+    ]
+
+
+def _channel_reason(names: list[str], pairs: Mapping[str, str], before: list[str]) -> str:
+    dropped = [name for name in before if name not in pairs.values()]
+    renamed = [f"{name} is its {pairs[name]}" for name in names if name in pairs and pairs[name] != name]
+    new = [name for name in names if name not in pairs]
+    parts = [
+        f"the source's {', '.join(before)}",
+        *renamed,
+        f"new: {', '.join(new)}" if new else "",
+        f"left out: {', '.join(dropped)}" if dropped else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _configurations(
+    setting: Setting, model: SourceModel, channels: Mapping[str, str], outputs: Mapping[str, str]
+) -> dict[str, Configuration]:
+    found: dict[str, Configuration] = {}
+    for stage in model.plan.stages(model.name):
+        before = model.plan.configurations[stage]
+        target = None if before.target is None else _stage_target(setting, model, stage, before.target, outputs)
+        previous = None if before.previous is None else _previous(before.previous, outputs)
+        speaks = target or setting.target
+        network = _network(before.network, speaks.kind)
+        inputs = _inputs(setting, found, previous)
+        recipe = tuned(setting, model, stage)
+        start = initialization(model, stage, inputs, speaks, channels, outputs)
+        augmentation, inference = _mirrored(setting, model, before)
+        recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
+        size = fit(
+            setting,
+            network,
+            before.patch_size,
+            before.batch_size,
+            recipe,
+            shape=before.patch_size,
+            in_channels=len(inputs),
+            target=speaks,
+            origin="the source's",
+        )
+        found[stage] = configure(
+            setting,
+            network,
+            size,
+            recipe,
+            _fitted(inference, before, size),
+            data=before.data,
+            spacing=before.spacing,
+            spacing_reason="the source's: its weights know structures at this size",
+            previous=previous,
+            target=target,
+            in_channels=len(inputs),
+            resampling=before.resampling,
+        )
+    return found
+
+
+def _inputs(setting: Setting, stages: Mapping[str, Configuration], previous: Previous | None) -> list[str]:
+    """Names of the channels that a configuration's network is given."""
+    if previous is None or previous.use != "channels":
+        return list(setting.names)
+    target = stages[previous.configuration].target or setting.target
+    return [*setting.names, *(f"{HANDED_ON}{output.name}" for output in target.outputs)]
+
+
+def _stage_target(
+    setting: Setting, model: SourceModel, stage: str, before: Target, outputs: Mapping[str, str]
+) -> Target:
+    """What a stage of the source segments, by the names of the dataset."""
+    wanted = [output.name for output in before.outputs]
+    found = [output for output in setting.target.outputs if outputs.get(output.name) in wanted]
+    lacking = set(wanted) - {outputs[output.name] for output in found}
+    if lacking or before.kind != setting.target.kind:
+        raise UsageError(
+            f"--source {model.run.path} has a stage {stage} that segments {', '.join(wanted)} ({before.kind}), which "
+            "the dataset has not all; say which is which with --map-label, or give a source without stages."
+        )
+    return before.model_copy(update={"outputs": found, "ignore": setting.target.ignore})
+
+
+def _previous(before: Previous, outputs: Mapping[str, str]) -> Previous:
+    """The stage before, its box that of the dataset's own output."""
+    own = {other: name for name, other in outputs.items()}
+    return before.model_copy(update={"output": own.get(before.output, before.output)})
+
+
+def _network(before: Network, kind: str) -> Network:
+    """The source's network; what it fuses views by has no weights and follows the target."""
+    if isinstance(before, MultiView):
+        return before.model_copy(update={"fusion": "sigmoid" if kind == "regions" else "softmax"})
+    return before.model_copy()
+
+
+def _mirrored(setting: Setting, model: SourceModel, before: Configuration) -> tuple[Augmentation, Inference]:
+    """The source's augmentation and inference, without mirroring what is named after a side of the body."""
+    augmentation, inference = before.recipe.augmentation, before.inference
+    allowed, why = mirror_axes(
+        setting.fingerprint,
+        "cuda",  # all axes that may ever be mirrored: the source's choice among them stays
+        [output.name for output in setting.target.outputs],
+        model.plan.preprocessing.transpose,
+        before.network.dimensions,
+    )
+    kept = [axis for axis in augmentation.mirror_axes if axis in allowed]
+    if kept != augmentation.mirror_axes:
+        reasons = {**augmentation.reasons, "mirror_axes": why}
+        augmentation = augmentation.model_copy(update={"mirror_axes": kept, "reasons": reasons})
+    tested = [axis for axis in inference.mirror_axes if axis in allowed]
+    return augmentation, inference.model_copy(update={"mirror_axes": tested})
+
+
+def _fitted(inference: Inference, before: Configuration, size: Size) -> Inference:
+    """Tiles that are no larger than the patches, where these had to shrink."""
+    if list(size.patch) == before.patch_size or inference.patch_size is None:
+        return inference
+    return inference.model_copy(update={"patch_size": None, "step": None})

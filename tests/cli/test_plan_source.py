@@ -1,0 +1,311 @@
+"""``autoseg plan --source``: a trained model as the starting point, from the command line and inside."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from autoseg.cli.main import app
+from autoseg.errors import AutosegError, UsageError
+from autoseg.layouts.phantom import Cohort, generate
+from autoseg.networks import build
+from autoseg.networks.parts import own_tensors
+from autoseg.networks.weights import load_weights, save_weights, weights_identity
+from autoseg.plan import Configuration, Plan
+from autoseg.run import Run
+from autoseg.transfer import read_record, start_from_model
+from tests.builders import write
+
+Command = Callable[..., Result]
+FIRST = "encoder.stages.0.0.convs.0.conv.weight"
+#: A small network, whatever the planner's choice: the tests are about what becomes of its weights.
+SMALL = (
+    'network={"features": [4, 8], "strides": [[1,1,1],[2,2,2]], "kernel_sizes": [[3,3,3],[3,3,3]], '
+    '"encoder_blocks": [1,1], "decoder_convs": [1]}'
+)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def plan(*arguments: object) -> Result:
+    return invoke("plan", *arguments, "--device", "cuda", "--workers", 1)
+
+
+def pretend_trained(run: Run, folds: Sequence[int] = (0,)) -> Run:
+    """Put random weights where those of a training would be."""
+    plan = run.plan
+    for name, configuration in plan.configurations.items():
+        for fold in folds:
+            torch.manual_seed(10 + fold)
+            network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
+            path = run.fold(name, fold) / "weights.safetensors"
+            path.parent.mkdir(parents=True)
+            save_weights(path, network.state_dict(), {"identity": weights_identity(plan, configuration)})
+    return run
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    return generate(folder, Cohort(cases=3, shape=(16, 20, 20), spacing=(8.0, 8.0, 8.0)))
+
+
+@pytest.fixture(scope="module")
+def sources(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of two and of four channels, as if trained."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name, channels in (("two", "flair,t1c"), ("four", "")):
+        options = ["--channels", channels, "--set", SMALL, "--gpu-memory", 4]
+        result = plan(phantoms, "--out", folder / name, *options)
+        assert result.exit_code == 0, result.output
+        pretend_trained(Run.open(folder / name), folds=(0, 2))
+    return {name: folder / name for name in ("two", "four")}
+
+
+def started(run: Run, name: str = "3d_fullres") -> tuple[dict[str, torch.Tensor], Plan, Configuration]:
+    """Weights of a network that the run's training would start with."""
+    plan = run.plan
+    configuration = plan.configurations[name]
+    torch.manual_seed(0)
+    network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
+    start_from_model(network, plan, configuration, run.path)
+    return own_tensors(network), plan, configuration
+
+
+def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    result = plan(phantoms, "--source", sources["two"], "--out", tmp_path / "run", "--explain")
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "run")
+    assert run.plan.planner == "finetune"
+    assert run.plan.channel_names == ["t1", "t1c", "t2", "flair"]
+    # The table of tensors (whose cells are broken into lines), and the short line that is always there.
+    assert "Weights of 3d_fullres" in result.output
+    assert "of 16 tensors 15 are the source's, 1 adapted and 0 new" in result.output
+    (rows,) = read_record(tmp_path / "run").values()
+    assert all(row.tensor in result.output for row in rows)
+    assert rows[0].done == "t1c from t1c; flair from flair; t1, t2 from the mean of t1c, flair"
+    weights, now, configuration = started(run)
+    before = Run.open(sources["two"])
+    source = load_weights(before.fold("3d_fullres", 0) / "weights.safetensors")
+    order = before.plan.channel_names
+    assert order == ["t1c", "flair"]
+    mean = source[FIRST].mean(1)
+    for index, wanted in enumerate([mean, source[FIRST][:, 0], mean, source[FIRST][:, 1]]):
+        torch.testing.assert_close(weights[FIRST][:, index], wanted)
+    untouched = [name for name in weights if name != FIRST]
+    assert all(torch.equal(weights[name], source[name]) for name in untouched)
+    # What need not change did not.
+    old = before.plan.configurations["3d_fullres"]
+    for name in ("spacing", "patch_size", "batch_size", "resampling"):
+        assert getattr(configuration, name) == getattr(old, name)
+    assert configuration.network.model_dump(exclude={"reasons"}) == old.network.model_dump(exclude={"reasons"})
+    assert now.channels[1].normalization.scheme == before.plan.channels[0].normalization.scheme
+    assert "the source's" in now.channels[1].normalization.reasons["scheme"]
+    assert list(now.configurations) == [before.plan.recommended]
+
+
+def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    options = ["--channels", "t2,flair", "--source-fold", 2]
+    result = plan(phantoms, "--source", sources["four"], *options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    weights, *_ = started(Run.open(tmp_path / "run"))
+    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 2) / "weights.safetensors")
+    torch.testing.assert_close(weights[FIRST], 2 * source[FIRST][:, 2:])
+    (rows,) = read_record(tmp_path / "run").values()
+    assert [row.done for row in rows if row.tensor == FIRST] == [
+        "t2 from t2; flair from flair; t1, t1c dropped, the others times 4/2"
+    ]
+    # Shown again later, and moved, it still knows.
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    shown = invoke("plan", tmp_path / "moved", "--explain")
+    assert "4/2" in shown.output
+    assert torch.equal(started(Run.open(tmp_path / "moved"))[0][FIRST], weights[FIRST])
+
+
+def test_other_regions(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """A region by its name, one that is said to be another, and one that is new; the labels' softmax, too."""
+    head = "decoder.seg_layers.0.weight"
+    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 0) / "weights.safetensors")[head]
+    names = [output.name for output in Run.open(sources["four"]).plan.target.outputs]
+    assert names == ["whole_tumor", "tumor_core", "enhancing_tumor"]
+    options = ["--regions", "edema,necrosis,enhancing", "--map-label", "edema=whole_tumor", "--map-label"]
+    result = plan(phantoms, "--source", sources["four"], *options, "enhancing=new", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "run")
+    assert run.plan.target.kind == "labels"
+    assert [output.name for output in run.plan.target.outputs] == ["edema", "necrosis", "enhancing"]
+    weights, _, configuration = started(run)
+    assert torch.equal(weights[head][1], source[0])
+    torch.manual_seed(0)
+    fresh = own_tensors(build(configuration.network, 4, 4))[head]
+    assert torch.equal(weights[head][[0, 2, 3]], fresh[[0, 2, 3]])
+    assert configuration.recipe.initialization.outputs == {"edema": "whole_tumor"}
+
+
+def test_channels_by_other_names(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """What BraTS 2021 calls t1ce and we t1c is one sequence; and what nobody could know, the user says."""
+    folder = tmp_path / "renamed"
+    shutil.copytree(phantoms, folder)
+    toml = (folder / "autoseg.toml").read_text()
+    (folder / "autoseg.toml").write_text(toml.replace("t1c = ", "T1ce = ").replace("flair = ", "sag_3d = "))
+    result = plan(folder, "--source", sources["two"], "--map-channel", "sag_3d=flair", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    given = Run.open(tmp_path / "run").plan.configurations["3d_fullres"].recipe.initialization
+    assert given.channels == {"T1ce": "t1c", "sag_3d": "flair"}
+    assert given.source_channels == ["t1c", "flair"]
+    result = plan(folder, "--source", sources["two"], "--map-channel", "T1ce=new", "--out", tmp_path / "new")
+    assert "none is the same" in str(result.exception)
+
+
+def test_less_memory_makes_patches_smaller_and_leaves_weights_alone(
+    phantoms: Path, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    before = Run.open(sources["four"]).plan.configurations["3d_fullres"]
+    assert before.memory is not None
+    budget = 0.4 * before.memory.total / 1e9
+    result = plan(phantoms, "--source", sources["four"], "--out", tmp_path / "run", "--gpu-memory", budget)
+    assert result.exit_code == 0, result.output
+    after = Run.open(tmp_path / "run").plan.configurations["3d_fullres"]
+    assert after.memory is not None
+    assert after.memory.total <= budget * 1e9
+    assert (after.batch_size, after.patch_size) != (before.batch_size, before.patch_size)
+    assert after.parameters == before.parameters
+    assert "made smaller" in after.reasons["batch_size"] + after.reasons["patch_size"]
+
+
+def test_recipes_for_small_cohorts(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    found = {}
+    for way in ("all", "layerwise", "unfreeze", "encoder", "heads"):
+        out = tmp_path / way
+        assert plan(phantoms, "--source", sources["four"], "--tuning", way, "--out", out).exit_code == 0
+        found[way] = Run.open(out).plan.configurations["3d_fullres"].recipe
+    before = Run.open(sources["four"]).plan.configurations["3d_fullres"].recipe
+    assert {way: (r.freeze.part, r.freeze.until) for way, r in found.items()} == {
+        "all": ("none", 1.0),
+        "layerwise": ("none", 1.0),
+        "unfreeze": ("body", 0.2),
+        "encoder": ("encoder", 1.0),
+        "heads": ("body", 1.0),
+    }
+    assert found["layerwise"].optimizer.layer_decay < 1 == found["all"].optimizer.layer_decay
+    for recipe in found.values():
+        assert recipe.optimizer.name == before.optimizer.name
+        assert recipe.schedule.warmup > 0
+        assert recipe.ema_decay > 0
+        assert recipe.epochs * recipe.iterations_per_epoch < before.epochs * before.iterations_per_epoch
+    assert found["all"].optimizer.learning_rate < before.optimizer.learning_rate
+
+
+def test_planning_again_without_a_source(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    assert plan(phantoms, "--source", sources["four"], "--out", tmp_path / "run").exit_code == 0
+    assert (tmp_path / "run" / "transfer.json").exists()
+    assert plan(phantoms, "--out", tmp_path / "run").exit_code == 0
+    assert read_record(tmp_path / "run") == {}
+    assert list((tmp_path / "run").glob("source_*")) == []
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    label = np.zeros((40, 48), np.uint8)
+    label[10:20, 10:30] = 1
+    for number in range(3):
+        write(root / "images" / f"{number}.png", (label * 100 + number + 1).astype(np.uint8))
+        write(root / "masks" / f"{number}.png", label)
+    text = '[channels]\nflair = "images/{id}.png"\n[label]\nfile = "masks/{id}.png"\nvalues = { cell = 1 }\n'
+    (root / "autoseg.toml").write_text(text)
+    return root
+
+
+def test_bad_pairs_get_one_sentence(
+    phantoms: Path, sources: dict[str, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = sources["two"]
+    nnunet = tmp_path / "nnunet"
+    nnunet.mkdir()
+    for name in ("plans.json", "dataset.json"):
+        (nnunet / name).write_text("{}")
+    assert plan(phantoms, "--out", tmp_path / "untrained").exit_code == 0
+    foreign = shutil.copytree(two, tmp_path / "foreign")
+    data = json.loads((foreign / "plan.json").read_text())
+    data["configurations"]["3d_fullres"]["network"] = {"family": "mamba"}
+    (foreign / "plan.json").write_text(json.dumps(data))
+    monkeypatch.chdir(tmp_path)
+    wrong: list[tuple[list[object], int, str]] = [
+        ([pictures, "--source", two], 2, "was trained on volumes (3D) and the dataset has pictures (2D)"),
+        ([phantoms, "--source", two, "--channels", "t1,t2"], 2, "none is the same; say which is which with"),
+        ([phantoms, "--source", foreign], 1, "the family is unknown"),
+        ([phantoms, "--source", phantoms], 2, "is no run folder"),
+        ([phantoms, "--source", nnunet], 2, "import it first with 'autoseg import nnunet"),
+        ([phantoms, "--source", "untrained"], 2, "has no trained fold of 3d_fullres"),
+        ([phantoms, "--source", two, "--source-config", "3d"], 2, "--source-config 3d is not in"),
+        ([phantoms, "--source", two, "--source-fold", 1], 2, "trained: 0, 2"),
+        ([phantoms, "--source", two, "--tuning", "fast"], 2, "--tuning fast is unknown; choose one of all"),
+        ([phantoms, "--source", two, "--planner", "unet"], 2, "use --planner finetune"),
+        ([phantoms, "--planner", "finetune"], 2, "--source RUN"),
+        ([phantoms, "--tuning", "all"], 2, "--tuning goes with --source"),
+        ([phantoms, "--source", two, "--map-channel", "pet=flair"], 2, "not pet"),
+        ([phantoms, "--source", two, "--map-channel", "t1=pet"], 2, "not pet"),
+        ([phantoms, "--source", two, "--map-label", "whole_tumor=liver"], 2, "not liver"),
+        ([phantoms, "--source", two, "--map-channel", "flair"], 2, "is not of the form NAME=SOURCE"),
+    ]
+    for number, (arguments, code, sentence) in enumerate(wrong):
+        out = tmp_path / f"wrong_{number}"
+        result = CliRunner().invoke(app, ["plan", *map(str, arguments), "--out", str(out), "--device", "cuda"])
+        assert isinstance(result.exception, AutosegError), (arguments, result.output)
+        said = str(result.exception)
+        assert sentence in said
+        assert "\n" not in said
+        assert not out.exists()
+        assert isinstance(result.exception, UsageError) == (code == 2), said
+
+
+def test_the_file_in_the_run_folder_is_checked(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    assert plan(phantoms, "--source", sources["two"], "--out", tmp_path / "run").exit_code == 0
+    run = Run.open(tmp_path / "run")
+    file = tmp_path / "run" / "source_3d_fullres.safetensors"
+    weights = load_weights(file)
+    save_weights(file, {**weights, FIRST: weights[FIRST] + 1})
+    with pytest.raises(AutosegError, match="is not the file that was planned with"):
+        started(run)
+    file.unlink()
+    with pytest.raises(AutosegError, match="is gone; plan again with --source"):
+        started(run)
+
+
+@pytest.mark.parametrize("planner", ["cascade", "region_cascade"])
+def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, tmp_path: Path) -> None:
+    options = ["--planner", planner, "--channels", "flair,t1c", "--gpu-memory", 4]
+    if planner == "cascade":
+        options += ["--set", SMALL]
+    assert plan(phantoms, "--out", tmp_path / "source", *options).exit_code == 0
+    before = pretend_trained(Run.open(tmp_path / "source"))
+    result = plan(phantoms, "--source", tmp_path / "source", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "run")
+    chain = before.plan.stages(before.plan.recommended)
+    assert list(run.plan.configurations) == chain
+    for stage in chain:
+        weights, now, configuration = started(run, stage)
+        source = load_weights(before.fold(stage, 0) / "weights.safetensors")
+        given = configuration.recipe.initialization
+        assert set(given.outputs) >= {output.name for output in now.target_of(configuration).outputs}
+        assert set(given.channels.values()) == set(given.source_channels)
+        assert sum(torch.equal(weights[name], source[name]) for name in weights) >= 0.9 * len(weights)
+    last = run.plan.configurations[chain[-1]]
+    assert last.previous is not None
+    assert last.previous.configuration == chain[-2]
+    if planner == "cascade":
+        regions = ["found: whole_tumor", "found: tumor_core", "found: enhancing_tumor"]
+        assert last.recipe.initialization.source_channels == ["t1c", "flair", *regions]
+    else:
+        result = plan(phantoms, "--source", tmp_path / "source", "--regions", "whole_tumor", "--out", tmp_path / "one")
+        assert "which the dataset has not all" in str(result.exception)

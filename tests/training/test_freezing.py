@@ -1,0 +1,136 @@
+"""What is frozen does not move, and what is not, does; rates fall from the heads to the first layer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from autoseg.architecture import MultiView
+from autoseg.networks import build
+from autoseg.networks.parts import depths, own_tensors
+from autoseg.networks.weights import load_weights
+from autoseg.plan import Plan
+from autoseg.recipe import Freeze, Optimizer
+from autoseg.training import loop
+from autoseg.training.freezing import frozen_names, hold
+from autoseg.training.loop import Budget, train_fold
+from autoseg.training.optimization import build_optimizer, layer_groups, set_rate
+from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store
+
+CPU = torch.device("cpu")
+RATE = Optimizer(name="sgd", learning_rate=0.05, momentum=0.0, weight_decay=0.0)
+
+
+def train(folder: Path, iterations: int, norm: str = "instance", **recipe: Any) -> dict[str, torch.Tensor]:
+    """The weights after so many steps; of 0 steps, those that the training starts from."""
+    chosen = make_recipe(ema_decay=0.0, optimizer=RATE, **recipe)
+    plan: Plan = make_plan(make_configuration(recipe=chosen, network=make_network(norm=norm)))
+    configuration = plan.configurations["small"]
+    if iterations == 0:
+        torch.manual_seed(0)
+        network = build(configuration.network, 1, plan.target.heads)
+        return {name: tensor.detach().clone() for name, tensor in own_tensors(network).items()}
+    cases = [store(folder / "data", f"c{n}", blob()) for n in range(2)]
+    train_fold(folder / "fold", plan, configuration, cases, [], Budget(iterations=iterations), CPU)
+    return load_weights(folder / "fold" / "weights.safetensors")
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("part", ["encoder", "body"])
+def test_what_is_frozen_stays_and_the_rest_moves(tmp_path: Path, part: str, norm: str) -> None:
+    start = train(tmp_path, 0, norm)
+    changed = moved(start, train(tmp_path, 3, norm, freeze=Freeze(part=part)))
+    heads = {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"}
+    if part == "body":
+        assert changed == heads  # running statistics of batch norms are among what stays
+    else:
+        assert heads < changed
+        assert not any(name.startswith("encoder.") for name in changed)
+        assert any(name.startswith("decoder.stages") for name in changed)
+
+
+def test_thawed_after_its_share_of_the_budget(tmp_path: Path) -> None:
+    start = train(tmp_path, 0)
+    first = "encoder.stages.0.0.convs.0.conv.weight"
+    frozen = Freeze(part="body", until=0.5)
+    assert first in moved(start, train(tmp_path, 4, freeze=frozen))  # steps 3 and 4 move it
+    network = build(make_network(norm="batch"), 1, 3).train()
+    names = frozen_names(frozen, make_network(norm="batch"), network, 1, 3)
+    hold(network, names, True)
+    held = [name for name, p in network.named_parameters() if not p.requires_grad]
+    assert set(held) == names
+    assert not any(part.training for part in network.modules() if isinstance(part, torch.nn.BatchNorm3d))
+    hold(network, names, False)
+    assert all(p.requires_grad for p in network.parameters())
+    assert all(part.training for part in network.modules() if isinstance(part, torch.nn.BatchNorm3d))
+
+
+def test_an_interrupted_training_with_thawing_goes_on_exactly(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    recipe = make_recipe(freeze=Freeze(part="encoder", until=0.5), optimizer=Optimizer(layer_decay=0.1))
+    plan = make_plan(make_configuration(recipe=recipe))
+    configuration = plan.configurations["small"]
+    cases = [store(tmp_path / "data", f"c{n}", blob()) for n in range(2)]
+
+    def go(name: str, **more: Any) -> dict[str, torch.Tensor]:
+        train_fold(tmp_path / name, plan, configuration, cases, [], Budget(iterations=4), CPU, **more)
+        return load_weights(tmp_path / name / "weights.safetensors")
+
+    whole = go("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SAVE_INTERVAL", 0.0)
+        calls = []
+
+        def stop(progress: float, note: str) -> None:
+            calls.append(progress)
+            if len(calls) == 3:
+                raise Stop
+
+        with pytest.raises(Stop):
+            go("parts", report=stop)
+    parts = go("parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_nothing_is_frozen_by_default() -> None:
+    network = build(make_network(), 1, 3)
+    assert frozen_names(Freeze(), make_network(), network, 1, 3) == set()
+
+
+def test_a_network_without_encoder_has_none_to_freeze() -> None:
+    with pytest.raises(ValidationError, match=r"recipe\.freeze\.part is encoder, but the family multiview has none"):
+        make_configuration(
+            (8, 8, 8), network=MultiView(features=[8]), recipe=make_recipe(freeze=Freeze(part="encoder"))
+        )
+
+
+def test_rates_by_hand() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    places = {name: int(name[0]) / 2 for name, _ in network.named_parameters()}
+    optimizer = build_optimizer(layer_groups(network, places, 0.01), RATE)
+    set_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.05, 0.5])
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2, 2]
+
+
+def test_the_first_layer_moves_less(tmp_path: Path) -> None:
+    """One step of SGD: each parameter moves by its rate times its gradient, so by its share of the usual move."""
+    start = train(tmp_path, 0)
+    same = train(tmp_path / "same", 1, gradient_clip=0)
+    decayed = RATE.model_copy(update={"layer_decay": 0.1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.training.test_freezing.RATE", decayed)
+        less = train(tmp_path / "less", 1, gradient_clip=0)
+    places = depths(make_network(), 1, 3, [8, 8, 8])
+    for name, place in places.items():
+        usual, now = same[name] - start[name], less[name] - start[name]
+        torch.testing.assert_close(now, 0.1 ** (1 - place) * usual, atol=1e-7, rtol=1e-3)
+    assert len({place for place in places.values() if place < 1}) > 0
