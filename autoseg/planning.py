@@ -118,6 +118,8 @@ def plan_dataset(
     """
     refuse_dataset_folder(out, dataset)
     initialization, tensors = _initial_weights(weights)
+    if weights is not None and source is not None:
+        raise UsageError("--weights and --source both say what the training starts from; give one of them.")
     source = Source(source) if isinstance(source, str | Path) else source
     model = None if source is None else open_source(source)
     fingerprint = checked_fingerprint(dataset, workers, seed)

@@ -5,10 +5,11 @@ batch shrink where the memory (on a CPU, the time) is less, which leaves the wei
 becomes one for a small cohort (:mod:`planners.tuning`).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from autoseg import __version__
-from autoseg.architecture import MultiView, Network
+from autoseg.architecture import DeepMedic, MultiView, Network
 from autoseg.errors import UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Channel, Configuration, Inference, Plan, Previous, Target
@@ -22,6 +23,9 @@ from planners.spacing import full_resolution
 from planners.systems import Setting, Size, configure, fit
 from planners.target import choose_channels, choose_target
 from planners.tuning import tuned
+
+#: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
+LEAST, STEP = 12, 4
 
 
 def plan(fingerprint: Fingerprint, request: Request) -> Plan:
@@ -115,12 +119,15 @@ def _configurations(
         start = initialization(model, stage, inputs, speaks, channels, outputs)
         augmentation, inference = _mirrored(setting, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
+        unit, least = _shrinking(network, before.patch_size)
         size = fit(
             setting,
             network,
             before.patch_size,
             before.batch_size,
             recipe,
+            unit=unit,
+            least=least,
             shape=before.patch_size,
             in_channels=len(inputs),
             target=speaks,
@@ -141,6 +148,20 @@ def _configurations(
             resampling=before.resampling,
         )
     return found
+
+
+def _shrinking(network: Network, patch: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Steps in which each axis of a patch may shrink, and how far."""
+    if isinstance(network, DeepMedic):
+        factors: list[int] = [network.factor] * 3
+        lowest = network.nearest([1] * 3)
+    else:
+        factors = network.divisor
+        # Two voxels at the lowest resolution, at least: one can't be normalized.
+        lowest = [max(2 * factor, LEAST) for factor in factors]
+    unit = [factor * math.ceil(STEP / factor) for factor in factors]
+    least = [side - max(0, side - low) // step * step for side, low, step in zip(patch, lowest, unit, strict=True)]
+    return unit, least
 
 
 def _inputs(setting: Setting, stages: Mapping[str, Configuration], previous: Previous | None) -> list[str]:

@@ -8,6 +8,7 @@ from autoseg.dataset import Case, ChannelFile, Dataset, recognise_layout
 from autoseg.errors import AutosegError, UsageError
 from autoseg.image import read_geometry
 from autoseg.layouts.common import image_ending, images_in, is_image
+from autoseg.names import channel_key, pair
 from autoseg.plan import Plan
 from autoseg.progress import say
 
@@ -15,7 +16,8 @@ from autoseg.progress import say
 def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, everything: bool = False) -> list[Case]:
     """The cases in a folder.
 
-    A dataset gives its unlabelled cases where it has any (its test set), else all. A folder of bare images gives one
+    A dataset gives its unlabelled cases where it has any (its test set), else all; its channels may go by other names
+    than the plan's, as ``T1ce`` for ``t1c``. A folder of bare images gives one
     case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … in its order.
 
     Args:
@@ -37,9 +39,8 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
     if layout is None and path.is_dir() and recognise_layout(path) is None:
         return _bare_images(path, plan)
     dataset = Dataset.open(path, layout)
-    if everything:
-        return [*dataset.cases, *dataset.unlabelled]
-    return list(dataset.unlabelled or dataset.cases)
+    cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
+    return _by_other_names(cases, dataset.channels, plan)
 
 
 def single_case(
@@ -71,6 +72,25 @@ def single_case(
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
     first = next(iter(files.values()))
     return Case(id=name or _stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
+
+
+def _by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> list[Case]:
+    """Let a sequence that the dataset calls otherwise (``T1ce``) be found under the plan's name (``t1c``), too."""
+    others = {name: other for name, other in pair(plan.channel_names, channels, channel_key).items() if name != other}
+    if not others:
+        return cases
+    say(f"{', '.join(f'{other} is taken for {name}' for name, other in others.items())}.")
+    return [
+        case.model_copy(
+            update={
+                "channels": {
+                    **case.channels,
+                    **{name: case.channels[other] for name, other in others.items() if other in case.channels},
+                }
+            }
+        )
+        for case in cases
+    ]
 
 
 def _bare_images(folder: Path, plan: Plan) -> list[Case]:

@@ -250,6 +250,7 @@ def test_bad_pairs_get_one_sentence(
         ([phantoms, "--source", two, "--source-fold", 1], 2, "trained: 0, 2"),
         ([phantoms, "--source", two, "--tuning", "fast"], 2, "--tuning fast is unknown; choose one of all"),
         ([phantoms, "--source", two, "--planner", "unet"], 2, "use --planner finetune"),
+        ([phantoms, "--source", two, "--weights", "random"], 2, "give one of them"),
         ([phantoms, "--planner", "finetune"], 2, "--source RUN"),
         ([phantoms, "--tuning", "all"], 2, "--tuning goes with --source"),
         ([phantoms, "--source", two, "--map-channel", "pet=flair"], 2, "not pet"),

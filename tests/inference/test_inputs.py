@@ -166,3 +166,20 @@ def test_single_case_of_several_plans(tmp_path: Path) -> None:
     assert set(single_case({"mr": a, "t2": b}, [ONE, allowing]).channels) == {"mr", "t2"}
     with pytest.raises(UsageError, match="--channel mr=PATH is missing; the plan needs mr"):
         single_case({"t1": a}, [ONE, allowing])
+
+
+def test_a_datasets_other_names_of_a_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for case in ("p", "q"):
+        folder(tmp_path / case, "T1CE.nii.gz", "fl.nii.gz")
+    (tmp_path / "q" / "T1CE.nii.gz").unlink()
+    text = '[channels]\n"T1-Gd" = "T1CE.nii.gz"\nFLAIR = "fl.nii.gz"\n'
+    (tmp_path / "autoseg.toml").write_text(text)
+    plan = make_plan(channels=("t1", "t1c", "flair"))
+    assert found(tmp_path, plan) == {
+        "p": dict.fromkeys(("T1-Gd", "t1c"), ("T1CE.nii.gz", None))
+        | dict.fromkeys(("FLAIR", "flair"), ("fl.nii.gz", None)),
+        "q": dict.fromkeys(("FLAIR", "flair"), ("fl.nii.gz", None)),
+    }
+    assert "T1-Gd is taken for t1c, FLAIR is taken for flair." in capsys.readouterr().err
+    # Names that are the plan's own are left alone.
+    assert found(tmp_path, make_plan(channels=("T1-Gd", "FLAIR")))["p"].keys() == {"T1-Gd", "FLAIR"}

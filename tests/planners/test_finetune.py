@@ -1,0 +1,23 @@
+"""How far a source's patch may shrink, for every family of networks."""
+
+import pytest
+
+from planners.finetune import _shrinking
+from tests.networks.test_parts import SMALL
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_smaller_patch_can_be_taken(name: str) -> None:
+    network, small = SMALL[name]
+    patch = network.nearest([8 * side for side in small])
+    unit, least = _shrinking(network, patch)
+    assert all(low <= side for low, side in zip(least, patch, strict=True))
+    assert any(low < side for low, side in zip(least, patch, strict=True))
+    size = list(patch)
+    for axis in range(len(patch)):
+        while size[axis] - unit[axis] >= least[axis]:
+            size[axis] -= unit[axis]
+            assert network.fits(size) is None
+    assert size == least
+    # What is as small as can be is left as it is.
+    assert _shrinking(network, small)[1] == small
