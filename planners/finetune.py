@@ -195,9 +195,10 @@ def _previous(before: Previous, outputs: Mapping[str, str]) -> Previous:
 
 def _network(before: Network, kind: str) -> Network:
     """The source's network; what it fuses views by has no weights and follows the target."""
+    update: dict[str, object] = {"reasons": dict.fromkeys(before.reasons, "the source's")}
     if isinstance(before, MultiView):
-        return before.model_copy(update={"fusion": "sigmoid" if kind == "regions" else "softmax"})
-    return before.model_copy()
+        update["fusion"] = "sigmoid" if kind == "regions" else "softmax"
+    return before.model_copy(update=update)
 
 
 def _mirrored(setting: Setting, model: SourceModel, before: Configuration) -> tuple[Augmentation, Inference]:

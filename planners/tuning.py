@@ -100,7 +100,7 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
                     "reasons": {
                         "name": "the source's" if base is before.recipe.optimizer else f"the usual one on {device}",
                         "learning_rate": f"{way.rate:g} of the rate from scratch ({base.learning_rate:g})",
-                        "layer_decay": f"tuning {name}, {reason}: {way.why}",
+                        **({"layer_decay": f"tuning {name}, {reason}: {way.why}"} if way.layer_decay < 1 else {}),
                     },
                 }
             ),
