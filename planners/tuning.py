@@ -58,8 +58,8 @@ TUNINGS = {
 
 #: What is taken where nothing is asked for. One run each on the hippocampus, 10 cases of one site for 3 minutes after a
 #: source of the other: a Dice of 0.880 over 40 others so, 0.878 with ``all``, 0.878 with ``heads``, 0.877 with
-#: ``layerwise``, 0.874 with ``encoder``; the source as it is 0.875, from scratch 0.859. The ways hardly differ. To repeat
-#: it: ``benchmarks/transfer_hippocampus.py --reverse`` (benchmarks/results/transfer_tuning.md).
+#: ``layerwise``, 0.874 with ``encoder``; the source as it is 0.875, from scratch 0.859. The ways hardly differ. To
+#: repeat it: ``benchmarks/transfer_hippocampus.py --reverse`` (benchmarks/results/transfer_tuning.md).
 DEFAULT = "unfreeze"
 
 
