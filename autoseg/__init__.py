@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoseg.channel_subsets import evaluate_channel_subsets
     from autoseg.checks import check
     from autoseg.crossvalidation import train
     from autoseg.dataset import Dataset
@@ -49,6 +50,7 @@ _WHERE = {
     "check": "autoseg.checks",
     "compare": "autoseg.evaluation.tables",
     "evaluate": "autoseg.evaluation.folders",
+    "evaluate_channel_subsets": "autoseg.channel_subsets",
     "explanations": "autoseg.plan",
     "preprocess": "autoseg.preprocessing.dataset",
     "sweep": "autoseg.study.running",
@@ -70,6 +72,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "evaluate_channel_subsets",
     "explanations",
     "fingerprint",
     "plan",

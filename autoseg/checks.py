@@ -382,7 +382,8 @@ def _differences(dataset: Dataset, found: Sequence[_Found]) -> list[Problem]:
         if lacking:
             shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
             what = f"{len(lacking)} of {len(found)} cases lack {name}: {shown}"
-            problems.append(Problem("warning", "", None, what, "Plan without this channel, or add the files."))
+            remedy = "Plan without this channel or add the files; else plans allow that it is missing."
+            problems.append(Problem("warning", "", None, what, remedy))
     return problems
 
 

@@ -27,7 +27,7 @@ from autoseg.networks.weights import load_network, read_metadata, weights_identi
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import PreprocessedCase
-from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
@@ -107,6 +107,7 @@ def train(
     plan = run.plan
     name, _ = plan.configuration(configuration)
     chain = plan.stages(name)
+    refuse_lacking(run.dataset, plan, name)  # before a stage is trained that no other could follow
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for fold in numbers:
         run.split(fold)

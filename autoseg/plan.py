@@ -301,7 +301,8 @@ class Plan(Reasoned):
         device: kind of device planned for: ``cuda``, ``mps`` or ``cpu``.
         gpu_memory_gb: memory budget, 10⁹ bytes.
         channels: input of the network, in order.
-        allow_missing_channels: whether a case may lack a channel (it is then zero).
+        allow_missing_channels: whether a case may lack a channel (it is then zero); without it, cases may where the
+            recipe drops channels (:meth:`takes_missing_channels`).
         target: what to segment.
         preprocessing: steps shared by all configurations.
         configurations: name (``2d``, ``3d_fullres``, ``3d_lowres``) → configuration.
@@ -336,6 +337,12 @@ class Plan(Reasoned):
             raise ValueError("two channels have the same name")
         for name, configuration in self.configurations.items():
             self._check_stages(name)
+            dropout = configuration.recipe.channel_dropout
+            if dropout and len(self.channels) == 1:
+                raise ValueError(
+                    f"configurations.{name}.recipe.channel_dropout is {dropout:g}, but {self.channel_names[0]} is the "
+                    "only channel and always kept; set it to 0"
+                )
             unsuited = configuration.network.suits(self.target_of(configuration).kind)
             if unsuited:
                 raise ValueError(f"configurations.{name}.{unsuited}")
@@ -410,6 +417,18 @@ class Plan(Reasoned):
         while (previous := self.configurations[chain[0]].previous) is not None:
             chain.insert(0, previous.configuration)
         return chain
+
+    def takes_missing_channels(self, configuration: Configuration) -> bool:
+        """Whether a configuration, with all stages before it, is meant for cases that lack a channel.
+
+        Either the plan allows them, or every one of these stages learns to do without (``recipe.channel_dropout``).
+        """
+        if self.allow_missing_channels:
+            return True
+        before = configuration.previous
+        return configuration.recipe.channel_dropout > 0 and (
+            before is None or self.takes_missing_channels(self.configurations[before.configuration])
+        )
 
     def result_of(self, name: str) -> Target:
         """What a prediction with a configuration says: the plan's target, or a stage's own if others follow it."""

@@ -283,6 +283,8 @@ class Recipe(Reasoned):
         optimizer: how.
         schedule: of the learning rate.
         augmentation: of training batches.
+        channel_dropout: probability of each channel that a sample has to be zero, as if the case lacked it; one of them
+            is always left (:mod:`autoseg.training.missing_channels`). What a stage before hands on stays.
         sampling: of training patches.
         initialization: where the weights come from.
         freeze: which of them stay as they are, and how long.
@@ -300,6 +302,7 @@ class Recipe(Reasoned):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
+    channel_dropout: float = Field(0.0, ge=0, lt=1)
     sampling: Sampling = Sampling()
     initialization: Initialization = Initialization()
     freeze: Freeze = Freeze()

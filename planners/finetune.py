@@ -20,7 +20,7 @@ from planners.budget import USABLE
 from planners.mirroring import mirror_axes
 from planners.normalization import channels as normalized
 from planners.spacing import full_resolution
-from planners.systems import Setting, Size, configure, fit
+from planners.systems import Setting, Size, configure, dropping, fit
 from planners.target import choose_channels, choose_target
 from planners.tuning import tuned
 
@@ -115,7 +115,7 @@ def _configurations(
         speaks = target or setting.target
         network = _network(before.network, speaks.kind)
         inputs = _inputs(setting, found, previous)
-        recipe = tuned(setting, model, stage)
+        recipe = dropping(setting, tuned(setting, model, stage))
         start = initialization(model, stage, inputs, speaks, channels, outputs)
         augmentation, inference = _mirrored(setting, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})

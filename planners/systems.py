@@ -36,6 +36,10 @@ from planners.recipe import Data, inference, recipe
 from planners.spacing import Grid, full_resolution
 from planners.target import choose_channels, choose_target
 
+#: ``recipe.channel_dropout`` where some cases lack a channel: their patterns are few, and a new case may have another
+#: one. An estimate, not yet a measurement.
+CHANNEL_DROPOUT = 0.1
+
 #: Patches a step below which a patch is made smaller instead.
 LEAST_BATCH = 2
 
@@ -367,6 +371,10 @@ def assemble(
     }
     if setting.allow_missing:
         reasons["allow_missing_channels"] = "some cases lack a channel; it is then zero"
+    configurations = {
+        name: configuration.model_copy(update={"recipe": dropping(setting, configuration.recipe)})
+        for name, configuration in configurations.items()
+    }
     return Plan(
         autoseg_version=__version__,
         planner=planner,
@@ -390,3 +398,17 @@ def assemble(
         file_ending=setting.fingerprint.file_ending,
         reasons=reasons,
     )
+
+
+def dropping(setting: Setting, recipe: Recipe) -> Recipe:
+    """The recipe, trained for cases that lack other channels than those of the training.
+
+    A recipe that drops channels already does so as it did; the only channel is never dropped.
+    """
+    if len(setting.names) == 1:
+        return recipe.model_copy(update={"channel_dropout": 0.0})
+    if recipe.channel_dropout or not setting.allow_missing:
+        return recipe
+    reason = "some cases lack a channel, and new ones may lack any; an estimate, not measured"
+    reasons = {**recipe.reasons, "channel_dropout": reason}
+    return recipe.model_copy(update={"channel_dropout": CHANNEL_DROPOUT, "reasons": reasons})

@@ -258,3 +258,34 @@ def test_a_patch_of_which_one_voxel_is_left_is_refused() -> None:
     with pytest.raises(UsageError, match="patch_size 2×2×2 leaves the network one voxel"):
         override(plan(), ["configurations.3d_fullres.patch_size=[2,2,2]"])
     assert override(plan(), ["configurations.3d_fullres.patch_size=[2,2,4]"])
+
+
+# --- missing channels ---
+
+
+def test_the_only_channel_is_never_dropped() -> None:
+    one = {**example(), "channels": [{"name": "t1"}]}
+    with pytest.raises(UsageError, match=r"recipe\.channel_dropout is 0\.2, but t1 is the only channel"):
+        override(Plan.model_validate(one), ["recipe.channel_dropout=0.2"])
+    with pytest.raises(UsageError, match="channel_dropout"):
+        override(plan(), ["recipe.channel_dropout=1"])
+
+
+def test_missing_channels_are_for_what_was_trained_for_them() -> None:
+    def takes(of: Plan, name: str) -> bool:
+        return of.takes_missing_channels(of.configurations[name])
+
+    assert not takes(plan(), "3d_fullres")
+    assert takes(override(plan(), ["allow_missing_channels=true"]), "3d_fullres")
+    one = override(plan(), ["configurations.3d_fullres.recipe.channel_dropout=0.1"])
+    assert takes(one, "3d_fullres")
+    assert not takes(one, "2d")
+
+
+def test_every_stage_must_be_trained_for_missing_channels() -> None:
+    stages = {**example(), "configurations": {name: example()["configurations"]["3d_fullres"] for name in ("a", "b")}}
+    stages["configurations"]["b"] = {**stages["configurations"]["b"], "previous": {"configuration": "a"}}
+    chain = Plan.model_validate({**stages, "recommended": "b"})
+    for dropping, expected in ((["a"], False), (["b"], False), (["a", "b"], True)):
+        some = override(chain, [f"configurations.{name}.recipe.channel_dropout=0.1" for name in dropping])
+        assert some.takes_missing_channels(some.configurations["b"]) == expected

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import typer
 from rich.console import Console
 
+from autoseg.cli.common import parse_folds
 from autoseg.errors import UsageError
 from autoseg.evaluation import Structure, evaluate, plan_structures
 from autoseg.evaluation.cases import WORKERS
@@ -17,15 +18,27 @@ from autoseg.evaluation.summary import LONG, SHORT
 from autoseg.progress import say, silenced
 from autoseg.run import Run
 
+#: Heading of the options of one kind of evaluation.
+SUBSETS = "With --channel-subsets"
+
 #: Columns of a terminal from which the long table fits.
 WIDE = 130
 
 
 def command(
-    predictions: Annotated[Path, typer.Argument(help="Folder of label maps named CASE.nii.gz, or one label map.")],
-    references: Annotated[
-        Path, typer.Argument(help="Folder of label maps named likewise, a dataset, or one label map.")
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of label maps named CASE.nii.gz, or one label map; with --channel-subsets a run folder."
+        ),
     ],
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of label maps named likewise, a dataset, or one label map; with --channel-subsets a dataset, "
+            "or nothing for the run's own validation cases."
+        ),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Run folder: evaluate the labels and regions that it segments.")
     ] = None,
@@ -42,8 +55,71 @@ def command(
     partial: Annotated[bool, typer.Option("--partial", help="Evaluate the predictions that are there.")] = False,
     workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    channel_subsets: Annotated[
+        bool,
+        typer.Option(
+            "--channel-subsets", help="Predict the cases with every subset of the run's channels, and evaluate each."
+        ),
+    ] = False,
+    subsets: Annotated[
+        str | None, typer.Option(help="Of --channel-subsets, only these: 'flair,t1c+flair'.", rich_help_panel=SUBSETS)
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Configuration; the recommended one by default.", rich_help_panel=SUBSETS)
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Folds: numbers with commas; all by default.", rich_help_panel=SUBSETS)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (default), cpu, cuda or mps.", rich_help_panel=SUBSETS)
+    ] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option(
+            "--tta/--no-tta",
+            help="Average over mirrored images (the default).",
+            rich_help_panel=SUBSETS,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Compare predicted label maps with references: Dice, surface distances, volumes of each case."""
+    """Compare predicted label maps with references: Dice, surface distances, volumes of each case.
+
+    With --channel-subsets, predict the cases of a dataset with a run, with every subset of its channels, instead.
+    """
+    if channel_subsets:
+        if given := _given({"--model": model, "--labels": labels, "--ignore": ignore, "--partial": partial or None}):
+            raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
+        # Imported here: it needs the network code, which takes seconds to load.
+        from autoseg.channel_subsets import evaluate_channel_subsets, parse_subsets
+
+        with silenced() if as_json else nullcontext():
+            found = evaluate_channel_subsets(
+                predictions,
+                references,
+                subsets=None if subsets is None else parse_subsets(subsets),
+                configuration=config,
+                folds=parse_folds(folds or "all", "--folds"),
+                device=device or "auto",
+                mirror=tta is not False,
+                out=out,
+                tolerance=tolerance,
+                empty=cast(Empty, empty),
+                workers=workers,
+            )
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=2))
+            return
+        Console().print(found.table())
+        if out is not None:
+            say(f"The table: {out / 'subsets.csv'}; every case: {out / 'SUBSET' / 'metrics.csv'}")
+        return
+    if given := _given(
+        {"--subsets": subsets, "--config": config, "--folds": folds, "--device": device, "--tta/--no-tta": tta}
+    ):
+        raise UsageError(f"{given[0]} goes with --channel-subsets only.")
+    if references is None:
+        raise UsageError("give the references, too: autoseg evaluate PREDICTIONS REFERENCES.")
     targets: list[Structure] | None = None
     if model is not None and labels is not None:
         raise UsageError("--model and --labels both say what to evaluate; give one of them.")
@@ -73,3 +149,7 @@ def command(
     console.print(evaluation.table(metrics=LONG if console.width >= WIDE else SHORT))
     if out is not None:
         say(f"Every case: {out / 'metrics.csv'}; summary: {out / 'summary.csv'}, {out / 'summary.json'}")
+
+
+def _given(options: dict[str, object]) -> list[str]:
+    return [option for option, value in options.items() if value is not None]

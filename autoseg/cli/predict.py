@@ -64,10 +64,11 @@ def command(
     runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
     if not runs:
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
-    plans = [Run.open(path).plan for path in runs]
+    opened = [Run.open(path) for path in runs]
+    plans = [run.plan for run in opened]
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
-        cases = [single_case(files, plans, name, mask)]
+        cases = [single_case(files, plans, name, mask, [config or run.usual_configuration() for run in opened])]
     else:
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)

@@ -40,11 +40,15 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
         return _bare_images(path, plan)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
-    return _by_other_names(cases, dataset.channels, plan)
+    return by_other_names(cases, dataset.channels, plan)
 
 
 def single_case(
-    files: dict[str, Path], plans: Sequence[Plan], name: str | None = None, mask: Path | None = None
+    files: dict[str, Path],
+    plans: Sequence[Plan],
+    name: str | None = None,
+    mask: Path | None = None,
+    configurations: Sequence[str] = (),
 ) -> Case:
     """One case of files named by channel (``--channel t1c=PATH``).
 
@@ -53,9 +57,10 @@ def single_case(
         plans: of every run that will predict the case; each takes the channels it knows.
         name: of the case; the first file's by default.
         mask: its brain mask, if any (``--mask``).
+        configurations: of each plan, the one that will predict the case; the recommended ones by default.
 
     Raises:
-        UsageError: a channel that no plan has, or one not given that a plan can't do without.
+        UsageError: a channel that no plan has, or one not given that a plan can't do without; no such configuration.
         AutosegError: a file does not exist.
     """
     known = list(dict.fromkeys(channel for plan in plans for channel in plan.channel_names))
@@ -65,8 +70,15 @@ def single_case(
     for path in (*files.values(), *([mask] if mask else [])):
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
-    strict = [plan for plan in plans if not plan.allow_missing_channels]
-    needed = list(dict.fromkeys(channel for plan in strict for channel in plan.channel_names))
+    chosen = configurations or [plan.recommended for plan in plans]
+    needed = list(
+        dict.fromkeys(
+            channel
+            for plan, configuration in zip(plans, chosen, strict=True)
+            if not plan.takes_missing_channels(plan.configuration(configuration)[1])
+            for channel in plan.channel_names
+        )
+    )
     lacking = [channel for channel in needed if channel not in files]
     if lacking:
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
@@ -74,7 +86,7 @@ def single_case(
     return Case(id=name or _stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
 
 
-def _by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> list[Case]:
+def by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> list[Case]:
     """Let a sequence that the dataset calls otherwise (``T1ce``) be found under the plan's name (``t1c``), too."""
     others = {name: other for name, other in pair(plan.channel_names, channels, channel_key).items() if name != other}
     if not others:

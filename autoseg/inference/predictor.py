@@ -214,15 +214,15 @@ class Predictor:
         """The case as each stage of each member sees it; stages on the same grid share one."""
         prepared = []
         if isinstance(case, Case):
-            _refuse_incomplete(case)
+            refuse_incomplete(case)
         for member in self.members:
             plan = member.plan
             loaded = load_case(case, plan.channel_names, with_label=False) if isinstance(case, Case) else case
-            if not all(loaded.present) and not plan.allow_missing_channels:
+            if not all(loaded.present) and not plan.takes_missing_channels(member.configuration):
                 lacking = [n for n, p in zip(plan.channel_names, loaded.present, strict=True) if not p]
                 raise AutosegError(
                     f"the channel {', '.join(lacking)} is missing, and {member.name} was not "
-                    "trained for missing channels."
+                    "trained for missing channels; give it, or train a run with --set recipe.channel_dropout=0.2."
                 )
             if member.brain_mask and loaded.mask is None:
                 name = case.id if isinstance(case, Case) else "this case"
@@ -334,8 +334,12 @@ def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
     write_image(path, label.astype(np.uint8) if label.min() >= 0 and label.max() <= 255 else label, geometry)
 
 
-def _refuse_incomplete(case: Case) -> None:
-    """SimpleITK reads what a broken download lacks as zeros; a segmentation of that must not leave the house."""
+def refuse_incomplete(case: Case) -> None:
+    """SimpleITK reads what a broken download lacks as zeros; a segmentation of that must not leave the house.
+
+    Raises:
+        AutosegError: a file of the case is cut off.
+    """
     for path in case.files:
         if path.exists() and faults(path).incomplete:
             raise AutosegError(f"{path} is cut off: voxels are missing at its end; copy or download it again.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset import Case, load_case
+from autoseg.dataset import Case, Dataset, load_case
 from autoseg.errors import AutosegError
 from autoseg.parallel import available_cpus, each
 from autoseg.plan import Configuration, Plan, Preprocessing
@@ -64,17 +64,33 @@ class _Job:
 def _one(job: _Job) -> None:
     case, plan = job.case, job.plan
     loaded = load_case(case, plan.channel_names)
-    if not all(loaded.present) and not plan.allow_missing_channels:
-        missing = [n for n, present in zip(plan.channel_names, loaded.present, strict=True) if not present]
-        raise AutosegError(
-            f"case {case.id} lacks the channel {', '.join(missing)}; plan without it (--channels), allow it "
-            "(--set allow_missing_channels=true) or take the case out."
-        )
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
     patch = tuple(job.configuration.patch_size)
     done = preprocess_case(loaded, plan, job.configuration)
     save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)
+
+
+def refuse_lacking(dataset: Dataset, plan: Plan, name: str) -> None:
+    """Refuse to train a configuration on cases that lack a channel, where it was not planned for them.
+
+    Args:
+        dataset: its labelled cases are looked at.
+        plan: channels, and what is allowed.
+        name: of the configuration; the stages before it count, too.
+
+    Raises:
+        AutosegError: names the first such case.
+    """
+    if plan.takes_missing_channels(plan.configurations[name]):
+        return
+    for case in dataset.cases:
+        lacking = [channel for channel in plan.channel_names if channel not in case.channels]
+        if lacking:
+            raise AutosegError(
+                f"case {case.id} lacks the channel {', '.join(lacking)}; plan without it (--channels), allow it (--set "
+                "allow_missing_channels=true), train for it (--set recipe.channel_dropout=0.2) or take the case out."
+            )
 
 
 def preprocess(run: Run, configuration: str | None = None, workers: int | None = None) -> Path:
@@ -92,7 +108,8 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
         AutosegError: a case can't be read.
     """
     plan = run.plan
-    _, chosen = plan.configuration(configuration)
+    name, chosen = plan.configuration(configuration)
+    refuse_lacking(run.dataset, plan, name)
     folder = run.preprocessed(chosen.data)
     if folder.is_symlink() and not folder.exists():
         folder.unlink()  # a study's shared cases, which the run was moved away from

@@ -59,6 +59,11 @@ class StoredCase:
         z, y, x = self.info["shape"]
         return z, y, x
 
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """For each channel, whether the case has it."""
+        return tuple(self.info["trace"]["present"])
+
     @cached_property
     def trace(self) -> "Trace":
         """The way back to the original image."""

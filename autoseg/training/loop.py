@@ -32,6 +32,7 @@ from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.missing_channels import kept_channels, only_channels
 from autoseg.training.optimization import (
     MovingAverage,
     Trained,
@@ -200,6 +201,8 @@ def train_fold(
                 image, label = augment(image, label, given, recipe.augmentation, rng)
             else:
                 image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
+            # After the augmentation, whose noise and brightness would give a missing channel a content.
+            image = only_channels(image, kept_channels(batch["present"], recipe.channel_dropout, rng))
             label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))

@@ -68,7 +68,7 @@ class PatchLoader(SlimDataLoaderBase):
         self.cached_bytes = 0
 
     def generate_train_batch(self) -> dict[str, np.ndarray]:
-        """The next batch of this worker: ``image`` (batch, channel, *loaded) and ``label`` (batch, *loaded)."""
+        """The next batch of this worker, as :meth:`batch` makes it."""
         if self.first:
             # Worker w of n makes the batches start + w, start + w + n, …; batchgenerators collects them in turn.
             self.next_batch += self.thread_id
@@ -78,18 +78,24 @@ class PatchLoader(SlimDataLoaderBase):
         return batch
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """Batch ``number`` of the training."""
+        """Batch ``number`` of the training.
+
+        Returns:
+            ``image`` (batch, channel, *loaded), ``label`` (batch, *loaded), and ``present`` (batch, channel): which of
+            the image's own channels each case has.
+        """
         rng = np.random.default_rng([self.seed, PATCHES, number])
         order = self._shuffled(number)
         guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
-        images, labels = [], []
+        images, labels, present = [], [], []
         for index, wants_foreground in zip(order, guaranteed, strict=True):
             case = self._data[index]
             corner = self._corner(case, wants_foreground, rng)
             image, label = self._cut(case, corner)
             images.append(image)
             labels.append(label)
-        return {"image": np.stack(images), "label": np.stack(labels)}
+            present.append(case.present)
+        return {"image": np.stack(images), "label": np.stack(labels), "present": np.array(present, bool)}
 
     def _shuffled(self, number: int) -> list[int]:
         """A case for each patch of batch ``number``: every case comes once a round, rounds shuffled anew."""

@@ -8,6 +8,7 @@ import pytest
 
 from autoseg.cli.main import run
 from tests.report.fake import CASES, labels, make_run, save
+from tests.test_channel_subsets import dropping, trained
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -88,4 +89,40 @@ def test_wrong_usage_ends_with_2(
     capsys: pytest.CaptureFixture,
 ) -> None:
     assert call(monkeypatch, *folders, *options) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_channel_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    model, out = trained(tmp_path, dropping()), tmp_path / "out"
+    options = ("--channel-subsets", "--device", "cpu", "--no-tta", "--folds", "0")
+    assert call(monkeypatch, model.path, *options, "--subsets", "flair,t1+flair", "--out", out) == 0
+    printed = capsys.readouterr()
+    assert [line.split()[1] for line in printed.out.splitlines() if "flair" in line] == ["flair", "t1+flair"]
+    assert (out / "t1+flair" / "metrics.csv").exists()
+    assert str(out / "subsets.csv") in printed.err.replace("\n", "")
+    assert call(monkeypatch, model.path, *options, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["subsets"]) == 7
+    assert found["folds"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("RUN", "--channel-subsets", "--labels", "a=1"), "--labels does not go with --channel-subsets"),
+        (("RUN", "--channel-subsets", "--subsets", "t9"), "--subsets: t9 is no channel of the run"),
+        (("RUN", "RUN", "--subsets", "t1"), "--subsets goes with --channel-subsets only"),
+        (("RUN", "RUN", "--no-tta"), "--tta/--no-tta goes with --channel-subsets only"),
+        (("RUN",), "give the references, too"),
+    ],
+)
+def test_channel_subsets_wrongly_used(
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    model = trained(tmp_path, dropping(), folds=1)
+    assert call(monkeypatch, *(model.path if option == "RUN" else option for option in options)) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")

@@ -17,7 +17,7 @@ from autoseg.networks.weights import save_weights
 from autoseg.plan import Plan
 from autoseg.report.pictures import prediction_picture
 from autoseg.run import Run
-from tests.builders import blob, make_plan, make_run, picture_of, write
+from tests.builders import blob, make_configuration, make_plan, make_recipe, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -144,6 +144,25 @@ def test_missing_channels(tmp_path: Path, call) -> None:
     assert code == 0
     told = json.loads((tmp_path / "out2" / "predictions.json").read_text())
     assert told["cases"]["x"]["missing_channels"] == ["t2"]
+
+
+def test_a_run_trained_for_missing_channels(tmp_path: Path, call) -> None:
+    """Also as a single scan, and together with another run: what the scan lacked is said and recorded."""
+    scan = write(tmp_path / "x.nii.gz", picture_of(blob()))
+    dropping = make_configuration(recipe=make_recipe(channel_dropout=0.2))
+    run = trained(tmp_path / "run", configuration=dropping, channels=("t1", "t2"))
+    other = trained(tmp_path / "other", configuration=dropping, channels=("t1", "flair"))
+    for number, runs in enumerate(([run.path], [run.path, other.path])):
+        out = tmp_path / f"out{number}"
+        code, _, err = call(*runs, "--channel", f"t1={scan}", "--out", out, "--no-tta")
+        assert code == 0, err
+        lacked = ["t2", "flair"][: number + 1]
+        assert f"x: predicted without {', '.join(lacked)}." in err
+        assert json.loads((out / "predictions.json").read_text())["cases"]["x"]["missing_channels"] == lacked
+    strict = trained(tmp_path / "strict", channels=("t1", "t2"))
+    code, _, err = call(run.path, strict.path, "--channel", f"t1={scan}", "--out", tmp_path / "no")
+    assert code == 2
+    assert "--channel t2=PATH is missing" in err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from autoseg.errors import AutosegError, UsageError
 from autoseg.inference.inputs import cases_to_predict, single_case
-from tests.builders import make_plan, write
+from tests.builders import make_configuration, make_plan, make_recipe, write
 
 VOLUME = np.ones((3, 4, 5), np.float32)
 ONE, TWO = make_plan(), make_plan(channels=("t1", "t2"))
@@ -147,6 +147,11 @@ def test_single_case(tmp_path: Path) -> None:
         single_case({"t1": a}, [TWO])
     allowing = TWO.model_copy(update={"allow_missing_channels": True})
     assert set(single_case({"t1": a}, [allowing]).channels) == {"t1"}
+    dropping = make_configuration(recipe=make_recipe(channel_dropout=0.1))
+    mixed = make_plan(channels=("t1", "t2"), configurations={"small": dropping, "strict": make_configuration()})
+    assert set(single_case({"t1": a}, [mixed]).channels) == {"t1"}
+    with pytest.raises(UsageError, match="--channel t2=PATH is missing"):
+        single_case({"t1": a}, [mixed], configurations=["strict"])
     with pytest.raises(AutosegError, match="does not exist"):
         single_case({"t1": tmp_path / "c.nii.gz", "t2": b}, [TWO])
     assert single_case({"t1": a, "t2": b}, [TWO], mask=a).mask == a

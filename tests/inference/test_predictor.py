@@ -26,6 +26,7 @@ from tests.builders import (
     loaded,
     make_configuration,
     make_plan,
+    make_recipe,
     make_run,
     picture_of,
     write,
@@ -119,9 +120,22 @@ def test_missing_channel() -> None:
     with pytest.raises(AutosegError, match="the channel t2 is missing, and run was not trained for missing channels"):
         predictor(member(plan=make_plan(channels=("t1", "t2")))).predict_case(case)
     allowing = make_plan(channels=("t1", "t2"), allow_missing_channels=True)
-    found = predictor(member(plan=allowing)).predict_case(case)
-    assert found.missing == ["t2"]
-    assert np.array_equal(found.label, blob())
+    dropping = make_plan(make_configuration(recipe=make_recipe(channel_dropout=0.2)), channels=("t1", "t2"))
+    for trained_for_it in (allowing, dropping):
+        found = predictor(member(plan=trained_for_it)).predict_case(case)
+        assert found.missing == ["t2"]
+        assert np.array_equal(found.label, blob())
+
+
+def test_every_run_must_be_trained_for_missing_channels() -> None:
+    image = np.stack([picture_of(blob()), np.zeros(blob().shape, np.float32)])
+    case = loaded(image, present=(True, False))
+    dropping = make_plan(make_configuration(recipe=make_recipe(channel_dropout=0.2)), channels=("t1", "t2"))
+    strict = make_plan(channels=("t1", "t2"))
+    with pytest.raises(AutosegError, match="t2 is missing, and strict was not trained for missing channels; give it"):
+        predictor(member(plan=dropping), member(plan=strict, name="strict")).predict_case(case)
+    both = predictor(member(plan=dropping), member(plan=dropping, name="other"))
+    assert both.predict_case(case).missing == ["t2"]
 
 
 def test_preprocessed_image() -> None:

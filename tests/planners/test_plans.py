@@ -1,6 +1,7 @@
 """Whole plans: hand-worked datasets, and properties over random ones."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +173,24 @@ def test_missing_channels_are_allowed_where_cases_lack_some() -> None:
     lacking = data.cases[0].model_copy(update={"intensities": {}})
     plan = unet.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), Request(gpu_memory_gb=4))
     assert plan.allow_missing_channels
+    assert {c.recipe.channel_dropout for c in plan.configurations.values()} == {0.0}, (
+        "the only channel is never dropped"
+    )
+
+
+@pytest.mark.usefixtures("generous")
+@pytest.mark.parametrize("planner", [unet, resenc])
+def test_channels_are_dropped_where_cases_lack_some(planner: Any) -> None:
+    data = brats()
+    whole = planner.plan(data, Request(gpu_memory_gb=8))
+    assert {c.recipe.channel_dropout for c in whole.configurations.values()} == {0.0}
+    first = data.cases[0]
+    lacking = first.model_copy(update={"intensities": dict(list(first.intensities.items())[1:])})
+    plan = planner.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), Request(gpu_memory_gb=8))
+    for configuration in plan.configurations.values():
+        assert 0 < configuration.recipe.channel_dropout < 0.5
+        assert "not measured" in configuration.recipe.reasons["channel_dropout"]
+        assert plan.takes_missing_channels(configuration)
 
 
 @pytest.mark.usefixtures("generous")

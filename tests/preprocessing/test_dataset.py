@@ -146,11 +146,15 @@ def test_missing_channel_is_refused_or_allowed(tmp_path: Path) -> None:
     run = make_run(tmp_path, make_plan(channels=("mr", "ct")), cases=2)
     with pytest.raises(AutosegError, match="case_0 lacks the channel ct"):
         preprocess(run, workers=1)
+    assert not list(run.preprocessed("fullres").glob("case_*"))
+    change(run, "recipe.channel_dropout=0.3")
+    assert (preprocess(run, workers=1) / "case_0.json").exists()
+    change(run, "recipe.channel_dropout=0")
     change(run, "allow_missing_channels=true")
     case = StoredCase(preprocess(run, workers=1), "case_0")
     assert case.image().shape[0] == 2
     assert not case.image()[1].any()
-    assert case.trace.present == (True, False)
+    assert case.trace.present == case.present == (True, False)
 
 
 def test_flat_configuration(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Memory:
     voxels: np.ndarray
     values: np.ndarray
     mask: np.ndarray | None = None
+    present: tuple[bool, ...] = (True,)
 
     @property
     def shape(self) -> tuple[int, ...]:
