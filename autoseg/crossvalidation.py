@@ -32,6 +32,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.run import Run
 from autoseg.stages import Part, hand_on, schedule, stage_cases
+from autoseg.teaching import lessons
 from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
 from autoseg.transfer import start_from_model
@@ -169,6 +170,9 @@ def _train_one(
             f"{name} works inside the box of {config.previous.output}, which no training case of fold {fold} has; "
             f"plan without that stage."
         )
+    learnt = lessons(run, plan, config, fold)
+    if learnt is not None:
+        training = [learnt.of(case) for case in training]
     request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
     identity = training_identity(plan, config, [*training, *validation], seed)
     if not resume and (asked or not _is_done(folder, "", identity, at_least=True)):
@@ -180,6 +184,8 @@ def _train_one(
     for name_of_file in FILES:
         for stale in folder.glob(f".{name_of_file}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
+    if learnt is not None:
+        learnt.fetch(run, training, config.patch_size, str(device))
     started = time.monotonic()
     if max_seconds is not None:
         estimates = (
@@ -201,6 +207,8 @@ def _train_one(
         f"autoseg {__version__}, {name}, fold {fold}: {len(training)} training and {len(validation)} validation cases, "
         f"{length}, on {device} in {precision}"
     )
+    if learnt is not None:
+        log(str(learnt))
     with Steps(f"Training {name}, fold {fold}", 1) as steps:
         state = train_fold(
             folder,

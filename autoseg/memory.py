@@ -33,7 +33,8 @@ from torch.utils._pytree import tree_leaves
 from autoseg.architecture import Network
 from autoseg.networks import build
 from autoseg.plan import Memory, Output, Target
-from autoseg.recipe import Loss, Optimizer
+from autoseg.recipe import Distillation, Loss, Optimizer
+from autoseg.training.distillation import distillation_loss
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import build_optimizer
 
@@ -206,6 +207,7 @@ def trace_step(
     kind: Literal["labels", "regions"] = "labels",
     loss: Loss | None = None,
     device: str = "cuda",
+    distillation: Distillation | None = None,
 ) -> Trace:
     """Walk through one training step (not the first: the optimizer has its state) on the meta device.
 
@@ -222,6 +224,7 @@ def trace_step(
         kind: of the target (softmax or sigmoid).
         loss: its terms; default the plan's default.
         device: kind of device, whose autocast casts; elsewhere than on a CPU, CUDA's.
+        distillation: a teacher's term of the loss, if any.
     """
     target = stand_in(kind, heads)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -253,6 +256,7 @@ def trace_step(
     with tracker:
         image = torch.empty((batch_size, in_channels, *network.input_size(patch_size)), device="meta")
         label = torch.empty((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device="meta")
+        taught = empty_lesson(label, heads) if distillation is not None else None
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             if precision == "fp32":
                 outputs = module(image)
@@ -260,6 +264,8 @@ def trace_step(
                 with _Autocast(_TYPES[precision], device):
                     outputs = module(image)
             value = deep_supervision_loss(outputs, label, loss or Loss(), target)
+            if taught is not None and distillation is not None:
+                value = value + distillation_loss(outputs, label, taught, distillation, target)
         tracker.trace.backward = len(tracker.trace.workspace)
         value.backward()
         for parameter in parameters:
@@ -275,6 +281,11 @@ def stand_in(kind: Literal["labels", "regions"], heads: int) -> Target:
     """A target of so many heads, for a step whose labels do not matter: only its shapes and its time do."""
     outputs = [Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))]
     return Target(kind=kind, outputs=outputs)
+
+
+def empty_lesson(label: torch.Tensor, heads: int) -> torch.Tensor:
+    """Room for what a teacher says of a batch ``(batch, *space)``: scores of each head, and where they count."""
+    return torch.zeros((len(label), heads + 1, *label.shape[1:]), device=label.device)
 
 
 def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
@@ -294,6 +305,7 @@ def step_memory(
     kind: Literal["labels", "regions"] = "labels",
     loss: Loss | None = None,
     device: str = "cuda",
+    distillation: Distillation | None = None,
 ) -> Memory:
     """Peak memory of one training step, in bytes, and what it consists of at that moment.
 
@@ -316,6 +328,7 @@ def step_memory(
         kind,
         loss,
         device,
+        distillation,
     )
     alive = trace.alive()
     peak = int(np.argmax(alive))

@@ -1,7 +1,8 @@
 """How the mechanism reaches a planner: through the entry-point group ``autoseg.planners``, ours or somebody else's."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from autoseg.memory import TrainingPrecision, step_memory
 from autoseg.networks import parameters_of
 from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
-from autoseg.recipe import Initialization
+from autoseg.recipe import Distillation, Initialization
 from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
 from autoseg.transfer import Source, carry, forget, keep, open_source
 
@@ -90,6 +91,7 @@ def plan_dataset(
     encoder: str = "",
     source: Source | str | Path | None = None,
     folds: int | None = None,
+    teacher: str | Path | None = None,
 ) -> Run:
     """Check a dataset, plan it and make its run folder.
 
@@ -111,9 +113,12 @@ def plan_dataset(
         encoder: name of a timm model, for planners that let it be chosen.
         source: model to start from; what the new run needs of it is copied into its folder.
         folds: of the cross-validation, 5 by default; 1 for a training on all cases, without validation.
+        teacher: trained run whose outputs are a further term of the loss; what it needs to predict is copied into the
+            run folder.
 
     Raises:
-        AutosegError: the dataset has errors (all are listed), the budget is too small, or the weights do not fit.
+        AutosegError: the dataset has errors (all are listed), the budget is too small, the weights do not fit, or the
+            teacher can't teach this.
         UsageError: something is asked for that does not exist, or ``out`` holds a dataset.
     """
     refuse_dataset_folder(out, dataset)
@@ -122,17 +127,35 @@ def plan_dataset(
         raise UsageError("--weights and --source both say what the training starts from; give one of them.")
     source = Source(source) if isinstance(source, str | Path) else source
     model = None if source is None else open_source(source)
+    # Imported here: planners import this module, and need nothing of prediction.
+    from autoseg.teacher import check_student, distillation_of, keep_teacher, open_teacher
+
+    master = None if teacher is None else open_teacher(teacher, dataset, out)
     fingerprint = checked_fingerprint(dataset, workers, seed)
     splits = keep_or_make_splits(out, dataset, seed, folds)
     plan = make_plan(
-        fingerprint, planner, device, gpu_memory_gb, channels, regions, overrides, initialization, encoder, source
+        fingerprint,
+        planner,
+        device,
+        gpu_memory_gb,
+        channels,
+        regions,
+        overrides,
+        initialization,
+        encoder,
+        source,
+        None if master is None else distillation_of(master),
     )
+    if master is not None:
+        check_student(plan, master)
     if tensors:
         _keep_weights(Path(out), plan, tensors, str(weights))
     if model is not None:
         keep(Path(out), model, *carry(model, plan))
     else:
         forget(Path(out))
+    if master is not None:
+        keep_teacher(master, out)
     return Run.create(out, plan, fingerprint, dataset, splits)
 
 
@@ -174,6 +197,7 @@ def make_plan(
     initialization: Initialization | None = None,
     encoder: str = "",
     source: Source | None = None,
+    distillation: Distillation | None = None,
 ) -> Plan:
     """Plan a dataset.
 
@@ -188,6 +212,7 @@ def make_plan(
         initialization: where the encoder's weights come from; None for the planner's choice.
         encoder: name of a timm model, for planners that let it be chosen.
         source: model to start from.
+        distillation: a teacher's term of the loss, for all configurations.
 
     Raises:
         UsageError: something is asked for that does not exist.
@@ -208,9 +233,12 @@ def make_plan(
     budget = gpu_memory_gb or default_budget(kind)
     request = Request(kind, budget, tuple(channels), tuple(regions), options, source)
     planner = planner or ("unet" if source is None else FINETUNE)
-    plan = find_planner(planner)(fingerprint, request)
+    chosen = find_planner(planner)
+    plan = chosen(fingerprint, request)
     if source is not None and all(c.recipe.initialization.source != "model" for c in plan.configurations.values()):
         raise UsageError(f"--source: planner {planner} starts from no model; use --planner {FINETUNE}.")
+    if distillation is not None:
+        plan = _within_budget(partial(chosen, fingerprint), request, partial(_learn_from, distillation), plan)
     if encoder and all(getattr(c.network, "encoder", None) != encoder for c in plan.configurations.values()):
         raise UsageError(f"--encoder {encoder}: planner {planner} has no encoder to choose; use --planner inflated.")
     if initialization is not None:
@@ -246,6 +274,41 @@ def _start_from(plan: Plan, initialization: Initialization) -> Plan:
         recipe = configurations[name].recipe.model_copy(update={"initialization": initialization})
         configurations[name] = configurations[name].model_copy(update={"recipe": recipe})
     return plan.model_copy(update={"configurations": configurations})
+
+
+def _learn_from(distillation: Distillation, plan: Plan) -> Plan:
+    """The plan with a teacher's term in the loss of all configurations."""
+    for name, configuration in plan.configurations.items():
+        if configuration.previous is not None:
+            raise AutosegError(
+                f"--teacher: planner {plan.planner} makes {name} a stage after another one, and only configurations of "
+                "one stage can learn from a teacher; choose another --planner."
+            )
+    configurations = {
+        name: c.model_copy(update={"recipe": c.recipe.model_copy(update={"distillation": distillation})})
+        for name, c in plan.configurations.items()
+    }
+    return refresh(plan.model_copy(update={"configurations": configurations}))
+
+
+def _within_budget(
+    planner: Callable[[Request], Plan], request: Request, change: Callable[[Plan], Plan], plan: Plan
+) -> Plan:
+    """A changed plan; made anew for what the change leaves of the budget, where it would not fit that any more."""
+    changed = change(plan)
+    extra = {
+        name: c.memory.total - before.memory.total
+        for (name, c), before in zip(changed.configurations.items(), plan.configurations.values(), strict=True)
+        if c.memory is not None and before.memory is not None and c.memory.total > 1e9 * request.gpu_memory_gb
+    }
+    if not extra:
+        return changed
+    left = request.gpu_memory_gb - max(extra.values()) / 1e9
+    again = change(planner(replace(request, gpu_memory_gb=left)))
+    reason = f"the user's, or the machine's; the teacher's outputs take {request.gpu_memory_gb - left:.2f} GB of it"
+    return again.model_copy(
+        update={"gpu_memory_gb": request.gpu_memory_gb, "reasons": {**again.reasons, "gpu_memory_gb": reason}}
+    )
 
 
 def _keep_weights(run: Path, plan: Plan, tensors: dict[str, torch.Tensor], source: str) -> None:
@@ -306,4 +369,5 @@ def compute_memory(plan: Plan, configuration: Configuration) -> Memory:
         kind=plan.target_of(configuration).kind,
         loss=recipe.loss,
         device=plan.device,
+        distillation=recipe.taught,
     )

@@ -273,6 +273,23 @@ class Freeze(Reasoned):
     until: float = Field(1.0, ge=0, le=1)
 
 
+class Distillation(Reasoned):
+    """A trained model's outputs as a further term of the loss (Hinton et al. 2015).
+
+    The term is weight · T² · KL(teacher ‖ student), both softened by the temperature T, averaged over the voxels that
+    the teacher speaks of. With T² its gradient stays of one size whatever the temperature (section 2.1 there).
+
+    Attributes:
+        weight: of the term; 0 trains as without a teacher.
+        temperature: T, which logits are divided by; the larger, the more unlikely outputs count.
+        teacher: fingerprint of the teacher, which is in the run folder.
+    """
+
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0)
+    teacher: str = Field(min_length=1)
+
+
 class Recipe(Reasoned):
     """How a configuration is trained.
 
@@ -288,6 +305,9 @@ class Recipe(Reasoned):
         sampling: of training patches.
         initialization: where the weights come from.
         freeze: which of them stay as they are, and how long.
+
+
+        distillation: what a trained model adds to the loss, if one does.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: ``auto`` takes 16-bit autocast where the device is faster with it.
@@ -306,9 +326,15 @@ class Recipe(Reasoned):
     sampling: Sampling = Sampling()
     initialization: Initialization = Initialization()
     freeze: Freeze = Freeze()
+    distillation: Distillation | None = None
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
     validate_every: int = Field(10, ge=1)
     validate_cases: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)
+
+    @property
+    def taught(self) -> Distillation | None:
+        """The distillation, where it has a say in the loss."""
+        return self.distillation if self.distillation is not None and self.distillation.weight > 0 else None

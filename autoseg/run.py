@@ -3,6 +3,7 @@
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights.safetensors    where a planned --weights FILE was given
 RUN/source_<configuration>.safetensors  transfer.json    where a model is fine-tuned
+RUN/teacher/…                      a run folder, where a planned --teacher was given
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…

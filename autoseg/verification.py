@@ -10,10 +10,11 @@ from torch import nn
 from autoseg.architecture import Network
 from autoseg.device import autocast
 from autoseg.errors import AutosegError
-from autoseg.memory import LABEL_TYPE, TrainingPrecision, stand_in, trace_step
+from autoseg.memory import LABEL_TYPE, TrainingPrecision, empty_lesson, stand_in, trace_step
 from autoseg.networks import build
 from autoseg.plan import Configuration, Plan, Target
-from autoseg.recipe import Loss, Optimizer
+from autoseg.recipe import Distillation, Loss, Optimizer
+from autoseg.training.distillation import distillation_loss
 from autoseg.training.loss import deep_supervision_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer
 
@@ -69,6 +70,7 @@ def confirm(plan: Plan, configuration: Configuration, device: torch.device) -> C
             ema=recipe.ema_decay > 0,
             kind=plan.target_of(configuration).kind,
             loss=recipe.loss,
+            distillation=recipe.taught,
         )
     except torch.OutOfMemoryError:
         raise AutosegError(
@@ -89,6 +91,7 @@ def compare(
     ema: bool = False,
     kind: Literal["labels", "regions"] = "labels",
     loss: Loss | None = None,
+    distillation: Distillation | None = None,
 ) -> Comparison:
     """Compare the computed and the measured memory of one training step; the arguments are those of ``step_memory``."""
     if device.type == "cuda":
@@ -105,6 +108,7 @@ def compare(
         kind=kind,
         loss=loss,
         device=device.type,
+        distillation=distillation,
     )
     target = stand_in(kind, heads)
     cuda = device.type == "cuda"
@@ -134,10 +138,10 @@ def compare(
         image = torch.randn((batch_size, in_channels, *network.input_size(patch_size)), device=device)
         label = torch.zeros((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device=device)
         if cuda:
-            value = _loss(module, image, label, dtype, loss or Loss(), target)
+            value = _loss(module, image, label, dtype, loss or Loss(), target, distillation)
         else:
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                value = _loss(module, image, label, dtype, loss or Loss(), target)
+                value = _loss(module, image, label, dtype, loss or Loss(), target, distillation)
             break
         scaler.scale(value).backward()
         scaler.unscale_(stepper)
@@ -154,8 +158,17 @@ def compare(
 
 
 def _loss(
-    module: nn.Module, image: torch.Tensor, label: torch.Tensor, dtype: torch.dtype, loss: Loss, target: Target
+    module: nn.Module,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    dtype: torch.dtype,
+    loss: Loss,
+    target: Target,
+    distillation: Distillation | None,
 ) -> torch.Tensor:
     with autocast(image.device, dtype):
         outputs = module(image)
-    return deep_supervision_loss(outputs, label, loss, target)
+    value = deep_supervision_loss(outputs, label, loss, target)
+    if distillation is None:
+        return value
+    return value + distillation_loss(outputs, label, empty_lesson(label, target.heads), distillation, target)

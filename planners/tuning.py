@@ -92,6 +92,7 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
     return before.recipe.model_copy(
         update={
             "epochs": epochs,
+            "distillation": None,  # the source's teacher knows its own cases
             "iterations_per_epoch": per_epoch,
             "optimizer": base.model_copy(
                 update={

@@ -9,7 +9,7 @@ import torch
 from autoseg.architecture import UNet
 from autoseg.memory import scaling, step_memory, trace_step
 from autoseg.networks import build, count_parameters
-from autoseg.recipe import Optimizer
+from autoseg.recipe import Distillation, Optimizer
 from autoseg.verification import compare
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}
@@ -45,6 +45,18 @@ def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], k
     found = compare(topology, 2, 3, patch, 2, precision, Optimizer(), torch.device("cpu"), kind=kind)
     assert found.what == "saved"
     assert found.computed == found.measured
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_saved_bytes_with_a_teacher(kind: str, precision: str) -> None:
+    step = (network("unet", CUBE), 2, 3, (16, 16, 16), 2, precision, Optimizer())
+    teacher = Distillation(teacher="any")
+    found = compare(*step, torch.device("cpu"), kind=kind, distillation=teacher)
+    assert found.computed == found.measured
+    # At least the scores of three heads and where they count, 4 bytes each.
+    more = step_memory(*step, kind=kind, distillation=teacher).total - step_memory(*step, kind=kind).total
+    assert more >= 2 * 16**3 * 4 * 4
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "ranger21"])

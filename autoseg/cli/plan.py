@@ -47,6 +47,10 @@ def command(
         str | None,
         typer.Option(help="Weights the encoder starts from: imagenet (timm downloads them), random, or a file."),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Trained run to learn from as well, such as one with more channels (distillation)."),
+    ] = None,
     encoder: Annotated[str, typer.Option(help="2D encoder (a timm model) for --planner inflated.")] = "",
     source: Annotated[Path | None, typer.Option(help="Run folder of a trained model to fine-tune.")] = None,
     source_config: Annotated[
@@ -125,6 +129,7 @@ def command(
                     tuning,
                 ),
                 folds=folds,
+                teacher=teacher,
             )
     plan = run.plan
     if as_json:

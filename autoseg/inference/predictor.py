@@ -132,6 +132,15 @@ class Predictor:
             prepared, [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)], probabilities
         )
 
+    def scores(self, case: Case) -> tuple[OnOriginal, Trace]:
+        """Logits of the only member's heads on the cropped original grid of a case, and the way from there to the scan.
+
+        Raises:
+            AutosegError: as for :meth:`predict_case`.
+        """
+        (prepared,) = self._prepare(case)
+        return self._heads(self.members[0], prepared), prepared[-1].trace
+
     def predict(
         self, cases: Iterable[Case], out: str | Path, probabilities: bool = False, overwrite: bool = True
     ) -> Outcome:

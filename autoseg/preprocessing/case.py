@@ -155,17 +155,18 @@ def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, bias_
     return normalize(voxels, channel.normalization, inside)
 
 
-def restore(volume: np.ndarray, trace: Trace) -> np.ndarray:
-    """Put a volume on the cropped grid back into the whole canonical image, zero outside the crop.
+def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:
+    """Put a volume on the cropped grid back into the whole canonical image.
 
     Args:
         volume: ``trace.cropped_shape``.
         trace: of the case.
+        outside: value outside the crop.
 
     Returns:
         ``(z, y, x)`` in canonical axes, same dtype.
     """
-    full = np.zeros(trace.shape, volume.dtype)
+    full = np.full(trace.shape, outside, volume.dtype)
     full[trace.slices] = volume
     return full.transpose(np.argsort(trace.transpose))
 

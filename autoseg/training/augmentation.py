@@ -81,11 +81,16 @@ def augment_maps(
     patch: Sequence[int],
     augmentation: Augmentation,
     rng: np.random.Generator,
+    fields: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`augment`, for several label maps of a sample, all moved alike: integer ``(batch, map, *loaded)``."""
+    """As :func:`augment`, for several label maps of a sample, all moved alike: integer ``(batch, map, *loaded)``.
+
+    The last ``fields`` channels of the image hold no intensities: they are moved with it, and stay as they are else.
+    """
     noise = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
-    image, maps = _spatial(image, maps, patch, augmentation, rng)
-    batch = len(image)
+    moved, maps = _spatial(image, maps, patch, augmentation, rng)
+    batch = len(moved)
+    image = moved[:, : moved.shape[1] - fields]  # a view: what is assigned to it is in ``moved``, too
 
     def happens(probability: float) -> np.ndarray:
         return np.flatnonzero(rng.random(batch) < probability)
@@ -125,9 +130,9 @@ def augment_maps(
     for axis in a.mirror_axes:
         chosen = happens(0.5)
         if len(chosen):
-            image[chosen] = image[chosen].flip(axis + 2)
+            moved[chosen] = moved[chosen].flip(axis + 2)
             maps[chosen] = maps[chosen].flip(axis + 2)
-    return image, maps
+    return moved, maps
 
 
 def _column(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:

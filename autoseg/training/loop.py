@@ -29,6 +29,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.recipe import Recipe
 from autoseg.training.augmentation import augment, loading_size
 from autoseg.training.checkpoint import load_state, save_state
+from autoseg.training.distillation import augment_taught, distillation_loss
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.loss import deep_supervision_loss
@@ -115,7 +116,7 @@ def train_fold(
         folder: of the fold; gets weights, state, history and log.
         plan: channels and target.
         configuration: patch, batch, network and recipe.
-        training: preprocessed cases to learn from.
+        training: preprocessed cases to learn from; with what the teacher says, where the recipe has one.
         validation: preprocessed cases to watch.
         budget: how long.
         device: to compute on.
@@ -197,7 +198,11 @@ def train_fold(
             image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
             label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            if handed is None:
+            taught = None
+            if recipe.taught is not None:
+                image, label, taught = augment_taught(image, label, given, recipe.augmentation, rng, target.heads)
+                taught = _middle(taught, spoken_of).contiguous()
+            elif handed is None:
                 image, label = augment(image, label, given, recipe.augmentation, rng)
             else:
                 image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
@@ -206,7 +211,9 @@ def train_fold(
             label = _middle(label, spoken_of)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
-            loss, finite = train_step(network, optimizer, scaler, image, label, configuration, target, device, dtype)
+            loss, finite = train_step(
+                network, optimizer, scaler, image, label, configuration, target, device, dtype, taught
+            )
             not_finite = 0 if finite else not_finite + 1
             if not_finite > PATIENCE_NOT_FINITE:
                 raise AutosegError(
@@ -261,8 +268,9 @@ def train_step(
     target: Target,
     device: torch.device,
     dtype: torch.dtype,
+    taught: torch.Tensor | None = None,
 ) -> tuple[float, bool]:
-    """One optimizer step.
+    """One optimizer step; ``taught`` is what a teacher says, where the recipe has one.
 
     Returns:
         The loss, and whether loss and gradient were finite (the step is left out where not).
@@ -272,6 +280,8 @@ def train_step(
     with autocast(device, dtype):
         outputs = network(image)
     loss = deep_supervision_loss(outputs, label, recipe.loss, target)
+    if taught is not None and recipe.taught is not None:
+        loss = loss + distillation_loss(outputs, label, taught, recipe.taught, target)
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
@@ -361,10 +371,11 @@ def _restore(
     return State(**{**saved["state"], "finished": False})
 
 
-def _middle(label: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The middle ``(batch, *size)`` of a label map: what a network without padding speaks about."""
-    start = [(n - wanted) // 2 for n, wanted in zip(label.shape[1:], size, strict=True)]
-    return label[(slice(None), *(slice(s, s + wanted) for s, wanted in zip(start, size, strict=True)))]
+def _middle(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The middle ``(…, *size)`` of maps: what a network without padding speaks about."""
+    for axis, wanted in enumerate(size, start=maps.ndim - len(size)):
+        maps = maps.narrow(axis, (maps.shape[axis] - wanted) // 2, wanted)
+    return maps
 
 
 def _stops_early(state: State, patience: int) -> bool:

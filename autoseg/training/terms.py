@@ -188,6 +188,35 @@ def topk_cross_entropy(
     return (hardest * used).sum() / wanted
 
 
+def softened_divergence(
+    logits: torch.Tensor,
+    teacher: torch.Tensor,
+    kind: str,
+    temperature: float,
+    counts: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """T² times the mean of KL(teacher ‖ student), both softened by T (Hinton et al. 2015, equation 1, section 2.1).
+
+    The gradient by a logit z is T·(q − p), where q and p are what student and teacher say at T: of one size whatever
+    the temperature, since the difference itself falls with 1/T.
+
+    Args:
+        logits: of the student, ``(batch, heads, *space)``.
+        teacher: logits or log-probabilities, same shape.
+        kind: ``labels`` (softmax) or ``regions`` (each head says yes or no for itself; heads are averaged).
+        temperature: T.
+        counts: voxels that count, ``(batch, 1, *space)``.
+    """
+    said, wanted = logits / temperature, teacher / temperature
+    if kind == "labels":
+        wanted = torch.log_softmax(wanted, dim=1)
+        costs = (wanted.exp() * (wanted - torch.log_softmax(said, dim=1))).sum(dim=1, keepdim=True)
+    else:
+        # p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)), where log p − log(1 − p) is the logit.
+        costs = torch.sigmoid(wanted) * (wanted - said) + F.softplus(said) - F.softplus(wanted)
+    return temperature**2 * _mean(costs, counts)
+
+
 def _mean(costs: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
     """Mean over the voxels that count; channels are averaged first."""
     if costs.shape[1] > 1:

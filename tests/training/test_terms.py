@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.training.loss import encode
-from autoseg.training.terms import cross_entropy, focal_loss, soft_dice_loss, topk_cross_entropy, tversky_loss
+from autoseg.training.terms import (
+    cross_entropy,
+    focal_loss,
+    soft_dice_loss,
+    softened_divergence,
+    topk_cross_entropy,
+    tversky_loss,
+)
 from tests.builders import LABELS, REGIONS
 
 IGNORING = LABELS.model_copy(update={"ignore": 9})
@@ -213,3 +220,77 @@ def test_topk_of_all_is_cross_entropy(target) -> None:
     assert topk_cross_entropy(logits, truth, target.kind, counts, share=1).item() == pytest.approx(
         cross_entropy(logits, truth, target.kind, counts).item()
     )
+
+
+# --- what a teacher says ---
+
+
+def test_divergence_by_hand() -> None:
+    """At T = 2 the teacher says 0.8 and 0.5, the student 0.5 and 0.9; times T² = 4, and the mean over two voxels."""
+    teacher, student = 2 * two_heads(0.8, 0.5), 2 * two_heads(0.5, 0.9)
+    first = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    second = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    wanted = pytest.approx(4 * (first + second) / 2)
+    assert softened_divergence(student, teacher, "labels", 2.0).item() == wanted
+    # One region is a label against the background; of two regions the mean is taken.
+    assert softened_divergence(student[:, 1:], teacher[:, 1:], "regions", 2.0).item() == wanted
+    both = softened_divergence(
+        2 * surely(0.5, 0.9).repeat(1, 2, 1), 2 * surely(0.8, 0.5).repeat(1, 2, 1), "regions", 2.0
+    )
+    assert both.item() == wanted
+    only_first = torch.tensor([[[True, False]]])
+    assert softened_divergence(student, teacher, "labels", 2.0, only_first).item() == pytest.approx(4 * first)
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_divergence_as_torch(kind: str, temperature: float) -> None:
+    torch.manual_seed(1)
+    student, teacher = (3 * torch.randn(2, 3, 4, 5, 6, dtype=torch.double) for _ in range(2))
+    made = torch.distributions.Categorical if kind == "labels" else torch.distributions.Bernoulli
+    logits = [(scores / temperature).movedim(1, -1) for scores in (teacher, student)]
+    expected = torch.distributions.kl_divergence(*(made(logits=scores) for scores in logits)).mean()
+    found = softened_divergence(student, teacher, kind, temperature)
+    assert found.item() == pytest.approx(temperature**2 * expected.item(), rel=1e-5)
+    if kind == "labels":  # log-probabilities do as well as logits
+        again = softened_divergence(student, torch.log_softmax(teacher, dim=1), kind, temperature)
+        assert again.item() == pytest.approx(found.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_gradient_of_divergence(kind: str) -> None:
+    """By finite differences; and none where the student says the same."""
+    torch.manual_seed(2)
+    student, teacher = (torch.randn(1, 3, 2, 2, dtype=torch.double) for _ in range(2))
+    counts = torch.tensor([[[[True, False], [True, True]]]])
+    student.requires_grad_()
+    torch.autograd.gradcheck(lambda logits: softened_divergence(logits, teacher, kind, 1.7, counts), (student,))
+    same = teacher.clone().requires_grad_()
+    value = softened_divergence(same, teacher, kind, 1.7)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert same.grad is not None
+    assert same.grad.abs().max() < 1e-12
+
+
+def test_gradient_does_not_shrink_with_temperature() -> None:
+    """Hinton et al. 2015, equation 4: for a large T the gradient is the difference of centred logits over their number.
+
+    There it is divided by T², which the factor takes off again.
+    """
+    torch.manual_seed(3)
+    teacher = torch.randn(1, 4, 5, dtype=torch.double)
+    for temperature in (100.0, 1000.0):
+        student = torch.randn(1, 4, 5, dtype=torch.double, generator=torch.Generator().manual_seed(4)).requires_grad_()
+        softened_divergence(student, teacher, "labels", temperature).backward()
+        difference = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+        assert student.grad is not None
+        assert torch.allclose(student.grad, difference.detach() / 4 / 5, rtol=0.05, atol=5 / temperature / 20)
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_extreme_teachers_are_finite(kind: str) -> None:
+    student = torch.tensor([[[1e4], [-1e4]]]).requires_grad_()
+    softened_divergence(student, torch.tensor([[[-30.0], [30.0]]]), kind, 1.0).backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
