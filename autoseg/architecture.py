@@ -54,6 +54,15 @@ class Architecture(Reasoned):
         """What the names of the encoder's weights start with; nothing where it has no encoder to speak of."""
         return ()
 
+    @property
+    def raters(self) -> int:
+        """How many raters it answers for, one after the other: the result has so many times the target's heads."""
+        return 1
+
+    def label_size(self, patch: Sequence[int]) -> list[int]:
+        """Axes of a sample's labels for a patch: its voxels; before them the raters, if there are several."""
+        return [*([self.raters] if self.raters > 1 else []), *self.output_size(patch)]
+
     def fits(self, patch: Sequence[int]) -> str | None:
         """Say in words why a patch can't be taken, or None."""
         for axis, (size, factor) in enumerate(zip(patch, self.divisor, strict=True)):
@@ -101,6 +110,7 @@ class UNet(Architecture):
         activation: non-linearity.
         dropout: probability after each convolution; 0 for none.
         deep_supervision: losses at lower decoder resolutions during training.
+        decoders: ways out of the one encoder, one for each rater that is learned separately.
     """
 
     family: Literal["unet", "resenc"] = "unet"
@@ -113,6 +123,12 @@ class UNet(Architecture):
     activation: Literal["leaky_relu", "relu"] = "leaky_relu"
     dropout: float = Field(0.0, ge=0, lt=1)
     deep_supervision: bool = True
+    decoders: PositiveInt = 1
+
+    @property
+    def raters(self) -> int:
+        """A decoder each."""
+        return self.decoders
 
     @property
     def dimensions(self) -> int:
@@ -136,8 +152,9 @@ class UNet(Architecture):
 
     @property
     def summary(self) -> str:
-        """Channels of the stages."""
-        return " ".join(str(width) for width in self.features)
+        """Channels of the stages; decoders, where there are several."""
+        features = " ".join(str(width) for width in self.features)
+        return features if self.decoders == 1 else f"{features}, {self.decoders} decoders"
 
     @model_validator(mode="after")
     def _lengths(self) -> "Self":

@@ -4,7 +4,7 @@ A configuration that follows others has them trained first, as far as it needs t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -18,20 +18,21 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.summary import Evaluation
 from autoseg.files import read_json, write_json
-from autoseg.image import result_ending
+from autoseg.image import Geometry, result_ending
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.inference.stages import Stage
 from autoseg.networks import build, set_deep_supervision
-from autoseg.networks.weights import load_network, read_metadata, weights_identity
+from autoseg.networks.weights import load_network
 from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
+from autoseg.rater_validation import FOLDER, measure_decoders, restored_label, what_was_drawn
 from autoseg.run import Run
-from autoseg.stages import Part, hand_on, schedule, stage_cases
+from autoseg.stages import Part, folds_of_plan, hand_on, schedule, stage_cases
 from autoseg.teaching import lessons
 from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
@@ -321,7 +322,7 @@ def _validation_seconds(cases: Sequence[StoredCase], plan: Plan, config: Configu
             [network],
             tile,
             config.tile_size,
-            target.heads,
+            target.heads * config.network.raters,
             inference,
             device,
             dtype,
@@ -339,7 +340,9 @@ def validate_fold(
     """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
 
     Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place. A
-    fold without validation cases has nothing to evaluate: the result has no rows and nothing is written.
+    fold without validation cases has nothing to evaluate: the result has no rows and nothing is written. Where raters
+    are learned separately their mean is evaluated, and ``validation/raters`` gets each one's label maps and their Dice
+    with what each rater drew.
     """
     if not run.split(fold)["validation"]:
         return _nothing(plan, name)
@@ -358,6 +361,7 @@ def validate_fold(
     dataset = run.dataset
     data = run.preprocessed(config.data)
     pairs: list[tuple[str, Path, Path]] = []
+    drawn: dict[str, dict[str, Path]] = {}
     with (
         ThreadPoolExecutor(1) as writer,
         Steps(f"Validating fold {fold}", len(run.split(fold)["validation"])) as steps,
@@ -365,18 +369,25 @@ def validate_fold(
         writing: Future[None] | None = None
         for case_id in run.split(fold)["validation"]:
             stored = StoredCase(data, case_id)
-            label = predictor.predict_preprocessed(stored.image(), stored.trace, _as_before(run, before, case_id))
-            path = out / f"{case_id}{result_ending(plan.file_ending)}"
+            seen = _as_before(run, before, case_id)
+            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, raters=bool(plan.raters))
+            file = f"{case_id}{result_ending(plan.file_ending)}"
+            labels = {out / file: found.label}
+            labels |= {out / FOLDER / rater / file: label for rater, label in found.raters.items()}
             if writing is not None:
                 writing.result()
-            writing = writer.submit(write_label, path, label, stored.trace.geometry)
-            reference = dataset.case(case_id).label
+            writing = writer.submit(_write_labels, labels, found.geometry)
+            case = dataset.case(case_id)
+            reference = case.label
             if reference is None or not reference.exists():
-                reference = _reference_from_preprocessed(stored, out, plan)
-            pairs.append((case_id, path, reference))
+                reference = restored_label(stored.label(), stored.trace, out / "references" / file)
+            pairs.append((case_id, out / file, reference))
+            drawn[case_id] = what_was_drawn(case, stored, plan, out / "references", file)
             steps.advance()
         if writing is not None:
             writing.result()
+    if plan.raters:
+        measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, plan, target)
     return evaluate_pairs(pairs, target.outputs, out, ignore=target.ignore)
 
 
@@ -399,15 +410,9 @@ def _as_before(run: Run, earlier: Sequence[Configuration], case: str) -> list[Pr
     return seen
 
 
-def _reference_from_preprocessed(stored: StoredCase, out: Path, plan: Plan) -> Path:
-    from autoseg.preprocessing.case import restore
-    from autoseg.preprocessing.resample import resample_label
-
-    trace = stored.trace
-    label = resample_label(stored.label(), trace.cropped_shape, trace.separate_axis, 1)
-    path = out / "references" / f"{stored.id}{result_ending(plan.file_ending)}"
-    write_label(path, restore(label, trace).astype(np.int16), trace.geometry)
-    return path
+def _write_labels(labels: Mapping[Path, np.ndarray], geometry: Geometry) -> None:
+    for path, label in labels.items():
+        write_label(path, label, geometry)
 
 
 def cross_validated(run: Run, name: str) -> Evaluation:
@@ -418,18 +423,14 @@ def cross_validated(run: Run, name: str) -> Evaluation:
     Raises:
         AutosegError: no fold is validated yet.
     """
-    plan = run.plan
-    expected = weights_identity(plan, plan.configurations[name])
-    folds = []
-    for fold in run.trained_folds(name):
-        folder = run.fold(name, fold)
-        if read_metadata(folder / "weights.safetensors").get("identity", expected) != expected:
+    trained, folds = run.trained_folds(name), folds_of_plan(run, name)
+    for fold in trained:
+        if fold not in folds:
             say(f"Fold {fold} of {name} was trained under another plan and is left out of the table.")
-        elif (folder / "validation" / "summary.json").exists():
-            folds.append(fold)
+    folds = [fold for fold in folds if (run.fold(name, fold) / "validation" / "summary.json").exists()]
     parts = [Evaluation.read(run.fold(name, fold) / "validation") for fold in folds]
     if not parts and _never_validated(run, name):
-        return _nothing(plan, name)
+        return _nothing(run.plan, name)
     if not parts:
         raise AutosegError(f"{run.path} has no validated fold of {name} yet; train one first.")
     merged = Evaluation.merge(parts)

@@ -1,6 +1,6 @@
 """Dataset, Case, Channel, labels and regions: the model that every layout on disk is read into."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,6 +162,7 @@ class LoadedCase(_Model):
         geometry: of the first channel's file.
         label: integer ``(z, y, x)``, or None.
         mask: bool ``(z, y, x)``, or None.
+        raters: what each rater asked for drew, likewise; None for one who did not draw the case.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
@@ -172,15 +173,19 @@ class LoadedCase(_Model):
     geometry: Geometry
     label: np.ndarray | None = None
     mask: np.ndarray | None = None
+    raters: tuple[np.ndarray | None, ...] = ()
 
 
-def load_case(case: Case, channels: tuple[str, ...] | list[str], with_label: bool = True) -> LoadedCase:
+def load_case(
+    case: Case, channels: tuple[str, ...] | list[str], with_label: bool = True, raters: Sequence[str] = ()
+) -> LoadedCase:
     """Read the voxels of a case.
 
     Args:
         case: which files.
         channels: names of the channels wanted, in the order wanted.
         with_label: read the label map too, where there is one.
+        raters: names of those whose label maps to read too, in the order wanted.
 
     Raises:
         AutosegError: a file is unreadable, or the files do not share one grid (both named).
@@ -218,20 +223,23 @@ def load_case(case: Case, channels: tuple[str, ...] | list[str], with_label: boo
     for index, array in enumerate(arrays):
         if array is not None:
             voxels[index] = array
-    label = _load_map(case, case.label, first, first_path) if with_label and case.label is not None else None
+    labels = [case.label if with_label else None, *(case.raters.get(name) for name in raters)]
+    drawn = [
+        None if path is None else np.rint(_load_map(case, path, first, first_path)).astype(np.int16) for path in labels
+    ]
     mask = _load_map(case, case.mask, first, first_path) if case.mask is not None else None
     return LoadedCase(
         image=voxels,
         present=tuple(array is not None for array in arrays),
         spacing=first.spacing,
         geometry=first.geometry,
-        label=None if label is None else np.rint(label).astype(np.int16),
+        label=drawn[0],
         mask=None if mask is None else mask > 0,
+        raters=tuple(drawn[1:]),
     )
 
 
-def _load_map(case: Case, path: Path | None, first: Any, first_path: Path | None) -> np.ndarray:
-    assert path is not None
+def _load_map(case: Case, path: Path, first: Any, first_path: Path | None) -> np.ndarray:
     image = read_image(path)
     difference = image.geometry.differs_from(first.geometry)
     if difference is not None:

@@ -35,7 +35,7 @@ from autoseg.networks import build
 from autoseg.plan import Memory, Output, Target
 from autoseg.recipe import Distillation, Loss, Optimizer
 from autoseg.training.distillation import distillation_loss
-from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.loss import training_loss
 from autoseg.training.optimization import build_optimizer
 
 #: Copies of a convolution's input and output that its workspace may take.
@@ -214,7 +214,7 @@ def trace_step(
     Args:
         network: topology.
         in_channels: channels of the image.
-        heads: channels of the result.
+        heads: channels of the result, for each rater that the network answers for.
         patch_size: voxels.
         batch_size: patches.
         precision: ``fp32``, or 16-bit autocast.
@@ -255,7 +255,7 @@ def trace_step(
 
     with tracker:
         image = torch.empty((batch_size, in_channels, *network.input_size(patch_size)), device="meta")
-        label = torch.empty((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device="meta")
+        label = torch.empty((batch_size, *network.label_size(patch_size)), dtype=LABEL_TYPE, device="meta")
         taught = empty_lesson(label, heads) if distillation is not None else None
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             if precision == "fp32":
@@ -263,7 +263,7 @@ def trace_step(
             else:
                 with _Autocast(_TYPES[precision], device):
                     outputs = module(image)
-            value = deep_supervision_loss(outputs, label, loss or Loss(), target)
+            value = training_loss(outputs, label, loss or Loss(), target)
             if taught is not None and distillation is not None:
                 value = value + distillation_loss(outputs, label, taught, distillation, target)
         tracker.trace.backward = len(tracker.trace.workspace)

@@ -306,6 +306,8 @@ class Plan(Reasoned):
         allow_missing_channels: whether a case may lack a channel (it is then zero); without it, cases may where the
             recipe drops channels (:meth:`takes_missing_channels`).
         target: what to segment.
+        raters: names of the raters of the cases who are learned separately, each by a decoder of its own, in this
+            order; empty to learn from one label map a case.
         preprocessing: steps shared by all configurations.
         configurations: name (``2d``, ``3d_fullres``, ``3d_lowres``) → configuration.
         recommended: the configuration used where none is named.
@@ -321,6 +323,7 @@ class Plan(Reasoned):
     channels: list[Channel] = Field(min_length=1)
     allow_missing_channels: bool = False
     target: Target
+    raters: list[FolderName] = Field(default_factory=list)
     preprocessing: Preprocessing = Preprocessing()
     configurations: dict[FolderName, Configuration] = Field(min_length=1)
     recommended: str
@@ -337,6 +340,8 @@ class Plan(Reasoned):
             raise ValueError(f"recommended names {self.recommended}, which is none of the configurations")
         if len(set(self.channel_names)) != len(self.channels):
             raise ValueError("two channels have the same name")
+        if len(self.raters) == 1 or len(set(self.raters)) != len(self.raters):
+            raise ValueError("raters must name two different ones or more, or none")
         for name, configuration in self.configurations.items():
             self._check_stages(name)
             dropout = configuration.recipe.channel_dropout
@@ -348,7 +353,21 @@ class Plan(Reasoned):
             unsuited = configuration.network.suits(self.target_of(configuration).kind)
             if unsuited:
                 raise ValueError(f"configurations.{name}.{unsuited}")
+            self._check_raters(name)
         return self
+
+    def _check_raters(self, name: str) -> None:
+        """A network must answer for as many raters as there are, and stages can't hand on several answers."""
+        configuration = self.configurations[name]
+        if configuration.network.raters != max(len(self.raters), 1):
+            raise ValueError(
+                f"configurations.{name}.network answers for {configuration.network.raters} rater(s), but the plan "
+                f"names {len(self.raters)}; only the families unet and resenc have a decoder for each (decoders)"
+            )
+        if self.raters and configuration.previous is not None:
+            raise ValueError(f"configurations.{name}.previous: raters can't be learned separately in several stages")
+        if self.raters and configuration.recipe.distillation is not None:
+            raise ValueError(f"configurations.{name}.recipe.distillation: a teacher speaks for none of the raters")
 
     def _check_stages(self, name: str) -> None:
         """A chain of stages must end, hand on what is asked for, and segment all of the plan's target together."""

@@ -18,6 +18,7 @@ from autoseg.memory import TrainingPrecision, step_memory
 from autoseg.networks import parameters_of
 from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
+from autoseg.progress import say
 from autoseg.recipe import Distillation, Initialization
 from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
 from autoseg.transfer import Source, carry, forget, keep, open_source
@@ -34,6 +35,9 @@ DEVICES = ("cuda", "mps", "cpu")
 #: Memory budget in GB where there is no GPU to ask: nnU-Net's.
 DEFAULT_GB = 8.0
 
+#: Cases that a message names before it counts.
+NAMED = 5
+
 #: Share of a GPU's memory that is the default budget; the rest is for the CUDA context and the display.
 DEVICE_SHARE = 0.92
 
@@ -47,6 +51,7 @@ class Request:
         gpu_memory_gb: memory budget in 10⁹ bytes.
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions (or labels) to segment; empty for all.
+        raters: names of the raters to learn separately; empty to learn from one label map a case.
         options: anything a planner of its own understands; ``encoder``: name of a timm model.
         source: model to start from, for planner ``finetune``.
     """
@@ -57,6 +62,7 @@ class Request:
     regions: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     source: Source | None = None
+    raters: tuple[str, ...] = ()
 
 
 #: A planner reads a fingerprint and a request and writes a plan.
@@ -92,6 +98,7 @@ def plan_dataset(
     source: Source | str | Path | None = None,
     folds: int | None = None,
     teacher: str | Path | None = None,
+    raters: Sequence[str] = (),
 ) -> Run:
     """Check a dataset, plan it and make its run folder.
 
@@ -115,6 +122,7 @@ def plan_dataset(
         folds: of the cross-validation, 5 by default; 1 for a training on all cases, without validation.
         teacher: trained run whose outputs are a further term of the loss; what it needs to predict is copied into the
             run folder.
+        raters: to learn separately, or ``all`` of the dataset's; cases that none of them drew are left out.
 
     Raises:
         AutosegError: the dataset has errors (all are listed), the budget is too small, the weights do not fit, or the
@@ -130,6 +138,9 @@ def plan_dataset(
     # Imported here: planners import this module, and need nothing of prediction.
     from autoseg.teacher import check_student, distillation_of, keep_teacher, open_teacher
 
+    dataset, raters = choose_raters(dataset, raters)
+    if raters and teacher is not None:
+        raise UsageError("--raters and --teacher can't be had together: a teacher speaks for nobody; leave one out.")
     master = None if teacher is None else open_teacher(teacher, dataset, out)
     fingerprint = checked_fingerprint(dataset, workers, seed)
     splits = keep_or_make_splits(out, dataset, seed, folds)
@@ -145,6 +156,7 @@ def plan_dataset(
         encoder,
         source,
         None if master is None else distillation_of(master),
+        raters,
     )
     if master is not None:
         check_student(plan, master)
@@ -198,6 +210,7 @@ def make_plan(
     encoder: str = "",
     source: Source | None = None,
     distillation: Distillation | None = None,
+    raters: Sequence[str] = (),
 ) -> Plan:
     """Plan a dataset.
 
@@ -213,6 +226,7 @@ def make_plan(
         encoder: name of a timm model, for planners that let it be chosen.
         source: model to start from.
         distillation: a teacher's term of the loss, for all configurations.
+        raters: names of the raters to learn separately, as the dataset has them.
 
     Raises:
         UsageError: something is asked for that does not exist.
@@ -231,7 +245,7 @@ def make_plan(
     kind = select_device().type if device == "auto" else device
     options = {"encoder": encoder} if encoder else {}
     budget = gpu_memory_gb or default_budget(kind)
-    request = Request(kind, budget, tuple(channels), tuple(regions), options, source)
+    request = Request(kind, budget, tuple(channels), tuple(regions), options, source, tuple(raters))
     planner = planner or ("unet" if source is None else FINETUNE)
     chosen = find_planner(planner)
     plan = chosen(fingerprint, request)
@@ -241,9 +255,46 @@ def make_plan(
         plan = _within_budget(partial(chosen, fingerprint), request, partial(_learn_from, distillation), plan)
     if encoder and all(getattr(c.network, "encoder", None) != encoder for c in plan.configurations.values()):
         raise UsageError(f"--encoder {encoder}: planner {planner} has no encoder to choose; use --planner inflated.")
+    if raters and plan.raters != list(raters):
+        raise UsageError(f"--raters: planner {planner} learns from one label map a case; use --planner unet or resenc.")
     if initialization is not None:
         plan = _start_from(plan, initialization)
     return refresh(override(plan, list(overrides))) if overrides else plan
+
+
+def choose_raters(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, list[str]]:
+    """The raters to learn separately, and the dataset without the cases that none of them drew.
+
+    Args:
+        dataset: whose cases name their raters.
+        wanted: names, or ``all``; empty for none.
+
+    Raises:
+        UsageError: the dataset names no raters, not these, or they are fewer than two.
+    """
+    if not wanted:
+        return dataset, []
+    known = list(dict.fromkeys(name for case in dataset.cases for name in case.raters))
+    names = known if list(wanted) == ["all"] and "all" not in known else list(dict.fromkeys(wanted))
+    if not known:
+        raise UsageError(f"--raters: {dataset.root} names no raters of its cases; name them in its autoseg.toml.")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"--raters {', '.join(unknown)} is unknown; the dataset has {', '.join(known)}.")
+    if len(names) < 2:
+        raise UsageError(f"--raters {', '.join(names)} is only one; give two or more, or all.")
+    unfit = [name for name in names if name.startswith(".") or set(name) & set("/\\")]
+    if unfit:
+        raise UsageError(
+            f"--raters {unfit[0]} can't be part of a file's name; call the rater otherwise in autoseg.toml."
+        )
+    lost = [case.id for case in dataset.cases if not set(names) & set(case.raters)]
+    if lost:
+        listed = ", ".join(lost[:NAMED]) + (", …" if len(lost) > NAMED else "")
+        say(f"{len(lost)} of {len(dataset.cases)} cases were drawn by none of {', '.join(names)}, left out: {listed}.")
+        kept = tuple(case for case in dataset.cases if case.id not in lost)
+        dataset = dataset.model_copy(update={"cases": kept})
+    return dataset, names
 
 
 def _initial_weights(weights: str | Path | None) -> tuple[Initialization | None, dict[str, torch.Tensor]]:

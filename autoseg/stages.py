@@ -11,6 +11,7 @@ from autoseg.crop import box_around
 from autoseg.errors import AutosegError
 from autoseg.evaluation.cases import read_labels
 from autoseg.image import result_ending
+from autoseg.networks.weights import read_metadata, weights_identity
 from autoseg.parallel import available_cpus, each
 from autoseg.plan import Configuration, Plan
 from autoseg.preprocessing.case import PreprocessedCase
@@ -60,6 +61,14 @@ def schedule(plan: Plan, name: str, folds: Sequence[int], count: int, max_second
         share = None if max_seconds is None else max_seconds * (len(folds) / len(needed[stage])) / len(chain)
         parts += [Part(stage, fold, share) for fold in needed[stage]]
     return parts
+
+
+def folds_of_plan(run: Run, name: str) -> list[int]:
+    """Folds that are trained under the plan as it is now."""
+    plan = run.plan
+    expected = weights_identity(plan, plan.configurations[name])
+    weights = {fold: run.fold(name, fold) / "weights.safetensors" for fold in run.trained_folds(name)}
+    return [fold for fold, path in weights.items() if read_metadata(path).get("identity", expected) == expected]
 
 
 def stage_cases(run: Run, plan: Plan, name: str, names: Sequence[str]) -> list[StoredCase]:

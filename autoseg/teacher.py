@@ -99,6 +99,11 @@ def open_teacher(path: str | Path, dataset: Dataset, out: str | Path) -> Teacher
             f"'autoseg train {path}'."
         )
     plan = teacher.run.plan
+    if plan.raters:
+        raise UsageError(
+            f"--teacher {path} learned several raters separately and can't teach; choose one that learned from "
+            "one label map a case."
+        )
     for name in _FILES:
         if not (teacher.run.path / name).is_file():
             raise AutosegError(f"--teacher {path} lacks its {name}; take a run folder that is whole.")

@@ -15,7 +15,7 @@ from autoseg.networks import build
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.recipe import Distillation, Loss, Optimizer
 from autoseg.training.distillation import distillation_loss
-from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.loss import training_loss
 from autoseg.training.optimization import MovingAverage, build_optimizer
 
 
@@ -136,7 +136,7 @@ def compare(
             torch.cuda.reset_peak_memory_stats(device)
         stepper.zero_grad(set_to_none=True)
         image = torch.randn((batch_size, in_channels, *network.input_size(patch_size)), device=device)
-        label = torch.zeros((batch_size, *network.output_size(patch_size)), dtype=LABEL_TYPE, device=device)
+        label = torch.zeros((batch_size, *network.label_size(patch_size)), dtype=LABEL_TYPE, device=device)
         if cuda:
             value = _loss(module, image, label, dtype, loss or Loss(), target, distillation)
         else:
@@ -168,7 +168,7 @@ def _loss(
 ) -> torch.Tensor:
     with autocast(image.device, dtype):
         outputs = module(image)
-    value = deep_supervision_loss(outputs, label, loss, target)
+    value = training_loss(outputs, label, loss, target)
     if distillation is None:
         return value
     return value + distillation_loss(outputs, label, empty_lesson(label, target.heads), distillation, target)

@@ -16,7 +16,7 @@ from autoseg.memory import stand_in
 from autoseg.networks import build
 from autoseg.parallel import available_cpus
 from autoseg.recipe import Loss, Optimizer
-from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.loss import training_loss
 from autoseg.training.optimization import build_optimizer
 
 #: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000
@@ -145,7 +145,7 @@ def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tu
     with torch.random.fork_rng(devices=[]):
         module = build(network, in_channels, heads)
         image = torch.randn((samples, in_channels, *network.input_size(patch)))
-    label = torch.zeros((samples, *network.output_size(patch)), dtype=torch.int16)
+    label = torch.zeros((samples, *network.label_size(patch)), dtype=torch.int16)
     target = stand_in("regions", heads)
     optimizer = build_optimizer(module.parameters(), Optimizer())
     best = float("inf")
@@ -154,7 +154,7 @@ def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tu
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, dtype):
             outputs = module(image)
-        deep_supervision_loss(outputs, label, Loss(), target).backward()
+        training_loss(outputs, label, Loss(), target).backward()
         optimizer.step()
         if repetition:
             best = min(best, time.thread_time() - started)

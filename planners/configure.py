@@ -70,9 +70,10 @@ def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> P
         AutosegError: not even the smallest patch fits the budget.
     """
     setting = open_setting(fingerprint, request)
+    family = replace(family, decoders=max(len(request.raters), 1))
     configurations = _configurations(_task(setting, family), setting.grid)
     recommended, why = _recommend(setting.cpu, configurations)
-    return assemble(setting, family.name, configurations, recommended, why)
+    return assemble(setting, family.name, configurations, recommended, why, raters=request.raters)
 
 
 def _task(setting: Setting, family: Family) -> _Task:
@@ -204,6 +205,7 @@ def _configuration(
         "strides": f"each axis while it keeps 4 voxels and its spacing is within twice the finest (in all {divisor})",
         "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
         "encoder_blocks": task.family.reason,
+        **({"decoders": "one for each rater"} if task.family.decoders > 1 else {}),
     }
     mirrored, mirror_reason = mirror_axes(
         task.fingerprint,

@@ -38,6 +38,11 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     if request.source is None:
         raise UsageError("--planner finetune needs a model to start from: --source RUN.")
     model = open_source(request.source)
+    if model.plan.raters:
+        raise UsageError(
+            f"--source {model.run.path} learned several raters separately, which can't be fine-tuned; give one that "
+            "learned from one label map a case."
+        )
     if fingerprint.dimension != model.dimension:
         kinds = {2: "pictures (2D)", 3: "volumes (3D)"}
         raise UsageError(

@@ -343,6 +343,7 @@ def assemble(
     normalization: Normalization | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     preprocessing_reasons: Mapping[str, str] | None = None,
+    raters: Sequence[str] = (),
 ) -> Plan:
     """Put the plan together.
 
@@ -355,6 +356,7 @@ def assemble(
         normalization: of the paper, for every channel that is no CT; this project's own rule where None.
         preprocessing: further values of :class:`autoseg.plan.Preprocessing`.
         preprocessing_reasons: why these.
+        raters: who are learned separately.
     """
     inputs = channels(setting.fingerprint, setting.names)
     if normalization is not None:
@@ -375,6 +377,8 @@ def assemble(
         name: configuration.model_copy(update={"recipe": dropping(setting, configuration.recipe)})
         for name, configuration in configurations.items()
     }
+    if raters:
+        reasons["raters"] = "asked for: each is learned by a decoder of its own, behind one encoder"
     return Plan(
         autoseg_version=__version__,
         planner=planner,
@@ -384,6 +388,7 @@ def assemble(
         channels=inputs,
         allow_missing_channels=setting.allow_missing,
         target=setting.target,
+        raters=list(raters),
         preprocessing=Preprocessing(
             transpose=setting.grid.transpose,
             **(preprocessing or {}),

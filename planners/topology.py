@@ -29,12 +29,14 @@ class Family:
         encoder_blocks: stage → convolutions or residual blocks in it.
         decoder_convs: convolutions in each decoder stage.
         reason: where these numbers come from.
+        decoders: one for each rater that is learned separately.
     """
 
     name: Literal["unet", "resenc"]
     encoder_blocks: Callable[[int], int]
     decoder_convs: int
     reason: str
+    decoders: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,4 +113,5 @@ def network(family: Family, pooled: Pooling, base_features: int = BASE_FEATURES)
         kernel_sizes=[list(row) for row in pooled.kernels],
         encoder_blocks=[family.encoder_blocks(stage) for stage in range(stages)],
         decoder_convs=[family.decoder_convs] * (stages - 1),
+        decoders=family.decoders,
     )

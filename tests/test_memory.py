@@ -1,5 +1,6 @@
 """The computed memory of a step against real tensors."""
 
+import itertools
 import math
 
 import numpy as np
@@ -37,6 +38,8 @@ def network(family: str, shape: dict[str, list[list[int]]], **changes: object) -
         (network("unet", CUBE, norm="batch", activation="relu"), (8, 8, 16), "labels"),
         (network("unet", CUBE, deep_supervision=False), (8, 8, 8), "regions"),
         (network("resenc", CUBE), (16, 8, 8), "labels"),
+        (network("unet", CUBE, decoders=3), (16, 8, 8), "labels"),
+        (network("resenc", SLICE, decoders=2), (32, 32), "regions"),
         (network("resenc", FLAT), (8, 16, 16), "regions"),
         (network("resenc", SLICE), (32, 32), "regions"),
     ],
@@ -87,6 +90,21 @@ def test_all_gradients_are_there_when_the_step_ends() -> None:
     assert trace.at(len(trace.workspace) - 1, "gradients") == 4 * (number - unused)
 
 
+def test_another_decoder_takes_what_the_first_did() -> None:
+    """Weights and what is saved for the backward pass: the encoder is there once, each decoder adds as much."""
+    traces = [
+        trace_step(network("unet", CUBE, decoders=count), 1, 2, (16, 16, 16), 2, "fp32", Optimizer())
+        for count in (1, 2, 3)
+    ]
+    first, second = (b.saved - a.saved for a, b in itertools.pairwise(traces))
+    assert first == pytest.approx(second, rel=0.01)
+    assert 0.3 * traces[0].saved < second < traces[0].saved
+    single = build(network("unet", CUBE), 1, 2)
+    added = sum(p.numel() for name, p in single.named_parameters() if name.startswith("decoder"))
+    more = [trace.at(trace.backward, "parameters") for trace in traces]
+    assert [b - a for a, b in itertools.pairwise(more)] == [4 * added] * 2
+
+
 def test_sixteen_bits_take_about_half() -> None:
     topology = network("unet", CUBE)
     full = trace_step(topology, 1, 2, (32, 32, 32), 2, "fp32", Optimizer()).saved
@@ -94,7 +112,9 @@ def test_sixteen_bits_take_about_half() -> None:
     assert 0.45 < half / full < 0.7
 
 
-@pytest.mark.parametrize("topology", [network("unet", FLAT), network("resenc", SLICE)])
+@pytest.mark.parametrize(
+    "topology", [network("unet", FLAT), network("resenc", SLICE), network("unet", CUBE, decoders=2)]
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_scaling_agrees_with_a_direct_computation(topology: UNet, precision: str) -> None:
     patch = [24 * int(f) for f in np.prod(topology.strides, axis=0)]

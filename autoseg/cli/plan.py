@@ -37,6 +37,10 @@ def command(
     ] = "auto",
     channels: Annotated[str, typer.Option(help="Channels to use, with commas; all by default.")] = "",
     regions: Annotated[str, typer.Option(help="Regions or labels to segment, with commas; all by default.")] = "",
+    raters: Annotated[
+        str,
+        typer.Option(help="Raters to learn separately (a decoder each), with commas, or all; unet and resenc only."),
+    ] = "",
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Override a value of the plan: path.to.key=value. Repeatable.")
     ] = None,
@@ -130,6 +134,7 @@ def command(
                 ),
                 folds=folds,
                 teacher=teacher,
+                raters=_names(raters),
             )
     plan = run.plan
     if as_json:
@@ -175,7 +180,8 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     outputs = ", ".join(output.name for output in plan.target.outputs)
     console.print(
         f"{plan.dataset}: {cases} cases, {channels} → {outputs} ({plan.target.kind}); planned by "
-        f"{plan.planner} for {plan.device}, {plan.gpu_memory_gb:g} GB",
+        f"{plan.planner} for {plan.device}, {plan.gpu_memory_gb:g} GB"
+        + (f"; learned separately from {', '.join(plan.raters)}" if plan.raters else ""),
         markup=False,
         soft_wrap=True,
     )

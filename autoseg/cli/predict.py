@@ -36,6 +36,9 @@ def command(
         bool, typer.Option("--postprocessing/--no-postprocessing", help="Apply what 'autoseg postprocess' chose.")
     ] = True,
     probabilities: Annotated[bool, typer.Option(help="Also write the probability of each output.")] = False,
+    raters: Annotated[
+        bool, typer.Option(help="Also write each rater's label map and a map of their disagreement (plan --raters).")
+    ] = False,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
@@ -73,8 +76,8 @@ def command(
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
-    outcome = predictor.predict(cases, out, probabilities, overwrite)
-    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures") if pictures else {}
+    outcome = predictor.predict(cases, out, probabilities, overwrite, raters)
+    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", raters) if pictures else {}
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
@@ -88,15 +91,21 @@ def command(
         raise typer.Exit(1)
 
 
-def _draw(cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path) -> dict[str, str]:
-    """Draw each case that has a result; return what went wrong, one sentence a case."""
-    from autoseg.report.pictures import prediction_picture
+def _draw(
+    cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path, disagreement: bool
+) -> dict[str, str]:
+    """Draw each case that has a result, and its map of disagreement; return what went wrong, one sentence a case."""
+    from autoseg.inference.predictor import beside
+    from autoseg.report.pictures import disagreement_picture, prediction_picture
 
     undrawn = {}
     for case in cases:
         if case.id in results:
             try:
                 prediction_picture(case, results[case.id], plan, folder / f"{case.id}.png")
+                if disagreement:
+                    found = beside(results[case.id], case.id, "disagreement")
+                    disagreement_picture(case, found, plan, folder / f"{case.id}_disagreement.png")
             except AutosegError as error:  # the result is there; the other pictures are still wanted
                 undrawn[case.id] = str(error)
     return undrawn

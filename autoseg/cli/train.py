@@ -36,6 +36,8 @@ def command(
 
     from autoseg.crossvalidation import train
     from autoseg.progress import say
+    from autoseg.rater_validation import raters_agreement
+    from autoseg.run import Run
 
     evaluation = train(
         run,
@@ -48,11 +50,16 @@ def command(
         workers,
         resume,
     )
+    planned = Run.open(run)
+    agreed = raters_agreement(planned, planned.plan.configuration(config)[0])
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:
+        console = Console(highlight=False)
         if evaluation.cases:
-            Console(highlight=False).print(evaluation.table("Cross-validation"))
+            console.print(evaluation.table("Cross-validation"))
         else:
             say("Trained on all cases; evaluate the model on others: autoseg predict, then autoseg evaluate.")
+        if agreed is not None:
+            console.print(agreed.table())
         say(f"Next: autoseg report {run}, or autoseg predict {run} SCANS --out DIR")

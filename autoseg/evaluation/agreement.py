@@ -1,5 +1,6 @@
 """How far raters agree with each other, and models with them: what is reported of the measured pairs."""
 
+import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from autoseg.evaluation.comparison import Comparison
 from autoseg.evaluation.consensus import Consensus
 from autoseg.evaluation.summary import HEADINGS, Statistics, number
 from autoseg.evaluation.tables import direction_of
-from autoseg.files import write_csv, write_json
+from autoseg.files import read_json, write_csv, write_json
 
 #: Metrics that do not ask which of two label maps is the reference.
 SYMMETRIC = ("dice", "jaccard", "nsd", "hd95", "hd", "assd")
@@ -160,6 +161,35 @@ class Agreement:
             lines.append([row.case, row.first, row.second, row.target, *cells])
         write_csv(Path(folder) / "agreement.csv", lines)
         write_json(Path(folder) / "agreement.json", self.to_json(compared))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Agreement":
+        """What :meth:`write` wrote.
+
+        Raises:
+            AutosegError: the files are missing or damaged.
+        """
+        try:
+            said = read_json(Path(folder) / "agreement.json")
+            with open(Path(folder) / "agreement.csv", encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file))
+            metrics = tuple(dict.fromkeys(line["metric"] for line in said["agreement"]))
+            targets = tuple(dict.fromkeys(line["target"] for line in said["agreement"]))
+            rows = tuple(
+                PairRow(
+                    line["case"],
+                    line["first"],
+                    line["second"],
+                    line["target"],
+                    {metric: float(line[metric] or "nan") for metric in metrics},
+                )
+                for line in lines
+            )
+            return cls(rows, tuple(said["raters"]), tuple(said["models"]), targets, metrics, said["consensus"])
+        except (OSError, KeyError, TypeError, ValueError):
+            raise AutosegError(
+                f"{folder} holds no readable agreement.json and agreement.csv; make them anew."
+            ) from None
 
     @cached_property
     def _values(self) -> dict[tuple[str, str], dict[str, dict[str, dict[str, float]]]]:

@@ -87,7 +87,27 @@ def agreement(
     wanted = _Wanted(
         tuple(targets), tuple(metrics), tolerance, empty, ignore, consensus, None if out is None else Path(out)
     )
+    return _measured(maps, predicted, cases, wanted, workers)
 
+
+def measure(raters: Maps, models: Maps, targets: Sequence[Target], ignore: int | None = None) -> Agreement:
+    """The Dice of label maps that are known already: every rater with every other, every model with every rater.
+
+    Args:
+        raters: rater → case → label map; a case may have one rater only, who then agrees with models alone.
+        models: model → case → label map.
+        targets: what to measure.
+        ignore: voxels to which a rater gave this label do not count.
+
+    Raises:
+        AutosegError: a file is unreadable, or those of a case are not on one grid.
+    """
+    cases = list(dict.fromkeys(case for files in raters.values() for case in files))
+    wanted = _Wanted(tuple(targets), ("dice",), TOLERANCE_MM, "skip", ignore, None, None)
+    return _measured(raters, models, cases, wanted, WORKERS)
+
+
+def _measured(maps: Maps, predicted: Maps, cases: Sequence[str], wanted: "_Wanted", workers: int) -> Agreement:
     def one(case: str) -> list[PairRow]:
         own = {name: files[case] for name, files in maps.items() if case in files}
         return _measure_case(case, own, {n: files[case] for n, files in predicted.items() if case in files}, wanted)
@@ -97,8 +117,8 @@ def agreement(
         rows = [row for found in track(pool.map(one, cases), "measuring agreement", len(cases)) for row in found]
     finally:
         pool.shutdown(cancel_futures=True)
-    names = tuple(target.name for target in targets)
-    return Agreement(tuple(rows), tuple(maps), tuple(predicted), names, tuple(metrics), consensus)
+    names = tuple(target.name for target in wanted.targets)
+    return Agreement(tuple(rows), tuple(maps), tuple(predicted), names, wanted.metrics, wanted.consensus)
 
 
 @dataclass(frozen=True)

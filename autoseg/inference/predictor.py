@@ -18,7 +18,13 @@ from autoseg.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import write_json
 from autoseg.image import Geometry, result_ending, write_image
-from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
+from autoseg.inference.decide import (
+    DISAGREEMENT,
+    Opinions,
+    paint_probabilities,
+    paint_scores,
+    probability_channels,
+)
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.postprocessing import Step, agreed_steps, apply
 from autoseg.inference.sliding_window import collector, predict_scores
@@ -43,12 +49,25 @@ class Prediction:
         probabilities: output name → float32 ``(z, y, x)``; empty unless asked for.
         geometry: of the original file.
         missing: channels of the plan that the case lacked.
+        raters: rater → label map in the way of ``label``, where raters were learned separately and it was asked for.
+        disagreement: float32 ``(z, y, x)``: how far the raters' probabilities differ, 0 to 1
+            (:meth:`autoseg.inference.decide.Opinions.disagreement`); None without ``raters``.
     """
 
     label: np.ndarray
     probabilities: dict[str, np.ndarray]
     geometry: Geometry
     missing: list[str] = field(default_factory=list)
+    raters: dict[str, np.ndarray] = field(default_factory=dict)
+    disagreement: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for besides the label map."""
+
+    probabilities: bool = False
+    raters: bool = False
 
 
 @dataclass
@@ -121,16 +140,27 @@ class Predictor:
         steps = agreed_steps(of_runs, members[0].result) if postprocessing else ()
         return cls(members, chosen, mirror, steps)
 
-    def predict_case(self, case: Case | LoadedCase, probabilities: bool = False) -> Prediction:
+    @property
+    def raters(self) -> list[str]:
+        """The raters that all members have learned separately; empty where they have not, or not the same ones."""
+        first = self.members[0].plan.raters
+        return list(first) if all(member.plan.raters == first for member in self.members) else []
+
+    def predict_case(self, case: Case | LoadedCase, probabilities: bool = False, raters: bool = False) -> Prediction:
         """Segment one case.
+
+        Args:
+            case: what to segment.
+            probabilities: of each output, too.
+            raters: each rater's label map and their disagreement, too.
 
         Raises:
             AutosegError: the case can't be read, or lacks a channel that the plan insists on.
+            UsageError: no raters were learned separately.
         """
+        wanted = self._wanted(probabilities, raters)
         prepared = self._prepare(case)
-        return self._finish(
-            prepared, [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)], probabilities
-        )
+        return self._finish(prepared, [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)], wanted)
 
     def scores(self, case: Case) -> tuple[OnOriginal, Trace]:
         """Logits of the only member's heads on the cropped original grid of a case, and the way from there to the scan.
@@ -142,7 +172,12 @@ class Predictor:
         return self._heads(self.members[0], prepared), prepared[-1].trace
 
     def predict(
-        self, cases: Iterable[Case], out: str | Path, probabilities: bool = False, overwrite: bool = True
+        self,
+        cases: Iterable[Case],
+        out: str | Path,
+        probabilities: bool = False,
+        overwrite: bool = True,
+        raters: bool = False,
     ) -> Outcome:
         """Segment cases into a folder; a case that fails is reported and does not stop the others.
 
@@ -151,10 +186,16 @@ class Predictor:
             out: folder for ``<case><ending>``, and for ``predictions.json``, which says how they were made.
             probabilities: also write ``<case>_probability_<output>``.
             overwrite: segment a case again whose result exists.
+            raters: also write ``<case>_rater_<name>`` and ``<case>_disagreement``.
 
         Returns:
             What was written, what failed.
+
+        Raises:
+            AutosegError: the folder can't be made.
+            UsageError: no raters were learned separately, or a result would overwrite a scan.
         """
+        wanted = self._wanted(probabilities, raters)
         out = Path(out)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +230,7 @@ class Predictor:
                     heads = [self._heads(m, p) for m, p in zip(self.members, prepared, strict=True)]
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    writing = case, writer.submit(self._write, case, prepared, heads, out, probabilities)
+                    writing = case, writer.submit(self._write, case, prepared, heads, out, wanted)
                     missing = _missing(self.members, [stages[-1].trace for stages in prepared])
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2)}
                     if missing:
@@ -203,21 +244,30 @@ class Predictor:
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
-        write_json(out / "predictions.json", self._provenance(details, outcome))
+        write_json(out / "predictions.json", self._provenance(details, outcome, wanted))
         return outcome
 
     def predict_preprocessed(
-        self, image: np.ndarray, trace: Trace, earlier: Sequence[PreprocessedCase] = ()
-    ) -> np.ndarray:
-        """Segment a preprocessed image (of the only member's configuration); int16 in canonical original axes.
+        self, image: np.ndarray, trace: Trace, earlier: Sequence[PreprocessedCase] = (), raters: bool = False
+    ) -> Prediction:
+        """Segment a preprocessed image (of the only member's configuration).
 
         Args:
             image: float32 ``(channel, z, y, x)``.
             trace: of the case.
             earlier: the case as each stage before sees it.
+            raters: each rater's label map, too.
         """
         prepared = [*earlier, PreprocessedCase(image, None, trace)]
-        return self._finish([prepared], [self._heads(self.members[0], prepared)], False).label
+        return self._finish([prepared], [self._heads(self.members[0], prepared)], self._wanted(False, raters))
+
+    def _wanted(self, probabilities: bool, raters: bool) -> _Wanted:
+        if raters and not self.raters:
+            names = ", ".join(member.name for member in self.members)
+            raise UsageError(
+                f"--raters: {names} did not learn the same raters separately; plan with --raters all, or leave it out."
+            )
+        return _Wanted(probabilities, raters)
 
     def _prepare(self, case: Case | LoadedCase) -> list[list[PreprocessedCase]]:
         """The case as each stage of each member sees it; stages on the same grid share one."""
@@ -254,7 +304,7 @@ class Predictor:
             stage.networks,
             image,
             configuration.tile_size,
-            stage.target.heads,
+            stage.target.heads * configuration.network.raters,
             configuration.inference,
             self.device,
             resolve_precision(configuration.recipe.precision, self.device),
@@ -263,23 +313,50 @@ class Predictor:
         )
 
     def _finish(
-        self, prepared: Sequence[Sequence[PreprocessedCase]], heads: Sequence[OnOriginal], probabilities: bool
+        self, prepared: Sequence[Sequence[PreprocessedCase]], heads: Sequence[OnOriginal], wanted: _Wanted
     ) -> Prediction:
         """Bring scores to the original grid and decide."""
         traces = [stages[-1].trace for stages in prepared]
         missing = _missing(self.members, traces)
-        if len(self.members) == 1 and not probabilities:
+        if len(self.members) == 1 and not wanted.probabilities and not self.raters:
             painted = paint_scores(heads[0], self.target)
             label = self._postprocessed(restore(painted.cpu().numpy(), traces[0]), traces[0].geometry)
             return Prediction(label, {}, traces[0].geometry, missing)
-        size = [traces[0].shape[axis] for axis in np.argsort(traces[0].transpose)]
-        mean = collector((len(self.target.outputs), *size), torch.device("cpu"))
-        for trace, logits in zip(traces, heads, strict=True):
+        blocks = [logits.blocks(self.target.heads) for logits in heads]
+        # A rater's opinion is the mean of all members' decoders for that rater.
+        parts = [
+            [(trace, own[rater], len(blocks)) for trace, own in zip(traces, blocks, strict=True)]
+            for rater in range(len(self.raters))
+        ] or [[(trace, one, len(blocks) * len(own)) for trace, own in zip(traces, blocks, strict=True) for one in own]]
+        opinions = Opinions()
+        raters: dict[str, np.ndarray] = {}
+        for name, part in zip(self.raters or [""], parts, strict=True):
+            said = self._probabilities(part)
+            if wanted.raters:
+                raters[name] = self._decided(said, traces[0].geometry)
+            opinions.add(said)
+        named = {output.name: opinions.mean[index].numpy() for index, output in enumerate(self.target.outputs)}
+        return Prediction(
+            self._decided(opinions.mean, traces[0].geometry),
+            named if wanted.probabilities else {},
+            traces[0].geometry,
+            missing,
+            raters,
+            opinions.disagreement().numpy() if wanted.raters else None,
+        )
+
+    def _probabilities(self, parts: Sequence[tuple[Trace, OnOriginal, int]]) -> torch.Tensor:
+        """Sum of opinions' probabilities, each divided by its number, on the scan's grid: ``(outputs, z, y, x)``."""
+        first = parts[0][0]
+        size = [first.shape[axis] for axis in np.argsort(first.transpose)]
+        total = collector((len(self.target.outputs), *size), torch.device("cpu"))
+        for trace, logits, divisor in parts:
             for index, channel in enumerate(probability_channels(logits, self.target)):
-                mean[index] += torch.from_numpy(restore(channel.numpy(), trace)) / len(prepared)
-        label = self._postprocessed(paint_probabilities(mean, self.target).numpy(), traces[0].geometry)
-        named = {output.name: mean[index].numpy() for index, output in enumerate(self.target.outputs)}
-        return Prediction(label, named if probabilities else {}, traces[0].geometry, missing)
+                total[index] += torch.from_numpy(restore(channel.numpy(), trace)) / divisor
+        return total
+
+    def _decided(self, probabilities: torch.Tensor, geometry: Geometry) -> np.ndarray:
+        return self._postprocessed(paint_probabilities(probabilities, self.target).numpy(), geometry)
 
     def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
         return apply(label, self.postprocessing, self.target, geometry.spacing)
@@ -290,14 +367,16 @@ class Predictor:
         prepared: Sequence[Sequence[PreprocessedCase]],
         heads: Sequence[OnOriginal],
         out: Path,
-        probabilities: bool,
+        wanted: _Wanted,
     ) -> Path:
-        prediction = self._finish(prepared, heads, probabilities)
-        ending = self._ending(case)
-        exact = ".tiff" if ending in _INTEGER_FORMATS else ending
+        prediction = self._finish(prepared, heads, wanted)
+        path = out / f"{case.id}{self._ending(case)}"
         for name, volume in prediction.probabilities.items():
-            write_image(out / f"{case.id}_probability_{name}{exact}", volume, prediction.geometry)
-        path = out / f"{case.id}{ending}"
+            write_image(beside(path, case.id, f"probability_{name}"), volume, prediction.geometry)
+        for name, label in prediction.raters.items():
+            write_label(out / f"{case.id}_rater_{name}{self._ending(case)}", label, prediction.geometry)
+        if prediction.disagreement is not None:
+            write_image(beside(path, case.id, "disagreement"), prediction.disagreement, prediction.geometry)
         write_label(path, prediction.label, prediction.geometry)
         return path
 
@@ -312,6 +391,7 @@ class Predictor:
             ending = self._ending(case)
             names = [f"{case.id}{ending}"]
             names += [f"{case.id}_probability_{output.name}{ending}" for output in self.target.outputs]
+            names += [f"{case.id}_{said}{ending}" for said in (*(f"rater_{r}" for r in self.raters), "disagreement")]
             taken = next((name for name in names if (out / name).resolve() in scans), None)
             if taken is not None:
                 raise UsageError(f"--out {out}: the result would overwrite {out / taken}; choose another folder.")
@@ -323,7 +403,9 @@ class Predictor:
             outcome.failed[case.id] = _sentence(case, error)
             say(f"{case.id} failed: {outcome.failed[case.id]}")
 
-    def _provenance(self, details: dict[str, dict[str, object]], outcome: Outcome) -> dict[str, object]:
+    def _provenance(
+        self, details: dict[str, dict[str, object]], outcome: Outcome, wanted: _Wanted
+    ) -> dict[str, object]:
         return {
             "runs": [
                 {"run": member.name, "planner": member.plan.planner, "networks": len(member.networks), **member.detail}
@@ -332,10 +414,18 @@ class Predictor:
             "test_time_augmentation": self.mirror,
             "postprocessing": [step.model_dump() for step in self.postprocessing],
             "outputs": {output.name: output.paint for output in self.target.outputs},
+            **({"mean_of_raters": self.raters} if self.raters else {}),
+            **({"disagreement": DISAGREEMENT} if wanted.raters else {}),
             "cases": {case: said for case, said in details.items() if case not in outcome.failed},
             "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
+
+
+def beside(result: Path, case: str, what: str) -> Path:
+    """Where a map of numbers between 0 and 1 lies that belongs to a case's label map."""
+    ending = result.name[len(case) :]
+    return result.with_name(f"{case}_{what}{'.tiff' if ending in _INTEGER_FORMATS else ending}")
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:

@@ -92,6 +92,10 @@ class OnOriginal(Sequence[torch.Tensor]):
     def __len__(self) -> int:
         return len(self._heads)
 
+    def blocks(self, heads: int) -> "list[OnOriginal]":
+        """The heads of each rater, so many each."""
+        return [OnOriginal(self._heads[first : first + heads]) for first in range(0, len(self._heads), heads)]
+
     def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
         found, head = self._heads[index]
         return scores_on_original(found.head(head), found.trace).cpu()
@@ -113,7 +117,7 @@ def apply_stages(
         predict: stage and image ``(channel, z, y, x)`` → logits ``(heads, z, y, x)``.
 
     Returns:
-        Logits of the result's heads on the cropped original grid.
+        Logits of the result's heads on the cropped original grid; of several raters, all heads of each together.
     """
     sources = _sources(stages, result)
     wanted = {index for index, _ in sources}
@@ -135,10 +139,11 @@ def apply_stages(
             found[-1] = None  # nobody will look at its scores again
         found.append(Found(scores, box, shape, stage.target, case.trace))
     heads = []
-    for index, head in sources:
-        stage_found = found[index]
-        assert stage_found is not None
-        heads.append((stage_found, head))
+    for rater in range(stages[-1].configuration.network.raters):
+        for index, head in sources:
+            stage_found = found[index]
+            assert stage_found is not None
+            heads.append((stage_found, head + rater * stages[-1].target.heads))
     return OnOriginal(heads)
 
 

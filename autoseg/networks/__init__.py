@@ -34,7 +34,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
     Args:
         network: topology, from the plan.
         in_channels: channels of the image.
-        heads: channels of the result (``plan.target.heads``).
+        heads: channels of the result (``plan.target.heads``), for each rater that the network answers for.
         deep_supervision: overrides the plan's choice where given.
 
     Raises:

@@ -1,5 +1,7 @@
 """U-Nets, plain and with a residual encoder (dynamic-network-architectures): weights as nnU-Net."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
     """Build a ``unet`` or ``resenc`` with He-initialised weights.
 
     Of the residual encoder, the last normalization of every block starts at zero, so that each block is the
-    identity at first (Goyal et al. 2017, section 5.1).
+    identity at first (Goyal et al. 2017, section 5.1). With several decoders it is a :class:`SharedEncoder`.
 
     Raises:
         AutosegError: only one stage.
@@ -53,8 +55,33 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
     else:
         module = PlainConvUNet(n_conv_per_stage=list(network.encoder_blocks), **arguments)
         module.apply(PlainConvUNet.initialize)
+    if network.decoders > 1:
+        module = SharedEncoder(module, network.decoders)
     module.register_forward_hook(_full_resolution_only)
     return module
+
+
+class SharedEncoder(nn.Module):
+    """One encoder and a decoder for each rater; weights are named ``encoder.…`` and ``decoders.0.…``, ``decoders.1.…``.
+
+    All decoders start from the same weights, so that they come to differ by what their raters drew and not by chance:
+    where nothing is dropped at random, raters who always agree keep them equal.
+    """
+
+    def __init__(self, single: nn.Module, count: int) -> None:
+        super().__init__()
+        self.encoder = single.get_submodule("encoder")
+        decoder = single.get_submodule("decoder")
+        del decoder.encoder  # the library's decoder lists its encoder's weights a second time
+        self.decoders = nn.ModuleList([decoder, *(copy.deepcopy(decoder) for _ in range(count - 1))])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Logits ``(batch, raters × heads, *space)``, all heads of a rater together, at every resolution asked for."""
+        skips = self.encoder(image)
+        said: Sequence[Any] = [decoder(skips) for decoder in self.decoders]
+        if isinstance(said[0], torch.Tensor):
+            return torch.cat(list(said), dim=1)
+        return [torch.cat(level, dim=1) for level in zip(*said, strict=True)]
 
 
 def _norm(name: str, flat: bool) -> type[nn.Module]:

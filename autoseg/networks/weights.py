@@ -70,6 +70,8 @@ def weights_identity(plan: Plan, configuration: Configuration) -> str:
         "target": plan.target_of(configuration).model_dump(exclude_defaults=True),
         "network": {"family": configuration.network.family, **configuration.network.model_dump(exclude_defaults=True)},
     }
+    if plan.raters:
+        parts["raters"] = plan.raters
     if configuration.previous is not None:
         before = plan.configurations[configuration.previous.configuration]
         parts["previous"] = configuration.previous.model_dump(exclude_defaults=True)

@@ -86,12 +86,14 @@ class PreprocessedCase:
         trace: the way back.
         inside: bool ``(z, y, x)``: the brain mask, or the voxels that are non-zero in any channel; None where nobody
             asks.
+        raters: what each rater who is learned separately drew, as ``label``; None for one who did not draw the case.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     trace: Trace
     inside: np.ndarray | None = None
+    raters: tuple[np.ndarray | None, ...] = ()
 
 
 def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
@@ -104,7 +106,6 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
     """
     order = plan.preprocessing.transpose
     image = case.image.transpose(0, *(axis + 1 for axis in order))
-    label = None if case.label is None else case.label.transpose(order)
     mask = None if case.mask is None else case.mask.transpose(order)
     spacing = (case.spacing[order[0]], case.spacing[order[1]], case.spacing[order[2]])
     shape: Shape = image.shape[1:]
@@ -116,7 +117,6 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
     if plan.preprocessing.box is not None:
         box = middle_of(box, plan.preprocessing.box)
     image = image[(slice(None), *box)]
-    label = None if label is None else label[box]
     inside = inside[box]
     image = np.stack(
         [
@@ -138,13 +138,19 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         separate_axis=axis,
         present=case.present,
     )
+
+    def on_grid(label: np.ndarray | None) -> np.ndarray | None:
+        if label is None:
+            return None
+        cropped = label.transpose(order)[box]
+        return np.ascontiguousarray(resample_label(cropped, new_shape, axis, configuration.resampling.label_order))
+
     return PreprocessedCase(
         image=np.ascontiguousarray(resample_image(image, new_shape, axis, configuration.resampling.image_order)),
-        label=None
-        if label is None
-        else np.ascontiguousarray(resample_label(label, new_shape, axis, configuration.resampling.label_order)),
+        label=on_grid(case.label),
         trace=trace,
         inside=resample_mask(inside, new_shape),
+        raters=tuple(on_grid(label) for label in case.raters),
     )
 
 

@@ -34,6 +34,8 @@ def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
         # Which channel of a file is which.
         "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
+    if plan.raters:
+        parts["raters"] = plan.raters
     # Names, not paths: a dataset may move.
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
     return f"{_digest(parts)}-{_digest(files)}"
@@ -63,9 +65,11 @@ class _Job:
 
 def _one(job: _Job) -> None:
     case, plan = job.case, job.plan
-    loaded = load_case(case, plan.channel_names)
+    loaded = load_case(case, plan.channel_names, raters=plan.raters)
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
+    if plan.raters and all(label is None for label in loaded.raters):
+        raise AutosegError(f"case {case.id} was drawn by none of the raters {', '.join(plan.raters)}; take it out.")
     patch = tuple(job.configuration.patch_size)
     done = preprocess_case(loaded, plan, job.configuration)
     save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)

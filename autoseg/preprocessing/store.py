@@ -1,7 +1,8 @@
 """Preprocessed cases on disk: blosc2 arrays that a training reads in part, with what is needed to use them.
 
-A case is three files, ``<case>.image.b2nd``, ``<case>.label.b2nd`` and ``<case>.json``. The JSON is written last:
-where it is missing, the case is not finished.
+A case is four files, ``<case>.image.b2nd``, ``<case>.label.b2nd``, ``<case>.foreground.npz`` and ``<case>.json``; where
+raters are learned separately, ``<case>.raters.b2nd`` holds what each drew. The JSON is written last: where it is
+missing, the case is not finished.
 """
 
 import json
@@ -54,6 +55,11 @@ class StoredCase:
         return str(self.info.get("content", ""))
 
     @property
+    def drawn(self) -> list[bool]:
+        """For each rater who is learned separately, whether they drew the case; empty where nobody is."""
+        return [bool(drew) for drew in self.info.get("drawn", [])]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels ``(z, y, x)``."""
         z, y, x = self.info["shape"]
@@ -93,8 +99,8 @@ class StoredCase:
     @cached_property
     def label_voxels(self) -> dict[int, int]:
         """Label value → number of all its voxels; counted on the first look."""
-        label = self.label()
-        return {value: int(np.count_nonzero(label == value)) for value in self.foreground}
+        maps = self.raters()[self.drawn] if self.drawn else self.label()[None]
+        return {value: int(np.count_nonzero((maps == value).any(axis=0))) for value in self.foreground}
 
     @cached_property
     def places(self) -> dict[str, np.ndarray]:
@@ -113,6 +119,10 @@ class StoredCase:
     def _label(self) -> Any:
         return _open(self.folder / f"{self.id}.label.b2nd")
 
+    @cached_property
+    def _raters(self) -> Any:
+        return _open(self.folder / f"{self.id}.raters.b2nd")
+
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """float32 ``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
         return np.asarray(self._image[(slice(None), *box)])
@@ -120,6 +130,10 @@ class StoredCase:
     def label(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """int16 ``(z, y, x)`` inside ``box`` (all of it where empty)."""
         return np.asarray(self._label[box or (slice(None),)])
+
+    def raters(self, box: tuple[slice, ...] = ()) -> np.ndarray:
+        """int16 ``(rater, z, y, x)`` inside ``box`` (all of it where empty); zero of who did not draw the case."""
+        return np.asarray(self._raters[(slice(None), *box)])
 
 
 def _open(path: Path) -> Any:
@@ -146,17 +160,26 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
         key: identifies the preprocessing and the source files (see :func:`stored_key`).
     """
     assert case.label is not None
-    (folder / f"{case_id}.json").unlink(missing_ok=True)
+    for name in ("json", "raters.b2nd"):
+        (folder / f"{case_id}.{name}").unlink(missing_ok=True)
     _write(folder / f"{case_id}.image.b2nd", case.image, patch)
     _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
-    positions = {str(value): found for value, found in _foreground_positions(case.label).items()}
+    drawn = [label for label in case.raters if label is not None]
+    # What is to be learned: a voxel is of a label's foreground where any of the raters says so.
+    maps = np.stack(drawn) if drawn else case.label[None]
+    positions = {str(value): found for value, found in _foreground_positions(maps).items()}
     if case.inside is not None:
         positions["inside"] = _some(case.inside)
-        positions["healthy"] = _some(case.inside & (case.label == 0))
+        positions["healthy"] = _some(case.inside & (maps == 0).all(axis=0))
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **positions)  # type: ignore[arg-type]
     content = f"{_checksum(case.image)}{_checksum(case.label)}"
     info = {"key": key, "content": content, "shape": list(case.label.shape), "trace": case.trace.to_json()}
+    if drawn:
+        raters = [np.zeros_like(case.label) if label is None else label for label in case.raters]
+        _write(folder / f"{case_id}.raters.b2nd", np.stack(raters).astype(np.int16), patch)
+        info["drawn"] = [label is not None for label in case.raters]
+        info["content"] = content + _checksum(np.stack(raters)) + "".join(f"{drew:d}" for drew in info["drawn"])
     write_json(folder / f"{case_id}.json", info)
 
 
@@ -181,13 +204,14 @@ def _write(path: Path, array: np.ndarray, patch: tuple[int, ...]) -> None:
         )
 
 
-def _foreground_positions(label: np.ndarray) -> dict[int, np.ndarray]:
-    rng = np.random.default_rng(label.size)
+def _foreground_positions(maps: np.ndarray) -> dict[int, np.ndarray]:
+    """Of one or several label maps ``(map, z, y, x)`` of a case: where any of them has a value."""
+    rng = np.random.default_rng(maps[0].size)
     found = {}
-    for value in np.unique(label):
+    for value in np.unique(maps):
         if value == 0:
             continue
-        positions = np.argwhere(label == value).astype(np.int32)
+        positions = np.argwhere((maps == value).any(axis=0)).astype(np.int32)
         if len(positions) > POSITIONS:
             positions = positions[np.sort(rng.choice(len(positions), POSITIONS, replace=False))]
         found[int(value)] = positions

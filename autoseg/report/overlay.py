@@ -68,23 +68,21 @@ def overlay_png(
     palette = dict(zip(values, colours(len(values)), strict=True))
     planes = [0] if prediction.shape[0] == 1 else [0, 1, 2]
     box = field_of_view(prediction, reference, spacing, values)
-    sizes = [(part.stop - part.start) * step for part, step in zip(box, spacing, strict=True)]
-    widths = [sizes[_axes(axis)[1]] for axis in planes]
-    highest = max(sizes[_axes(axis)[0]] for axis in planes)
+    widths, highest = plane_widths(box, spacing, planes)
     width = 10.5 if len(planes) == 3 else 6.0
     with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as drawn:
         axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for axis, ax in zip(planes, axes, strict=True):
             index = best_slice(prediction if reference is None else reference, prediction, axis, values)
-            _draw_image(ax, image, spacing, axis, index, box)
+            draw_image(ax, image, spacing, axis, index, box)
             _draw_filled(ax, prediction, spacing, axis, index, box, values, palette)
             if reference is not None:
                 _draw_outlines(ax, reference, spacing, axis, index, box, values, palette)
             if len(planes) == 3:
                 where = f"{PLANES[axis][0]}, slice {index + 1} of {prediction.shape[axis]}"
                 ax.set_title(where, fontsize=8.5, color=MUTED)
-                _name_sides(ax, PLANES[axis][1])
-        _draw_scale(axes[0], widths[0])
+                name_sides(ax, PLANES[axis][1])
+        draw_scale(axes[0], widths[0])
         drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [
             Patch(facecolor=(*rgb(palette[name]), OPACITY + 0.35), label=name) for name in values
@@ -144,25 +142,32 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
     return (min(low, float(finite.flat[0])), high) if high > low else (low - 1, low + 1)
 
 
+def plane_widths(box: Box, spacing: Spacing, planes: Sequence[int]) -> tuple[list[float], float]:
+    """Width of each plane's visible part, and the height of the highest, in mm."""
+    sizes = [(part.stop - part.start) * step for part, step in zip(box, spacing, strict=True)]
+    return [sizes[_axes(axis)[1]] for axis in planes], max(sizes[_axes(axis)[0]] for axis in planes)
+
+
 def _axes(axis: int) -> tuple[int, int]:
     """The axes that run down and across a picture of a slice along ``axis``."""
     return ((1, 2), (0, 2), (0, 1))[axis]
 
 
-def _plane(array: np.ndarray, axis: int, index: int, box: Box) -> np.ndarray:
+def plane_of(array: np.ndarray, axis: int, index: int, box: Box) -> np.ndarray:
     """The visible part of a slice, its first row at the top (z points up, so slices along z are turned over)."""
     down, across = _axes(axis)
     plane = np.take(array, index, axis=axis)[box[down], box[across]]
     return plane if axis == 0 else plane[::-1]
 
 
-def _extent(plane: np.ndarray, spacing: Spacing, axis: int) -> tuple[float, float, float, float]:
+def extent_of(plane: np.ndarray, spacing: Spacing, axis: int) -> tuple[float, float, float, float]:
     """Left, right, bottom and top in mm, from the top left corner."""
     down, across = _axes(axis)
     return 0.0, plane.shape[1] * spacing[across], plane.shape[0] * spacing[down], 0.0
 
 
-def _draw_image(ax: Axes, image: np.ndarray | None, spacing: Spacing, axis: int, index: int, box: Box) -> None:
+def draw_image(ax: Axes, image: np.ndarray | None, spacing: Spacing, axis: int, index: int, box: Box) -> None:
+    """Draw the visible part of a slice in grey; plain where there is no image."""
     ax.set_facecolor("black" if image is not None else DARK)
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
@@ -170,8 +175,8 @@ def _draw_image(ax: Axes, image: np.ndarray | None, spacing: Spacing, axis: int,
         spine.set_visible(False)
     if image is not None:
         low, high = grey_window(image)
-        plane = _plane(image, axis, index, box)
-        extent = _extent(plane, spacing, axis)
+        plane = plane_of(image, axis, index, box)
+        extent = extent_of(plane, spacing, axis)
         ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
 
 
@@ -185,11 +190,11 @@ def _draw_filled(
     values: Values,
     palette: Mapping[str, str],
 ) -> None:
-    plane = _plane(labels, axis, index, box)
+    plane = plane_of(labels, axis, index, box)
     colour = np.zeros((*plane.shape, 4))
     for name, wanted in values.items():
         colour[np.isin(plane, wanted)] = (*rgb(palette[name]), OPACITY)
-    ax.imshow(colour, extent=_extent(plane, spacing, axis), interpolation="nearest")
+    ax.imshow(colour, extent=extent_of(plane, spacing, axis), interpolation="nearest")
 
 
 def _draw_outlines(
@@ -203,7 +208,7 @@ def _draw_outlines(
     palette: Mapping[str, str],
 ) -> None:
     # A frame of background closes outlines that reach the edge; positions are voxel centres.
-    plane = np.pad(_plane(labels, axis, index, box), 1)
+    plane = np.pad(plane_of(labels, axis, index, box), 1)
     down, across = _axes(axis)
     y = (np.arange(plane.shape[0]) - 0.5) * spacing[down]
     x = (np.arange(plane.shape[1]) - 0.5) * spacing[across]
@@ -215,13 +220,14 @@ def _draw_outlines(
     ax.set(xlim=(0, x[-1] - 0.5 * spacing[across]), ylim=(y[-1] - 0.5 * spacing[down], 0))
 
 
-def _name_sides(ax: Axes, sides: str) -> None:
+def name_sides(ax: Axes, sides: str) -> None:
+    """Letters at the left, right, top and bottom."""
     for side, x, y in zip(sides, (0.025, 0.975, 0.5, 0.5), (0.5, 0.5, 0.965, 0.035), strict=True):
         text = ax.text(x, y, side, transform=ax.transAxes, ha="center", va="center", fontsize=8)
         text.set(color="white", path_effects=_HALO)
 
 
-def _draw_scale(ax: Axes, width: float) -> None:
+def draw_scale(ax: Axes, width: float) -> None:
     """A bar of a round length, a quarter of the picture at most."""
     step = 10 ** np.floor(np.log10(width / 4))
     length = max(factor * step for factor in (1, 2, 5) if factor * step <= width / 4)

@@ -1,11 +1,13 @@
-"""A picture of one predicted case, beside its result."""
+"""Pictures of one predicted case, beside its result."""
 
 from pathlib import Path
 
-from autoseg.dataset import Case, load_case
+from autoseg.dataset import Case, LoadedCase, load_case
 from autoseg.errors import AutosegError
 from autoseg.evaluation.cases import read_labels
+from autoseg.image import read_image
 from autoseg.plan import Plan
+from autoseg.report.heat import heat_png
 from autoseg.report.overlay import overlay_png
 
 
@@ -22,10 +24,30 @@ def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> N
         AutosegError: a file can't be read, or the case has no channel.
     """
     labels, _ = read_labels(prediction)
+    loaded = _drawn_on(case, plan)
+    names = {output.name: output.values for output in plan.target.outputs}
+    overlay_png(loaded.image[0], labels, loaded.label, loaded.spacing, names, title=case.id, out=out)
+
+
+def disagreement_picture(case: Case, disagreement: Path, plan: Plan, out: Path) -> None:
+    """Draw a map of raters' disagreement on the case's first channel of the plan.
+
+    Args:
+        case: the scan.
+        disagreement: values from 0 to 1.
+        plan: names the channels.
+        out: PNG file to write.
+
+    Raises:
+        AutosegError: a file can't be read, or the case has no channel.
+    """
+    heat, loaded = read_image(disagreement).array[0], _drawn_on(case, plan)
+    heat_png(loaded.image[0], heat, loaded.spacing, "disagreement of the raters", title=case.id, out=out)
+
+
+def _drawn_on(case: Case, plan: Plan) -> LoadedCase:
     # A case of several runs may have channels of another's plan only.
     channel = next((name for name in (*plan.channel_names, *case.channels) if name in case.channels), None)
     if channel is None:
         raise AutosegError(f"case {case.id} has no image of any channel to be drawn on; add its files.")
-    loaded = load_case(case, [channel])
-    names = {output.name: output.values for output in plan.target.outputs}
-    overlay_png(loaded.image[0], labels, loaded.label, loaded.spacing, names, title=case.id, out=out)
+    return load_case(case, [channel])

@@ -18,7 +18,7 @@ from torch import nn
 from autoseg.device import autocast, resolve_precision
 from autoseg.errors import AutosegError
 from autoseg.files import write_text
-from autoseg.inference.decide import paint_scores
+from autoseg.inference.decide import mean_of_raters, paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import depths
@@ -27,12 +27,12 @@ from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.recipe import Recipe
-from autoseg.training.augmentation import augment, loading_size
+from autoseg.training.augmentation import augment, augment_maps, loading_size
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.distillation import augment_taught, distillation_loss
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
-from autoseg.training.loss import deep_supervision_loss
+from autoseg.training.loss import training_loss
 from autoseg.training.missing_channels import kept_channels, only_channels
 from autoseg.training.optimization import (
     MovingAverage,
@@ -202,6 +202,8 @@ def train_fold(
             if recipe.taught is not None:
                 image, label, taught = augment_taught(image, label, given, recipe.augmentation, rng, target.heads)
                 taught = _middle(taught, spoken_of).contiguous()
+            elif plan.raters:
+                image, label = augment_maps(image, label, given, recipe.augmentation, rng)
             elif handed is None:
                 image, label = augment(image, label, given, recipe.augmentation, rng)
             else:
@@ -212,7 +214,17 @@ def train_fold(
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
             loss, finite = train_step(
-                network, optimizer, scaler, image, label, configuration, target, device, dtype, taught
+                network,
+                optimizer,
+                scaler,
+                image,
+                label,
+                configuration,
+                target,
+                device,
+                dtype,
+                taught,
+                batch.get("drawn"),
             )
             not_finite = 0 if finite else not_finite + 1
             if not_finite > PATIENCE_NOT_FINITE:
@@ -269,8 +281,9 @@ def train_step(
     device: torch.device,
     dtype: torch.dtype,
     taught: torch.Tensor | None = None,
+    drawn: np.ndarray | None = None,
 ) -> tuple[float, bool]:
-    """One optimizer step; ``taught`` is what a teacher says, where the recipe has one.
+    """One optimizer step; ``taught`` is what a teacher says, where the recipe has one, ``drawn`` who drew which sample.
 
     Returns:
         The loss, and whether loss and gradient were finite (the step is left out where not).
@@ -279,7 +292,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     with autocast(device, dtype):
         outputs = network(image)
-    loss = deep_supervision_loss(outputs, label, recipe.loss, target)
+    loss = training_loss(outputs, label, recipe.loss, target, drawn)
     if taught is not None and recipe.taught is not None:
         loss = loss + distillation_loss(outputs, label, taught, recipe.taught, target)
     scaler.scale(loss).backward()
@@ -439,7 +452,7 @@ def validation_dice(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, list[float]]:
-    """Dice of whole preprocessed images, without test-time augmentation.
+    """Dice of whole preprocessed images, without test-time augmentation; of several raters their mean counts.
 
     Returns:
         Output name → Dice a case; NaN where a case neither has nor is said to have the output.
@@ -450,13 +463,14 @@ def validation_dice(
             [network],
             network_input(case),
             configuration.tile_size,
-            target.heads,
+            target.heads * configuration.network.raters,
             configuration.inference,
             device,
             dtype,
             mirror=False,
             context=configuration.tile_context,
         )
+        scores = mean_of_raters(scores, target)
         predicted = paint_scores(scores, target).cpu().numpy()
         reference = case.label()
         counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +79,41 @@ def supervision_weights(resolutions: int) -> list[float]:
         return [1.0]
     weights = [0.5**level for level in range(resolutions - 1)] + [0.0]
     return [weight / sum(weights) for weight in weights]
+
+
+def training_loss(
+    outputs: torch.Tensor | Sequence[torch.Tensor],
+    label: torch.Tensor,
+    loss: Loss,
+    target: Target,
+    drawn: np.ndarray | None = None,
+) -> torch.Tensor:
+    """What a training makes small: :func:`deep_supervision_loss`, or its mean over raters where they have one each.
+
+    Each drawing (a rater's of a sample) counts alike; a sample does not exist for a rater who did not draw it.
+
+    Args:
+        outputs: as :func:`deep_supervision_loss` has them; of several raters ``(batch, raters × heads, *space)``.
+        label: integer ``(batch, *space)``, or ``(batch, rater, *space)``.
+        loss: weights of the terms.
+        target: what to segment.
+        drawn: bool ``(batch, rater)``: who drew which sample; everybody all where None.
+    """
+    levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    if label.ndim < levels[0].ndim:
+        return deep_supervision_loss(outputs, label, loss, target)
+    samples, raters = label.shape[:2]
+    counts = [samples] * raters if drawn is None else [int(count) for count in drawn.sum(axis=0)]
+    said = [level.unflatten(1, (raters, -1)).unbind(1) for level in levels]
+    total = levels[0].new_zeros((), dtype=torch.float32)
+    for rater, count in enumerate(counts):
+        own, wanted = [level[rater] for level in said], label[:, rater]
+        if drawn is not None and 0 < count < samples:
+            rows = torch.as_tensor(np.flatnonzero(drawn[:, rater]), device=label.device)
+            own, wanted = [level[rows] for level in own], wanted[rows]
+        if count:
+            total = total + count * deep_supervision_loss(own, wanted, loss, target)
+    return total / max(sum(counts), 1)
 
 
 def deep_supervision_loss(

@@ -82,12 +82,13 @@ class PatchLoader(SlimDataLoaderBase):
 
         Returns:
             ``image`` (batch, channel, *loaded), ``label`` (batch, *loaded), and ``present`` (batch, channel): which of
-            the image's own channels each case has.
+            the image's own channels each case has. Where raters are learned separately, ``label`` is (batch, rater,
+            *loaded), and ``drawn`` (batch, rater) says who drew which sample.
         """
         rng = np.random.default_rng([self.seed, PATCHES, number])
         order = self._shuffled(number)
         guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
-        images, labels, present = [], [], []
+        images, labels, present, drawn = [], [], [], []
         for index, wants_foreground in zip(order, guaranteed, strict=True):
             case = self._data[index]
             corner = self._corner(case, wants_foreground, rng)
@@ -95,7 +96,9 @@ class PatchLoader(SlimDataLoaderBase):
             images.append(image)
             labels.append(label)
             present.append(case.present)
-        return {"image": np.stack(images), "label": np.stack(labels), "present": np.array(present, bool)}
+            drawn.append(case.drawn)
+        found = {"image": np.stack(images), "label": np.stack(labels), "present": np.array(present, bool)}
+        return {**found, "drawn": np.array(drawn, bool)} if drawn[0] else found
 
     def _shuffled(self, number: int) -> list[int]:
         """A case for each patch of batch ``number``: every case comes once a round, rounds shuffled anew."""
@@ -160,21 +163,32 @@ class PatchLoader(SlimDataLoaderBase):
         margins = [(s.start - c, c + p - s.stop) for s, c, p in zip(inside, corner, size, strict=True)]
         image, label = self._read(case, inside)
         image = np.pad(image, [(0, 0), *margins])
-        label = np.pad(label, margins)
+        label = np.pad(label, [*[(0, 0)] * (label.ndim - 3), *margins])
         if len(self.patch) == 2:
-            return image[:, 0], label[0]
+            return image[:, 0], label[..., 0, :, :]
         return image, label
 
     def _read(self, case: StoredCase, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
         if case.id in self.cache:
             image, label = self.cache[case.id]
-            return image[(slice(None), *box)], label[box]
+            return image[(slice(None), *box)], _part(label, box)
         voxels = int(np.prod(case.shape))
         if self.cached_bytes + voxels * 6 > CACHE_BYTES // self.workers:
-            return case.image(box), case.label(box)
-        self.cache[case.id] = image, label = case.image(), case.label()
+            return case.image(box), _to_learn(case, box)
+        self.cache[case.id] = image, label = case.image(), _to_learn(case)
         self.cached_bytes += image.nbytes + label.nbytes
-        return image[(slice(None), *box)], label[box]
+        return image[(slice(None), *box)], _part(label, box)
+
+
+def _to_learn(case: StoredCase, box: tuple[slice, ...] = ()) -> np.ndarray:
+    """The label map ``(z, y, x)``, or those of raters who are learned separately ``(rater, z, y, x)``."""
+    return case.raters(box) if case.drawn else case.label(box)
+
+
+def _part(maps: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """Label maps ``(…, z, y, x)`` inside a box."""
+    index: tuple[Any, ...] = (..., *box)
+    return maps[index]
 
 
 def _one_of(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:

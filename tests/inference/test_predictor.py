@@ -141,7 +141,7 @@ def test_every_run_must_be_trained_for_missing_channels() -> None:
 def test_preprocessed_image() -> None:
     plan = make_plan(preprocessing=Preprocessing(transpose=(2, 0, 1)))
     ready = preprocess_case(loaded(picture_of(blob())), plan, plan.configurations["small"])
-    assert np.array_equal(predictor(member(plan=plan)).predict_preprocessed(ready.image, ready.trace), blob())
+    assert np.array_equal(predictor(member(plan=plan)).predict_preprocessed(ready.image, ready.trace).label, blob())
 
 
 def test_folder(tmp_path: Path) -> None:

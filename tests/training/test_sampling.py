@@ -25,6 +25,7 @@ class Memory:
     values: np.ndarray
     mask: np.ndarray | None = None
     present: tuple[bool, ...] = (True,)
+    drawn: tuple[bool, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
