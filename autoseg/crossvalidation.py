@@ -226,6 +226,8 @@ def _train_one(
             lambda network: _start_from(network, plan, config, run, log),
         )
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
+    if config.recipe.initialization.keep:
+        log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
     evaluation = validate_fold(run, plan, name, config, fold, device)
     if evaluation.cases:
         log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")

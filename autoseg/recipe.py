@@ -240,6 +240,8 @@ class Initialization(Reasoned):
         source_outputs: of ``model``: what each of its heads is, in order, the background among them.
         channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
         outputs: of ``model``: output → the model's output that its weights come from; the others are new.
+        keep: of ``model``: share of the weights at the start in those that are saved at the end; less where the
+            training cases do not bear it (:mod:`autoseg.training.keeping`).
     """
 
     source: Literal["random", "imagenet", "file", "model"] = "random"
@@ -249,11 +251,14 @@ class Initialization(Reasoned):
     source_outputs: list[str] = Field(default_factory=list)
     channels: dict[str, str] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
+    keep: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _named(self) -> "Self":
         if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
             raise ValueError(f"source {self.source} needs the name of a file in the run folder")
+        if self.keep and self.source != "model":
+            raise ValueError(f"keep is {self.keep:g}, but weights of source {self.source} are of no use untrained")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:

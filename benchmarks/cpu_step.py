@@ -30,6 +30,7 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     from autoseg.networks import build
     from autoseg.parallel import available_cpus
     from autoseg.plan import Configuration, Output, Target
+    from autoseg.training.batches import Batch
     from autoseg.training.loop import train_step
     from autoseg.training.optimization import build_optimizer
 
@@ -60,7 +61,7 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     seconds = []
     for _ in range(4):
         started = time.perf_counter()
-        train_step(module, optimizer, scaler, image, label, configuration, target, device, dtype)
+        train_step(module, optimizer, scaler, Batch(image, label), configuration, target, device, dtype)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 

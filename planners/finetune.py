@@ -15,14 +15,22 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Channel, Configuration, Inference, Plan, Previous, Target
 from autoseg.planning import Request
 from autoseg.recipe import Augmentation
-from autoseg.transfer import HANDED_ON, SourceModel, initialization, match_channels, match_outputs, open_source
+from autoseg.transfer import (
+    HANDED_ON,
+    SourceModel,
+    head_names,
+    initialization,
+    match_channels,
+    match_outputs,
+    open_source,
+)
 from planners.budget import USABLE
 from planners.mirroring import mirror_axes
 from planners.normalization import channels as normalized
 from planners.spacing import full_resolution
 from planners.systems import Setting, Size, configure, dropping, fit
 from planners.target import choose_channels, choose_target
-from planners.tuning import tuned
+from planners.tuning import keeping, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 LEAST, STEP = 12, 4
@@ -122,6 +130,7 @@ def _configurations(
         inputs = _inputs(setting, found, previous)
         recipe = dropping(setting, tuned(setting, model, stage))
         start = initialization(model, stage, inputs, speaks, channels, outputs)
+        start = keeping(start, inputs, head_names(speaks), model.asked.tuning)
         augmentation, inference = _mirrored(setting, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         unit, least = _shrinking(network, before.patch_size)

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,12 @@ from autoseg.parallel import available_cpus
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.recipe import Recipe
-from autoseg.training.augmentation import augment, augment_maps, loading_size
+from autoseg.training.augmentation import loading_size
+from autoseg.training.batches import Batch, BatchMaker, batch_loss
 from autoseg.training.checkpoint import load_state, save_state
-from autoseg.training.distillation import augment_taught, distillation_loss
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
-from autoseg.training.loss import training_loss
-from autoseg.training.missing_channels import kept_channels, only_channels
+from autoseg.training.keeping import keep, weights_of
 from autoseg.training.optimization import (
     MovingAverage,
     Trained,
@@ -42,7 +41,7 @@ from autoseg.training.optimization import (
     rate_factor,
     set_rate,
 )
-from autoseg.training.previous import augment_handed, handed_on, network_input
+from autoseg.training.previous import network_input
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 
 #: Seconds between two saved states; an interruption loses at most these.
@@ -56,6 +55,9 @@ DONE = "done.json"
 
 #: So many steps in a row without a finite gradient end the training.
 PATIENCE_NOT_FINITE = 30
+
+#: Batches of training cases that decide how much of its start a network may keep.
+KEPT_BATCHES = 8
 
 #: Parts of a recipe that say how long a training goes and how it is watched, not what it does.
 WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
@@ -80,7 +82,7 @@ class Budget:
 
 @dataclass
 class State:
-    """Where a training stands, apart from the tensors."""
+    """Where a training stands, apart from the tensors; ``kept`` is the source's share in a finished one's weights."""
 
     iteration: int = 0
     seconds: float = 0.0
@@ -89,6 +91,7 @@ class State:
     best_dice: float = -1.0
     without_better: int = 0
     validation_seconds: float = 0.0
+    kept: float = 0.0
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -135,8 +138,10 @@ def train_fold(
     network = build(configuration.network, plan.in_channels(configuration), target.heads).to(device)
     state_path = folder / "training_state.pt"
     begun = resume and state_path.exists()
-    if prepare is not None and not begun:
+    share = recipe.initialization.keep
+    if prepare is not None and (share or not begun):
         prepare(network)
+    start = weights_of(network) if share else {}
     average = MovingAverage(network, recipe.ema_decay)
     in_channels = plan.in_channels(configuration)
     optimizer = build_optimizer(_trained(network, configuration, in_channels, target.heads), recipe.optimizer)
@@ -154,19 +159,17 @@ def train_fold(
     if workers is None:
         # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
         workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
-    given = configuration.network.input_size(configuration.patch_size)
-    spoken_of = configuration.network.output_size(configuration.patch_size)
-    handed = handed_on(plan, configuration)
+    maker = BatchMaker(plan, configuration, device)
     loader = PatchLoader(
         training,
         configuration.batch_size,
-        spoken_of,
+        maker.spoken_of,
         target,
         recipe.sampling,
         seed,
         state.iteration,
         max(workers, 1),
-        loading_size(given, recipe.augmentation),
+        loading_size(maker.given, recipe.augmentation),
     )
     stream = BatchStream(loader, workers)
     last_save = time.monotonic()
@@ -186,7 +189,7 @@ def train_fold(
             if frozen:
                 hold(network, frozen, progress < recipe.freeze.until or recipe.freeze.until == 1)
             try:
-                batch = next(stream)
+                loaded = next(stream)
             except RuntimeError:
                 if interrupted():  # Ctrl-C ends the loading workers, too
                     continue
@@ -195,37 +198,11 @@ def train_fold(
                     "damaged file; give the command again with --workers 0 to go on without such processes and to see "
                     "which."
                 ) from None
-            image = torch.from_numpy(batch["image"]).to(device, non_blocking=True)
-            label = torch.from_numpy(batch["label"]).to(device, non_blocking=True)
             rng = np.random.default_rng([seed, AUGMENTATION, state.iteration])
-            taught = None
-            if recipe.taught is not None:
-                image, label, taught = augment_taught(image, label, given, recipe.augmentation, rng, target.heads)
-                taught = _middle(taught, spoken_of).contiguous()
-            elif plan.raters:
-                image, label = augment_maps(image, label, given, recipe.augmentation, rng)
-            elif handed is None:
-                image, label = augment(image, label, given, recipe.augmentation, rng)
-            else:
-                image, label = augment_handed(image, label, given, recipe.augmentation, rng, handed)
-            # After the augmentation, whose noise and brightness would give a missing channel a content.
-            image = only_channels(image, kept_channels(batch["present"], recipe.channel_dropout, rng))
-            label = _middle(label, spoken_of)
+            batch = maker.make(loaded, rng)
             # Only dropout draws from the global generator; it, too, must be the same after a resume.
             torch.manual_seed(int(rng.integers(2**62)))
-            loss, finite = train_step(
-                network,
-                optimizer,
-                scaler,
-                image,
-                label,
-                configuration,
-                target,
-                device,
-                dtype,
-                taught,
-                batch.get("drawn"),
-            )
+            loss, finite = train_step(network, optimizer, scaler, batch, configuration, target, device, dtype)
             not_finite = 0 if finite else not_finite + 1
             if not_finite > PATIENCE_NOT_FINITE:
                 raise AutosegError(
@@ -254,7 +231,17 @@ def train_fold(
                 save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
                 last_save = time.monotonic()
     state.finished = True
-    save_weights(folder / "weights.safetensors", average.network.state_dict(), metadata)
+    result = average.network
+    if share:
+        first = state.iteration
+
+        def on_training_cases(network: nn.Module) -> float:
+            numbers = range(first, first + KEPT_BATCHES)
+            batches = (maker.make(loader.batch(n), np.random.default_rng([seed, AUGMENTATION, n])) for n in numbers)
+            return mean_loss(network, batches, configuration, target, device, dtype)
+
+        result, state.kept = keep(result, start, share, on_training_cases)
+    save_weights(folder / "weights.safetensors", result.state_dict(), metadata)
     save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
     if interrupted():
         raise KeyboardInterrupt
@@ -274,16 +261,13 @@ def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    image: torch.Tensor,
-    label: torch.Tensor,
+    batch: Batch,
     configuration: Configuration,
     target: Target,
     device: torch.device,
     dtype: torch.dtype,
-    taught: torch.Tensor | None = None,
-    drawn: np.ndarray | None = None,
 ) -> tuple[float, bool]:
-    """One optimizer step; ``taught`` is what a teacher says, where the recipe has one, ``drawn`` who drew which sample.
+    """One optimizer step.
 
     Returns:
         The loss, and whether loss and gradient were finite (the step is left out where not).
@@ -291,10 +275,8 @@ def train_step(
     recipe = configuration.recipe
     optimizer.zero_grad(set_to_none=True)
     with autocast(device, dtype):
-        outputs = network(image)
-    loss = training_loss(outputs, label, recipe.loss, target, drawn)
-    if taught is not None and recipe.taught is not None:
-        loss = loss + distillation_loss(outputs, label, taught, recipe.taught, target)
+        outputs = network(batch.image)
+    loss = batch_loss(outputs, batch, recipe, target)
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip or math.inf)
@@ -310,6 +292,26 @@ def train_step(
         scaler.step(optimizer)
     scaler.update()
     return value, math.isfinite(value) and scaler.get_scale() >= scale
+
+
+@torch.no_grad()
+def mean_loss(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    configuration: Configuration,
+    target: Target,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float:
+    """The mean of what a training makes small, of a network that is not trained any further."""
+    network.eval()
+    set_deep_supervision(network, False)
+    losses = []
+    for batch in batches:
+        with autocast(device, dtype):
+            outputs = network(batch.image)
+        losses.append(float(batch_loss(outputs, batch, configuration.recipe, target)))
+    return float(np.mean(losses))
 
 
 def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[StoredCase], seed: int) -> str:
@@ -382,13 +384,6 @@ def _restore(
     if scaler.is_enabled() and saved["scaler"]:  # empty where the training began on a device without 16-bit floats
         scaler.load_state_dict(saved["scaler"])
     return State(**{**saved["state"], "finished": False})
-
-
-def _middle(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The middle ``(…, *size)`` of maps: what a network without padding speaks about."""
-    for axis, wanted in enumerate(size, start=maps.ndim - len(size)):
-        maps = maps.narrow(axis, (maps.shape[axis] - wanted) // 2, wanted)
-    return maps
 
 
 def _stops_early(state: State, patience: int) -> bool:

@@ -17,7 +17,7 @@ from autoseg.networks import build
 from autoseg.networks.weights import load_network, load_weights, save_weights
 from autoseg.plan import Plan
 from autoseg.recipe import Optimizer, Schedule
-from autoseg.training import loop
+from autoseg.training import batches, loop
 from autoseg.training.augmentation import augment
 from autoseg.training.loop import Budget, State, train_fold, training_identity, validation_dice
 from tests.builders import (
@@ -383,7 +383,7 @@ def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pyt
         image, label = augment(image, *rest)
         return (image * math.nan if len(calls) == 2 else image), label
 
-    monkeypatch.setattr(loop, "augment", poisoned)
+    monkeypatch.setattr(batches, "augment", poisoned)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=4))
     assert all(math.isfinite(row["loss"]) for row in state.history)
     assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "f" / "weights.safetensors").values())
@@ -392,7 +392,7 @@ def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pyt
 def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "PATIENCE_NOT_FINITE", 3)
     monkeypatch.setattr(
-        loop, "augment", lambda image, label, *_: (image[..., :8, :8, :8] * math.nan, label[:, :8, :8, :8])
+        batches, "augment", lambda image, label, *_: (image[..., :8, :8, :8] * math.nan, label[:, :8, :8, :8])
     )
     with pytest.raises(AutosegError, match="not a number since 4 steps; lower the learning rate"):
         train(tmp_path / "f", plan_with(), cases, Budget(iterations=50))

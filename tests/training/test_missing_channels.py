@@ -15,6 +15,7 @@ from autoseg.plan import Plan, Previous
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training import loop
 from autoseg.training.augmentation import augment, loading_size
+from autoseg.training.batches import Batch
 from autoseg.training.loop import Budget, train_fold
 from autoseg.training.missing_channels import kept_channels, only_channels
 from autoseg.training.previous import CascadeCase
@@ -112,9 +113,9 @@ def seen(
     images: list[torch.Tensor] = []
     real = loop.train_step
 
-    def watched(network: Any, optimizer: Any, scaler: Any, image: torch.Tensor, *rest: Any) -> tuple[float, bool]:
-        images.append(image.clone())
-        return real(network, optimizer, scaler, image, *rest)
+    def watched(network: Any, optimizer: Any, scaler: Any, batch: Batch, *rest: Any) -> tuple[float, bool]:
+        images.append(batch.image.clone())
+        return real(network, optimizer, scaler, batch, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "train_step", watched)
