@@ -238,6 +238,7 @@ class Initialization(Reasoned):
         content: fingerprint of what it holds, so that no other file is taken for it.
         source_channels: of ``model``: what each of its input channels is, in order.
         source_outputs: of ``model``: what each of its heads is, in order, the background among them.
+        source_raters: of ``model``: whom it learned separately, a decoder each.
         channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
         outputs: of ``model``: output → the model's output that its weights come from; the others are new.
         keep: of ``model``: share of the weights at the start in those that are saved at the end; less where the
@@ -249,6 +250,7 @@ class Initialization(Reasoned):
     content: str = ""
     source_channels: list[str] = Field(default_factory=list)
     source_outputs: list[str] = Field(default_factory=list)
+    source_raters: list[str] = Field(default_factory=list)
     channels: dict[str, str] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
     keep: float = Field(0.0, ge=0, lt=1)

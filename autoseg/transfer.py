@@ -17,7 +17,7 @@ from autoseg.names import channel_key, output_key, pair
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.pretrained import content_of
-from autoseg.networks.surgery import Carried, Inlet, carry_over
+from autoseg.networks.surgery import Carried, Inlet, carry_over, of_raters
 from autoseg.networks.weights import load_weights, read_metadata, save_weights, weights_identity
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.recipe import Initialization
@@ -218,6 +218,7 @@ def initialization(
         content=content_of(model.weights(stage)),
         source_channels=source_channels,
         source_outputs=source_outputs,
+        source_raters=model.plan.raters,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
         outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
         reasons={
@@ -255,12 +256,8 @@ def carry(model: SourceModel, plan: Plan) -> tuple[dict[str, dict[str, torch.Ten
         given = configuration.recipe.initialization
         if given.source != "model":
             continue
-        stage = given.file.removeprefix("source_").removesuffix(".safetensors")
-        weights = model.weights(stage)
-        with torch.device("meta"):
-            network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
-        tables[name] = _apply(network, plan, configuration, weights)
-        files[given.file] = {key: weights[key] for key in own_tensors(network) if key in weights}
+        files[given.file] = model.weights(name)
+        tables[name] = _apply(_unfilled(plan, configuration), plan, configuration, files[given.file])
     return files, tables
 
 
@@ -335,4 +332,5 @@ def _apply(
     given = configuration.recipe.initialization
     channels = Inlet(input_names(plan, configuration), given.source_channels, given.channels)
     heads = Inlet(head_names(plan.target_of(configuration)), given.source_outputs, given.outputs)
-    return carry_over(configuration.network, network, weights, channels, heads)
+    ours = of_raters(weights, given.source_raters, plan.raters)
+    return carry_over(configuration.network, network, ours, channels, heads)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autoseg import __version__
-from autoseg.architecture import DeepMedic, MultiView, Network
+from autoseg.architecture import DeepMedic, MultiView, Network, UNet
 from autoseg.errors import UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Channel, Configuration, Inference, Plan, Previous, Target
@@ -46,16 +46,17 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     if request.source is None:
         raise UsageError("--planner finetune needs a model to start from: --source RUN.")
     model = open_source(request.source)
-    if model.plan.raters:
-        raise UsageError(
-            f"--source {model.run.path} learned several raters separately, which can't be fine-tuned; give one that "
-            "learned from one label map a case."
-        )
     if fingerprint.dimension != model.dimension:
         kinds = {2: "pictures (2D)", 3: "volumes (3D)"}
         raise UsageError(
             f"--source {model.run.path} was trained on {kinds[model.dimension]} and the dataset has "
             f"{kinds[fingerprint.dimension]}; give a source of the same kind."
+        )
+    networks = [model.plan.configurations[stage].network for stage in model.plan.stages(model.name)]
+    if request.raters and not (len(networks) == 1 and isinstance(networks[0], UNet)):
+        raise UsageError(
+            f"--raters: --source {model.run.path} is no single U-Net, which alone can have a decoder for each rater; "
+            "leave --raters out."
         )
     names = choose_channels(fingerprint, request.channels)
     target = choose_target(fingerprint, request.regions)
@@ -78,6 +79,7 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
         ),
         configurations=_configurations(setting, model, channels, outputs),
         recommended=model.name,
+        raters=list(request.raters),
         file_ending=fingerprint.file_ending,
         reasons={
             "channels": _channel_reason(names, channels, before.channel_names),
@@ -126,11 +128,11 @@ def _configurations(
         target = None if before.target is None else _stage_target(setting, model, stage, before.target, outputs)
         previous = None if before.previous is None else _previous(before.previous, outputs)
         speaks = target or setting.target
-        network = _network(before.network, speaks.kind)
+        network = _network(before.network, speaks.kind, len(setting.request.raters))
         inputs = _inputs(setting, found, previous)
         recipe = dropping(setting, tuned(setting, model, stage))
         start = initialization(model, stage, inputs, speaks, channels, outputs)
-        start = keeping(start, inputs, head_names(speaks), model.asked.tuning)
+        start = keeping(start, inputs, head_names(speaks), setting.request.raters, model.asked.tuning)
         augmentation, inference = _mirrored(setting, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         unit, least = _shrinking(network, before.patch_size)
@@ -207,11 +209,13 @@ def _previous(before: Previous, outputs: Mapping[str, str]) -> Previous:
     return before.model_copy(update={"output": own.get(before.output, before.output)})
 
 
-def _network(before: Network, kind: str) -> Network:
-    """The source's network; what it fuses views by has no weights and follows the target."""
+def _network(before: Network, kind: str, raters: int) -> Network:
+    """The source's network; what it fuses views by has no weights and follows the target; a decoder for each rater."""
     update: dict[str, object] = {"reasons": dict.fromkeys(before.reasons, "the source's")}
     if isinstance(before, MultiView):
         update["fusion"] = "sigmoid" if kind == "regions" else "softmax"
+    if isinstance(before, UNet):
+        update["decoders"] = max(raters, 1)
     return before.model_copy(update=update)
 
 

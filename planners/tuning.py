@@ -127,20 +127,28 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
     )
 
 
-def keeping(start: Initialization, inputs: Sequence[str], heads: Sequence[str], tuning: str) -> Initialization:
+def keeping(
+    start: Initialization, inputs: Sequence[str], heads: Sequence[str], raters: Sequence[str], tuning: str
+) -> Initialization:
     """Where the weights come from, and how much of them is kept: something where the source can do as it is.
 
     Args:
         start: of the recipe.
         inputs: channels that the network is given.
         heads: what it speaks of.
+        raters: for whom it speaks.
         tuning: as asked for.
     """
     share = TUNINGS[tuning or DEFAULT].keep
     same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
+    same = same and list(raters) == start.source_raters
     same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
     if not share or not same:
-        why = "this way of tuning keeps nothing" if same else "the source has not all of these channels and outputs"
+        why = (
+            "this way of tuning keeps nothing"
+            if same
+            else "the source's channels, outputs or raters are not just these"
+        )
         return start.model_copy(update={"reasons": {**start.reasons, "keep": why}})
     why = "few cases show little of what there is, and the source has seen more (Wortsman et al. 2022)"
     return start.model_copy(update={"keep": share, "reasons": {**start.reasons, "keep": why}})

@@ -117,6 +117,31 @@ def carry_over(
     return carried
 
 
+def of_raters(weights: Weights, before: Sequence[str], now: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Weights under the names of a network with other decoders: one for all, or one for each rater.
+
+    A rater who is among those of before gets their decoder; everybody else, and a single decoder, the mean of all. They
+    all started from the same weights, so that their mean is a decoder, too (model soups, Wortsman et al. 2022).
+
+    Args:
+        weights: by name, each once.
+        before: raters of the network that they are of; empty for a single decoder.
+        now: raters of the network that they are for; empty for a single decoder.
+    """
+    if list(before) == list(now):
+        return dict(weights)
+    rest = {name: tensor for name, tensor in weights.items() if not name.startswith(("decoder.", "decoders."))}
+    old = [f"decoders.{number}." for number in range(len(before))] or ["decoder."]
+    parts = [{name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)} for prefix in old]
+    mean = {name: torch.stack([part[name].float() for part in parts]).mean(0).to(parts[0][name]) for name in parts[0]}
+    if not now:
+        return {**rest, **{f"decoder.{name}": tensor for name, tensor in mean.items()}}
+    for number, rater in enumerate(now):
+        part = parts[list(before).index(rater)] if rater in before else mean
+        rest |= {f"decoders.{number}.{name}": tensor for name, tensor in part.items()}
+    return rest
+
+
 def _inputs(other: torch.Tensor, axis: Axis, channels: Inlet) -> torch.Tensor:
     found = channels.found
     kept = {index for index in found if index is not None}

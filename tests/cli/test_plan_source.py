@@ -310,3 +310,50 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     else:
         result = plan(phantoms, "--source", tmp_path / "source", "--regions", "whole_tumor", "--out", tmp_path / "one")
         assert "which the dataset has not all" in str(result.exception)
+
+
+def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
+    """One decoder becomes several and several one; who is known keeps theirs, the others get the mean."""
+    cohort = Cohort(cases=3, shape=(16, 20, 20), spacing=(8.0, 8.0, 8.0), raters=2)
+    data = generate(tmp_path / "raters", cohort)
+    options = ["--gpu-memory", 4, "--set", SMALL]
+    assert plan(data, "--out", tmp_path / "single", *options).exit_code == 0
+    single = load_weights(pretend_trained(Run.open(tmp_path / "single")).fold("3d_fullres", 0) / "weights.safetensors")
+    result = plan(data, "--source", tmp_path / "single", "--raters", "all", "--out", tmp_path / "several")
+    assert result.exit_code == 0, result.output
+    several = Run.open(tmp_path / "several")
+    first, second = several.plan.raters
+    weights, *_ = started(several)
+    head = "seg_layers.0.weight"
+    for number in (0, 1):
+        assert torch.equal(weights[f"decoders.{number}.{head}"], single[f"decoder.{head}"])
+    assert torch.equal(weights[FIRST], single[FIRST])
+    # As if trained, the two differ; a source of two for one, and for the same two the other way round.
+    two = load_weights(pretend_trained(several).fold("3d_fullres", 0) / "weights.safetensors")
+    two[f"decoders.1.{head}"] += 1
+    identity = {"identity": weights_identity(several.plan, several.plan.configurations["3d_fullres"])}
+    save_weights(several.fold("3d_fullres", 0) / "weights.safetensors", two, identity)
+    assert plan(data, "--source", tmp_path / "several", "--out", tmp_path / "one").exit_code == 0
+    weights, *_ = started(Run.open(tmp_path / "one"))
+    torch.testing.assert_close(weights[f"decoder.{head}"], (two[f"decoders.0.{head}"] + two[f"decoders.1.{head}"]) / 2)
+    result = plan(data, "--source", tmp_path / "several", "--raters", f"{second},{first}", "--out", tmp_path / "swap")
+    assert result.exit_code == 0, result.output
+    weights, *_ = started(Run.open(tmp_path / "swap"))
+    assert torch.equal(weights[f"decoders.0.{head}"], two[f"decoders.1.{head}"])
+    assert torch.equal(weights[f"decoders.1.{head}"], two[f"decoders.0.{head}"])
+
+
+def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Half of it where it speaks of the very same; nothing where it does not, or for the paper's way."""
+
+    def kept(name: str, *options: object) -> float:
+        assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
+        return Run.open(tmp_path / name).plan.configurations["3d_fullres"].recipe.initialization.keep
+
+    four = sources["four"]
+    assert kept("same", four) == 0.5
+    assert kept("all", four, "--tuning", "all") == 0
+    assert kept("fewer", four, "--channels", "t1,t2") == 0
+    assert kept("more", sources["two"]) == 0
+    assert kept("other", four, "--regions", "whole_tumor") == 0
+    assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
