@@ -99,6 +99,11 @@ def train(
     if max_seconds is not None and max_seconds <= 0:
         raise UsageError("--max-time must be longer than nothing.")
     run = run if isinstance(run, Run) else Run.open(run)
+    if not run.dataset.cases:
+        raise AutosegError(
+            f"{run.path} has no cases to train on: its model was imported; to fine-tune it, plan a dataset with "
+            f"'autoseg plan DATASET --source {run.path} --out RUN'."
+        )
     chosen_device = select_device(device)
     if chosen_device.type == "cpu":
         keep_large_blocks()

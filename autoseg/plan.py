@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 from autoseg.architecture import FAMILIES, Network
 from autoseg.errors import AutosegError, UsageError
 from autoseg.files import read_json, write_json
+from autoseg.orientation import Orientation
 from autoseg.reasons import Reasoned, without_reasons
-from autoseg.recipe import Axis, Recipe
+from autoseg.recipe import Axis, Precision, Recipe
 from autoseg.verbs import callable_module
 
 if TYPE_CHECKING:
@@ -122,17 +123,22 @@ class Preprocessing(Reasoned):
     """What is done to every case before resampling.
 
     Attributes:
-        transpose: order of the canonical ``(z, y, x)`` axes; the one with the lowest resolution comes first.
+        orientation: axes that a volume is brought to at first: ``canonical`` (LPS), so that all lie the same way round;
+            ``stored``, each as its file has them (what nnU-Net does); or ``ras``.
+        transpose: order of those ``(z, y, x)`` axes; the one with the lowest resolution comes first.
         crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
         box: voxels that a case is cut to at most, around the middle of that crop; what lies outside is never segmented.
         bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
             normalization.
+        holes: whether zeros that non-zero voxels enclose count as ``outside`` of the image, or ``inside`` (nnU-Net).
     """
 
+    orientation: Orientation = "canonical"
     transpose: tuple[int, int, int] = (0, 1, 2)
     crop: Literal["nonzero", "none"] = "nonzero"
     box: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     bias_correction: Literal["none", "n4"] = "none"
+    holes: Literal["outside", "inside"] = "outside"
 
     @model_validator(mode="after")
     def _permutation(self) -> "Self":
@@ -168,6 +174,10 @@ class Inference(Reasoned):
         tile_batch: tiles in one forward pass.
         patch_size: voxels of a tile, where it is not the training's patch.
         step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
+        precision: of the network in predictions, where it is not the recipe's.
+        manner: ``nnunet`` does as nnU-Net in every detail: where tiles of an odd size start, weights that lie half a
+            voxel off the middle and are rounded to 16 bits, and an anisotropic axis that is looked for in the target's
+            spacing first on the way back to the scan.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)
@@ -176,6 +186,8 @@ class Inference(Reasoned):
     tile_batch: int = Field(1, ge=1)
     patch_size: list[PositiveInt] | None = None
     step: list[PositiveInt] | None = None
+    precision: Precision | None = None
+    manner: Literal["autoseg", "nnunet"] = "autoseg"
 
 
 class Memory(Reasoned):

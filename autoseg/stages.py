@@ -171,7 +171,7 @@ class _Job:
 def _fetch(job: _Job) -> None:
     labels, _ = read_labels(job.path)
     trace, shape = job.case.trace, job.case.shape
-    cropped = labels.astype(np.int16).transpose(trace.transpose)[trace.slices]
+    cropped = trace.crop(labels.astype(np.int16))
     moved = resample_label(cropped, shape, trace.separate_axis, job.configuration.resampling.label_order)
     patch = tuple(job.configuration.patch_size)
     # Only the label matters; it is stored as a case's so that patches of it are read as a label's are.

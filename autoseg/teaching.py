@@ -130,7 +130,7 @@ def on_student(scores: Sequence[torch.Tensor], trace: Trace, lessons: Lessons, c
     moved = []
     for index, head in enumerate(scores):
         whole = restore(head.numpy(), trace, 0.0 if labels and index == 0 else ABSENT)
-        cropped = np.ascontiguousarray(whole.transpose(own.transpose)[own.slices])
+        cropped = np.ascontiguousarray(own.crop(whole))
         moved.append(resample_scores(torch.from_numpy(cropped), case.shape, own.separate_axis))
     found = torch.stack(moved)
     if labels:

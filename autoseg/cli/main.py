@@ -1,4 +1,4 @@
-"""The command line: registers one module a command and turns errors into one sentence and an exit code."""
+"""The command line: registers one module a command (or word of one); errors become one sentence and an exit code."""
 
 import sys
 from importlib import import_module
@@ -23,6 +23,12 @@ COMMANDS = (
     "report",
 )
 
+#: Commands with a further word, what they do, and the words; a module ``COMMAND_WORD`` of this package each.
+GROUPS = {
+    "import": ("Make a run of another tool's model.", ("nnunet",)),
+    "export": ("Write a run as another tool's model.", ("nnunet",)),
+}
+
 app = typer.Typer(
     name="autoseg",
     help="Self-configuring segmentation of medical images.",
@@ -43,6 +49,12 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 for _name in COMMANDS:
     app.command(_name)(import_module(f"autoseg.cli.{_name}").command)
+
+for _name, (_help, _words) in GROUPS.items():
+    _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
+    for _word in _words:
+        _group.command(_word)(import_module(f"autoseg.cli.{_name}_{_word}").command)
+    app.add_typer(_group)
 
 
 def run() -> None:

@@ -307,7 +307,7 @@ class Predictor:
             stage.target.heads * configuration.network.raters,
             configuration.inference,
             self.device,
-            resolve_precision(configuration.recipe.precision, self.device),
+            resolve_precision(configuration.inference.precision or configuration.recipe.precision, self.device),
             mirror=self.mirror,
             context=configuration.tile_context,
         )
@@ -347,9 +347,7 @@ class Predictor:
 
     def _probabilities(self, parts: Sequence[tuple[Trace, OnOriginal, int]]) -> torch.Tensor:
         """Sum of opinions' probabilities, each divided by its number, on the scan's grid: ``(outputs, z, y, x)``."""
-        first = parts[0][0]
-        size = [first.shape[axis] for axis in np.argsort(first.transpose)]
-        total = collector((len(self.target.outputs), *size), torch.device("cpu"))
+        total = collector((len(self.target.outputs), *parts[0][0].canonical_shape), torch.device("cpu"))
         for trace, logits, divisor in parts:
             for index, channel in enumerate(probability_channels(logits, self.target)):
                 total[index] += torch.from_numpy(restore(channel.numpy(), trace)) / divisor

@@ -1,9 +1,11 @@
 """Apply a network to a whole image: overlapping tiles, Gaussian weights, mirroring; tensors in, tensors out."""
 
 import itertools
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,25 +22,42 @@ MEMORY_LIMIT = 4_000_000_000
 DEVICE_SHARE = 0.4
 
 
-def tile_starts(size: int, patch: int, overlap: float, step: int | None = None) -> list[int]:
+#: Whose details (see :class:`autoseg.plan.Inference`).
+Manner = Literal["autoseg", "nnunet"]
+
+
+def tile_starts(
+    size: int, patch: int, overlap: float, step: int | None = None, manner: Manner = "autoseg"
+) -> list[int]:
     """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
 
-    With ``step``, neighbours are at most so many voxels apart instead.
+    With ``step``, neighbours are at most so many voxels apart instead. nnU-Net counts half voxels, so that tiles of an
+    odd size may share half a voxel less.
     """
     if size <= patch:
         return [0]
-    stride = max(1, int(patch * (1 - overlap))) if step is None else min(step, patch)
-    count = -(-(size - patch) // stride) + 1
+    stride = patch * (1 - overlap) if step is None else float(min(step, patch))
+    if manner == "autoseg":
+        stride = max(1, int(stride))
+    count = math.ceil((size - patch) / stride) + 1
     return [round(i * (size - patch) / (count - 1)) for i in range(count)]
 
 
-def tile_weight(patch: Sequence[int], sigma: float) -> torch.Tensor:
-    """Weight of each voxel of a tile: a Gaussian around the middle (``sigma`` as share of the patch), largest 1."""
+def tile_weight(patch: Sequence[int], sigma: float, manner: Manner = "autoseg") -> torch.Tensor:
+    """Weight of each voxel of a tile: a Gaussian around the middle (``sigma`` as share of the patch), largest 1.
+
+    nnU-Net's lies around voxel ``size // 2``, and is ten times that, rounded to 16 bits.
+    """
     weight = torch.ones(tuple(patch))
     if sigma:
         for axis, size in enumerate(patch):
-            distance = (torch.arange(size) - (size - 1) / 2) / (size * sigma)
+            middle = (size - 1) / 2 if manner == "autoseg" else size // 2
+            distance = (torch.arange(size) - middle) / (size * sigma)
             weight = weight * torch.exp(-0.5 * distance**2).reshape([-1 if a == axis else 1 for a in range(len(patch))])
+    if manner == "nnunet":
+        rounded = (10 * weight).half().float()
+        # What 16 bits round to zero gets the smallest of the other weights.
+        return torch.where(rounded > 0, rounded, rounded[rounded > 0].min())
     # Far corners still need a say where no other tile covers them.
     return (weight / weight.max()).clamp(min=1e-4)
 
@@ -117,12 +136,15 @@ def predict_scores(
     steps = _steps(inference.step)
     tiles = list(
         itertools.product(
-            *(tile_starts(n, p, inference.overlap, s) for n, p, s in zip(covered, size, steps, strict=True))
+            *(
+                tile_starts(n, p, inference.overlap, s, inference.manner)
+                for n, p, s in zip(covered, size, steps, strict=True)
+            )
         )
     )
     flips = mirrorings(inference.mirror_axes) if mirror else [()]
     sums = collector((heads, *covered), device)
-    weight = tile_weight(size, inference.gaussian_sigma).to(sums.device)
+    weight = tile_weight(size, inference.gaussian_sigma, inference.manner).to(sums.device)
     weights = torch.zeros(tuple(covered), device=sums.device)
     for first in range(0, len(tiles), inference.tile_batch):
         chosen = tiles[first : first + inference.tile_batch]

@@ -46,6 +46,7 @@ class Found:
         shape: of the grid.
         target: what the heads mean.
         trace: from the grid back to the scan.
+        configuration: of the stage.
     """
 
     scores: torch.Tensor | None
@@ -53,6 +54,7 @@ class Found:
     shape: tuple[int, ...]
     target: Target
     trace: Trace
+    configuration: Configuration
 
     def head(self, index: int) -> torch.Tensor:
         """Logits of one head on the whole grid; outside of the box nothing is there."""
@@ -98,7 +100,7 @@ class OnOriginal(Sequence[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
         found, head = self._heads[index]
-        return scores_on_original(found.head(head), found.trace).cpu()
+        return scores_on_original(found.head(head), found.trace, found.configuration).cpu()
 
 
 def apply_stages(
@@ -137,7 +139,7 @@ def apply_stages(
         scores = None if box is None else predict(stage, image[(slice(None), *box)])
         if found and len(found) - 1 not in wanted:
             found[-1] = None  # nobody will look at its scores again
-        found.append(Found(scores, box, shape, stage.target, case.trace))
+        found.append(Found(scores, box, shape, stage.target, case.trace, stage.configuration))
     heads = []
     for rater in range(stages[-1].configuration.network.raters):
         for index, head in sources:

@@ -42,7 +42,7 @@ def read(path: Path) -> Dataset:
     root = file.parent
     names = by_number(data["channel_names"], "channel_names", file)
     channels = unique(names)
-    labels, regions, ignore = _labels(data.get("labels"), file)
+    labels, regions, ignore = read_labels(data.get("labels"), file)
     if isinstance(data.get("dataset"), dict):
         found = _listed(data["dataset"], root, file)
     else:
@@ -77,7 +77,7 @@ def read(path: Path) -> Dataset:
     )
 
 
-def _labels(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
+def read_labels(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
     """Labels, regions and the ignore value; with regions, values without a name get one."""
     if not isinstance(table, dict):
         raise AutosegError(f'{file}: "labels" must be a table as {{"background": 0, "tumour": 1}}.')

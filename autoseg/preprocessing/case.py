@@ -1,14 +1,16 @@
-"""One case, forward: transpose → crop → correct the bias field → normalize → resample; and the way back."""
+"""One case, forward: turn → transpose → crop → correct the bias field → normalize → resample; and the way back."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_fill_holes
 
 from autoseg.crop import bounding_box, foreground, middle_of
 from autoseg.dataset import LoadedCase
 from autoseg.image import Geometry
+from autoseg.orientation import Axes, Orientation, axes_in
 from autoseg.plan import Channel, Configuration, Plan
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
@@ -31,12 +33,13 @@ class Trace:
 
     Attributes:
         geometry: of the original file.
-        transpose: order of the canonical axes.
+        transpose: order of the axes that the orientation gives.
         shape: of the transposed image before cropping.
         box: ``[start, stop]`` an axis, in the transposed image.
         spacing: of the transposed image, mm.
         separate_axis: axis that was resampled with nearest neighbour, or None.
         present: for each channel, whether the case has it.
+        orientation: axes that the image was brought to before it was transposed.
     """
 
     geometry: Geometry
@@ -46,6 +49,18 @@ class Trace:
     spacing: tuple[float, float, float]
     separate_axis: int | None
     present: tuple[bool, ...]
+    orientation: Orientation = "canonical"
+
+    @property
+    def axes(self) -> Axes:
+        """From canonical axes to those of the orientation."""
+        return axes_in(self.orientation, self.geometry)
+
+    @property
+    def canonical_shape(self) -> Shape:
+        """Voxels of the whole image in canonical axes."""
+        z, y, x = (self.shape[axis] for axis in np.argsort(self.transpose)[np.argsort(self.axes.order)])
+        return z, y, x
 
     @property
     def cropped_shape(self) -> Shape:
@@ -73,7 +88,12 @@ class Trace:
             spacing=tuple(data["spacing"]),
             separate_axis=data["separate_axis"],
             present=tuple(data["present"]),
+            orientation=data.get("orientation", "canonical"),
         )
+
+    def crop(self, volume: np.ndarray) -> np.ndarray:
+        """What of a whole canonical ``(z, y, x)`` volume was preprocessed, before resampling; a view."""
+        return self.axes.turn(volume).transpose(self.transpose)[self.slices]
 
 
 @dataclass(frozen=True)
@@ -105,11 +125,15 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         configuration: gives the spacing.
     """
     order = plan.preprocessing.transpose
-    image = case.image.transpose(0, *(axis + 1 for axis in order))
-    mask = None if case.mask is None else case.mask.transpose(order)
-    spacing = (case.spacing[order[0]], case.spacing[order[1]], case.spacing[order[2]])
+    axes = axes_in(plan.preprocessing.orientation, case.geometry)
+    image = axes.turn(case.image).transpose(0, *(axis + 1 for axis in order))
+    mask = None if case.mask is None else axes.turn(case.mask).transpose(order)
+    turned = [case.spacing[axis] for axis in axes.order]
+    spacing = (turned[order[0]], turned[order[1]], turned[order[2]])
     shape: Shape = image.shape[1:]
     inside = foreground(image, mask)
+    if plan.preprocessing.holes == "inside":
+        inside = binary_fill_holes(inside)
     if plan.preprocessing.crop == "nonzero":
         box = bounding_box(inside)
     else:
@@ -137,12 +161,13 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         spacing=spacing,
         separate_axis=axis,
         present=case.present,
+        orientation=plan.preprocessing.orientation,
     )
 
     def on_grid(label: np.ndarray | None) -> np.ndarray | None:
         if label is None:
             return None
-        cropped = label.transpose(order)[box]
+        cropped = trace.crop(label)
         return np.ascontiguousarray(resample_label(cropped, new_shape, axis, configuration.resampling.label_order))
 
     return PreprocessedCase(
@@ -172,11 +197,15 @@ def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:
     Returns:
         ``(z, y, x)`` in canonical axes, same dtype.
     """
-    full = np.full(trace.shape, outside, volume.dtype)
-    full[trace.slices] = volume
-    return full.transpose(np.argsort(trace.transpose))
+    full = np.full(trace.canonical_shape, outside, volume.dtype)
+    trace.crop(full)[...] = volume
+    return full
 
 
-def scores_on_original(scores: torch.Tensor, trace: Trace) -> torch.Tensor:
+def scores_on_original(scores: torch.Tensor, trace: Trace, configuration: Configuration) -> torch.Tensor:
     """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
-    return resample_scores(scores, trace.cropped_shape, trace.separate_axis)
+    axis = trace.separate_axis
+    if configuration.inference.manner == "nnunet":
+        wanted = target_spacing(trace.spacing, configuration.spacing)
+        axis = separate_axis(wanted, trace.spacing, configuration.resampling)
+    return resample_scores(scores, trace.cropped_shape, axis)

@@ -111,7 +111,10 @@ def test_restore_inverts(shape: tuple, transpose: list, crop: str, seed: int) ->
     back = restore(found.image[0], found.trace)
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, image.astype(np.float32))
-    assert torch.equal(scores_on_original(torch.from_numpy(found.image[0]), found.trace), torch.tensor(found.image[0]))
+    assert torch.equal(
+        scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_configuration()),
+        torch.tensor(found.image[0]),
+    )
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.7, 1.1, 0.9), (0.25, 1.0, 1.0)])
@@ -120,7 +123,10 @@ def test_round_trip_through_a_finer_grid(spacing: tuple, transpose: tuple) -> No
     label = np.kron(blob((6, 6, 6))[:5, :, :] > 0, np.ones((4, 3, 2))).astype(np.int16)
     image = loaded(1.0 + label, label)
     found = prepare(image, plan_with(transpose, spacing=spacing))
-    back = restore((scores_on_original(torch.from_numpy(found.image[0]), found.trace) > 1.5).numpy(), found.trace)
+    back = restore(
+        (scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_configuration()) > 1.5).numpy(),
+        found.trace,
+    )
     assert np.array_equal(back, label > 0)
 
 
@@ -263,3 +269,50 @@ def test_orientation_does_not_matter_to_the_network(tmp_path: Path) -> None:
         for path in (straight, tmp_path / "b.nii.gz")
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", ["canonical", "stored", "ras"])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0)])
+def test_image_and_label_as_they_lie(tmp_path: Path, orientation: str, transpose: tuple) -> None:
+    """Against SimpleITK: what the network sees, and the label map back in the file."""
+    label = blob((8, 12, 16))
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation("PIR")
+    where = {"spacing": (1.0, 2.0, 3.0), "direction": direction}
+    case = Case(
+        id="a",
+        channels={"mr": ChannelFile(path=write(tmp_path / "a.nii.gz", picture_of(label), **where))},
+        label=write(tmp_path / "l.nii.gz", label, **where),
+    )
+    seen = sitk.ReadImage(str(case.label))
+    if orientation != "stored":
+        seen = sitk.DICOMOrient(seen, {"canonical": "LPS", "ras": "RAS"}[orientation])
+    plan = plan_with(transpose, spacing=(None, None, None))
+    plan = plan.model_copy(
+        update={"preprocessing": plan.preprocessing.model_copy(update={"orientation": orientation, "crop": "none"})}
+    )
+    found = prepare(load_case(case, ["mr"]), plan)
+    expected = sitk.GetArrayFromImage(seen).transpose(transpose)
+    assert np.array_equal(found.label, expected)
+    assert np.array_equal(found.image[0] > 50, expected > 0)
+    assert found.trace.spacing == tuple(np.array(seen.GetSpacing()[::-1])[list(transpose)])
+    trace = Trace.from_json(found.trace.to_json())
+    assert trace == found.trace
+    write_label(tmp_path / "back.nii.gz", restore(found.label, trace), trace.geometry)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "back.nii.gz"))), label)
+
+
+def test_a_trace_of_before_has_canonical_axes() -> None:
+    found = prepare(loaded(picture_of(blob()), blob()), plan_with())
+    stored = found.trace.to_json()
+    del stored["orientation"]
+    assert Trace.from_json(stored) == found.trace
+
+
+def test_enclosed_zeros_count_as_asked() -> None:
+    image = np.full((5, 5, 5), 4.0, np.float32)
+    image[2, 2, 2] = 0
+    plan = plan_with()
+    inside = plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update={"holes": "inside"})})
+    case = loaded(image)
+    assert prepare(case, plan).inside.sum() == 124
+    assert prepare(case, inside).inside.all()

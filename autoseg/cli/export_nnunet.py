@@ -1,0 +1,22 @@
+"""``autoseg export nnunet``: a trained run as a model folder of nnU-Net v2."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.cli.common import parse_folds
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Trained run folder.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="Model folder to make.")],
+    config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
+    folds: Annotated[str, typer.Option(help="Folds: numbers with commas, or all.")] = "all",
+) -> None:
+    """Write a trained run as a model folder for nnUNetv2_predict_from_modelfolder."""
+    from autoseg.interop import export_nnunet
+    from autoseg.progress import say
+
+    export_nnunet(run, out, config, parse_folds(folds, "--folds"))
+    say(f"Next: nnUNetv2_predict_from_modelfolder -i SCANS -o RESULTS -m {out} -f FOLDS")

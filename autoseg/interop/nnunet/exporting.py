@@ -1,0 +1,253 @@
+"""A trained run → a model folder that nnU-Net v2 predicts with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoseg.architecture import UNet
+from autoseg.errors import AutosegError, UsageError
+from autoseg.files import write_json
+from autoseg.interop.nnunet.architecture import described
+from autoseg.interop.nnunet.checkpoint import write_checkpoint
+from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
+from autoseg.interop.nnunet.translation import RESAMPLING
+from autoseg.networks.weights import load_network
+from autoseg.plan import Configuration, Normalization, Plan, Target
+from autoseg.run import Run
+
+#: Weights of a fold and what nnU-Net calls them.
+_CHECKPOINTS = {"weights": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+
+#: How nnU-Net's classes name what autoseg's schemes do.
+_NORMALIZATIONS = {
+    "zscore": "ZScoreNormalization",
+    "ct": "CTNormalization",
+    "minmax": "RescaleTo01Normalization",
+    "none": "NoNormalization",
+}
+
+#: The image formats of nnU-Net's reader classes.
+_SIMPLEITK = (".nii.gz", ".nrrd", ".mha", ".gipl")
+_NIBABEL = (".nii.gz", ".nii")
+_PICTURES = (".png", ".bmp", ".tif")
+
+
+def export_nnunet(
+    run: str | Path, out: str | Path, configuration: str | None = None, folds: Sequence[int] | None = None
+) -> Path:
+    """Write a trained run as a model folder of nnU-Net v2.
+
+    Args:
+        run: run folder.
+        out: model folder to make.
+        configuration: name; the recommended one (or the only trained one) where None.
+        folds: numbers; all trained ones where None.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        AutosegError: nnU-Net can't do what the plan says.
+        UsageError: no such configuration or fold; ``out`` holds a model, a run or a dataset.
+    """
+    opened, out = Run.open(run), Path(out)
+    plan = opened.plan
+    name, chosen = plan.configuration(configuration or opened.usual_configuration())
+    trained = opened.trained_folds(name)
+    for fold in folds if folds is not None else trained:
+        if fold not in trained:
+            raise UsageError(f"--folds {fold} of {name} is not trained in {run}.")
+    if not trained:
+        raise UsageError(f"{run} has no trained fold of {name}; train it with 'autoseg train {run}'.")
+    for taken in ("plans.json", "plan.json", "dataset.json"):
+        if (out / taken).exists():
+            raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
+    network = _refuse(plan, name, chosen, str(run))
+    flat = opened.fingerprint.dimension == 2
+    axes = [] if flat else _mirrored_axes(plan, network)
+    reader, ending = _reader(plan, flat)
+    plans = _plans(plan, name, chosen, mirrored_architecture(network, axes), reader, opened)
+    dataset = _dataset(plan, chosen, ending, len(opened.fingerprint.cases))
+    in_channels, heads = plan.in_channels(chosen), plan.target_of(chosen).heads
+    for fold in folds if folds is not None else trained:
+        for ours, theirs in _CHECKPOINTS.items():
+            file = opened.fold(name, fold) / f"{ours}.safetensors"
+            if not file.exists():
+                continue
+            module = load_network(file, plan, chosen, torch.device("cpu"))
+            if axes:
+                module = mirrored(module, network, in_channels, heads, axes)
+            write_checkpoint(
+                out / f"fold_{fold}" / theirs,
+                module.state_dict(),
+                name,
+                fold,
+                chosen.inference.mirror_axes,
+                {"plans": plans, "dataset_json": dataset},
+            )
+    write_json(out / "dataset.json", dataset)
+    write_json(out / "plans.json", plans)
+    return out
+
+
+def _refuse(plan: Plan, name: str, configuration: Configuration, run: str) -> UNet:
+    """The network, where nnU-Net can do all that the plan says."""
+    inference, network = configuration.inference, configuration.network
+    flat = network.dimensions == 2
+    target = plan.target_of(configuration)
+    reasons = [
+        (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
+        (network.raters > 1, "nnU-Net has no decoders for several raters"),
+        (configuration.previous is not None, "it follows another stage"),
+        (plan.result_of(name) != plan.target, "another stage follows it"),
+        (plan.preprocessing.box is not None, "nnU-Net can't cut to a box"),
+        (plan.preprocessing.bias_correction != "none", "nnU-Net does not correct bias fields"),
+        (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
+        *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
+        (
+            (configuration.spacing[0] is None) != flat or None in configuration.spacing[1:],
+            f"nnU-Net can't keep an image's own spacing but across the slices of a 2D network, and has to there "
+            f"(spacing {list(configuration.spacing)})",
+        ),
+        (inference.overlap != 0.5 or inference.step is not None, "nnU-Net's tiles overlap by half (inference.overlap)"),
+        (inference.gaussian_sigma != 0.125, "nnU-Net weighs tiles with a Gaussian of 1/8 (inference.gaussian_sigma)"),
+        (
+            target.kind == "labels" and [o.paint for o in target.outputs] != list(range(1, len(target.outputs) + 1)),
+            f"nnU-Net needs labels numbered 1, 2, 3, …, not {[output.paint for output in target.outputs]}",
+        ),
+        (any(output.name in ("background", "ignore") for output in target.outputs), "background is no output"),
+    ]
+    for unfit, reason in reasons:
+        if unfit:
+            raise AutosegError(f"{run}: {name} can't become a model of nnU-Net: {reason}.")
+    assert isinstance(network, UNet)
+    return network
+
+
+def _unfit(normalization: Normalization, channel: str) -> str | None:
+    if normalization.scheme not in _NORMALIZATIONS:
+        return f"nnU-Net has no normalization {normalization.scheme} (channel {channel})"
+    if normalization.masked and normalization.scheme in ("ct", "minmax"):
+        return f"nnU-Net's normalization {normalization.scheme} knows no mask (channel {channel})"
+    return None
+
+
+def _mirrored_axes(plan: Plan, network: UNet) -> list[int]:
+    """Axes of the patch that run the other way in nnU-Net's RAS order than in canonical order."""
+    if plan.preprocessing.orientation != "canonical":
+        return []
+    seen = plan.preprocessing.transpose[3 - network.dimensions :]
+    return [axis for axis, canonical in enumerate(seen) if canonical in (1, 2)]
+
+
+def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
+    """The class that reads images as the network knows them, and the ending of image files."""
+    if flat:
+        known = {"NaturalImage2DIO": _PICTURES, "SimpleITKIO": _SIMPLEITK}
+    elif plan.preprocessing.orientation == "stored":
+        known = {"SimpleITKIO": _SIMPLEITK, "NibabelIO": _NIBABEL}
+    else:
+        known = {"NibabelIOWithReorient": _NIBABEL, "SimpleITKIOWithReorient": _SIMPLEITK}
+    fitting = [reader for reader, endings in known.items() if plan.file_ending in endings]
+    if fitting:
+        return fitting[0], plan.file_ending
+    # Scans may come in another format than the training labels did; all three have a class for this one.
+    return next((reader for reader, endings in known.items() if ".nii.gz" in endings)), ".nii.gz"
+
+
+def _dataset(plan: Plan, configuration: Configuration, ending: str, cases: int) -> dict[str, Any]:
+    target = plan.target_of(configuration)
+    labels: dict[str, Any] = {"background": 0}
+    found: dict[str, Any] = {
+        "channel_names": {str(number): name for number, name in enumerate(plan.channel_names)},
+        "labels": labels,
+        "numTraining": cases,
+        "file_ending": ending,
+        "name": plan.dataset,
+    }
+    if target.kind == "labels":
+        labels.update({output.name: output.paint for output in target.outputs})
+        return {**found, "labels": _with_ignore(labels, target)}
+    # nnU-Net knows regions by a list of more than one value; one value is written twice where no region has two.
+    single = all(len(output.values) == 1 for output in target.outputs)
+    for output in target.outputs:
+        alone = output.values[0] if len(output.values) == 1 else list(output.values)
+        labels[output.name] = output.values * 2 if single else alone
+    order = [output.paint for output in target.outputs]
+    return {**found, "labels": _with_ignore(labels, target), "regions_class_order": order}
+
+
+def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
+    """nnU-Net wants the ignore label to be the next number; its predictor has no use for it beyond that."""
+    if target.ignore is None:
+        return labels
+    values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
+    return {**labels, "ignore": max(values) + 1}
+
+
+def _plans(plan: Plan, name: str, configuration: Configuration, network: UNet, reader: str, run: Run) -> dict[str, Any]:
+    resampling = configuration.resampling
+    across = {
+        "order_z": 0,
+        "force_separate_z": None if resampling.separate_axis == "auto" else False,
+        **({} if resampling.anisotropy == 3.0 else {"separate_z_anisotropy_threshold": resampling.anisotropy}),
+    }
+    transpose = list(plan.preprocessing.transpose)
+    spacing = [mm for mm in configuration.spacing if mm is not None]
+    fullest = {"order": resampling.image_order, "is_seg": False, **across}
+    patch = configuration.inference.patch_size or configuration.patch_size
+    return {
+        "dataset_name": plan.dataset,
+        "plans_name": "autosegPlans",
+        "original_median_spacing_after_transp": [mm or 1.0 for mm in configuration.spacing],
+        "original_median_shape_after_transp": [1, *patch] if len(patch) == 2 else list(patch),
+        "image_reader_writer": reader,
+        "transpose_forward": transpose,
+        "transpose_backward": [transpose.index(axis) for axis in range(3)],
+        "configurations": {
+            name: {
+                "data_identifier": f"autosegPlans_{name}",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": configuration.batch_size,
+                "patch_size": list(patch),
+                "median_image_size_in_voxels": list(patch),
+                "spacing": spacing,
+                "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
+                "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
+                "resampling_fn_data": RESAMPLING,
+                "resampling_fn_seg": RESAMPLING,
+                "resampling_fn_data_kwargs": fullest,
+                "resampling_fn_seg_kwargs": {**across, "order": resampling.label_order, "is_seg": True},
+                "resampling_fn_probabilities": RESAMPLING,
+                "resampling_fn_probabilities_kwargs": {**across, "order": 1, "is_seg": False},
+                "architecture": described(network),
+                "batch_dice": configuration.recipe.loss.batch_dice,
+            }
+        },
+        "experiment_planner_used": "autoseg",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": _intensities(plan, run),
+    }
+
+
+def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
+    """Per channel: for CT what the plan normalizes with, else what the fingerprint knows."""
+    known = run.fingerprint.intensities
+    found = {}
+    for number, channel in enumerate(plan.channels):
+        scheme, seen = channel.normalization, known.get(channel.name)
+        values = {} if seen is None else {**seen.model_dump(), "median": seen.percentile_50}
+        if scheme.scheme == "ct":
+            values |= {
+                "mean": scheme.mean,
+                "std": scheme.std,
+                "percentile_00_5": scheme.lower,
+                "percentile_99_5": scheme.upper,
+            }
+        values.pop("percentile_50", None)
+        values.setdefault("median", values.get("mean", 0.0))
+        low, high = values.get("percentile_00_5", 0.0), values.get("percentile_99_5", 0.0)
+        found[str(number)] = {"min": low, "max": high, **values}
+    return found

@@ -1,0 +1,186 @@
+"""A model folder of nnU-Net v2: what its two JSON files say, and where its checkpoints are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoseg.errors import AutosegError
+from autoseg.files import read_json
+from autoseg.progress import say
+
+_Part = TypeVar("_Part", bound=BaseModel)
+
+
+class _Lenient(BaseModel):
+    """Of nnU-Net's files, only what is used is checked."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Topology(_Lenient):
+    """The network, as plans of nnU-Net 2.3 on describe it."""
+
+    network_class_name: str
+    arch_kwargs: dict[str, Any]
+
+
+class Settings(_Lenient):
+    """A configuration of ``plans.json``, with what it inherits."""
+
+    preprocessor_name: str = "DefaultPreprocessor"
+    batch_size: int
+    patch_size: list[int] = Field(min_length=2, max_length=3)
+    spacing: list[float] = Field(min_length=2, max_length=3)
+    normalization_schemes: list[str]
+    use_mask_for_norm: list[bool]
+    resampling_fn_data: str
+    resampling_fn_seg: str
+    resampling_fn_probabilities: str
+    resampling_fn_data_kwargs: dict[str, Any] = Field(default_factory=dict)
+    resampling_fn_seg_kwargs: dict[str, Any] = Field(default_factory=dict)
+    resampling_fn_probabilities_kwargs: dict[str, Any] = Field(default_factory=dict)
+    batch_dice: bool = False
+    previous_stage: str | None = None
+    architecture: Topology | None = None
+    # Plans of nnU-Net before 2.3:
+    UNet_class_name: str | None = None
+    UNet_base_num_features: int | None = None
+    unet_max_num_features: int | None = None
+    n_conv_per_stage_encoder: list[int] | None = None
+    n_conv_per_stage_decoder: list[int] | None = None
+    pool_op_kernel_sizes: list[list[int]] | None = None
+    conv_kernel_sizes: list[list[int]] | None = None
+
+
+class IntensityProperties(_Lenient):
+    """Intensities of one channel inside the foreground."""
+
+    mean: float
+    std: float
+    median: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class Plans(_Lenient):
+    """``plans.json``."""
+
+    dataset_name: str
+    image_reader_writer: str
+    transpose_forward: list[int] = Field(min_length=3, max_length=3)
+    label_manager: str = "LabelManager"
+    configurations: dict[str, dict[str, Any]]
+    original_median_shape_after_transp: list[float] = Field(default_factory=list)
+    foreground_intensity_properties_per_channel: dict[str, IntensityProperties] | None = None
+    foreground_intensity_properties_by_modality: dict[str, IntensityProperties] | None = None
+
+    @property
+    def intensities(self) -> dict[str, IntensityProperties]:
+        """Channel number → intensities."""
+        return (
+            self.foreground_intensity_properties_per_channel or self.foreground_intensity_properties_by_modality or {}
+        )
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A trained model.
+
+    Attributes:
+        path: of the folder.
+        plans: what ``plans.json`` says.
+        dataset: what ``dataset.json`` says.
+        folds: number → its folder.
+    """
+
+    path: Path
+    plans: Plans
+    dataset: dict[str, Any]
+    folds: dict[int, Path]
+
+    @property
+    def plans_file(self) -> Path:
+        """Where the plans are."""
+        return self.path / "plans.json"
+
+    @property
+    def dataset_file(self) -> Path:
+        """Where the dataset's description is."""
+        return self.path / "dataset.json"
+
+    def settings(self, name: str) -> Settings:
+        """A configuration, with what it inherits.
+
+        Raises:
+            AutosegError: there is none of this name, it inherits from itself, or it lacks something.
+        """
+        chain: list[str] = []
+        merged: dict[str, Any] = {}
+        following: str | None = name
+        while following is not None:
+            if following not in self.plans.configurations:
+                raise AutosegError(f"{self.plans_file} has no configuration {following}; restore the file.")
+            if following in chain:
+                raise AutosegError(
+                    f"{self.plans_file}: configuration {following} inherits from itself; restore the file."
+                )
+            chain.append(following)
+            own = self.plans.configurations[following]
+            merged = {**own, **merged}
+            following = own.get("inherits_from")
+        return _parse(Settings, merged, self.plans_file, f"configurations.{name}.")
+
+
+def open_folder(path: str | Path) -> ModelFolder:
+    """Read the JSON files of a model folder and find its folds.
+
+    Raises:
+        AutosegError: it is no model folder, or a file of it is damaged.
+    """
+    path = Path(path)
+    for name in ("plans.json", "dataset.json"):
+        if not (path / name).is_file():
+            below = sorted(found.parent.name for found in path.glob("*/plans.json")) if path.is_dir() else []
+            hint = f", such as {below[0]} in it" if below else ""
+            raise AutosegError(
+                f"{path} is no nnU-Net model folder (it has no {name}); give the folder that holds plans.json, "
+                f"dataset.json and fold_0{hint}."
+            )
+    plans = _parse(Plans, read_json(path / "plans.json"), path / "plans.json")
+    dataset = read_json(path / "dataset.json")
+    if not isinstance(dataset, dict):
+        raise AutosegError(f"{path / 'dataset.json'} should hold a JSON object; restore the file.")
+    return ModelFolder(path, plans, dataset, _folds(path))
+
+
+def _folds(path: Path) -> dict[int, Path]:
+    trained = [found for found in sorted(path.glob("fold_*")) if any(found.glob("checkpoint_*.pth"))]
+    numbered = {
+        int(found.name.removeprefix("fold_")): found
+        for found in trained
+        if found.name.removeprefix("fold_").isdecimal()
+    }
+    everything = path / "fold_all"
+    if everything in trained:
+        if not numbered:
+            say(f"{everything} was trained on all cases; it becomes fold 0.")
+            return {0: everything}
+        say(f"{everything} is left out, as nnU-Net does where there are numbered folds.")
+    if not numbered:
+        raise AutosegError(
+            f"{path} has no fold_0/checkpoint_final.pth, and no other fold's; copy the checkpoints beside plans.json."
+        )
+    return dict(sorted(numbered.items()))
+
+
+def _parse(model: type[_Part], data: Any, path: Path, before: str = "") -> _Part:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise AutosegError(
+            f"{path} is not as nnU-Net v2 writes it ({before}{where}: {first['msg']}); restore the file."
+        ) from None

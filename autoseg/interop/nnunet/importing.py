@@ -1,0 +1,129 @@
+"""A model of nnU-Net v2 → a run folder that predicts the same."""
+
+import textwrap
+from pathlib import Path
+
+from torch import nn
+
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError, UsageError
+from autoseg.fingerprint import Fingerprint, Intensity
+from autoseg.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
+from autoseg.interop.nnunet.folder import ModelFolder, open_folder
+from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
+from autoseg.networks import build
+from autoseg.networks.weights import save_weights, weights_identity
+from autoseg.plan import Plan
+from autoseg.planning import refresh
+from autoseg.progress import Steps, say
+from autoseg.run import Run, refuse_dataset_folder
+
+#: nnU-Net's checkpoints and what they become.
+_CHECKPOINTS = {"checkpoint_final.pth": "weights.safetensors", "checkpoint_best.pth": "best.safetensors"}
+
+
+def import_nnunet(model: str | Path, out: str | Path) -> Run:
+    """Make a run folder of a trained nnU-Net v2 model.
+
+    The run has no cases: it predicts, and a fine-tuning may start from it. Nothing of a checkpoint is run.
+
+    Args:
+        model: folder with ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pth``.
+        out: run folder to make.
+
+    Raises:
+        AutosegError: a file is damaged, a checkpoint can't be read safely, or autoseg can't do what the model does.
+        UsageError: ``out`` holds something already.
+    """
+    folder, out = open_folder(model), Path(out)
+    dataset = dataset_of(folder)
+    refuse_dataset_folder(out, dataset)
+    if (out / "plan.json").exists():
+        raise UsageError(f"--out {out} is a run folder already; choose another one.")
+    plan: Plan | None = None
+    files = [(fold, source, target) for fold, where in folder.folds.items() for source, target in _files(where)]
+    with Steps("Importing", len(files)) as steps:
+        for fold, source, target in files:
+            checkpoint = read_checkpoint(source)
+            if plan is None:
+                plan = refresh(plan_of(folder, checkpoint, _configuration_name(folder, checkpoint)))
+            network = _loaded(plan, checkpoint)
+            metadata = {
+                "identity": weights_identity(plan, plan.configurations[plan.recommended]),
+                "origin": "nnU-Net v2",
+            }
+            path = Run(out).fold(plan.recommended, fold) / target
+            save_weights(path, network.state_dict(), metadata)
+            steps.advance(note=f"fold {fold}")
+    assert plan is not None
+    # Folds are numbered as before; which cases were in them, the model folder does not say.
+    splits: list[dict[str, list[str]]] = [{"train": [], "validation": []} for _ in range(max(folder.folds) + 1)]
+    return Run.create(out, plan, _fingerprint(folder, dataset), dataset, splits)
+
+
+def _files(fold: Path) -> list[tuple[Path, str]]:
+    """The checkpoints of a fold and what they become; where only the best is left, it is the fold's weights, too."""
+    found = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
+    if not found:
+        raise AutosegError(
+            f"{fold} has neither checkpoint_final.pth nor checkpoint_best.pth; finish its training, or take it away."
+        )
+    if found[0][1] != "weights.safetensors":
+        say(f"{fold} has no checkpoint_final.pth; checkpoint_best.pth is taken in its place.")
+        found.insert(0, (found[0][0], "weights.safetensors"))
+    return found
+
+
+def _configuration_name(folder: ModelFolder, checkpoint: Checkpoint) -> str:
+    """What the checkpoint says, as nnU-Net's predictor does; else ``trainer__plans__CONFIGURATION``."""
+    if checkpoint.configuration is not None:
+        return checkpoint.configuration
+    parts = folder.path.resolve().name.split("__")
+    if len(parts) != 3:
+        raise AutosegError(
+            f"{checkpoint.path} does not say its configuration; name the folder as nnU-Net does, such as "
+            "nnUNetTrainer__nnUNetPlans__3d_fullres."
+        )
+    return parts[2]
+
+
+def _loaded(plan: Plan, checkpoint: Checkpoint) -> nn.Module:
+    configuration = plan.configurations[plan.recommended]
+    network = build(configuration.network, len(plan.channels), plan.target.heads)
+    try:
+        network.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        reason = textwrap.shorten(lines[1] if len(lines) > 1 else str(error), 120, placeholder=" …").rstrip(".")
+        raise AutosegError(
+            f"{checkpoint.path} does not fit the network that plans.json describes ({reason}); {checkpoint.trainer} "
+            "may build another one, which can't be imported."
+        ) from None
+    return network
+
+
+def _fingerprint(folder: ModelFolder, dataset: Dataset) -> Fingerprint:
+    """What the model folder knows of the data it was trained on: everything but the single cases."""
+    intensities = {}
+    for number, name in enumerate(dataset.channels):
+        found = folder.plans.intensities.get(str(number))
+        if found is not None:
+            intensities[name] = Intensity(
+                mean=found.mean,
+                std=found.std,
+                percentile_00_5=found.percentile_00_5,
+                percentile_50=found.median,
+                percentile_99_5=found.percentile_99_5,
+            )
+    return Fingerprint(
+        dataset=dataset.name,
+        dimension=2 if is_flat(folder) else 3,
+        channels=list(dataset.channels),
+        modalities=dataset.modalities,
+        labels=dataset.labels,
+        regions={name: list(values) for name, values in dataset.regions.items()},
+        ignore_label=dataset.ignore_label,
+        file_ending=dataset.file_ending,
+        cases=[],
+        intensities=intensities,
+    )

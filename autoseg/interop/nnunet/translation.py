@@ -1,0 +1,287 @@
+"""What nnU-Net's ``plans.json`` and ``dataset.json`` mean in a plan of autoseg."""
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoseg import __version__
+from autoseg.dataset import Dataset
+from autoseg.errors import AutosegError
+from autoseg.interop.nnunet.architecture import network_of
+from autoseg.interop.nnunet.checkpoint import Checkpoint
+from autoseg.interop.nnunet.folder import IntensityProperties, ModelFolder, Settings
+from autoseg.layouts.common import build, by_number, unique, whole
+from autoseg.layouts.nnunet import read_labels
+from autoseg.orientation import Orientation
+from autoseg.plan import (
+    Channel,
+    Configuration,
+    Inference,
+    Normalization,
+    Output,
+    Plan,
+    Preprocessing,
+    Resampling,
+    Target,
+    say_invalid,
+)
+from autoseg.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
+
+#: Class that reads images → how they lie then.
+READERS: dict[str, Orientation] = {
+    "SimpleITKIO": "stored",
+    "NibabelIO": "stored",
+    "NaturalImage2DIO": "stored",
+    "NibabelIOWithReorient": "ras",
+    "SimpleITKIOWithReorient": "ras",
+}
+
+#: The functions that nnU-Net resamples with unless somebody writes others.
+RESAMPLING = "resample_data_or_seg_to_shape"
+
+#: What nnU-Net trains with (Isensee et al. 2021), unless a trainer class changes it.
+_EPOCHS = 1000
+
+#: A patch this many times as wide as deep was augmented slice by slice; a slice this much longer than wide was turned
+#: a little only (nnU-Net's thresholds).
+_FLAT_PATCH, _LONG_SLICE = 3.0, 1.5
+
+
+def dataset_of(folder: ModelFolder) -> Dataset:
+    """The dataset that a model was trained on, without its cases.
+
+    Raises:
+        AutosegError: ``dataset.json`` does not say what it must.
+    """
+    described, file = folder.dataset, folder.dataset_file
+    names = by_number(described.get("channel_names", described.get("modality")), "channel_names", file)
+    channels = unique(names)
+    labels, regions, ignore = read_labels(described.get("labels"), file)
+    return build(
+        file,
+        name=folder.plans.dataset_name,
+        root=folder.path.absolute(),
+        layout="nnunet",
+        channels=tuple(channels),
+        modalities=dict(zip(channels, names, strict=True)),
+        labels=labels,
+        regions=regions,
+        ignore_label=ignore,
+        cases=(),
+        file_ending=str(described.get("file_ending", ".nii.gz")),
+    )
+
+
+def is_flat(folder: ModelFolder) -> bool:
+    """Whether the model was trained on pictures, not on volumes."""
+    shape = folder.plans.original_median_shape_after_transp
+    return folder.plans.image_reader_writer == "NaturalImage2DIO" or shape[:1] == [1]
+
+
+def plan_of(folder: ModelFolder, checkpoint: Checkpoint, name: str) -> Plan:
+    """The plan of one trained configuration.
+
+    Raises:
+        AutosegError: autoseg can't do what the model does.
+    """
+    settings = folder.settings(name)
+    where = f"{folder.plans_file}: configuration {name}"
+    dataset = dataset_of(folder)
+    _refuse(folder, settings, where)
+    channels = _channels(folder, settings, dataset, where)
+    try:
+        return Plan(
+            autoseg_version=__version__,
+            planner="nnunet",
+            dataset=dataset.name,
+            channels=channels,
+            target=_target(folder, dataset),
+            preprocessing=_preprocessing(folder, channels),
+            configurations={name: _configuration(settings, checkpoint, name, where)},
+            recommended=name,
+            file_ending=dataset.file_ending,
+        )
+    except ValidationError as error:
+        raise AutosegError(f"{where} can't be a plan of autoseg: {say_invalid(error)}.") from None
+
+
+def _refuse(folder: ModelFolder, settings: Settings, where: str) -> None:
+    plans = folder.plans
+    if settings.previous_stage is not None:
+        raise AutosegError(
+            f"{where} is the second stage of a cascade, after {settings.previous_stage}; only models that work alone "
+            "can be imported."
+        )
+    if plans.image_reader_writer not in READERS:
+        raise AutosegError(
+            f"{folder.plans_file}: images are read by {plans.image_reader_writer}, which autoseg does not know; models "
+            f"with {', '.join(READERS)} can be imported."
+        )
+    for what, found, usual in (
+        ("labels are handled by", plans.label_manager, "LabelManager"),
+        ("images are preprocessed by", settings.preprocessor_name, "DefaultPreprocessor"),
+        ("images are resampled by", settings.resampling_fn_data, RESAMPLING),
+        ("label maps are resampled by", settings.resampling_fn_seg, RESAMPLING),
+        ("scores are resampled by", settings.resampling_fn_probabilities, RESAMPLING),
+    ):
+        if found != usual:
+            raise AutosegError(f"{where}: {what} {found}; only models with {usual} can be imported.")
+
+
+def _channels(folder: ModelFolder, settings: Settings, dataset: Dataset, where: str) -> list[Channel]:
+    schemes, masked = settings.normalization_schemes, settings.use_mask_for_norm
+    if not len(schemes) == len(masked) == len(dataset.channels):
+        raise AutosegError(
+            f"{where} normalizes {len(schemes)} channels and {folder.dataset_file} names {len(dataset.channels)}; "
+            "restore the files."
+        )
+    return [
+        Channel(name=name, normalization=_normalization(scheme, mask, folder.plans.intensities.get(str(i)), where))
+        for i, (name, scheme, mask) in enumerate(zip(dataset.channels, schemes, masked, strict=True))
+    ]
+
+
+def _normalization(scheme: str, masked: bool, known: IntensityProperties | None, where: str) -> Normalization:
+    reasons = {"scheme": f"nnU-Net's {scheme}"}
+    if scheme == "ZScoreNormalization":
+        return Normalization(scheme="zscore", masked=masked, reasons=reasons)
+    if scheme == "CTNormalization":
+        if known is None:
+            raise AutosegError(f"{where} needs intensity properties of every CT channel; restore the file.")
+        return Normalization(
+            scheme="ct",
+            lower=known.percentile_00_5,
+            upper=known.percentile_99_5,
+            mean=known.mean,
+            std=max(known.std, 1e-8),
+            reasons=reasons,
+        )
+    if scheme == "RescaleTo01Normalization":
+        return Normalization(scheme="minmax", reasons=reasons)
+    if scheme == "RGBTo01Normalization":
+        return Normalization(scheme="ct", lower=0, upper=255, mean=0, std=255, reasons=reasons)
+    if scheme == "NoNormalization":
+        return Normalization(scheme="none", reasons=reasons)
+    raise AutosegError(f"{where} normalizes with {scheme}, which autoseg does not know; it can't be imported.")
+
+
+def _target(folder: ModelFolder, dataset: Dataset) -> Target:
+    file = folder.dataset_file
+    if dataset.regions:
+        order = folder.dataset.get("regions_class_order")
+        if not isinstance(order, list) or len(order) != len(dataset.regions):
+            raise AutosegError(f'{file} needs a "regions_class_order" with a value for each region; restore the file.')
+        return Target(
+            kind="regions",
+            outputs=[
+                Output(name=name, values=sorted(set(values)), paint=whole(paint, f'region "{name}"', file))
+                for (name, values), paint in zip(dataset.regions.items(), order, strict=True)
+            ],
+            ignore=dataset.ignore_label,
+        )
+    outputs = [
+        Output(name=name, values=[value], paint=value)
+        for name, value in sorted(dataset.labels.items(), key=lambda item: item[1])
+    ]
+    if [output.paint for output in outputs] != list(range(1, len(outputs) + 1)):
+        raise AutosegError(f"{file}: labels must be numbered 1, 2, 3, … without gaps, as nnU-Net demands; restore it.")
+    return Target(kind="labels", outputs=outputs, ignore=dataset.ignore_label)
+
+
+def _preprocessing(folder: ModelFolder, channels: list[Channel]) -> Preprocessing:
+    reader = folder.plans.image_reader_writer
+    z, y, x = folder.plans.transpose_forward
+    masked = any(channel.normalization.masked for channel in channels)
+    return Preprocessing(
+        orientation=READERS[reader],
+        transpose=(z, y, x),
+        holes="inside" if masked else "outside",
+        reasons={"orientation": f"nnU-Net's {reader}", **({"holes": "as nnU-Net"} if masked else {})},
+    )
+
+
+def _configuration(settings: Settings, checkpoint: Checkpoint, name: str, where: str) -> Configuration:
+    spacing = [None, *settings.spacing] if len(settings.spacing) == 2 else list(settings.spacing)
+    return Configuration(
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        data=name,
+        resampling=_resampling(settings, where),
+        patch_size=settings.patch_size,
+        batch_size=settings.batch_size,
+        network=network_of(settings, checkpoint.trainer, where),
+        recipe=_recipe(settings, checkpoint),
+        inference=Inference(
+            mirror_axes=_axes(settings, checkpoint),
+            tile_batch=min(settings.batch_size, 8),
+            precision="fp32",
+            manner="nnunet",
+            reasons={
+                "mirror_axes": "those that training mirrored",
+                "precision": "nnU-Net's on a CPU; 16 bits would change a voxel here and there",
+                "manner": "the same results as nnU-Net's",
+            },
+        ),
+        reasons={"patch_size": "of the nnU-Net model", "spacing": "of the nnU-Net model"},
+    )
+
+
+def _axes(settings: Settings, checkpoint: Checkpoint) -> list[int]:
+    if any(not 0 <= axis < len(settings.patch_size) for axis in checkpoint.mirror_axes):
+        raise AutosegError(
+            f"{checkpoint.path} mirrors the axes {checkpoint.mirror_axes}, and a patch has {len(settings.patch_size)}; "
+            "it belongs to another plans.json."
+        )
+    return checkpoint.mirror_axes
+
+
+def _resampling(settings: Settings, where: str) -> Resampling:
+    every = {
+        "data": settings.resampling_fn_data_kwargs,
+        "seg": settings.resampling_fn_seg_kwargs,
+        "probabilities": settings.resampling_fn_probabilities_kwargs,
+    }
+    orders = {kind: given.get("order", 3) for kind, given in every.items()}
+    rules = {_rule(given) for given in every.values()}
+    across = [given.get("order_z", 0) for given in every.values()]
+    if orders["probabilities"] != 1 or orders["seg"] not in (0, 1) or any(across) or len(rules) != 1:
+        raise AutosegError(
+            f"{where} resamples with {every}; only nnU-Net's own way (scores linearly, label maps at most linearly, "
+            "nearest along an anisotropic axis, all by the same rule) can be imported."
+        )
+    separate, anisotropy = rules.pop()
+    if separate is True:
+        raise AutosegError(f"{where} has force_separate_z true; only null and false can be imported.")
+    return Resampling(
+        image_order=orders["data"],
+        label_order=orders["seg"],
+        separate_axis="auto" if separate is None else "never",
+        anisotropy=anisotropy,
+    )
+
+
+def _rule(given: dict[str, Any]) -> tuple[Any, float]:
+    # The function's own default is False; its plans always say None or something else.
+    return given.get("force_separate_z", False), float(given.get("separate_z_anisotropy_threshold", 3.0))
+
+
+def _recipe(settings: Settings, checkpoint: Checkpoint) -> Recipe:
+    """How nnU-Net trained the model, as far as its folder says."""
+    named = re.search(r"_(\d+)epochs?$", checkpoint.trainer)
+    size = settings.patch_size
+    flat = len(size) == 3 and max(size) > _FLAT_PATCH * size[0]
+    in_plane = flat or len(size) == 2
+    long = len(size) == 2 and max(size) > _LONG_SLICE * min(size)
+    return Recipe(
+        epochs=int(named[1]) if named else _EPOCHS,
+        iterations_per_epoch=250,
+        loss=Loss(batch_dice=settings.batch_dice),
+        optimizer=Optimizer(name="sgd", learning_rate=1e-2, weight_decay=3e-5, momentum=0.99),
+        schedule=Schedule(name="poly", warmup=0.0, power=0.9),
+        augmentation=Augmentation(
+            mirror_axes=_axes(settings, checkpoint),
+            rotation_axes=[0] if in_plane else [0, 1, 2],
+            rotation=15.0 if long else 180.0 if in_plane else 30.0,
+        ),
+        ema_decay=0.0,
+    )

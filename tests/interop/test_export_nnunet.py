@@ -1,0 +1,225 @@
+"""A run exported to nnU-Net: back again unchanged, and on mirrored images the mirrored result."""
+
+import json
+import pydoc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+from autoseg.architecture import UNet
+from autoseg.inference.inputs import cases_to_predict
+from autoseg.inference.predictor import Predictor
+from autoseg.interop import export_nnunet, import_nnunet
+from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
+from autoseg.networks import build
+from autoseg.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Target
+from autoseg.run import Run
+from tests.builders import REGIONS, make_configuration, make_network, make_plan
+from tests.interop.model import NAME, dataset, plans, read, scan, stirred, write_model
+from tests.interop.test_nnunet_refusals import trained
+
+WHOLE = Inference(mirror_axes=[])
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "axes"),
+    [
+        (make_network(3, stages=3, encoder_blocks=[1, 2, 1]), (8, 12, 16), (1, 2)),
+        (make_network(3, stages=3, family="resenc", encoder_blocks=[1, 2, 2]), (8, 12, 16), (1, 2)),
+        (make_network(2, stages=3, norm="batch"), (12, 16), (0, 1)),
+        (make_network(2, stages=2), (12, 16), (1,)),
+        # Strides of 3, kernels of 1 and 5, stages that pool some axes only.
+        (
+            make_network(
+                3,
+                stages=3,
+                strides=[[1, 1, 1], [1, 2, 3], [2, 2, 1]],
+                kernel_sizes=[[1, 3, 5], [3, 1, 3], [3, 5, 1]],
+                activation="relu",
+            ),
+            (4, 8, 12),
+            (0, 1, 2),
+        ),
+        (make_network(3, family="resenc", strides=[[1, 1, 1], [1, 3, 2]], norm="batch"), (4, 12, 8), (0, 1)),
+    ],
+)
+def test_mirrored_images_give_the_mirrored_result(network: UNet, shape: tuple, axes: tuple) -> None:
+    module = stirred(build(network, 2, 3, deep_supervision=False))
+    turned = mirrored(module, network, 2, 3, axes)
+    image = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(1))
+    over = [axis + 2 for axis in axes]
+    with torch.inference_mode():
+        expected, found = module(image), turned(image.flip(over)).flip(over)
+        assert not torch.allclose(module(image.flip(over)).flip(over), expected, atol=1e-2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_kernels_of_stages_that_pool_are_wider() -> None:
+    network = make_network(3, stages=3, strides=[[1, 1, 1], [1, 2, 2], [2, 2, 1]])
+    assert mirrored_architecture(network, [1, 2]).kernel_sizes == [[3, 3, 3], [3, 5, 5], [3, 5, 3]]
+    assert mirrored_architecture(network, []) == network
+
+
+@pytest.mark.parametrize("family", ["unet", "resenc"])
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIOWithReorient"])
+def test_there_and_back(tmp_path: Path, family: str, reader: str) -> None:
+    """An imported model comes out as it went in, to the bit."""
+    planned = {**plans(family=family, channels=2), "image_reader_writer": reader, "transpose_forward": [2, 0, 1]}
+    given = planned["configurations"]["3d_fullres"]
+    given |= {
+        "use_mask_for_norm": [True, False],
+        "normalization_schemes": ["ZScoreNormalization", "CTNormalization"],
+        "spacing": [3.5, 1.0, 0.75],
+    }
+    described = dataset(
+        ("MR", "CT"), labels={"background": 0, "w": [1, 2], "i": 2, "ignore": 3}, regions_class_order=[1, 2]
+    )
+    networks = write_model(
+        tmp_path / NAME, planned, described, folds=(0, 2), heads=2, inference_allowed_mirroring_axes=(1,)
+    )
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    out = export_nnunet(run.path, tmp_path / "model")
+    written = json.loads((out / "plans.json").read_text())
+    for key in ("image_reader_writer", "transpose_forward", "dataset_name", "label_manager"):
+        assert written[key] == planned[key]
+    assert written["transpose_backward"] == [1, 2, 0]
+    made = written["configurations"]["3d_fullres"]
+    for key in given.keys() - {"data_identifier", "median_image_size_in_voxels"}:
+        assert made[key] == given[key], key
+    told = json.loads((out / "dataset.json").read_text())
+    assert told["labels"] == described["labels"]
+    assert told["regions_class_order"] == [1, 2]
+    assert told["channel_names"] == {"0": "MR", "1": "CT"}
+    for fold, net in zip((0, 2), networks, strict=True):
+        found = torch.load(out / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
+        assert found["trainer_name"] == "nnUNetTrainer"
+        assert found["init_args"]["configuration"] == "3d_fullres"
+        assert found["inference_allowed_mirroring_axes"] == (1,)
+        expected = net.state_dict()
+        assert list(found["network_weights"]) == list(expected)
+        assert all(torch.equal(found["network_weights"][name], tensor) for name, tensor in expected.items())
+    again = import_nnunet(out, tmp_path / "again")
+    assert again.plan == run.plan
+    assert again.fingerprint == run.fingerprint
+
+
+def _predicted(run: Run, images: Path, out: Path) -> np.ndarray:
+    predictor = Predictor.load(run.path, device="cpu", mirror=True)
+    outcome = predictor.predict(cases_to_predict(images, run.plan), out)
+    assert outcome.failed == {}
+    return read(outcome.written["a"])
+
+
+@pytest.mark.parametrize("family", ["unet", "resenc"])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("code", ["LPS", "RAS", "SAR"])
+def test_a_run_of_canonical_images(tmp_path: Path, family: str, transpose: tuple[int, int, int], code: str) -> None:
+    """nnU-Net turns images to RAS; with mirrored kernels every voxel is the same again."""
+    network = make_network(3, stages=3, family=family, encoder_blocks=[1, 1, 1])
+    configuration = make_configuration(
+        (12, 12, 12), network=network, inference=Inference(mirror_axes=[0, 2]), spacing=(1.0, 1.0, 1.0)
+    )
+    plan = make_plan(
+        configuration,
+        preprocessing=Preprocessing(transpose=transpose),
+        channels=["mr"],
+    ).model_copy(update={"channels": [Channel(name="mr", normalization=Normalization(scheme="zscore"))]})
+    run = trained(tmp_path, plan)
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(code)
+    scan(tmp_path / "in" / "a_0000.nii.gz", (10, 12, 8), direction=direction)
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["image_reader_writer"] == "NibabelIOWithReorient"
+    back = import_nnunet(out, tmp_path / "back")
+    assert back.plan.preprocessing.orientation == "ras"
+    expected = _predicted(run, tmp_path / "in", tmp_path / "first")
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(_predicted(back, tmp_path / "in", tmp_path / "second"), expected)
+
+
+def test_what_nnunet_builds_of_the_plans(tmp_path: Path) -> None:
+    """The network class with the written words, imports looked up, takes the written weights."""
+    run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE, network=make_network(stages=3))))
+    out = export_nnunet(run.path, tmp_path / "model")
+    made = json.loads((out / "plans.json").read_text())["configurations"]["small"]
+    words = dict(made["architecture"]["arch_kwargs"])
+    assert (
+        made["architecture"]["network_class_name"] == "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    )
+    for name in made["architecture"]["_kw_requires_import"]:
+        words[name] = pydoc.locate(words[name]) if words[name] is not None else None
+    net = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=False, **words)
+    found = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    net.load_state_dict(found["network_weights"])
+
+
+def _described(tmp_path: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    out = export_nnunet(trained(tmp_path, plan).path, tmp_path / "model")
+    return json.loads((out / "plans.json").read_text()), json.loads((out / "dataset.json").read_text())
+
+
+def test_regions_of_one_value_each(tmp_path: Path) -> None:
+    """nnU-Net takes lists of one value for labels; so the value stands there twice."""
+    outputs = [Output(name="a", values=[1], paint=1), Output(name="b", values=[2], paint=2)]
+    plan = make_plan(make_configuration(inference=WHOLE), target=Target(kind="regions", outputs=outputs, ignore=7))
+    _, described = _described(tmp_path, plan)
+    assert described["labels"] == {"background": 0, "a": [1, 1], "b": [2, 2], "ignore": 3}
+    assert described["regions_class_order"] == [1, 2]
+    back = import_nnunet(tmp_path / "model", tmp_path / "back").plan
+    assert [(o.name, o.values, o.paint) for o in back.target.outputs] == [("a", [1], 1), ("b", [2], 2)]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "ending", "reader", "written"),
+    [
+        ("canonical", ".nii", "NibabelIOWithReorient", ".nii"),
+        ("canonical", ".mha", "SimpleITKIOWithReorient", ".mha"),
+        ("canonical", ".png", "NibabelIOWithReorient", ".nii.gz"),
+        ("stored", ".nii.gz", "SimpleITKIO", ".nii.gz"),
+        ("stored", ".nii", "NibabelIO", ".nii"),
+        ("ras", ".nrrd", "SimpleITKIOWithReorient", ".nrrd"),
+    ],
+)
+def test_reader_and_file_ending(tmp_path: Path, orientation: Any, ending: str, reader: str, written: str) -> None:
+    plan = make_plan(
+        make_configuration(inference=WHOLE),
+        preprocessing=Preprocessing(orientation=orientation),
+        file_ending=ending,
+        target=REGIONS,
+    )
+    planned, described = _described(tmp_path, plan)
+    assert planned["image_reader_writer"] == reader
+    assert described["file_ending"] == written
+    wider = planned["configurations"]["small"]["architecture"]["arch_kwargs"]["kernel_sizes"][1]
+    assert wider == ([3, 5, 5] if orientation == "canonical" else [3, 3, 3])
+
+
+def test_values_beyond_the_usual(tmp_path: Path) -> None:
+    configuration = make_configuration((8, 8), spacing=(None, 0.5, 0.5), inference=Inference(mirror_axes=[]))
+    configuration.resampling.separate_axis = "never"
+    configuration.resampling.anisotropy = 4.0
+    configuration.inference.patch_size = [16, 16]
+    plan = make_plan(configuration).model_copy(
+        update={"channels": [Channel(name="ct", normalization=_ct()), Channel(name="raw", normalization=_none())]}
+    )
+    planned, _ = _described(tmp_path, plan)
+    made = planned["configurations"]["small"]
+    assert made["patch_size"] == [16, 16]
+    assert made["spacing"] == [0.5, 0.5]
+    assert made["resampling_fn_data_kwargs"]["force_separate_z"] is False
+    assert made["resampling_fn_data_kwargs"]["separate_z_anisotropy_threshold"] == 4.0
+    assert made["normalization_schemes"] == ["CTNormalization", "NoNormalization"]
+    seen = planned["foreground_intensity_properties_per_channel"]["0"]
+    assert (seen["mean"], seen["std"], seen["percentile_00_5"], seen["percentile_99_5"]) == (40, 60, -100, 300)
+
+
+def _ct() -> Normalization:
+    return Normalization(scheme="ct", lower=-100, upper=300, mean=40, std=60)
+
+
+def _none() -> Normalization:
+    return Normalization(scheme="none")

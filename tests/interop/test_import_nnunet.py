@@ -1,0 +1,392 @@
+"""An imported model of nnU-Net against its network, applied by hand to an image that was prepared by hand."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from scipy.ndimage import binary_fill_holes, gaussian_filter
+from skimage.transform import resize
+from torch import nn
+
+from autoseg.inference.inputs import cases_to_predict
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.sliding_window import tile_starts, tile_weight
+from autoseg.interop import import_nnunet
+from autoseg.run import Run
+from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
+
+REGIONS = dataset(labels={"background": 0, "whole": [1, 2], "inner": 2}, regions_class_order=[1, 2])
+
+
+def segmented(run: Path, images: Path, mirror: bool = False, **options: Any) -> dict[str, np.ndarray]:
+    """Case → what is in the file that a prediction writes."""
+    predictor = Predictor.load(run, device="cpu", mirror=mirror, **options)
+    outcome = predictor.predict(cases_to_predict(images, Run.open(run).plan), images.parent / "out")
+    assert outcome.failed == {}
+    return {name: read(path) for name, path in outcome.written.items()}
+
+
+def painted(scores: np.ndarray) -> np.ndarray:
+    return scores.argmax(0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "PIR"])
+@pytest.mark.parametrize("family", ["unet", "resenc"])
+def test_folds_are_averaged_on_the_image_as_it_is_stored(tmp_path: Path, code: str, family: str) -> None:
+    networks = write_model(tmp_path / NAME, plans(family=family), folds=(0, 3))
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(code)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", direction=direction)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.trained_folds("3d_fullres") == [0, 3]
+    expected = painted(logits(networks, zscore(image)[None]))
+    assert len(np.unique(expected)) > 1
+    found = segmented(run.path, tmp_path / "in")["a"]
+    assert np.array_equal(found, expected)
+
+
+def test_mirrored_copies(tmp_path: Path) -> None:
+    networks = write_model(tmp_path / NAME, inference_allowed_mirroring_axes=(0, 2))
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz"))[None]
+    views = [(), (1,), (3,), (1, 3)]
+    expected = np.mean([np.flip(logits(networks, np.flip(image, axes)), axes) for axes in views], 0)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.plan.configurations["3d_fullres"].inference.mirror_axes == [0, 2]
+    assert np.array_equal(segmented(run.path, tmp_path / "in", mirror=True)["a"], painted(expected))
+    assert not np.array_equal(painted(expected), painted(logits(networks, image)))
+
+
+def test_a_model_that_must_not_be_mirrored(tmp_path: Path) -> None:
+    write_model(tmp_path / NAME, inference_allowed_mirroring_axes=None)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.plan.configurations["3d_fullres"].inference.mirror_axes == []
+    assert run.plan.configurations["3d_fullres"].recipe.augmentation.mirror_axes == []
+
+
+def test_small_images_are_padded_after_normalization(tmp_path: Path) -> None:
+    networks = write_model(tmp_path / NAME)
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz", (5, 12, 11)))
+    given = np.pad(image, ((1, 2), (0, 0), (2, 3)))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    expected = painted(logits(networks, given[None]))[1:6, :, 2:13]
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_reader_that_turns_images_to_ras(tmp_path: Path) -> None:
+    networks = write_model(tmp_path / NAME, {**plans(), "image_reader_writer": "NibabelIOWithReorient"})
+    image = scan(tmp_path / "in" / "a_0000.nii.gz")  # stored in LPS, the identity
+    seen = image[:, ::-1, ::-1]
+    expected = painted(logits(networks, zscore(seen)[None]))[:, ::-1, ::-1]
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_transposed(tmp_path: Path) -> None:
+    planned = {**plans(patch=(8, 16, 12)), "transpose_forward": [0, 2, 1], "transpose_backward": [0, 2, 1]}
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz")
+    expected = painted(logits(networks, zscore(image).transpose(0, 2, 1)[None])).transpose(0, 2, 1)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_resampled_in_three_dimensions(tmp_path: Path) -> None:
+    """Third-order splines to the plan's spacing, scores linearly back; both by scikit-image, in float64."""
+    planned = plans()
+    planned["configurations"]["3d_fullres"]["spacing"] = [1.5, 0.75, 1.25]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (12, 9, 20), spacing=(1.0, 1.0, 1.0))
+    given = resize(zscore(image).astype(float), (8, 12, 16), order=3, mode="edge", anti_aliasing=False)
+    scores = logits(networks, given[None])
+    back = [resize(head.astype(float), image.shape, order=1, mode="edge", anti_aliasing=False) for head in scores]
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    found = segmented(run.path, tmp_path / "in")["a"]
+    assert (found == painted(np.stack(back))).mean() > 0.9995  # a tie may fall the other way in float32
+
+
+def test_separate_axis_is_looked_for_from_where_one_comes(tmp_path: Path) -> None:
+    """The image is coarse along y, the plan along z: nearest along y on the way there, along z on the way back."""
+    planned = plans()
+    planned["configurations"]["3d_fullres"]["spacing"] = [4.0, 1.0, 1.0]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (32, 3, 16), spacing=(1.0, 4.0, 1.0))
+    seen = zscore(image).astype(float)
+    planes = [resize(seen[:, y], (8, 16), order=3, mode="edge", anti_aliasing=False) for y in range(3)]
+    scores = logits(networks, np.stack([planes[y // 4] for y in range(12)], 1)[None])
+    # Three rows out of twelve: the middle of each four, halfway between its second and third.
+    rows = (scores[:, :, 1::4] + scores[:, :, 2::4]) / 2
+    expected = painted(np.repeat(rows, 4, axis=1))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    found = segmented(run.path, tmp_path / "in")["a"]
+    assert (found == expected).mean() > 0.9995
+    # The same axis both ways would say something else.
+    middle = np.stack([resize(h, (32, 3, 16), order=1, mode="edge", anti_aliasing=False) for h in scores.astype(float)])
+    assert (painted(middle) == expected).mean() < 0.99
+
+
+def test_overlapping_tiles_of_odd_size(tmp_path: Path) -> None:
+    planned = plans(patch=(11, 12, 16))
+    arch = planned["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arch["strides"] = [[1, 1, 1], [1, 2, 2], [1, 2, 2]]
+    folder = tmp_path / NAME
+    write_model(folder, planned)
+    torch.manual_seed(5)
+    words = {**arch, "conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
+    net = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=False, **words).eval()
+    torch.save(checkpoint(net.state_dict()), folder / "fold_0" / "checkpoint_final.pth")
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz", (22, 12, 16)))
+    weight = np.zeros((11, 12, 16))
+    weight[5, 6, 8] = 1
+    weight = gaussian_filter(weight, [11 / 8, 12 / 8, 2], mode="constant")
+    total, weights = np.zeros((3, 22, 12, 16)), np.zeros((22, 12, 16))
+    for start in (0, 6, 11):  # three tiles 5.5 apart
+        total[:, start : start + 11] += logits([net], image[None, start : start + 11]) * weight
+        weights[start : start + 11] += weight
+    run = import_nnunet(folder, tmp_path / "run")
+    found = segmented(run.path, tmp_path / "in")["a"]
+    assert (found == painted(total / weights)).mean() > 0.999  # weights are rounded to 16 bits
+
+
+@pytest.mark.parametrize("patch", [(11, 8, 24), (7, 40)])
+def test_weights_as_nnunet_makes_them(patch: tuple[int, ...]) -> None:
+    """A filtered peak, ten times its share of the largest, in half precision, nowhere zero."""
+    peak = np.zeros(patch)
+    peak[tuple(n // 2 for n in patch)] = 1
+    peak = gaussian_filter(peak, [n / 8 for n in patch], mode="constant")
+    expected = torch.from_numpy(10 * peak / peak.max()).half()
+    expected[expected == 0] = expected[expected > 0].min()
+    found = tile_weight(patch, 0.125, "nnunet")
+    torch.testing.assert_close(found, expected.float(), rtol=2e-3, atol=2e-7)
+    assert found.min() > 0
+
+
+@pytest.mark.parametrize(("size", "patch"), [(22, 11), (23, 11), (64, 20), (31, 7), (8, 8)])
+def test_tiles_half_a_patch_apart(size: int, patch: int) -> None:
+    count = int(np.ceil((size - patch) / (patch / 2))) + 1
+    assert tile_starts(size, patch, 0.5, manner="nnunet") == [
+        int(n) for n in np.linspace(0, size - patch, count).round()
+    ]
+
+
+def test_regions_are_painted_in_their_order(tmp_path: Path) -> None:
+    networks = write_model(tmp_path / NAME, described=REGIONS, heads=2)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz")
+    whole, inner = logits(networks, zscore(image)[None]) > 0
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], np.where(inner, 2, np.where(whole, 1, 0)))
+    assert run.plan.target.kind == "regions"
+    assert [(o.name, o.values, o.paint) for o in run.plan.target.outputs] == [("whole", [1, 2], 1), ("inner", [2], 2)]
+    assert run.fingerprint.regions == {"whole": [1, 2], "inner": [2]}
+
+
+def test_crop_and_statistics_inside_with_its_holes_filled(tmp_path: Path) -> None:
+    planned = plans(channels=2)
+    planned["configurations"]["3d_fullres"]["use_mask_for_norm"] = [True, False]
+    networks = write_model(tmp_path / NAME, planned, dataset(("t1", "flair")))
+    rng = np.random.default_rng(1)
+    head = np.zeros((10, 14, 18), bool)
+    head[1:9, 1:13, 1:17] = True
+    head[1, 1] = False
+    head[4:6, 5:8, 6:9] = False  # a ventricle of zeros
+    image = (rng.normal(100, 20, (2, 10, 14, 18)) * head).astype(np.float32)
+    for number, voxels in enumerate(image):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "in" / f"a_{number:04d}.nii.gz"))
+    box = (slice(1, 9), slice(1, 13), slice(1, 17))
+    inside = binary_fill_holes(head)[box]
+    assert inside.sum() > head[box].sum()
+    first, second = image[(slice(None), *box)]
+    within = np.where(inside, (first - first[inside].mean()) / first[inside].std(), 0)
+    scores = logits(networks, np.stack([within, zscore(second)]))
+    expected = np.zeros((10, 14, 18), np.uint8)
+    expected[box] = painted(scores)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "prepared"),
+    [
+        ("CTNormalization", lambda a: (np.clip(a, 2, 190) - 90) / 30),
+        ("RescaleTo01Normalization", lambda a: (a - a.min()) / (a.max() - a.min())),
+        ("RGBTo01Normalization", lambda a: a / 255),
+        ("NoNormalization", lambda a: a),
+    ],
+)
+def test_normalizations(tmp_path: Path, scheme: str, prepared: Any) -> None:
+    planned = plans()
+    # nnU-Net's other normalizations know no mask, whatever the plan says.
+    planned["configurations"]["3d_fullres"] |= {"normalization_schemes": [scheme], "use_mask_for_norm": [True]}
+    networks = write_model(tmp_path / NAME, planned)
+    image = np.abs(scan(tmp_path / "in" / "a_0000.nii.gz"))
+    image[3, 4:8, 5:9] = 0
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / "in" / "a_0000.nii.gz"))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    expected = painted(logits(networks, prepared(image)[None]))
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_slices(tmp_path: Path) -> None:
+    planned = plans(2)
+    planned["configurations"]["2d"]["spacing"] = [1.0, 0.5]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (5, 12, 8), spacing=(1.0, 1.0, 5.0))
+    seen = zscore(image).astype(float)
+    slices = [resize(plane, (12, 16), order=3, mode="edge", anti_aliasing=False) for plane in seen]
+    scores = np.stack([logits(networks, plane[None]) for plane in slices], 1).astype(float)
+    # Two pixels of the network to one of the image: their mean lies in its middle.
+    expected = painted((scores[..., ::2] + scores[..., 1::2]) / 2)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    found = segmented(run.path, tmp_path / "in")["a"]
+    assert (found == expected).mean() > 0.9995
+    assert run.plan.recommended == "2d"
+    assert run.plan.configurations["2d"].spacing == (None, 1.0, 0.5)
+    assert run.fingerprint.dimension == 3
+
+
+def test_what_else_the_run_knows(tmp_path: Path) -> None:
+    planned = plans(channels=2)
+    write_model(
+        tmp_path / NAME,
+        planned,
+        dataset(("T1", "T1"), labels={"background": 0, "b": 2, "a": 1, "ignore": 3}, file_ending=".nrrd"),
+        trainer_name="nnUNetTrainer_5epochs",
+    )
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    plan, configuration = run.plan, run.plan.configurations["3d_fullres"]
+    assert plan.channel_names == ["T1_0", "T1_1"]
+    assert [(o.name, o.paint) for o in plan.target.outputs] == [("a", 1), ("b", 2)]
+    assert plan.target.ignore == run.fingerprint.ignore_label == 3
+    assert (plan.dataset, plan.file_ending, plan.recommended) == ("Dataset007_Blobs", ".nrrd", "3d_fullres")
+    assert configuration.patch_size == [8, 12, 16]
+    assert configuration.batch_size == 2
+    assert configuration.network.strides == [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    assert configuration.network.kernel_sizes == [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert configuration.network.deep_supervision
+    assert configuration.inference.precision == "fp32"
+    assert configuration.recipe.epochs == 5
+    assert configuration.recipe.loss.batch_dice
+    assert configuration.parameters > 0
+    seen = run.fingerprint.intensities["T1_1"]
+    assert (seen.mean, seen.std, seen.percentile_50, seen.percentile_99_5) == (90, 30, 80, 190)
+    assert run.fingerprint.dimension == 3
+    assert run.dataset.cases == ()
+    assert run.splits == [{"train": [], "validation": []}]
+
+
+def test_pictures(tmp_path: Path) -> None:
+    planned = {**plans(2), "original_median_shape_after_transp": [1, 12, 16], "image_reader_writer": "NaturalImage2DIO"}
+    write_model(tmp_path / NAME, planned, dataset(file_ending=".png"))
+    assert import_nnunet(tmp_path / NAME, tmp_path / "run").fingerprint.dimension == 2
+
+
+def test_trainer_without_deep_supervision(tmp_path: Path) -> None:
+    write_model(tmp_path / NAME, trainer_name="nnUNetTrainerNoDeepSupervision")
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert not run.plan.configurations["3d_fullres"].network.deep_supervision
+
+
+def test_plans_of_before_2_3(tmp_path: Path) -> None:
+    """The same network, said the old way."""
+    new = plans()
+    old = plans()
+    configuration = old["configurations"]["3d_fullres"]
+    words = configuration.pop("architecture")["arch_kwargs"]
+    configuration |= {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 8,
+        "n_conv_per_stage_encoder": words["n_conv_per_stage"],
+        "n_conv_per_stage_decoder": words["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [1, 2, 2],
+        "pool_op_kernel_sizes": words["strides"],
+        "conv_kernel_sizes": words["kernel_sizes"],
+    }
+    old["foreground_intensity_properties_by_modality"] = old.pop("foreground_intensity_properties_per_channel")
+    found = []
+    for name, planned in (("new", new), ("old", old)):
+        write_model(tmp_path / name / NAME, planned)
+        found.append(import_nnunet(tmp_path / name / NAME, tmp_path / name / "run"))
+    assert found[0].plan == found[1].plan
+    assert found[0].fingerprint == found[1].fingerprint
+
+
+def test_inherited_configurations(tmp_path: Path) -> None:
+    planned = plans()
+    planned["configurations"]["middle"] = {"inherits_from": "3d_fullres", "batch_size": 7, "spacing": [2.0, 2.0, 2.0]}
+    planned["configurations"]["last"] = {"inherits_from": "middle", "spacing": [3.0, 1.0, 1.0]}
+    write_model(tmp_path / NAME, planned)
+    plan = import_nnunet(tmp_path / NAME, tmp_path / "run").plan
+    assert plan.recommended == "last"
+    assert plan.configurations["last"].batch_size == 7
+    assert plan.configurations["last"].spacing == (3.0, 1.0, 1.0)
+    assert plan.configurations["last"].patch_size == [8, 12, 16]
+
+
+def test_the_folder_names_the_configuration_where_no_checkpoint_does(tmp_path: Path) -> None:
+    write_model(tmp_path / NAME, init_args={})
+    assert import_nnunet(tmp_path / NAME, tmp_path / "run").plan.recommended == "3d_fullres"
+
+
+def test_fold_all_alone_is_fold_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(tmp_path / "a" / NAME, folds=("all",))
+    assert import_nnunet(tmp_path / "a" / NAME, tmp_path / "a" / "run").trained_folds("3d_fullres") == [0]
+    assert "was trained on all cases; it becomes fold 0" in capsys.readouterr().err
+    write_model(tmp_path / "b" / NAME, folds=(1, "all"))
+    assert import_nnunet(tmp_path / "b" / NAME, tmp_path / "b" / "run").trained_folds("3d_fullres") == [1]
+    assert "is left out" in capsys.readouterr().err
+
+
+def test_final_and_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(tmp_path / NAME, files=("checkpoint_final.pth",))
+    best = network(1, 3, seed=9)
+    torch.save(checkpoint(best.state_dict()), tmp_path / NAME / "fold_0" / "checkpoint_best.pth")
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz"))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    expected = painted(logits([best], image[None]))
+    assert np.array_equal(segmented(run.path, tmp_path / "in", checkpoint="best")["a"], expected)
+    assert not np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+    (tmp_path / NAME / "fold_0" / "checkpoint_final.pth").unlink()
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run2")
+    assert "checkpoint_best.pth is taken in its place" in capsys.readouterr().err
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_weights_of_several_gpus(tmp_path: Path) -> None:
+    [net] = write_model(tmp_path / NAME)
+    prefixed = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save(checkpoint(prefixed), tmp_path / NAME / "fold_0" / "checkpoint_final.pth")
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz"))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], painted(logits([net], image[None])))
+
+
+def test_several_tiles_and_mirrors_do_not_depend_on_their_grouping(tmp_path: Path) -> None:
+    """Two by two by two tiles, all eight mirrored copies of each, by hand."""
+    [net] = write_model(tmp_path / NAME)
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz", (12, 16, 20)))
+    weight = tile_weight((8, 12, 16), 0.125, "nnunet").numpy()
+    total, weights = np.zeros((3, *image.shape)), np.zeros(image.shape)
+    combinations = [c for n in range(4) for c in itertools.combinations((1, 2, 3), n)]
+    for start in itertools.product((0, 4), repeat=3):
+        box = tuple(slice(a, a + n) for a, n in zip(start, (8, 12, 16), strict=True))
+        tile = image[box][None]
+        mean = np.mean([np.flip(logits([net], np.flip(tile, axes)), axes) for axes in combinations], 0)
+        total[(slice(None), *box)] += mean * weight
+        weights[box] += weight
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    found = segmented(run.path, tmp_path / "in", mirror=True)["a"]
+    assert (found == painted(total / weights)).mean() > 0.9995
+
+
+def test_plan_can_be_shown_and_read(tmp_path: Path) -> None:
+    write_model(tmp_path / NAME)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    stored = json.loads((run.path / "plan.json").read_text())
+    assert stored["preprocessing"]["orientation"] == "stored"
+    assert stored["planner"] == "nnunet"
