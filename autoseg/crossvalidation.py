@@ -34,8 +34,9 @@ from autoseg.rater_validation import FOLDER, measure_decoders, restored_label, w
 from autoseg.run import Run
 from autoseg.stages import Part, folds_of_plan, hand_on, schedule, stage_cases
 from autoseg.teaching import lessons
-from autoseg.training.loop import DONE, Budget, State, train_fold, training_identity
+from autoseg.training.loop import DONE, Budget, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
+from autoseg.training.state import State
 from autoseg.transfer import start_from_model
 
 #: Of a time budget at most this share is kept for predicting the validation cases at the end.

@@ -1,12 +1,10 @@
 """The training of one fold, top to bottom."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,6 @@ from torch import nn
 
 from autoseg.device import autocast, resolve_precision
 from autoseg.errors import AutosegError
-from autoseg.files import write_text
-from autoseg.inference.decide import mean_of_raters, paint_scores
-from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import depths
 from autoseg.networks.weights import digest, save_weights, weights_identity
@@ -29,7 +24,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.recipe import Recipe
 from autoseg.training.augmentation import loading_size
 from autoseg.training.batches import Batch, BatchMaker, batch_loss
-from autoseg.training.checkpoint import load_state, save_state
+from autoseg.training.checkpoint import save_state
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.keeping import keep, weights_of
@@ -41,8 +36,9 @@ from autoseg.training.optimization import (
     rate_factor,
     set_rate,
 )
-from autoseg.training.previous import network_input
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
+from autoseg.training.state import State, end_epoch, note, pack, restore, stops_early, write_history
+from autoseg.training.watching import spread, validate
 
 #: Seconds between two saved states; an interruption loses at most these.
 SAVE_INTERVAL = 30.0
@@ -78,22 +74,6 @@ class Budget:
     def progress(self, iteration: int, seconds: float) -> float:
         """Share that is spent, 0 to 1."""
         return min(seconds / self.seconds if self.seconds else iteration / self.iterations, 1.0)
-
-
-@dataclass
-class State:
-    """Where a training stands, apart from the tensors; ``kept`` is the source's share in a finished one's weights."""
-
-    iteration: int = 0
-    seconds: float = 0.0
-    epoch_loss: float = 0.0
-    epoch_steps: int = 0
-    best_dice: float = -1.0
-    without_better: int = 0
-    validation_seconds: float = 0.0
-    kept: float = 0.0
-    finished: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 Report = Callable[[float, str], None]
@@ -152,7 +132,7 @@ def train_fold(
     metadata = {"identity": weights_identity(plan, configuration)}
     state = State()
     if begun:
-        state = _restore(state_path, identity, network, average, optimizer, scaler)
+        state = restore(state_path, identity, network, average, optimizer, scaler)
     (folder / DONE).unlink(missing_ok=True)
     before = state.seconds
 
@@ -174,12 +154,12 @@ def train_fold(
     stream = BatchStream(loader, workers)
     last_save = time.monotonic()
     not_finite = 0
-    watched = _spread(validation, recipe.validate_cases)
+    watched = spread(validation, recipe.validate_cases)
     network.train()
     with closing(stream), postponed_interrupt() as interrupted:
-        while budget.progress(state.iteration, state.seconds) < 1 and not _stops_early(state, recipe.early_stopping):
+        while budget.progress(state.iteration, state.seconds) < 1 and not stops_early(state, recipe.early_stopping):
             if interrupted():
-                save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+                save_state(state_path, pack(state, identity, network, average, optimizer, scaler))
                 raise KeyboardInterrupt
             progress = budget.progress(state.iteration, state.seconds)
             rate = recipe.optimizer.learning_rate * rate_factor(
@@ -217,18 +197,18 @@ def train_fold(
             state.seconds = before + time.monotonic() - started
             ends = budget.progress(state.iteration, state.seconds) >= 1
             if state.iteration % recipe.iterations_per_epoch == 0 or ends:
-                _end_epoch(folder, state, rate, recipe.iterations_per_epoch)
+                end_epoch(folder, state, rate, recipe.iterations_per_epoch)
                 due = len(state.history) % recipe.validate_every == 0
                 if watched and (due or ends) and state.validation_seconds <= VALIDATION_SHARE * state.seconds:
-                    _validate(folder, state, average.network, watched, plan, configuration, device, dtype, metadata)
+                    validate(folder, state, average.network, watched, plan, configuration, device, dtype, metadata)
                     network.train()
                     set_deep_supervision(network, configuration.network.supervised_levels)
                     state.seconds = before + time.monotonic() - started
-                _write_history(folder, state)
+                write_history(folder, state)
             if report is not None:
-                report(budget.progress(state.iteration, state.seconds), _note(state))
+                report(budget.progress(state.iteration, state.seconds), note(state))
             if time.monotonic() - last_save > SAVE_INTERVAL:
-                save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+                save_state(state_path, pack(state, identity, network, average, optimizer, scaler))
                 last_save = time.monotonic()
     state.finished = True
     result = average.network
@@ -242,7 +222,7 @@ def train_fold(
 
         result, state.kept = keep(result, start, share, on_training_cases)
     save_weights(folder / "weights.safetensors", result.state_dict(), metadata)
-    save_state(state_path, _pack(state, identity, network, average, optimizer, scaler))
+    save_state(state_path, pack(state, identity, network, average, optimizer, scaler))
     if interrupted():
         raise KeyboardInterrupt
     return state
@@ -342,158 +322,3 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
 
     defaults = plain(Recipe())
     return {name: value for name, value in plain(recipe).items() if value != defaults[name]}
-
-
-def _pack(
-    state: State,
-    identity: str,
-    network: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Any]:
-    return {
-        "identity": identity,
-        "state": dict(vars(state)),
-        "network": network.state_dict(),
-        "average": {} if average.network is network else average.network.state_dict(),
-        "average_steps": average.steps,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-
-
-def _restore(
-    path: Path,
-    identity: str,
-    network: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> State:
-    saved = load_state(path)
-    if saved["identity"] != identity:
-        raise AutosegError(
-            f"{path} was trained under another plan, seed or split; put the plan back, or start over with --restart."
-        )
-    network.load_state_dict(saved["network"])
-    if saved["average"]:
-        average.network.load_state_dict(saved["average"])
-    average.steps = saved["average_steps"]
-    optimizer.load_state_dict(saved["optimizer"])
-    if scaler.is_enabled() and saved["scaler"]:  # empty where the training began on a device without 16-bit floats
-        scaler.load_state_dict(saved["scaler"])
-    return State(**{**saved["state"], "finished": False})
-
-
-def _stops_early(state: State, patience: int) -> bool:
-    return patience > 0 and state.without_better >= patience
-
-
-def _spread(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
-    """At most ``count`` cases, evenly from the whole list."""
-    if len(cases) <= count:
-        return list(cases)
-    return [cases[i * len(cases) // count] for i in range(count)]
-
-
-def _end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int) -> None:
-    row = {
-        "epoch": float(math.ceil(state.iteration / iterations_per_epoch)),
-        "iteration": float(state.iteration),
-        "seconds": round(state.seconds, 3),
-        "learning_rate": rate,
-        "loss": state.epoch_loss / max(state.epoch_steps, 1) if state.epoch_steps else math.nan,
-    }
-    state.history.append(row)
-    state.epoch_loss, state.epoch_steps = 0.0, 0
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _validate(
-    folder: Path,
-    state: State,
-    network: nn.Module,
-    cases: Sequence[StoredCase],
-    plan: Plan,
-    configuration: Configuration,
-    device: torch.device,
-    dtype: torch.dtype,
-    metadata: dict[str, str],
-) -> None:
-    started = time.monotonic()
-    network.eval()
-    set_deep_supervision(network, False)
-    dice = validation_dice(network, cases, plan.target_of(configuration), configuration, device, dtype)
-    means = {
-        name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
-    }
-    mean = float(np.nanmean(list(means.values()))) if np.any(np.isfinite(list(means.values()))) else 0.0
-    state.history[-1]["validation_dice"] = mean
-    state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
-    if mean > state.best_dice:
-        state.best_dice, state.without_better = mean, 0
-        save_weights(folder / "best.safetensors", network.state_dict(), metadata)
-    else:
-        state.without_better += 1
-    state.validation_seconds += time.monotonic() - started
-
-
-def validation_dice(
-    network: nn.Module,
-    cases: Sequence[StoredCase],
-    target: Target,
-    configuration: Configuration,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict[str, list[float]]:
-    """Dice of whole preprocessed images, without test-time augmentation; of several raters their mean counts.
-
-    Returns:
-        Output name → Dice a case; NaN where a case neither has nor is said to have the output.
-    """
-    dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
-    for case in cases:
-        scores = predict_scores(
-            [network],
-            network_input(case),
-            configuration.tile_size,
-            target.heads * configuration.network.raters,
-            configuration.inference,
-            device,
-            dtype,
-            mirror=False,
-            context=configuration.tile_context,
-        )
-        scores = mean_of_raters(scores, target)
-        predicted = paint_scores(scores, target).cpu().numpy()
-        reference = case.label()
-        counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)
-        for index, output in enumerate(target.outputs):
-            if target.kind == "regions":
-                found = (scores[index] > 0).cpu().numpy() & counts
-            else:
-                found = (predicted == output.paint) & counts
-            wanted = np.isin(reference, output.values) & counts
-            size = int(found.sum()) + int(wanted.sum())
-            dice[output.name].append(2 * int((found & wanted).sum()) / size if size else math.nan)
-    return dice
-
-
-def _write_history(folder: Path, state: State) -> None:
-    columns = list(dict.fromkeys(key for row in state.history for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in state.history:
-        writer.writerow({k: int(v) if k in ("epoch", "iteration") else f"{v:.6g}" for k, v in row.items()})
-    write_text(folder / "history.csv", text.getvalue())
-
-
-def _note(state: State) -> str:
-    if not state.history:
-        return f"iteration {state.iteration}"
-    last = state.history[-1]
-    validated = [row["validation_dice"] for row in state.history if "validation_dice" in row]
-    dice = f", validation Dice {validated[-1]:.3f}" if validated else ""
-    return f"epoch {int(last['epoch'])}, loss {last['loss']:.3f}{dice}"

@@ -13,11 +13,11 @@ from torch import nn
 from autoseg.dataset import Case, ChannelFile
 from autoseg.errors import AutosegError, UsageError
 from autoseg.inference.predictor import Member, Predictor
+from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.overrides import override
 from autoseg.plan import Plan, Preprocessing, save_plan
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.training.loop import build
 from tests.builders import (
     LABELS,
     REGIONS,

@@ -13,7 +13,8 @@ from autoseg.networks.weights import load_network
 from autoseg.plan import Inference
 from autoseg.recipe import Loss, Optimizer, Sampling
 from autoseg.training import loop
-from autoseg.training.loop import Budget, train_fold, validation_dice
+from autoseg.training.loop import Budget, train_fold
+from autoseg.training.watching import validation_dice
 from tests.builders import blob, loaded, make_configuration, make_plan, make_recipe, picture_of, still, store
 
 CPU = torch.device("cpu")

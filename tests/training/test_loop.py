@@ -17,9 +17,11 @@ from autoseg.networks import build
 from autoseg.networks.weights import load_network, load_weights, save_weights
 from autoseg.plan import Plan
 from autoseg.recipe import Optimizer, Schedule
-from autoseg.training import batches, loop
+from autoseg.training import batches, loop, watching
 from autoseg.training.augmentation import augment
-from autoseg.training.loop import Budget, State, train_fold, training_identity, validation_dice
+from autoseg.training.loop import Budget, train_fold, training_identity
+from autoseg.training.state import State
+from autoseg.training.watching import spread, validation_dice
 from tests.builders import (
     LABELS,
     REGIONS,
@@ -348,7 +350,7 @@ def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyP
     def dice(*_: Any) -> dict[str, list[float]]:
         return {"outer": [next(found)]}
 
-    monkeypatch.setattr(loop, "validation_dice", dice)
+    monkeypatch.setattr(watching, "validation_dice", dice)
     plan = plan_with(early_stopping=3)
     state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
     # Better at the second, not at the third, fourth (equal) and fifth.
@@ -366,7 +368,7 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
         copies.append({k: v.clone() for k, v in network.state_dict().items()})
         return {"outer": [next(found), math.nan], "inner": [math.nan]}
 
-    monkeypatch.setattr(loop, "validation_dice", dice)
+    monkeypatch.setattr(watching, "validation_dice", dice)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
     best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
     assert all(torch.equal(best[key], copies[1][key]) for key in best)
@@ -452,8 +454,8 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
 
 def test_only_some_cases_are_watched() -> None:
     names = [SimpleNamespace(id=n) for n in range(10)]
-    assert [c.id for c in loop._spread(names, 3)] == [0, 3, 6]
-    assert [c.id for c in loop._spread(names, 20)] == list(range(10))
+    assert [c.id for c in spread(names, 3)] == [0, 3, 6]
+    assert [c.id for c in spread(names, 20)] == list(range(10))
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, cases: list) -> None:

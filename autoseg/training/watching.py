@@ -1,0 +1,97 @@
+"""Watching a training: Dice of whole validation images, without test-time augmentation, on the way."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg.inference.decide import mean_of_raters, paint_scores
+from autoseg.inference.sliding_window import predict_scores
+from autoseg.networks import set_deep_supervision
+from autoseg.networks.weights import save_weights
+from autoseg.plan import Configuration, Plan, Target
+from autoseg.preprocessing.store import StoredCase
+from autoseg.training.previous import network_input
+from autoseg.training.state import State
+
+
+def spread(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
+    """At most ``count`` cases, evenly from the whole list."""
+    if len(cases) <= count:
+        return list(cases)
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
+def validate(
+    folder: Path,
+    state: State,
+    network: nn.Module,
+    cases: Sequence[StoredCase],
+    plan: Plan,
+    configuration: Configuration,
+    device: torch.device,
+    dtype: torch.dtype,
+    metadata: dict[str, str],
+) -> None:
+    """Add the Dice of some cases to the history; keep the weights where it is the best so far."""
+    started = time.monotonic()
+    network.eval()
+    set_deep_supervision(network, False)
+    dice = validation_dice(network, cases, plan.target_of(configuration), configuration, device, dtype)
+    means = {
+        name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
+    }
+    mean = float(np.nanmean(list(means.values()))) if np.any(np.isfinite(list(means.values()))) else 0.0
+    state.history[-1]["validation_dice"] = mean
+    state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
+    if mean > state.best_dice:
+        state.best_dice, state.without_better = mean, 0
+        save_weights(folder / "best.safetensors", network.state_dict(), metadata)
+    else:
+        state.without_better += 1
+    state.validation_seconds += time.monotonic() - started
+
+
+def validation_dice(
+    network: nn.Module,
+    cases: Sequence[StoredCase],
+    target: Target,
+    configuration: Configuration,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, list[float]]:
+    """Dice of whole preprocessed images, without test-time augmentation; of several raters their mean counts.
+
+    Returns:
+        Output name → Dice a case; NaN where a case neither has nor is said to have the output.
+    """
+    dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
+    for case in cases:
+        scores = predict_scores(
+            [network],
+            network_input(case),
+            configuration.tile_size,
+            target.heads * configuration.network.raters,
+            configuration.inference,
+            device,
+            dtype,
+            mirror=False,
+            context=configuration.tile_context,
+        )
+        scores = mean_of_raters(scores, target)
+        predicted = paint_scores(scores, target).cpu().numpy()
+        reference = case.label()
+        counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)
+        for index, output in enumerate(target.outputs):
+            if target.kind == "regions":
+                found = (scores[index] > 0).cpu().numpy() & counts
+            else:
+                found = (predicted == output.paint) & counts
+            wanted = np.isin(reference, output.values) & counts
+            size = int(found.sum()) + int(wanted.sum())
+            dice[output.name].append(2 * int((found & wanted).sum()) / size if size else math.nan)
+    return dice
