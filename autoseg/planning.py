@@ -136,7 +136,7 @@ def plan_dataset(
     source = Source(source) if isinstance(source, str | Path) else source
     model = None if source is None else open_source(source)
     # Imported here: planners import this module, and need nothing of prediction.
-    from autoseg.teacher import check_student, distillation_of, keep_teacher, open_teacher
+    from autoseg.teacher import check_student, distillation_of, forget_teacher, keep_teacher, open_teacher
 
     dataset, raters = choose_raters(dataset, raters)
     if raters and teacher is not None:
@@ -168,6 +168,8 @@ def plan_dataset(
         forget(Path(out))
     if master is not None:
         keep_teacher(master, out)
+    else:
+        forget_teacher(out)
     return Run.create(out, plan, fingerprint, dataset, splits)
 
 

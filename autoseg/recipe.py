@@ -312,8 +312,6 @@ class Recipe(Reasoned):
         sampling: of training patches.
         initialization: where the weights come from.
         freeze: which of them stay as they are, and how long.
-
-
         distillation: what a trained model adds to the loss, if one does.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.

@@ -107,18 +107,20 @@ def open_teacher(path: str | Path, dataset: Dataset, out: str | Path) -> Teacher
     for name in _FILES:
         if not (teacher.run.path / name).is_file():
             raise AutosegError(f"--teacher {path} lacks its {name}; take a run folder that is whole.")
+    does_without = plan.takes_missing_channels(plan.configurations[teacher.configuration])
     lacking = [name for name in plan.channel_names if name not in dataset.channels]
-    if lacking and not (plan.allow_missing_channels and len(lacking) < len(plan.channels)):
+    if lacking and not (does_without and len(lacking) < len(plan.channels)):
         raise AutosegError(
             f"--teacher {path} needs the channel {', '.join(lacking)}, which {dataset.name} does not have "
             f"({', '.join(dataset.channels)}); choose a teacher that was trained on its channels."
         )
-    for case in () if plan.allow_missing_channels else dataset.cases:
+    for case in dataset.cases:
         absent = [name for name in plan.channel_names if name not in case.channels]
-        if absent:
+        if absent and not (does_without and len(absent) < len(plan.channels)):
             raise AutosegError(
                 f"case {case.id} lacks the channel {', '.join(absent)}, which --teacher {path} needs; take the case "
-                "out, or choose a teacher that was trained for missing channels."
+                "out, or choose a teacher that was trained "
+                f"{'on other channels' if does_without else 'for missing channels'}."
             )
     # All of it, so that a damaged file is found now and not in the student's training.
     load_member(teacher.run, teacher.configuration, teacher.folds, torch.device("cpu"), "weights")
@@ -188,6 +190,11 @@ def keep_teacher(teacher: Teacher, out: str | Path) -> None:
         if (out / FOLDER).exists():
             os.replace(out / FOLDER, Path(temporary) / "before")
         os.replace(copy, out / FOLDER)
+
+
+def forget_teacher(out: str | Path) -> None:
+    """Remove the teacher that an earlier plan of a run folder kept."""
+    shutil.rmtree(Path(out) / FOLDER, ignore_errors=True)
 
 
 def kept_teacher(run: Run, distillation: Distillation) -> Teacher:

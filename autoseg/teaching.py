@@ -72,14 +72,15 @@ class Lessons:
         due = [case for case in cases if stored_key(self.folder, case.id) != keys[case.id]]
         if not due:
             return
-        dataset = run.dataset
+        dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
         predictor = Predictor.load(
             self.teacher.run.path, self.teacher.configuration, self.folds, device, postprocessing=False
         )
         with Steps("Asking the teacher", len(due)) as steps:
             for case in due:
                 source = dataset.case(case.id)
-                gone = next((file.path for file in source.channels.values() if not file.path.exists()), None)
+                needed = [file.path for name, file in source.channels.items() if name in teaches_with]
+                gone = next((path for path in needed if not path.exists()), None)
                 if gone is not None:
                     raise AutosegError(
                         f"the teacher has to be asked about case {case.id}, but {gone} is gone; bring the scan back."

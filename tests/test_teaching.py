@@ -269,6 +269,25 @@ def test_teachers_that_can_not_teach(tmp_path: Path) -> None:
     refuse(run.path, r"lacks its dataset\.json", dataset, out)
 
 
+@pytest.mark.parametrize("how", ["allowed by the plan", "trained for by dropping channels"])
+def test_a_teacher_that_does_without_some_channels(tmp_path: Path, how: str) -> None:
+    dropping = how.startswith("trained")
+    plan = make_plan(
+        make_configuration(recipe=make_recipe(channel_dropout=0.5 if dropping else 0.0)),
+        channels=("mr", "more"),
+        allow_missing_channels=not dropping,
+    )
+    teacher = pretend(make_run(tmp_path, plan))
+    student = student_of(teacher, tmp_path)  # whose dataset has no channel "more"
+    (case, _) = fetch(student)
+    expected = Predictor.load(teacher.path, folds=[0], device="cpu").predict_case(student.dataset.case(case.id), True)
+    np.testing.assert_allclose(np.exp(scores_of(case, 3)[1]), expected.probabilities["outer"], atol=2e-3)
+    # With none of its channels it has nothing to look at.
+    first, *others = student.dataset.cases
+    blind = student.dataset.model_copy(update={"cases": (first.model_copy(update={"channels": {}}), *others)})
+    refuse(teacher.path, r"case case_0 lacks the channel mr, more.*trained on other channels", blind, tmp_path / "out")
+
+
 def test_another_teacher_in_the_run_folder_is_refused(tmp_path: Path) -> None:
     student = student_of(pretend(make_run(tmp_path)), tmp_path)
     distillation = student.plan.configurations["small"].recipe.distillation

@@ -73,6 +73,10 @@ def test_a_student_with_fewer_channels(plan: Command, tmp_path: Path) -> None:
         for configuration in Run.open(tmp_path / "tuned").plan.configurations.values():
             assert (configuration.recipe.distillation is not None) == taught
     assert json.loads((student.path / "splits.json").read_text()) == Run.open(tmp_path / "teacher").splits
+    # Planned again without a teacher, the run folder does not go on carrying one.
+    assert (tmp_path / "tuned" / "teacher").is_dir()
+    assert plan("tuned", "--channels", "t1").exit_code == 0
+    assert not (tmp_path / "tuned" / "teacher").exists()
 
 
 def test_a_teacher_that_does_not_speak_of_all(plan: Command, tmp_path: Path) -> None:
