@@ -32,7 +32,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.progress import Steps, say
 from autoseg.rater_validation import FOLDER, measure_decoders, restored_label, what_was_drawn
 from autoseg.run import Run
-from autoseg.stages import Part, folds_of_plan, hand_on, schedule, stage_cases
+from autoseg.stages import Part, folds_of_plan, hand_on, refuse_unpredicted, schedule, stage_cases
 from autoseg.teaching import lessons
 from autoseg.training.loop import DONE, Budget, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
@@ -116,6 +116,7 @@ def train(
     name, _ = plan.configuration(configuration)
     chain = plan.stages(name)
     refuse_lacking(run.dataset, plan, name)  # before a stage is trained that no other could follow
+    refuse_unpredicted(run, plan, name)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for fold in numbers:
         run.split(fold)

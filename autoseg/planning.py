@@ -20,7 +20,7 @@ from autoseg.overrides import override
 from autoseg.plan import Configuration, Memory, Plan
 from autoseg.progress import say
 from autoseg.recipe import Distillation, Initialization
-from autoseg.run import Run, keep_or_make_splits, refuse_dataset_folder
+from autoseg.run import Run, Split, keep_or_make_splits, refuse_dataset_folder
 from autoseg.transfer import Source, carry, forget, keep, open_source
 
 #: Entry-point group that planners are found in.
@@ -127,13 +127,16 @@ def plan_dataset(
     Raises:
         AutosegError: the dataset has errors (all are listed), the budget is too small, the weights do not fit, or the
             teacher can't teach this.
-        UsageError: something is asked for that does not exist, or ``out`` holds a dataset.
+        UsageError: something is asked for that does not exist, ``out`` holds a dataset or is the source, or a stage
+            would learn from predictions that a single fold has not.
     """
     refuse_dataset_folder(out, dataset)
     initialization, tensors = _initial_weights(weights)
     if weights is not None and source is not None:
         raise UsageError("--weights and --source both say what the training starts from; give one of them.")
     source = Source(source) if isinstance(source, str | Path) else source
+    if source is not None and Path(source.path).resolve() == Path(out).resolve():
+        raise UsageError(f"--source {source.path} is the run folder that --out writes; choose another one to write.")
     model = None if source is None else open_source(source)
     # Imported here: planners import this module, and need nothing of prediction.
     from autoseg.teacher import check_student, distillation_of, forget_teacher, keep_teacher, open_teacher
@@ -158,6 +161,7 @@ def plan_dataset(
         None if master is None else distillation_of(master),
         raters,
     )
+    _refuse_single_fold(plan, splits)
     if master is not None:
         check_student(plan, master)
     if tensors:
@@ -362,6 +366,19 @@ def _within_budget(
     return again.model_copy(
         update={"gpu_memory_gb": request.gpu_memory_gb, "reasons": {**again.reasons, "gpu_memory_gb": reason}}
     )
+
+
+def _refuse_single_fold(plan: Plan, splits: Sequence[Split]) -> None:
+    """A stage that learns from predictions needs a fold for each case that was not trained on it."""
+    if any(split["validation"] for split in splits):
+        return
+    for name in plan.stages(plan.recommended):
+        previous = plan.configurations[name].previous
+        if previous is not None and previous.use == "channels":
+            raise UsageError(
+                f"--folds 1: {name} learns from what {previous.configuration} predicts of cases that it was not "
+                "trained on, and a single fold has none; give --folds 2 or more."
+            )
 
 
 def _keep_weights(run: Path, plan: Plan, tensors: dict[str, torch.Tensor], source: str) -> None:

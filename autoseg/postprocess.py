@@ -295,9 +295,7 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
         elif (folder / "validation" / "summary.json").exists():
             found[fold] = Evaluation.read(folder / "validation")
     if not found:
-        raise UsageError(
-            f"{run.path} has no trained and validated fold of {name}; train it with 'autoseg train {run.path}'."
-        )
+        raise UsageError(f"{run.path} has no trained and validated fold of {name}; {run.how_to_validate}.")
     Evaluation.merge(found.values())  # no case twice, one convention
     return found
 

@@ -113,6 +113,13 @@ class Run:
         trained = [c for c in plan.configurations if self.trained_folds(c) and plan.result_of(c) == plan.target]
         return plan.recommended if plan.recommended in trained or not trained else trained[0]
 
+    @property
+    def how_to_validate(self) -> str:
+        """What to do where nothing of the run is validated, for messages."""
+        if any(split["validation"] for split in self.splits):
+            return f"train it with 'autoseg train {self.path}'"
+        return "it learns from all cases (--folds 1), so plan its dataset with --folds 2 or more and train that"
+
     def split(self, fold: int) -> Split:
         """The training and validation cases of a fold.
 

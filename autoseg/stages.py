@@ -101,6 +101,23 @@ def stage_cases(run: Run, plan: Plan, name: str, names: Sequence[str]) -> list[S
     return cases
 
 
+def refuse_unpredicted(run: Run, plan: Plan, name: str) -> None:
+    """Before hours of training: can every stage of a configuration be given what it is to learn from?
+
+    Args:
+        run: whose splits say which fold predicts which case.
+        plan: of the run.
+        name: configuration.
+
+    Raises:
+        AutosegError: a stage works on predictions of cases that no fold validates.
+    """
+    for stage in plan.stages(name):
+        previous = plan.configurations[stage].previous
+        if previous is not None and previous.use == "channels":
+            _out_of_fold(run, previous.configuration)
+
+
 def hand_on(run: Run, plan: Plan, name: str, workers: int | None = None) -> None:
     """Bring what the stage before predicted of every case to a stage's grid; what is there already is kept.
 
@@ -142,6 +159,11 @@ def _folder(run: Run, name: str) -> Path:
 def _out_of_fold(run: Run, previous: str) -> dict[str, int]:
     """Case → a fold that was not trained on it and has predicted it."""
     splits = run.splits
+    if not any(split["validation"] for split in splits):
+        raise AutosegError(
+            f"{run.path} is to be trained on all cases (--folds 1): {previous} has no prediction of a case that it was "
+            "not trained on, which the next stage learns from; plan the dataset again with --folds 2 or more."
+        )
     folds = {
         case: fold
         for fold, split in reversed(list(enumerate(splits)))

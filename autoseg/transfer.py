@@ -268,7 +268,6 @@ def keep(
     tables: Mapping[str, Sequence[Carried]],
 ) -> None:
     """Put a source's weights into a run folder, and the table of what becomes of each tensor."""
-    forget(run)
     for file, weights in files.items():
         save_weights(run / file, weights)
     record = {
@@ -278,6 +277,10 @@ def keep(
         "tensors": {name: [asdict(row) for row in rows] for name, rows in tables.items()},
     }
     write_json(run / RECORD, record)
+    # Last, so that a full disk leaves what an earlier plan kept.
+    for path in run.glob("source_*.safetensors"):
+        if path.name not in files:
+            path.unlink(missing_ok=True)
 
 
 def forget(run: Path) -> None:

@@ -285,7 +285,8 @@ def fit(
     elif covers:
         patch_reason = "covers the median image, which is no larger"
     else:
-        patch_reason = f"{origin} {'×'.join(map(str, patch))}, made smaller to fit the images and {means}"
+        fits = f"the images and {means}" if any(n < side for n, side in zip(image, patch, strict=True)) else means
+        patch_reason = f"{origin} {'×'.join(map(str, patch))}, made smaller to fit {fits}"
     batch_reason = origin if count == batch else f"{origin} {batch}, made smaller to fit {means}"
     return Size(size, count, memory, patch_reason, batch_reason)
 

@@ -92,6 +92,7 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
     device = setting.request.device
     usual, _, _ = optimizer(device)
     base: Optimizer = before.recipe.optimizer if model.plan.device == device else usual
+    rate, rate_reason = _rate(way, before.recipe, base, usual)
     reason = "as asked" if asked else "the default"
     per_epoch = CPU_ITERATIONS_PER_EPOCH if device == "cpu" else ITERATIONS_PER_EPOCH
     total, _ = steps(_data(setting, model, before))
@@ -103,11 +104,11 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
             "iterations_per_epoch": per_epoch,
             "optimizer": base.model_copy(
                 update={
-                    "learning_rate": way.rate * base.learning_rate,
+                    "learning_rate": rate,
                     "layer_decay": way.layer_decay,
                     "reasons": {
                         "name": "the source's" if base is before.recipe.optimizer else f"the usual one on {device}",
-                        "learning_rate": f"{way.rate:g} of the rate from scratch ({base.learning_rate:g})",
+                        "learning_rate": rate_reason,
                         **({"layer_decay": f"tuning {name}, {reason}: {way.why}"} if way.layer_decay < 1 else {}),
                     },
                 }
@@ -125,6 +126,15 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
             },
         }
     )
+
+
+def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer) -> tuple[float, str]:
+    """The learning rate, and why; a source that was itself fine-tuned must not lower it a second time."""
+    lowered = base is before.optimizer and before.initialization.source == "model"
+    if lowered and base.name != usual.name:
+        return base.learning_rate, "the source's, which was fine-tuned itself: no longer the rate from scratch"
+    scratch = usual.learning_rate if lowered else base.learning_rate
+    return way.rate * scratch, f"{way.rate:g} of the rate from scratch ({scratch:g})"
 
 
 def keeping(

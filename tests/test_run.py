@@ -100,6 +100,16 @@ def test_damaged_files(tmp_path: Path, name: str, content: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_how_to_validate(tmp_path: Path) -> None:
+    """Training again would validate nothing where all cases are trained on."""
+    run = make_run(tmp_path, make_plan())
+    everyone = [case for split in run.splits for case in split["validation"]]
+    assert f"'autoseg train {run.path}'" in run.how_to_validate
+    (run.path / "splits.json").write_text(json.dumps([{"train": everyone, "validation": []}]))
+    assert "--folds 2 or more" in run.how_to_validate
+    assert "autoseg train" not in run.how_to_validate
+
+
 def test_trained_folds(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert run.trained_folds("small") == []

@@ -259,6 +259,12 @@ def test_predictions_that_are_not_there(tmp_path: Path) -> None:
     write_json(run.path / "splits.json", [splits[0]])
     with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
         hand_on(run, run.plan, "full", 1)
+    with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
+        train(run, epochs=1, device="cpu")
+    write_json(run.path / "splits.json", [{"train": ["case_0", "case_1"], "validation": []}])
+    with pytest.raises(AutosegError, match=r"all cases \(--folds 1\): low has no prediction.*--folds 2 or more"):
+        train(run, epochs=1, device="cpu")
+    assert not list((run.path / "low").glob("fold_*")), "the first stage is not trained for nothing"
 
 
 def test_predictions_are_fetched_once(tmp_path: Path) -> None:

@@ -160,12 +160,13 @@ def find_table(path: Path) -> Path:
             return path / inside
     if not (path / "plan.json").is_file():
         raise AutosegError(f"{path} has no metrics.csv; give a folder that 'autoseg evaluate --out' wrote, or a CSV.")
-    plan = Run.open(path).plan
+    run = Run.open(path)
+    plan = run.plan
     # An earlier stage's may speak of one region only.
     whole = [name for name in plan.configurations if plan.result_of(name) == plan.target]
     found = {name: file for name in whole if (file := path / name / "crossval" / "metrics.csv").is_file()}
     if not found:
-        raise AutosegError(f"{path} has no cross-validation yet; train it with 'autoseg train {path}'.")
+        raise AutosegError(f"{path} has no cross-validation yet; {run.how_to_validate}.")
     if len(found) > 1 and plan.recommended not in found:
         raise UsageError(f"{path} has several cross-validations; name one: {', '.join(str(path / n) for n in found)}.")
     return found.get(plan.recommended) or next(iter(found.values()))

@@ -204,6 +204,47 @@ def test_recipes_for_small_cohorts(phantoms: Path, sources: dict[str, Path], tmp
     assert found["all"].optimizer.learning_rate < before.optimizer.learning_rate
 
 
+def test_a_fine_tuned_source_does_not_lower_the_rate_again(
+    phantoms: Path, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    def rate_of(name: str, source: Path, *options: object) -> float:
+        assert plan(phantoms, "--source", source, "--out", tmp_path / name, *options).exit_code == 0
+        pretend_trained(Run.open(tmp_path / name))
+        return Run.open(tmp_path / name).plan.configurations["3d_fullres"].recipe.optimizer.learning_rate
+
+    once = rate_of("once", sources["four"])
+    assert once < Run.open(sources["four"]).plan.configurations["3d_fullres"].recipe.optimizer.learning_rate
+    assert rate_of("twice", tmp_path / "once") == once
+    # Of an optimizer whose rate from scratch nobody knows any more, the lowered one is kept.
+    adamw = ["recipe.optimizer.name=adamw", "recipe.optimizer.learning_rate=0.0007"]
+    assert rate_of("other", sources["four"], "--set", adamw[0], "--set", adamw[1]) == 0.0007
+    assert rate_of("again", tmp_path / "other") == 0.0007
+
+
+def test_the_source_is_not_written_over(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    source = shutil.copytree(sources["two"], tmp_path / "source")
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    result = plan(phantoms, "--source", source, "--out", tmp_path / "elsewhere" / ".." / "source")
+    assert isinstance(result.exception, UsageError)
+    assert "is the run folder that --out writes" in str(result.exception)
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_leaves_the_weights_of_the_earlier_plan(
+    phantoms: Path, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert plan(phantoms, "--source", sources["two"], "--out", run).exit_code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise AutosegError("the disk is full.")
+
+    monkeypatch.setattr("autoseg.transfer.save_weights", full)
+    assert "disk is full" in str(plan(phantoms, "--source", sources["four"], "--out", run).exception)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_planning_again_without_a_source(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     assert plan(phantoms, "--source", sources["four"], "--out", tmp_path / "run").exit_code == 0
     assert (tmp_path / "run" / "transfer.json").exists()
@@ -307,6 +348,10 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     if planner == "cascade":
         regions = ["found: whole_tumor", "found: tumor_core", "found: enhancing_tumor"]
         assert last.recipe.initialization.source_channels == ["t1c", "flair", *regions]
+        # The second stage learns from predictions; of a single fold there would be none.
+        result = plan(phantoms, "--source", tmp_path / "source", "--folds", 1, "--out", tmp_path / "single")
+        assert "--folds 1: 3d_cascade_fullres learns from what 3d_lowres predicts" in str(result.exception)
+        assert not (tmp_path / "single").exists()
     else:
         result = plan(phantoms, "--source", tmp_path / "source", "--regions", "whole_tumor", "--out", tmp_path / "one")
         assert "which the dataset has not all" in str(result.exception)
