@@ -25,7 +25,7 @@ from autoseg.transfer import (
     open_source,
 )
 from planners.budget import USABLE
-from planners.mirroring import mirror_axes
+from planners.mirroring import is_sided, mirror_axes
 from planners.normalization import channels as normalized
 from planners.spacing import full_resolution
 from planners.systems import Setting, Size, configure, dropping, fit
@@ -222,13 +222,19 @@ def _network(before: Network, kind: str, raters: int) -> Network:
 def _mirrored(setting: Setting, model: SourceModel, before: Configuration) -> tuple[Augmentation, Inference]:
     """The source's augmentation and inference, without mirroring what is named after a side of the body."""
     augmentation, inference = before.recipe.augmentation, before.inference
+    names = [output.name for output in setting.target.outputs]
     allowed, why = mirror_axes(
         setting.fingerprint,
         "cuda",  # all axes that may ever be mirrored: the source's choice among them stays
-        [output.name for output in setting.target.outputs],
+        names,
         model.plan.preprocessing.transpose,
         before.network.dimensions,
     )
+    if model.plan.preprocessing.orientation == "stored" and any(is_sided(name) for name in names):
+        allowed, why = (
+            [],
+            "structures belong to one side of the body, and files have their axes any way round",
+        )
     kept = [axis for axis in augmentation.mirror_axes if axis in allowed]
     if kept != augmentation.mirror_axes:
         reasons = {**augmentation.reasons, "mirror_axes": why}

@@ -165,6 +165,32 @@ def test_channels_by_other_names(phantoms: Path, sources: dict[str, Path], tmp_p
     assert "none is the same" in str(result.exception)
 
 
+def test_sided_structures_are_not_mirrored(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Left and right: one axis where all images lie the same way round, any where each lies as its file has it."""
+    data = shutil.copytree(phantoms, tmp_path / "sided")
+    toml = (data / "autoseg.toml").read_text()
+    (data / "autoseg.toml").write_text(toml.replace("whole_tumor", "tumor_left"))
+    source = shutil.copytree(sources["four"], tmp_path / "stored")
+    given = json.loads((source / "plan.json").read_text())
+    assert given["configurations"]["3d_fullres"]["recipe"]["augmentation"]["mirror_axes"] == [0, 1, 2]
+    given["preprocessing"]["orientation"] = "stored"
+    (source / "plan.json").write_text(json.dumps(given))
+    stored = Run.open(source)
+    weights = stored.fold("3d_fullres", 0) / "weights.safetensors"
+    identity = {"identity": weights_identity(stored.plan, stored.plan.configurations["3d_fullres"])}
+    save_weights(weights, load_weights(weights), identity)
+    found = {}
+    for name, start in (("canonical", sources["four"]), ("stored", source)):
+        result = plan(
+            data, "--source", start, "--map-label", "tumor_left=whole_tumor", "--out", tmp_path / f"{name}_run"
+        )
+        assert result.exit_code == 0, result.output
+        configuration = Run.open(tmp_path / f"{name}_run").plan.configurations["3d_fullres"]
+        assert configuration.inference.mirror_axes == configuration.recipe.augmentation.mirror_axes
+        found[name] = configuration.inference.mirror_axes
+    assert found == {"canonical": [0, 1], "stored": []}
+
+
 def test_less_memory_makes_patches_smaller_and_leaves_weights_alone(
     phantoms: Path, sources: dict[str, Path], tmp_path: Path
 ) -> None:
