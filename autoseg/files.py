@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from autoseg.errors import AutosegError
 
 
@@ -70,3 +72,9 @@ def read_json(path: str | Path) -> Any:
         raise AutosegError(f"{path} does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AutosegError(f"{path} is not valid JSON ({error}); restore it or make it again.") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where in a file the first wrong value is, and what is wrong with it."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

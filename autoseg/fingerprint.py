@@ -83,6 +83,24 @@ class Fingerprint(_Model):
     cases: list[CaseFingerprint]
     intensities: dict[str, Intensity]
 
+    @classmethod
+    def of(
+        cls, dataset: Dataset, dimension: int, cases: list[CaseFingerprint], intensities: dict[str, Intensity]
+    ) -> "Fingerprint":
+        """What the dataset itself says, with what was measured."""
+        return cls(
+            dataset=dataset.name,
+            dimension=dimension,
+            channels=list(dataset.channels),
+            modalities=dataset.modalities,
+            labels=dataset.labels,
+            regions={name: list(values) for name, values in dataset.regions.items()},
+            ignore_label=dataset.ignore_label,
+            file_ending=dataset.file_ending,
+            cases=cases,
+            intensities=intensities,
+        )
+
 
 class Measurement(NamedTuple):
     """What one case contributes: its entry, and each channel's sample for the pooled statistics."""
@@ -148,18 +166,9 @@ def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
             samples[name].append(values)
     if not entries:
         raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
-    return Fingerprint(
-        dataset=dataset.name,
-        dimension=2 if all(entry.shape[0] == 1 for entry in entries) else 3,
-        channels=list(dataset.channels),
-        modalities=dataset.modalities,
-        labels=dataset.labels,
-        regions={name: list(values) for name, values in dataset.regions.items()},
-        ignore_label=dataset.ignore_label,
-        file_ending=dataset.file_ending,
-        cases=entries,
-        intensities={name: _intensity(np.concatenate(values)) for name, values in samples.items() if values},
-    )
+    dimension = 2 if all(entry.shape[0] == 1 for entry in entries) else 3
+    pooled = {name: _intensity(np.concatenate(values)) for name, values in samples.items() if values}
+    return Fingerprint.of(dataset, dimension, entries, pooled)
 
 
 def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:

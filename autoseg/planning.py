@@ -312,7 +312,8 @@ def _initial_weights(weights: str | Path | None) -> tuple[Initialization | None,
         return Initialization(source="random", reasons=reasons), {}
     if str(weights) == "imagenet":
         return Initialization(source="imagenet", reasons=reasons), {}
-    from autoseg.networks.pretrained import INITIAL_WEIGHTS, content_of, read_weights
+    from autoseg.networks.pretrained import INITIAL_WEIGHTS, read_weights
+    from autoseg.networks.weights import content_of
 
     tensors = read_weights(Path(weights))
     return Initialization(source="file", file=INITIAL_WEIGHTS, content=content_of(tensors), reasons=reasons), tensors

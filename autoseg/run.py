@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from autoseg.dataset import Dataset
 from autoseg.errors import AutosegError, UsageError
-from autoseg.files import read_json, write_json
+from autoseg.files import first_fault, read_json, write_json
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import Plan, load_plan, save_plan
 from autoseg.progress import say
@@ -139,9 +139,7 @@ def _load(model: type, path: Path):  # type: ignore[no-untyped-def]
     try:
         return model.model_validate(data)  # type: ignore[attr-defined]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise AutosegError(f"{path} is damaged ({where}: {first['msg']}); plan the run again.") from None
+        raise AutosegError(f"{path} is damaged ({first_fault(error)}); plan the run again.") from None
 
 
 def _read_splits(path: Path) -> list[Split]:

@@ -16,9 +16,15 @@ from autoseg.files import read_json, write_json
 from autoseg.names import channel_key, output_key, pair
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
-from autoseg.networks.pretrained import content_of
 from autoseg.networks.surgery import Carried, Inlet, carry_over, of_raters
-from autoseg.networks.weights import load_weights, read_metadata, save_weights, weights_identity
+from autoseg.networks.weights import (
+    content_of,
+    load_weights,
+    planned_weights,
+    read_metadata,
+    save_weights,
+    weights_identity,
+)
 from autoseg.plan import Configuration, Plan, Target
 from autoseg.recipe import Initialization
 from autoseg.run import Run
@@ -306,13 +312,7 @@ def start_from_model(network: nn.Module, plan: Plan, configuration: Configuratio
     Raises:
         AutosegError: the file is gone, damaged or another one.
     """
-    given = configuration.recipe.initialization
-    path = run / given.file
-    if not path.is_file():
-        raise AutosegError(f"{path}, which the training should start from, is gone; plan again with --source.")
-    weights = load_weights(path)
-    if given.content and content_of(weights) != given.content:
-        raise AutosegError(f"{path} is not the file that was planned with; plan again with --source.")
+    weights = planned_weights(configuration.recipe.initialization, run, load_weights, "--source")
     return summary(_apply(network, plan, configuration, weights))
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy import ndimage
 
 from autoseg.errors import AutosegError
-from autoseg.files import read_json, write_json
+from autoseg.files import first_fault, read_json, write_json
 from autoseg.plan import Output, Target
 from autoseg.progress import say
 
@@ -170,10 +170,8 @@ class Postprocessing(BaseModel):
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise AutosegError(
-                f"{path} is damaged ({where}: {first['msg']}); delete it or run 'autoseg postprocess' again."
+                f"{path} is damaged ({first_fault(error)}); delete it or run 'autoseg postprocess' again."
             ) from None
 
 

@@ -1,6 +1,5 @@
 """Where a network starts from: weights that an encoder learned on 2D pictures, from timm or from a file."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import nn
 from autoseg.architecture import Inflated
 from autoseg.errors import AutosegError
 from autoseg.networks.inflated import SliceEncoder, build_inflated, encoder_maps, import_timm
+from autoseg.networks.weights import planned_weights
 from autoseg.recipe import Initialization
 
 #: File in the run folder that initial weights are copied to, so that the run can be moved.
@@ -61,16 +61,6 @@ def _load_torch(path: Path) -> dict[Any, Any]:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     return dict(found) if isinstance(found, dict) else {}
-
-
-def content_of(weights: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of weights: other numbers, names or shapes give another one."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def imagenet_weights(encoder: str) -> Weights:
@@ -208,12 +198,7 @@ def initialize(network: nn.Module, initialization: Initialization, folder: Path)
     if initialization.source == "imagenet":
         encoder = next(part for part in network.modules() if isinstance(part, SliceEncoder))
         return load_encoder(network, imagenet_weights(encoder.name), "ImageNet (timm)")
-    path = folder / initialization.file
-    if not path.is_file():
-        raise AutosegError(f"{path}, which the training should start from, is gone; plan again with --weights FILE.")
-    weights = read_weights(path)
-    if initialization.content and content_of(weights) != initialization.content:
-        raise AutosegError(f"{path} is not the file that was planned with; plan again with --weights FILE.")
+    weights = planned_weights(initialization, folder, read_weights, "--weights FILE")
     return load_encoder(network, weights, initialization.file)
 
 

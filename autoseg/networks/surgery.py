@@ -42,6 +42,17 @@ class Inlet:
         """The other network's that are of no use here."""
         return [name for name in self.source if name not in self.pairs.values()]
 
+    def say(self, new: str, others: str = "") -> str:
+        """What is done with the weights, in words: ``new`` of the new ones, ``others`` where some are dropped."""
+        if not self.new and not self.dropped and list(self.pairs.values()) == list(self.source):
+            return "copied"
+        parts = [f"{name} from {self.pairs[name]}" for name in self.names if name in self.pairs]
+        if self.new:
+            parts.append(f"{', '.join(self.new)} {new}")
+        if self.dropped:
+            parts.append(f"{', '.join(self.dropped)} dropped{others}")
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -98,10 +109,12 @@ def carry_over(
         if name in widening:
             (axis,) = widening[name]
             fitted = _inputs(other, axis, channels)
-            done = _say_inputs(channels)
+            kept = len(set(channels.pairs.values()))
+            mean = f"from the mean of {', '.join(channels.source)}"
+            done = channels.say(mean, f", the others times {len(channels.source)}/{kept}")
         elif name in speaking:
             fitted = _outputs(tensor, other, speaking[name], heads)
-            done = _say_outputs(heads)
+            done = heads.say("new")
             if not heads.pairs:
                 source = ""
         else:
@@ -177,29 +190,6 @@ def _mesh(indices: Sequence[Sequence[int]], device: torch.device) -> tuple[torch
         )
         for axis, along in enumerate(indices)
     )
-
-
-def _say_inputs(channels: Inlet) -> str:
-    if not channels.new and not channels.dropped and list(channels.pairs.values()) == list(channels.source):
-        return "copied"
-    parts = [f"{name} from {channels.pairs[name]}" for name in channels.names if name in channels.pairs]
-    if channels.new:
-        parts.append(f"{', '.join(channels.new)} from the mean of {', '.join(channels.source)}")
-    if channels.dropped:
-        kept = len(set(channels.pairs.values()))
-        parts.append(f"{', '.join(channels.dropped)} dropped, the others times {len(channels.source)}/{kept}")
-    return "; ".join(parts)
-
-
-def _say_outputs(heads: Inlet) -> str:
-    if not heads.new and not heads.dropped and list(heads.pairs.values()) == list(heads.source):
-        return "copied"
-    parts = [f"{name} from {heads.pairs[name]}" for name in heads.names if name in heads.pairs]
-    if heads.new:
-        parts.append(f"{', '.join(heads.new)} new")
-    if heads.dropped:
-        parts.append(f"{', '.join(heads.dropped)} dropped")
-    return "; ".join(parts)
 
 
 def _sides(tensor: torch.Tensor) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from autoseg.files import atomic
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plan import Configuration, Plan
 from autoseg.reasons import without_reasons
+from autoseg.recipe import Initialization
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -55,6 +56,39 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError):
         return {}
+
+
+def content_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """A fingerprint of weights: other numbers, names or shapes give another one."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def planned_weights(
+    initialization: Initialization, folder: Path, read: Callable[[Path], dict[str, torch.Tensor]], option: str
+) -> dict[str, torch.Tensor]:
+    """The weights in a run folder that its training starts from.
+
+    Args:
+        initialization: names the file, and what it must hold.
+        folder: of the run.
+        read: the file.
+        option: that planned it, for messages.
+
+    Raises:
+        AutosegError: the file is gone, unreadable or another one.
+    """
+    path = folder / initialization.file
+    if not path.is_file():
+        raise AutosegError(f"{path}, which the training should start from, is gone; plan again with {option}.")
+    weights = read(path)
+    if initialization.content and content_of(weights) != initialization.content:
+        raise AutosegError(f"{path} is not the file that was planned with; plan again with {option}.")
+    return weights
 
 
 def weights_identity(plan: Plan, configuration: Configuration) -> str:

@@ -8,18 +8,17 @@ from matplotlib.cm import ScalarMappable
 
 from autoseg.files import atomic
 from autoseg.report.overlay import (
-    PLANES,
     Spacing,
     best_slice,
     draw_image,
     draw_scale,
     extent_of,
     field_of_view,
-    name_sides,
+    name_plane,
     plane_of,
     plane_widths,
 )
-from autoseg.report.style import MUTED, figure, png
+from autoseg.report.style import figure, png
 
 #: From here on a value decides what part of the image is shown, and which slices.
 NOTABLE = 0.25
@@ -60,9 +59,7 @@ def heat_png(
             colour[..., 3] = np.clip(2 * plane, 0, 1)
             ax.imshow(colour, extent=extent_of(plane, spacing, axis), interpolation="nearest")
             if len(planes) == 3:
-                where = f"{PLANES[axis][0]}, slice {index + 1} of {heat.shape[axis]}"
-                ax.set_title(where, fontsize=8.5, color=MUTED)
-                name_sides(ax, PLANES[axis][1])
+                name_plane(ax, axis, index, heat.shape[axis])
         draw_scale(axes[0], widths[0])
         bar = drawn.colorbar(ScalarMappable(matplotlib.colors.Normalize(0, 1), COLOURS), ax=list(axes), shrink=0.8)
         bar.set_label(what, fontsize=8.5)

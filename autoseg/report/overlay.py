@@ -79,9 +79,7 @@ def overlay_png(
             if reference is not None:
                 _draw_outlines(ax, reference, spacing, axis, index, box, values, palette)
             if len(planes) == 3:
-                where = f"{PLANES[axis][0]}, slice {index + 1} of {prediction.shape[axis]}"
-                ax.set_title(where, fontsize=8.5, color=MUTED)
-                name_sides(ax, PLANES[axis][1])
+                name_plane(ax, axis, index, prediction.shape[axis])
         draw_scale(axes[0], widths[0])
         drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [
@@ -220,8 +218,10 @@ def _draw_outlines(
     ax.set(xlim=(0, x[-1] - 0.5 * spacing[across]), ylim=(y[-1] - 0.5 * spacing[down], 0))
 
 
-def name_sides(ax: Axes, sides: str) -> None:
-    """Letters at the left, right, top and bottom."""
+def name_plane(ax: Axes, axis: int, index: int, slices: int) -> None:
+    """Which slice of how many, and letters at the left, right, top and bottom."""
+    name, sides = PLANES[axis]
+    ax.set_title(f"{name}, slice {index + 1} of {slices}", fontsize=8.5, color=MUTED)
     for side, x, y in zip(sides, (0.025, 0.975, 0.5, 0.5), (0.5, 0.5, 0.965, 0.035), strict=True):
         text = ax.text(x, y, side, transform=ax.transAxes, ha="center", va="center", fontsize=8)
         text.set(color="white", path_effects=_HALO)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from autoseg.architecture import Inflated
 from autoseg.errors import AutosegError
 from autoseg.networks import build
-from autoseg.networks.pretrained import adapt_channels, check_fit, content_of, initialize, load_encoder, read_weights
+from autoseg.networks.pretrained import adapt_channels, check_fit, initialize, load_encoder, read_weights
+from autoseg.networks.weights import content_of
 from autoseg.recipe import Initialization
 
 NETWORK = Inflated(encoder="resnet18", decoder_features=[8] * 5, decoder_widths=[8] * 5)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoseg.errors import AutosegError
-from autoseg.files import read_json
+from autoseg.files import first_fault, read_json
 from autoseg.progress import say
 
 _Part = TypeVar("_Part", bound=BaseModel)
@@ -179,8 +179,6 @@ def _parse(model: type[_Part], data: Any, path: Path, before: str = "") -> _Part
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise AutosegError(
-            f"{path} is not as nnU-Net v2 writes it ({before}{where}: {first['msg']}); restore the file."
+            f"{path} is not as nnU-Net v2 writes it ({before}{first_fault(error)}); restore the file."
         ) from None

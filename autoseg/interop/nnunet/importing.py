@@ -115,15 +115,4 @@ def _fingerprint(folder: ModelFolder, dataset: Dataset) -> Fingerprint:
                 percentile_50=found.median,
                 percentile_99_5=found.percentile_99_5,
             )
-    return Fingerprint(
-        dataset=dataset.name,
-        dimension=2 if is_flat(folder) else 3,
-        channels=list(dataset.channels),
-        modalities=dataset.modalities,
-        labels=dataset.labels,
-        regions={name: list(values) for name, values in dataset.regions.items()},
-        ignore_label=dataset.ignore_label,
-        file_ending=dataset.file_ending,
-        cases=[],
-        intensities=intensities,
-    )
+    return Fingerprint.of(dataset, 2 if is_flat(folder) else 3, [], intensities)
