@@ -19,47 +19,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoseg.channel_subsets import evaluate_channel_subsets
-    from autoseg.checks import check
-    from autoseg.crossvalidation import train
-    from autoseg.dataset import Dataset
+    from autoseg.crossvalidation.jobs import train
+    from autoseg.data.checks import check
+    from autoseg.data.dataset import Dataset
+    from autoseg.data.fingerprint import compute as fingerprint
     from autoseg.evaluation.folders import evaluate
     from autoseg.evaluation.raters import agreement
     from autoseg.evaluation.tables import compare
-    from autoseg.fingerprint import compute as fingerprint
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
-    from autoseg.plan import explanations
-    from autoseg.planning import plan_dataset as plan
-    from autoseg.postprocess import postprocess
+    from autoseg.planning.making import plan_dataset as plan
+    from autoseg.plans.plan import explanations
+    from autoseg.postprocessing.choice import postprocess
     from autoseg.preprocessing.dataset import preprocess
     from autoseg.report.html import write_report
-    from autoseg.run import Run
+    from autoseg.runs.run import Run
+    from autoseg.study.channel_subsets import evaluate_channel_subsets
     from autoseg.study.running import sweep
-    from autoseg.transfer import Source
+    from autoseg.transfer.source import Source
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Dataset": "autoseg.dataset",
+    "Dataset": "autoseg.data.dataset",
     "Predictor": "autoseg.inference.predictor",
-    "Run": "autoseg.run",
-    "Source": "autoseg.transfer",
+    "Run": "autoseg.runs.run",
+    "Source": "autoseg.transfer.source",
     "agreement": "autoseg.evaluation.raters",
     "cases_to_predict": "autoseg.inference.inputs",
-    "check": "autoseg.checks",
+    "check": "autoseg.data.checks",
     "compare": "autoseg.evaluation.tables",
     "evaluate": "autoseg.evaluation.folders",
-    "evaluate_channel_subsets": "autoseg.channel_subsets",
-    "explanations": "autoseg.plan",
+    "evaluate_channel_subsets": "autoseg.study.channel_subsets",
+    "explanations": "autoseg.plans.plan",
+    "fingerprint": "autoseg.data.fingerprint:compute",
+    "plan": "autoseg.planning.making:plan_dataset",
+    "postprocess": "autoseg.postprocessing.choice",
     "preprocess": "autoseg.preprocessing.dataset",
     "sweep": "autoseg.study.running",
-    "train": "autoseg.crossvalidation",
+    "train": "autoseg.crossvalidation.jobs",
     "write_report": "autoseg.report.html",
 }
-
-#: Modules that can be called (see :mod:`autoseg.verbs`).
-_VERBS = ("fingerprint", "plan", "postprocess")
 
 __all__ = [
     "Dataset",
@@ -85,8 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        return import_module(f"autoseg.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'autoseg' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
+    module, _, function = _WHERE[name].partition(":")
+    return getattr(import_module(module), function or name)

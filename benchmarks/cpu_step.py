@@ -25,14 +25,14 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     """Median seconds of three steps after one to warm up, in this process."""
     import torch
 
-    from autoseg.architecture import UNet
-    from autoseg.device import keep_large_blocks, resolve_precision
     from autoseg.networks import build
-    from autoseg.parallel import available_cpus
-    from autoseg.plan import Configuration, Output, Target
+    from autoseg.plans.architecture import UNet
+    from autoseg.plans.plan import Configuration, Output, Target
+    from autoseg.step.optimization import build_optimizer
     from autoseg.training.batches import Batch
     from autoseg.training.loop import train_step
-    from autoseg.training.optimization import build_optimizer
+    from autoseg.utils.device import keep_large_blocks, resolve_precision
+    from autoseg.utils.parallel import available_cpus
 
     if malloc:
         keep_large_blocks()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from machine import describe
 
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.data.phantom import Cohort, generate
 
 #: A small network for patches of 48×56×48 voxels, the same on every machine.
 NETWORK = (

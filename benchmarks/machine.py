@@ -6,8 +6,8 @@ import platform
 import torch
 
 import autoseg
-from autoseg.device import has_fast_bfloat16
-from autoseg.parallel import available_cpus
+from autoseg.utils.device import has_fast_bfloat16
+from autoseg.utils.parallel import available_cpus
 
 
 def processor() -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from machine import describe
 
-from autoseg.architecture import UNet
-from autoseg.device import select_device
-from autoseg.files import write_text
-from autoseg.progress import say
-from autoseg.recipe import Optimizer
-from autoseg.verification import Comparison, compare
+from autoseg.planning.verification import Comparison, compare
+from autoseg.plans.architecture import UNet
+from autoseg.plans.recipe import Optimizer
+from autoseg.utils.device import select_device
+from autoseg.utils.files import write_text
+from autoseg.utils.progress import say
 from planners import resenc, unet
-from planners.topology import network, pooling
+from planners.rules.topology import network, pooling
 
 #: Family, patch, spacing, channels, heads, batch, precision, optimizer, kind; on a GPU.
 GPU = [

@@ -23,8 +23,8 @@ from machine import describe
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.interop import export_nnunet, import_nnunet
-from autoseg.progress import silenced
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.progress import silenced
 
 #: Run in the other environment; what nnUNetv2_predict_from_modelfolder calls, for all models in one process.
 THEIRS = """

@@ -19,7 +19,7 @@ from pathlib import Path
 from machine import describe
 
 from autoseg.evaluation.summary import Evaluation
-from autoseg.run import Run
+from autoseg.runs.run import Run
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import SimpleITK as sitk
 from machine import describe
 
-from autoseg.dataset import Case, Dataset
+from autoseg.data.dataset import Case, Dataset
 
 #: Cases that judge at most with ``--reverse``.
 MOST = 40

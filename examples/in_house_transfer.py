@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 import autoseg
-from autoseg.durations import parse_duration
-from autoseg.errors import AutosegError
+from autoseg.utils.durations import parse_duration
+from autoseg.utils.errors import AutosegError
 
 
 def judge(run: Path, test: Path, out: Path, device: str) -> Path:

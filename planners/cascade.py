@@ -1,9 +1,9 @@
 """Planner ``cascade``: nnU-Net's low resolution, then full resolution with what the low one found as further input."""
 
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan
-from autoseg.planning import Request
-from planners.configure import plan_cascade
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Plan
+from planners.rules.configure import plan_cascade
 from planners.unet import FAMILY
 
 

@@ -2,20 +2,19 @@
 
 Spacing, normalization, patch and network are the source's. Channels, labels and regions are matched by name; patch and
 batch shrink where the memory (on a CPU, the time) is less, which leaves the weights' shapes as they are; the recipe
-becomes one for a small cohort (:mod:`planners.tuning`).
+becomes one for a small cohort (:mod:`planners.rules.tuning`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
 from autoseg import __version__
-from autoseg.architecture import DeepMedic, MultiView, Network, UNet
-from autoseg.errors import UsageError
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Channel, Configuration, Inference, Plan, Previous, Target
-from autoseg.planning import Request
-from autoseg.recipe import Augmentation
-from autoseg.transfer import (
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.architecture import DeepMedic, MultiView, Network, UNet
+from autoseg.plans.plan import Channel, Configuration, Inference, Plan, Previous, Target
+from autoseg.plans.recipe import Augmentation
+from autoseg.transfer.source import (
     HANDED_ON,
     SourceModel,
     head_names,
@@ -24,13 +23,14 @@ from autoseg.transfer import (
     match_outputs,
     open_source,
 )
-from planners.budget import USABLE
-from planners.mirroring import is_sided, mirror_axes
-from planners.normalization import channels as normalized
-from planners.spacing import full_resolution
-from planners.systems import Setting, Size, configure, dropping, fit
-from planners.target import choose_channels, choose_target
-from planners.tuning import keeping, tuned
+from autoseg.utils.errors import UsageError
+from planners.rules.budget import USABLE
+from planners.rules.mirroring import is_sided, mirror_axes
+from planners.rules.normalization import channels as normalized
+from planners.rules.spacing import full_resolution
+from planners.rules.systems import Setting, Size, configure, dropping, fit
+from planners.rules.target import choose_channels, choose_target
+from planners.rules.tuning import keeping, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 LEAST, STEP = 12, 4

@@ -1,13 +1,13 @@
 """Planner ``inflated``: any of timm's 2D encoders for volumes, with this project's own recipe."""
 
-from autoseg.architecture import Inflated
-from autoseg.fingerprint import Fingerprint
+from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks.inflated import encoder_maps
-from autoseg.plan import Plan
-from autoseg.planning import Request
-from autoseg.recipe import Initialization, Recipe
-from planners.recipe import optimizer
-from planners.systems import assemble, base_recipe, configure, fit, open_setting
+from autoseg.planning.making import Request
+from autoseg.plans.architecture import Inflated
+from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Initialization, Recipe
+from planners.rules.recipe import optimizer
+from planners.rules.systems import assemble, base_recipe, configure, fit, open_setting
 
 #: Encoder where the user names none: small, plain, and its weights are everywhere. 11 million parameters.
 ENCODER = "resnet18"

@@ -1,10 +1,10 @@
 """Planner ``resenc``: a U-Net with a residual encoder (Isensee et al. 2024, "nnU-Net Revisited")."""
 
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan
-from autoseg.planning import Request
-from planners.configure import plan_family
-from planners.topology import Family
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Plan
+from planners.rules.configure import plan_family
+from planners.rules.topology import Family
 
 #: Residual blocks of the first stages; deeper ones have as many as the last.
 BLOCKS = (1, 3, 4, 6)

@@ -1,10 +1,10 @@
 """Planner ``unet``: nnU-Net's plain U-Net, two convolutions a stage."""
 
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan
-from autoseg.planning import Request
-from planners.configure import plan_family
-from planners.topology import Family
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Plan
+from planners.rules.configure import plan_family
+from planners.rules.topology import Family
 
 FAMILY = Family("unet", lambda stage: 2, 2, "two convolutions a stage (Isensee et al. 2021)")
 

@@ -9,15 +9,15 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from autoseg.architecture import UNet
-from autoseg.dataset import Case, ChannelFile, Dataset, LoadedCase
-from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
-from autoseg.image import Geometry
-from autoseg.plan import Channel, Configuration, Normalization, Output, Plan, Target
+from autoseg.data.dataset import Case, ChannelFile, Dataset, LoadedCase
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
+from autoseg.data.image import Geometry
+from autoseg.plans.architecture import UNet
+from autoseg.plans.plan import Channel, Configuration, Normalization, Output, Plan, Target
+from autoseg.plans.recipe import Augmentation, Recipe
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
-from autoseg.recipe import Augmentation, Recipe
-from autoseg.run import Run
+from autoseg.runs.run import Run
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {

@@ -79,6 +79,6 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("autoseg.crossvalidation.available_cpus", lambda: 1)
+    monkeypatch.setattr("autoseg.crossvalidation.jobs.available_cpus", lambda: 1)
     yield
     torch.set_num_threads(before)

@@ -12,17 +12,17 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_a_verb_is_a_module_and_can_be_called() -> None:
-    from autoseg.plan import Plan
+    from autoseg.plans.plan import Plan
 
-    assert autoseg.plan.Plan is Plan  # type: ignore[attr-defined]
-    assert callable(autoseg.plan)
-    assert callable(autoseg.fingerprint)
+    assert autoseg.plans.plan.Plan is Plan  # type: ignore[attr-defined]
+    assert callable(autoseg.plans.plan)
+    assert callable(autoseg.data.fingerprint)
 
 
 def test_tensor_modules_import_without_simpleitk() -> None:
     code = (
         "import sys; sys.modules['SimpleITK'] = None\n"
-        "import autoseg.networks, autoseg.training.loop, autoseg.inference.sliding_window, autoseg.memory\n"
+        "import autoseg.networks, autoseg.training.loop, autoseg.inference.sliding_window, autoseg.planning.memory\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

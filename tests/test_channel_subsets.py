@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import autoseg
-from autoseg.channel_subsets import choose_subsets, evaluate_channel_subsets, parse_subsets, with_only
-from autoseg.dataset import Case, ChannelFile, Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.plan import Channel, Plan
-from autoseg.run import Run
+from autoseg.plans.plan import Channel, Plan
+from autoseg.runs.run import Run
+from autoseg.study.channel_subsets import choose_subsets, evaluate_channel_subsets, parse_subsets, with_only
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     blob,
     loaded,

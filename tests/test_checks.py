@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from autoseg.checks import check, examine
-from autoseg.dataset import Case, ChannelFile, Dataset
-from autoseg.fingerprint import compute
+from autoseg.data.checks import check, examine
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.fingerprint import compute
 
 SHAPE = (4, 5, 6)
 

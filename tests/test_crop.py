@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.crop import bounding_box, middle_of, nonzero_box
+from autoseg.data.boxes import bounding_box, middle_of, nonzero_box
 
 
 def test_box_of_any_channel():

@@ -8,16 +8,16 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg import crossvalidation as module
-from autoseg.crossvalidation import cross_validated, train
-from autoseg.errors import AutosegError, UsageError
-from autoseg.files import write_json
+from autoseg.crossvalidation import jobs as module
+from autoseg.crossvalidation.jobs import cross_validated, train
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
-from autoseg.overrides import override
-from autoseg.plan import Preprocessing, save_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import Preprocessing, save_plan
 from autoseg.preprocessing.dataset import preprocess
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from autoseg.dataset import Case, ChannelFile, Dataset, load_case
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Case, ChannelFile, Dataset, load_case
+from autoseg.utils.errors import AutosegError, UsageError
 
 
 @pytest.fixture

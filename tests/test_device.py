@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from autoseg import device as module
-from autoseg.device import autocast, has_fast_bfloat16, keep_large_blocks, resolve_precision, select_device
-from autoseg.errors import UsageError
+from autoseg.utils import device as module
+from autoseg.utils.device import autocast, has_fast_bfloat16, keep_large_blocks, resolve_precision, select_device
+from autoseg.utils.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

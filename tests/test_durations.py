@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.durations import say_duration
+from autoseg.utils.durations import say_duration
 
 
 @pytest.mark.parametrize(

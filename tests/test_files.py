@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import AutosegError
-from autoseg.files import atomic, read_json, write_json, write_text
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import atomic, read_json, write_json, write_text
 
 
 def test_json_comes_back(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.dataset import Case, ChannelFile, Dataset
-from autoseg.errors import AutosegError
-from autoseg.fingerprint import SAMPLE, Fingerprint, compute
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.fingerprint import SAMPLE, Fingerprint, compute
+from autoseg.utils.errors import AutosegError
 
 
 def toy(tmp_path, write_volume, **cases):

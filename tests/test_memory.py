@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.architecture import UNet
-from autoseg.memory import scaling, step_memory, trace_step
 from autoseg.networks import build, count_parameters
-from autoseg.recipe import Distillation, Optimizer
-from autoseg.verification import compare
+from autoseg.planning.memory import scaling, step_memory, trace_step
+from autoseg.planning.verification import compare
+from autoseg.plans.architecture import UNet
+from autoseg.plans.recipe import Distillation, Optimizer
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}
 FLAT = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]}

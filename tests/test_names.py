@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.names import channel_key, output_key, pair
+from autoseg.data.names import channel_key, output_key, pair
 
 
 @pytest.mark.parametrize(

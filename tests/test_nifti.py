@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from autoseg.nifti import Faults, faults
+from autoseg.data.nifti import Faults, faults
 
 
 def nifti(order, version, code, offset, values):

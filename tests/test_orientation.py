@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.image import Geometry
-from autoseg.orientation import Axes, axes_in
+from autoseg.data.image import Geometry
+from autoseg.data.orientation import Axes, axes_in
 
 #: All 48 ways in which axes can lie.
 CODES = [

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from autoseg.errors import AutosegError, UsageError
-from autoseg.parallel import each
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.parallel import each
 
 
 def double(number):
@@ -48,7 +48,7 @@ def test_no_workers():
 
 def test_a_script_without_guard_is_explained(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from autoseg.parallel import each\nlist(each(abs, [1, 2], 2, 'Counting'))\n")
+    script.write_text("from autoseg.utils.parallel import each\nlist(each(abs, [1, 2], 2, 'Counting'))\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "Counting: the worker processes did not start; in a script, put" in done.stderr

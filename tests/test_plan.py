@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from autoseg.errors import AutosegError, UsageError
-from autoseg.overrides import assignment, override
-from autoseg.plan import SCHEMA_VERSION, Plan, explanations, load_plan, save_plan
-from autoseg.recipe import Loss
+from autoseg.plans.overrides import assignment, override
+from autoseg.plans.plan import SCHEMA_VERSION, Plan, explanations, load_plan, save_plan
+from autoseg.plans.recipe import Loss
+from autoseg.utils.errors import AutosegError, UsageError
 
 
 def example() -> dict[str, Any]:

@@ -4,10 +4,7 @@ from functools import partial
 
 import pytest
 
-from autoseg.errors import AutosegError, UsageError
-from autoseg.overrides import assignment, override
-from autoseg.plan import Plan
-from autoseg.planning import (
+from autoseg.planning.making import (
     DEFAULT_GB,
     Request,
     _learn_from,
@@ -18,7 +15,10 @@ from autoseg.planning import (
     make_plan,
     refresh,
 )
-from autoseg.recipe import Distillation
+from autoseg.plans.overrides import assignment, override
+from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Distillation
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import autoseg
-from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.metrics import Empty
-from autoseg.inference.postprocessing import Postprocessing, Step, Trial, chosen_steps
-from autoseg.plan import Target, save_plan
-from autoseg.postprocess import postprocess, results_table, verdict
-from autoseg.run import Run
+from autoseg.plans.plan import Target, save_plan
+from autoseg.postprocessing.choice import postprocess, results_table, verdict
+from autoseg.postprocessing.steps import Postprocessing, Step, Trial, chosen_steps
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import LABELS, REGIONS, blob, make_configuration, make_plan, make_run, write
 
 Change = Callable[[np.ndarray], np.ndarray]

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg import crossvalidation as module
-from autoseg.crossvalidation import train
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.crossvalidation import jobs as module
+from autoseg.crossvalidation.jobs import train
+from autoseg.crossvalidation.rater_validation import raters_agreement
+from autoseg.data.dataset import Dataset
 from autoseg.evaluation.agreement import Agreement
 from autoseg.networks.weights import weights_identity
-from autoseg.overrides import override
-from autoseg.plan import Plan, Previous, save_plan
-from autoseg.planning import Request, choose_raters, make_plan
+from autoseg.planning.making import Request, choose_raters, make_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import Plan, Previous, save_plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
-from autoseg.rater_validation import raters_agreement
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
 from planners import unet
 from tests import builders
 from tests.builders import blob, make_configuration, make_dataset, make_fingerprint, make_network, make_run, write
@@ -89,7 +89,7 @@ def test_decoders_are_paid_for_with_patch_or_batch() -> None:
 
 
 def test_planners_without_decoders_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg.planning.find_planner", lambda _: lambda *_: builders.make_plan())
+    monkeypatch.setattr("autoseg.planning.making.find_planner", lambda _: lambda *_: builders.make_plan())
     with pytest.raises(UsageError, match="--raters: planner vnet learns from one label map a case; use --planner unet"):
         make_plan(hippocampus(), "vnet", raters=BOTH)
 

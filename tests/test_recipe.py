@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autoseg.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
+from autoseg.plans.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
 
 
 def test_defaults() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.dataset import Case, ChannelFile, Dataset
-from autoseg.errors import AutosegError, UsageError
-from autoseg.run import Run, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.runs.run import Run, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
 

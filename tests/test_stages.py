@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg import crossvalidation as module
-from autoseg.crossvalidation import train as train_anywhere
-from autoseg.errors import AutosegError, UsageError
+from autoseg.crossvalidation import jobs as module
+from autoseg.crossvalidation.cascades import Part, hand_on, schedule, stage_cases
+from autoseg.crossvalidation.jobs import train as train_anywhere
 from autoseg.evaluation.summary import Evaluation
-from autoseg.files import write_json
 from autoseg.inference.predictor import Predictor
-from autoseg.overrides import override
-from autoseg.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import Output, Plan, Previous, Target, save_plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report import write_report
-from autoseg.run import Run
-from autoseg.stages import Part, hand_on, schedule, stage_cases
+from autoseg.runs.run import Run
 from autoseg.training.previous import BoxedCase, CascadeCase
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, Perfect, blob, make_configuration, make_plan, make_run
 from tests.inference.test_stages import INNER, WHOLE, Above, chain
 
@@ -185,7 +185,7 @@ def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = changed(run)
     assert not any(name.startswith(run.plan.recommended) for name in first)
     monkeypatch.undo()
-    monkeypatch.setattr("autoseg.crossvalidation.available_cpus", lambda: 1)
+    monkeypatch.setattr("autoseg.crossvalidation.jobs.available_cpus", lambda: 1)
     if plan is nested:
         with pytest.raises(UsageError, match="has no trained fold of last"):
             Predictor.load(run.path, device="cpu")

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.crossvalidation import train as train_anywhere
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.crossvalidation.jobs import train as train_anywhere
+from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
-from autoseg.files import write_json
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights, weights_identity
-from autoseg.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.plans.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.plans.recipe import Distillation
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
-from autoseg.recipe import Distillation
-from autoseg.run import Run
-from autoseg.teacher import FOLDER, distillation_of, heads_of, keep_teacher, kept_teacher, open_teacher
-from autoseg.teaching import Lessons, lessons
+from autoseg.runs.run import Run
+from autoseg.transfer.teacher import FOLDER, distillation_of, heads_of, keep_teacher, kept_teacher, open_teacher
+from autoseg.transfer.teaching import Lessons, lessons
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, make_configuration, make_fingerprint, make_plan, make_recipe, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -14,7 +14,7 @@ from autoseg.evaluation.consensus import Consensus
 from autoseg.evaluation.folders import parse_structures
 from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
 from autoseg.evaluation.raters import WORKERS, agreement
-from autoseg.progress import say, silenced
+from autoseg.utils.progress import say, silenced
 
 
 def command(

@@ -1,7 +1,7 @@
 """What several commands share: options' parsers."""
 
-from autoseg.durations import parse_duration as parse_duration
-from autoseg.errors import UsageError
+from autoseg.utils.durations import parse_duration as parse_duration
+from autoseg.utils.errors import UsageError
 
 
 def parse_folds(text: str, option: str = "--fold") -> list[int] | None:

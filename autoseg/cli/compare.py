@@ -11,7 +11,7 @@ from rich.console import Console
 from autoseg.cli.common import parse_names
 from autoseg.evaluation.paired import RESAMPLES
 from autoseg.evaluation.tables import compare
-from autoseg.progress import say, silenced
+from autoseg.utils.progress import say, silenced
 
 #: Columns of a terminal from which the table with raw p-values fits.
 WIDE = 110

@@ -5,9 +5,9 @@ from pathlib import Path
 import typer
 
 from autoseg.cli.common import parse_duration
-from autoseg.errors import AutosegError
-from autoseg.layouts.phantom import Cohort, generate
-from autoseg.progress import say
+from autoseg.data.phantom import Cohort, generate
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import say
 
 #: Further phantoms without a label, for the demo to predict, where none are asked for.
 NEW_SCANS = 2

@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 
 from autoseg.cli.common import parse_folds
-from autoseg.errors import UsageError
 from autoseg.evaluation import Structure, evaluate, plan_structures
 from autoseg.evaluation.cases import WORKERS
 from autoseg.evaluation.folders import parse_structures
 from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
 from autoseg.evaluation.summary import LONG, SHORT
-from autoseg.progress import say, silenced
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import UsageError
+from autoseg.utils.progress import say, silenced
 
 #: Heading of the options of one kind of evaluation.
 SUBSETS = "With --channel-subsets"
@@ -91,7 +91,7 @@ def command(
         if given := _given({"--model": model, "--labels": labels, "--ignore": ignore, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
         # Imported here: it needs the network code, which takes seconds to load.
-        from autoseg.channel_subsets import evaluate_channel_subsets, parse_subsets
+        from autoseg.study.channel_subsets import evaluate_channel_subsets, parse_subsets
 
         with silenced() if as_json else nullcontext():
             found = evaluate_channel_subsets(

@@ -16,7 +16,7 @@ def command(
 ) -> None:
     """Write a trained run as a model folder for nnUNetv2_predict_from_modelfolder."""
     from autoseg.interop import export_nnunet
-    from autoseg.progress import say
+    from autoseg.utils.progress import say
 
     export_nnunet(run, out, config, parse_folds(folds, "--folds"))
     say(f"Next: nnUNetv2_predict_from_modelfolder -i SCANS -o RESULTS -m {out} -f FOLDS")

@@ -22,7 +22,7 @@ def command(
     Nothing is unpickled but tensors, numbers and text.
     """
     from autoseg.interop import import_nnunet
-    from autoseg.progress import say
+    from autoseg.utils.progress import say
 
     run = import_nnunet(model, out)
     plan = run.plan

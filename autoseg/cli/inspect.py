@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autoseg.checks import Examination, Problem, examine
-from autoseg.dataset import LAYOUTS, Dataset, recognise_layout
-from autoseg.errors import AutosegError, UsageError
-from autoseg.files import write_text
-from autoseg.fingerprint import CaseFingerprint
-from autoseg.layouts.manifest import FILE_NAME, parse, read_described
-from autoseg.layouts.propose import propose
-from autoseg.progress import silenced
+from autoseg.data.checks import Examination, Problem, examine
+from autoseg.data.dataset import LAYOUTS, Dataset, recognise_layout
+from autoseg.data.fingerprint import CaseFingerprint
+from autoseg.data.layouts.manifest import FILE_NAME, parse, read_described
+from autoseg.data.layouts.propose import propose
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_text
+from autoseg.utils.progress import silenced
 
 
 def command(

@@ -5,8 +5,8 @@ from importlib import import_module
 
 import typer
 
-from autoseg.errors import AutosegError, UsageError
-from autoseg.progress import console
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import console
 
 #: Commands in the order a user meets them; each module of this package defines ``command``.
 COMMANDS = (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoseg.cli.common import parse_pairs
-from autoseg.errors import UsageError
+from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoseg.plan import Memory, Plan
+    from autoseg.plans.plan import Memory, Plan
 
 
 #: What can be asked about a planned run.
@@ -81,11 +81,11 @@ def command(
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
 ) -> None:
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
-    from autoseg.dataset import Dataset
-    from autoseg.planning import plan_dataset
-    from autoseg.progress import say, silenced
-    from autoseg.run import Run
-    from autoseg.transfer import Source
+    from autoseg.data.dataset import Dataset
+    from autoseg.planning.making import plan_dataset
+    from autoseg.runs.run import Run
+    from autoseg.transfer.source import Source
+    from autoseg.utils.progress import say, silenced
 
     if source is None:
         for given, option in (
@@ -166,7 +166,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from autoseg.plan import explanations
+    from autoseg.plans.plan import explanations
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -219,8 +219,8 @@ def _show_carried(run: Path, explain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from autoseg.progress import say
-    from autoseg.transfer import read_record, summary
+    from autoseg.transfer.source import read_record, summary
+    from autoseg.utils.progress import say
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -243,7 +243,7 @@ def _gigabytes(memory: "Memory | None") -> str:
 def _brief(value: object) -> str:
     from pydantic import BaseModel
 
-    from autoseg.plan import Memory
+    from autoseg.plans.plan import Memory
 
     if isinstance(value, Memory):
         return f"{value.total / 1e9:.2f} GB"
@@ -255,9 +255,9 @@ def _brief(value: object) -> str:
 
 
 def _verify(plan: "Plan") -> None:
-    from autoseg.device import select_device
-    from autoseg.progress import say
-    from autoseg.verification import confirm
+    from autoseg.planning.verification import confirm
+    from autoseg.utils.device import select_device
+    from autoseg.utils.progress import say
 
     device = select_device("cpu" if plan.device == "cpu" else "auto")
     for name, configuration in plan.configurations.items():

@@ -22,8 +22,8 @@ def command(
     from rich.console import Console
 
     from autoseg.evaluation.cases import WORKERS
-    from autoseg.postprocess import postprocess, results_table, verdict
-    from autoseg.progress import say, silenced
+    from autoseg.postprocessing.choice import postprocess, results_table, verdict
+    from autoseg.utils.progress import say, silenced
 
     with silenced() if as_json else nullcontext():
         found = postprocess(run, config, WORKERS if workers is None else workers)

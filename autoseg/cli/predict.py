@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoseg.cli.common import parse_channels, parse_folds
-from autoseg.errors import AutosegError, UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 
 if TYPE_CHECKING:
-    from autoseg.dataset import Case
-    from autoseg.plan import Plan
+    from autoseg.data.dataset import Case
+    from autoseg.plans.plan import Plan
 
 
 def command(
@@ -55,8 +55,8 @@ def command(
     """
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.predictor import Predictor
-    from autoseg.progress import say
-    from autoseg.run import Run
+    from autoseg.runs.run import Run
+    from autoseg.utils.progress import say
 
     if checkpoint not in ("weights", "best"):
         raise UsageError(f"--checkpoint {checkpoint} is unknown; choose weights or best.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.report.html import write_report
-from autoseg.run import Run
+from autoseg.runs.run import Run
 
 
 def command(

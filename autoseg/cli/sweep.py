@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.errors import UsageError
+from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +33,10 @@ def command(
 
     The same command goes on where a study was stopped.
     """
-    from autoseg.dataset import Dataset
-    from autoseg.progress import silenced
+    from autoseg.data.dataset import Dataset
     from autoseg.study import prepare, sweep, tabulate
     from autoseg.study.present import plan_table
+    from autoseg.utils.progress import silenced
 
     if dry_run and only_table:
         raise UsageError("--dry-run and --table are two things to stop at; give one.")
@@ -68,8 +68,8 @@ def _console() -> "Console":
 
 
 def _show(table: "StudyTable") -> None:
-    from autoseg.progress import say
     from autoseg.study.present import terminal_tables
+    from autoseg.utils.progress import say
 
     console = _console()
     for part in terminal_tables(table, wide=console.width >= WIDE):

@@ -34,10 +34,10 @@ def command(
     """
     from rich.console import Console
 
-    from autoseg.crossvalidation import train
-    from autoseg.progress import say
-    from autoseg.rater_validation import raters_agreement
-    from autoseg.run import Run
+    from autoseg.crossvalidation.jobs import train
+    from autoseg.crossvalidation.rater_validation import raters_agreement
+    from autoseg.runs.run import Run
+    from autoseg.utils.progress import say
 
     evaluation = train(
         run,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from autoseg.errors import AutosegError
 from autoseg.evaluation import comparison
 from autoseg.evaluation.comparison import Comparison
 from autoseg.evaluation.consensus import Consensus
 from autoseg.evaluation.summary import HEADINGS, Statistics, number
 from autoseg.evaluation.tables import direction_of
-from autoseg.files import read_json, write_csv, write_json
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_csv, write_json
 
 #: Metrics that do not ask which of two label maps is the reference.
 SYMMETRIC = ("dice", "jaccard", "nsd", "hd95", "hd", "assd")

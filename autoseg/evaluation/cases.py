@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.image import Geometry, Image, read_image
 from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, measure
 from autoseg.evaluation.summary import Evaluation, Row
-from autoseg.image import Geometry, Image, read_image
-from autoseg.progress import track
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import track
 
 #: Cases evaluated at the same time where nothing is said; each holds two label maps in memory.
 WORKERS = min(8, os.cpu_count() or 1)

@@ -14,10 +14,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.paired import METHODS, RESAMPLES, bootstrap_interval, holm, signed_rank
 from autoseg.evaluation.summary import Statistics, number
-from autoseg.files import write_csv
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_csv
 
 #: What is good about a column: larger values, smaller ones, or neither (a volume).
 Direction = Literal["more", "less", "neither"]

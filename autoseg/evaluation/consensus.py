@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from autoseg.errors import UsageError
+from autoseg.utils.errors import UsageError
 
 #: ``majority``: the label that most raters gave a voxel. ``staple``: raters weighted by how reliable they turn out
 #: to be, estimated together with the labels (Warfield et al., IEEE TMI 23, 903, 2004; for several labels at once

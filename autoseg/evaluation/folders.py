@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dataset import LAYOUTS, Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import LAYOUTS, Dataset
+from autoseg.data.layouts.common import image_ending, images_in
 from autoseg.evaluation.cases import WORKERS, Structure, Target, evaluate_pairs, read_labels
 from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
 from autoseg.evaluation.summary import Evaluation
-from autoseg.layouts.common import image_ending, images_in
-from autoseg.plan import Plan
-from autoseg.progress import say
+from autoseg.plans.plan import Plan
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
 
 Pairs = list[tuple[str, Path, Path]]
 
@@ -195,7 +195,7 @@ def open_dataset(path: Path) -> Dataset | None:
     """The dataset at ``path``, or None where no layout recognises one: a folder of label maps."""
     if not path.exists():
         raise AutosegError(f"{path} does not exist.")
-    if any(import_module(f"autoseg.layouts.{name}").recognise(path) for name in LAYOUTS):
+    if any(import_module(f"autoseg.data.layouts.{name}").recognise(path) for name in LAYOUTS):
         return Dataset.open(path)
     return None
 

@@ -16,8 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import ndimage
 
-from autoseg.errors import UsageError
 from autoseg.evaluation.surface import Spacing, SurfaceDistances, surface_distances
+from autoseg.utils.errors import UsageError
 
 Empty = Literal["skip", "brats"]
 

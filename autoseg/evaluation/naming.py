@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoseg.errors import UsageError
-from autoseg.layouts.common import image_ending
+from autoseg.data.layouts.common import image_ending
+from autoseg.utils.errors import UsageError
 
 #: One or several paths of each input, by name.
 Inputs = Mapping[str, str | Path | Sequence[str | Path]]

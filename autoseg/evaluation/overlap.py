@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoseg.plan import Target
+from autoseg.plans.plan import Target
 
 
 def counts(prediction: np.ndarray, reference: np.ndarray, target: Target) -> np.ndarray:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Dataset
+from autoseg.data.image import result_ending, write_image
+from autoseg.data.layouts.common import image_ending
 from autoseg.evaluation.agreement import CONSENSUS, SYMMETRIC, Agreement, PairRow, pairs_of
 from autoseg.evaluation.cases import Structure, Target, evaluate_arrays, grid_difference, read_labels
 from autoseg.evaluation.consensus import Consensus, check_method, consensus_of
 from autoseg.evaluation.folders import dataset_structures, found_structures, label_maps, open_dataset
 from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, dice
 from autoseg.evaluation.naming import Inputs, name_inputs
-from autoseg.image import result_ending, write_image
-from autoseg.layouts.common import image_ending
-from autoseg.progress import say, track
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say, track
 
 #: The name of the case where each rater is a single file, and the files have different names.
 ONE_CASE = "case"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from autoseg.errors import AutosegError
 from autoseg.evaluation.metrics import METRICS, TOLERANCE_MM, Empty
-from autoseg.files import read_json, write_csv, write_json
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_csv, write_json
 
 if TYPE_CHECKING:
     from typing import Self

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation import comparison
 from autoseg.evaluation.comparison import Comparison, Direction
 from autoseg.evaluation.metrics import DISTANCES, METRICS, VOLUMES
 from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.paired import RESAMPLES
-from autoseg.progress import say
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
 
 #: Metrics compared where none are named: of evaluations of ours.
 DEFAULT_METRICS = ("dice",)

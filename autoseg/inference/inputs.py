@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.dataset import Case, ChannelFile, Dataset, recognise_layout
-from autoseg.errors import AutosegError, UsageError
-from autoseg.image import read_geometry
-from autoseg.layouts.common import image_ending, images_in, is_image
-from autoseg.names import channel_key, pair
-from autoseg.plan import Plan
-from autoseg.progress import say
+from autoseg.data.dataset import Case, ChannelFile, Dataset, recognise_layout
+from autoseg.data.image import read_geometry
+from autoseg.data.layouts.common import image_ending, images_in, is_image
+from autoseg.data.names import channel_key, pair
+from autoseg.plans.plan import Plan
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
 
 
 def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, everything: bool = False) -> list[Case]:

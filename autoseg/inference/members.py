@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from autoseg import __version__
-from autoseg.errors import UsageError
-from autoseg.inference.stages import Stage
+from autoseg.inference.chain import Stage
 from autoseg.networks.weights import load_network
-from autoseg.plan import Configuration, Plan, Target
-from autoseg.run import Run
+from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.runs.run import Run
+from autoseg.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

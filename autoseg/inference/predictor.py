@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.dataset import Case, LoadedCase, load_case
-from autoseg.device import keep_large_blocks, resolve_precision, select_device
-from autoseg.errors import AutosegError, UsageError
-from autoseg.files import write_json
-from autoseg.image import Geometry, result_ending, write_image
+from autoseg.data.dataset import Case, LoadedCase, load_case
+from autoseg.data.image import Geometry, result_ending, write_image
+from autoseg.data.layouts.common import image_ending
+from autoseg.data.nifti import faults
+from autoseg.inference.chain import OnOriginal, Stage, apply_stages
 from autoseg.inference.decide import (
     DISAGREEMENT,
     Opinions,
@@ -26,15 +26,15 @@ from autoseg.inference.decide import (
     probability_channels,
 )
 from autoseg.inference.members import Member, load_member
-from autoseg.inference.postprocessing import Step, agreed_steps, apply
 from autoseg.inference.sliding_window import collector, predict_scores
-from autoseg.inference.stages import OnOriginal, Stage, apply_stages
-from autoseg.layouts.common import image_ending
-from autoseg.nifti import faults
-from autoseg.plan import Target
+from autoseg.plans.plan import Target
+from autoseg.postprocessing.steps import Step, agreed_steps, apply
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
-from autoseg.progress import Steps, say
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.device import keep_large_blocks, resolve_precision, select_device
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
+from autoseg.utils.progress import Steps, say
 
 #: File formats that can't hold a probability between 0 and 1.
 _INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.device import autocast
-from autoseg.errors import AutosegError
-from autoseg.plan import Inference
+from autoseg.plans.plan import Inference
+from autoseg.utils.device import autocast
+from autoseg.utils.errors import AutosegError
 
 #: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
 MEMORY_LIMIT = 4_000_000_000
@@ -22,7 +22,7 @@ MEMORY_LIMIT = 4_000_000_000
 DEVICE_SHARE = 0.4
 
 
-#: Whose details (see :class:`autoseg.plan.Inference`).
+#: Whose details (see :class:`autoseg.plans.plan.Inference`).
 Manner = Literal["autoseg", "nnunet"]
 
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoseg.architecture import DeepMedic
 from autoseg.networks.blocks import convolution, crop, enlarge, head, initialize
+from autoseg.plans.architecture import DeepMedic
 
 
 class TwoPathways(nn.Module):

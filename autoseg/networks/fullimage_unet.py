@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoseg.architecture import FullImageUNet
 from autoseg.networks.blocks import convolution, enlarge, head, initialize
+from autoseg.plans.architecture import FullImageUNet
 
 
 class WholeImageUNet(nn.Module):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.architecture import Inflated
-from autoseg.errors import AutosegError
+from autoseg.plans.architecture import Inflated
+from autoseg.utils.errors import AutosegError
 
 #: Every second stage of the decoder is followed by a depth layer, and so is its last convolution (Wacker et al., with
 #: five stages).

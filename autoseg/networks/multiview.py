@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from autoseg.architecture import MultiView
-from autoseg.errors import AutosegError
 from autoseg.networks.blocks import SLOPE, Rectifier, initialize, normalization
+from autoseg.plans.architecture import MultiView
+from autoseg.utils.errors import AutosegError
 
 #: Dilations of the residual blocks in the two groups at the lowest resolution; the others have two blocks without.
 DILATIONS = ((1, 2, 3), (3, 2, 1))

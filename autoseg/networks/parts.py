@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.architecture import Network
 from autoseg.networks import build
+from autoseg.plans.architecture import Network
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from autoseg.architecture import UNet
-from autoseg.errors import AutosegError
+from autoseg.plans.architecture import UNet
+from autoseg.utils.errors import AutosegError
 
 #: Slope of the leaky ReLU for negative values, which He initialisation takes into account (nnU-Net's).
 NEGATIVE_SLOPE = 1e-2

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from autoseg.architecture import VNet
 from autoseg.networks.blocks import SLOPE, Convolution, Rectifier, initialize, normalization
+from autoseg.plans.architecture import VNet
 
 
 class Block(nn.Module):

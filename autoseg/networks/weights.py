@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autoseg.errors import AutosegError
-from autoseg.files import atomic
 from autoseg.networks import build, set_deep_supervision
-from autoseg.plan import Configuration, Plan
-from autoseg.reasons import without_reasons
-from autoseg.recipe import Initialization
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import Initialization
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import atomic
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_fill_holes
 
-from autoseg.crop import bounding_box, foreground, middle_of
-from autoseg.dataset import LoadedCase
-from autoseg.image import Geometry
-from autoseg.orientation import Axes, Orientation, axes_in
-from autoseg.plan import Channel, Configuration, Plan
+from autoseg.data.boxes import bounding_box, foreground, middle_of
+from autoseg.data.dataset import LoadedCase
+from autoseg.data.image import Geometry
+from autoseg.data.orientation import Axes, Orientation, axes_in
+from autoseg.plans.plan import Channel, Configuration, Plan
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoseg.dataset import Case, Dataset, load_case
-from autoseg.errors import AutosegError
-from autoseg.parallel import available_cpus, each
-from autoseg.plan import Configuration, Plan, Preprocessing
+from autoseg.data.dataset import Case, Dataset, load_case
+from autoseg.plans.plan import Configuration, Plan, Preprocessing
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.parallel import available_cpus, each
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
 _STORE_VERSION = 1

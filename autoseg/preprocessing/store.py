@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import blosc2
 import numpy as np
 
-from autoseg.errors import AutosegError
-from autoseg.files import atomic, read_json, write_json
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
     from autoseg.preprocessing.case import PreprocessedCase, Trace

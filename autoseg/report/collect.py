@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.dataset import Case, load_case
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Case, load_case
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import read_labels
-from autoseg.plan import Plan
-from autoseg.run import Run
+from autoseg.plans.plan import Plan
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 
-from autoseg.files import atomic
 from autoseg.report.overlay import (
     Spacing,
     best_slice,
@@ -19,6 +18,7 @@ from autoseg.report.overlay import (
     plane_widths,
 )
 from autoseg.report.style import figure, png
+from autoseg.utils.files import atomic
 
 #: From here on a value decides what part of the image is shown, and which slices.
 NOTABLE = 0.25

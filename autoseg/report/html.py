@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from autoseg import __version__
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Dataset
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.data.image import result_ending
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
-from autoseg.files import write_text
-from autoseg.fingerprint import Fingerprint
-from autoseg.image import result_ending
-from autoseg.inference.postprocessing import FILE, Postprocessing
-from autoseg.plan import Configuration, Plan, explanations
-from autoseg.progress import track
+from autoseg.plans.plan import Configuration, Plan, explanations
+from autoseg.postprocessing.steps import FILE, Postprocessing
 from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
 from autoseg.report.css import CSS
 from autoseg.report.overlay import overlay_png
 from autoseg.report.plots import distributions, training_curves
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_text
+from autoseg.utils.progress import track
 
 #: Targets beyond which the table of cases has only their mean: it would be too wide to read.
 TARGET_COLUMNS = 6

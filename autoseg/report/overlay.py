@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from autoseg.evaluation.metrics import bounding_box, dice
-from autoseg.files import atomic
 from autoseg.report.style import MUTED, colours, figure, png, rgb
+from autoseg.utils.files import atomic
 
 #: How much of the image a filled prediction covers.
 OPACITY = 0.45

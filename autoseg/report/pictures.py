@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from autoseg.dataset import Case, LoadedCase, load_case
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Case, LoadedCase, load_case
+from autoseg.data.image import read_image
 from autoseg.evaluation.cases import read_labels
-from autoseg.image import read_image
-from autoseg.plan import Plan
+from autoseg.plans.plan import Plan
 from autoseg.report.heat import heat_png
 from autoseg.report.overlay import overlay_png
+from autoseg.utils.errors import AutosegError
 
 
 def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> None:

@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from autoseg.durations import parse_duration
-from autoseg.errors import UsageError
+from autoseg.utils.durations import parse_duration
+from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from typing import Self

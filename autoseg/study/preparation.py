@@ -6,22 +6,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from autoseg.architecture import UNet, VNet
-from autoseg.dataset import Dataset
-from autoseg.device import select_device
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Dataset
+from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.folders import dataset_structures, plan_structures
-from autoseg.files import read_json, write_json
-from autoseg.fingerprint import Fingerprint
 from autoseg.networks.weights import digest
-from autoseg.overrides import assignment, override
-from autoseg.plan import Plan, load_plan, save_plan
-from autoseg.planning import checked_fingerprint, default_budget, make_plan, refresh
-from autoseg.progress import say
-from autoseg.run import Run, Split, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.planning.making import checked_fingerprint, default_budget, make_plan, refresh
+from autoseg.plans.architecture import UNet, VNet
+from autoseg.plans.overrides import assignment, override
+from autoseg.plans.plan import Plan, load_plan, save_plan
+from autoseg.runs.run import Run, Split, keep_or_make_splits, make_splits, refuse_dataset_folder
 from autoseg.study.grid import Grid, Setting, read_grid
 from autoseg.training.loop import DONE
+from autoseg.utils.device import select_device
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
+from autoseg.utils.progress import say
 
 #: In a run folder of a study: what the run was made from, and why it failed.
 MADE_FROM, FAILED, TRACEBACK = "study.json", "failed.json", "failed.txt"
@@ -299,7 +299,7 @@ def plan_setting(plan: Plan, setting: Setting) -> Plan:
 
 
 def overrides_of(plan: Plan, setting: Setting) -> list[str]:
-    """What a setting changes in a planner's plan, as :func:`autoseg.overrides.override` takes it.
+    """What a setting changes in a planner's plan, as :func:`autoseg.plans.overrides.override` takes it.
 
     Raises:
         UsageError: a network without a width.

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from autoseg.evaluation.comparison import ComparisonRow
 from autoseg.evaluation.summary import Statistics, number
-from autoseg.plan import Plan
+from autoseg.plans.plan import Plan
 from autoseg.study.preparation import Study
 from autoseg.study.results import SettingResult, StudyTable, trained_cases
 

@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autoseg.errors import AutosegError
+from autoseg.data.image import result_ending
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.comparison import Comparison, compare
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Statistics
-from autoseg.files import read_json, write_csv, write_json, write_text
-from autoseg.image import result_ending
-from autoseg.plan import Plan
-from autoseg.run import Run
+from autoseg.plans.plan import Plan
+from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, Study
 from autoseg.training.loop import DONE
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_csv, write_json, write_text
 
 #: Column of the mean over the structures.
 MEAN = "mean"

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-from autoseg.crossvalidation import train
-from autoseg.dataset import Dataset
-from autoseg.durations import say_duration
-from autoseg.errors import AutosegError
-from autoseg.files import write_json, write_text
+from autoseg.crossvalidation.jobs import train
+from autoseg.data.dataset import Dataset
 from autoseg.networks.weights import digest
-from autoseg.plan import Plan
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import case_key
-from autoseg.progress import say
-from autoseg.run import Run
+from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import StudyTable, tabulate
+from autoseg.utils.durations import say_duration
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_json, write_text
+from autoseg.utils.progress import say
 
 
 def sweep(

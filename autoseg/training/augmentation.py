@@ -2,7 +2,7 @@
 
 The few numbers that say what happens to each sample (angles, factors, which samples) are drawn on the CPU from a NumPy
 generator, so that a training is the same on every device and can be resumed exactly; noise fields are drawn on the
-device. Ranges are the plan's (:class:`autoseg.recipe.Augmentation`).
+device. Ranges are the plan's (:class:`autoseg.plans.recipe.Augmentation`).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.recipe import Augmentation
+from autoseg.plans.recipe import Augmentation
 
 
 def loading_size(patch: Sequence[int], augmentation: Augmentation) -> list[int]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.plan import Configuration, Plan, Target
-from autoseg.recipe import Recipe
+from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.recipe import Recipe
+from autoseg.step.loss import training_loss
 from autoseg.training.augmentation import augment, augment_maps
 from autoseg.training.distillation import augment_taught, distillation_loss
-from autoseg.training.loss import training_loss
 from autoseg.training.missing_channels import kept_channels, only_channels
 from autoseg.training.previous import augment_handed, handed_on
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from autoseg.errors import AutosegError
-from autoseg.files import atomic
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import atomic
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.plan import Target
+from autoseg.plans.plan import Target
+from autoseg.plans.recipe import Augmentation, Distillation
 from autoseg.preprocessing.store import StoredCase
-from autoseg.recipe import Augmentation, Distillation
+from autoseg.step.terms import softened_divergence
 from autoseg.training.augmentation import augment_maps
-from autoseg.training.terms import softened_divergence
 
 #: Least share of a voxel that lies inside the image for the teacher to have a say in it: all of it, but for rounding.
 WITHIN = 0.999

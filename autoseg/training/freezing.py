@@ -5,9 +5,9 @@ from collections.abc import Collection
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoseg.architecture import Network
 from autoseg.networks.parts import encoder_names, head_axes
-from autoseg.recipe import Freeze
+from autoseg.plans.architecture import Network
+from autoseg.plans.recipe import Freeze
 
 
 def frozen_names(freeze: Freeze, architecture: Network, network: nn.Module, in_channels: int, heads: int) -> set[str]:

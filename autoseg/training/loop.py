@@ -13,22 +13,13 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from autoseg.device import autocast, resolve_precision
-from autoseg.errors import AutosegError
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import depths
 from autoseg.networks.weights import digest, save_weights, weights_identity
-from autoseg.parallel import available_cpus
-from autoseg.plan import Configuration, Plan, Target
+from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.recipe import Recipe
 from autoseg.preprocessing.store import StoredCase
-from autoseg.recipe import Recipe
-from autoseg.training.augmentation import loading_size
-from autoseg.training.batches import Batch, BatchMaker, batch_loss
-from autoseg.training.checkpoint import save_state
-from autoseg.training.freezing import frozen_names, hold
-from autoseg.training.interrupt import postponed_interrupt
-from autoseg.training.keeping import keep, weights_of
-from autoseg.training.optimization import (
+from autoseg.step.optimization import (
     MovingAverage,
     Trained,
     build_optimizer,
@@ -36,9 +27,18 @@ from autoseg.training.optimization import (
     rate_factor,
     set_rate,
 )
+from autoseg.training.augmentation import loading_size
+from autoseg.training.batches import Batch, BatchMaker, batch_loss
+from autoseg.training.checkpoint import save_state
+from autoseg.training.freezing import frozen_names, hold
+from autoseg.training.interrupt import postponed_interrupt
+from autoseg.training.keeping import keep, weights_of
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 from autoseg.training.state import State, end_epoch, note, pack, restore, stops_early, write_history
 from autoseg.training.watching import spread, validate
+from autoseg.utils.device import autocast, resolve_precision
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.parallel import available_cpus
 
 #: Seconds between two saved states; an interruption loses at most these.
 SAVE_INTERVAL = 30.0

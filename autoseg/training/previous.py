@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.crop import Box
+from autoseg.data.boxes import Box
 from autoseg.inference.decide import one_hot
-from autoseg.plan import Configuration, Plan, Target
+from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.recipe import Augmentation
 from autoseg.preprocessing.store import PLACES, StoredCase
-from autoseg.recipe import Augmentation
 from autoseg.training.augmentation import augment_maps
 
 

@@ -12,9 +12,9 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
-from autoseg.plan import Target
+from autoseg.plans.plan import Target
+from autoseg.plans.recipe import Sampling
 from autoseg.preprocessing.store import StoredCase
-from autoseg.recipe import Sampling
 
 #: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.
 CACHE_BYTES = 500_000_000

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.errors import AutosegError
-from autoseg.files import write_text
+from autoseg.step.optimization import MovingAverage
 from autoseg.training.checkpoint import load_state
-from autoseg.training.optimization import MovingAverage
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_text
 
 
 @dataclass

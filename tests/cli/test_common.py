@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.cli.common import parse_channels, parse_duration, parse_folds
-from autoseg.errors import UsageError
+from autoseg.utils.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Dataset
+from autoseg.utils.errors import AutosegError
 
 
 def test_data_only(tmp_path):

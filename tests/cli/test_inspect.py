@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
-from autoseg.errors import AutosegError, UsageError
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.data.phantom import Cohort, generate
+from autoseg.utils.errors import AutosegError, UsageError
 
 
 @pytest.fixture

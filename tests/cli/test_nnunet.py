@@ -11,8 +11,8 @@ import torch
 
 from autoseg.cli.main import run
 from autoseg.networks import build
-from autoseg.run import Run
-from autoseg.transfer import start_from_model
+from autoseg.runs.run import Run
+from autoseg.transfer.source import start_from_model
 from tests.interop.model import NAME, dataset, scan, write_model
 
 

@@ -9,9 +9,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
-from autoseg.errors import AutosegError, UsageError
-from autoseg.layouts.phantom import Cohort, generate
-from autoseg.run import Run
+from autoseg.data.phantom import Cohort, generate
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_run
 
 Command = Callable[..., Result]

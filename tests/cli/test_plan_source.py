@@ -12,14 +12,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
-from autoseg.errors import AutosegError, UsageError
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.data.phantom import Cohort, generate
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import load_weights, save_weights, weights_identity
-from autoseg.plan import Configuration, Plan
-from autoseg.run import Run
-from autoseg.transfer import read_record, start_from_model
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.runs.run import Run
+from autoseg.transfer.source import read_record, start_from_model
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
 Command = Callable[..., Result]
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_weights_of_the_earlier_plan(
     def full(*_: object) -> None:
         raise AutosegError("the disk is full.")
 
-    monkeypatch.setattr("autoseg.transfer.save_weights", full)
+    monkeypatch.setattr("autoseg.transfer.source.save_weights", full)
     assert "disk is full" in str(plan(phantoms, "--source", sources["four"], "--out", run).exception)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 

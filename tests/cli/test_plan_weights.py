@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
-from autoseg.crossvalidation import train
-from autoseg.errors import AutosegError, UsageError
-from autoseg.layouts.phantom import Cohort, generate
-from autoseg.networks.pretrained import INITIAL_WEIGHTS
-from autoseg.run import Run
+from autoseg.crossvalidation.jobs import train
+from autoseg.data.phantom import Cohort, generate
+from autoseg.runs.run import Run
+from autoseg.transfer.pretrained import INITIAL_WEIGHTS
+from autoseg.utils.errors import AutosegError, UsageError
 from planners import inflated
 
 Command = Callable[..., Result]

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.cli.main import run as main
-from autoseg.inference.postprocessing import Postprocessing, Step
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.run import Run
+from autoseg.postprocessing.steps import Postprocessing, Step
+from autoseg.runs.run import Run
 from tests.builders import blob, make_run, picture_of, write
 from tests.test_postprocess import speck, validated
 

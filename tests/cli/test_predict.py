@@ -10,13 +10,13 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.cli.main import run as main
-from autoseg.dataset import Case, ChannelFile
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Case, ChannelFile
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.plan import Plan
+from autoseg.plans.plan import Plan
 from autoseg.report.pictures import prediction_picture
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 from tests.builders import blob, make_configuration, make_plan, make_recipe, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")

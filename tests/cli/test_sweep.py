@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autoseg.cli.main import run as main
-from autoseg.crossvalidation import train
-from autoseg.errors import AutosegError
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.crossvalidation.jobs import train
+from autoseg.data.phantom import Cohort, generate
+from autoseg.utils.errors import AutosegError
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

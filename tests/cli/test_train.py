@@ -8,7 +8,7 @@ import pytest
 
 from autoseg.cli.main import run as main
 from autoseg.preprocessing.dataset import preprocess
-from autoseg.run import Run
+from autoseg.runs.run import Run
 from tests.builders import make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 
 import autoseg
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Dataset
+from autoseg.data.phantom import Cohort, generate
 from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.raters import agreement
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
 WHOLE = [Structure("whole", (1, 2)), Structure("core", (2,))]

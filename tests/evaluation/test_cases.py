@@ -8,14 +8,14 @@ import pytest
 import SimpleITK as sitk
 from rich.console import Console
 
-from autoseg import plan
-from autoseg.dataset import Case, ChannelFile, Dataset
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.image import read_image, write_image
 from autoseg.evaluation import Evaluation, Structure, evaluate, evaluate_arrays, evaluate_pairs, plan_structures
 from autoseg.evaluation.folders import dataset_structures, label_maps, parse_structures
 from autoseg.evaluation.metrics import METRICS, measure
 from autoseg.evaluation.summary import Row, Statistics
-from autoseg.image import read_image, write_image
+from autoseg.plans import plan
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.report.fake import make_plan
 
 INNER, OUTER, WHOLE = Structure("inner", (2,)), Structure("outer", (1,)), Structure("whole", (1, 2))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.comparison import compare
 from autoseg.evaluation.paired import holm
+from autoseg.utils.errors import AutosegError, UsageError
 
 
 def scores(values: list[float]) -> dict[str, float]:

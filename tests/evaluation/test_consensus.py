@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.errors import UsageError
 from autoseg.evaluation.consensus import consensus_of
+from autoseg.utils.errors import UsageError
 
 
 def column(*values: int) -> np.ndarray:

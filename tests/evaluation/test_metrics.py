@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.errors import UsageError
+from autoseg.data.image import read_image
 from autoseg.evaluation.metrics import (
     BRATS_PENALTY_MM,
     DISTANCES,
@@ -21,7 +21,7 @@ from autoseg.evaluation.metrics import (
     dice,
     measure,
 )
-from autoseg.image import read_image
+from autoseg.utils.errors import UsageError
 
 MM = (1.0, 1.0, 1.0)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import UsageError
 from autoseg.evaluation.naming import name_inputs, short_names
+from autoseg.utils.errors import UsageError
 
 
 def names(*paths: str) -> list[str]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import autoseg
-from autoseg.errors import AutosegError, UsageError
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
 #: As the BraTS server returns them: summaries last, an empty cell where a distance is undefined.

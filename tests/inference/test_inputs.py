@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.errors import AutosegError, UsageError
 from autoseg.inference.inputs import cases_to_predict, single_case
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration, make_plan, make_recipe, write
 
 VOLUME = np.ones((3, 4, 5), np.float32)

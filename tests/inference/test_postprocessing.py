@@ -14,9 +14,12 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 from skimage.measure import label as components_of
 
-from autoseg.dataset import Case, ChannelFile
-from autoseg.errors import AutosegError
-from autoseg.inference.postprocessing import (
+from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.predictor import Member, Predictor
+from autoseg.networks import build
+from autoseg.networks.weights import save_weights
+from autoseg.plans.plan import Output, Target
+from autoseg.postprocessing.steps import (
     FILE,
     Postprocessing,
     Score,
@@ -26,11 +29,8 @@ from autoseg.inference.postprocessing import (
     chosen_steps,
     weights_digests,
 )
-from autoseg.inference.predictor import Member, Predictor
-from autoseg.networks import build
-from autoseg.networks.weights import save_weights
-from autoseg.plan import Output, Target
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, Perfect, blob, loaded, make_plan, make_run, picture_of, write
 
 MM = (1.0, 1.0, 1.0)

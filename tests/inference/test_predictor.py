@@ -10,14 +10,14 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from autoseg.dataset import Case, ChannelFile
-from autoseg.errors import AutosegError, UsageError
+from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.overrides import override
-from autoseg.plan import Plan, Preprocessing, save_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import Plan, Preprocessing, save_plan
 from autoseg.preprocessing.case import preprocess_case
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     LABELS,
     REGIONS,

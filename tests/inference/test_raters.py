@@ -10,13 +10,13 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from autoseg.dataset import Case, ChannelFile
-from autoseg.errors import UsageError
+from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.decide import Opinions
-from autoseg.inference.postprocessing import Step
 from autoseg.inference.predictor import Member, Predictor, beside
-from autoseg.plan import Plan, Target
+from autoseg.plans.plan import Plan, Target
+from autoseg.postprocessing.steps import Step
 from autoseg.report.pictures import disagreement_picture
+from autoseg.utils.errors import UsageError
 from tests.builders import (
     LABELS,
     REGIONS,

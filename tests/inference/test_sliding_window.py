@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoseg.architecture import DeepMedic
-from autoseg.errors import AutosegError
 from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
 from autoseg.networks import build
-from autoseg.plan import Inference
+from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.plan import Inference
+from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.crop import box_around
+from autoseg.data.boxes import box_around
+from autoseg.inference.chain import Stage, apply_stages
 from autoseg.inference.decide import one_hot
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.stages import Stage, apply_stages
-from autoseg.plan import Output, Plan, Preprocessing, Previous, Target
+from autoseg.plans.plan import Output, Plan, Preprocessing, Previous, Target
 from autoseg.preprocessing.case import preprocess_case
 from tests.builders import LABELS, REGIONS, Perfect, blob, loaded, make_configuration, make_plan, picture_of
 from tests.inference.test_predictor import CPU, Constant, case_of

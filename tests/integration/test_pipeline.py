@@ -14,9 +14,9 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.cli.main import run as main
-from autoseg.layouts.phantom import Cohort, generate
+from autoseg.data.phantom import Cohort, generate
 from autoseg.networks.weights import load_weights
-from autoseg.plan import load_plan
+from autoseg.plans.plan import load_plan
 from autoseg.training import loop
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
 
@@ -128,7 +128,7 @@ def test_from_scans_to_report(phantoms: Path, tmp_path: Path, call: Call) -> Non
 #: Trains in a process of its own, and once its fourth state is on disk says so and waits to be killed.
 _TRAIN_UNTIL_KILLED = """
 import sys, time
-from autoseg import crossvalidation
+from autoseg.crossvalidation import jobs as crossvalidation
 from autoseg.training import loop
 crossvalidation.available_cpus = lambda: 1
 loop.SAVE_INTERVAL, loop.VALIDATION_SHARE = -1.0, float("inf")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.layouts.phantom import Cohort, generate
-from autoseg.run import Run
+from autoseg.data.phantom import Cohort, generate
+from autoseg.runs.run import Run
 from tests.cli.test_plan_source import SMALL, invoke, pretend_trained
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "in_house_transfer.py"

@@ -11,14 +11,14 @@ import SimpleITK as sitk
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-from autoseg.architecture import UNet
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.networks import build
-from autoseg.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Target
-from autoseg.run import Run
+from autoseg.plans.architecture import UNet
+from autoseg.plans.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Target
+from autoseg.runs.run import Run
 from tests.builders import REGIONS, make_configuration, make_network, make_plan
 from tests.interop.model import NAME, dataset, plans, read, scan, stirred, write_model
 from tests.interop.test_nnunet_refusals import trained

@@ -18,7 +18,7 @@ from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import tile_starts, tile_weight
 from autoseg.interop import import_nnunet
-from autoseg.run import Run
+from autoseg.runs.run import Run
 from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
 
 REGIONS = dataset(labels={"background": 0, "whole": [1, 2], "inner": 2}, regions_class_order=[1, 2])

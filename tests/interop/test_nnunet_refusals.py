@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.errors import AutosegError, UsageError
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.checkpoint import read_checkpoint
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights, weights_identity
-from autoseg.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Previous, Target
-from autoseg.run import Run
+from autoseg.plans.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Previous, Target
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 from tests.interop.model import NAME, checkpoint, dataset, network, plans, stirred, write_model
 

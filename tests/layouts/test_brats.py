@@ -1,8 +1,8 @@
 import pytest
 
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
-from autoseg.layouts import brats
+from autoseg.data.dataset import Dataset
+from autoseg.data.layouts import brats
+from autoseg.utils.errors import AutosegError
 
 
 def touch(folder, *names):

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
-from autoseg.layouts.manifest import parse
-from autoseg.layouts.propose import propose
+from autoseg.data.dataset import Dataset
+from autoseg.data.layouts.manifest import parse
+from autoseg.data.layouts.propose import propose
+from autoseg.utils.errors import AutosegError
 
 LABEL = '[label]\nfile = "seg*.nii.gz"\nvalues = { background = 0, core = 1, edema = 2 }\n'
 

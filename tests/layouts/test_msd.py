@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from autoseg.dataset import Dataset, load_case
-from autoseg.errors import AutosegError
-from autoseg.layouts import msd
+from autoseg.data.dataset import Dataset, load_case
+from autoseg.data.layouts import msd
+from autoseg.utils.errors import AutosegError
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.dataset import Dataset, load_case
-from autoseg.errors import AutosegError
-from autoseg.layouts import nnunet
+from autoseg.data.dataset import Dataset, load_case
+from autoseg.data.layouts import nnunet
+from autoseg.utils.errors import AutosegError
 
 
 def describe(folder, write_json, **changes):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.checks import check
-from autoseg.dataset import Dataset
-from autoseg.errors import UsageError
-from autoseg.layouts.phantom import CHANNELS, Cohort, generate, make_phantom, make_site
+from autoseg.data.checks import check
+from autoseg.data.dataset import Dataset
+from autoseg.data.phantom import CHANNELS, Cohort, generate, make_phantom, make_site
+from autoseg.utils.errors import UsageError
 
 
 def digests(folder):

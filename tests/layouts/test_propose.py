@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from autoseg.errors import AutosegError
-from autoseg.layouts.manifest import parse, read_described
-from autoseg.layouts.propose import propose
+from autoseg.data.layouts.manifest import parse, read_described
+from autoseg.data.layouts.propose import propose
+from autoseg.utils.errors import AutosegError
 
 SCAN = np.random.default_rng(0).normal(100, 30, (3, 4, 5)).astype(np.float32)
 LABEL = np.random.default_rng(1).integers(0, 3, (3, 4, 5)).astype(np.uint8)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.architecture import UNet
 from autoseg.networks import build
 from autoseg.networks.blocks import Convolution, pad_beforehand
+from autoseg.plans.architecture import UNet
 
 #: Kernel, stride, space.
 SHORT = [

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.architecture import DeepMedic
 from autoseg.networks import build, count_parameters
-from autoseg.recipe import Optimizer
-from autoseg.verification import compare
+from autoseg.planning.verification import compare
+from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.recipe import Optimizer
 
 #: Convolutions as deep as the paper's, but few kernels.
 NARROW = DeepMedic(features=[3] * 8, fully_connected=[4, 4])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from autoseg.architecture import FullImageUNet
 from autoseg.networks import build, count_parameters
-from autoseg.recipe import Optimizer
-from autoseg.verification import compare
+from autoseg.planning.verification import compare
+from autoseg.plans.architecture import FullImageUNet
+from autoseg.plans.recipe import Optimizer
 from tests.networks.overfit import dice_after
 
 SMALL = FullImageUNet(features=[(2, 4), (4, 8), (8, 16)], fully_connected=[4, 4])

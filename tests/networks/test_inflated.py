@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from autoseg.architecture import Inflated
-from autoseg.errors import AutosegError
 from autoseg.networks import build, count_parameters
 from autoseg.networks.inflated import InflatedNet, encoder_maps
-from autoseg.recipe import Optimizer
-from autoseg.verification import compare
+from autoseg.planning.verification import compare
+from autoseg.plans.architecture import Inflated
+from autoseg.plans.recipe import Optimizer
+from autoseg.utils.errors import AutosegError
 
 #: AlbuNet3D as its planner has it.
 ALBUNET = {"encoder": "resnet34", "first_pool": "2x2", "skips": [4, 8, 16, 32]}

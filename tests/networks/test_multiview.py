@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from autoseg.architecture import MultiView
-from autoseg.errors import AutosegError
 from autoseg.networks import build, count_parameters, set_deep_supervision
 from autoseg.networks.multiview import fuse
-from autoseg.plan import Output, Target
+from autoseg.plans.architecture import MultiView
+from autoseg.plans.plan import Output, Target
+from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, make_configuration, make_plan
 
 

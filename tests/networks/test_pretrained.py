@@ -7,12 +7,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from autoseg.architecture import Inflated
-from autoseg.errors import AutosegError
 from autoseg.networks import build
-from autoseg.networks.pretrained import adapt_channels, check_fit, initialize, load_encoder, read_weights
 from autoseg.networks.weights import content_of
-from autoseg.recipe import Initialization
+from autoseg.plans.architecture import Inflated
+from autoseg.plans.recipe import Initialization
+from autoseg.transfer.pretrained import adapt_channels, check_fit, initialize, load_encoder, read_weights
+from autoseg.utils.errors import AutosegError
 
 NETWORK = Inflated(encoder="resnet18", decoder_features=[8] * 5, decoder_widths=[8] * 5)
 
@@ -160,7 +160,7 @@ def test_imagenet_weights_come_from_timm(monkeypatch: pytest.MonkeyPatch, flat: 
 
     network = build(NETWORK, 4, 2)
     names = frozenset(flat.state_dict())
-    monkeypatch.setattr("autoseg.networks.pretrained._names_of", lambda encoder: names)
+    monkeypatch.setattr("autoseg.transfer.pretrained._names_of", lambda encoder: names)
     monkeypatch.setattr("timm.create_model", create)
     said = initialize(network, Initialization(source="imagenet"), Path("nowhere"))
     assert asked == [("resnet18", {"pretrained": True})]

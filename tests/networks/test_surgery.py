@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.errors import AutosegError
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import own_tensors
-from autoseg.networks.surgery import Inlet, carry_over
+from autoseg.transfer.surgery import Inlet, carry_over
+from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 from tests.networks.test_parts import SMALL
 

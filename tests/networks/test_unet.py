@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from autoseg.architecture import UNet
-from autoseg.errors import AutosegError
 from autoseg.networks import build, count_parameters, set_deep_supervision
+from autoseg.plans.architecture import UNet
+from autoseg.utils.errors import AutosegError
 
 
 def small(**changes: object) -> UNet:
@@ -103,5 +103,5 @@ def test_a_single_stage_is_refused() -> None:
 
 
 def test_networks_and_memory_import_without_simpleitk() -> None:
-    code = "import sys; sys.modules['SimpleITK'] = None; import autoseg.networks, autoseg.memory, autoseg.verification"
+    code = "import sys; sys.modules['SimpleITK'] = None; import autoseg.networks, autoseg.planning.memory, autoseg.planning.verification"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

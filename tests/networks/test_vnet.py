@@ -5,11 +5,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from autoseg.architecture import VNet
 from autoseg.networks import build, count_parameters
 from autoseg.networks.vnet import Block
-from autoseg.recipe import Optimizer
-from autoseg.verification import compare
+from autoseg.planning.verification import compare
+from autoseg.plans.architecture import VNet
+from autoseg.plans.recipe import Optimizer
 from tests.networks.overfit import dice_after
 
 SMALL = VNet(features=[4, 8, 16], convolutions=[1, 2, 2], kernel_size=3)

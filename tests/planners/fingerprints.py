@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 
 STATISTICS = Intensity(mean=100.0, std=50.0, percentile_00_5=-20.0, percentile_50=90.0, percentile_99_5=300.0)
 

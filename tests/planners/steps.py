@@ -2,10 +2,10 @@
 
 import torch
 
-from autoseg.fingerprint import Fingerprint
+from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
-from autoseg.plan import Plan, explanations
-from autoseg.planning import Planner, Request
+from autoseg.planning.making import Planner, Request
+from autoseg.plans.plan import Plan, explanations
 
 
 def planned(planner: Planner, data: Fingerprint, device: str = "cuda", gigabytes: float = 8.0) -> Plan:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from autoseg.errors import UsageError
 from autoseg.networks import build
-from autoseg.plan import Memory, Plan
-from autoseg.planning import Request
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Memory, Plan
+from autoseg.utils.errors import UsageError
 from planners import cascade, region_cascade
-from planners.region_cascade import LEAST
+from planners.papers.region_cascade import LEAST
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus, pictures
 from tests.planners.test_plans import Generous
 
@@ -17,10 +17,10 @@ from tests.planners.test_plans import Generous
 def no_matter_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a step takes is tested elsewhere, and walking through one takes seconds."""
     small = Memory(precision="fp16", parameters=1, gradients=1, optimizer=1, activations=1, transient=1)
-    monkeypatch.setattr("planners.patches.scaling", lambda *_: Generous())
-    monkeypatch.setattr("planners.configure.step_memory", lambda *_, **__: small)
-    monkeypatch.setattr("planners.systems.step_memory", lambda *_, **__: small)
-    monkeypatch.setattr("planners.systems.time_step", lambda *_, **__: 0.1)
+    monkeypatch.setattr("planners.rules.patches.scaling", lambda *_: Generous())
+    monkeypatch.setattr("planners.rules.configure.step_memory", lambda *_, **__: small)
+    monkeypatch.setattr("planners.rules.systems.step_memory", lambda *_, **__: small)
+    monkeypatch.setattr("planners.rules.systems.time_step", lambda *_, **__: 0.1)
 
 
 def valid(plan: Plan) -> Plan:

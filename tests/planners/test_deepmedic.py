@@ -2,11 +2,11 @@
 
 import pytest
 
-from autoseg.errors import UsageError
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Configuration, Plan
-from autoseg.planning import Request
-from planners.deepmedic import plan as deepmedic
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.utils.errors import UsageError
+from planners.papers.deepmedic import plan as deepmedic
 from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures
 from tests.planners.steps import planned
 
@@ -56,7 +56,9 @@ def test_little_memory_makes_tiles_and_batch_smaller() -> None:
 
 
 def test_a_cpu_gets_fewer_patches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.systems.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch)
+    monkeypatch.setattr(
+        "planners.rules.systems.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch
+    )
     found = only(planned(deepmedic, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([25, 25, 25], 6)
 

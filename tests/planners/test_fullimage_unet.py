@@ -2,11 +2,11 @@
 
 import pytest
 
-from autoseg.errors import UsageError
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Configuration, Plan
-from autoseg.planning import Request
-from planners.fullimage_unet import plan as fullimage
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.utils.errors import UsageError
+from planners.papers.fullimage_unet import plan as fullimage
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus, pictures
 from tests.planners.steps import planned
 
@@ -70,7 +70,7 @@ def test_small_images_are_covered() -> None:
 
 def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "planners.systems.time_step",
+        "planners.rules.systems.time_step",
         lambda network, channels, heads, patch, batch: batch * patch[0] * patch[1] * patch[2] * 1e-5,
     )
     found = only(planned(fullimage, hippocampus(), "cpu"))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from autoseg.architecture import Inflated, UNet
-from autoseg.errors import AutosegError, UsageError
-from autoseg.fingerprint import Fingerprint
+from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build, count_parameters
-from autoseg.plan import Configuration, Plan, explanations
-from autoseg.planning import Request, make_plan
+from autoseg.planning.making import Request, make_plan
+from autoseg.plans.architecture import Inflated, UNet
+from autoseg.plans.plan import Configuration, Plan, explanations
+from autoseg.utils.errors import AutosegError, UsageError
 from planners import albunet2d, albunet3d, cropped_unet, inflated, region_unet
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus
 
@@ -41,7 +41,7 @@ def gliomas() -> Fingerprint:
 @pytest.fixture(autouse=True)
 def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 2 µs a voxel, whatever else it is doing."""
-    monkeypatch.setattr("planners.systems.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
+    monkeypatch.setattr("planners.rules.systems.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
 
 
 def the_one(plan: Plan) -> Configuration:

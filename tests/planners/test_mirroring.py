@@ -2,8 +2,8 @@
 
 import pytest
 
-from autoseg.fingerprint import Fingerprint
-from planners.mirroring import is_sided, mirror_axes
+from autoseg.data.fingerprint import Fingerprint
+from planners.rules.mirroring import is_sided, mirror_axes
 
 
 def fingerprint(dimension: int = 3) -> Fingerprint:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.errors import AutosegError
-from planners.patches import MIN_BATCH, choose, largest_batch, patches
-from planners.topology import pooling
+from autoseg.utils.errors import AutosegError
+from planners.rules.patches import MIN_BATCH, choose, largest_batch, patches
+from planners.rules.topology import pooling
 
 
 class Line:

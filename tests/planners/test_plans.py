@@ -8,13 +8,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoseg.errors import AutosegError, UsageError
-from autoseg.fingerprint import Fingerprint
+from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
-from autoseg.plan import Plan, explanations
-from autoseg.planning import Request
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Plan, explanations
+from autoseg.utils.errors import AutosegError, UsageError
 from planners import resenc, unet
-from planners.compute import WIDTHS, step_seconds
+from planners.rules.compute import WIDTHS, step_seconds
 from tests.planners.fingerprints import STATISTICS, abdomen, brats, fingerprint, hippocampus, pictures
 
 
@@ -27,7 +27,7 @@ class Generous:
 
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.patches.scaling", lambda *_: Generous())
+    monkeypatch.setattr("planners.rules.patches.scaling", lambda *_: Generous())
 
 
 def runs(plan: Plan) -> None:
@@ -213,7 +213,7 @@ def test_every_derived_value_has_a_reason() -> None:
 def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {32: 2.0, 24: 1.2, 16: 0.9, 12: 0.8, 8: 0.7}
     monkeypatch.setattr(
-        "planners.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds()
+        "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds()
     )
     plan = unet.plan(hippocampus(), Request(device="cpu", gpu_memory_gb=8))
     full = plan.configurations["3d_fullres"]
@@ -226,7 +226,7 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("generous")
 def test_a_slow_cpu_gets_the_narrowest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.compute.time_step", lambda *rest: 60.0)
+    monkeypatch.setattr("planners.rules.compute.time_step", lambda *rest: 60.0)
     plan = unet.plan(fingerprint((138, 170, 138), cases=20), Request(device="cpu", gpu_memory_gb=8))
     assert plan.configurations["3d_fullres"].network.features[0] == WIDTHS[-1]
     assert plan.recommended == "3d_lowres"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planners.topology import network, pooling
+from planners.rules.topology import network, pooling
 from planners.unet import FAMILY
 
 

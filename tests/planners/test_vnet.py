@@ -2,10 +2,10 @@
 
 import pytest
 
-from autoseg.errors import UsageError
-from autoseg.plan import Configuration, Plan
-from autoseg.planning import Request
-from planners.vnet import plan as vnet
+from autoseg.planning.making import Request
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.utils.errors import UsageError
+from planners.papers.vnet import plan as vnet
 from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures
 from tests.planners.steps import planned
 
@@ -44,7 +44,7 @@ def test_small_images_are_covered() -> None:
 
 
 def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.systems.time_step", lambda *_: 9.0)
+    monkeypatch.setattr("planners.rules.systems.time_step", lambda *_: 9.0)
     found = only(planned(vnet, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([32, 32, 32], 1)
 

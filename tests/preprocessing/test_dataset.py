@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.errors import AutosegError
-from autoseg.overrides import override
-from autoseg.plan import save_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import save_plan
 from autoseg.preprocessing import dataset as module
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 from tests.builders import blob, forget_places, make_configuration, make_plan, make_run, picture_of, write
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.errors import AutosegError
 from autoseg.preprocessing import store as module
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
+from autoseg.utils.errors import AutosegError
 from tests.builders import blob, forget_places, loaded, make_configuration, make_plan, picture_of, store
 
 SHAPE = (11, 40, 37)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from autoseg.architecture import UNet
-from autoseg.dataset import Case, ChannelFile, Dataset
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.evaluation import Evaluation, evaluate_pairs, plan_structures
-from autoseg.fingerprint import CaseFingerprint, Fingerprint, Intensity
-from autoseg.plan import Channel, Configuration, Output, Plan, Target
-from autoseg.run import Run
+from autoseg.plans.architecture import UNet
+from autoseg.plans.plan import Channel, Configuration, Output, Plan, Target
+from autoseg.runs.run import Run
 
 CASES = ("case_1", "case_2", "case_3", "case_4")
 SPACING = (3.0, 1.0, 1.0)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from autoseg.cli.main import run as main
-from autoseg.errors import AutosegError
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Row
-from autoseg.postprocess import postprocess
+from autoseg.postprocessing.choice import postprocess
 from autoseg.report import write_report
 from autoseg.report.collect import collect, pick_cases, read_history
-from autoseg.run import Run
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 from tests.report.fake import CASES, make_run
 
 VOID = {"meta", "img", "br"}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg.dataset import Dataset
-from autoseg.files import write_json
-from autoseg.fingerprint import Fingerprint
-from autoseg.plan import Plan, load_plan
-from autoseg.run import Run
+from autoseg.data.dataset import Dataset
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.plans.plan import Plan, load_plan
+from autoseg.runs.run import Run
+from autoseg.utils.files import write_json
 from tests.builders import blob, make_dataset, make_plan, picture_of, write
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.overrides import override
-from autoseg.plan import Plan
-from autoseg.planning import FINETUNE, make_plan
+from autoseg.planning.making import FINETUNE, make_plan
+from autoseg.plans.overrides import override
+from autoseg.plans.plan import Plan
 from autoseg.study.grid import read_grid
 from autoseg.study.preparation import overrides_of
 from tests.planners.fingerprints import fingerprint

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import UsageError
 from autoseg.study.grid import flatten, read_grid
+from autoseg.utils.errors import UsageError
 
 
 def write(folder: Path, text: str) -> Path:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.architecture import DeepMedic, VNet
-from autoseg.dataset import Dataset
-from autoseg.errors import UsageError
+from autoseg.data.dataset import Dataset
+from autoseg.plans.architecture import DeepMedic, VNet
 from autoseg.study import preparation
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import plan_setting, prepare, scale_width
+from autoseg.utils.errors import UsageError
 from tests.builders import REGIONS, blob, make_configuration, make_network, make_plan, picture_of, write
 
 Grid = Callable[[str], Path]

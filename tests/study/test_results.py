@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoseg.dataset import Dataset
+from autoseg.data.dataset import Dataset
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Row
-from autoseg.files import write_json
 from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
 from autoseg.study.results import SettingResult
+from autoseg.utils.files import write_json
 from tests.builders import make_configuration, make_plan
 from tests.study.conftest import Trainings
 

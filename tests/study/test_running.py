@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Dataset
 from autoseg.preprocessing.dataset import preprocess
-from autoseg.run import Run
+from autoseg.runs.run import Run
 from autoseg.study import StudyTable, sweep
 from autoseg.study.running import share_preprocessed
+from autoseg.utils.errors import AutosegError
 from tests.builders import make_configuration, make_plan, make_run
 from tests.study.conftest import Trainings
 

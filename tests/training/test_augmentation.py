@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from autoseg.recipe import Augmentation
+from autoseg.plans.recipe import Augmentation
 from autoseg.training.augmentation import augment, blur, contrast, gamma, loading_size, low_resolution
 from tests.builders import still
 

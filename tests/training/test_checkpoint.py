@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from autoseg.errors import AutosegError
 from autoseg.networks import build
 from autoseg.networks.weights import load_weights, save_weights
 from autoseg.training.checkpoint import load_state, save_state
+from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 
 

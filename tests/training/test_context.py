@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.architecture import DeepMedic
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks.weights import load_network
-from autoseg.plan import Inference
-from autoseg.recipe import Loss, Optimizer, Sampling
+from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.plan import Inference
+from autoseg.plans.recipe import Loss, Optimizer, Sampling
 from autoseg.training import loop
 from autoseg.training.loop import Budget, train_fold
 from autoseg.training.watching import validation_dice

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from autoseg.networks.weights import load_network
-from autoseg.plan import Plan
+from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Distillation
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase, save
-from autoseg.recipe import Distillation
+from autoseg.step.terms import softened_divergence
 from autoseg.training.augmentation import augment
 from autoseg.training.distillation import TaughtCase, augment_taught, distillation_loss
 from autoseg.training.loop import Budget, training_identity
 from autoseg.training.sampling import PatchLoader
-from autoseg.training.terms import softened_divergence
 from tests.builders import (
     LABELS,
     REGIONS,

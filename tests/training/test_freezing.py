@@ -7,16 +7,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from autoseg.architecture import MultiView
 from autoseg.networks import build
 from autoseg.networks.parts import depths, own_tensors
 from autoseg.networks.weights import load_weights
-from autoseg.plan import Plan
-from autoseg.recipe import Freeze, Optimizer
+from autoseg.plans.architecture import MultiView
+from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Freeze, Optimizer
+from autoseg.step.optimization import build_optimizer, layer_groups, set_rate
 from autoseg.training import loop
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.loop import Budget, train_fold
-from autoseg.training.optimization import build_optimizer, layer_groups, set_rate
 from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from torch import nn
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import load_weights
-from autoseg.recipe import Initialization
+from autoseg.plans.recipe import Initialization
 from autoseg.training import loop
 from autoseg.training.keeping import LEAST, TOLERANCE, blend, keep, weights_of
 from autoseg.training.loop import Budget, train_fold

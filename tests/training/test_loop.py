@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.errors import AutosegError
 from autoseg.networks import build
 from autoseg.networks.weights import load_network, load_weights, save_weights
-from autoseg.plan import Plan
-from autoseg.recipe import Optimizer, Schedule
+from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Optimizer, Schedule
 from autoseg.training import batches, loop, watching
 from autoseg.training.augmentation import augment
 from autoseg.training.loop import Budget, train_fold, training_identity
 from autoseg.training.state import State
 from autoseg.training.watching import spread, validation_dice
+from autoseg.utils.errors import AutosegError
 from tests.builders import (
     LABELS,
     REGIONS,

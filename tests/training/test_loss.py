@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.plan import Output, Target
-from autoseg.recipe import Loss
-from autoseg.training.loss import deep_supervision_loss, encode, segmentation_loss, supervision_weights
+from autoseg.plans.plan import Output, Target
+from autoseg.plans.recipe import Loss
+from autoseg.step.loss import deep_supervision_loss, encode, segmentation_loss, supervision_weights
 from tests.builders import LABELS, REGIONS
 
 IGNORING = LABELS.model_copy(update={"ignore": 9})

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from autoseg.errors import AutosegError
 from autoseg.networks import build
-from autoseg.recipe import Optimizer, Schedule
+from autoseg.plans.recipe import Optimizer, Schedule
+from autoseg.step.optimization import MovingAverage, build_optimizer, plateaus, rate_factor
 from autoseg.training.checkpoint import load_state, save_state
-from autoseg.training.optimization import MovingAverage, build_optimizer, plateaus, rate_factor
+from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 
 

@@ -8,12 +8,12 @@ import torch
 
 from autoseg.inference.decide import mean_of_raters
 from autoseg.networks.weights import load_weights
-from autoseg.plan import Plan, Target
+from autoseg.plans.plan import Plan, Target
+from autoseg.plans.recipe import Loss, Optimizer, Sampling
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
-from autoseg.recipe import Loss, Optimizer, Sampling
+from autoseg.step.loss import deep_supervision_loss, training_loss
 from autoseg.training.loop import Budget, train_fold
-from autoseg.training.loss import deep_supervision_loss, training_loss
 from autoseg.training.sampling import PatchLoader
 from tests.builders import (
     LABELS,

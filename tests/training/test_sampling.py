@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.recipe import Sampling
+from autoseg.plans.recipe import Sampling
 from autoseg.training import sampling as module
 from autoseg.training.sampling import BatchStream, PatchLoader, guaranteed_foreground
 from tests.builders import LABELS, REGIONS, blob, store

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.training.loss import encode
-from autoseg.training.terms import (
+from autoseg.step.loss import encode
+from autoseg.step.terms import (
     cross_entropy,
     focal_loss,
     soft_dice_loss,

@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoseg.architecture import UNet
-from autoseg.errors import AutosegError
 from autoseg.interop.nnunet.folder import Settings
 from autoseg.networks.unet import NEGATIVE_SLOPE
-from autoseg.plan import say_invalid
+from autoseg.plans.architecture import UNet
+from autoseg.plans.plan import say_invalid
+from autoseg.utils.errors import AutosegError
 
 #: Class → family. Before 2.3 the name stood alone.
 _FAMILIES = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "resenc"}

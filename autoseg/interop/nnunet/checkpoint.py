@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.errors import AutosegError
-from autoseg.files import atomic
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import atomic
 
 #: What makes a numpy scalar of bytes; nnU-Net's log of losses holds such scalars.
 _SCALAR = np.float64(0).__reduce__()[0]

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from autoseg.architecture import UNet
-from autoseg.errors import AutosegError, UsageError
-from autoseg.files import write_json
 from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.translation import RESAMPLING
 from autoseg.networks.weights import load_network
-from autoseg.plan import Configuration, Normalization, Plan, Target
-from autoseg.run import Run
+from autoseg.plans.architecture import UNet
+from autoseg.plans.plan import Configuration, Normalization, Plan, Target
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 
 #: Weights of a fold and what nnU-Net calls them.
 _CHECKPOINTS = {"weights": "checkpoint_final.pth", "best": "checkpoint_best.pth"}

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoseg.errors import AutosegError
-from autoseg.files import first_fault, read_json
-from autoseg.progress import say
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import first_fault, read_json
+from autoseg.utils.progress import say
 
 _Part = TypeVar("_Part", bound=BaseModel)
 

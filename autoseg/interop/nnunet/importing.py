@@ -5,18 +5,18 @@ from pathlib import Path
 
 from torch import nn
 
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError, UsageError
-from autoseg.fingerprint import Fingerprint, Intensity
+from autoseg.data.dataset import Dataset
+from autoseg.data.fingerprint import Fingerprint, Intensity
 from autoseg.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
 from autoseg.interop.nnunet.folder import ModelFolder, open_folder
 from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights, weights_identity
-from autoseg.plan import Plan
-from autoseg.planning import refresh
-from autoseg.progress import Steps, say
-from autoseg.run import Run, refuse_dataset_folder
+from autoseg.planning.making import refresh
+from autoseg.plans.plan import Plan
+from autoseg.runs.run import Run, refuse_dataset_folder
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import Steps, say
 
 #: nnU-Net's checkpoints and what they become.
 _CHECKPOINTS = {"checkpoint_final.pth": "weights.safetensors", "checkpoint_best.pth": "best.safetensors"}

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from autoseg.architecture import UNet
 from autoseg.networks import build
+from autoseg.plans.architecture import UNet
 
 
 def mirrored_architecture(network: UNet, axes: Sequence[int]) -> UNet:

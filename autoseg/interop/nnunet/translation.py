@@ -6,15 +6,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoseg import __version__
-from autoseg.dataset import Dataset
-from autoseg.errors import AutosegError
+from autoseg.data.dataset import Dataset
+from autoseg.data.layouts.common import build, by_number, unique, whole
+from autoseg.data.layouts.nnunet import read_labels
+from autoseg.data.orientation import Orientation
 from autoseg.interop.nnunet.architecture import network_of
 from autoseg.interop.nnunet.checkpoint import Checkpoint
 from autoseg.interop.nnunet.folder import IntensityProperties, ModelFolder, Settings
-from autoseg.layouts.common import build, by_number, unique, whole
-from autoseg.layouts.nnunet import read_labels
-from autoseg.orientation import Orientation
-from autoseg.plan import (
+from autoseg.plans.plan import (
     Channel,
     Configuration,
     Inference,
@@ -26,7 +25,8 @@ from autoseg.plan import (
     Target,
     say_invalid,
 )
-from autoseg.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
+from autoseg.utils.errors import AutosegError
 
 #: Class that reads images → how they lie then.
 READERS: dict[str, Orientation] = {

@@ -1,0 +1,1 @@
+"""All folds: jobs, validation of a fold, cascades."""

@@ -1,0 +1,408 @@
+"""Everything that is wrong with a dataset, all at once, and its fingerprint from the same reading of the files."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.dataset import Case, Dataset, LoadedCase
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure, pool, without_cases
+from autoseg.data.image import Geometry, Image, read_geometry, read_image
+from autoseg.data.nifti import faults
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.parallel import each
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong or odd.
+
+    Attributes:
+        severity: an ``error`` must be mended before training; a ``warning`` is worth a look.
+        case: name of the case, or ``""`` for the dataset as a whole.
+        file: which file, or None.
+        what: is wrong.
+        remedy: what to do.
+    """
+
+    severity: Severity
+    case: str
+    file: Path | None
+    what: str
+    remedy: str
+
+
+class Examination(NamedTuple):
+    """What one reading of a dataset found.
+
+    Attributes:
+        problems: errors first, then in the dataset's order of cases.
+        cases: every case that could be measured, labelled or not.
+        fingerprint: of the labelled cases among them; None where there are none.
+    """
+
+    problems: list[Problem]
+    cases: list[CaseFingerprint]
+    fingerprint: Fingerprint | None
+
+
+@dataclass
+class _Found:
+    """What the examination of one case found; small, as it comes from another process."""
+
+    case: Case
+    problems: list[Problem] = field(default_factory=list)
+    geometry: Geometry | None = None
+    types: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    measurement: Measurement | None = None
+
+    def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(severity, self.case.id, file, what, remedy))
+
+
+def check(dataset: Dataset, workers: int | None = None) -> list[Problem]:
+    """Find all problems of a dataset.
+
+    Args:
+        dataset: as :meth:`autoseg.Dataset.open` returns it.
+        workers: processes, each with one case in memory at a time; None for one a core.
+    """
+    return examine(dataset, workers).problems
+
+
+def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Examination:
+    """Find all problems of a dataset and take its fingerprint, reading each file once.
+
+    Args:
+        dataset: as :meth:`autoseg.Dataset.open` returns it.
+        workers: processes, each with one case in memory at a time; None for one a core.
+        seed: of the fingerprint's sample of voxels.
+    """
+    cases = (*dataset.cases, *dataset.unlabelled)
+    job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
+    found = list(each(job, cases, workers, "Reading"))
+    problems = [problem for item in found for problem in item.problems]
+    problems += _paths_twice(cases)
+    problems += _duplicates(found)
+    problems += _differences(dataset, found)
+    labelled = {case.id for case in dataset.cases}
+    measured = [item.measurement for item in found if item.measurement is not None]
+    usable = [measurement for measurement in measured if measurement.case.id in labelled]
+    fingerprint = pool(dataset, usable) if usable else None
+    if fingerprint is not None:
+        problems += _unseen_labels(dataset, fingerprint)
+    if not dataset.cases:
+        problems.append(
+            Problem(
+                "warning",
+                "",
+                None,
+                "no case has a label",
+                "Fine for prediction; training needs labelled cases.",
+            )
+        )
+    # A stable sort: within a severity, the order of the dataset stays.
+    problems.sort(key=lambda problem: problem.severity != "error")
+    return Examination(problems, [measurement.case for measurement in measured], fingerprint)
+
+
+# One case
+
+
+def _examine_case(case: Case, dataset: Dataset, seed: int) -> _Found:
+    found = _Found(case)
+    if not case.channels:
+        found.add("error", None, "no image of any channel", "Add its images, or take the case out.")
+    names = list(dict.fromkeys(source.path for source in case.channels.values()))
+    geometries: dict[Path, Geometry] = {}
+    for path in case.files:
+        header = _header(found, path)
+        if header is None:
+            continue
+        geometry, components, kind = header
+        geometries[path] = geometry
+        for name, source in case.channels.items():
+            if source.path == path:
+                found.types[name] = kind
+                _components(found, name, path, source.component, components)
+    reference = next((path for path in names if path in geometries), None)
+    if reference is None:
+        return found
+    found.geometry = geometries[reference]
+    for path, geometry in geometries.items():
+        difference = geometry.differs_from(found.geometry)
+        if difference is not None:
+            found.add(
+                "error",
+                path,
+                f"not on the grid of {reference.name}: {difference}",
+                "Register it to that image, or resample it onto its grid.",
+            )
+
+    voxels, spacing = _channels(found, names, geometries, dataset)
+    label = _label(found, case.label, geometries, dataset)
+    for path in case.raters.values():
+        if path != case.label:
+            _label(found, path, geometries, dataset)
+    mask = _mask(found, geometries)
+    if voxels is None or any(problem.severity == "error" for problem in found.problems):
+        return found
+    if label is not None:
+        _outside(found, voxels, label, mask, dataset)
+    loaded = LoadedCase(
+        image=voxels,
+        present=tuple(name in case.channels for name in dataset.channels),
+        spacing=spacing,
+        geometry=found.geometry,
+        label=label,
+        mask=mask,
+    )
+    found.measurement = measure(case.id, loaded, dataset, seed)
+    return found
+
+
+def _header(found: _Found, path: Path) -> tuple[Geometry, int, str] | None:
+    if not path.is_file():
+        found.add("error", path, "the file does not exist", "Add it, or take the case out.")
+        return None
+    try:
+        return read_geometry(path)
+    except AutosegError:
+        found.add("error", path, "can't be read as an image", "Replace the file, or take the case out.")
+        return None
+
+
+def _components(found: _Found, name: str, path: Path, component: int | None, components: int) -> None:
+    if (component or 0) >= components:
+        found.add(
+            "error",
+            path,
+            f"holds {components} channel(s); {name} should be number {component}",
+            "Correct the description of the channels, or the file.",
+        )
+    elif component is None and components > 1:
+        found.add(
+            "warning",
+            path,
+            f"holds {components} channels, of which only the first is used, as {name}",
+            "Describe all its channels, or store this one alone.",
+        )
+
+
+def _read(found: _Found, path: Path) -> Image | None:
+    hidden = faults(path)
+    if hidden.non_finite:
+        what = f"{hidden.non_finite} voxels are NaN or infinite; they are read as 0"
+        found.add("warning", path, what, "Right where they are background; else replace the file.")
+    if not hidden.incomplete:
+        try:
+            return read_image(path)
+        except AutosegError:
+            pass  # its header was readable, so the rest is cut short or damaged
+    found.add("error", path, "the file is incomplete or damaged", "Copy or download it again.")
+    return None
+
+
+def _channels(
+    found: _Found, names: Sequence[Path], geometries: dict[Path, Geometry], dataset: Dataset
+) -> tuple[np.ndarray | None, tuple[float, float, float]]:
+    """Check every channel's voxels; return those on one grid as float32 ``(channel, z, y, x)``."""
+    voxels: np.ndarray | None = None
+    spacing = (1.0, 1.0, 1.0)
+    for path in names:
+        image = _read(found, path) if path in geometries else None
+        if image is None:
+            continue
+        if voxels is None:
+            voxels = np.zeros((len(dataset.channels), *image.array.shape[1:]), np.float32)
+            spacing = image.spacing
+        for name, source in found.case.channels.items():
+            if source.path != path or (source.component or 0) >= len(image.array):
+                continue
+            array = image.array[source.component or 0]
+            _intensities(found, name, path, array)
+            if array.shape == voxels.shape[1:]:
+                voxels[dataset.channels.index(name)] = array
+    return voxels, spacing
+
+
+def _intensities(found: _Found, name: str, path: Path, array: np.ndarray) -> None:
+    broken = 0 if array.dtype.kind in "ui" else int(array.size - np.isfinite(array).sum())
+    if broken:
+        found.add(
+            "error",
+            path,
+            f"{broken} voxels of {name} are NaN or infinite",
+            "Replace them (by 0, if they are background), or take the case out.",
+        )
+    low, high = (array.min(), array.max()) if broken < array.size else (np.nan, np.nan)
+    if low == high:
+        found.add(
+            "error",
+            path,
+            f"{name} is empty (all voxels are 0)" if low == 0 else f"{name} is constant (all voxels are {low:g})",
+            "Take the file out (a case may lack a channel), or replace it.",
+        )
+    else:
+        digest = hashlib.blake2b(f"{array.shape}".encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(array, np.float32).data)
+        found.hashes[name] = digest.hexdigest()
+
+
+def _label(found: _Found, path: Path | None, geometries: dict[Path, Geometry], dataset: Dataset) -> np.ndarray | None:
+    """Check a label map; return it as int16 ``(z, y, x)``."""
+    image = _read(found, path) if path is not None and path in geometries else None
+    if image is None:
+        return None
+    if len(image.array) > 1:
+        what = f"the label holds {len(image.array)} channels instead of one"
+        found.add("error", path, what, "Save it with one channel (a picture: as greyscale, without a palette).")
+        return None
+    array = image.array[0]
+    if array.dtype.kind not in "uib":
+        broken = ~np.isfinite(array)
+        uneven = ~broken & (array != np.rint(array))
+        if broken.any() or uneven.any():
+            found.add(
+                "error",
+                path,
+                f"{int(broken.sum() + uneven.sum())} voxels of the label are no whole numbers",
+                "Save it as integers, and resample labels with nearest neighbour only.",
+            )
+            return None
+    values, counts = np.unique(array, return_counts=True)
+    table = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
+    unknown = {value: count for value, count in table.items() if value not in known}
+    if unknown:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:8])
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        found.add(
+            "error",
+            path,
+            f"label values that the dataset does not name: {listed}{more}",
+            "Name them among the dataset's labels, or correct the file.",
+        )
+    if not any(value in table for value in dataset.labels.values()):
+        found.add("warning", path, "the label is empty", "Right, if there is nothing to segment in this case.")
+    return array.astype(np.int16 if abs(array).max() <= np.iinfo(np.int16).max else np.int32)
+
+
+def _mask(found: _Found, geometries: dict[Path, Geometry]) -> np.ndarray | None:
+    path = found.case.mask
+    image = _read(found, path) if path is not None and path in geometries else None
+    if image is None:
+        return None
+    mask: np.ndarray = image.array[0] > 0
+    if not mask.any():
+        found.add("warning", path, "the mask is empty; the case is cropped to non-zero voxels", "Replace the file.")
+    return mask
+
+
+def _outside(found: _Found, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset) -> None:
+    labelled = np.isin(label, list(dataset.labels.values()))
+    box = bounding_box(foreground(voxels, mask))
+    count = int(labelled.sum() - labelled[box].sum())
+    if count:
+        what = "mask" if mask is not None else "non-zero image"
+        found.add(
+            "warning",
+            found.case.label,
+            f"{count} labelled voxels lie outside the box around the {what} and will be cut off",
+            "Correct the label or the mask.",
+        )
+
+
+# All cases
+
+
+def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
+    used: dict[tuple[Path, int | None], list[tuple[str, str]]] = defaultdict(list)
+    for case in cases:
+        for name, source in case.channels.items():
+            used[source.path, source.component].append((case.id, name))
+        for path in {case.label, case.mask, *case.raters.values()} - {None}:
+            assert path is not None
+            used[path, -1].append((case.id, "label or mask"))
+    problems = []
+    for (path, _), places in used.items():
+        for case_id, name in places[1:]:
+            what = f"used as {name}, and as {places[0][1]} of {places[0][0]}, too"
+            problems.append(Problem("error", case_id, path, what, "Give each its own file."))
+    return problems
+
+
+def _duplicates(found: Iterable[_Found]) -> list[Problem]:
+    """Different files with the very same voxels: one patient under two names leaks across a split."""
+    first: dict[str, tuple[Case, str]] = {}
+    problems = []
+    for item in found:
+        for name, digest in item.hashes.items():
+            if digest not in first:
+                first[digest] = (item.case, name)
+                continue
+            case, other = first[digest]
+            mine, theirs = item.case.channels[name], case.channels[other]
+            if (mine.path, mine.component) != (theirs.path, theirs.component):
+                what = f"{name} has the same voxels as {other} of {case.id} ({theirs.path.name})"
+                problems.append(Problem("error", item.case.id, mine.path, what, "Take one out, or replace it."))
+    return problems
+
+
+def _differences(dataset: Dataset, found: Sequence[_Found]) -> list[Problem]:
+    """What is not the same in all cases: dimensions, orientation, voxel types, channels."""
+    problems = []
+    geometries = {item.case.id: item.geometry for item in found if item.geometry is not None}
+    dimensions = Counter(f"{geometry.dimension}D" for geometry in geometries.values())
+    if len(dimensions) > 1:
+        what = f"flat images and volumes together: {_tally(dimensions)}"
+        problems.append(Problem("error", "", None, what, "Make two datasets of them."))
+    orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
+    if len(orientations) > 1:
+        what = f"different orientations: {_tally(orientations)}"
+        remedy = "They are brought to one; make sure that the files say theirs rightly."
+        problems.append(Problem("warning", "", None, what, remedy))
+    for name in dataset.channels:
+        types = Counter(item.types[name] for item in found if name in item.types)
+        if len(types) > 1:
+            what = f"different voxel types of {name}: {_tally(types)}"
+            remedy = "They may come from different sources; make sure that their intensities are alike."
+            problems.append(Problem("warning", "", None, what, remedy))
+        lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
+        if lacking:
+            shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+            what = f"{len(lacking)} of {len(found)} cases lack {name}: {shown}"
+            remedy = "Plan without this channel or add the files; else plans allow that it is missing."
+            problems.append(Problem("warning", "", None, what, remedy))
+    return problems
+
+
+def _tally(counts: Counter[str]) -> str:
+    return ", ".join(f"{key} in {count} case(s)" for key, count in counts.most_common())
+
+
+def _unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
+    total: Counter[int] = Counter()
+    for case in fingerprint.cases:
+        total.update(case.label_voxels)
+    return [
+        Problem(
+            "warning",
+            "",
+            None,
+            f"no case has the label {name} ({value})",
+            "Take it out of the dataset's labels.",
+        )
+        for name, value in dataset.labels.items()
+        if not total[value]
+    ]

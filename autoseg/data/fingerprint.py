@@ -1,0 +1,221 @@
+"""Fingerprint: what a planner may know about the data, and nothing else."""
+
+import zlib
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.parallel import each
+
+#: Foreground voxels of a case and channel that go into the pooled statistics, at most.
+SAMPLE = 10_000
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Intensity(_Model):
+    """Intensities of one channel inside the foreground: labelled voxels, or non-zero ones where none is."""
+
+    mean: float
+    std: float
+    percentile_00_5: float
+    percentile_50: float
+    percentile_99_5: float
+
+
+class CaseFingerprint(_Model):
+    """One case. Shapes are voxels and spacing mm, both ``(z, y, x)`` in canonical (LPS) order.
+
+    Attributes:
+        id: of the case.
+        shape: before cropping.
+        spacing: mm.
+        cropped_shape: after cropping to the non-zero (or brain-mask) region.
+        nonzero_share: share of the voxels inside the cropped box that are non-zero.
+        intensities: channel name → statistics; channels that the case lacks are absent.
+        label_voxels: label value → number of voxels.
+    """
+
+    id: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    cropped_shape: tuple[int, int, int]
+    nonzero_share: float = 1.0
+    intensities: dict[str, Intensity]
+    label_voxels: dict[int, int]
+
+
+class Fingerprint(_Model):
+    """The whole dataset.
+
+    Attributes:
+        schema_version: of the file format.
+        dataset: name.
+        dimension: 2 for pictures, 3 for volumes.
+        channels: names, in the dataset's order.
+        modalities: channel name → modality, where the dataset says so.
+        labels: label name → value, without background and ignore.
+        regions: region name → values.
+        ignore_label: value without a say.
+        file_ending: of the label files.
+        cases: one entry a labelled case.
+        intensities: channel name → statistics pooled over all cases (for CT normalization).
+    """
+
+    schema_version: int = 1
+    dataset: str
+    dimension: int = 3
+    channels: list[str]
+    modalities: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, int]
+    regions: dict[str, list[int]] = Field(default_factory=dict)
+    ignore_label: int | None = None
+    file_ending: str = ".nii.gz"
+    cases: list[CaseFingerprint]
+    intensities: dict[str, Intensity]
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, dimension: int, cases: list[CaseFingerprint], intensities: dict[str, Intensity]
+    ) -> "Fingerprint":
+        """What the dataset itself says, with what was measured."""
+        return cls(
+            dataset=dataset.name,
+            dimension=dimension,
+            channels=list(dataset.channels),
+            modalities=dataset.modalities,
+            labels=dataset.labels,
+            regions={name: list(values) for name, values in dataset.regions.items()},
+            ignore_label=dataset.ignore_label,
+            file_ending=dataset.file_ending,
+            cases=cases,
+            intensities=intensities,
+        )
+
+
+class Measurement(NamedTuple):
+    """What one case contributes: its entry, and each channel's sample for the pooled statistics."""
+
+    case: CaseFingerprint
+    samples: dict[str, np.ndarray]
+
+
+def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
+    """Take the fingerprint of one case.
+
+    Args:
+        case_id: name of the case; the sample drawn depends on it and on the seed only.
+        loaded: its voxels, with the dataset's channels in the dataset's order.
+        dataset: says which channels and label values there are.
+        seed: of the sample.
+    """
+    inside = foreground(loaded.image, loaded.mask)
+    box = bounding_box(inside)
+    labels = dict.fromkeys(sorted(dataset.labels.values()), 0)
+    chosen = inside
+    if loaded.label is not None:
+        values, counts = np.unique(loaded.label, return_counts=True)
+        labels.update({int(v): int(n) for v, n in zip(values, counts, strict=True) if v != 0})
+        labelled = np.isin(loaded.label, list(dataset.labels.values()))
+        chosen = labelled if labelled.any() else inside
+    rng = np.random.default_rng([seed, zlib.crc32(case_id.encode())])
+    intensities, samples = {}, {}
+    for name, present, voxels in zip(dataset.channels, loaded.present, loaded.image, strict=True):
+        if not present:
+            continue
+        found = voxels[chosen]
+        found = found[np.isfinite(found)]
+        if not len(found):
+            found = np.zeros(1, np.float32)
+        intensities[name] = _intensity(found)
+        samples[name] = rng.choice(found, SAMPLE, replace=False) if len(found) > SAMPLE else found
+    z, y, x = loaded.image.shape[1:]
+    cropped = inside[box]
+    entry = CaseFingerprint(
+        id=case_id,
+        shape=(z, y, x),
+        spacing=loaded.spacing,
+        cropped_shape=(cropped.shape[0], cropped.shape[1], cropped.shape[2]),
+        nonzero_share=float(cropped.mean()),
+        intensities=intensities,
+        label_voxels=labels,
+    )
+    return Measurement(entry, samples)
+
+
+def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
+    """Put the cases' measurements together.
+
+    Raises:
+        AutosegError: there is not a single case.
+    """
+    entries: list[CaseFingerprint] = []
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
+    for measurement in measurements:
+        entries.append(measurement.case)
+        for name, values in measurement.samples.items():
+            samples[name].append(values)
+    if not entries:
+        raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
+    dimension = 2 if all(entry.shape[0] == 1 for entry in entries) else 3
+    pooled = {name: _intensity(np.concatenate(values)) for name, values in samples.items() if values}
+    return Fingerprint.of(dataset, dimension, entries, pooled)
+
+
+def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
+    """Take the fingerprint of a dataset's labelled cases.
+
+    Args:
+        dataset: as :meth:`autoseg.Dataset.open` returns it.
+        workers: processes, each with one case in memory at a time; None for one a core.
+        seed: of the sample of voxels behind the pooled intensities.
+
+    Raises:
+        AutosegError: cases can't be read (all of them named), or there are none.
+    """
+    results = list(
+        each(
+            partial(_measure_file, dataset=without_cases(dataset), seed=seed),
+            dataset.cases,
+            workers,
+            "Fingerprint",
+        )
+    )
+    failures = [result for result in results if isinstance(result, str)]
+    if failures:
+        raise AutosegError(
+            f"{len(failures)} of {len(results)} cases can't be used: {' '.join(failures)} "
+            f"'autoseg inspect {dataset.root}' lists every problem."
+        )
+    return pool(dataset, [result for result in results if not isinstance(result, str)])
+
+
+def without_cases(dataset: Dataset) -> Dataset:
+    """Names and values only: what a worker needs, without the list of all cases."""
+    return dataset.model_copy(update={"cases": (), "unlabelled": ()})
+
+
+def _measure_file(case: Case, dataset: Dataset, seed: int) -> Measurement | str:
+    try:
+        return measure(case.id, load_case(case, dataset.channels), dataset, seed)
+    except AutosegError as error:
+        return str(error)
+
+
+def _intensity(values: np.ndarray) -> Intensity:
+    low, median, high = np.percentile(values, (0.5, 50, 99.5))
+    return Intensity(
+        mean=float(values.mean(dtype=np.float64)),
+        std=float(values.std(dtype=np.float64)),
+        percentile_00_5=float(low),
+        percentile_50=float(median),
+        percentile_99_5=float(high),
+    )

@@ -1,0 +1,121 @@
+"""The BraTS challenges as downloaded: 2018 to 2021 (labels 1, 2, 4) and 2023 on (labels 1, 2, 3)."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.layouts.common import build, patient_of
+from autoseg.data.names import SEQUENCES
+from autoseg.utils.errors import AutosegError
+
+#: Names of the four sequences, in the order in which a dataset has them.
+CHANNELS = ("t1", "t1c", "t2", "flair")
+
+_OLD = re.compile(
+    r"(?P<id>brats(?:18|19|20|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1ce|t1gd|t2|flair|seg)(?P<ending>\.nii(\.gz)?)",
+    re.I,
+)
+_NEW = re.compile(r"(?P<id>brats-[a-z]+-\d+-\d+)-(?P<kind>t1n|t1c|t2w|t2f|seg)(?P<ending>\.nii(\.gz)?)", re.I)
+
+#: Folders between the given one and a case's files, at most (training/HGG/case).
+_DEPTH = 3
+
+
+@dataclass
+class _Found:
+    """The files of one case."""
+
+    folder: Path
+    channels: dict[str, ChannelFile] = field(default_factory=dict)
+    label: Path | None = None
+
+
+def recognise(path: Path) -> bool:
+    """Whether a folder, or a folder up to three levels below it, holds files named as in BraTS."""
+    return path.is_dir() and next(_named(path), None) is not None
+
+
+def read(path: Path) -> Dataset:
+    """Read the dataset, with the regions whole tumour, tumour core and enhancing tumour.
+
+    Raises:
+        AutosegError: no file named as in BraTS; files of both namings, whose labels differ; two of a kind.
+    """
+    old: dict[str, _Found] = {}
+    new: dict[str, _Found] = {}
+    ending, count = ".nii.gz", 0
+    for file, match, is_new in _named(path):
+        case = (new if is_new else old).setdefault(match["id"], _Found(file.parent))
+        kind, count = match["kind"].lower(), count + 1
+        earlier = case.label if kind == "seg" else None
+        if kind == "seg":
+            case.label, ending = file, match["ending"]
+        else:
+            channel = SEQUENCES[kind]
+            earlier = case.channels[channel].path if channel in case.channels else None
+            case.channels[channel] = ChannelFile(path=file)
+        if earlier is not None:
+            raise AutosegError(f"case {match['id']}: {earlier} and {file} are the same thing twice; take one out.")
+    if not count:
+        raise AutosegError(
+            f"{path} has no files named as in BraTS, as BraTS20_Training_001_t1ce.nii.gz or "
+            "BraTS-GLI-00001-000-t1c.nii.gz are."
+        )
+    if old and new:
+        raise AutosegError(
+            f"{path} mixes BraTS up to 2021 ({next(iter(old))}: enhancing tumour is 4) with 2023 on "
+            f"({next(iter(new))}: it is 3); put them in two folders."
+        )
+    enhancing = 3 if new else 4
+    for name, case in old.items():
+        case.label = case.label or _stray_label(name, case)
+    cases = [
+        Case(
+            id=name,
+            channels={channel: case.channels[channel] for channel in CHANNELS if channel in case.channels},
+            label=case.label,
+            group=patient_of(name),
+        )
+        for name, case in sorted((old or new).items())
+    ]
+    channels = tuple(name for name in CHANNELS if any(name in case.channels for case in cases))
+    return build(
+        path,
+        name=path.resolve().name,
+        root=path,
+        layout="brats",
+        channels=channels,
+        modalities=dict.fromkeys(channels, "MRI"),
+        labels={"necrosis": 1, "edema": 2, "enhancing": enhancing},
+        regions={
+            "whole_tumor": (1, 2, enhancing),
+            "tumor_core": (1, enhancing),
+            "enhancing_tumor": (enhancing,),
+        },
+        cases=tuple(case for case in cases if case.label is not None),
+        unlabelled=tuple(case for case in cases if case.label is None),
+        file_ending=ending,
+    )
+
+
+def _named(path: Path) -> Iterator[tuple[Path, re.Match[str], bool]]:
+    """Files named as in BraTS, with their parts and whether they are of the newer naming."""
+    for folder, folders, files in os.walk(path):
+        depth = len(Path(folder).relative_to(path).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
+        for name in sorted(files):
+            for pattern in (_OLD, _NEW):
+                match = pattern.fullmatch(name)
+                if match:
+                    yield Path(folder) / name, match, pattern is _NEW
+
+
+def _stray_label(name: str, case: _Found) -> Path | None:
+    # BraTS20_Training_355 was published with its label as W39_1998.09.19_Segm.nii.
+    if case.folder.name != name:
+        return None
+    found = sorted(case.folder.glob("*_Segm.nii*"))
+    return found[0] if len(found) == 1 else None

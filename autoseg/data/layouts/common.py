@@ -1,0 +1,148 @@
+"""What the readers of layouts share: file endings, patients in case names, and errors that name the file."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoseg.data.dataset import Dataset
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
+
+#: Endings of image files that SimpleITK reads and people use.
+IMAGE_ENDINGS = (
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".hdr",
+    ".gipl",
+    ".png",
+    ".tiff",
+    ".tif",
+    ".bmp",
+    ".jpeg",
+    ".jpg",
+)
+
+#: Endings of flat pictures, where one file can hold red, green and blue.
+PICTURE_ENDINGS = (".png", ".tiff", ".tif", ".bmp", ".jpeg", ".jpg")
+
+#: Case names that say which patient they belong to; the patient is what is named ``patient``.
+_PATIENTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<patient>BraTS-[A-Z]+-\d+)-\d{3}",  # BraTS 2023 on: patient and time point
+        r"(?P<patient>sub-[A-Za-z0-9]+)_.+",  # BIDS: subject, then session or run
+        r"(?P<patient>patient\d+)_frame\d+",  # ACDC: two phases of one heart
+        r"(?P<patient>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})[-_.].+",  # The Cancer Genome Atlas
+    )
+)
+
+
+def description_file(path: Path) -> Path:
+    """The ``dataset.json`` of a folder; a path that is no folder is taken for the file itself."""
+    return path / "dataset.json" if path.is_dir() else path
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What the ``dataset.json`` of a folder (or that file) holds; None where there is none, or no object in it.
+
+    Raises:
+        AutosegError: the file is no JSON.
+    """
+    file = description_file(path)
+    if file.name != "dataset.json" or not file.is_file():
+        return None
+    data = read_json(file)
+    return data if isinstance(data, dict) else None
+
+
+def image_ending(path: Path) -> str | None:
+    """The ending by which a file is an image (``.nii.gz``), or None."""
+    name = path.name.lower()
+    for ending in IMAGE_ENDINGS:
+        if name.endswith(ending):
+            return path.name[-len(ending) :]
+    return None
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says it is an image; a Mac's hidden ``._x.nii.gz`` is none."""
+    return not path.name.startswith(".") and image_ending(path) is not None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder, without its subfolders, sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file()) if folder.is_dir() else []
+
+
+def patient_of(case_id: str) -> str:
+    """The patient that a case's name speaks of in a well-known scheme, or ``""``."""
+    for pattern in _PATIENTS:
+        match = pattern.fullmatch(case_id)
+        if match:
+            return match["patient"]
+    return ""
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Channel names made unique by a number: ``MRI, MRI`` becomes ``MRI_0, MRI_1``."""
+    names = list(names)
+    return [f"{name}_{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def by_number(table: Any, key: str, source: Path) -> list[str]:
+    """The values of a ``{"0": …, "1": …}`` table in the order of the numbers.
+
+    Raises:
+        AutosegError: it is no such table.
+    """
+    try:
+        ordered = [str(table[number]) for number in sorted(table, key=int)]
+        if not ordered or sorted(map(int, table)) != list(range(len(ordered))):
+            raise ValueError
+    except (TypeError, ValueError, AttributeError):
+        raise AutosegError(
+            f'{source}: "{key}" must name the channels by number from 0 on, as {{"0": "T1", "1": "FLAIR"}}.'
+        ) from None
+    return ordered
+
+
+def whole(value: Any, what: str, source: Path) -> int:
+    """A label value as an integer.
+
+    Raises:
+        AutosegError: it is none.
+    """
+    try:
+        if isinstance(value, bool) or int(value) != float(value):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise AutosegError(f"{source}: the value of {what} must be a whole number, not {value!r}.") from None
+
+
+def build(source: Path, **fields: Any) -> Dataset:
+    """Make the dataset.
+
+    Raises:
+        AutosegError: names ``source`` and every field that is inconsistent, or two cases of one name.
+    """
+    seen: set[str] = set()
+    twice: list[str] = []
+    for case in (*fields["cases"], *fields.get("unlabelled", ())):
+        if case.id in seen:
+            twice.append(case.id)
+        seen.add(case.id)
+    if twice:
+        raise AutosegError(f"{source}: several cases are called {', '.join(sorted(set(twice)))}; rename all but one.")
+    try:
+        return Dataset(**fields)
+    except ValidationError as error:
+        parts = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
+        raise AutosegError(f"{source}: {'; '.join(parts)}.") from None

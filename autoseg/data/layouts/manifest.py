@@ -1,0 +1,330 @@
+"""Any folder or table of scans, described by a small ``autoseg.toml`` (see ``docs/datasets.md``)."""
+
+import csv
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.layouts.common import build, image_ending, images_in, patient_of
+from autoseg.utils.errors import AutosegError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Name of the file that describes a dataset.
+FILE_NAME = "autoseg.toml"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChannelEntry(_Model):
+    """One channel: a file pattern (or CSV column), and which channel of a file with several."""
+
+    file: str
+    component: int | None = Field(None, ge=0)
+
+
+class LabelEntry(_Model):
+    """Where the label maps are and what their values mean."""
+
+    file: str | None = None
+    raters: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, int]
+    regions: dict[str, list[int]] = Field(default_factory=dict)
+    ignore: int | None = None
+
+
+class MaskEntry(_Model):
+    """Where the brain (or body) masks are."""
+
+    file: str
+
+
+class Manifest(_Model):
+    """The content of ``autoseg.toml``.
+
+    Attributes:
+        name: of the dataset; default: the folder's.
+        csv: table with one row a case; the patterns below are then names of its columns.
+        id: column of the table that names the case.
+        folders: pattern of the case folders, where the patterns hold inside a case's folder; ``.``: the folder itself.
+        group: how to tell the patient: a column of the table, or else a regular expression whose first group,
+            found in the case's name, is the patient.
+        channels: channel name → pattern, column, or ``{file, component}``.
+        modalities: channel name → modality (``CT``), where the name does not say it.
+        label: absent for scans that are only to be predicted.
+        mask: voxels outside are background.
+    """
+
+    name: str | None = None
+    csv: str | None = None
+    id: str = "id"
+    folders: str = "*"
+    group: str | None = None
+    channels: dict[str, str | ChannelEntry] = Field(min_length=1)
+    modalities: dict[str, str] = Field(default_factory=dict)
+    label: LabelEntry | None = None
+    mask: MaskEntry | None = None
+
+    def patterns(self) -> dict[str, str]:
+        """What to find for a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``mask`` → pattern."""
+        found = {
+            f"channel:{name}": entry if isinstance(entry, str) else entry.file for name, entry in self.channels.items()
+        }
+        if self.label is not None:
+            if self.label.file is not None:
+                found["label"] = self.label.file
+            found |= {f"rater:{name}": pattern for name, pattern in self.label.raters.items()}
+        if self.mask is not None:
+            found["mask"] = self.mask.file
+        return found
+
+
+@dataclass
+class _Found:
+    """What was found for one case: role (a key of :meth:`Manifest.patterns`) → file."""
+
+    id: str
+    files: dict[str, Path] = field(default_factory=dict)
+    group: str = ""
+
+
+def _description(path: Path) -> Path:
+    if path.is_dir():
+        return path / FILE_NAME
+    return path.parent / FILE_NAME if path.suffix.lower() == ".csv" else path
+
+
+def recognise(path: Path) -> bool:
+    """Whether ``path`` is an ``autoseg.toml``, or a folder with one, or a CSV beside one."""
+    file = _description(path)
+    return file.suffix == ".toml" and file.is_file()
+
+
+def parse(text: str, source: Path) -> Manifest:
+    """Parse and validate a description.
+
+    Raises:
+        AutosegError: names ``source`` and every key that is wrong.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise AutosegError(f"{source} is not valid TOML ({error}).") from None
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        raise AutosegError(f"{source}: {'; '.join(dict.fromkeys(_say(item) for item in error.errors()))}.") from None
+    wrong = sorted(set(manifest.modalities) - set(manifest.channels))
+    if wrong:
+        raise AutosegError(f"{source}: modalities names the channels {', '.join(wrong)}, which do not exist.")
+    label = manifest.label
+    if label is not None:
+        if label.file is None and not label.raters:
+            raise AutosegError(f"{source}: label needs a file pattern, or raters with one each.")
+        if "ignore" in label.values:
+            raise AutosegError(
+                f"{source}: label.values names a label ignore; "
+                f"write ignore = {label.values['ignore']} under [label] instead."
+            )
+    return manifest
+
+
+def _say(item: Any) -> str:
+    # Pydantic names the branch of a union it tried; a user wrote neither "str" nor "ChannelEntry".
+    where = ".".join(str(part) for part in item["loc"] if part not in ("str", "ChannelEntry"))
+    message = {"extra_forbidden": "this key is unknown", "missing": "this key is missing"}.get(
+        item["type"], item["msg"]
+    )
+    return f"{where or 'the file'}: {message}"
+
+
+def read(path: Path) -> Dataset:
+    """Read a described dataset; cases without a label become unlabelled ones.
+
+    Raises:
+        AutosegError: no description, one that is wrong, or several files where a pattern should find one.
+    """
+    file = _description(path)
+    if not file.is_file():
+        raise AutosegError(f"{file} does not exist; 'autoseg inspect {path} --write' proposes one.")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AutosegError(f"{file} is no text in UTF-8 ({error}); save it again as one.") from None
+    return read_described(path, parse(text, file))
+
+
+def read_described(path: Path, manifest: Manifest) -> Dataset:
+    """Read the dataset at ``path`` as ``manifest`` describes it, whether that lies beside it or not.
+
+    Raises:
+        AutosegError: nothing found, or several files where a pattern should find one.
+    """
+    file = _description(path)
+    root = file.parent
+    table = path if path.suffix.lower() == ".csv" else None if manifest.csv is None else root / manifest.csv
+    patterns = manifest.patterns()
+    if table is not None:
+        found = _from_table(table, manifest, patterns)
+    elif any("{id}" in pattern for pattern in patterns.values()):
+        found = _from_names(root, patterns, file)
+    else:
+        found = _from_folders(root, manifest.folders, patterns, file)
+    if not found:
+        raise AutosegError(
+            f"{file}: its patterns find no case in {table or root}; compare them with the file names there."
+        )
+    cases = [_case(manifest, entry, file, with_column=table is not None) for entry in found]
+    labelled = tuple(case for case in cases if case.label is not None)
+    label = manifest.label
+    endings = [
+        image_ending(case.label or next(iter(case.channels.values())).path)
+        for case in (*labelled, *cases)
+        if case.files
+    ]
+    return build(
+        file,
+        name=manifest.name or root.resolve().name,
+        root=table or root,
+        layout="manifest",
+        channels=tuple(manifest.channels),
+        modalities=manifest.modalities,
+        labels={} if label is None else {name: value for name, value in label.values.items() if value != 0},
+        regions={} if label is None else {name: tuple(values) for name, values in label.regions.items()},
+        ignore_label=None if label is None else label.ignore,
+        cases=labelled,
+        unlabelled=tuple(case for case in cases if case.label is None),
+        file_ending=(endings[0] if endings else None) or ".nii.gz",
+    )
+
+
+def _case(manifest: Manifest, found: _Found, file: Path, with_column: bool) -> Case:
+    channels = {}
+    for name, entry in manifest.channels.items():
+        path = found.files.get(f"channel:{name}")
+        if path is not None:
+            component = None if isinstance(entry, str) else entry.component
+            channels[name] = ChannelFile(path=path, component=component)
+    raters = {
+        name: found.files[f"rater:{name}"]
+        for name in (manifest.label.raters if manifest.label is not None else {})
+        if f"rater:{name}" in found.files
+    }
+    group = found.group
+    if not with_column and manifest.group is not None:
+        group = _group(manifest.group, found.id, file)
+    return Case(
+        id=found.id,
+        channels=channels,
+        label=found.files.get("label") or next(iter(raters.values()), None),
+        raters=raters,
+        mask=found.files.get("mask"),
+        group=group or patient_of(found.id),
+    )
+
+
+def _group(pattern: str, case_id: str, file: Path) -> str:
+    try:
+        match = re.search(pattern, case_id)
+    except re.error as error:
+        raise AutosegError(f"{file}: group is no regular expression ({error}).") from None
+    if match is None:
+        return ""
+    return match.group(1) if match.re.groups else match.group(0)
+
+
+def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_Found]:
+    cases, several = [], []
+    # A folder may be one exam itself, with nothing below it.
+    found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
+    for folder in sorted(path for path in found if path == root or not path.name.startswith(".")):
+        case = _Found(folder.resolve().name)
+        for role, pattern in patterns.items():
+            matches = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+            if len(matches) > 1:
+                names = ", ".join(str(path.relative_to(folder)) for path in matches)
+                several.append(f"{role.partition(':')[2] or role} = {pattern} finds {names} in {folder}")
+            elif matches:
+                case.files[role] = matches[0]
+        # A folder of scans in which nothing was found is a case with a problem.
+        if case.files or images_in(folder):
+            cases.append(case)
+    if several:
+        raise AutosegError(f"{file}: a pattern must find one file a case, but {'; '.join(several)}.")
+    return cases
+
+
+def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Found]:
+    without = sorted({pattern for pattern in patterns.values() if "{id}" not in pattern})
+    if without:
+        raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
+    # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
+    order = sorted(patterns, key=lambda role: -len(patterns[role].replace("{id}", "").replace("*", "")))
+    regexes = {role: _regex(patterns[role]) for role in order}
+    cases: dict[str, _Found] = {}
+    several = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+            continue
+        claimed: str | None = None
+        for role in order:
+            match = regexes[role].fullmatch(relative.as_posix())
+            # Two roles may share one file where they have the same pattern: components of one picture.
+            if match is None or (claimed is not None and patterns[role] != claimed):
+                continue
+            claimed = patterns[role]
+            case = cases.setdefault(match["id"], _Found(match["id"]))
+            if role in case.files:
+                several.append(f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}")
+            case.files.setdefault(role, path)
+    if several:
+        raise AutosegError(f"{file}: a pattern must find one file a case, but {'; '.join(several)}.")
+    return [cases[name] for name in sorted(cases)]
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    text = re.escape(pattern).replace(re.escape("*"), "[^/]*")
+    first, *rest = text.split(re.escape("{id}"))
+    return re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}")
+
+
+def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) -> list[_Found]:
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            rows, columns = list(reader), list(reader.fieldnames or [])
+    except OSError as error:
+        raise AutosegError(f"{table} can't be read ({error.strerror}); correct csv in {FILE_NAME}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AutosegError(f"{table} is no CSV in UTF-8 ({error}); save it again as one.") from None
+    wanted = [manifest.id, *patterns.values(), *([] if manifest.group is None else [manifest.group])]
+    missing = [name for name in dict.fromkeys(wanted) if name not in columns]
+    if missing:
+        raise AutosegError(
+            f"{table} has no column {', '.join(missing)}, which {FILE_NAME} speaks of; "
+            f"its columns are {', '.join(columns)}."
+        )
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        case_id = (row[manifest.id] or "").strip()
+        if not case_id:
+            raise AutosegError(f"{table}: line {number} has no name in the column {manifest.id}.")
+        case = _Found(case_id, group=(row[manifest.group] or "").strip() if manifest.group else "")
+        for role, column in patterns.items():
+            value = (row[column] or "").strip()
+            if value:
+                case.files[role] = table.parent / value
+        cases.append(case)
+    return cases

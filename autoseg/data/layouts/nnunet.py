@@ -1,0 +1,155 @@
+"""nnU-Net v2 raw data: ``imagesTr/CASE_0000.nii.gz`` (one file a channel) and ``labelsTr/CASE.nii.gz``."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.image import read_geometry
+from autoseg.data.layouts.common import (
+    PICTURE_ENDINGS,
+    build,
+    by_number,
+    described,
+    description_file,
+    patient_of,
+    unique,
+    whole,
+)
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
+
+
+def recognise(path: Path) -> bool:
+    """Whether ``path`` is a folder (or its ``dataset.json``) with ``channel_names``."""
+    data = described(path)
+    return data is not None and "channel_names" in data
+
+
+def read(path: Path) -> Dataset:
+    """Read the dataset; cases of ``imagesTs`` become unlabelled ones.
+
+    Raises:
+        AutosegError: ``dataset.json`` is missing or does not say what it must.
+    """
+    file = description_file(path)
+    data = read_json(file)
+    if not isinstance(data, dict) or "channel_names" not in data:
+        raise AutosegError(f'{file} has no "channel_names"; it is no nnU-Net v2 dataset.')
+    ending = data.get("file_ending")
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise AutosegError(f'{file}: "file_ending" must be the ending of all images, as ".nii.gz".')
+    root = file.parent
+    names = by_number(data["channel_names"], "channel_names", file)
+    channels = unique(names)
+    labels, regions, ignore = read_labels(data.get("labels"), file)
+    if isinstance(data.get("dataset"), dict):
+        found = _listed(data["dataset"], root, file)
+    else:
+        found = _in_folders(root, ending)
+    # A name in both folders would stand for two exams; the labelled one is kept.
+    test = {name: images for name, images in _images(root / "imagesTs", ending).items() if name not in found}
+    beyond = [
+        path
+        for images in (*(images for images, _ in found.values()), *test.values())
+        for number, path in images.items()
+        if number >= len(channels)
+    ]
+    if beyond:
+        raise AutosegError(
+            f"{file} names {len(channels)} channel(s), but there are {len(beyond)} image(s) of further ones, as "
+            f"{beyond[0]}; name all channels in channel_names."
+        )
+    together = _holds_all(ending, channels, [images for images, _ in found.values()] + list(test.values()))
+    return build(
+        file,
+        name=str(data.get("name") or root.resolve().name),
+        root=root,
+        layout="nnunet",
+        channels=tuple(channels),
+        modalities=dict(zip(channels, names, strict=True)),
+        labels=labels,
+        regions=regions,
+        ignore_label=ignore,
+        cases=tuple(_case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())),
+        unlabelled=tuple(_case(name, images, None, channels, together) for name, images in sorted(test.items())),
+        file_ending=ending,
+    )
+
+
+def read_labels(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
+    """Labels, regions and the ignore value; with regions, values without a name get one."""
+    if not isinstance(table, dict):
+        raise AutosegError(f'{file}: "labels" must be a table as {{"background": 0, "tumour": 1}}.')
+    sets: dict[str, tuple[int, ...]] = {}
+    ignore = None
+    for name, value in table.items():
+        values = tuple(whole(v, f'label "{name}"', file) for v in (value if isinstance(value, list) else [value]))
+        if not values:
+            raise AutosegError(f'{file}: label "{name}" has no value.')
+        if name == "ignore":
+            ignore = values[0]
+        elif values != (0,):
+            sets[str(name)] = values
+    if all(len(values) == 1 for values in sets.values()):
+        return {name: values[0] for name, values in sets.items()}, {}, ignore
+    labels = {name: values[0] for name, values in sets.items() if len(values) == 1}
+    for value in sorted({value for values in sets.values() for value in values} - set(labels.values())):
+        labels[f"label_{value}"] = value
+    return dict(sorted(labels.items(), key=lambda item: item[1])), sets, ignore
+
+
+def _images(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
+    """Case name → channel number → file, for the images of a folder."""
+    cases: dict[str, dict[int, Path]] = {}
+    pattern = re.compile(rf"(?P<name>[^.].*)_(?P<channel>\d{{4}}){re.escape(ending)}")
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = pattern.fullmatch(path.name)
+        if match:
+            cases.setdefault(match["name"], {})[int(match["channel"])] = path
+    return cases
+
+
+def _in_folders(root: Path, ending: str) -> dict[str, tuple[dict[int, Path], Path]]:
+    images = _images(root / "imagesTr", ending)
+    folder = root / "labelsTr"
+    labels = {
+        path.name.removesuffix(ending)
+        for path in (folder.iterdir() if folder.is_dir() else [])
+        if path.name.endswith(ending) and not path.name.startswith(".")
+    }
+    # An image without a label and a label without an image are cases; their check says what is missing.
+    return {name: (images.get(name, {}), folder / f"{name}{ending}") for name in {*images, *labels}}
+
+
+def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[dict[int, Path], Path]]:
+    """The cases of a ``dataset`` entry: ``{case: {"images": [...], "label": ...}}``, files anywhere."""
+    found = {}
+    for name, entry in table.items():
+        if not (
+            isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
+        ):
+            raise AutosegError(f'{file}: dataset.{name} must be a table with "images" (a list) and "label".')
+        found[str(name)] = ({i: root / str(p) for i, p in enumerate(entry["images"])}, root / entry["label"])
+    return found
+
+
+def _holds_all(ending: str, channels: list[str], cases: list[dict[int, Path]]) -> bool:
+    """Whether the one file of each case holds all channels, as an RGB picture does."""
+    if ending.lower() not in PICTURE_ENDINGS or len(channels) < 2 or any(set(images) - {0} for images in cases):
+        return False
+    for images in cases:
+        if 0 in images:
+            try:
+                return read_geometry(images[0])[1] > 1
+            except AutosegError:
+                continue  # unreadable: the check reports it, and another case tells
+    return False
+
+
+def _case(name: str, images: dict[int, Path], label: Path | None, channels: list[str], together: bool) -> Case:
+    if together and 0 in images:
+        found = {channel: ChannelFile(path=images[0], component=i) for i, channel in enumerate(channels)}
+    else:
+        found = {channel: ChannelFile(path=images[i]) for i, channel in enumerate(channels) if i in images}
+    return Case(id=name, channels=found, label=label, group=patient_of(name))

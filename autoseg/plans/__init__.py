@@ -1,0 +1,1 @@
+"""plan.json, the contract: what to do with a dataset."""

@@ -1,0 +1,345 @@
+"""Recipe: how a configuration is trained; the part of a plan that training executes."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from autoseg.plans.reasons import Reasoned
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Numbers that a network computes with; ``auto`` takes 16-bit autocast where the device is faster with it.
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+#: An axis of a patch; a configuration knows how many there are.
+Axis = Annotated[int, Field(ge=0, le=2)]
+
+
+class Loss(Reasoned):
+    """What is minimised: the sum of weight × term over the terms below.
+
+    Every term speaks about exclusive labels (softmax; Dice and Tversky leave the background out, unless
+    ``background``) or about regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
+
+    Attributes:
+        dice_weight: of 1 − soft Dice.
+        ce_weight: of the mean cross-entropy (binary for regions).
+        focal_weight: of the mean focal loss, −(1 − p)^γ·log p (Lin et al. 2017).
+        tversky_weight: of 1 − Tversky index (Salehi et al. 2017).
+        topk_weight: of the mean cross-entropy of the hardest voxels.
+        dice_denominator: of the soft Dice: ``sum`` of probabilities and truth, or of their ``squares`` (Milletari et
+            al. 2016).
+        tversky_alpha: weight of false positives.
+        tversky_beta: weight of false negatives; both ½ is Dice with the plain sum.
+        focal_gamma: how little the voxels count that are right already; 0 is cross-entropy.
+        omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
+            weigh 1 where None, so omega = ½ halves the loss.
+        topk_share: of a batch's voxels, how many are the hardest ones.
+        background: of exclusive labels, the background is a class of Dice and Tversky, too. Without a term that counts
+            every voxel (cross-entropy, focal) it should be: else nothing keeps the background's voxels out of a label
+            that is not found yet.
+        batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
+            structures.
+        smooth: added to numerator and denominator of the soft Dice.
+    """
+
+    dice_weight: float = Field(1.0, ge=0)
+    ce_weight: float = Field(1.0, ge=0)
+    focal_weight: float = Field(0.0, ge=0)
+    tversky_weight: float = Field(0.0, ge=0)
+    topk_weight: float = Field(0.0, ge=0)
+    dice_denominator: Literal["sum", "squares"] = "sum"
+    tversky_alpha: float = Field(0.3, ge=0)
+    tversky_beta: float = Field(0.7, ge=0)
+    focal_gamma: float = Field(2.0, ge=0)
+    omega: float | None = Field(None, gt=0, lt=1)
+    topk_share: float = Field(0.1, gt=0, le=1)
+    background: bool = False
+    batch_dice: bool = True
+    smooth: float = Field(1e-5, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> "Self":
+        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0: nothing to minimise")
+        if self.tversky_alpha == self.tversky_beta == 0:
+            raise ValueError("tversky_alpha and tversky_beta are both 0: no mistake would cost anything")
+        return self
+
+
+class Optimizer(Reasoned):
+    """Which optimizer, and its numbers.
+
+    Attributes:
+        name: ``sgd`` (with Nesterov momentum), ``adam``, ``adamw``, or ``ranger21`` (Wright & Demeure 2021; needs the
+            extra ``ranger21``).
+        learning_rate: the largest; the schedule makes it smaller.
+        weight_decay: as the optimizer defines it.
+        momentum: of ``sgd``.
+        layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
+            in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
+    """
+
+    name: Literal["sgd", "adam", "adamw", "ranger21"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.99, ge=0, lt=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+
+
+class Schedule(Reasoned):
+    """How the learning rate follows the share of the budget (iterations or time) that is spent.
+
+    Attributes:
+        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
+            first 30 %, then down to ``floor``·rate (Smith 2018); ``explore_exploit``: the full rate until ``explore``,
+            then linearly to ``floor``·rate (Wright & Demeure 2021); ``plateau``: divided by ``factor`` whenever the
+            mean training loss of an epoch has not improved for ``patience`` epochs, down to ``floor``·rate.
+        warmup: share of the budget over which the rate rises linearly from zero; ``one_cycle`` has a rise of its own.
+        power: of ``poly`` (nnU-Net: 0.9).
+        floor: share of the learning rate that ``cosine``, ``one_cycle``, ``explore_exploit`` and ``plateau`` end at.
+        explore: share of the budget at which the fall of ``explore_exploit`` begins (Ranger21: 0.72).
+        patience: epochs without improvement that ``plateau`` waits for.
+        factor: that ``plateau`` divides the rate by.
+    """
+
+    name: Literal["cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    power: float = Field(0.9, gt=0)
+    floor: float = Field(0.0, ge=0, le=1)
+    explore: float = Field(0.72, gt=0, le=1)
+    patience: int = Field(10, ge=1)
+    factor: float = Field(5.0, gt=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Self":
+        if self.name == "explore_exploit" and self.warmup > self.explore:
+            raise ValueError(
+                f"explore {self.explore:g} starts the fall before warmup {self.warmup:g} has ended the rise"
+            )
+        return self
+
+
+class Augmentation(Reasoned):
+    """Random changes of a training batch; defaults are nnU-Net's ranges.
+
+    A probability is per sample, and per channel where said; a range is drawn from uniformly.
+
+    Attributes:
+        rotation: degrees, drawn from ±rotation about each axis.
+        rotation_axes: which axes of the patch to turn about; for a strongly anisotropic patch only the first.
+        rotation_probability: of turning a sample.
+        scaling: zoom factors.
+        scaling_probability: of zooming a sample.
+        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
+        elastic_spacing: voxels between the nodes of that field.
+        elastic_probability: of bending a sample.
+        mirror_axes: axes that may be flipped, each with probability ½.
+        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
+        noise_probability: per sample.
+        blur_sigma: voxels.
+        blur_probability: per sample; each channel then with ½.
+        brightness: factors.
+        brightness_probability: per sample.
+        contrast: factors by which intensities move away from the patch's mean, kept within its range.
+        contrast_probability: per sample.
+        low_resolution: zoom factors of the simulated acquisition.
+        low_resolution_probability: per sample; each channel then with ½.
+        gamma: exponents.
+        gamma_probability: per sample.
+        gamma_invert_probability: per sample, with the intensities turned upside down.
+        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of what the
+            stage before found; this and the next three do nothing where a network is given no such thing. All four are
+            nnU-Net's (Isensee et al. 2021, its cascade's data augmentation), so that a network learns not to trust it.
+        previous_morphology_radius: voxels of the ball that does it.
+        previous_removal_probability: per sample and label, of leaving out one of its connected components there.
+        previous_removal_share: of the patch that such a component may cover, at most.
+    """
+
+    rotation: float = Field(30.0, ge=0, le=180)
+    rotation_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
+    rotation_probability: float = Field(0.2, ge=0, le=1)
+    scaling: tuple[float, float] = (0.7, 1.4)
+    scaling_probability: float = Field(0.2, ge=0, le=1)
+    elastic_magnitude: float = Field(4.0, ge=0)
+    elastic_spacing: int = Field(12, ge=2)
+    elastic_probability: float = Field(0.0, ge=0, le=1)
+    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
+    noise_std: tuple[float, float] = (0.0, 0.1)
+    noise_probability: float = Field(0.1, ge=0, le=1)
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    blur_probability: float = Field(0.2, ge=0, le=1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    brightness_probability: float = Field(0.15, ge=0, le=1)
+    contrast: tuple[float, float] = (0.75, 1.25)
+    contrast_probability: float = Field(0.15, ge=0, le=1)
+    low_resolution: tuple[float, float] = (0.5, 1.0)
+    low_resolution_probability: float = Field(0.25, ge=0, le=1)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    gamma_probability: float = Field(0.3, ge=0, le=1)
+    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
+    previous_morphology_probability: float = Field(0.4, ge=0, le=1)
+    previous_morphology_radius: tuple[PositiveInt, PositiveInt] = (1, 8)
+    previous_removal_probability: float = Field(0.2, ge=0, le=1)
+    previous_removal_share: float = Field(0.15, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Self":
+        for name in (
+            "scaling",
+            "noise_std",
+            "blur_sigma",
+            "brightness",
+            "contrast",
+            "low_resolution",
+            "gamma",
+            "previous_morphology_radius",
+        ):
+            low, high = getattr(self, name)
+            if low > high or low < 0:
+                raise ValueError(
+                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
+                )
+        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
+            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
+        return self
+
+
+class Sampling(Reasoned):
+    """Where training patches are cut.
+
+    Attributes:
+        foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one a
+            batch where it is above 0).
+        foreground: of a random ``class``, with equal probability among those the case has, or any ``voxel`` of the
+            structures, so that large ones come more often.
+        background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain
+            mask, or the voxels that are non-zero in any channel), or on ``healthy`` tissue (of these, those without a
+            label).
+        cases_per_batch: most cases that the patches of one batch come from; every patch from another case (while there
+            are so many) where None.
+    """
+
+    foreground_share: float = Field(0.33, ge=0, le=1)
+    foreground: Literal["class", "voxel"] = "class"
+    background: Literal["anywhere", "mask", "healthy"] = "anywhere"
+    cases_per_batch: int | None = Field(None, ge=1)
+
+
+class Initialization(Reasoned):
+    """What the weights are before the first step.
+
+    Attributes:
+        source: ``random``; ``imagenet``: the encoder's, from timm, which downloads them; ``file``: the encoder's, from
+            a file in the run folder; ``model``: all that another model has to give, from a file in the run folder.
+        file: name of that file.
+        content: fingerprint of what it holds, so that no other file is taken for it.
+        source_channels: of ``model``: what each of its input channels is, in order.
+        source_outputs: of ``model``: what each of its heads is, in order, the background among them.
+        source_raters: of ``model``: whom it learned separately, a decoder each.
+        channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
+        outputs: of ``model``: output → the model's output that its weights come from; the others are new.
+        keep: of ``model``: share of the weights at the start in those that are saved at the end; less where the
+            training cases do not bear it (:mod:`autoseg.training.keeping`).
+    """
+
+    source: Literal["random", "imagenet", "file", "model"] = "random"
+    file: str = ""
+    content: str = ""
+    source_channels: list[str] = Field(default_factory=list)
+    source_outputs: list[str] = Field(default_factory=list)
+    source_raters: list[str] = Field(default_factory=list)
+    channels: dict[str, str] = Field(default_factory=dict)
+    outputs: dict[str, str] = Field(default_factory=dict)
+    keep: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _named(self) -> "Self":
+        if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
+            raise ValueError(f"source {self.source} needs the name of a file in the run folder")
+        if self.keep and self.source != "model":
+            raise ValueError(f"keep is {self.keep:g}, but weights of source {self.source} are of no use untrained")
+        for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
+            unknown = sorted(set(getattr(self, name).values()) - set(known))
+            if unknown:
+                raise ValueError(f"{name} names {', '.join(unknown)}, which source_{name} has not")
+        return self
+
+
+class Freeze(Reasoned):
+    """Which part of a network keeps its weights for a while: what a model has learned, a few cases must not spoil.
+
+    Attributes:
+        part: ``none``; ``encoder``; or ``body``: everything but the heads.
+        until: share of the budget after which all of it is trained; 1 for never.
+    """
+
+    part: Literal["none", "encoder", "body"] = "none"
+    until: float = Field(1.0, ge=0, le=1)
+
+
+class Distillation(Reasoned):
+    """A trained model's outputs as a further term of the loss (Hinton et al. 2015).
+
+    The term is weight · T² · KL(teacher ‖ student), both softened by the temperature T, averaged over the voxels that
+    the teacher speaks of. With T² its gradient stays of one size whatever the temperature (section 2.1 there).
+
+    Attributes:
+        weight: of the term; 0 trains as without a teacher.
+        temperature: T, which logits are divided by; the larger, the more unlikely outputs count.
+        teacher: fingerprint of the teacher, which is in the run folder.
+    """
+
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0)
+    teacher: str = Field(min_length=1)
+
+
+class Recipe(Reasoned):
+    """How a configuration is trained.
+
+    Attributes:
+        epochs: default length of a training; an epoch is a fixed number of iterations.
+        iterations_per_epoch: optimizer steps an epoch.
+        loss: what is minimised.
+        optimizer: how.
+        schedule: of the learning rate.
+        augmentation: of training batches.
+        channel_dropout: probability of each channel that a sample has to be zero, as if the case lacked it; one of them
+            is always left (:mod:`autoseg.training.missing_channels`). What a stage before hands on stays.
+        sampling: of training patches.
+        initialization: where the weights come from.
+        freeze: which of them stay as they are, and how long.
+        distillation: what a trained model adds to the loss, if one does.
+        gradient_clip: largest norm of the gradient; 0 for no clipping.
+        ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
+        precision: ``auto`` takes 16-bit autocast where the device is faster with it.
+        validate_every: epochs between validations on whole images (without test-time augmentation).
+        validate_cases: how many validation cases those look at, at most.
+        early_stopping: stop after so many validations without a better one; 0 for never.
+    """
+
+    epochs: int = Field(200, ge=1)
+    iterations_per_epoch: int = Field(250, ge=1)
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    channel_dropout: float = Field(0.0, ge=0, lt=1)
+    sampling: Sampling = Sampling()
+    initialization: Initialization = Initialization()
+    freeze: Freeze = Freeze()
+    distillation: Distillation | None = None
+    gradient_clip: float = Field(12.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Precision = "auto"
+    validate_every: int = Field(10, ge=1)
+    validate_cases: int = Field(8, ge=1)
+    early_stopping: int = Field(0, ge=0)
+
+    @property
+    def taught(self) -> Distillation | None:
+        """The distillation, where it has a say in the loss."""
+        return self.distillation if self.distillation is not None and self.distillation.weight > 0 else None

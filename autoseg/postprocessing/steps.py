@@ -1,0 +1,351 @@
+"""Post-processing of predicted label maps: what may be done to one, and what was chosen for a run.
+
+Three steps, each for one output (a label or a region): keep its largest component; drop its components below a size;
+drop all of it where a case has less than a volume of it (the small enhancing tumour of BraTS, which then counts as
+the tumour core around it). Components are connected over faces, edges and corners (26 neighbours; 8 in a picture).
+
+What voxels become that an output loses:
+
+- *regions*: the value that the next outer region is painted with, the last one in painting order before it that holds
+  all of its values; background where there is none. So enhancing tumour becomes core, core edema, the whole nothing.
+- *labels*: for each component, the value on most of the voxel faces around it (the smallest value at a tie). So a speck
+  of necrosis within enhancing tumour becomes enhancing, and one in healthy tissue disappears.
+
+Either lies outside the output, so that a step done twice is a step done once.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy import ndimage
+
+from autoseg.plans.plan import Output, Target
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import first_fault, read_json, write_json
+from autoseg.utils.progress import say
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Name of the file in a configuration's folder.
+FILE = "postprocessing.json"
+
+#: Voxels that share a face, an edge or a corner are connected (26 neighbours).
+CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+
+
+class Step(BaseModel):
+    """One thing done to a label map.
+
+    Attributes:
+        kind: ``largest_component`` keeps the output's largest component (the first in scan order at a tie);
+            ``minimum_size`` drops its components smaller than ``mm3``; ``minimum_total`` drops all of it where a
+            case has less than ``mm3`` of it altogether.
+        output: name of the label or region.
+        mm3: volume in mm³.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: Literal["largest_component", "minimum_size", "minimum_total"]
+    output: str
+    mm3: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Self":
+        if (self.mm3 is None) != (self.kind == "largest_component"):
+            raise ValueError(f"{self.kind} needs {'no' if self.mm3 is not None else 'a volume in'} mm3")
+        return self
+
+    @property
+    def what_stays(self) -> str:
+        """What of the output is left, in a few words."""
+        if self.mm3 is None:
+            return "largest component"
+        return f"{'components' if self.kind == 'minimum_size' else 'total'} ≥ {self.mm3:g} mm³"
+
+    def __str__(self) -> str:
+        """In words: ``inner: components ≥ 20 mm³``."""
+        return f"{self.output}: {self.what_stays}"
+
+
+class Score(BaseModel):
+    """Cross-validated Dice; null where it is undefined.
+
+    Attributes:
+        mean: of the outputs' means.
+        outputs: output name → mean over the cases.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    mean: float | None
+    outputs: dict[str, float | None]
+
+
+class Trial(BaseModel):
+    """What a step would do.
+
+    Attributes:
+        step: that was tried, after those kept before it.
+        before: without it.
+        after: with it.
+        improved: cases that it makes better.
+        worsened: cases that it makes worse.
+        kept: whether it was kept.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: Step
+    before: Score
+    after: Score
+    improved: int
+    worsened: int
+    kept: bool
+
+
+class Postprocessing(BaseModel):
+    """What was chosen for a configuration of a run, and on what grounds.
+
+    Attributes:
+        autoseg_version: that wrote the file.
+        configuration: whose predictions.
+        steps: in the order in which they are applied.
+        before: without any step.
+        after: with all of them.
+        improved: cases that all steps together make better.
+        worsened: cases that they make worse.
+        cases: on which the decision rests.
+        all_cases: that a complete cross-validation would have.
+        folds: that these cases come from.
+        all_folds: number of folds of the run.
+        empty: convention for empty masks, of the evaluation.
+        weights: file in the run folder → digest, of every fold of every stage that the decision rests on: another
+            training needs another decision.
+        tried: every step that was tried, in order.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    autoseg_version: str
+    configuration: str
+    steps: list[Step]
+    before: Score
+    after: Score
+    improved: int
+    worsened: int
+    cases: int
+    all_cases: int
+    folds: list[int]
+    all_folds: int
+    empty: str
+    weights: dict[str, str]
+    tried: list[Trial]
+
+    @property
+    def grounds(self) -> str:
+        """How much the decision rests on, in words."""
+        fold = "fold" if len(self.folds) == 1 else "folds"
+        text = f"{self.cases} validation case{'' if self.cases == 1 else 's'}"
+        return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> "Self":
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            AutosegError: missing or damaged.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise AutosegError(
+                f"{path} is damaged ({first_fault(error)}); delete it or run 'autoseg postprocess' again."
+            ) from None
+
+
+def apply(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Sequence[float]) -> np.ndarray:
+    """Apply steps to a label map, one after the other.
+
+    Args:
+        label: values of the target ``(z, y, x)``; left as it is.
+        steps: what to do.
+        target: which values and what painting order the outputs have.
+        spacing: mm an axis; only the volume of a voxel counts, so that the order is free and a picture's two suffice.
+
+    Returns:
+        A label map of the same type; ``label`` itself where nothing changes.
+    """
+    voxel = math.prod(spacing)
+    for step in steps:
+        output = next(output for output in target.outputs if output.name == step.output)
+        where, values = removal(label, find_parts(label, output), step, target, voxel)
+        if len(values):
+            label = label.copy()
+            label[where] = values
+    return label
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The connected components of an output in a label map.
+
+    Attributes:
+        output: whose.
+        box: that holds them all.
+        positions: of the output's voxels in the flattened box.
+        owners: component of each of these voxels, from 0.
+        voxels: of each component.
+    """
+
+    output: Output
+    box: tuple[slice, ...]
+    positions: np.ndarray
+    owners: np.ndarray
+    voxels: np.ndarray
+
+
+def find_parts(label: np.ndarray, output: Output) -> Parts:
+    """Find the connected components of an output in a label map ``(z, y, x)``."""
+    mask = np.isin(label, output.values)
+    found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
+    box: tuple[slice, ...] = found[0] if found else (slice(0, 0),) * label.ndim
+    components, count = ndimage.label(mask[box], CONNECTIVITY)
+    components = components.reshape(-1)
+    positions = np.flatnonzero(components)
+    owners = components[positions] - 1
+    return Parts(output, box, positions, owners, np.bincount(owners, minlength=count))
+
+
+def removal(
+    label: np.ndarray, parts: Parts, step: Step, target: Target, voxel: float
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Which voxels a step changes, and what they become.
+
+    Args:
+        label: values of the target ``(z, y, x)``.
+        parts: the components of the step's output in it.
+        step: what to do.
+        target: which values and what painting order the outputs have.
+        voxel: volume of one in mm³.
+
+    Returns:
+        The voxels' indices along each axis, and their new values.
+    """
+    gone = _dropped(parts.voxels, step, voxel)[parts.owners]
+    shape = [part.stop - part.start for part in parts.box]
+    inside = np.unravel_index(parts.positions[gone], shape)
+    where = tuple(index + part.start for index, part in zip(inside, parts.box, strict=True))
+    if target.kind == "regions":
+        return where, np.full(len(where[0]), _outer_paint(parts.output, target), label.dtype)
+    return where, _surroundings(label, where, parts.owners[gone], parts.output)
+
+
+def _dropped(voxels: np.ndarray, step: Step, voxel: float) -> np.ndarray:
+    """Which components go, given their numbers of voxels."""
+    if not len(voxels):
+        return np.zeros(0, bool)
+    if step.mm3 is None:
+        return np.arange(len(voxels)) != voxels.argmax()
+    if step.kind == "minimum_size":
+        return np.asarray(voxels * voxel < step.mm3)
+    return np.full(len(voxels), voxels.sum() * voxel < step.mm3)
+
+
+def _outer_paint(output: Output, target: Target) -> int:
+    """What a voxel of a region becomes that it loses: a value of the region around it, never one of its own."""
+    earlier = target.outputs[: target.outputs.index(output)]
+    for other in reversed(earlier):
+        if set(output.values) <= set(other.values) and other.paint not in output.values:
+            return other.paint
+    return 0
+
+
+def _surroundings(label: np.ndarray, where: tuple[np.ndarray, ...], owners: np.ndarray, output: Output) -> np.ndarray:
+    """For each voxel of some components, the value on most of the faces around its own; 0 where it has none."""
+    positions = np.stack(where)
+    touching, values = [], []
+    for axis, limit in enumerate(label.shape):
+        for shift in (-1, 1):
+            beside = positions.copy()
+            beside[axis] += shift
+            within = (beside[axis] >= 0) & (beside[axis] < limit)
+            value = label[tuple(beside[:, within])]
+            foreign = ~np.isin(value, output.values)  # the output's own are of the same component
+            touching.append(owners[within][foreign])
+            values.append(value[foreign])
+    known, index = np.unique(np.concatenate([np.zeros(1, label.dtype), *values]), return_inverse=True)
+    index = index.reshape(-1)[1:]  # the zero in front makes background an answer even where nothing is around
+    size = (int(owners.max(initial=0)) + 1, len(known))
+    votes = np.bincount(np.concatenate(touching) * len(known) + index, minlength=math.prod(size)).reshape(size)
+    return np.asarray(np.where(votes.any(axis=1), known[votes.argmax(axis=1)], 0)[owners], label.dtype)
+
+
+def file_digest(path: Path) -> str:
+    """A short fingerprint of a file's content."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()[:16]
+
+
+def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
+    """File in the run folder → digest, of those that exist."""
+    return {name: file_digest(run / name) for name in files if (run / name).is_file()}
+
+
+def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, ...]:
+    """The steps chosen for a configuration of a run.
+
+    None are where nothing was chosen yet, and where a fold was trained again since: that is said.
+
+    Raises:
+        AutosegError: the file is damaged, or names what the target has not.
+    """
+    path = run / configuration / FILE
+    if not path.exists():
+        return ()
+    found = Postprocessing.read(path)
+    names = [output.name for output in target.outputs]
+    for step in found.steps:
+        if step.output not in names:
+            raise AutosegError(
+                f"{path} names the output {step.output}, which this run has not ({', '.join(names)}); delete it or run "
+                "'autoseg postprocess' again."
+            )
+    now = weights_digests(run, found.weights)
+    if found.steps and (not now or any(found.weights[name] != digest for name, digest in now.items())):
+        say(f"{path} was decided for other weights and is not applied; run 'autoseg postprocess {run}' again.")
+        return ()
+    return tuple(found.steps)
+
+
+def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target) -> tuple[Step, ...]:
+    """The steps for the average of several runs: those of each where all have the same; otherwise none, which is said.
+
+    Args:
+        runs: run folder and configuration of each.
+        target: that all of them have.
+
+    Raises:
+        AutosegError: as :func:`chosen_steps`.
+    """
+    chosen = [chosen_steps(run, configuration, target) for run, configuration in runs]
+    if all(steps == chosen[0] for steps in chosen):
+        if chosen[0]:
+            say(f"Post-processing: {'; '.join(map(str, chosen[0]))}.")
+        return chosen[0]
+    say("The runs were given different post-processing, so none is applied to their average.")
+    return ()

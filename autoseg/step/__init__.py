@@ -1,0 +1,1 @@
+"""One training step: losses, optimizer, learning-rate schedule, averaging."""

@@ -1,0 +1,1 @@
+"""Weights from elsewhere: source models, surgery, pretrained encoders, teachers."""

@@ -1,0 +1,140 @@
+"""What a teacher says of the training cases: predicted once, before a training, and kept by the preprocessed cases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.inference.chain import ABSENT
+from autoseg.inference.predictor import Predictor
+from autoseg.networks.weights import digest
+from autoseg.plans.plan import Configuration, Plan
+from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
+from autoseg.preprocessing.resample import resample_scores
+from autoseg.preprocessing.store import StoredCase, save, stored_key
+from autoseg.runs.run import Run
+from autoseg.training.distillation import TaughtCase
+from autoseg.transfer.teacher import Teacher, heads_of, kept_teacher, say_folds
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import Steps
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A teacher for one fold of a student.
+
+    Attributes:
+        teacher: the copy in the student's run folder.
+        folds: of it, which speak.
+        clean: whether they were trained on none of the cases that the student's fold is validated on.
+        heads: for each head of the student, the teacher's heads that it is made of.
+        kind: of the target: ``labels`` or ``regions``.
+        folder: of what it says.
+    """
+
+    teacher: Teacher
+    folds: tuple[int, ...]
+    clean: bool
+    heads: list[list[int]]
+    kind: str
+    folder: Path
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of all that its scores of a preprocessed case depend on."""
+        return digest({"teacher": self.teacher.content, "folds": self.folds, "heads": self.heads, "kind": self.kind})
+
+    def of(self, case: StoredCase) -> TaughtCase:
+        """A case with what the teacher says of it, once :meth:`fetch` has asked."""
+        return TaughtCase(case.folder, case.id, StoredCase(self.folder, case.id), self.identity)
+
+    def __str__(self) -> str:
+        seen = "" if self.clean else "; it has seen validation cases, so the figures are better than they should be"
+        return f"taught by {say_folds(self.folds)} of {self.teacher.configuration} in {self.teacher.run.path}{seen}"
+
+    def fetch(self, run: Run, cases: Sequence[StoredCase], patch: Sequence[int], device: str) -> None:
+        """Ask the teacher about cases, those left out whose answer is kept from before.
+
+        Args:
+            run: the student's, whose dataset names the scans.
+            cases: preprocessed, as the student will be trained on them.
+            patch: the student's, which decides how the scores are laid out on disk.
+            device: to predict on.
+
+        Raises:
+            AutosegError: a scan is gone or lacks a channel that the teacher needs.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keys = {case.id: f"{self.identity}-{case.info['key']}" for case in cases}
+        due = [case for case in cases if stored_key(self.folder, case.id) != keys[case.id]]
+        if not due:
+            return
+        dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
+        predictor = Predictor.load(
+            self.teacher.run.path, self.teacher.configuration, self.folds, device, postprocessing=False
+        )
+        with Steps("Asking the teacher", len(due)) as steps:
+            for case in due:
+                source = dataset.case(case.id)
+                needed = [file.path for name, file in source.channels.items() if name in teaches_with]
+                gone = next((path for path in needed if not path.exists()), None)
+                if gone is not None:
+                    raise AutosegError(
+                        f"the teacher has to be asked about case {case.id}, but {gone} is gone; bring the scan back."
+                    )
+                scores, trace = predictor.scores(source)
+                said = on_student(list(scores), trace, self, case)
+                label = np.zeros(case.shape, np.int16)  # nobody asks for one
+                stored = PreprocessedCase(said, label, case.trace)
+                save(self.folder, case.id, stored, (1,) * (3 - len(patch)) + tuple(patch), keys[case.id])
+                steps.advance(note=case.id)
+
+
+def lessons(run: Run, plan: Plan, configuration: Configuration, fold: int) -> Lessons | None:
+    """The teacher of a fold, or None where the recipe has none.
+
+    Those of the teacher's folds speak that were trained on none of the cases that the student's fold is validated on:
+    with the same splits, the fold of the same number. Where there are none such, all speak.
+
+    Raises:
+        AutosegError: the teacher in the run folder is not the plan's, or lacks an output.
+    """
+    distillation = configuration.recipe.taught
+    if distillation is None:
+        return None
+    teacher = kept_teacher(run, distillation)
+    unseen = teacher.unseen(run.split(fold)["validation"])
+    folds = unseen or teacher.folds
+    target = plan.target_of(configuration)
+    folder = run.preprocessed(configuration.data) / "teacher" / "-".join(map(str, folds))
+    return Lessons(teacher, folds, bool(unseen), heads_of(target, teacher.target), target.kind, folder)
+
+
+def on_student(scores: Sequence[torch.Tensor], trace: Trace, lessons: Lessons, case: StoredCase) -> np.ndarray:
+    """A teacher's scores of a case on the student's grid.
+
+    Args:
+        scores: logits of the teacher's heads on its crop of the original grid.
+        trace: from there to the scan.
+        lessons: which heads are wanted.
+        case: as the student sees it.
+
+    Returns:
+        float16 ``(heads, z, y, x)``: log-probabilities of labels or logits of regions, which can be softened by any
+        temperature, none further from 0 than 30. Outside the teacher's crop there is background.
+    """
+    labels = lessons.kind == "labels"
+    own = case.trace
+    moved = []
+    for index, head in enumerate(scores):
+        whole = restore(head.numpy(), trace, 0.0 if labels and index == 0 else ABSENT)
+        cropped = np.ascontiguousarray(own.crop(whole))
+        moved.append(resample_scores(torch.from_numpy(cropped), case.shape, own.separate_axis))
+    found = torch.stack(moved)
+    if labels:
+        found = torch.log_softmax(found, dim=0)
+    said = torch.stack([torch.logsumexp(found[heads], dim=0) for heads in lessons.heads])
+    return said.clamp(ABSENT, -ABSENT).numpy().astype(np.float16)

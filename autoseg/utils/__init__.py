@@ -1,0 +1,1 @@
+"""No domain: errors, files, progress, parallel work, durations, devices."""

@@ -1,0 +1,78 @@
+"""The same function over many items, in worker processes, with progress."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
+from typing import TypeVar
+
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import Steps
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _start(started: Event) -> None:
+    started.set()
+    # Each worker is one core's work; SimpleITK would otherwise start a thread a core in every one of them.
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def each(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None, description: str
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of ``items``.
+
+    Args:
+        function: importable by name (a module's function or a partial of one), as it runs in other processes.
+        items: what to work on; each is sent to a worker.
+        workers: processes; 1 runs everything in this one; None takes one a core.
+        description: what the progress says is being done.
+
+    Raises:
+        UsageError: fewer than one worker.
+        AutosegError: the workers did not start, or one was killed, most likely for memory.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1 is needed.")
+    count = min(workers or available_cpus(), len(items))
+    with Steps(description, len(items)) as steps:
+        if count <= 1:
+            for item in items:
+                result = function(item)
+                steps.advance()
+                yield result
+            return
+        methods = multiprocessing.get_all_start_methods()
+        # Not fork: this process may have started threads (torch, blosc2), and a fork of those can hang.
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        started = context.Event()
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(started,)) as pool:
+            futures = [pool.submit(function, item) for item in items]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    steps.advance()
+            except BrokenProcessPool:
+                if not started.is_set():
+                    raise AutosegError(
+                        f"{description}: the worker processes did not start; in a script, put what runs autoseg under "
+                        "'if __name__ == \"__main__\":', or use one worker (--workers 1)."
+                    ) from None
+                raise AutosegError(
+                    f"{description}: a worker process was killed, probably because memory ran out; "
+                    "use fewer workers (--workers 1)."
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            yield from (future.result() for future in futures)

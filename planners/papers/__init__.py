@@ -1,0 +1,1 @@
+"""Planners of published systems, a module each."""

@@ -1,0 +1,221 @@
+"""Planner ``deepmedic``: DeepMedic (Kamnitsas et al. 2017) as Rahimpour et al. (2022) trained it."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.inference.sliding_window import tile_starts
+from autoseg.planning.making import Request
+from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.plan import Inference, Normalization, Plan
+from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
+from planners.rules.mirroring import mirror_axes
+from planners.rules.systems import (
+    Setting,
+    adopt,
+    assemble,
+    base_recipe,
+    case_shapes,
+    configure,
+    fit,
+    open_setting,
+    refuse_pictures,
+)
+
+#: Voxels of a patch, patches a step and cases they come from at most (Rahimpour et al. 2022).
+PATCH = (25, 25, 25)
+BATCH = 60
+CASES = 10
+
+#: Sides of what a tile may speak about at inference, besides what holds the largest image: 63³ are 343 times the voxels
+#: of training's 9³ and take 45 times its work.
+SIDES = (9, 18, 27, 36, 45, 54, 63)
+
+#: Tensors of the widest part of the network (the joined pathways and the 1×1×1 layers) that are alive at once in
+#: inference: the two pathways and what joins them, and a layer's input and result.
+ALIVE = 3
+
+#: Share of the rounds of Kamnitsas' own configuration after which the rate is halved for the first time (17 of 35),
+#: and what five halvings leave of it.
+EXPLORE, FLOOR = 17 / 35, 0.5**5
+
+PAPER = "Rahimpour et al. 2022"
+ORIGINAL = "Kamnitsas et al. 2017"
+
+
+def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+    """Plan a dataset for DeepMedic.
+
+    Raises:
+        UsageError: unknown channels or regions are asked for, or the images are no volumes.
+        AutosegError: not even the smallest patch fits the budget.
+    """
+    setting = open_setting(fingerprint, request)
+    refuse_pictures(setting, "deepmedic")
+    network = DeepMedic(
+        reasons={
+            "features": f"{ORIGINAL}; a third of the resolution, means of 3×3×3 voxels, for the second pathway",
+            "norm": f"after every layer but the last ({PAPER})",
+            "dropout": PAPER,
+            "fully_connected_dropout": PAPER,
+        }
+    )
+    taken = 2 * len(network.features)
+    size = fit(
+        setting,
+        network,
+        PATCH,
+        BATCH,
+        Recipe(loss=_loss(), optimizer=_optimizer(), ema_decay=0),
+        unit=[network.factor] * 3,
+        least=[taken + network.factor] * 3,
+        # The result, not the patch, need not be larger than the image.
+        shape=[side + taken for side in setting.grid.shape],
+    )
+    base, _ = base_recipe(setting, network.output_size(size.patch), size.batch)
+    augmentation = _augmentation(setting, base.augmentation)
+    recipe = adopt(
+        base,
+        loss=_loss(),
+        optimizer=_optimizer(),
+        schedule=Schedule(
+            name="explore_exploit",
+            warmup=0.0,
+            explore=round(EXPLORE, 2),
+            floor=FLOOR,
+            reasons={
+                "name": f"a straight line through the five halvings of {ORIGINAL}'s released configuration",
+                "explore": "the first of them, after 17 of 35 rounds",
+                "floor": "five halvings",
+            },
+        ),
+        augmentation=augmentation,
+        sampling=_sampling(),
+        no_average="the paper averages no weights",
+    )
+    configuration = configure(setting, network, size, recipe, _inference(setting, network, augmentation.mirror_axes))
+    return assemble(
+        setting,
+        "deepmedic",
+        {"3d_fullres": configuration},
+        "3d_fullres",
+        "the only one: DeepMedic has its low resolution inside",
+        normalization=Normalization(
+            scheme="zscore",
+            masked=True,
+            reasons={"scheme": PAPER, "masked": f"mean and deviation of the voxels that are not zero ({PAPER})"},
+        ),
+    )
+
+
+def _loss() -> Loss:
+    return Loss(
+        dice_weight=0.0,
+        ce_weight=1.0,
+        reasons={"dice_weight": f"none ({ORIGINAL})", "ce_weight": f"cross-entropy alone ({ORIGINAL})"},
+    )
+
+
+def _optimizer() -> Optimizer:
+    return Optimizer(
+        name="adam",
+        learning_rate=1e-3,
+        weight_decay=2e-4,
+        reasons={
+            "name": f"ours: Adam is RMSProp with momentum, which {ORIGINAL} used",
+            "learning_rate": ORIGINAL,
+            "weight_decay": f"L2 penalty of 1e-4 times the squares ({ORIGINAL}); their L1 penalty of 1e-6 is left out",
+        },
+    )
+
+
+def _sampling() -> Sampling:
+    return Sampling(
+        foreground_share=0.0,
+        foreground="voxel",
+        background="mask",
+        cases_per_batch=CASES,
+        reasons={
+            "foreground_share": f"none: uniformly in the mask, as {PAPER}; --set recipe.sampling.foreground_share=0.5 "
+            f"centres half on lesions, as {ORIGINAL}",
+            "background": "the brain mask, or the voxels that are not zero; --set recipe.sampling.background=healthy, "
+            "besides, keeps the other half off the lesions",
+            "cases_per_batch": f"{BATCH} patches from at most {CASES} subjects ({PAPER})",
+        },
+    )
+
+
+def _augmentation(setting: Setting, base: Augmentation) -> Augmentation:
+    """Reflections only; this project's changes of intensities stay."""
+    outputs = [output.name for output in setting.target.outputs]
+    mirrored, why = mirror_axes(setting.fingerprint, "cpu", outputs, setting.grid.transpose, 3)
+    still = f"none ({ORIGINAL}); and turned boxes of 57³ for each patch would take longer than the step"
+    return base.model_copy(
+        update={
+            "rotation_probability": 0.0,
+            "scaling_probability": 0.0,
+            "mirror_axes": mirrored,
+            "reasons": {
+                **{name: reason for name, reason in base.reasons.items() if not name.startswith("rotation")},
+                "rotation_probability": still,
+                "scaling_probability": still,
+                "mirror_axes": f"left and right only ({ORIGINAL})" if mirrored else why,
+            },
+        }
+    )
+
+
+def _tile(setting: Setting, network: DeepMedic) -> list[int]:
+    """What a tile speaks about: of those that fit the memory, the one with which all cases take the least work.
+
+    A large tile computes less of the surroundings twice, and a tile that just holds the images nothing but them.
+    """
+    taken, factor = 2 * len(network.features), network.factor
+    images = np.asarray(case_shapes(setting))
+    largest = [factor * math.ceil(n / factor) for n in images.max(axis=0)]
+    width = 2 * network.features[-1] + max(network.fully_connected)
+    # Along each axis: side → tiles that each image takes.
+    counts = [
+        {
+            side: np.array([len(tile_starts(n, side, 0.0)) for n in images[:, axis]])
+            for side in {*SIDES, min(most, SIDES[-1])}
+        }
+        for axis, most in enumerate(largest)
+    ]
+
+    def work(tile: Iterable[int]) -> float:
+        """Voxels that the fine pathway's layers compute for all cases."""
+        sizes = list(tile)
+        tiles = np.prod([counts[axis][side] for axis, side in enumerate(sizes)], axis=0).sum()
+        return float(tiles) * sum(math.prod(n + rest for n in sizes) for rest in range(0, taken, 2))
+
+    fitting = [
+        tile
+        for tile in itertools.product(*(sorted(sides) for sides in counts))
+        if ALIVE * 4 * width * math.prod(n + taken for n in tile) <= setting.budget
+    ]
+    return list(min(fitting, key=work, default=(SIDES[0],) * 3))
+
+
+def _inference(setting: Setting, network: DeepMedic, mirrored: Sequence[int]) -> Inference:
+    """Larger tiles than training's."""
+    taken = 2 * len(network.features)
+    tile = _tile(setting, network)
+    patch = [n + taken for n in tile]
+    return Inference(
+        patch_size=patch,
+        overlap=0.0,
+        gaussian_sigma=0.0,
+        mirror_axes=list(mirrored),
+        tile_batch=1,
+        reasons={
+            "patch_size": f"speaks about {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
+            "network is the same at any size",
+            "overlap": "none: without padding, what lies at the edge of a tile is as good as its middle",
+            "gaussian_sigma": "equal weights: tiles do not overlap",
+            "mirror_axes": "those that training mirrored",
+        },
+    )

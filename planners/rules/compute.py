@@ -1,0 +1,161 @@
+"""Where there is no GPU, compute is the budget: a network narrow enough to be trained in a few hours.
+
+Every number of that rule stands here.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from pydantic import TypeAdapter
+
+from autoseg.networks import build
+from autoseg.planning.memory import stand_in
+from autoseg.plans.architecture import Network, UNet
+from autoseg.plans.recipe import Loss, Optimizer
+from autoseg.step.loss import training_loss
+from autoseg.step.optimization import build_optimizer
+from autoseg.utils.device import autocast, keep_large_blocks, resolve_precision
+from autoseg.utils.parallel import available_cpus
+
+#: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000
+#: steps of batch 2 see each of 160 cases 300 times.
+CPU_HOURS = 2.0
+CPU_STEPS = 24_000
+
+#: Seconds that a step of a published system may take on a CPU. Its width is part of what it is; so patch and batch
+#: shrink instead, to where some hundred steps take minutes.
+SYSTEM_STEP_SECONDS = 0.6
+
+#: Widths (channels of the first stage) that are tried, the widest first; the last is taken if none is fast enough.
+WIDTHS = (32, 24, 16, 12, 8)
+
+#: Voxels of a patch on a CPU, at most (about 64³), and of a whole batch: a step's time is proportional to them, and
+#: more, smaller steps learn faster than fewer, larger ones.
+CPU_PATCH_VOXELS = 64**3
+CPU_BATCH_VOXELS = 360_000
+
+#: Bounds of the batch size on a CPU, for volumes and for slices. Two volumes are better than four: in the same time
+#: (hippocampus, one run each on fold 1) 1,560 steps of two reached a Dice of 0.879 (learning rate 4e-3), 820 steps of
+#: four one of 0.876 (5e-3); to repeat: ``benchmarks/time_budget.py --fold 1 --max-time 5m``, without and with
+#: ``--set batch_size=4``.
+CPU_BATCH = {3: (2, 2), 2: (4, 16)}
+
+#: Voxels of the step that is timed; the time is then scaled to the plan's.
+TIMED_VOXELS = 60_000
+
+#: Repetitions of the timed step after one to warm up; the fastest counts (others were disturbed).
+REPETITIONS = 2
+
+#: Share of a step that does not get faster with more cores (Amdahl's law).
+SERIAL = 0.05
+
+
+def step_seconds() -> float:
+    """Seconds a step may take."""
+    return CPU_HOURS * 3600 / CPU_STEPS
+
+
+def cpu_batch(dimensions: int, patch_voxels: int, limit: int) -> int:
+    """Patches a step on a CPU."""
+    low, high = CPU_BATCH[dimensions]
+    return max(1, min(max(low, min(high, CPU_BATCH_VOXELS // patch_voxels)), limit))
+
+
+def choose_width(
+    make: Callable[[int], UNet], in_channels: int, heads: int, patch: Sequence[int], batch: int
+) -> tuple[int, float, str]:
+    """The widest network whose step is fast enough on this machine.
+
+    Args:
+        make: width → network.
+        in_channels: of the image.
+        heads: of the result.
+        patch: voxels.
+        batch: patches a step.
+
+    Returns:
+        The width, its seconds a step and the reason in words.
+    """
+    allowed = step_seconds()
+    seconds = 0.0
+    for width in WIDTHS:
+        network = make(width)
+        seconds = time_step(network, in_channels, heads, patch, batch)
+        if seconds <= allowed:
+            break
+    else:
+        width = WIDTHS[-1]
+    verdict = "the widest that makes" if seconds <= allowed else "the narrowest there is; too slow for"
+    return (
+        width,
+        seconds,
+        f"{width} channels in the first stage: {verdict} {CPU_STEPS} steps in {CPU_HOURS:g} h on this CPU "
+        f"({seconds:.2f} s a step, {allowed:.2f} s affordable)",
+    )
+
+
+def time_step(network: Network, in_channels: int, heads: int, patch: Sequence[int], batch: int) -> float:
+    """Seconds of one training step on all of this machine's cores, measured on a small batch and scaled."""
+    key = network.model_dump_json(exclude={"reasons"})
+    timed = tuple(_reduced(network, patch))
+    voxels = 1
+    for size in timed:
+        voxels *= size
+    samples = max(1, min(batch, TIMED_VOXELS // voxels))
+    real = batch
+    for size in patch:
+        real *= size
+    return _timed(key, in_channels, heads, timed, samples) * real / (samples * voxels)
+
+
+def _reduced(network: Network, patch: Sequence[int]) -> list[int]:
+    """The patch, its longest axes cut (to what the network can pool) until it has few enough voxels to time."""
+    factor = network.divisor
+    size = list(patch)
+    while True:
+        voxels = 1
+        for side in size:
+            voxels *= side
+        axes = [axis for axis in range(len(size)) if size[axis] > factor[axis]]
+        if voxels <= 1.5 * TIMED_VOXELS or not axes:
+            return size
+        longest = max(axes, key=lambda axis: size[axis])
+        size[longest] -= factor[longest]
+
+
+@lru_cache(maxsize=64)
+def _timed(network: str, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
+    keep_large_blocks()
+    cores = available_cpus()
+    threads = torch.get_num_threads()
+    # Processor time of one thread, not time on the clock: a plan should not depend on what else is running.
+    torch.set_num_threads(1)
+    try:
+        seconds = _processor_seconds(TypeAdapter(Network).validate_json(network), in_channels, heads, patch, samples)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds * (SERIAL + (1 - SERIAL) / cores)
+
+
+def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
+    device = torch.device("cpu")
+    dtype = resolve_precision("auto", device)
+    with torch.random.fork_rng(devices=[]):
+        module = build(network, in_channels, heads)
+        image = torch.randn((samples, in_channels, *network.input_size(patch)))
+    label = torch.zeros((samples, *network.label_size(patch)), dtype=torch.int16)
+    target = stand_in("regions", heads)
+    optimizer = build_optimizer(module.parameters(), Optimizer())
+    best = float("inf")
+    for repetition in range(1 + REPETITIONS):
+        started = time.thread_time()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, dtype):
+            outputs = module(image)
+        training_loss(outputs, label, Loss(), target).backward()
+        optimizer.step()
+        if repetition:
+            best = min(best, time.thread_time() - started)
+    return best
