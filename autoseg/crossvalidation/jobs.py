@@ -1,6 +1,7 @@
 """``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table.
 
-A configuration that follows others has them trained first, as far as it needs them (:mod:`autoseg.crossvalidation.cascades`).
+A configuration that follows others has them trained first, as far as it needs them
+(:mod:`autoseg.crossvalidation.cascades`).
 """
 
 import time

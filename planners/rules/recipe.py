@@ -22,8 +22,8 @@ VISITS = 400
 MIN_STEPS = 25_000
 MAX_STEPS = 250_000
 
-#: The same on a CPU, where the most is what a few hours afford (:mod:`planners.rules.compute`). On hippocampus (160 training
-#: cases) 1,560 steps of batch 2 already reach a Dice of 0.879, so a handful of cases needs no 24,000.
+#: The same on a CPU, where the most is what a few hours afford (:mod:`planners.rules.compute`). On hippocampus (160
+#: training cases) 1,560 steps of batch 2 already reach a Dice of 0.879, so a handful of cases needs no 24,000.
 CPU_VISITS = 300
 CPU_MIN_STEPS = 3_000
 

@@ -8,7 +8,7 @@ import pytest
 
 from autoseg.cli.main import run
 from tests.report.fake import CASES, labels, make_run, save
-from tests.test_channel_subsets import dropping, trained
+from tests.study.test_channel_subsets import dropping, trained
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -12,7 +12,7 @@ from autoseg.cli.main import app
 from autoseg.data.phantom import Cohort, generate
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
-from tests.test_teaching import pretend
+from tests.transfer.test_teaching import pretend
 
 Command = Callable[..., Result]
 

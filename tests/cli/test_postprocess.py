@@ -15,7 +15,7 @@ from autoseg.networks.weights import save_weights
 from autoseg.postprocessing.steps import Postprocessing, Step
 from autoseg.runs.run import Run
 from tests.builders import blob, make_run, picture_of, write
-from tests.test_postprocess import speck, validated
+from tests.postprocessing.test_choice import speck, validated
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

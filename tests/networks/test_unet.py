@@ -103,5 +103,8 @@ def test_a_single_stage_is_refused() -> None:
 
 
 def test_networks_and_memory_import_without_simpleitk() -> None:
-    code = "import sys; sys.modules['SimpleITK'] = None; import autoseg.networks, autoseg.planning.memory, autoseg.planning.verification"
+    code = (
+        "import sys; sys.modules['SimpleITK'] = None; "
+        "import autoseg.networks, autoseg.planning.memory, autoseg.planning.verification"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -22,7 +22,7 @@ from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
-from tests.test_plan import example
+from tests.plans.test_plan import example
 
 
 def test_planners_are_found_by_name() -> None:

@@ -22,7 +22,7 @@ from autoseg.training.previous import BoxedCase, CascadeCase
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, Perfect, blob, make_configuration, make_plan, make_run
-from tests.inference.test_stages import INNER, WHOLE, Above, chain
+from tests.inference.test_chain import INNER, WHOLE, Above, chain
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
