@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
     from autoseg.planning.making import plan_dataset as plan
-    from autoseg.plans.plan import explanations
+    from autoseg.plans.reasons import explanations
     from autoseg.postprocessing.choice import postprocess
     from autoseg.preprocessing.dataset import preprocess
     from autoseg.report.html import write_report
@@ -51,7 +51,7 @@ _WHERE = {
     "compare": "autoseg.evaluation.tables",
     "evaluate": "autoseg.evaluation.folders",
     "evaluate_channel_subsets": "autoseg.study.channel_subsets",
-    "explanations": "autoseg.plans.plan",
+    "explanations": "autoseg.plans.reasons",
     "fingerprint": "autoseg.data.fingerprint:compute",
     "plan": "autoseg.planning.making:plan_dataset",
     "postprocess": "autoseg.postprocessing.choice",

@@ -26,8 +26,9 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     import torch
 
     from autoseg.networks import build
-    from autoseg.plans.architecture import UNet
-    from autoseg.plans.plan import Configuration, Output, Target
+    from autoseg.plans.configuration import Configuration
+    from autoseg.plans.families import UNet
+    from autoseg.plans.target import Output, Target
     from autoseg.step.optimization import build_optimizer
     from autoseg.training.batches import Batch
     from autoseg.training.loop import train_step

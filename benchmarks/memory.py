@@ -15,7 +15,7 @@ import torch
 from machine import describe
 
 from autoseg.planning.verification import Comparison, compare
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Optimizer
 from autoseg.utils.device import select_device
 from autoseg.utils.files import write_text

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from autoseg import __version__
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import DeepMedic, MultiView, Network, UNet
-from autoseg.plans.plan import Channel, Configuration, Inference, Plan, Previous, Target
+from autoseg.plans.configuration import Configuration, Previous
+from autoseg.plans.families import DeepMedic, MultiView, Network, UNet
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Augmentation
+from autoseg.plans.target import Target
 from autoseg.transfer.source import (
     HANDED_ON,
     SourceModel,

@@ -3,7 +3,7 @@
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks.inflated import encoder_maps
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Recipe
 from planners.rules.recipe import optimizer

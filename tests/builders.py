@@ -12,9 +12,12 @@ from torch import nn
 from autoseg.data.dataset import Case, ChannelFile, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.data.image import Geometry
-from autoseg.plans.architecture import UNet
-from autoseg.plans.plan import Channel, Configuration, Normalization, Output, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.families import UNet
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel, Normalization
 from autoseg.plans.recipe import Augmentation, Recipe
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.runs.run import Run

@@ -10,7 +10,8 @@ from autoseg.cli.common import parse_pairs
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoseg.plans.plan import Memory, Plan
+    from autoseg.plans.configuration import Memory
+    from autoseg.plans.plan import Plan
 
 
 #: What can be asked about a planned run.
@@ -166,7 +167,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from autoseg.plans.plan import explanations
+    from autoseg.plans.reasons import explanations
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -243,7 +244,7 @@ def _gigabytes(memory: "Memory | None") -> str:
 def _brief(value: object) -> str:
     from pydantic import BaseModel
 
-    from autoseg.plans.plan import Memory
+    from autoseg.plans.configuration import Memory
 
     if isinstance(value, Memory):
         return f"{value.total / 1e9:.2f} GB"

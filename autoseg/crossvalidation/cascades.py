@@ -11,7 +11,8 @@ from autoseg.data.boxes import box_around
 from autoseg.data.image import result_ending
 from autoseg.evaluation.cases import read_labels
 from autoseg.networks.weights import read_metadata, weights_identity
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import LARGEST_POOL
 from autoseg.preprocessing.resample import resample_label

@@ -24,7 +24,8 @@ from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase

@@ -11,7 +11,8 @@ from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.raters import measure
 from autoseg.inference.predictor import write_label
-from autoseg.plans.plan import Plan, Target
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.preprocessing.case import Trace, restore
 from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoseg.plans.plan import Target
+from autoseg.plans.target import Target
 
 
 def counts(prediction: np.ndarray, reference: np.ndarray, target: Target) -> np.ndarray:

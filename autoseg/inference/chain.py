@@ -13,7 +13,8 @@ from torch import nn
 
 from autoseg.data.boxes import Box, box_around
 from autoseg.inference.decide import one_hot, paint_scores
-from autoseg.plans.plan import Configuration, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
 from autoseg.preprocessing.resample import resample_label
 

@@ -6,7 +6,7 @@ import torch
 
 from autoseg.inference.sliding_window import collector
 from autoseg.networks.multiview import fuse
-from autoseg.plans.plan import Target
+from autoseg.plans.target import Target
 
 
 def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Iterator[torch.Tensor]:

@@ -9,7 +9,9 @@ from torch import nn
 from autoseg import __version__
 from autoseg.inference.chain import Stage
 from autoseg.networks.weights import load_network
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
 

@@ -27,7 +27,7 @@ from autoseg.inference.decide import (
 )
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.sliding_window import collector, predict_scores
-from autoseg.plans.plan import Target
+from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import Step, agreed_steps, apply
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
 from autoseg.runs.run import Run

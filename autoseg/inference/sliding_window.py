@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.plan import Inference
+from autoseg.plans.inference import Inference
 from autoseg.utils.device import autocast
 from autoseg.utils.errors import AutosegError
 
@@ -22,7 +22,7 @@ MEMORY_LIMIT = 4_000_000_000
 DEVICE_SHARE = 0.4
 
 
-#: Whose details (see :class:`autoseg.plans.plan.Inference`).
+#: Whose details (see :class:`autoseg.plans.inference.Inference`).
 Manner = Literal["autoseg", "nnunet"]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.blocks import pad_beforehand
-from autoseg.plans.architecture import Network
+from autoseg.plans.families import Network
 
 __all__ = ["build", "count_parameters", "parameters_of", "set_deep_supervision"]
 

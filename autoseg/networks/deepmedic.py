@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoseg.networks.blocks import convolution, crop, enlarge, head, initialize
-from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.families import DeepMedic
 
 
 class TwoPathways(nn.Module):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoseg.networks.blocks import convolution, enlarge, head, initialize
-from autoseg.plans.architecture import FullImageUNet
+from autoseg.plans.families import FullImageUNet
 
 
 class WholeImageUNet(nn.Module):

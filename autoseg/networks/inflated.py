@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.utils.errors import AutosegError
 
 #: Every second stage of the decoder is followed by a depth layer, and so is its last convolution (Wacker et al., with

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.blocks import SLOPE, Rectifier, initialize, normalization
-from autoseg.plans.architecture import MultiView
+from autoseg.plans.families import MultiView
 from autoseg.utils.errors import AutosegError
 
 #: Dilations of the residual blocks in the two groups at the lowest resolution; the others have two blocks without.

@@ -8,7 +8,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 from autoseg.utils.errors import AutosegError
 
 #: Slope of the leaky ReLU for negative values, which He initialisation takes into account (nnU-Net's).

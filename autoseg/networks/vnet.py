@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.blocks import SLOPE, Convolution, Rectifier, initialize, normalization
-from autoseg.plans.architecture import VNet
+from autoseg.plans.families import VNet
 
 
 class Block(nn.Module):

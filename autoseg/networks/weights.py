@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoseg.networks import build, set_deep_supervision
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Initialization
 from autoseg.utils.errors import AutosegError

@@ -13,9 +13,10 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
 from autoseg.planning.memory import TrainingPrecision, step_memory
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.configuration import Configuration, Memory
+from autoseg.plans.families import Inflated
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Configuration, Memory, Plan
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation, Initialization
 from autoseg.runs.run import Run, Split, keep_or_make_splits, refuse_dataset_folder
 from autoseg.transfer.source import Source, carry, forget, keep, open_source

@@ -34,3 +34,27 @@ def without_reasons(node: Any) -> Any:
     if isinstance(node, list):
         return [without_reasons(value) for value in node]
     return node
+
+
+def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
+    """Every value of a plan (or a part of one) that has a reason: (path, value, reason), in the order of the file."""
+    found: list[tuple[str, Any, str]] = []
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, BaseModel):
+            reasons = getattr(node, "reasons", {})
+            for name in type(node).model_fields:
+                value = getattr(node, name)
+                here = f"{path}.{name}" if path else name
+                if name in reasons:
+                    found.append((here, value, reasons[name]))
+                walk(value, here)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}")
+        elif isinstance(node, list):
+            for index, value in enumerate(node):
+                walk(value, f"{path}.{getattr(value, 'name', None) or index}")
+
+    walk(plan, "")
+    return [item for item in found if not item[0].endswith("reasons")]

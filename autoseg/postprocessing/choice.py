@@ -27,7 +27,8 @@ from autoseg.evaluation.cases import WORKERS, grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.summary import number
 from autoseg.networks.weights import read_metadata, weights_identity
-from autoseg.plans.plan import Output, Plan, Target
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
     FILE,
     Postprocessing,

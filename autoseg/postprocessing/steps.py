@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import ndimage
 
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import first_fault, read_json, write_json
 from autoseg.utils.progress import say

@@ -11,7 +11,9 @@ from autoseg.data.boxes import bounding_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
 from autoseg.data.image import Geometry
 from autoseg.data.orientation import Axes, Orientation, axes_in
-from autoseg.plans.plan import Channel, Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (

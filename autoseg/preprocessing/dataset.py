@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import Case, Dataset, load_case
-from autoseg.plans.plan import Configuration, Plan, Preprocessing
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Preprocessing
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoseg.plans.plan import Normalization
+from autoseg.plans.preprocessing import Normalization
 
 #: Smallest standard deviation or range divided by; below it a channel is constant and becomes zero.
 _EPSILON = 1e-8

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from skimage.transform import resize
 
-from autoseg.plans.plan import Resampling
+from autoseg.plans.preprocessing import Resampling
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]

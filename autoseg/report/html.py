@@ -17,7 +17,9 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.data.image import result_ending
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
-from autoseg.plans.plan import Configuration, Plan, explanations
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import explanations
 from autoseg.postprocessing.steps import FILE, Postprocessing
 from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
 from autoseg.report.css import CSS

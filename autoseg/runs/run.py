@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.plans.plan import Plan, load_plan, save_plan
+from autoseg.plans.files import load_plan, save_plan
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import first_fault, read_json, write_json
 from autoseg.utils.progress import say

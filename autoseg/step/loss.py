@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.plan import Target
 from autoseg.plans.recipe import Loss
+from autoseg.plans.target import Target
 from autoseg.step.terms import cross_entropy, focal_loss, soft_dice_loss, topk_cross_entropy, tversky_loss
 
 

@@ -12,9 +12,10 @@ from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.folders import dataset_structures, plan_structures
 from autoseg.networks.weights import digest
 from autoseg.planning.making import checked_fingerprint, default_budget, make_plan, refresh
-from autoseg.plans.architecture import UNet, VNet
+from autoseg.plans.families import UNet, VNet
+from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.overrides import assignment, override
-from autoseg.plans.plan import Plan, load_plan, save_plan
+from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, Split, keep_or_make_splits, make_splits, refuse_dataset_folder
 from autoseg.study.grid import Grid, Setting, read_grid
 from autoseg.training.loop import DONE

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
+from autoseg.plans.target import Target
 from autoseg.step.loss import training_loss
 from autoseg.training.augmentation import augment, augment_maps
 from autoseg.training.distillation import augment_taught, distillation_loss

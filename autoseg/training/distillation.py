@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.plans.plan import Target
 from autoseg.plans.recipe import Augmentation, Distillation
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.step.terms import softened_divergence
 from autoseg.training.augmentation import augment_maps

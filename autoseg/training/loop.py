@@ -16,8 +16,10 @@ from torch import nn
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import depths
 from autoseg.networks.weights import digest, save_weights, weights_identity
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.step.optimization import (
     MovingAverage,

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 from autoseg.data.boxes import Box
 from autoseg.inference.decide import one_hot
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Augmentation
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import PLACES, StoredCase
 from autoseg.training.augmentation import augment_maps
 

@@ -12,8 +12,8 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
-from autoseg.plans.plan import Target
 from autoseg.plans.recipe import Sampling
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 
 #: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.

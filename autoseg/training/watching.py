@@ -13,7 +13,9 @@ from autoseg.inference.decide import mean_of_raters, paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import set_deep_supervision
 from autoseg.networks.weights import save_weights
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.previous import network_input
 from autoseg.training.state import State

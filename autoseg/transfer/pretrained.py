@@ -11,7 +11,7 @@ from torch import nn
 
 from autoseg.networks.inflated import SliceEncoder, build_inflated, encoder_maps, import_timm
 from autoseg.networks.weights import planned_weights
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
 from autoseg.utils.errors import AutosegError
 

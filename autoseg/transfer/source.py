@@ -22,8 +22,10 @@ from autoseg.networks.weights import (
     save_weights,
     weights_identity,
 )
-from autoseg.plans.plan import Configuration, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
+from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.transfer.surgery import Carried, Inlet, carry_over, of_raters
 from autoseg.utils.errors import AutosegError, UsageError

@@ -16,8 +16,9 @@ import torch
 
 from autoseg.data.dataset import Dataset
 from autoseg.inference.members import load_member
-from autoseg.plans.plan import Plan, Target
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
+from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 

@@ -11,7 +11,8 @@ import torch
 from autoseg.inference.chain import ABSENT
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import digest
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.preprocessing.resample import resample_scores
 from autoseg.preprocessing.store import StoredCase, save, stored_key

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Loss, Optimizer, Recipe, Schedule
 from planners.rules.systems import adopt, assemble, base_recipe, configure, fit, open_setting

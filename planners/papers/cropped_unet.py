@@ -7,7 +7,8 @@ reduced on a plateau down to 1e-6. Assumed: a U-Net of five levels that begins w
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.plan import Normalization, Plan
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.rules.plain import assumed, plain_unet
 from planners.rules.systems import adopt, assemble, base_recipe, configure, fit, open_setting

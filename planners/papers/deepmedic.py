@@ -9,8 +9,10 @@ import numpy as np
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.inference.sliding_window import tile_starts
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import DeepMedic
-from autoseg.plans.plan import Inference, Normalization, Plan
+from autoseg.plans.families import DeepMedic
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
 from planners.rules.mirroring import mirror_axes
 from planners.rules.systems import (

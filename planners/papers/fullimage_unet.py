@@ -7,8 +7,9 @@ from typing import Any
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import FullImageUNet
-from autoseg.plans.plan import Normalization, Plan
+from autoseg.plans.families import FullImageUNet
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
 from planners.rules.systems import (
     Setting,

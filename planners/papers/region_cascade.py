@@ -10,9 +10,12 @@ from itertools import pairwise
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import MultiView
-from autoseg.plans.plan import Configuration, Normalization, Output, Plan, Previous, Target
+from autoseg.plans.configuration import Configuration, Previous
+from autoseg.plans.families import MultiView
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.target import Output, Target
 from planners.rules.systems import (
     Setting,
     Size,

@@ -2,7 +2,7 @@
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.architecture import VNet
+from autoseg.plans.families import VNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.rules.systems import adopt, assemble, base_recipe, configure, fit, open_setting, refuse_pictures

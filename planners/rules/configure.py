@@ -8,7 +8,9 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
 from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
-from autoseg.plans.plan import Configuration, Plan, Previous, Target
+from autoseg.plans.configuration import Configuration, Previous
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE, precision
 from planners.rules.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.plans.plan import Channel, Normalization
+from autoseg.plans.preprocessing import Channel, Normalization
 
 #: Words in a channel's name or modality that say its values are Hounsfield units.
 CT = {"ct", "cta", "cbct", "ncct", "cect", "ctp"}

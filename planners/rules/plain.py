@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 from planners.rules.topology import pooling
 
 

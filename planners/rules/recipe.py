@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoseg.plans.plan import Inference
+from autoseg.plans.inference import Inference
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
 from planners.rules.compute import CPU_STEPS
 

@@ -14,19 +14,13 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
 from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
-from autoseg.plans.architecture import Network
-from autoseg.plans.plan import (
-    Configuration,
-    Inference,
-    Memory,
-    Normalization,
-    Plan,
-    Preprocessing,
-    Previous,
-    Resampling,
-    Target,
-)
+from autoseg.plans.configuration import Configuration, Memory, Previous
+from autoseg.plans.families import Network
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization, Preprocessing, Resampling
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.target import Target
 from autoseg.utils.errors import AutosegError, UsageError
 from planners.rules.budget import USABLE, precision
 from planners.rules.compute import SYSTEM_STEP_SECONDS, time_step
@@ -355,7 +349,7 @@ def assemble(
         recommended: one of them.
         recommended_reason: why that one.
         normalization: of the paper, for every channel that is no CT; this project's own rule where None.
-        preprocessing: further values of :class:`autoseg.plans.plan.Preprocessing`.
+        preprocessing: further values of :class:`autoseg.plans.preprocessing.Preprocessing`.
         preprocessing_reasons: why these.
         raters: who are learned separately.
     """

@@ -1,7 +1,7 @@
 """Which channels go in and which labels or regions come out, as the user asked."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import UsageError
 
 

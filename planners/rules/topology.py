@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 
 #: Voxels that an axis keeps at the bottleneck.
 BOTTLENECK = 4

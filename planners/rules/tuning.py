@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from autoseg.plans.plan import Configuration
+from autoseg.plans.configuration import Configuration
 from autoseg.plans.recipe import Freeze, Initialization, Optimizer, Recipe, Schedule
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError

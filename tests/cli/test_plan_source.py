@@ -16,7 +16,8 @@ from autoseg.data.phantom import Cohort, generate
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import load_weights, save_weights, weights_identity
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.transfer.source import read_record, start_from_model
 from autoseg.utils.errors import AutosegError, UsageError

@@ -13,8 +13,11 @@ from autoseg.crossvalidation.cascades import Part, hand_on, schedule, stage_case
 from autoseg.crossvalidation.jobs import train as train_anywhere
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
+from autoseg.plans.configuration import Previous
+from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report import write_report
 from autoseg.runs.run import Run

@@ -12,8 +12,9 @@ from autoseg.crossvalidation import jobs as module
 from autoseg.crossvalidation.jobs import cross_validated, train
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
+from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Preprocessing, save_plan
+from autoseg.plans.preprocessing import Preprocessing
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError

@@ -13,8 +13,10 @@ from autoseg.data.dataset import Dataset
 from autoseg.evaluation.agreement import Agreement
 from autoseg.networks.weights import weights_identity
 from autoseg.planning.making import Request, choose_raters, make_plan
+from autoseg.plans.configuration import Previous
+from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Plan, Previous, save_plan
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run

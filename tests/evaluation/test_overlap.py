@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from autoseg.evaluation.cases import evaluate_arrays
 from autoseg.evaluation.metrics import Empty
 from autoseg.evaluation.overlap import counts, dices
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 
 PAIRS = st.tuples(*[arrays(np.int32, (2, 3, 4), elements=st.integers(0, 3))] * 2)

@@ -14,7 +14,10 @@ from autoseg.inference.chain import Stage, apply_stages
 from autoseg.inference.decide import one_hot
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.plans.plan import Output, Plan, Preprocessing, Previous, Target
+from autoseg.plans.configuration import Previous
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from tests.builders import LABELS, REGIONS, Perfect, blob, loaded, make_configuration, make_plan, picture_of
 from tests.inference.test_predictor import CPU, Constant, case_of

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 
 

@@ -14,8 +14,10 @@ from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
+from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Plan, Preprocessing, save_plan
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Preprocessing
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (

@@ -13,7 +13,8 @@ from torch import nn
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.decide import Opinions
 from autoseg.inference.predictor import Member, Predictor, beside
-from autoseg.plans.plan import Plan, Target
+from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import Step
 from autoseg.report.pictures import disagreement_picture
 from autoseg.utils.errors import UsageError

@@ -13,8 +13,8 @@ from torch import nn
 from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
 from autoseg.networks import build
-from autoseg.plans.architecture import DeepMedic
-from autoseg.plans.plan import Inference
+from autoseg.plans.families import DeepMedic
+from autoseg.plans.inference import Inference
 from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 

@@ -16,7 +16,7 @@ import torch
 from autoseg.cli.main import run as main
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks.weights import load_weights
-from autoseg.plans.plan import load_plan
+from autoseg.plans.files import load_plan
 from autoseg.training import loop
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
 

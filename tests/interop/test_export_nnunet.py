@@ -16,8 +16,11 @@ from autoseg.inference.predictor import Predictor
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.networks import build
-from autoseg.plans.architecture import UNet
-from autoseg.plans.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Target
+from autoseg.plans.families import UNet
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
+from autoseg.plans.target import Output, Target
 from autoseg.runs.run import Run
 from tests.builders import REGIONS, make_configuration, make_network, make_plan
 from tests.interop.model import NAME, dataset, plans, read, scan, stirred, write_model

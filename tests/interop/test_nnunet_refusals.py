@@ -15,7 +15,11 @@ from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.checkpoint import read_checkpoint
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights, weights_identity
-from autoseg.plans.plan import Channel, Inference, Normalization, Output, Plan, Preprocessing, Previous, Target
+from autoseg.plans.configuration import Previous
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
+from autoseg.plans.target import Output, Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run

@@ -6,7 +6,7 @@ from torch import nn
 
 from autoseg.networks import build
 from autoseg.networks.blocks import Convolution, pad_beforehand
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 
 #: Kernel, stride, space.
 SHORT = [

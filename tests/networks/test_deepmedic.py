@@ -6,7 +6,7 @@ from torch import nn
 
 from autoseg.networks import build, count_parameters
 from autoseg.planning.verification import compare
-from autoseg.plans.architecture import DeepMedic
+from autoseg.plans.families import DeepMedic
 from autoseg.plans.recipe import Optimizer
 
 #: Convolutions as deep as the paper's, but few kernels.

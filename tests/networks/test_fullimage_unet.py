@@ -6,7 +6,7 @@ from torch import nn
 
 from autoseg.networks import build, count_parameters
 from autoseg.planning.verification import compare
-from autoseg.plans.architecture import FullImageUNet
+from autoseg.plans.families import FullImageUNet
 from autoseg.plans.recipe import Optimizer
 from tests.networks.overfit import dice_after
 

@@ -13,7 +13,7 @@ from torch import nn
 from autoseg.networks import build, count_parameters
 from autoseg.networks.inflated import InflatedNet, encoder_maps
 from autoseg.planning.verification import compare
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError
 

@@ -5,8 +5,8 @@ import torch
 
 from autoseg.networks import build, count_parameters, set_deep_supervision
 from autoseg.networks.multiview import fuse
-from autoseg.plans.architecture import MultiView
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.families import MultiView
+from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, make_configuration, make_plan
 

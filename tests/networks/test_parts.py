@@ -5,7 +5,7 @@ import torch
 
 from autoseg.networks import build
 from autoseg.networks.parts import Axis, depths, encoder_names, head_axes, input_axes, own_tensors
-from autoseg.plans.architecture import DeepMedic, FullImageUNet, Inflated, MultiView, Network, UNet, VNet
+from autoseg.plans.families import DeepMedic, FullImageUNet, Inflated, MultiView, Network, UNet, VNet
 from tests.builders import make_network
 
 SMALL: dict[str, tuple[Network, list[int]]] = {

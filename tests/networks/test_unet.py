@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autoseg.networks import build, count_parameters, set_deep_supervision
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 from autoseg.utils.errors import AutosegError
 
 

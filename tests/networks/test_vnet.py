@@ -8,7 +8,7 @@ from torch import nn
 from autoseg.networks import build, count_parameters
 from autoseg.networks.vnet import Block
 from autoseg.planning.verification import compare
-from autoseg.plans.architecture import VNet
+from autoseg.plans.families import VNet
 from autoseg.plans.recipe import Optimizer
 from tests.networks.overfit import dice_after
 

@@ -5,7 +5,8 @@ import torch
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
 from autoseg.planning.making import Planner, Request
-from autoseg.plans.plan import Plan, explanations
+from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import explanations
 
 
 def planned(planner: Planner, data: Fingerprint, device: str = "cuda", gigabytes: float = 8.0) -> Plan:

@@ -5,7 +5,8 @@ import torch
 
 from autoseg.networks import build
 from autoseg.planning.making import Request
-from autoseg.plans.plan import Memory, Plan
+from autoseg.plans.configuration import Memory
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from planners import cascade, region_cascade
 from planners.papers.region_cascade import LEAST

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
 from autoseg.planning.making import Request
-from autoseg.plans.plan import Plan, explanations
+from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import resenc, unet
 from planners.rules.compute import WIDTHS, step_seconds

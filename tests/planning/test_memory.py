@@ -10,7 +10,7 @@ import torch
 from autoseg.networks import build, count_parameters
 from autoseg.planning.memory import scaling, step_memory, trace_step
 from autoseg.planning.verification import compare
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Distillation, Optimizer
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}

@@ -10,7 +10,8 @@ import autoseg
 from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.metrics import Empty
-from autoseg.plans.plan import Target, save_plan
+from autoseg.plans.files import save_plan
+from autoseg.plans.target import Target
 from autoseg.postprocessing.choice import postprocess, results_table, verdict
 from autoseg.postprocessing.steps import Postprocessing, Step, Trial, chosen_steps
 from autoseg.runs.run import Run

@@ -18,7 +18,7 @@ from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.plans.plan import Output, Target
+from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
     FILE,
     Postprocessing,

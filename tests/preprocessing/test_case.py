@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoseg.data.dataset import Case, ChannelFile, load_case
 from autoseg.inference.predictor import Member, Predictor, write_label
-from autoseg.plans.plan import Channel, Normalization, Preprocessing
+from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
 from autoseg.preprocessing.case import Trace, preprocess_case, restore, scores_on_original
 from tests.builders import Perfect, blob, loaded, make_configuration, make_plan, picture_of, write
 

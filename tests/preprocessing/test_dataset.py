@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import save_plan
 from autoseg.preprocessing import dataset as module
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase

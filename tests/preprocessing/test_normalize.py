@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.plans.plan import Normalization
+from autoseg.plans.preprocessing import Normalization
 from autoseg.preprocessing.normalize import normalize
 
 LINE = np.array([0, 2, 4, 6], np.float32).reshape(1, 1, 4)

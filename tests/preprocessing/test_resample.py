@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize
 
-from autoseg.plans.plan import Resampling
+from autoseg.plans.preprocessing import Resampling
 from autoseg.preprocessing.resample import (
     resample_image,
     resample_label,

@@ -9,8 +9,11 @@ import SimpleITK as sitk
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.evaluation import Evaluation, evaluate_pairs, plan_structures
-from autoseg.plans.architecture import UNet
-from autoseg.plans.plan import Channel, Configuration, Output, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.families import UNet
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel
+from autoseg.plans.target import Output, Target
 from autoseg.runs.run import Run
 
 CASES = ("case_1", "case_2", "case_3", "case_4")

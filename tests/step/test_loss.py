@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.plans.plan import Output, Target
 from autoseg.plans.recipe import Loss
+from autoseg.plans.target import Output, Target
 from autoseg.step.loss import deep_supervision_loss, encode, segmentation_loss, supervision_weights
 from tests.builders import LABELS, REGIONS
 

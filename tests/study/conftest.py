@@ -10,7 +10,8 @@ import pytest
 
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.plans.plan import Plan, load_plan
+from autoseg.plans.files import load_plan
+from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.files import write_json
 from tests.builders import blob, make_dataset, make_plan, picture_of, write

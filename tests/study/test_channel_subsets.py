@@ -15,7 +15,8 @@ from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.plans.plan import Channel, Plan
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel
 from autoseg.runs.run import Run
 from autoseg.study.channel_subsets import choose_subsets, evaluate_channel_subsets, parse_subsets, with_only
 from autoseg.utils.errors import AutosegError, UsageError

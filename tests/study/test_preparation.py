@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.data.dataset import Dataset
-from autoseg.plans.architecture import DeepMedic, VNet
+from autoseg.plans.families import DeepMedic, VNet
 from autoseg.study import preparation
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import plan_setting, prepare, scale_width

@@ -9,8 +9,8 @@ import torch
 
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks.weights import load_network
-from autoseg.plans.architecture import DeepMedic
-from autoseg.plans.plan import Inference
+from autoseg.plans.families import DeepMedic
+from autoseg.plans.inference import Inference
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
 from autoseg.training import loop
 from autoseg.training.loop import Budget, train_fold

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from autoseg.networks import build
 from autoseg.networks.parts import depths, own_tensors
 from autoseg.networks.weights import load_weights
-from autoseg.plans.architecture import MultiView
+from autoseg.plans.families import MultiView
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimization import build_optimizer, layer_groups, set_rate

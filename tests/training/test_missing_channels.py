@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.plans.plan import Plan, Previous
+from autoseg.plans.configuration import Previous
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training import loop
 from autoseg.training.augmentation import augment, loading_size

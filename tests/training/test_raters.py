@@ -8,8 +8,9 @@ import torch
 
 from autoseg.inference.decide import mean_of_raters
 from autoseg.networks.weights import load_weights
-from autoseg.plans.plan import Plan, Target
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
+from autoseg.plans.target import Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.step.loss import deep_supervision_loss, training_loss

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from autoseg.networks import build
 from autoseg.networks.weights import content_of
-from autoseg.plans.architecture import Inflated
+from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
 from autoseg.transfer.pretrained import adapt_channels, check_fit, initialize, load_encoder, read_weights
 from autoseg.utils.errors import AutosegError

@@ -15,8 +15,11 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights, weights_identity
-from autoseg.plans.plan import Output, Plan, Previous, Target, save_plan
+from autoseg.plans.configuration import Previous
+from autoseg.plans.files import save_plan
+from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from autoseg.interop.nnunet.folder import Settings
 from autoseg.networks.unet import NEGATIVE_SLOPE
-from autoseg.plans.architecture import UNet
-from autoseg.plans.plan import say_invalid
+from autoseg.plans.families import UNet
+from autoseg.plans.files import say_invalid
 from autoseg.utils.errors import AutosegError
 
 #: Class → family. Before 2.3 the name stood alone.

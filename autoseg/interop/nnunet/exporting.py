@@ -11,8 +11,11 @@ from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.translation import RESAMPLING
 from autoseg.networks.weights import load_network
-from autoseg.plans.architecture import UNet
-from autoseg.plans.plan import Configuration, Normalization, Plan, Target
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.families import UNet
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Normalization
+from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json

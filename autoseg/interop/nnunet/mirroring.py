@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autoseg.networks import build
-from autoseg.plans.architecture import UNet
+from autoseg.plans.families import UNet
 
 
 def mirrored_architecture(network: UNet, axes: Sequence[int]) -> UNet:

@@ -13,19 +13,13 @@ from autoseg.data.orientation import Orientation
 from autoseg.interop.nnunet.architecture import network_of
 from autoseg.interop.nnunet.checkpoint import Checkpoint
 from autoseg.interop.nnunet.folder import IntensityProperties, ModelFolder, Settings
-from autoseg.plans.plan import (
-    Channel,
-    Configuration,
-    Inference,
-    Normalization,
-    Output,
-    Plan,
-    Preprocessing,
-    Resampling,
-    Target,
-    say_invalid,
-)
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.files import say_invalid
+from autoseg.plans.inference import Inference
+from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing, Resampling
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
 
 #: Class that reads images → how they lie then.

@@ -4,7 +4,8 @@ import pytest
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from planners.papers.deepmedic import plan as deepmedic
 from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures

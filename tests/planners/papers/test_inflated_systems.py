@@ -9,8 +9,10 @@ import torch
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build, count_parameters
 from autoseg.planning.making import Request, make_plan
-from autoseg.plans.architecture import Inflated, UNet
-from autoseg.plans.plan import Configuration, Plan, explanations
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.families import Inflated, UNet
+from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import albunet2d, albunet3d, cropped_unet, inflated, region_unet
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus

@@ -3,7 +3,8 @@
 import pytest
 
 from autoseg.planning.making import Request
-from autoseg.plans.plan import Configuration, Plan
+from autoseg.plans.configuration import Configuration
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from planners.papers.vnet import plan as vnet
 from tests.planners.fingerprints import brats, fingerprint, hippocampus, pictures

@@ -1,0 +1,384 @@
+"""The network families: what each is made of, as the part of a plan that :func:`autoseg.networks.build` builds."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+
+from autoseg.plans.architecture import Architecture
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("a kernel needs an odd size, so that it has a middle")
+    return size
+
+
+#: Voxels along an axis of a convolution's kernel.
+KernelSize = Annotated[PositiveInt, AfterValidator(_odd)]
+
+
+class UNet(Architecture):
+    """A U-Net: plain (``unet``) or with a residual encoder (``resenc``).
+
+    Attributes:
+        family: ``unet``: stacked convolutions; ``resenc``: residual blocks in the encoder.
+        features: channels of each stage, the highest resolution first.
+        strides: per stage, how much each axis is pooled on the way in (first stage: all 1).
+        kernel_sizes: per stage.
+        encoder_blocks: convolutions (``unet``) or residual blocks (``resenc``) per encoder stage.
+        decoder_convs: convolutions per decoder stage (one fewer than stages).
+        norm: normalization layer.
+        activation: non-linearity.
+        dropout: probability after each convolution; 0 for none.
+        deep_supervision: losses at lower decoder resolutions during training.
+        decoders: ways out of the one encoder, one for each rater that is learned separately.
+    """
+
+    family: Literal["unet", "resenc"] = "unet"
+    features: list[PositiveInt] = Field(min_length=1)
+    strides: list[list[PositiveInt]]
+    kernel_sizes: list[list[KernelSize]]
+    encoder_blocks: list[PositiveInt]
+    decoder_convs: list[PositiveInt]
+    norm: Literal["instance", "batch"] = "instance"
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    deep_supervision: bool = True
+    decoders: PositiveInt = 1
+
+    @property
+    def raters(self) -> int:
+        """A decoder each."""
+        return self.decoders
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.strides[0])
+
+    @property
+    def divisor(self) -> list[int]:
+        """Product of the strides along each axis."""
+        return [math.prod(stride[axis] for stride in self.strides) for axis in range(self.dimensions)]
+
+    @property
+    def supervised_levels(self) -> bool:
+        """As the plan says."""
+        return self.deep_supervision
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("encoder.",)
+
+    @property
+    def summary(self) -> str:
+        """Channels of the stages; decoders, where there are several."""
+        features = " ".join(str(width) for width in self.features)
+        return features if self.decoders == 1 else f"{features}, {self.decoders} decoders"
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "Self":
+        stages = len(self.features)
+        for name, expected in (
+            ("strides", stages),
+            ("kernel_sizes", stages),
+            ("encoder_blocks", stages),
+            ("decoder_convs", stages - 1),
+        ):
+            if len(getattr(self, name)) != expected:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; {stages} stages need {expected}")
+        if any(len(row) != self.dimensions for row in (*self.strides, *self.kernel_sizes)):
+            raise ValueError("strides and kernel_sizes need one number an axis, the same number of axes in each stage")
+        if any(stride != 1 for stride in self.strides[0]):
+            raise ValueError("the first stage works at full resolution: its strides are all 1")
+        return self
+
+
+class DeepMedic(Architecture):
+    """DeepMedic (Kamnitsas et al. 2017): two pathways around the same centre, one at a lower resolution.
+
+    No convolution is padded: ``len(features)`` convolutions of 3×3×3 take ``2·len(features)`` voxels off each axis.
+    The network speaks about what is left of the patch, and is given ``factor`` times the surroundings.
+
+    Attributes:
+        family: of the network.
+        features: kernels of each 3×3×3 convolution, in both pathways.
+        fully_connected: kernels of the 1×1×1 layers that join the pathways.
+        factor: how much coarser the second pathway is.
+        norm: normalization layer.
+        dropout: probability after each 3×3×3 convolution.
+        fully_connected_dropout: probability after each 1×1×1 layer.
+    """
+
+    family: Literal["deepmedic"] = "deepmedic"
+    features: list[PositiveInt] = Field(default_factory=lambda: [30, 30, 40, 40, 40, 40, 50, 50], min_length=1)
+    fully_connected: list[PositiveInt] = Field(default_factory=lambda: [150, 150], min_length=1)
+    factor: Literal[3, 5] = 3
+    norm: Literal["instance", "batch"] = "batch"
+    dropout: float = Field(0.02, ge=0, lt=1)
+    fully_connected_dropout: float = Field(0.5, ge=0, lt=1)
+
+    def fits(self, patch: Sequence[int]) -> str | None:
+        """The result must be a whole number of the coarse pathway's voxels."""
+        for axis, size in enumerate(patch):
+            left = size - 2 * len(self.features)
+            if left < self.factor or left % self.factor:
+                return (
+                    f"patch_size[{axis}] = {size} can't be taken by {len(self.features)} unpadded convolutions: it "
+                    f"must be {2 * len(self.features)} plus a multiple of {self.factor}"
+                )
+        return None
+
+    def nearest(self, patch: Sequence[int]) -> list[int]:
+        """What the convolutions take off, and a whole number of the coarse pathway's voxels."""
+        taken = 2 * len(self.features)
+        return [taken + max((size - taken) // self.factor, 1) * self.factor for size in patch]
+
+    def output_size(self, patch: Sequence[int]) -> list[int]:
+        """What unpadded convolutions leave of the patch."""
+        return [size - 2 * len(self.features) for size in patch]
+
+    def input_size(self, patch: Sequence[int]) -> list[int]:
+        """The coarse pathway's surroundings: ``factor`` × (result / ``factor`` + what its convolutions take off)."""
+        return [size + 2 * len(self.features) * self.factor for size in self.output_size(patch)]
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The two pathways."""
+        return ("fine.", "coarse.")
+
+    @property
+    def summary(self) -> str:
+        """Kernels of the convolutions, and of the joining layers."""
+        return f"2×({' '.join(map(str, self.features))}) {' '.join(map(str, self.fully_connected))}"
+
+
+class FullImageUNet(Architecture):
+    """The full-image U-Net of Rahimpour et al.: four levels, two 1×1×1 layers before the classification.
+
+    Attributes:
+        family: of the network.
+        features: kernels of the two convolutions of each level, the highest resolution first.
+        fully_connected: kernels of the 1×1×1 layers at the end.
+        norm: normalization layer.
+        dropout: probability after each of these layers.
+    """
+
+    family: Literal["fullimage_unet"] = "fullimage_unet"
+    features: list[tuple[PositiveInt, PositiveInt]] = Field(
+        default_factory=lambda: [(20, 40), (40, 80), (80, 160), (160, 320)], min_length=2
+    )
+    fully_connected: list[PositiveInt] = Field(default_factory=lambda: [20, 20])
+    norm: Literal["instance", "batch"] = "instance"
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+    def fits(self, patch: Sequence[int]) -> str | None:
+        """Any size, as long as the lowest level is left more than one voxel to normalize."""
+        coarsest = 2 ** (len(self.features) - 1)
+        if min(patch) < 1 or max(patch) <= coarsest:
+            return (
+                f"patch_size = {list(patch)} is too small for {len(self.features)} levels: its longest axis must be "
+                f"over {coarsest}"
+            )
+        return None
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("down.",)
+
+    @property
+    def summary(self) -> str:
+        """Kernels of the levels."""
+        return " ".join(f"{first}-{second}" for first, second in self.features)
+
+
+class VNet(Architecture):
+    """V-Net (Milletari et al. 2016): residual blocks, strided convolutions down and up, no pooling.
+
+    Attributes:
+        family: of the network.
+        features: channels of each level, the highest resolution first; each level halves every axis.
+        convolutions: 5×5×5 convolutions in each level's block on the way in; the way out has the same, without the
+            lowest.
+        kernel_size: of the blocks' convolutions.
+        norm: normalization layer; the paper has none.
+        dropout: probability after each block.
+    """
+
+    family: Literal["vnet"] = "vnet"
+    features: list[PositiveInt] = Field(default_factory=lambda: [16, 32, 64, 128, 256], min_length=2)
+    convolutions: list[PositiveInt] = Field(default_factory=lambda: [1, 2, 3, 3, 3])
+    kernel_size: KernelSize = 5
+    norm: Literal["instance", "batch", "none"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def divisor(self) -> list[int]:
+        """Two a level below the first."""
+        return [2 ** (len(self.features) - 1)] * 3
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "Self":
+        if len(self.convolutions) != len(self.features):
+            raise ValueError(f"convolutions has {len(self.convolutions)} entries; features has {len(self.features)}")
+        return self
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The way down."""
+        return ("enter.", "down.")
+
+    @property
+    def summary(self) -> str:
+        """Channels of the levels."""
+        return " ".join(map(str, self.features))
+
+
+class Inflated(Architecture):
+    """A 2D image encoder (timm) made a volume encoder: every k×k convolution becomes 1×k×k (Wacker et al. 2019).
+
+    The decoder has one stage for each factor of two: a convolution 1×3×3 and a transposed one that doubles the plane.
+    The defaults are the AlbuNet3D's of Wacker et al.
+
+    Attributes:
+        family: of the network.
+        encoder: name of a timm model with feature maps (``resnet34``).
+        first_pool: the encoder's own first pooling, or maxima of 2×2 pixels in its place.
+        skips: reductions (2: half the resolution) of the encoder's maps that the decoder is given; all where None.
+        decoder_features: channels that each decoder stage gives, the lowest resolution first.
+        decoder_widths: channels of each stage's convolution, before the transposed one.
+        depth_layers: 3×1×1 convolutions, which join slices: below the encoder and after every second stage of the
+            decoder; without them a network for single slices.
+        channels: how weights for three colours serve another number of channels: ``repeat`` them in turn and rescale,
+            or give each channel their ``mean``.
+        reduction: how much the encoder reduces the plane: 32 for most.
+    """
+
+    family: Literal["inflated"] = "inflated"
+    encoder: str = "resnet34"
+    first_pool: Literal["encoder", "2x2"] = "encoder"
+    skips: list[PositiveInt] | None = None
+    decoder_features: list[PositiveInt] = Field(default_factory=lambda: [128, 128, 32, 64, 16])
+    decoder_widths: list[PositiveInt] = Field(default_factory=lambda: [256, 256, 128, 64, 64])
+    depth_layers: bool = True
+    channels: Literal["repeat", "mean"] = "repeat"
+    reduction: PositiveInt = 32
+
+    @property
+    def divisor(self) -> list[int]:
+        """Slices stay; the plane is reduced."""
+        return [1, self.reduction, self.reduction]
+
+    @property
+    def takes_image_weights(self) -> bool:
+        """The encoder does."""
+        return True
+
+    @property
+    def encoder_prefixes(self) -> tuple[str, ...]:
+        """The 2D encoder, and the layer below it that joins slices."""
+        return ("encoder.", "bottom.")
+
+    def fits(self, patch: Sequence[int]) -> str | None:
+        """A slice must leave the encoder more than one pixel: batch norm has nothing to average over one of them."""
+        if list(patch) == self.divisor:
+            return f"patch_size {list(patch)} leaves {self.encoder} a single pixel: make it larger"
+        return super().fits(patch)
+
+    @property
+    def summary(self) -> str:
+        """The encoder's name and the decoder's channels."""
+        return f"{self.encoder} {' '.join(map(str, self.decoder_features))}"
+
+    @model_validator(mode="after")
+    def _stages(self) -> "Self":
+        stages = self.reduction.bit_length() - 1
+        if self.reduction != 2**stages or stages < 1:
+            raise ValueError(f"reduction {self.reduction} is no power of two from 2")
+        for name in ("decoder_features", "decoder_widths"):
+            if len(getattr(self, name)) != stages:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries; a reduction of {self.reduction} needs {stages}"
+                )
+        return self
+
+
+class MultiView(Architecture):
+    """Anisotropic networks looking along several axes, their results averaged (Wang et al. 2017).
+
+    In training mode it gives a list with each view's result, so that each view is trained on its own.
+
+    Attributes:
+        family: of the network.
+        views: axes of the patch that a view's slices are stacked along: one network each.
+        features: channels of the convolutions at full, half and quarter resolution in the plane (the networks of
+            whole tumour and core; that of the enhancing tumour has no quarter).
+        norm: normalization layer.
+        fusion: what the average is one of: of probabilities that exclude each other (``softmax``, for labels) or not
+            (``sigmoid``, for regions).
+    """
+
+    family: Literal["multiview"] = "multiview"
+    views: list[Annotated[int, Field(ge=0, le=2)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    features: list[PositiveInt] = Field(default_factory=lambda: [32, 32, 32], min_length=1)
+    norm: Literal["instance", "batch"] = "batch"
+    fusion: Literal["softmax", "sigmoid"] = "softmax"
+
+    @property
+    def divisor(self) -> list[int]:
+        """Two a level below the first, along the axes in the plane of some view."""
+        factor = 2 ** (len(self.features) - 1)
+        return [factor if any(view != axis for view in self.views) else 1 for axis in range(3)]
+
+    @property
+    def supervised_levels(self) -> bool:
+        """A result a view."""
+        return True
+
+    def suits(self, kind: str) -> str | None:
+        """Labels are fused as softmax, regions as sigmoid."""
+        wanted = "sigmoid" if kind == "regions" else "softmax"
+        return None if self.fusion == wanted else f"network.fusion is {self.fusion}, but {kind} need {wanted}"
+
+    @property
+    def summary(self) -> str:
+        """Channels, times views."""
+        return f"{len(self.views)}×({' '.join(map(str, self.features))})"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Self":
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views {self.views} names an axis twice")
+        return self
+
+
+#: Family → what describes it; in a plan's messages its place is the network's own.
+FAMILIES = ("unet", "resenc", "deepmedic", "fullimage_unet", "vnet", "inflated", "multiview")
+
+
+def _family(network: Any) -> str:
+    family = network.get("family", "unet") if isinstance(network, dict) else getattr(network, "family", "")
+    return "unet" if family == "resenc" else str(family)
+
+
+#: Every network family.
+Network = Annotated[
+    Annotated[UNet, Tag("unet")]
+    | Annotated[DeepMedic, Tag("deepmedic")]
+    | Annotated[FullImageUNet, Tag("fullimage_unet")]
+    | Annotated[VNet, Tag("vnet")]
+    | Annotated[Inflated, Tag("inflated")]
+    | Annotated[MultiView, Tag("multiview")],
+    Discriminator(
+        _family,
+        custom_error_type="unknown_family",
+        custom_error_message=f"the family is unknown; there are {', '.join(FAMILIES)}",
+    ),
+]

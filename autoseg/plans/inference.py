@@ -1,0 +1,34 @@
+"""How a trained configuration is applied to whole images."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from autoseg.plans.reasons import Reasoned
+from autoseg.plans.recipe import Axis, Precision
+
+
+class Inference(Reasoned):
+    """How a trained configuration is applied to a whole image.
+
+    Attributes:
+        overlap: share of a patch that neighbouring tiles have in common.
+        gaussian_sigma: width of the weight over a tile, as share of the patch (nnU-Net: 1/8); 0 for equal weights.
+        mirror_axes: axes flipped in test-time augmentation; all their combinations are averaged.
+        tile_batch: tiles in one forward pass.
+        patch_size: voxels of a tile, where it is not the training's patch.
+        step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
+        precision: of the network in predictions, where it is not the recipe's.
+        manner: ``nnunet`` does as nnU-Net in every detail: where tiles of an odd size start, weights that lie half a
+            voxel off the middle and are rounded to 16 bits, and an anisotropic axis that is looked for in the target's
+            spacing first on the way back to the scan.
+    """
+
+    overlap: float = Field(0.5, ge=0, lt=1)
+    gaussian_sigma: float = Field(0.125, ge=0)
+    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
+    tile_batch: int = Field(1, ge=1)
+    patch_size: list[PositiveInt] | None = None
+    step: list[PositiveInt] | None = None
+    precision: Precision | None = None
+    manner: Literal["autoseg", "nnunet"] = "autoseg"

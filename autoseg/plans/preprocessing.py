@@ -1,0 +1,92 @@
+"""What is done to a case before a network sees it: normalization, cropping, resampling."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from autoseg.plans.reasons import Reasoned
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Normalization(Reasoned):
+    """How one channel's intensities are brought to a common scale.
+
+    Attributes:
+        scheme: ``zscore`` per image; ``ct`` clips to [lower, upper] and z-scores with the dataset's mean and std;
+            ``minmax`` to [0, 1]; ``percentile`` divides by the image's 95th percentile; ``none``.
+        masked: take the statistics from non-zero (or brain-mask) voxels only, and leave the others at zero.
+        lower: lower clip of ``ct`` (0.5th percentile of the foreground).
+        upper: upper clip of ``ct`` (99.5th percentile of the foreground).
+        mean: foreground mean for ``ct``.
+        std: foreground standard deviation for ``ct``.
+    """
+
+    scheme: Literal["zscore", "ct", "minmax", "percentile", "none"] = "zscore"
+    masked: bool = False
+    lower: float | None = None
+    upper: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Self":
+        if self.scheme == "ct":
+            if None in (self.lower, self.upper, self.mean, self.std):
+                raise ValueError("scheme ct needs lower, upper, mean and std")
+            if self.lower > self.upper or self.std <= 0:  # type: ignore[operator]
+                raise ValueError("scheme ct needs lower ≤ upper and std > 0")
+        return self
+
+
+class Channel(Reasoned):
+    """One input channel of the network."""
+
+    name: str
+    normalization: Normalization = Normalization()
+
+
+class Preprocessing(Reasoned):
+    """What is done to every case before resampling.
+
+    Attributes:
+        orientation: axes that a volume is brought to at first: ``canonical`` (LPS), so that all lie the same way round;
+            ``stored``, each as its file has them (what nnU-Net does); or ``ras``.
+        transpose: order of those ``(z, y, x)`` axes; the one with the lowest resolution comes first.
+        crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
+        box: voxels that a case is cut to at most, around the middle of that crop; what lies outside is never segmented.
+        bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
+            normalization.
+        holes: whether zeros that non-zero voxels enclose count as ``outside`` of the image, or ``inside`` (nnU-Net).
+    """
+
+    orientation: Literal["canonical", "stored", "ras"] = "canonical"
+    transpose: tuple[int, int, int] = (0, 1, 2)
+    crop: Literal["nonzero", "none"] = "nonzero"
+    box: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    bias_correction: Literal["none", "n4"] = "none"
+    holes: Literal["outside", "inside"] = "outside"
+
+    @model_validator(mode="after")
+    def _permutation(self) -> "Self":
+        if sorted(self.transpose) != [0, 1, 2]:
+            raise ValueError(f"transpose {list(self.transpose)} is no permutation of [0, 1, 2]")
+        return self
+
+
+class Resampling(Reasoned):
+    """How voxels get to the target spacing.
+
+    Attributes:
+        image_order: order of the spline for images (3: cubic).
+        label_order: 0 nearest, 1 linear on one-hot labels.
+        separate_axis: resample this axis on its own with nearest neighbour: ``auto`` where an image's or the target's
+            largest spacing exceeds ``anisotropy`` times the smallest (nnU-Net's rule), ``never``.
+        anisotropy: ratio of spacings from which an axis counts as strongly anisotropic.
+    """
+
+    image_order: int = Field(3, ge=0, le=5)
+    label_order: int = Field(1, ge=0, le=1)
+    separate_axis: Literal["auto", "never"] = "auto"
+    anisotropy: float = Field(3.0, gt=1)

@@ -1,0 +1,56 @@
+"""What a network is trained to segment."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from autoseg.plans.reasons import Reasoned
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Output(Reasoned):
+    """One thing to segment.
+
+    Attributes:
+        name: of the label or region.
+        values: label values it is made of (one, for a label).
+        paint: value written into a predicted label map where this output is the last one that holds.
+    """
+
+    name: str
+    values: list[int] = Field(min_length=1)
+    paint: int
+
+
+class Target(Reasoned):
+    """What the network is trained to segment.
+
+    Attributes:
+        kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).
+        outputs: in painting order: a later region is painted over an earlier one.
+        ignore: label value of voxels without a say in the loss.
+    """
+
+    kind: Literal["labels", "regions"]
+    outputs: list[Output] = Field(min_length=1)
+    ignore: int | None = None
+
+    @property
+    def heads(self) -> int:
+        """Number of output channels of the network."""
+        return len(self.outputs) + (1 if self.kind == "labels" else 0)
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> "Self":
+        names = [output.name for output in self.outputs]
+        if len(set(names)) != len(names):
+            raise ValueError("two outputs have the same name")
+        if self.kind == "labels":
+            values = [value for output in self.outputs for value in output.values]
+            if len(set(values)) != len(values):
+                raise ValueError("with kind labels no value may belong to two outputs; use kind regions")
+            if len({output.paint for output in self.outputs}) != len(names):
+                raise ValueError("with kind labels two outputs can't be painted with the same value")
+        return self
