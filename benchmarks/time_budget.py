@@ -47,7 +47,7 @@ def main() -> None:
         train += ["--device", options.device, "--seed", str(options.seed)]
         subprocess.run(train, check=True)
         seconds = time.monotonic() - started
-        evaluation = Evaluation.read(Run.open(run).fold(name, options.fold) / "validation")
+        evaluation = Evaluation.read(Run.open(run).fold(name, options.fold).validation)
         dice = ", ".join(f"{target} {evaluation.mean('dice', target):.4f}" for target in evaluation.statistics())
         print(
             f"{name}, --max-time {budget}: mean Dice {evaluation.mean('dice'):.4f} ({dice}) over "

@@ -161,7 +161,7 @@ def store(folder: Path, name: str, label: np.ndarray, image: np.ndarray | None =
     folder.mkdir(parents=True, exist_ok=True)
     case = loaded(picture_of(label) if image is None else image, label)
     plan = make_plan(channels=[f"c{i}" for i in range(len(case.image))])
-    save(folder, name, preprocess_case(case, plan, plan.configurations["small"]), (8, 8, 8), "key")
+    save(folder, name, preprocess_case(case, plan.stage("small")), (8, 8, 8), "key")
     return StoredCase(folder, name)
 
 

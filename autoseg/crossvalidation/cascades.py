@@ -10,7 +10,7 @@ import numpy as np
 from autoseg.data.boxes import box_around
 from autoseg.data.image import result_ending
 from autoseg.evaluation.cases import read_labels
-from autoseg.networks.weights import read_metadata, weights_identity
+from autoseg.networks.weights import is_of
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase
@@ -18,7 +18,7 @@ from autoseg.preprocessing.dataset import LARGEST_POOL
 from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
-from autoseg.training.previous import BoxedCase, CascadeCase, handed_on
+from autoseg.training.previous import BoxedCase, CascadeCase
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus, each
 
@@ -66,10 +66,7 @@ def schedule(plan: Plan, name: str, folds: Sequence[int], count: int, max_second
 
 def folds_of_plan(run: Run, name: str) -> list[int]:
     """Folds that are trained under the plan as it is now."""
-    plan = run.plan
-    expected = weights_identity(plan, plan.configurations[name])
-    weights = {fold: run.fold(name, fold) / "weights.safetensors" for fold in run.trained_folds(name)}
-    return [fold for fold, path in weights.items() if read_metadata(path).get("identity", expected) == expected]
+    return [fold.number for fold in run.folds(name) if is_of(fold.stage, fold.weights)]
 
 
 def stage_cases(run: Run, plan: Plan, name: str, names: Sequence[str]) -> list[StoredCase]:
@@ -89,7 +86,7 @@ def stage_cases(run: Run, plan: Plan, name: str, names: Sequence[str]) -> list[S
     previous = configuration.previous
     if previous is None:
         return [StoredCase(data, case) for case in names]
-    handed = handed_on(plan, configuration)
+    handed = plan.stage(name).input_target
     if handed is not None:
         return [CascadeCase(data, case, StoredCase(_folder(run, name), case), handed) for case in names]
     outputs = plan.target_of(plan.configurations[previous.configuration]).outputs
@@ -138,7 +135,7 @@ def hand_on(run: Run, plan: Plan, name: str, workers: int | None = None) -> None
     folder.mkdir(parents=True, exist_ok=True)
     due = []
     for case, fold in _out_of_fold(run, previous.configuration).items():
-        path = run.fold(previous.configuration, fold) / "validation" / f"{case}{result_ending(plan.file_ending)}"
+        path = run.fold(previous.configuration, fold).validation / f"{case}{result_ending(plan.file_ending)}"
         if not path.exists():
             raise AutosegError(
                 f"{path} is missing, which {name} works on; train fold {fold} of {previous.configuration} again with "

@@ -19,7 +19,7 @@ from autoseg.crossvalidation.rater_validation import FOLDER, measure_decoders, r
 from autoseg.data.image import Geometry, result_ending
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.summary import Evaluation
-from autoseg.inference.chain import Stage
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.inference.sliding_window import count_tiles, predict_scores
 from autoseg.networks import build, set_deep_supervision
@@ -29,8 +29,9 @@ from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.fold import DONE
 from autoseg.runs.run import Run
-from autoseg.training.loop import DONE, Budget, train_fold, training_identity
+from autoseg.training.loop import Budget, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
 from autoseg.training.state import State
 from autoseg.transfer.source import start_from_model
@@ -117,12 +118,12 @@ def train(
     plan = run.plan
     name, _ = plan.configuration(configuration)
     chain = plan.stages(name)
-    refuse_lacking(run.dataset, plan, name)  # before a stage is trained that no other could follow
+    refuse_lacking(run.dataset, plan.stage(name))  # before a stage is trained that no other could follow
     refuse_unpredicted(run, plan, name)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for fold in numbers:
         run.split(fold)
-        if resume is True and not any((run.fold(stage, fold) / "training_state.pt").exists() for stage in chain):
+        if resume is True and not any((run.fold(stage, fold).folder / "training_state.pt").exists() for stage in chain):
             raise UsageError(f"--resume: fold {fold} of {name} in {run.path} was never begun; leave the option out.")
     parts = schedule(plan, name, numbers, len(run.splits), max_seconds)
     for stage in chain:
@@ -169,7 +170,7 @@ def _train_one(
     last: bool,
 ) -> None:
     name, fold, max_seconds = part.name, part.fold, part.seconds
-    folder = run.fold(name, fold)
+    folder = run.fold(name, fold).folder
     folder.mkdir(parents=True, exist_ok=True)
     split = run.split(fold)
     training = stage_cases(run, plan, name, split["train"])
@@ -184,7 +185,7 @@ def _train_one(
     if learnt is not None:
         training = [learnt.of(case) for case in training]
     request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
-    identity = training_identity(plan, config, [*training, *validation], seed)
+    identity = training_identity(plan.stage(name), [*training, *validation], seed)
     if not resume and (asked or not _is_done(folder, "", identity, at_least=True)):
         _start_over(folder)
     if _is_done(folder, request, identity, at_least=not last):
@@ -222,8 +223,7 @@ def _train_one(
     with Steps(f"Training {name}, fold {fold}", 1) as steps:
         state = train_fold(
             folder,
-            plan,
-            config,
+            plan.stage(name),
             training,
             validation,
             budget,
@@ -333,7 +333,7 @@ def _validation_seconds(cases: Sequence[StoredCase], plan: Plan, config: Configu
             [network],
             tile,
             config.tile_size,
-            target.heads * config.network.raters,
+            target.heads * config.network.answers,
             inference,
             device,
             dtype,
@@ -357,17 +357,14 @@ def validate_fold(
     """
     if not run.split(fold)["validation"]:
         return _nothing(plan, name)
-    folder = run.fold(name, fold)
+    folder = run.fold(name, fold).folder
     out = folder / "validation"
     out.mkdir(parents=True, exist_ok=True)
-    before = [plan.configurations[stage] for stage in plan.stages(name)[:-1]]
-    earlier = [
-        Stage(c, plan.target_of(c), [load_network(run.fold(stage, fold) / "weights.safetensors", plan, c, device)])
-        for stage, c in zip(plan.stages(name), before, strict=False)
-    ]
-    network = load_network(folder / "weights.safetensors", plan, config, device)
-    target = plan.result_of(name)
-    member = Member(str(run.path), plan, config, [network], earlier=earlier, target=target)
+    chain = plan.stage(name).chain
+    before = [stage.configuration for stage in chain[:-1]]
+    stages = [TrainedStage(stage, [load_network(run.fold(stage, fold).weights, stage, device)]) for stage in chain]
+    target = chain[-1].result
+    member = Member(str(run.path), stages)
     predictor = Predictor([member], device)
     dataset = run.dataset
     data = run.preprocessed(config.data)
@@ -438,8 +435,8 @@ def cross_validated(run: Run, name: str) -> Evaluation:
     for fold in trained:
         if fold not in folds:
             say(f"Fold {fold} of {name} was trained under another plan and is left out of the table.")
-    folds = [fold for fold in folds if (run.fold(name, fold) / "validation" / "summary.json").exists()]
-    parts = [Evaluation.read(run.fold(name, fold) / "validation") for fold in folds]
+    folds = [fold for fold in folds if (run.fold(name, fold).validation / "summary.json").exists()]
+    parts = [Evaluation.read(run.fold(name, fold).validation) for fold in folds]
     if not parts and _never_validated(run, name):
         return _nothing(run.plan, name)
     if not parts:

@@ -73,7 +73,7 @@ def raters_agreement(run: Run, name: str) -> Agreement | None:
     """
     if not run.plan.raters:
         return None
-    folders = [run.fold(name, fold) / "validation" / FOLDER for fold in folds_of_plan(run, name)]
+    folders = [run.fold(name, fold).validation / FOLDER for fold in folds_of_plan(run, name)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]
     if not parts:
         return None

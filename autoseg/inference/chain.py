@@ -13,7 +13,7 @@ from torch import nn
 
 from autoseg.data.boxes import Box, box_around
 from autoseg.inference.decide import one_hot, paint_scores
-from autoseg.plans.configuration import Configuration
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
 from autoseg.preprocessing.resample import resample_label
@@ -23,17 +23,15 @@ ABSENT = -30.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainedStage:
     """One stage, ready to predict.
 
     Attributes:
-        configuration: which says what it takes over from the stage before.
-        target: what it segments.
+        stage: of the plan; says what it takes over from the stage before.
         networks: of its folds.
     """
 
-    configuration: Configuration
-    target: Target
+    stage: Stage
     networks: list[nn.Module]
 
 
@@ -47,7 +45,7 @@ class Found:
         shape: of the grid.
         target: what the heads mean.
         trace: from the grid back to the scan.
-        configuration: of the stage.
+        stage: that found it.
     """
 
     scores: torch.Tensor | None
@@ -55,7 +53,7 @@ class Found:
     shape: tuple[int, ...]
     target: Target
     trace: Trace
-    configuration: Configuration
+    stage: Stage
 
     def head(self, index: int) -> torch.Tensor:
         """Logits of one head on the whole grid; outside of the box nothing is there."""
@@ -101,14 +99,14 @@ class OnOriginal(Sequence[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
         found, head = self._heads[index]
-        return scores_on_original(found.head(head), found.trace, found.configuration).cpu()
+        return scores_on_original(found.head(head), found.trace, found.stage).cpu()
 
 
 def apply_stages(
-    stages: Sequence[Stage],
+    stages: Sequence[TrainedStage],
     prepared: Sequence[PreprocessedCase],
     result: Target,
-    predict: Callable[[Stage, torch.Tensor], torch.Tensor],
+    predict: Callable[[TrainedStage, torch.Tensor], torch.Tensor],
 ) -> OnOriginal:
     """Run a chain of stages on one case.
 
@@ -126,7 +124,7 @@ def apply_stages(
     wanted = {index for index, _ in sources}
     found: list[Found | None] = []
     for stage, case in zip(stages, prepared, strict=True):
-        previous = stage.configuration.previous
+        previous = stage.stage.previous
         image = torch.from_numpy(case.image)
         shape = tuple(image.shape[1:])
         box: Box | None = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
@@ -134,36 +132,38 @@ def apply_stages(
             before = found[-1]
             assert before is not None
             if previous.use == "channels":
-                image = torch.cat([image, _handed_on(before, case, stage.configuration)])
+                image = torch.cat([image, _handed_on(before, case, stage.stage)])
             else:
                 box = box_around(before.mask(previous.output), previous.margin)
         scores = None if box is None else predict(stage, image[(slice(None), *box)])
         if found and len(found) - 1 not in wanted:
             found[-1] = None  # nobody will look at its scores again
-        found.append(Found(scores, box, shape, stage.target, case.trace, stage.configuration))
+        found.append(Found(scores, box, shape, stage.stage.target, case.trace, stage.stage))
     heads = []
-    for rater in range(stages[-1].configuration.network.raters):
+    for rater in range(stages[-1].stage.network.answers):
         for index, head in sources:
             stage_found = found[index]
             assert stage_found is not None
-            heads.append((stage_found, head + rater * stages[-1].target.heads))
+            heads.append((stage_found, head + rater * stages[-1].stage.heads))
     return OnOriginal(heads)
 
 
-def _sources(stages: Sequence[Stage], result: Target) -> list[tuple[int, int]]:
+def _sources(stages: Sequence[TrainedStage], result: Target) -> list[tuple[int, int]]:
     """For each head of the result, number of the stage that it comes from, and of the head there."""
     if result.kind == "labels":
         return [(len(stages) - 1, head) for head in range(result.heads)]
-    found = {output.name: (i, j) for i, stage in enumerate(stages) for j, output in enumerate(stage.target.outputs)}
+    found = {
+        output.name: (i, j) for i, stage in enumerate(stages) for j, output in enumerate(stage.stage.target.outputs)
+    }
     return [found[output.name] for output in result.outputs]
 
 
-def _handed_on(before: Found, case: PreprocessedCase, configuration: Configuration) -> torch.Tensor:
+def _handed_on(before: Found, case: PreprocessedCase, stage: Stage) -> torch.Tensor:
     """What the stage before found, on this stage's grid, a channel an output.
 
     It takes the way over a label map on the grid of the scan, as it did for training, where files are read.
     """
     label = paint_scores(OnOriginal([(before, head) for head in range(before.target.heads)]), before.target).numpy()
     shape = case.image.shape[1:]
-    moved = resample_label(label, shape, case.trace.separate_axis, configuration.resampling.label_order)
+    moved = resample_label(label, shape, case.trace.separate_axis, stage.configuration.resampling.label_order)
     return one_hot(torch.from_numpy(moved)[None], before.target)[0]

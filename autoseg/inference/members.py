@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from autoseg import __version__
-from autoseg.inference.chain import Stage
+from autoseg.inference.chain import TrainedStage
 from autoseg.networks.weights import load_network
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
-from autoseg.plans.target import Target
+from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
 
@@ -22,34 +19,22 @@ class Member:
 
     Attributes:
         name: of the run, for messages.
-        plan: what it was trained by.
-        configuration: which of the plan's.
-        networks: of its folds.
+        stages: all of them in order; often there is only one.
+        planner: that made the run's plan.
         brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
         detail: which configuration, folds and checkpoint, for the record.
-        earlier: the stages before it, in order.
-        target: what it speaks about, where that is not the plan's target.
     """
 
     name: str
-    plan: Plan
-    configuration: Configuration
-    networks: list[nn.Module]
+    stages: list[TrainedStage]
+    planner: str = ""
     brain_mask: bool = False
     detail: dict[str, object] = field(default_factory=dict)
-    earlier: list[Stage] = field(default_factory=list)
-    target: Target | None = None
 
     @property
-    def stages(self) -> list[Stage]:
-        """All of its stages, in order; often it is the only one."""
-        own = Stage(self.configuration, self.plan.target_of(self.configuration), self.networks)
-        return [*self.earlier, own]
-
-    @property
-    def result(self) -> Target:
-        """What it speaks about."""
-        return self.target or self.plan.target
+    def last(self) -> Stage:
+        """The stage whose result it is."""
+        return self.stages[-1].stage
 
 
 def load_member(
@@ -69,30 +54,28 @@ def load_member(
         UsageError: no such configuration; nothing trained.
     """
     plan = run.plan
-    name, chosen = plan.configuration(run.usual_configuration() if configuration is None else configuration)
-    stages = plan.stages(name)
-    of_stage = {stage: _folds(run, stage, folds) for stage in stages}
-    networks = {
-        stage: [
-            load_network(run.fold(stage, fold) / f"{checkpoint}.safetensors", plan, plan.configurations[stage], device)
-            for fold in numbers
-        ]
-        for stage, numbers in of_stage.items()
-    }
+    last = plan.stage(run.usual_configuration() if configuration is None else configuration)
+    of_stage = {stage.name: _folds(run, stage.name, folds) for stage in last.chain}
+    stages = [
+        TrainedStage(
+            stage,
+            [
+                load_network(run.fold(stage, number).checkpoint(checkpoint), stage, device)
+                for number in of_stage[stage.name]
+            ],
+        )
+        for stage in last.chain
+    ]
     detail: dict[str, object] = {
-        "configuration": name,
-        "folds": of_stage[name],
+        "configuration": last.name,
+        "folds": of_stage[last.name],
         "checkpoint": checkpoint,
         "autoseg": __version__,
     }
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
-    earlier = [
-        Stage(plan.configurations[stage], plan.target_of(plan.configurations[stage]), networks[stage])
-        for stage in stages[:-1]
-    ]
     brain_mask = any(case.mask is not None for case in run.dataset.cases)
-    return Member(str(run.path), plan, chosen, networks[name], brain_mask, detail, earlier, plan.result_of(name))
+    return Member(str(run.path), stages, plan.planner, brain_mask, detail)
 
 
 def _folds(run: Run, name: str, wanted: Sequence[int] | None) -> list[int]:

@@ -17,7 +17,7 @@ from autoseg.data.dataset import Case, LoadedCase, load_case
 from autoseg.data.image import Geometry, result_ending, write_image
 from autoseg.data.layouts.common import image_ending
 from autoseg.data.nifti import faults
-from autoseg.inference.chain import OnOriginal, Stage, apply_stages
+from autoseg.inference.chain import OnOriginal, TrainedStage, apply_stages
 from autoseg.inference.decide import (
     DISAGREEMENT,
     Opinions,
@@ -97,13 +97,13 @@ class Predictor:
         self.postprocessing = tuple(postprocessing)
         first = self.members[0]
         for other in self.members[1:]:
-            if _comparable(other.result) != _comparable(first.result):
+            if _comparable(other.last.result) != _comparable(first.last.result):
                 raise UsageError(
-                    f"{other.name} segments {_names(other.result)}, {first.name} segments "
-                    f"{_names(first.result)}; only runs with the same target can be averaged."
+                    f"{other.name} segments {_names(other.last.result)}, {first.name} segments "
+                    f"{_names(first.last.result)}; only runs with the same target can be averaged."
                 )
-        self.target = first.result
-        self.file_ending = first.plan.file_ending
+        self.target = first.last.result
+        self.file_ending = first.last.file_ending
 
     @classmethod
     def load(
@@ -137,14 +137,14 @@ class Predictor:
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
         members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
         of_runs = [(Path(member.name), str(member.detail["configuration"])) for member in members]
-        steps = agreed_steps(of_runs, members[0].result) if postprocessing else ()
+        steps = agreed_steps(of_runs, members[0].last.result) if postprocessing else ()
         return cls(members, chosen, mirror, steps)
 
     @property
     def raters(self) -> list[str]:
         """The raters that all members have learned separately; empty where they have not, or not the same ones."""
-        first = self.members[0].plan.raters
-        return list(first) if all(member.plan.raters == first for member in self.members) else []
+        first = self.members[0].last.raters
+        return list(first) if all(member.last.raters == first for member in self.members) else []
 
     def predict_case(self, case: Case | LoadedCase, probabilities: bool = False, raters: bool = False) -> Prediction:
         """Segment one case.
@@ -275,10 +275,10 @@ class Predictor:
         if isinstance(case, Case):
             refuse_incomplete(case)
         for member in self.members:
-            plan = member.plan
-            loaded = load_case(case, plan.channel_names, with_label=False) if isinstance(case, Case) else case
-            if not all(loaded.present) and not plan.takes_missing_channels(member.configuration):
-                lacking = [n for n, p in zip(plan.channel_names, loaded.present, strict=True) if not p]
+            last = member.last
+            loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
+            if not all(loaded.present) and not last.takes_missing_channels:
+                lacking = [n for n, p in zip(last.channel_names, loaded.present, strict=True) if not p]
                 raise AutosegError(
                     f"the channel {', '.join(lacking)} is missing, and {member.name} was not "
                     "trained for missing channels; give it, or train a run with --set recipe.channel_dropout=0.2."
@@ -289,22 +289,23 @@ class Predictor:
                     f"{name}: {member.name} was trained with brain masks and this scan has none: non-zero voxels count."
                 )
             seen: dict[str, PreprocessedCase] = {}
-            for stage in member.stages:
-                if stage.configuration.data not in seen:
-                    seen[stage.configuration.data] = preprocess_case(loaded, plan, stage.configuration)
-            prepared.append([seen[stage.configuration.data] for stage in member.stages])
+            data = [trained.stage.configuration.data for trained in member.stages]
+            for name, trained in zip(data, member.stages, strict=True):
+                if name not in seen:
+                    seen[name] = preprocess_case(loaded, trained.stage)
+            prepared.append([seen[name] for name in data])
         return prepared
 
     def _heads(self, member: Member, prepared: Sequence[PreprocessedCase]) -> OnOriginal:
         return apply_stages(member.stages, prepared, self.target, self._scores)
 
-    def _scores(self, stage: Stage, image: torch.Tensor) -> torch.Tensor:
-        configuration = stage.configuration
+    def _scores(self, trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
+        stage, configuration = trained.stage, trained.stage.configuration
         return predict_scores(
-            stage.networks,
+            trained.networks,
             image,
             configuration.tile_size,
-            stage.target.heads * configuration.network.raters,
+            stage.out_channels,
             configuration.inference,
             self.device,
             resolve_precision(configuration.inference.precision or configuration.recipe.precision, self.device),
@@ -406,7 +407,12 @@ class Predictor:
     ) -> dict[str, object]:
         return {
             "runs": [
-                {"run": member.name, "planner": member.plan.planner, "networks": len(member.networks), **member.detail}
+                {
+                    "run": member.name,
+                    "planner": member.planner,
+                    "networks": len(member.stages[-1].networks),
+                    **member.detail,
+                }
                 for member in self.members
             ],
             "test_time_augmentation": self.mirror,
@@ -454,7 +460,7 @@ def _missing(members: Sequence[Member], traces: Sequence[Trace]) -> list[str]:
     names = [
         name
         for member, trace in zip(members, traces, strict=True)
-        for name, present in zip(member.plan.channel_names, trace.present, strict=True)
+        for name, present in zip(member.last.channel_names, trace.present, strict=True)
         if not present
     ]
     return list(dict.fromkeys(names))

@@ -1,11 +1,9 @@
 """Weights on disk (safetensors), and what they were trained for: a network takes none of another plan's."""
 
 import hashlib
-import json
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,10 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoseg.networks import build, set_deep_supervision
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
-from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Initialization
+from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
 
@@ -92,38 +88,25 @@ def planned_weights(
     return weights
 
 
-def weights_identity(plan: Plan, configuration: Configuration) -> str:
-    """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out.
-
-    Values at their defaults do not count, so that a later version's new keys leave the weights of older ones valid.
-    """
-    parts: dict[str, Any] = {
-        "channels": [channel.model_dump(exclude_defaults=True) for channel in plan.channels],
-        "preprocessing": plan.preprocessing.model_dump(exclude_defaults=True),
-        "spacing": configuration.spacing,
-        "resampling": configuration.resampling.model_dump(exclude_defaults=True),
-        "target": plan.target_of(configuration).model_dump(exclude_defaults=True),
-        "network": {"family": configuration.network.family, **configuration.network.model_dump(exclude_defaults=True)},
-    }
-    if plan.raters:
-        parts["raters"] = plan.raters
-    if configuration.previous is not None:
-        before = plan.configurations[configuration.previous.configuration]
-        parts["previous"] = configuration.previous.model_dump(exclude_defaults=True)
-        parts["handed_on"] = plan.target_of(before).model_dump(exclude_defaults=True)
-    return digest(parts)
+def identity_of(stage: Stage) -> dict[str, str]:
+    """What to note with weights of a stage, so that no other plan takes them for its own."""
+    return {"identity": stage.identity}
 
 
-def load_network(path: Path, plan: Plan, configuration: Configuration, device: torch.device) -> nn.Module:
-    """A trained network, ready to predict.
+def is_of(stage: Stage, path: Path) -> bool:
+    """Whether weights were trained for this very stage, as far as they say what they were trained for."""
+    return read_metadata(path).get("identity", stage.identity) == stage.identity
+
+
+def load_network(path: Path, stage: Stage, device: torch.device) -> nn.Module:
+    """A trained network of a stage, ready to predict.
 
     Raises:
         AutosegError: the weights are missing or fit another plan.
     """
-    network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
+    network = build(stage.network, stage.in_channels, stage.heads)
     weights = load_weights(path)
-    expected = weights_identity(plan, configuration)
-    if read_metadata(path).get("identity", expected) != expected:
+    if not is_of(stage, path):
         raise AutosegError(f"{path} was trained under another plan; put that plan back, or train the fold again.")
     try:
         network.load_state_dict(weights)
@@ -133,8 +116,3 @@ def load_network(path: Path, plan: Plan, configuration: Configuration, device: t
         raise AutosegError(f"{path} does not fit the plan beside it ({reason}); train the fold again.") from None
     set_deep_supervision(network, False)
     return network.to(device).eval().requires_grad_(False)
-
-
-def digest(parts: dict[str, Any]) -> str:
-    """A short fingerprint of plain data; the reasons in it do not count."""
-    return hashlib.sha256(json.dumps(without_reasons(parts), sort_keys=True).encode()).hexdigest()[:16]

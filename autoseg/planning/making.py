@@ -18,7 +18,8 @@ from autoseg.plans.families import Inflated
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation, Initialization
-from autoseg.runs.run import Run, Split, keep_or_make_splits, refuse_dataset_folder
+from autoseg.runs.run import Run, refuse_dataset_folder
+from autoseg.runs.splits import Split, keep_or_make_splits
 from autoseg.transfer.source import Source, carry, forget, keep, open_source
 from autoseg.utils.device import select_device
 from autoseg.utils.errors import AutosegError, UsageError

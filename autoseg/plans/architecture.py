@@ -39,13 +39,13 @@ class Architecture(Reasoned):
         return ()
 
     @property
-    def raters(self) -> int:
-        """How many raters it answers for, one after the other: the result has so many times the target's heads."""
+    def answers(self) -> int:
+        """How many answers it gives, one after the other: the result has so many times the target's heads."""
         return 1
 
     def label_size(self, patch: Sequence[int]) -> list[int]:
-        """Axes of a sample's labels for a patch: its voxels; before them the raters, if there are several."""
-        return [*([self.raters] if self.raters > 1 else []), *self.output_size(patch)]
+        """Axes of a sample's labels for a patch: its voxels; before them the answers, if there are several."""
+        return [*([self.answers] if self.answers > 1 else []), *self.output_size(patch)]
 
     def fits(self, patch: Sequence[int]) -> str | None:
         """Say in words why a patch can't be taken, or None."""

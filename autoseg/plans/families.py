@@ -52,8 +52,8 @@ class UNet(Architecture):
     decoders: PositiveInt = 1
 
     @property
-    def raters(self) -> int:
-        """A decoder each."""
+    def answers(self) -> int:
+        """One a decoder."""
         return self.decoders
 
     @property

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from autoseg.plans.configuration import Configuration, FolderName
 from autoseg.plans.preprocessing import Channel, Preprocessing
 from autoseg.plans.reasons import Reasoned, without_reasons
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.utils.errors import UsageError
 
@@ -90,9 +91,9 @@ class Plan(Reasoned):
     def _check_raters(self, name: str) -> None:
         """A network must answer for as many raters as there are, and stages can't hand on several answers."""
         configuration = self.configurations[name]
-        if configuration.network.raters != max(len(self.raters), 1):
+        if configuration.network.answers != max(len(self.raters), 1):
             raise ValueError(
-                f"configurations.{name}.network answers for {configuration.network.raters} rater(s), but the plan "
+                f"configurations.{name}.network answers for {configuration.network.answers} rater(s), but the plan "
                 f"names {len(self.raters)}; only the families unet and resenc have a decoder for each (decoders)"
             )
         if self.raters and configuration.previous is not None:
@@ -151,6 +152,35 @@ class Plan(Reasoned):
                         f"configurations.{stage}.target: {output.name} must be a region of the values {output.values}, "
                         "as in the plan's target"
                     )
+
+    def stage(self, name: str | None = None) -> Stage:
+        """The configuration of this name, or the recommended one, resolved.
+
+        Raises:
+            UsageError: the plan has no such configuration.
+        """
+        name = name or self.recommended
+        if name not in self.configurations:
+            raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
+        configuration = self.configurations[name]
+        previous = configuration.previous
+        return Stage(
+            name=name,
+            configuration=configuration,
+            channels=tuple(self.channels),
+            preprocessing=self.preprocessing,
+            target=self.target_of(configuration),
+            result=self.result_of(name),
+            before=None if previous is None else self.stage(previous.configuration),
+            raters=tuple(self.raters),
+            allows_missing=self.allow_missing_channels,
+            file_ending=self.file_ending,
+        )
+
+    @property
+    def all_stages(self) -> list[Stage]:
+        """All configurations, resolved, in the plan's order."""
+        return [self.stage(name) for name in self.configurations]
 
     def target_of(self, configuration: Configuration) -> Target:
         """What a configuration is trained to segment."""

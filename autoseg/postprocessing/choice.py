@@ -26,7 +26,7 @@ from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import WORKERS, grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.summary import number
-from autoseg.networks.weights import read_metadata, weights_identity
+from autoseg.networks.weights import is_of
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
@@ -285,15 +285,12 @@ def show_dice(value: float | None) -> str:
 
 def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     """The evaluations of the folds that are trained under this plan and validated."""
-    plan = run.plan
-    expected = weights_identity(plan, plan.configurations[name])
     found = {}
-    for fold in run.trained_folds(name):
-        folder = run.fold(name, fold)
-        if read_metadata(folder / "weights.safetensors").get("identity", expected) != expected:
-            say(f"Fold {fold} of {name} was trained under another plan and is left out.")
-        elif (folder / "validation" / "summary.json").exists():
-            found[fold] = Evaluation.read(folder / "validation")
+    for fold in run.folds(name):
+        if not is_of(fold.stage, fold.weights):
+            say(f"Fold {fold.number} of {name} was trained under another plan and is left out.")
+        elif (fold.validation / "summary.json").exists():
+            found[fold.number] = Evaluation.read(fold.validation)
     if not found:
         raise UsageError(f"{run.path} has no trained and validated fold of {name}; {run.how_to_validate}.")
     Evaluation.merge(found.values())  # no case twice, one convention
@@ -308,7 +305,7 @@ def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> It
     """Each validated case with its prediction and its reference."""
     dataset = run.dataset
     for fold, evaluation in folds.items():
-        folder = run.fold(name, fold) / "validation"
+        folder = run.fold(name, fold).validation
         for case in evaluation.cases:
             reference = dataset.case(case).label
             if reference is None or not reference.exists():

@@ -11,9 +11,8 @@ from autoseg.data.boxes import bounding_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
 from autoseg.data.image import Geometry
 from autoseg.data.orientation import Axes, Orientation, axes_in
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
@@ -118,43 +117,41 @@ class PreprocessedCase:
     raters: tuple[np.ndarray | None, ...] = ()
 
 
-def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) -> PreprocessedCase:
+def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     """Bring a case to the network's grid and intensities.
 
     Args:
         case: voxels in canonical axes, channels in the plan's order.
-        plan: says how.
-        configuration: gives the spacing.
+        stage: says how, and gives the spacing.
     """
-    order = plan.preprocessing.transpose
-    axes = axes_in(plan.preprocessing.orientation, case.geometry)
+    preprocessing, resampling = stage.preprocessing, stage.configuration.resampling
+    order = preprocessing.transpose
+    axes = axes_in(preprocessing.orientation, case.geometry)
     image = axes.turn(case.image).transpose(0, *(axis + 1 for axis in order))
     mask = None if case.mask is None else axes.turn(case.mask).transpose(order)
     turned = [case.spacing[axis] for axis in axes.order]
     spacing = (turned[order[0]], turned[order[1]], turned[order[2]])
     shape: Shape = image.shape[1:]
     inside = foreground(image, mask)
-    if plan.preprocessing.holes == "inside":
+    if preprocessing.holes == "inside":
         inside = binary_fill_holes(inside)
-    if plan.preprocessing.crop == "nonzero":
+    if preprocessing.crop == "nonzero":
         box = bounding_box(inside)
     else:
         box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    if plan.preprocessing.box is not None:
-        box = middle_of(box, plan.preprocessing.box)
+    if preprocessing.box is not None:
+        box = middle_of(box, preprocessing.box)
     image = image[(slice(None), *box)]
     inside = inside[box]
     image = np.stack(
         [
-            _intensities(voxels, channel, inside, plan.preprocessing.bias_correction)
-            if present
-            else np.zeros_like(voxels)
-            for voxels, channel, present in zip(image, plan.channels, case.present, strict=True)
+            _intensities(voxels, channel, inside, preprocessing.bias_correction) if present else np.zeros_like(voxels)
+            for voxels, channel, present in zip(image, stage.channels, case.present, strict=True)
         ]
     )
-    wanted = target_spacing(spacing, configuration.spacing)
+    wanted = target_spacing(spacing, stage.configuration.spacing)
     new_shape = resampled_shape(image.shape[1:], spacing, wanted)
-    axis = separate_axis(spacing, wanted, configuration.resampling)
+    axis = separate_axis(spacing, wanted, resampling)
     trace = Trace(
         geometry=case.geometry,
         transpose=order,
@@ -163,17 +160,17 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
         spacing=spacing,
         separate_axis=axis,
         present=case.present,
-        orientation=plan.preprocessing.orientation,
+        orientation=preprocessing.orientation,
     )
 
     def on_grid(label: np.ndarray | None) -> np.ndarray | None:
         if label is None:
             return None
         cropped = trace.crop(label)
-        return np.ascontiguousarray(resample_label(cropped, new_shape, axis, configuration.resampling.label_order))
+        return np.ascontiguousarray(resample_label(cropped, new_shape, axis, resampling.label_order))
 
     return PreprocessedCase(
-        image=np.ascontiguousarray(resample_image(image, new_shape, axis, configuration.resampling.image_order)),
+        image=np.ascontiguousarray(resample_image(image, new_shape, axis, resampling.image_order)),
         label=on_grid(case.label),
         trace=trace,
         inside=resample_mask(inside, new_shape),
@@ -204,10 +201,10 @@ def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:
     return full
 
 
-def scores_on_original(scores: torch.Tensor, trace: Trace, configuration: Configuration) -> torch.Tensor:
+def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torch.Tensor:
     """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
     axis = trace.separate_axis
-    if configuration.inference.manner == "nnunet":
-        wanted = target_spacing(trace.spacing, configuration.spacing)
-        axis = separate_axis(wanted, trace.spacing, configuration.resampling)
+    if stage.inference.manner == "nnunet":
+        wanted = target_spacing(trace.spacing, stage.configuration.spacing)
+        axis = separate_axis(wanted, trace.spacing, stage.configuration.resampling)
     return resample_scores(scores, trace.cropped_shape, axis)

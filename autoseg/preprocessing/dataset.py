@@ -1,18 +1,16 @@
 """Preprocess all cases of a run: parallel, resumable, and only what a changed plan touches."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import Case, Dataset, load_case
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus, each
 
@@ -23,24 +21,24 @@ _STORE_VERSION = 1
 LARGEST_POOL = 8
 
 
-def case_key(case: Case, plan: Plan, configuration: Configuration) -> str:
+def case_key(case: Case, stage: Stage) -> str:
     """A fingerprint of all that a preprocessed case depends on: ``PLAN-FILES``, a digest of either."""
     parts: dict[str, Any] = {
         "version": _STORE_VERSION,
         "channels": [
-            [channel.name, channel.normalization.model_dump(exclude={"reasons"})] for channel in plan.channels
+            [channel.name, channel.normalization.model_dump(exclude={"reasons"})] for channel in stage.channels
         ],
-        "preprocessing": _preprocessing(plan.preprocessing),
-        "spacing": configuration.spacing,
-        "resampling": configuration.resampling.model_dump(exclude={"reasons"}),
+        "preprocessing": _preprocessing(stage.preprocessing),
+        "spacing": stage.configuration.spacing,
+        "resampling": stage.configuration.resampling.model_dump(exclude={"reasons"}),
         # Which channel of a file is which.
         "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
-    if plan.raters:
-        parts["raters"] = plan.raters
+    if stage.raters:
+        parts["raters"] = stage.raters
     # Names, not paths: a dataset may move.
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
-    return f"{_digest(parts)}-{_digest(files)}"
+    return f"{digest(parts)}-{digest(files)}"
 
 
 def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -50,48 +48,42 @@ def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in ("transpose", "crop") or name in changed}
 
 
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class _Job:
     """One case to preprocess, sent to a worker."""
 
     case: Case
-    plan: Plan
-    configuration: Configuration
+    stage: Stage
     folder: Path
     key: str
 
 
 def _one(job: _Job) -> None:
-    case, plan = job.case, job.plan
-    loaded = load_case(case, plan.channel_names, raters=plan.raters)
+    case, stage = job.case, job.stage
+    loaded = load_case(case, stage.channel_names, raters=stage.raters)
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
-    if plan.raters and all(label is None for label in loaded.raters):
-        raise AutosegError(f"case {case.id} was drawn by none of the raters {', '.join(plan.raters)}; take it out.")
-    patch = tuple(job.configuration.patch_size)
-    done = preprocess_case(loaded, plan, job.configuration)
+    if stage.raters and all(label is None for label in loaded.raters):
+        raise AutosegError(f"case {case.id} was drawn by none of the raters {', '.join(stage.raters)}; take it out.")
+    patch = tuple(stage.configuration.patch_size)
+    done = preprocess_case(loaded, stage)
     save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)
 
 
-def refuse_lacking(dataset: Dataset, plan: Plan, name: str) -> None:
-    """Refuse to train a configuration on cases that lack a channel, where it was not planned for them.
+def refuse_lacking(dataset: Dataset, stage: Stage) -> None:
+    """Refuse to train a stage on cases that lack a channel, where it was not planned for them.
 
     Args:
         dataset: its labelled cases are looked at.
-        plan: channels, and what is allowed.
-        name: of the configuration; the stages before it count, too.
+        stage: the ones before it count, too.
 
     Raises:
         AutosegError: names the first such case.
     """
-    if plan.takes_missing_channels(plan.configurations[name]):
+    if stage.takes_missing_channels:
         return
     for case in dataset.cases:
-        lacking = [channel for channel in plan.channel_names if channel not in case.channels]
+        lacking = [channel for channel in stage.channel_names if channel not in case.channels]
         if lacking:
             raise AutosegError(
                 f"case {case.id} lacks the channel {', '.join(lacking)}; plan without it (--channels), allow it (--set "
@@ -113,18 +105,17 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     Raises:
         AutosegError: a case can't be read.
     """
-    plan = run.plan
-    name, chosen = plan.configuration(configuration)
-    refuse_lacking(run.dataset, plan, name)
-    folder = run.preprocessed(chosen.data)
+    stage = run.plan.stage(configuration)
+    refuse_lacking(run.dataset, stage)
+    folder = run.preprocessed(stage.configuration.data)
     if folder.is_symlink() and not folder.exists():
         folder.unlink()  # a study's shared cases, which the run was moved away from
     folder.mkdir(parents=True, exist_ok=True)
     dataset = run.dataset
-    needs_places = chosen.recipe.sampling.background != "anywhere"
+    needs_places = stage.recipe.sampling.background != "anywhere"
     due = []
     for case in dataset.cases:
-        key = case_key(case, plan, chosen)
+        key = case_key(case, stage)
         stored = stored_key(folder, case.id)
         if stored is not None and needs_places and not StoredCase(folder, case.id).places:
             stored = None  # of an earlier version; for all other recipes it will do
@@ -138,9 +129,9 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
                 f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); bring them back, or "
                 "put back the plan that the run was preprocessed with."
             )
-        due.append(_Job(case, plan, chosen, folder, key))
+        due.append(_Job(case, stage, folder, key))
     # Without loading workers (0), no others are wanted either.
     processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
-    for _ in each(_one, due, processes, f"Preprocessing for {chosen.data}"):
+    for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
         pass
     return folder

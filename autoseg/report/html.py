@@ -185,7 +185,7 @@ def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> s
     names = {output.name: output.values for output in plan.result_of(found.name).outputs}
     figures = []
     for what, case in track(picked, "drawing", len(picked)):
-        folder = run.fold(found.name, found.fold_of[case]) / "validation"
+        folder = run.fold(found.name, found.fold_of[case]).validation
         try:
             picture = load_picture(run, plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
         except AutosegError as error:
@@ -307,7 +307,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
         paths.append(run.path / found.name / "crossval" / "metrics.csv")
         paths += [run.path / found.name / "crossval" / "summary.json", run.path / found.name / FILE]
         for fold in found.folds:
-            paths.append(run.fold(found.name, fold) / "validation" / "metrics.csv")
+            paths.append(run.fold(found.name, fold).validation / "metrics.csv")
     links = [
         f"<li><a href='{escape(Path(relpath(path, folder)).as_posix())}'>"
         f"{escape(path.relative_to(run.path).as_posix())}</a></li>"

@@ -10,16 +10,17 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.folders import dataset_structures, plan_structures
-from autoseg.networks.weights import digest
 from autoseg.planning.making import checked_fingerprint, default_budget, make_plan, refresh
 from autoseg.plans.families import UNet, VNet
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import Plan
-from autoseg.runs.run import Run, Split, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.runs.fold import Fold
+from autoseg.runs.run import Run, refuse_dataset_folder
+from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
 from autoseg.study.grid import Grid, Setting, read_grid
-from autoseg.training.loop import DONE
 from autoseg.utils.device import select_device
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
@@ -71,8 +72,8 @@ class Study:
 
     def is_trained(self, setting: Setting, seed: int, fold: int) -> bool:
         """Whether such a run's fold is trained and validated."""
-        folder = Run(self.run_folder(setting, seed)).fold(self.plans[setting.name].recommended, fold)
-        return self.is_begun(setting, seed) and (folder / DONE).exists()
+        folder = Fold(Run(self.run_folder(setting, seed)), self.plans[setting.name].stage(), fold)
+        return self.is_begun(setting, seed) and folder.done.exists()
 
     def identity(self, setting: Setting, seed: int) -> str:
         """A fingerprint of all that decides what a run of this setting will be, but for which folds are trained.

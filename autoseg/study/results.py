@@ -13,10 +13,10 @@ from autoseg.evaluation.comparison import Comparison, compare
 from autoseg.evaluation.metrics import METRICS
 from autoseg.evaluation.summary import Evaluation, Statistics
 from autoseg.plans.plan import Plan
+from autoseg.runs.fold import DONE
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, Study
-from autoseg.training.loop import DONE
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_csv, write_json, write_text
 
@@ -246,7 +246,7 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
             done = [
                 read_json(path)
                 for name in plan.stages(plan.recommended)
-                if (path := run.fold(name, fold) / DONE).exists()
+                if (path := run.fold(name, fold).folder / DONE).exists()
             ]
             iterations.append(sum(part["iterations"] for part in done))
             seconds.append(sum(part["seconds"] for part in done))
@@ -268,7 +268,7 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
 
 def _evaluate(study: Study, run: Run, plan: Plan, fold: int) -> Evaluation:
     """The fold's validation cases on the study's structures, measured once for each training."""
-    folder = run.fold(plan.recommended, fold)
+    folder = run.fold(plan.recommended, fold).folder
     if _measured_by_training(study, plan):
         return Evaluation.read(folder / "validation")
     out = folder / "study"

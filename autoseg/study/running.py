@@ -14,13 +14,13 @@ import torch
 
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
-from autoseg.networks.weights import digest
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import case_key
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import StudyTable, tabulate
+from autoseg.utils.digest import digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_json, write_text
@@ -148,11 +148,10 @@ def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> No
     preprocessing that differs never meets. A folder that is none of our links is left alone, and where links can't be
     made each run preprocesses for itself.
     """
-    parts = plan.configurations
     keys: dict[str, list[str]] = {}
-    for name in parts:
-        found = {case_key(case, plan, parts[name]).split("-")[0] for case in dataset.cases}
-        keys.setdefault(parts[name].data, []).extend(found)
+    for stage in plan.all_stages:
+        found = {case_key(case, stage).split("-")[0] for case in dataset.cases}
+        keys.setdefault(stage.configuration.data, []).extend(found)
     for data, found_keys in keys.items():
         link = run.preprocessed(data)
         shared = pool / digest({"keys": sorted(set(found_keys))})

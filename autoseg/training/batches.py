@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.step.loss import training_loss
 from autoseg.training.augmentation import augment, augment_maps
 from autoseg.training.distillation import augment_taught, distillation_loss
 from autoseg.training.missing_channels import kept_channels, only_channels
-from autoseg.training.previous import augment_handed, handed_on
+from autoseg.training.previous import augment_handed
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,17 @@ class BatchMaker:
     """Augments loaded patches on the training device.
 
     Args:
-        plan: of the run.
-        configuration: patch, network and recipe.
+        stage: patch, network and recipe.
         device: to compute on.
     """
 
-    def __init__(self, plan: Plan, configuration: Configuration, device: torch.device) -> None:
-        self.recipe = configuration.recipe
+    def __init__(self, stage: Stage, device: torch.device) -> None:
+        self.recipe, configuration = stage.recipe, stage.configuration
         self.given = configuration.network.input_size(configuration.patch_size)
         self.spoken_of = configuration.network.output_size(configuration.patch_size)
-        self.handed = handed_on(plan, configuration)
-        self.raters = bool(plan.raters)
-        self.heads = plan.target_of(configuration).heads
+        self.handed = stage.input_target
+        self.raters = bool(stage.raters)
+        self.heads = stage.heads
         self.device = device
 
     def make(self, loaded: Mapping[str, np.ndarray], rng: np.random.Generator) -> Batch:

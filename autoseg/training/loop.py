@@ -15,12 +15,13 @@ from torch import nn
 
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import depths
-from autoseg.networks.weights import digest, save_weights, weights_identity
+from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.fold import DONE
 from autoseg.step.optimization import (
     MovingAverage,
     Trained,
@@ -39,6 +40,7 @@ from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 from autoseg.training.state import State, end_epoch, note, pack, restore, stops_early, write_history
 from autoseg.training.watching import spread, validate
 from autoseg.utils.device import autocast, resolve_precision
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus
 
@@ -48,8 +50,6 @@ SAVE_INTERVAL = 30.0
 #: Validation during training may take this share of the time so far.
 VALIDATION_SHARE = 0.05
 
-#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
-DONE = "done.json"
 
 #: So many steps in a row without a finite gradient end the training.
 PATIENCE_NOT_FINITE = 30
@@ -83,8 +83,7 @@ Report = Callable[[float, str], None]
 
 def train_fold(
     folder: Path,
-    plan: Plan,
-    configuration: Configuration,
+    stage: Stage,
     training: Sequence[StoredCase],
     validation: Sequence[StoredCase],
     budget: Budget,
@@ -99,8 +98,7 @@ def train_fold(
 
     Args:
         folder: of the fold; gets weights, state, history and log.
-        plan: channels and target.
-        configuration: patch, batch, network and recipe.
+        stage: that is trained: channels, target, patch, batch, network and recipe.
         training: preprocessed cases to learn from; with what the teacher says, where the recipe has one.
         validation: preprocessed cases to watch.
         budget: how long.
@@ -114,10 +112,10 @@ def train_fold(
     Raises:
         AutosegError: the saved state belongs to another plan, or the loss stays not finite.
     """
-    recipe, target = configuration.recipe, plan.target_of(configuration)
+    configuration, recipe, target = stage.configuration, stage.recipe, stage.target
     started = time.monotonic()
     torch.manual_seed(seed)
-    network = build(configuration.network, plan.in_channels(configuration), target.heads).to(device)
+    network = build(stage.network, stage.in_channels, target.heads).to(device)
     state_path = folder / "training_state.pt"
     begun = resume and state_path.exists()
     share = recipe.initialization.keep
@@ -125,13 +123,13 @@ def train_fold(
         prepare(network)
     start = weights_of(network) if share else {}
     average = MovingAverage(network, recipe.ema_decay)
-    in_channels = plan.in_channels(configuration)
+    in_channels = stage.in_channels
     optimizer = build_optimizer(_trained(network, configuration, in_channels, target.heads), recipe.optimizer)
     frozen = frozen_names(recipe.freeze, configuration.network, network, in_channels, target.heads)
     dtype = resolve_precision(recipe.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    identity = training_identity(plan, configuration, training, seed)
-    metadata = {"identity": weights_identity(plan, configuration)}
+    identity = training_identity(stage, training, seed)
+    metadata = identity_of(stage)
     state = State()
     if begun:
         state = restore(state_path, identity, network, average, optimizer, scaler)
@@ -141,7 +139,7 @@ def train_fold(
     if workers is None:
         # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
         workers = 0 if device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
-    maker = BatchMaker(plan, configuration, device)
+    maker = BatchMaker(stage, device)
     loader = PatchLoader(
         training,
         configuration.batch_size,
@@ -202,7 +200,7 @@ def train_fold(
                 end_epoch(folder, state, rate, recipe.iterations_per_epoch)
                 due = len(state.history) % recipe.validate_every == 0
                 if watched and (due or ends) and state.validation_seconds <= VALIDATION_SHARE * state.seconds:
-                    validate(folder, state, average.network, watched, plan, configuration, device, dtype, metadata)
+                    validate(folder, state, average.network, watched, stage, device, dtype, metadata)
                     network.train()
                     set_deep_supervision(network, configuration.network.supervised_levels)
                     state.seconds = before + time.monotonic() - started
@@ -296,14 +294,14 @@ def mean_loss(
     return float(np.mean(losses))
 
 
-def training_identity(plan: Plan, configuration: Configuration, cases: Sequence[StoredCase], seed: int) -> str:
+def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> str:
     """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
     return digest(
         {
-            "weights": weights_identity(plan, configuration),
-            "patch": configuration.patch_size,
-            "batch": configuration.batch_size,
-            "recipe": _deciding(configuration.recipe),
+            "weights": stage.identity,
+            "patch": stage.configuration.patch_size,
+            "batch": stage.configuration.batch_size,
+            "recipe": _deciding(stage.recipe),
             "cases": [[case.id, case.content] for case in cases],
             "seed": seed,
         }

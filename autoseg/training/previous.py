@@ -13,8 +13,6 @@ import torch.nn.functional as F
 
 from autoseg.data.boxes import Box
 from autoseg.inference.decide import one_hot
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
 from autoseg.preprocessing.store import PLACES, StoredCase
@@ -85,14 +83,6 @@ class BoxedCase(StoredCase):
             slice(outer.start + inner.start, outer.start + inner.stop)
             for outer, inner in zip(self.box, box, strict=True)
         )
-
-
-def handed_on(plan: Plan, configuration: Configuration) -> Target | None:
-    """Target of the stage before, where its segmentation is further input."""
-    previous = configuration.previous
-    if previous is None or previous.use != "channels":
-        return None
-    return plan.target_of(plan.configurations[previous.configuration])
 
 
 def network_input(case: StoredCase) -> torch.Tensor:

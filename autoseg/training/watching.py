@@ -13,9 +13,7 @@ from autoseg.inference.decide import mean_of_raters, paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import set_deep_supervision
 from autoseg.networks.weights import save_weights
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
-from autoseg.plans.target import Target
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.previous import network_input
 from autoseg.training.state import State
@@ -33,8 +31,7 @@ def validate(
     state: State,
     network: nn.Module,
     cases: Sequence[StoredCase],
-    plan: Plan,
-    configuration: Configuration,
+    stage: Stage,
     device: torch.device,
     dtype: torch.dtype,
     metadata: dict[str, str],
@@ -43,7 +40,7 @@ def validate(
     started = time.monotonic()
     network.eval()
     set_deep_supervision(network, False)
-    dice = validation_dice(network, cases, plan.target_of(configuration), configuration, device, dtype)
+    dice = validation_dice(network, cases, stage, device, dtype)
     means = {
         name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
     }
@@ -61,8 +58,7 @@ def validate(
 def validation_dice(
     network: nn.Module,
     cases: Sequence[StoredCase],
-    target: Target,
-    configuration: Configuration,
+    stage: Stage,
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, list[float]]:
@@ -71,13 +67,14 @@ def validation_dice(
     Returns:
         Output name → Dice a case; NaN where a case neither has nor is said to have the output.
     """
+    target, configuration = stage.target, stage.configuration
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
     for case in cases:
         scores = predict_scores(
             [network],
             network_input(case),
             configuration.tile_size,
-            target.heads * configuration.network.raters,
+            target.heads * configuration.network.answers,
             configuration.inference,
             device,
             dtype,

@@ -16,11 +16,10 @@ from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import (
     content_of,
+    is_of,
     load_weights,
     planned_weights,
-    read_metadata,
     save_weights,
-    weights_identity,
 )
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
@@ -96,10 +95,9 @@ class SourceModel:
         Raises:
             AutosegError: they are missing, unreadable or of another plan.
         """
-        path = self.run.fold(stage, self.fold) / "weights.safetensors"
+        path = self.run.fold(stage, self.fold).weights
         weights = load_weights(path)
-        expected = weights_identity(self.plan, self.plan.configurations[stage])
-        if read_metadata(path).get("identity", expected) != expected:
+        if not is_of(self.plan.stage(stage), path):
             raise AutosegError(f"--source: {path} was trained under another plan than the one beside it.")
         configuration = self.plan.configurations[stage]
         return {name: weights[name] for name in own_tensors(_unfilled(self.plan, configuration)) if name in weights}

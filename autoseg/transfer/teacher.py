@@ -60,7 +60,7 @@ class Teacher:
     def weights(self) -> list[str]:
         """Files of weights, of every stage, relative to the run folder."""
         return [
-            str((self.run.fold(stage, fold) / "weights.safetensors").relative_to(self.run.path))
+            str((self.run.fold(stage, fold).weights).relative_to(self.run.path))
             for stage in self.run.plan.stages(self.configuration)
             for fold in self.folds
         ]

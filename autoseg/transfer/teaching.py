@@ -10,7 +10,6 @@ import torch
 
 from autoseg.inference.chain import ABSENT
 from autoseg.inference.predictor import Predictor
-from autoseg.networks.weights import digest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
@@ -19,6 +18,7 @@ from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.training.distillation import TaughtCase
 from autoseg.transfer.teacher import Teacher, heads_of, kept_teacher, say_folds
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import Steps
 

@@ -56,7 +56,7 @@ def test_a_model_says_what_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     model = make_run(tmp_path, folds=(0,))
-    predictions = model.fold("3d_fullres", 0) / "validation"
+    predictions = model.fold("3d_fullres", 0).validation
     arguments = (predictions, tmp_path / "data" / "labels", "--model", model.path, "--partial", "--json")
     assert call(monkeypatch, *arguments) == 0
     assert list(json.loads(capsys.readouterr().out)["targets"]) == ["outer", "inner"]

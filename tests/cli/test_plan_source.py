@@ -15,7 +15,7 @@ from autoseg.cli.main import app
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
-from autoseg.networks.weights import load_weights, save_weights, weights_identity
+from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
@@ -43,13 +43,13 @@ def plan(*arguments: object) -> Result:
 def pretend_trained(run: Run, folds: Sequence[int] = (0,)) -> Run:
     """Put random weights where those of a training would be."""
     plan = run.plan
-    for name, configuration in plan.configurations.items():
+    for stage in plan.all_stages:
         for fold in folds:
             torch.manual_seed(10 + fold)
-            network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
-            path = run.fold(name, fold) / "weights.safetensors"
+            network = build(stage.network, stage.in_channels, stage.heads)
+            path = run.fold(stage, fold).weights
             path.parent.mkdir(parents=True)
-            save_weights(path, network.state_dict(), {"identity": weights_identity(plan, configuration)})
+            save_weights(path, network.state_dict(), identity_of(stage))
     return run
 
 
@@ -73,10 +73,10 @@ def sources(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 def started(run: Run, name: str = "3d_fullres") -> tuple[dict[str, torch.Tensor], Plan, Configuration]:
     """Weights of a network that the run's training would start with."""
-    plan = run.plan
-    configuration = plan.configurations[name]
+    plan, stage = run.plan, run.plan.stage(name)
+    configuration = stage.configuration
     torch.manual_seed(0)
-    network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
+    network = build(stage.network, stage.in_channels, stage.heads)
     start_from_model(network, plan, configuration, run.path)
     return own_tensors(network), plan, configuration
 
@@ -95,7 +95,7 @@ def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_
     assert rows[0].done == "t1c from t1c; flair from flair; t1, t2 from the mean of t1c, flair"
     weights, now, configuration = started(run)
     before = Run.open(sources["two"])
-    source = load_weights(before.fold("3d_fullres", 0) / "weights.safetensors")
+    source = load_weights(before.fold("3d_fullres", 0).weights)
     order = before.plan.channel_names
     assert order == ["t1c", "flair"]
     mean = source[FIRST].mean(1)
@@ -118,7 +118,7 @@ def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_
     result = plan(phantoms, "--source", sources["four"], *options, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     weights, *_ = started(Run.open(tmp_path / "run"))
-    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 2) / "weights.safetensors")
+    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 2).weights)
     torch.testing.assert_close(weights[FIRST], 2 * source[FIRST][:, 2:])
     (rows,) = read_record(tmp_path / "run").values()
     assert [row.done for row in rows if row.tensor == FIRST] == [
@@ -134,7 +134,7 @@ def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_
 def test_other_regions(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     """A region by its name, one that is said to be another, and one that is new; the labels' softmax, too."""
     head = "decoder.seg_layers.0.weight"
-    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 0) / "weights.safetensors")[head]
+    source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 0).weights)[head]
     names = [output.name for output in Run.open(sources["four"]).plan.target.outputs]
     assert names == ["whole_tumor", "tumor_core", "enhancing_tumor"]
     options = ["--regions", "edema,necrosis,enhancing", "--map-label", "edema=whole_tumor", "--map-label"]
@@ -177,8 +177,8 @@ def test_sided_structures_are_not_mirrored(phantoms: Path, sources: dict[str, Pa
     given["preprocessing"]["orientation"] = "stored"
     (source / "plan.json").write_text(json.dumps(given))
     stored = Run.open(source)
-    weights = stored.fold("3d_fullres", 0) / "weights.safetensors"
-    identity = {"identity": weights_identity(stored.plan, stored.plan.configurations["3d_fullres"])}
+    weights = stored.fold("3d_fullres", 0).weights
+    identity = {"identity": stored.plan.stage("3d_fullres").identity}
     save_weights(weights, load_weights(weights), identity)
     found = {}
     for name, start in (("canonical", sources["four"]), ("stored", source)):
@@ -364,7 +364,7 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     assert list(run.plan.configurations) == chain
     for stage in chain:
         weights, now, configuration = started(run, stage)
-        source = load_weights(before.fold(stage, 0) / "weights.safetensors")
+        source = load_weights(before.fold(stage, 0).weights)
         given = configuration.recipe.initialization
         assert set(given.outputs) >= {output.name for output in now.target_of(configuration).outputs}
         assert set(given.channels.values()) == set(given.source_channels)
@@ -390,7 +390,7 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
     data = generate(tmp_path / "raters", cohort)
     options = ["--gpu-memory", 4, "--set", SMALL]
     assert plan(data, "--out", tmp_path / "single", *options).exit_code == 0
-    single = load_weights(pretend_trained(Run.open(tmp_path / "single")).fold("3d_fullres", 0) / "weights.safetensors")
+    single = load_weights(pretend_trained(Run.open(tmp_path / "single")).fold("3d_fullres", 0).weights)
     result = plan(data, "--source", tmp_path / "single", "--raters", "all", "--out", tmp_path / "several")
     assert result.exit_code == 0, result.output
     several = Run.open(tmp_path / "several")
@@ -401,10 +401,10 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
         assert torch.equal(weights[f"decoders.{number}.{head}"], single[f"decoder.{head}"])
     assert torch.equal(weights[FIRST], single[FIRST])
     # As if trained, the two differ; a source of two for one, and for the same two the other way round.
-    two = load_weights(pretend_trained(several).fold("3d_fullres", 0) / "weights.safetensors")
+    two = load_weights(pretend_trained(several).fold("3d_fullres", 0).weights)
     two[f"decoders.1.{head}"] += 1
-    identity = {"identity": weights_identity(several.plan, several.plan.configurations["3d_fullres"])}
-    save_weights(several.fold("3d_fullres", 0) / "weights.safetensors", two, identity)
+    identity = {"identity": several.plan.stage("3d_fullres").identity}
+    save_weights(several.fold("3d_fullres", 0).weights, two, identity)
     assert plan(data, "--source", tmp_path / "several", "--out", tmp_path / "one").exit_code == 0
     weights, *_ = started(Run.open(tmp_path / "one"))
     torch.testing.assert_close(weights[f"decoder.{head}"], (two[f"decoders.0.{head}"] + two[f"decoders.1.{head}"]) / 2)

@@ -73,7 +73,7 @@ def trained(tmp_path: Path) -> Run:
     run = validated(tmp_path, speck, folds=(0,))
     torch.manual_seed(0)
     network = build(run.plan.configurations["small"].network, 1, 3)
-    save_weights(run.fold("small", 0) / "weights.safetensors", network.state_dict())
+    save_weights(run.fold("small", 0).weights, network.state_dict())
     return run
 
 

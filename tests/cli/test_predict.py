@@ -27,7 +27,7 @@ def trained(root: Path, **plan: object) -> Run:
     run = make_run(root, make_plan(**plan), cases=2)  # type: ignore[arg-type]
     torch.manual_seed(0)
     network = build(run.plan.configurations["small"].network, len(run.plan.channels), 3)
-    save_weights(run.fold("small", 0) / "weights.safetensors", network.state_dict())
+    save_weights(run.fold("small", 0).weights, network.state_dict())
     return run
 
 

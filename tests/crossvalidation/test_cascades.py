@@ -17,6 +17,7 @@ from autoseg.plans.configuration import Previous
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report import write_report
@@ -101,7 +102,7 @@ def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureF
     # What the second stage was given is what the fold that had not seen the case said, on its own grid.
     for case in run.dataset.cases:
         fold = 0 if case.id in run.split(0)["validation"] else 1
-        said = read(run.fold("low", fold) / "validation" / f"{case.id}.nii.gz")
+        said = read(run.fold("low", fold).validation / f"{case.id}.nii.gz")
         (given_to,) = stage_cases(run, run.plan, "full", [case.id])
         assert np.array_equal(given_to.image()[-1], said)
     before = changed(run)
@@ -142,9 +143,9 @@ def test_perfect_networks_are_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
     """Fold k's networks of every stage; the second stage's reference box does not matter for the result."""
     asked = []
 
-    def perfect(path: Path, plan: Plan, config: Any, *_: Any) -> Any:
+    def perfect(path: Path, stage: Stage, *_: Any) -> Any:
         asked.append(f"{path.parent.parent.name}/{path.parent.name}")
-        return Above(1.5 if plan.target_of(config).outputs[0].name == "inner" else 0.5)
+        return Above(1.5 if stage.target.outputs[0].name == "inner" else 0.5)
 
     run = make_run(tmp_path, nested())
     monkeypatch.setattr(module, "load_network", perfect)
@@ -157,7 +158,7 @@ def test_time_is_shared(tmp_path: Path) -> None:
     run = make_run(tmp_path, nested())
     train(run, folds=[0], max_seconds=3, device="cpu")
     for stage in ("first", "last"):
-        assert json.loads((run.fold(stage, 0) / "done.json").read_text())["request"] == "1.5 seconds"
+        assert json.loads((run.fold(stage, 0).folder / "done.json").read_text())["request"] == "1.5 seconds"
     before = changed(run)
     train(run, folds=[0], max_seconds=3, device="cpu")
     assert changed(run) == before
@@ -177,10 +178,10 @@ def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run = make_run(tmp_path / "parts", plan())
     real = module.train_fold
 
-    def dies(folder: Path, plan: Plan, config: Any, *rest: Any) -> Any:
-        if config.previous is not None:
+    def dies(folder: Path, stage: Stage, *rest: Any) -> Any:
+        if stage.before is not None:
             raise Stop
-        return real(folder, plan, config, *rest)
+        return real(folder, stage, *rest)
 
     monkeypatch.setattr(module, "train_fold", dies)
     with pytest.raises(Stop):
@@ -210,7 +211,7 @@ def test_a_first_stage_trained_further(tmp_path: Path, capsys: pytest.CaptureFix
     assert "The stage before full has been trained further: fold 0 starts over." in capsys.readouterr().err
     after = changed(run)
     assert [name for name in after if after[name] != further[name]] == ["full/fold_0"]
-    assert len((run.fold("full", 0) / "history.csv").read_text().splitlines()) == 1 + 1
+    assert len((run.fold("full", 0).folder / "history.csv").read_text().splitlines()) == 1 + 1
 
 
 def test_restart(tmp_path: Path) -> None:
@@ -222,6 +223,7 @@ def test_restart(tmp_path: Path) -> None:
     after = changed(run)
     assert [name for name in after if after[name] != before[name]] == ["full/fold_0", "low/fold_0"]
     save_plan(override(run.plan, ["configurations.low.recipe.gradient_clip=3"]), run.path / "plan.json")
+    run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
         train(run, folds=[0], epochs=2, device="cpu")
     train(run, folds=[0], epochs=1, device="cpu", resume=False)
@@ -260,11 +262,13 @@ def test_predictions_that_are_not_there(tmp_path: Path) -> None:
         hand_on(run, run.plan, "full", 1)
     splits = run.splits
     write_json(run.path / "splits.json", [splits[0]])
+    run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
         hand_on(run, run.plan, "full", 1)
     with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
         train(run, epochs=1, device="cpu")
     write_json(run.path / "splits.json", [{"train": ["case_0", "case_1"], "validation": []}])
+    run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"all cases \(--folds 1\): low has no prediction.*--folds 2 or more"):
         train(run, epochs=1, device="cpu")
     assert not list((run.path / "low").glob("fold_*")), "the first stage is not trained for nothing"
@@ -275,7 +279,7 @@ def test_predictions_are_fetched_once(tmp_path: Path) -> None:
     preprocess(run, "full", workers=1)
     for fold in (0, 1):
         for case in run.split(fold)["validation"]:
-            path = run.fold("low", fold) / "validation" / f"{case}.nii.gz"
+            path = run.fold("low", fold).validation / f"{case}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), str(path))
     hand_on(run, run.plan, "full", 1)
@@ -286,7 +290,7 @@ def test_predictions_are_fetched_once(tmp_path: Path) -> None:
     before, content = stored.stat().st_mtime_ns, case.content
     hand_on(run, run.plan, "full", 1)
     assert stored.stat().st_mtime_ns == before
-    path = run.fold("low", 0) / "validation" / "case_0.nii.gz"
+    path = run.fold("low", 0).validation / "case_0.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(blob(shift=1).astype(np.uint8)), str(path))
     hand_on(run, run.plan, "full", 1)
     (case,) = stage_cases(run, run.plan, "full", ["case_0"])

@@ -36,7 +36,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def weights(run: Run, fold: int) -> dict[str, torch.Tensor]:
-    return load_weights(run.fold("small", fold) / "weights.safetensors")
+    return load_weights(run.fold("small", fold).weights)
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -48,7 +48,7 @@ def test_all_folds(run: Run) -> None:
     assert sorted(evaluation.cases) == ["case_0", "case_1", "case_2", "case_3"]
     assert evaluation.targets == ("outer", "inner")
     for fold in (0, 1):
-        folder = run.fold("small", fold)
+        folder = run.fold("small", fold).folder
         assert {"weights.safetensors", "best.safetensors", "training_state.pt", "history.csv", "log.txt"} <= {
             path.name for path in folder.iterdir()
         }
@@ -61,7 +61,7 @@ def test_all_folds(run: Run) -> None:
     # What is told is what lies in the files.
     for row in evaluation.rows:
         fold = 0 if row.case in run.split(0)["validation"] else 1
-        predicted = read(run.fold("small", fold) / "validation" / f"{row.case}.nii.gz")
+        predicted = read(run.fold("small", fold).validation / f"{row.case}.nii.gz")
         value = {"outer": 1, "inner": 2}[row.target]
         found, wanted = predicted == value, blob(shift=int(row.case[-1]) % 2) == value
         assert row.values["dice"] == pytest.approx(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
@@ -77,6 +77,7 @@ def test_perfect_networks_are_told_so(run: Run, monkeypatch: pytest.MonkeyPatch)
         make_configuration(spacing=(0.5, 0.5, 0.5), data="fine"), preprocessing=Preprocessing(transpose=(2, 0, 1))
     )
     save_plan(plan, run.path / "plan.json")
+    run = Run.open(run.path)
     preprocess(run, workers=1)
     monkeypatch.setattr(module, "load_network", lambda *_: Perfect())
     evaluation = train(run, folds=[0], epochs=1, device="cpu")
@@ -94,28 +95,29 @@ def test_fold_by_fold(run: Run) -> None:
 
 def test_again_changes_nothing(run: Run) -> None:
     train(run, folds=[0], epochs=1, device="cpu")
-    before, history = weights(run, 0), (run.fold("small", 0) / "history.csv").read_bytes()
+    before, history = weights(run, 0), (run.fold("small", 0).folder / "history.csv").read_bytes()
     train(run, folds=[0], epochs=1, device="cpu")
     assert equal(weights(run, 0), before)
-    assert (run.fold("small", 0) / "history.csv").read_bytes() == history
+    assert (run.fold("small", 0).folder / "history.csv").read_bytes() == history
     train(run, folds=[0], epochs=3, device="cpu")  # longer: goes on
-    assert len((run.fold("small", 0) / "history.csv").read_text().splitlines()) == 1 + 3
+    assert len((run.fold("small", 0).folder / "history.csv").read_text().splitlines()) == 1 + 3
     assert not equal(weights(run, 0), before)
 
 
 def test_restart(run: Run) -> None:
     train(run, folds=[0], epochs=2, device="cpu")
     save_plan(override(run.plan, ["recipe.optimizer.learning_rate=0.5"]), run.path / "plan.json")
+    run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
         train(run, folds=[0], epochs=2, device="cpu")
     train(run, folds=[0], epochs=1, device="cpu", resume=False)
-    assert len((run.fold("small", 0) / "history.csv").read_text().splitlines()) == 1 + 1
+    assert len((run.fold("small", 0).folder / "history.csv").read_text().splitlines()) == 1 + 1
 
 
 def test_time(run: Run) -> None:
     evaluation = train(run, folds=[0], max_seconds=1.5, device="cpu")
     assert len(evaluation.cases) == 2
-    assert "0.025 minutes" in (run.fold("small", 0) / "log.txt").read_text()
+    assert "0.025 minutes" in (run.fold("small", 0).folder / "log.txt").read_text()
 
 
 def test_without_the_label_files(run: Run) -> None:
@@ -126,7 +128,7 @@ def test_without_the_label_files(run: Run) -> None:
         case.channels["mr"].path.unlink()
     without = train(run, folds=[0], epochs=1, device="cpu", resume=False)
     assert without.rows == with_files.rows
-    reference = run.fold("small", 0) / "validation" / "references" / "case_0.nii.gz"
+    reference = run.fold("small", 0).validation / "references" / "case_0.nii.gz"
     assert np.array_equal(read(reference), blob())
 
 
@@ -145,7 +147,7 @@ def test_wrong_usage(run: Run) -> None:
         train(run, folds=[0], resume=True, device="cpu")
     with pytest.raises(AutosegError, match="no run folder"):
         train(run.path.parent)
-    assert not run.fold("small", 0).exists()  # nothing was begun before all was checked
+    assert not run.fold("small", 0).folder.exists()  # nothing was begun before all was checked
 
 
 def test_nothing_validated_yet(run: Run) -> None:
@@ -157,13 +159,14 @@ def test_trained_on_all_cases(run: Run) -> None:
     """A single fold without validation cases: a model, and nothing that could be taken for a result."""
     everyone = [case.id for case in run.dataset.cases]
     write_json(run.path / "splits.json", [{"train": everyone, "validation": []}])
+    run = Run.open(run.path)
     evaluation = train(run, epochs=1, device="cpu")
     assert evaluation.cases == []
     assert evaluation.targets == ("outer", "inner")
     assert run.trained_folds("small") == [0]
-    assert not (run.fold("small", 0) / "validation").exists()
+    assert not (run.fold("small", 0).validation).exists()
     assert not (run.path / "small" / "crossval").exists()
-    assert "4 training and 0 validation cases" in (run.fold("small", 0) / "log.txt").read_text()
+    assert "4 training and 0 validation cases" in (run.fold("small", 0).folder / "log.txt").read_text()
     before = weights(run, 0)
     train(run, epochs=1, device="cpu")
     assert equal(weights(run, 0), before)

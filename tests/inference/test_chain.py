@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoseg.data.boxes import box_around
-from autoseg.inference.chain import Stage, apply_stages
+from autoseg.inference.chain import TrainedStage, apply_stages
 from autoseg.inference.decide import one_hot
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
@@ -59,12 +59,8 @@ def chain(use: str, first: Target, last: Target | None, target: Target = LABELS,
 
 
 def predictor(plan: Plan, *networks: nn.Module) -> Predictor:
-    stages = [
-        Stage(configuration, plan.target_of(configuration), [network])
-        for configuration, network in zip(plan.configurations.values(), networks, strict=True)
-    ]
-    last = stages.pop()
-    return Predictor([Member("run", plan, last.configuration, last.networks, earlier=stages)], CPU)
+    stages = [TrainedStage(stage, [network]) for stage, network in zip(plan.all_stages, networks, strict=True)]
+    return Predictor([Member("run", stages)], CPU)
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -110,14 +106,14 @@ def test_regions_are_handed_on_as_they_overlap() -> None:
 def test_the_box_and_its_margin(margin: int, size: tuple[int, ...]) -> None:
     """Label 1 or 2 fills 2:7, 3:10, 2:9 of 10×12×14 voxels; a margin ends at the image's edge."""
     plan = chain("box", ANYTHING, None, margin=margin)
-    case = preprocess_case(loaded(picture_of(blob())), plan, plan.configurations["last"])
+    case = preprocess_case(loaded(picture_of(blob())), plan.stage("last"))
     shapes = []
 
-    def predict(stage: Stage, image: torch.Tensor) -> torch.Tensor:
+    def predict(trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(image.shape[1:]))
-        return Above(0.5)(image[None])[0] if stage.target is ANYTHING else Perfect()(image[None])[0]
+        return Above(0.5)(image[None])[0] if trained.stage.target is ANYTHING else Perfect()(image[None])[0]
 
-    stages = [Stage(c, t, []) for c, t in zip(plan.configurations.values(), (ANYTHING, LABELS), strict=True)]
+    stages = [TrainedStage(stage, []) for stage in plan.all_stages]
     heads = apply_stages(stages, [case, case], LABELS, predict)
     assert shapes == [(10, 12, 14), size]
     # Outside of it the background is all but certain, whatever it says within.
@@ -174,7 +170,7 @@ def test_three_stages_in_one_another() -> None:
 def test_runs_of_stages_are_averaged() -> None:
     plan, alone = chain("box", ANYTHING, None), make_plan()
     stages = predictor(plan, Above(0.5), Perfect()).members[0]
-    both = Predictor([stages, Member("other", alone, alone.configurations["small"], [Perfect()])], CPU)
+    both = Predictor([stages, Member("other", [TrainedStage(alone.stage("small"), [Perfect()])])], CPU)
     assert np.array_equal(both.predict_case(loaded(picture_of(blob())), True).label, blob())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
@@ -39,7 +40,7 @@ CPU = torch.device("cpu")
 
 def member(network: nn.Module | None = None, plan: Plan | None = None, name: str = "run") -> Member:
     plan = plan or make_plan()
-    return Member(name, plan, plan.configurations["small"], [network or Perfect(plan.target)])
+    return Member(name, [TrainedStage(plan.stage("small"), [network or Perfect(plan.target)])], plan.planner)
 
 
 def predictor(*members: Member) -> Predictor:
@@ -142,7 +143,7 @@ def test_every_run_must_be_trained_for_missing_channels() -> None:
 
 def test_preprocessed_image() -> None:
     plan = make_plan(preprocessing=Preprocessing(transpose=(2, 0, 1)))
-    ready = preprocess_case(loaded(picture_of(blob())), plan, plan.configurations["small"])
+    ready = preprocess_case(loaded(picture_of(blob())), plan.stage("small"))
     assert np.array_equal(predictor(member(plan=plan)).predict_preprocessed(ready.image, ready.trace).label, blob())
 
 
@@ -260,7 +261,7 @@ def trained(root: Path, *factors: float, **plan: Any):
     for fold, seed in enumerate(factors):
         torch.manual_seed(int(seed))
         network = build(config.network, len(run.plan.channels), run.plan.target.heads)
-        save_weights(run.fold("small", fold) / "weights.safetensors", network.state_dict())
+        save_weights(run.fold("small", fold).weights, network.state_dict())
     return run
 
 
@@ -269,8 +270,10 @@ def test_folds_are_averaged(tmp_path: Path) -> None:
     case = loaded(picture_of(blob((8, 8, 8))))
     device = "cpu"
     both = Predictor.load(run.path, device=device)
-    assert len(both.members[0].networks) == 2
-    networks = [Predictor.load(run.path, folds=[fold], device=device).members[0].networks[0] for fold in (0, 1)]
+    assert len(both.members[0].stages[-1].networks) == 2
+    networks = [
+        Predictor.load(run.path, folds=[fold], device=device).members[0].stages[-1].networks[0] for fold in (0, 1)
+    ]
     with torch.no_grad():
         logits = sum(network(torch.from_numpy(case.image)[None])[0] for network in networks) / 2
     expected = torch.softmax(logits, 0).numpy()
@@ -301,7 +304,7 @@ def test_the_trained_configuration_is_taken(tmp_path: Path) -> None:
     more = plan.model_copy(update={"configurations": {"large": make_configuration(), **plan.configurations}})
     save_plan(override(more, ["recommended=large"]), run.path / "plan.json")
     loaded_run = Predictor.load(run.path, device="cpu")
-    assert loaded_run.members[0].configuration == plan.configurations["small"]
+    assert loaded_run.members[0].last.configuration == plan.configurations["small"]
 
 
 def test_a_result_never_takes_the_place_of_a_scan(tmp_path: Path) -> None:
@@ -321,7 +324,7 @@ def test_a_case_without_files_stops_no_other(tmp_path: Path) -> None:
 
 def test_a_missing_brain_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan()
-    trained_with = Member("run", plan, plan.configurations["small"], [Perfect(plan.target)], brain_mask=True)
+    trained_with = Member("run", [TrainedStage(plan.stage("small"), [Perfect(plan.target)])], brain_mask=True)
     predictor(trained_with).predict([case_of(tmp_path / "scans", "bare", blob())], tmp_path / "out")
     assert "bare" in (said := capsys.readouterr().err)
     assert "brain mask" in said

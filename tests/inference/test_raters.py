@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.decide import Opinions
 from autoseg.inference.predictor import Member, Predictor, beside
 from autoseg.plans.plan import Plan
@@ -41,7 +42,7 @@ def plan_of(*raters: str, target: Target = LABELS) -> Plan:
 
 def member(network: nn.Module, *more: nn.Module, raters: tuple[str, ...] = ("ann", "ben"), **plan: Target) -> Member:
     chosen = plan_of(*raters, **plan)
-    return Member("run", chosen, chosen.configurations["small"], [network, *more])
+    return Member("run", [TrainedStage(chosen.stage("small"), [network, *more])])
 
 
 class Two(nn.Module):

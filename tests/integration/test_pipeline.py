@@ -174,7 +174,7 @@ def test_killed_and_given_again(tmp_path: Path, call: Call, monkeypatch: pytest.
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    folder = killed.fold("small", 0)
+    folder = killed.fold("small", 0).folder
     assert torch.load(folder / "training_state.pt", weights_only=True)["state"]["iteration"] == 4
     assert not (folder / "weights.safetensors").exists()
 
@@ -189,7 +189,7 @@ def test_killed_and_given_again(tmp_path: Path, call: Call, monkeypatch: pytest.
         seconds = rows[0].index("seconds")
         return [row[:seconds] + row[seconds + 1 :] for row in rows]
 
-    assert history(folder) == history(whole.fold("small", 0))
+    assert history(folder) == history(whole.fold("small", 0).folder)
     for name in ("weights.safetensors", "best.safetensors"):
-        ours, theirs = load_weights(folder / name), load_weights(whole.fold("small", 0) / name)
+        ours, theirs = load_weights(folder / name), load_weights(whole.fold("small", 0).folder / name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -14,7 +14,7 @@ import torch
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.checkpoint import read_checkpoint
 from autoseg.networks import build
-from autoseg.networks.weights import save_weights, weights_identity
+from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.configuration import Previous
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
@@ -243,10 +243,10 @@ def test_folders_in_use(tmp_path: Path) -> None:
 def trained(root: Path, plan: Plan) -> Run:
     """A run whose first fold has random weights."""
     run = make_run(root, plan)
-    for name, configuration in plan.configurations.items():
-        net = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
-        metadata = {"identity": weights_identity(plan, configuration)}
-        save_weights(run.fold(name, 0) / "weights.safetensors", stirred(net).state_dict(), metadata)
+    for stage in plan.all_stages:
+        net = build(stage.network, stage.in_channels, stage.heads)
+        metadata = identity_of(stage)
+        save_weights(run.fold(stage, 0).weights, stirred(net).state_dict(), metadata)
     return run
 
 
@@ -307,6 +307,6 @@ def test_folds_and_configurations_that_are_none(tmp_path: Path) -> None:
         export_nnunet(run.path, tmp_path / "model", folds=[1])
     with pytest.raises(UsageError, match="--config large is not in the plan"):
         export_nnunet(run.path, tmp_path / "model", "large")
-    (run.fold("small", 0) / "weights.safetensors").unlink()
+    (run.fold("small", 0).weights).unlink()
     with pytest.raises(UsageError, match="has no trained fold of small; train it with"):
         export_nnunet(run.path, tmp_path / "model")

@@ -32,7 +32,7 @@ def validated(
     """A run of four cases whose folds predicted the changed references; its weights are only a file."""
     run = make_run(root, make_plan(target=target))
     for fold in folds:
-        (weights := run.fold("small", fold) / "weights.safetensors").parent.mkdir(parents=True)
+        (weights := run.fold("small", fold).weights).parent.mkdir(parents=True)
         weights.write_bytes(f"weights of fold {fold}".encode())
         out = weights.parent / "validation"
         pairs = []
@@ -51,7 +51,8 @@ def test_a_cascades_choice_rests_on_the_weights_of_all_its_stages(tmp_path: Path
     run = validated(tmp_path, speck)
     last = make_configuration(previous={"configuration": "low"})
     save_plan(make_plan(configurations={"low": make_configuration(), "small": last}), run.path / "plan.json")
-    earlier = [run.fold("low", fold) / "weights.safetensors" for fold in (0, 1)]
+    run = Run.open(run.path)
+    earlier = [run.fold("low", fold).weights for fold in (0, 1)]
     for path in earlier:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"weights of the first stage")
@@ -104,7 +105,7 @@ def test_what_helps_is_kept(tmp_path: Path) -> None:
 def test_the_figures_are_the_evaluations(tmp_path: Path) -> None:
     run = validated(tmp_path, lambda label: np.roll(speck(label), 1, axis=2))
     found = postprocess(run)
-    evaluation = Evaluation.merge(Evaluation.read(run.fold("small", fold) / "validation") for fold in (0, 1))
+    evaluation = Evaluation.merge(Evaluation.read(run.fold("small", fold).validation) for fold in (0, 1))
     assert found.before.mean == pytest.approx(evaluation.mean("dice"))
     assert found.before.outputs == pytest.approx({name: evaluation.mean("dice", name) for name in ("outer", "inner")})
 
@@ -223,11 +224,11 @@ def test_gone_references_are_taken_from_the_validation(tmp_path: Path) -> None:
         for case in run.split(fold)["validation"]:
             path = run.dataset.case(case).label
             assert path is not None
-            kept = run.fold("small", fold) / "validation" / "references" / f"{case}.nii.gz"
+            kept = run.fold("small", fold).validation / "references" / f"{case}.nii.gz"
             kept.parent.mkdir(exist_ok=True)
             path.rename(kept)
     assert postprocess(run) == wanted
-    (run.fold("small", 1) / "validation" / "references" / "case_3.nii.gz").unlink()
+    (run.fold("small", 1).validation / "references" / "case_3.nii.gz").unlink()
     with pytest.raises(AutosegError, match=r"the reference of case case_3 is gone .*; put the dataset back"):
         postprocess(run)
 
@@ -241,7 +242,7 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--workers 0"):
         postprocess(run, workers=0)
     run = validated(tmp_path / "trained", speck)
-    prediction = run.fold("small", 0) / "validation" / "case_0.nii.gz"
+    prediction = run.fold("small", 0).validation / "case_0.nii.gz"
     write(prediction, np.zeros((3, 3, 3), np.uint8))
     with pytest.raises(AutosegError, match=r"case case_0: .* does not lie on the grid of .*; train the fold again"):
         postprocess(run)

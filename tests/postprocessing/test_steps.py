@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from skimage.measure import label as components_of
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
@@ -303,7 +304,7 @@ def trained(root: Path, seed: int = 0) -> Run:
 def train(run: Run, seed: int) -> None:
     torch.manual_seed(seed)
     network = build(run.plan.configurations["small"].network, 1, 3)
-    save_weights(run.fold("small", 0) / "weights.safetensors", network.state_dict())
+    save_weights(run.fold("small", 0).weights, network.state_dict())
 
 
 def specked() -> np.ndarray:
@@ -314,7 +315,7 @@ def specked() -> np.ndarray:
 
 def perfect(*steps: Step) -> Predictor:
     plan = make_plan()
-    member = Member("run", plan, plan.configurations["small"], [Perfect(plan.target)])
+    member = Member("run", [TrainedStage(plan.stage("small"), [Perfect(plan.target)])])
     return Predictor([member], torch.device("cpu"), postprocessing=steps)
 
 
@@ -357,7 +358,7 @@ def test_a_run_trained_again_needs_another_decision(tmp_path: Path, capsys: pyte
     train(run, 1)
     assert Predictor.load(run.path, device="cpu").postprocessing == ()
     assert "was decided for other weights and is not applied" in capsys.readouterr().err
-    (run.fold("small", 0) / "weights.safetensors").unlink()
+    (run.fold("small", 0).weights).unlink()
     assert chosen_steps(run.path, "small", LABELS) == ()
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.data.dataset import Case, ChannelFile, load_case
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor, write_label
 from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
 from autoseg.preprocessing.case import Trace, preprocess_case, restore, scores_on_original
@@ -22,7 +23,7 @@ def plan_with(transpose=(0, 1, 2), crop="nonzero", spacing=(1.0, 1.0, 1.0), box=
 
 
 def prepare(case, plan):
-    return preprocess_case(case, plan, plan.configurations["small"])
+    return preprocess_case(case, plan.stage("small"))
 
 
 def test_crop_and_transpose_by_hand() -> None:
@@ -112,7 +113,7 @@ def test_restore_inverts(shape: tuple, transpose: list, crop: str, seed: int) ->
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, image.astype(np.float32))
     assert torch.equal(
-        scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_configuration()),
+        scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_plan().stage()),
         torch.tensor(found.image[0]),
     )
 
@@ -124,7 +125,7 @@ def test_round_trip_through_a_finer_grid(spacing: tuple, transpose: tuple) -> No
     image = loaded(1.0 + label, label)
     found = prepare(image, plan_with(transpose, spacing=spacing))
     back = restore(
-        (scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_configuration()) > 1.5).numpy(),
+        (scores_on_original(torch.from_numpy(found.image[0]), found.trace, make_plan().stage()) > 1.5).numpy(),
         found.trace,
     )
     assert np.array_equal(back, label > 0)
@@ -231,7 +232,7 @@ def test_perfect_network_gives_the_label_back(tmp_path: Path, name: str, spacing
     )
     # Each case keeps its spacing: nothing is resampled, so nothing may change at all.
     plan = plan_with((2, 0, 1), spacing=(None, None, None))
-    member = Member("run", plan, plan.configurations["small"], [Perfect()])
+    member = Member("run", [TrainedStage(plan.stage("small"), [Perfect()])])
     prediction = Predictor([member], torch.device("cpu")).predict_case(case)
     write_label(tmp_path / "out.nii.gz", prediction.label, prediction.geometry)
     written, original = sitk.ReadImage(str(tmp_path / "out.nii.gz")), sitk.ReadImage(str(tmp_path / "a.nii.gz"))
@@ -247,7 +248,7 @@ def test_prediction_with_a_box(tmp_path: Path) -> None:
     label = blob((10, 12, 14))
     path = write(tmp_path / "a.nii.gz", picture_of(label))
     plan = plan_with((2, 0, 1), box=(6, 8, 8), spacing=(None, None, None))
-    member = Member("run", plan, plan.configurations["small"], [Perfect()])
+    member = Member("run", [TrainedStage(plan.stage("small"), [Perfect()])])
     case = Case(id="a", channels={"mr": ChannelFile(path=path)})
     prediction = Predictor([member], torch.device("cpu")).predict_case(case)
     kept = np.zeros(label.shape, bool)

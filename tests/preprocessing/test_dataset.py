@@ -30,8 +30,9 @@ def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {name.split(".")[0] for name in after if after[name] != before.get(name)}
 
 
-def change(run: Run, *assignments: str) -> None:
+def change(run: Run, *assignments: str) -> Run:
     save_plan(override(run.plan, list(assignments)), run.path / "plan.json")
+    return Run.open(run.path)
 
 
 def test_stores_what_was_read(run: Run) -> None:
@@ -90,7 +91,7 @@ def test_changed_file_redoes_its_case(run: Run) -> None:
 )
 def test_changed_plan_redoes_what_it_touches(run: Run, assignment: str, all_again: bool) -> None:
     before = stamps(preprocess(run, workers=1))
-    change(run, assignment)
+    run = change(run, assignment)
     again = redone(before, stamps(preprocess(run, workers=1)))
     assert again == ({"case_0", "case_1", "case_2"} if all_again else set())
 
@@ -100,10 +101,10 @@ def test_swapped_components_are_another_case(tmp_path: Path) -> None:
     run = make_run(tmp_path, cases=2)
     case = run.dataset.cases[0]
     plan = run.plan
-    config = plan.configurations["small"]
+    stage = plan.stage("small")
     first = case.model_copy(update={"channels": {"mr": case.channels["mr"].model_copy(update={"component": 0})}})
     second = case.model_copy(update={"channels": {"mr": case.channels["mr"].model_copy(update={"component": 1})}})
-    assert module.case_key(first, plan, config) != module.case_key(second, plan, config)
+    assert module.case_key(first, stage) != module.case_key(second, stage)
 
 
 def test_moved_run_keeps_its_cases(run: Run, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_cases_of_an_earlier_version(run: Run, tmp_path: Path) -> None:
     before = stamps(folder)
     assert stamps(preprocess(run, workers=1)) == before
     content = StoredCase(folder, "case_1").content
-    change(run, "recipe.sampling.background=mask")
+    run = change(run, "recipe.sampling.background=mask")
     after = stamps(preprocess(run, workers=1))
     assert redone(before, after) == {"case_1"}
     assert sorted(StoredCase(folder, "case_1").places) == ["healthy", "inside"]
@@ -147,10 +148,10 @@ def test_missing_channel_is_refused_or_allowed(tmp_path: Path) -> None:
     with pytest.raises(AutosegError, match="case_0 lacks the channel ct"):
         preprocess(run, workers=1)
     assert not list(run.preprocessed("fullres").glob("case_*"))
-    change(run, "recipe.channel_dropout=0.3")
+    run = change(run, "recipe.channel_dropout=0.3")
     assert (preprocess(run, workers=1) / "case_0.json").exists()
-    change(run, "recipe.channel_dropout=0")
-    change(run, "allow_missing_channels=true")
+    run = change(run, "recipe.channel_dropout=0")
+    run = change(run, "allow_missing_channels=true")
     case = StoredCase(preprocess(run, workers=1), "case_0")
     assert case.image().shape[0] == 2
     assert not case.image()[1].any()

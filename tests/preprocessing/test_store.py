@@ -95,7 +95,7 @@ def test_many_positions_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_trace_comes_back(tmp_path: Path) -> None:
     plan = make_plan(make_configuration(spacing=(2.0, 1.0, 1.0)))
-    case = preprocess_case(loaded(picture_of(blob()), blob()), plan, plan.configurations["small"])
+    case = preprocess_case(loaded(picture_of(blob()), blob()), plan.stage("small"))
     save(tmp_path, "case", case, (8, 8, 8), "key")
     assert StoredCase(tmp_path, "case").trace == case.trace
 

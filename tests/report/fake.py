@@ -124,7 +124,7 @@ def make_run(folder: Path, folds: tuple[int, ...] = (0, 1)) -> Run:
 
 def train_fold(run: Run, fold: int) -> Evaluation:
     """What training leaves in a fold's folder: a curve, predictions that are a little off, their evaluation."""
-    folder = run.fold("3d_fullres", fold)
+    folder = run.fold("3d_fullres", fold).folder
     pairs = []
     for index, case in enumerate(run.split(fold)["validation"]):
         path = save(folder / "validation" / f"{case}.nii.gz", labels(shift=2 * fold + index))

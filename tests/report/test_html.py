@@ -136,7 +136,7 @@ def test_a_run_that_was_only_planned_has_a_report(tmp_path: Path) -> None:
 
 def test_a_fold_in_training_shows_its_curve(tmp_path: Path) -> None:
     run = make_run(tmp_path, folds=(0,))
-    folder = run.fold("3d_fullres", 0)
+    folder = run.fold("3d_fullres", 0).folder
     shutil.rmtree(folder / "validation")
     (folder / "weights.safetensors").unlink()
     (folder / "history.csv").write_text("epoch,loss\n1,0.9\n2,\n3,zero\n")
@@ -147,8 +147,8 @@ def test_a_fold_in_training_shows_its_curve(tmp_path: Path) -> None:
 
 def test_damaged_and_lost_files_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    (run.fold("3d_fullres", 0) / "validation" / "summary.json").write_text("{")
-    (run.fold("3d_fullres", 1) / "validation" / "case_3.nii.gz").unlink()
+    (run.fold("3d_fullres", 0).validation / "summary.json").write_text("{")
+    (run.fold("3d_fullres", 1).validation / "case_3.nii.gz").unlink()
     _, text = parse(write_report(run))
     assert "is not valid JSON" in text
     assert "case_3.nii.gz does not exist" in text

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.runs.run import Run, keep_or_make_splits, make_splits, refuse_dataset_folder
+from autoseg.runs.run import Run, refuse_dataset_folder
+from autoseg.runs.splits import keep_or_make_splits, make_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
@@ -106,6 +107,7 @@ def test_how_to_validate(tmp_path: Path) -> None:
     everyone = [case for split in run.splits for case in split["validation"]]
     assert f"'autoseg train {run.path}'" in run.how_to_validate
     (run.path / "splits.json").write_text(json.dumps([{"train": everyone, "validation": []}]))
+    run = Run.open(run.path)
     assert "--folds 2 or more" in run.how_to_validate
     assert "autoseg train" not in run.how_to_validate
 
@@ -129,8 +131,8 @@ def test_the_usual_configuration_segments_all(tmp_path: Path) -> None:
     found = []
     for name in ("", "first", "other", "small"):
         if name:
-            run.fold(name, 0).mkdir(parents=True)
-            (run.fold(name, 0) / "weights.safetensors").touch()
+            run.fold(name, 0).folder.mkdir(parents=True)
+            (run.fold(name, 0).weights).touch()
         found.append(run.usual_configuration())
     assert found == ["small", "small", "other", "small"]
 

@@ -80,7 +80,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
         shift = plan.configurations[plan.recommended].batch_size - 1
         for fold in folds:
             job = (run.path.parent.name, seed, fold)
-            folder = run.fold(plan.recommended, fold)
+            folder = run.fold(plan.recommended, fold).folder
             if (folder / "done.json").exists():
                 continue
             if job in trainings.wrong:

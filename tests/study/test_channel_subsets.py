@@ -66,7 +66,7 @@ def trained(root: Path, plan: Plan, folds: int = 2) -> Run:
     for fold in range(folds):
         torch.manual_seed(fold)
         network = build(plan.configurations["small"].network, len(plan.channels), 3)
-        save_weights(run.fold("small", fold) / "weights.safetensors", network.state_dict())
+        save_weights(run.fold("small", fold).weights, network.state_dict())
     return run
 
 

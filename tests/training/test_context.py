@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import DeepMedic
@@ -45,14 +46,12 @@ def test_learns_where_the_structures_are(tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert (configuration.tile_size, configuration.tile_context) == ([9, 6, 12], [6, 6, 6])
     plan = make_plan(configuration)
-    state = train_fold(
-        tmp_path / "fold", plan, configuration, cases[:-1], cases[-1:], Budget(iterations=100), CPU, seed=1
-    )
+    state = train_fold(tmp_path / "fold", plan.stage(), cases[:-1], cases[-1:], Budget(iterations=100), CPU, seed=1)
     assert state.best_dice > 0.9
 
-    network = load_network(tmp_path / "fold" / "weights.safetensors", plan, configuration, CPU)
+    network = load_network(tmp_path / "fold" / "weights.safetensors", plan.stage(), CPU)
     shifted = np.roll(picture_of(blob()) / 100, 1, axis=2)
-    found = Predictor([Member("run", plan, configuration, [network])], CPU).predict_case(loaded(shifted))
+    found = Predictor([Member("run", [TrainedStage(plan.stage(), [network])])], CPU).predict_case(loaded(shifted))
     expected = np.roll(blob(), 1, axis=2)
     for value in (1, 2):
         both = int(((found.label == value) & (expected == value)).sum())
@@ -67,10 +66,9 @@ def test_small_tiles_find_what_large_ones_find(tmp_path: Path) -> None:
         make_configuration((7, 7, 7), network=NETWORK, inference={"patch_size": p, "overlap": 0, "gaussian_sigma": 0})
         for p in ([7, 7, 7], [10, 10, 13], [16, 16, 22])
     ]
-    plan = make_plan(configurations[0])
     network = loop.build(NETWORK, 1, 3).eval()
     found = [
-        validation_dice(network, [case], plan.target, configuration, CPU, torch.float32)
+        validation_dice(network, [case], make_plan(configuration).stage(), CPU, torch.float32)
         for configuration in configurations
     ]
     assert found[0] == found[1] == found[2]

@@ -200,7 +200,7 @@ def test_the_student_says_what_its_teacher_says(tmp_path: Path, lessons: list[St
         plan = plan_with(teacher, optimizer={"name": "adamw", "learning_rate": 0.03})
         folder = tmp_path / f"weight_{weight:g}"
         train(folder, plan, lessons, Budget(iterations=15))
-        network = load_network(folder / "weights.safetensors", plan, plan.configurations["small"], torch.device("cpu"))
+        network = load_network(folder / "weights.safetensors", plan.stage("small"), torch.device("cpu"))
         image = torch.from_numpy(lessons[-1].image())[None, :, :8, :12, :12]
         return float(torch.softmax(network(image), dim=1)[:, 1].mean())
 
@@ -239,7 +239,7 @@ def test_slices_and_volumes(tmp_path: Path, lessons: list[StoredCase], dimension
 def test_the_teacher_is_part_of_the_identity(tmp_path: Path, lessons: list[StoredCase]) -> None:
     def identity(distillation: Distillation | None) -> str:
         plan = plan_with(distillation)
-        return training_identity(plan, plan.configurations["small"], lessons[-1:], 0)
+        return training_identity(plan.stage("small"), lessons[-1:], 0)
 
     said = TEACHER.model_copy(update={"reasons": {"weight": "because"}})
     assert identity(said) == identity(TEACHER)

@@ -33,7 +33,7 @@ def train(folder: Path, iterations: int, norm: str = "instance", **recipe: Any) 
         network = build(configuration.network, 1, plan.target.heads)
         return {name: tensor.detach().clone() for name, tensor in own_tensors(network).items()}
     cases = [store(folder / "data", f"c{n}", blob()) for n in range(2)]
-    train_fold(folder / "fold", plan, configuration, cases, [], Budget(iterations=iterations), CPU)
+    train_fold(folder / "fold", plan.stage(), cases, [], Budget(iterations=iterations), CPU)
     return load_weights(folder / "fold" / "weights.safetensors")
 
 
@@ -77,11 +77,10 @@ def test_an_interrupted_training_with_thawing_goes_on_exactly(tmp_path: Path) ->
 
     recipe = make_recipe(freeze=Freeze(part="encoder", until=0.5), optimizer=Optimizer(layer_decay=0.1))
     plan = make_plan(make_configuration(recipe=recipe))
-    configuration = plan.configurations["small"]
     cases = [store(tmp_path / "data", f"c{n}", blob()) for n in range(2)]
 
     def go(name: str, **more: Any) -> dict[str, torch.Tensor]:
-        train_fold(tmp_path / name, plan, configuration, cases, [], Budget(iterations=4), CPU, **more)
+        train_fold(tmp_path / name, plan.stage(), cases, [], Budget(iterations=4), CPU, **more)
         return load_weights(tmp_path / name / "weights.safetensors")
 
     whole = go("whole")

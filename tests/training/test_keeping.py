@@ -87,8 +87,8 @@ def test_a_training_that_keeps_half(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def train(folder: str, share: float, **more: Any) -> tuple[dict[str, torch.Tensor], float]:
         start = Initialization(source="model", file="source.safetensors", keep=share)
         plan = make_plan(make_configuration(recipe=make_recipe(initialization=start, ema_decay=0.9)))
-        config, budget = plan.configurations["small"], Budget(iterations=4)
-        state = train_fold(tmp_path / folder, plan, config, cases, [], budget, CPU, prepare=prepare, **more)
+        budget = Budget(iterations=4)
+        state = train_fold(tmp_path / folder, plan.stage(), cases, [], budget, CPU, prepare=prepare, **more)
         return load_weights(tmp_path / folder / "weights.safetensors"), state.kept
 
     monkeypatch.setattr("autoseg.training.keeping.TOLERANCE", 10.0)

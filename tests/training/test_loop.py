@@ -64,7 +64,7 @@ def plan_with(network: dict[str, Any] | None = None, target=LABELS, **recipe: An
 
 
 def train(folder: Path, plan: Plan, cases: list, budget: Budget, **more: Any) -> State:
-    return train_fold(folder, plan, plan.configurations["small"], cases[:-1], cases[-1:], budget, CPU, **more)
+    return train_fold(folder, plan.stage("small"), cases[:-1], cases[-1:], budget, CPU, **more)
 
 
 def without_seconds(state: State) -> list[dict[str, float]]:
@@ -315,7 +315,7 @@ def test_identity() -> None:
 
     def identity(plan: Plan, cases: tuple = ("a", "b"), content: str = "1") -> str:
         stored = [SimpleNamespace(id=case, content=content) for case in cases]
-        return training_identity(plan, plan.configurations["small"], stored, 0)
+        return training_identity(plan.stage("small"), stored, 0)
 
     plan = plan_with()
     assert identity(plan_with(epochs=77, validate_every=3, validate_cases=9, early_stopping=4)) == identity(plan)
@@ -421,7 +421,7 @@ def test_gradient_is_clipped(tmp_path: Path, cases: list) -> None:
     train(tmp_path / "f", plan, cases, Budget(iterations=1))
     torch.manual_seed(0)
     before = build(plan.configurations["small"].network, 1, 3)
-    after = load_network(tmp_path / "f" / "weights.safetensors", plan, plan.configurations["small"], CPU)
+    after = load_network(tmp_path / "f" / "weights.safetensors", plan.stage("small"), CPU)
     moved = sum(
         float(((a.detach() - b) ** 2).sum()) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
@@ -430,8 +430,7 @@ def test_gradient_is_clipped(tmp_path: Path, cases: list) -> None:
 
 @pytest.mark.parametrize("target", [LABELS, REGIONS])
 def test_validation_dice_of_the_truth(cases: list, target) -> None:
-    config = make_configuration()
-    found = validation_dice(Perfect(target), cases, target, config, CPU, torch.float32)
+    found = validation_dice(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
     assert found == {output.name: [1.0] * 3 for output in target.outputs}
 
 
@@ -443,12 +442,11 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
     image = 100.0 * (label == 1) + 0.5
     image[2, 2, 2] = image[1, 1, 1] = 100.5
     case = store(tmp_path, "c", label, image)
-    config = make_configuration()
     ignoring = LABELS.model_copy(update={"ignore": 9})
-    found = validation_dice(Perfect(), [case], ignoring, config, CPU, torch.float32)
+    found = validation_dice(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
     assert found["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
     assert math.isnan(found["inner"][0])
-    found = validation_dice(Perfect(), [case], LABELS, config, CPU, torch.float32)
+    found = validation_dice(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
     assert found["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
 
 
@@ -465,7 +463,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, cases: list) -> None:
     save_weights(tmp_path / "w.safetensors", load_weights(tmp_path / "f" / "weights.safetensors"))
     wide = plan_with({"width": 8})
     with pytest.raises(AutosegError, match="does not fit the plan beside it") as caught:
-        load_network(tmp_path / "w.safetensors", wide, wide.configurations["small"], CPU)
+        load_network(tmp_path / "w.safetensors", wide.stage("small"), CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -495,11 +493,11 @@ def test_weights_of_another_plan_are_refused(tmp_path: Path, cases: list) -> Non
     plan = plan_with()
     train(tmp_path / "f", plan, cases, Budget(iterations=1))
     path = tmp_path / "f" / "weights.safetensors"
-    load_network(path, plan, plan.configurations["small"], torch.device("cpu"))
+    load_network(path, plan.stage("small"), torch.device("cpu"))
     masked = plan.channels[0].normalization.model_copy(update={"masked": True})
     other = plan.model_copy(update={"channels": [plan.channels[0].model_copy(update={"normalization": masked})]})
     with pytest.raises(AutosegError, match="another plan"):
-        load_network(path, other, other.configurations["small"], torch.device("cpu"))
+        load_network(path, other.stage("small"), torch.device("cpu"))
 
 
 def test_without_an_average_the_network_itself_is_saved_and_goes_on_training(tmp_path: Path, cases: list) -> None:

@@ -120,7 +120,7 @@ def seen(
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "train_step", watched)
-        train_fold(folder, plan, plan.configurations[name], cases, [], Budget(iterations=6), torch.device("cpu"))
+        train_fold(folder, plan.stage(name), cases, [], Budget(iterations=6), torch.device("cpu"))
     return torch.cat(images)
 
 

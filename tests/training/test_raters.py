@@ -100,7 +100,7 @@ def put(folder: Path, name: str, label: np.ndarray, *raters: np.ndarray | None) 
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_of(("a", "b", "c")[: len(raters)])
     case = loaded(picture_of(label), label, raters=raters)
-    save(folder, name, preprocess_case(case, plan, plan.configurations["small"]), (8, 8, 8), "key")
+    save(folder, name, preprocess_case(case, plan.stage("small")), (8, 8, 8), "key")
     return StoredCase(folder, name)
 
 
@@ -162,7 +162,8 @@ def test_decoders_differ_by_what_their_raters_drew_alone(tmp_path: Path) -> None
         ("apart", differing, configuration, 80),
         ("few", sparse, configuration, 6),
     ):
-        state = train_fold(tmp_path / name, plan, config, cases[:-1], cases[-1:], Budget(iterations=steps), CPU)
+        stage = make_plan(config, raters=plan.raters).stage()
+        state = train_fold(tmp_path / name, stage, cases[:-1], cases[-1:], Budget(iterations=steps), CPU)
         assert np.isfinite(state.history[-1]["loss"])
     alike, apart, few = (load_weights(tmp_path / name / "weights.safetensors") for name in ("alike", "apart", "few"))
     decoder = [name for name in alike if name.startswith("decoders.0.")]

@@ -14,7 +14,7 @@ from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
-from autoseg.networks.weights import save_weights, weights_identity
+from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.configuration import Previous
 from autoseg.plans.files import save_plan
 from autoseg.plans.plan import Plan
@@ -35,15 +35,15 @@ pytestmark = pytest.mark.usefixtures("one_core")
 def pretend(run: Run, folds: tuple[int, ...] = (0, 1)) -> Run:
     """Random weights instead of trained ones, of every stage; each fold its own."""
     plan = run.plan
-    for name, configuration in plan.configurations.items():
+    for stage in plan.all_stages:
         for fold in folds:
             torch.manual_seed(fold)
-            network = build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
+            network = build(stage.network, stage.in_channels, stage.heads)
             with torch.no_grad():
                 for parameter in network.parameters():
                     parameter.mul_(1.5)  # so that what it says is no longer near a half
-            path = run.fold(name, fold) / "weights.safetensors"
-            save_weights(path, network.state_dict(), {"identity": weights_identity(plan, configuration)})
+            path = run.fold(stage, fold).weights
+            save_weights(path, network.state_dict(), identity_of(stage))
     return run
 
 
@@ -166,6 +166,7 @@ def test_all_folds_where_each_has_seen_validation_cases(tmp_path: Path) -> None:
     assert "it has seen validation cases" in str(lesson_of(student))
     # A teacher of other cases has seen none of them.
     write_json(student.path / "splits.json", [{"train": ["x"], "validation": ["y"]}])
+    student = Run.open(student.path)
     assert lesson_of(student).folds == (0, 1)
     assert lesson_of(student).clean
 
@@ -189,6 +190,7 @@ def test_answers_are_kept_until_something_changes(tmp_path: Path) -> None:
     plan = student.plan
     coarse = plan.configurations["small"].model_copy(update={"spacing": (2.0, 2.0, 2.0)})
     save_plan(plan.model_copy(update={"configurations": {"small": coarse}}), student.path / "plan.json")
+    student = Run.open(student.path)
     assert not set(times().values()) & set(after.values())
     assert fetch(student)[0].shape == (5, 6, 7)
 
@@ -215,11 +217,11 @@ def test_from_a_trained_teacher_to_a_trained_student(tmp_path: Path) -> None:
     evaluation = train(moved, epochs=1)
     assert len(evaluation.cases) == 4
     for fold in (0, 1):
-        assert f"taught by fold {fold} of small" in (moved.fold("small", fold) / "log.txt").read_text()
+        assert f"taught by fold {fold} of small" in (moved.fold("small", fold).folder / "log.txt").read_text()
     # Nothing is done twice.
-    done = (moved.fold("small", 0) / "weights.safetensors").stat().st_mtime_ns
+    done = (moved.fold("small", 0).weights).stat().st_mtime_ns
     train(moved, epochs=1)
-    assert (moved.fold("small", 0) / "weights.safetensors").stat().st_mtime_ns == done
+    assert (moved.fold("small", 0).weights).stat().st_mtime_ns == done
     # The teacher is of no use any more once the student is trained: it predicts by itself.
     shutil.rmtree(moved.path / FOLDER)
     assert Predictor.load(moved.path, device="cpu").predict_case(moved.dataset.cases[0]).label.shape == (10, 12, 14)
@@ -263,7 +265,7 @@ def test_teachers_that_can_not_teach(tmp_path: Path) -> None:
     poor = dataset.cases[0].model_copy(update={"channels": {}})
     lacking = dataset.model_copy(update={"cases": (poor, *dataset.cases[1:])})
     refuse(run.path, r"case case_0 lacks the channel mr, which --teacher", lacking, out)
-    weights = run.fold("small", 0) / "weights.safetensors"
+    weights = run.fold("small", 0).weights
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     refuse(run.path, "holds no readable weights", dataset, out)

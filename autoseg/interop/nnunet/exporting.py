@@ -76,10 +76,10 @@ def export_nnunet(
     in_channels, heads = plan.in_channels(chosen), plan.target_of(chosen).heads
     for fold in folds if folds is not None else trained:
         for ours, theirs in _CHECKPOINTS.items():
-            file = opened.fold(name, fold) / f"{ours}.safetensors"
+            file = opened.fold(name, fold).folder / f"{ours}.safetensors"
             if not file.exists():
                 continue
-            module = load_network(file, plan, chosen, torch.device("cpu"))
+            module = load_network(file, plan.stage(name), torch.device("cpu"))
             if axes:
                 module = mirrored(module, network, in_channels, heads, axes)
             write_checkpoint(
@@ -102,7 +102,7 @@ def _refuse(plan: Plan, name: str, configuration: Configuration, run: str) -> UN
     target = plan.target_of(configuration)
     reasons = [
         (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
-        (network.raters > 1, "nnU-Net has no decoders for several raters"),
+        (network.answers > 1, "nnU-Net has no decoders for several raters"),
         (configuration.previous is not None, "it follows another stage"),
         (plan.result_of(name) != plan.target, "another stage follows it"),
         (plan.preprocessing.box is not None, "nnU-Net can't cut to a box"),

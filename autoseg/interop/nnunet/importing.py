@@ -11,9 +11,10 @@ from autoseg.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
 from autoseg.interop.nnunet.folder import ModelFolder, open_folder
 from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
 from autoseg.networks import build
-from autoseg.networks.weights import save_weights, weights_identity
+from autoseg.networks.weights import save_weights
 from autoseg.planning.making import refresh
 from autoseg.plans.plan import Plan
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import Steps, say
@@ -49,10 +50,10 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
                 plan = refresh(plan_of(folder, checkpoint, _configuration_name(folder, checkpoint)))
             network = _loaded(plan, checkpoint)
             metadata = {
-                "identity": weights_identity(plan, plan.configurations[plan.recommended]),
+                "identity": plan.stage().identity,
                 "origin": "nnU-Net v2",
             }
-            path = Run(out).fold(plan.recommended, fold) / target
+            path = Fold(Run(out), plan.stage(), fold).folder / target
             save_weights(path, network.state_dict(), metadata)
             steps.advance(note=f"fold {fold}")
     assert plan is not None

@@ -1,0 +1,125 @@
+"""Stage: one configuration of a plan with everything resolved that training, preprocessing and inference ask about."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autoseg.plans.configuration import Configuration, Previous
+from autoseg.plans.families import Network
+from autoseg.plans.inference import Inference
+from autoseg.plans.preprocessing import Channel, Preprocessing
+from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import Recipe
+from autoseg.plans.target import Target
+from autoseg.utils.digest import digest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One configuration of a plan, resolved (:meth:`autoseg.plans.plan.Plan.stage`).
+
+    Attributes:
+        name: of the configuration.
+        configuration: as the plan has it.
+        channels: of the image, in order.
+        preprocessing: steps before resampling, shared by all configurations of the plan.
+        target: what this stage is trained to segment.
+        result: what a prediction with it, and with the stages before it, says: the plan's target, or its own where
+            another stage follows it.
+        before: the stage that is trained first and whose segmentation this one uses; None for the first.
+        raters: whom the network answers for one by one; empty where it gives one answer.
+        allows_missing: whether the plan allows cases that lack a channel.
+        file_ending: of results.
+    """
+
+    name: str
+    configuration: Configuration
+    channels: tuple[Channel, ...]
+    preprocessing: Preprocessing
+    target: Target
+    result: Target
+    before: "Stage | None" = None
+    raters: tuple[str, ...] = ()
+    allows_missing: bool = False
+    file_ending: str = ".nii.gz"
+
+    @property
+    def network(self) -> Network:
+        """The network's description."""
+        return self.configuration.network
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return self.configuration.recipe
+
+    @property
+    def inference(self) -> Inference:
+        """How it is applied."""
+        return self.configuration.inference
+
+    @property
+    def previous(self) -> Previous | None:
+        """What is taken over from the stage before, if there is one."""
+        return self.configuration.previous
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Names of the image's channels, in order."""
+        return [channel.name for channel in self.channels]
+
+    @property
+    def chain(self) -> "list[Stage]":
+        """All stages that have to be trained for this one, in order; it comes last."""
+        return [self] if self.before is None else [*self.before.chain, self]
+
+    @property
+    def input_target(self) -> Target | None:
+        """Target of the stage before, where its segmentation is further input, a channel an output."""
+        if self.before is None or self.previous is None or self.previous.use != "channels":
+            return None
+        return self.before.target
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the network is given: the image's, and what the stage before hands on."""
+        return len(self.channels) + (0 if self.input_target is None else len(self.input_target.outputs))
+
+    @property
+    def heads(self) -> int:
+        """Output channels of one answer of the network."""
+        return self.target.heads
+
+    @property
+    def out_channels(self) -> int:
+        """Output channels of the network: the heads of each of its answers."""
+        return self.target.heads * self.network.answers
+
+    @property
+    def takes_missing_channels(self) -> bool:
+        """Whether it is meant, with all stages before it, for cases that lack a channel.
+
+        Either the plan allows them, or every one of these stages learns to do without (``recipe.channel_dropout``).
+        """
+        return self.allows_missing or all(stage.recipe.channel_dropout > 0 for stage in self.chain)
+
+    @cached_property
+    def identity(self) -> str:
+        """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out.
+
+        Values at their defaults do not count, so that a later version's new keys leave the weights of older ones valid.
+        """
+        parts: dict[str, Any] = {
+            "channels": [channel.model_dump(exclude_defaults=True) for channel in self.channels],
+            "preprocessing": self.preprocessing.model_dump(exclude_defaults=True),
+            "spacing": self.configuration.spacing,
+            "resampling": self.configuration.resampling.model_dump(exclude_defaults=True),
+            "target": self.target.model_dump(exclude_defaults=True),
+            "network": {"family": self.network.family, **self.network.model_dump(exclude_defaults=True)},
+        }
+        if self.raters:
+            parts["raters"] = self.raters
+        if self.before is not None and self.previous is not None:
+            parts["previous"] = self.previous.model_dump(exclude_defaults=True)
+            parts["handed_on"] = self.before.target.model_dump(exclude_defaults=True)
+        return digest(without_reasons(parts))

@@ -1,0 +1,95 @@
+"""Fold: one training of one stage, with its paths, its split, and what of it is there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.plans.stage import Stage
+
+if TYPE_CHECKING:
+    from autoseg.runs.run import Run
+
+#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of one stage; small and picklable, so that it is also the job that is sent elsewhere.
+
+    Attributes:
+        run: whose fold.
+        stage: that is trained.
+        number: of the fold, from 0.
+    """
+
+    run: "Run"
+    stage: Stage
+    number: int
+
+    def __str__(self) -> str:
+        """``fold 2 of 3d_fullres``."""
+        return f"fold {self.number} of {self.stage.name}"
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of it lies."""
+        return self.run.path / self.stage.name / f"fold_{self.number}"
+
+    @property
+    def weights(self) -> Path:
+        """Weights at the end of the training."""
+        return self.checkpoint("weights")
+
+    def checkpoint(self, name: str) -> Path:
+        """Weights by the name of their file: ``weights`` (end of the training) or ``best`` (best on the way)."""
+        return self.folder / f"{name}.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What an interrupted training goes on from."""
+        return self.folder / "training_state.pt"
+
+    @property
+    def log(self) -> Path:
+        """What was said during the training."""
+        return self.folder / "log.txt"
+
+    @property
+    def history(self) -> Path:
+        """A row an epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of predicted validation cases and their evaluation."""
+        return self.folder / "validation"
+
+    @property
+    def done(self) -> Path:
+        """Written when it is trained and validated: what was asked for."""
+        return self.folder / DONE
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a training to go on with."""
+        return self.state.exists()
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has finished weights."""
+        return self.weights.exists()
+
+    @property
+    def training_cases(self) -> list[str]:
+        """Names of the cases that it learns from."""
+        return self.run.split(self.number)["train"]
+
+    @property
+    def validation_cases(self) -> list[str]:
+        """Names of the cases that validate it."""
+        return self.run.split(self.number)["validation"]
+
+    def of_stage(self, stage: Stage) -> "Fold":
+        """The fold of the same number of another stage."""
+        return Fold(self.run, stage, self.number)
