@@ -72,7 +72,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what it holds, in the singular, for messages (``metric``).
-        option: the option or the plan's key that chooses one, for messages (``--metrics``).
+        option: the option or the plan's key that chooses one, for messages in place of the kind (``--metrics``).
         package: a package whose modules register components when they are imported; None if all components
             register before anybody looks for one.
     """
@@ -104,8 +104,7 @@ class Registry(Generic[T]):
             known = self._things.setdefault(name, new)
             if known is not new:
                 raise AutosegError(
-                    f"two {self.kind} components have the name {name}, "
-                    f"{_origin(known)} and {_origin(new)}; rename one."
+                    f"two {self.kind} components have the name {name}, {_origin(known)} and {_origin(new)}; rename one."
                 )
             return new
 
@@ -119,8 +118,7 @@ class Registry(Generic[T]):
             AutosegError: an extension can't be loaded.
         """
         if name not in self:
-            prefix = f"{self.option} " if self.option else ""
-            raise UsageError(f"{prefix}{name}: unknown {self.kind}; choose one of {', '.join(self._things)}.")
+            raise UsageError(f"{self.option or self.kind} {name} is unknown; {self._choice()}.")
         return self._things[name]
 
     def names(self) -> tuple[str, ...]:
@@ -138,6 +136,9 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def _choice(self) -> str:
+        return f"choose one of {', '.join(self._things)}" if self._things else "there is none to choose from"
 
     def _import_package(self) -> None:
         if self._package is None or self._package_imported:

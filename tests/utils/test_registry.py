@@ -97,7 +97,9 @@ def test_unknown_name_lists_the_known_ones() -> None:
     metrics.register("differ", differ)
     with pytest.raises(UsageError) as error:
         metrics.find("dicee")
-    assert str(error.value) == "--metrics dicee: unknown metric; choose one of agree, differ."
+    assert str(error.value) == "--metrics dicee is unknown; choose one of agree, differ."
+    with pytest.raises(UsageError, match=r"^metric dicee is unknown; there is none to choose from\.$"):
+        Registry("metric").find("dicee")
     assert "dicee" not in metrics
     assert "agree" in metrics
 
