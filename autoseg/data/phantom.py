@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg.data.image import Geometry, write_image
 from autoseg.utils.errors import UsageError
@@ -361,6 +360,8 @@ def _acquire(
     image = image * (1 + 0.04 * field(9))
     image = np.clip(image, 0, None) ** site.gamma[channel]
     if site.blur > 0:
+        from scipy import ndimage  # takes longer to import than all else here
+
         image = np.asarray(ndimage.gaussian_filter(image, site.blur))
     image = image * np.exp(site.bias * field(110))
     noise = rng.normal(0, site.noise, (2, *mask.shape))
