@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from autoseg import __version__
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.making import Request
+from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration, Previous
-from autoseg.plans.families import DeepMedic, MultiView, Network, UNet
+from autoseg.plans.families import DeepMedic, MultiView, UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel

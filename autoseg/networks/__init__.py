@@ -3,26 +3,45 @@
 Works on tensors only and imports without SimpleITK, so that a network can be profiled on a bare machine.
 """
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoseg.networks.blocks import pad_beforehand
-from autoseg.plans.families import Network
+from autoseg.plans.architecture import Network
+from autoseg.utils.registry import Registry
 
-__all__ = ["build", "count_parameters", "parameters_of", "set_deep_supervision"]
+__all__ = ["BUILDERS", "build", "count_parameters", "parameters_of", "set_deep_supervision"]
 
-#: Family → module of this package and function in it. Imported when first built: some need an extra to be installed.
-_BUILDERS = {
-    "unet": ("unet", "build_unet"),
-    "resenc": ("unet", "build_unet"),
-    "deepmedic": ("deepmedic", "build_deepmedic"),
-    "fullimage_unet": ("fullimage_unet", "build_fullimage_unet"),
-    "vnet": ("vnet", "build_vnet"),
-    "inflated": ("inflated", "build_inflated"),
-    "multiview": ("multiview", "build_multiview"),
-}
+#: Builds a module from a description, the number of input channels and the number of heads.
+Builder = Callable[[Any, int, int], nn.Module]
+
+#: Family → what builds it (:data:`autoseg.plans.architecture.FAMILIES` describes it). A family's module is imported
+#: when it is first built, since some need an extra to be installed.
+BUILDERS: Registry[Builder] = Registry("network family", package="autoseg.networks")
+
+
+def _in_module(module: str, function: str) -> Builder:
+    def build_family(network: Any, in_channels: int, heads: int) -> nn.Module:
+        found: nn.Module = getattr(import_module(f"autoseg.networks.{module}"), function)(network, in_channels, heads)
+        return found
+
+    return build_family
+
+
+for _family, _module in (
+    ("unet", "unet"),
+    ("resenc", "unet"),
+    ("deepmedic", "deepmedic"),
+    ("fullimage_unet", "fullimage_unet"),
+    ("vnet", "vnet"),
+    ("inflated", "inflated"),
+    ("multiview", "multiview"),
+):
+    BUILDERS.register(_family, _in_module(_module, f"build_{_module}"))
 
 
 def build(network: Network, in_channels: int, heads: int, deep_supervision: bool | None = None) -> nn.Module:
@@ -47,8 +66,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
         >>> count_parameters(build(flat, in_channels=1, heads=2))
         (6562, 6562)
     """
-    where, name = _BUILDERS[network.family]
-    module: nn.Module = getattr(import_module(f"autoseg.networks.{where}"), name)(network, in_channels, heads)
+    module = BUILDERS.find(network.family)(network, in_channels, heads)
     pad_beforehand(module)
     set_deep_supervision(module, network.supervised_levels if deep_supervision is None else deep_supervision)
     return module

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.networks import build
-from autoseg.plans.families import Network
+from autoseg.plans.architecture import Network
 
 
 @dataclass(frozen=True)

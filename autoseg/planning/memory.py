@@ -31,8 +31,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoseg.networks import build
+from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Memory
-from autoseg.plans.families import Network
 from autoseg.plans.recipe import Distillation, Loss, Optimizer
 from autoseg.plans.target import Output, Target
 from autoseg.step.loss import training_loss

@@ -9,8 +9,8 @@ from torch import nn
 
 from autoseg.networks import build
 from autoseg.planning.memory import LABEL_TYPE, TrainingPrecision, empty_lesson, stand_in, trace_step
+from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration
-from autoseg.plans.families import Network
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation, Loss, Optimizer
 from autoseg.plans.target import Target

@@ -6,12 +6,23 @@ must be a multiple of, and how much more than the patch the network has to be gi
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import BeforeValidator, SerializeAsAny
+
+from autoseg.plans.components import by_name
 from autoseg.plans.reasons import Reasoned
+from autoseg.utils.registry import Registry
 
 
 class Architecture(Reasoned):
-    """What every family of networks says of itself; the defaults suit a network that keeps its input's size."""
+    """What every family of networks says of itself; the defaults suit a network that keeps its input's size.
+
+    Attributes:
+        family: name that the class is registered under in :data:`FAMILIES`.
+    """
+
+    family: str
 
     @property
     def dimensions(self) -> int:
@@ -78,3 +89,10 @@ class Architecture(Reasoned):
     def summary(self) -> str:
         """The numbers that say how large it is, in few words."""
         raise NotImplementedError
+
+
+#: Network families: name → description. What builds each is in :data:`autoseg.networks.BUILDERS`.
+FAMILIES: Registry[type[Architecture]] = Registry("network family", package="autoseg.networks")
+
+#: A network of any family, in a plan.
+Network = Annotated[Architecture, BeforeValidator(by_name(FAMILIES, "family", "unet")), SerializeAsAny()]

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
-from autoseg.plans.families import Network
+from autoseg.plans import families  # noqa: F401  (registers the families)
+from autoseg.plans.architecture import Network
 from autoseg.plans.inference import Inference
 from autoseg.plans.preprocessing import Resampling
 from autoseg.plans.reasons import Reasoned

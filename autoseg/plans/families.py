@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from autoseg.plans.architecture import Architecture
+from autoseg.plans.architecture import FAMILIES, Architecture
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,6 +22,8 @@ def _odd(size: int) -> int:
 KernelSize = Annotated[PositiveInt, AfterValidator(_odd)]
 
 
+@FAMILIES.register("resenc")
+@FAMILIES.register("unet")
 class UNet(Architecture):
     """A U-Net: plain (``unet``) or with a residual encoder (``resenc``).
 
@@ -100,6 +102,7 @@ class UNet(Architecture):
         return self
 
 
+@FAMILIES.register("deepmedic")
 class DeepMedic(Architecture):
     """DeepMedic (Kamnitsas et al. 2017): two pathways around the same centre, one at a lower resolution.
 
@@ -159,6 +162,7 @@ class DeepMedic(Architecture):
         return f"2×({' '.join(map(str, self.features))}) {' '.join(map(str, self.fully_connected))}"
 
 
+@FAMILIES.register("fullimage_unet")
 class FullImageUNet(Architecture):
     """The full-image U-Net of Rahimpour et al.: four levels, two 1×1×1 layers before the classification.
 
@@ -199,6 +203,7 @@ class FullImageUNet(Architecture):
         return " ".join(f"{first}-{second}" for first, second in self.features)
 
 
+@FAMILIES.register("vnet")
 class VNet(Architecture):
     """V-Net (Milletari et al. 2016): residual blocks, strided convolutions down and up, no pooling.
 
@@ -241,6 +246,7 @@ class VNet(Architecture):
         return " ".join(map(str, self.features))
 
 
+@FAMILIES.register("inflated")
 class Inflated(Architecture):
     """A 2D image encoder (timm) made a volume encoder: every k×k convolution becomes 1×k×k (Wacker et al. 2019).
 
@@ -310,6 +316,7 @@ class Inflated(Architecture):
         return self
 
 
+@FAMILIES.register("multiview")
 class MultiView(Architecture):
     """Anisotropic networks looking along several axes, their results averaged (Wang et al. 2017).
 
@@ -357,28 +364,3 @@ class MultiView(Architecture):
         if len(set(self.views)) != len(self.views):
             raise ValueError(f"views {self.views} names an axis twice")
         return self
-
-
-#: Family → what describes it; in a plan's messages its place is the network's own.
-FAMILIES = ("unet", "resenc", "deepmedic", "fullimage_unet", "vnet", "inflated", "multiview")
-
-
-def _family(network: Any) -> str:
-    family = network.get("family", "unet") if isinstance(network, dict) else getattr(network, "family", "")
-    return "unet" if family == "resenc" else str(family)
-
-
-#: Every network family.
-Network = Annotated[
-    Annotated[UNet, Tag("unet")]
-    | Annotated[DeepMedic, Tag("deepmedic")]
-    | Annotated[FullImageUNet, Tag("fullimage_unet")]
-    | Annotated[VNet, Tag("vnet")]
-    | Annotated[Inflated, Tag("inflated")]
-    | Annotated[MultiView, Tag("multiview")],
-    Discriminator(
-        _family,
-        custom_error_type="unknown_family",
-        custom_error_message=f"the family is unknown; there are {', '.join(FAMILIES)}",
-    ),
-]

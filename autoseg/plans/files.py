@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoseg.plans.families import FAMILIES
 from autoseg.plans.plan import SCHEMA_VERSION, Plan
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
@@ -44,12 +43,7 @@ def say_invalid(error: ValidationError) -> str:
     """What is wrong with a plan, in words, with the path of each wrong key."""
     parts = []
     for item in error.errors():
-        loc = [str(part) for part in item["loc"] if part != "[key]"]
-        # A network's family stands in the path as pydantic sees it, but not in the file.
-        path = [
-            part for before, part in zip(["", *loc], loc, strict=False) if before != "network" or part not in FAMILIES
-        ]
-        where = ".".join(path) or "the plan"
+        where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "the plan"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "this key is unknown"

@@ -5,9 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from autoseg.plans.architecture import Architecture
+from autoseg.plans.architecture import Architecture, Network
 from autoseg.plans.configuration import Configuration
-from autoseg.plans.families import Network
 from autoseg.plans.files import say_invalid
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError

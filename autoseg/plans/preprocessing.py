@@ -1,10 +1,12 @@
 """What is done to a case before a network sees it: normalization, cropping, resampling."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 
+from autoseg.plans.components import by_name, find
 from autoseg.plans.reasons import Reasoned
+from autoseg.utils.registry import Registry
 
 if TYPE_CHECKING:
     from typing import Self
@@ -23,7 +25,7 @@ class Normalization(Reasoned):
         std: foreground standard deviation for ``ct``.
     """
 
-    scheme: Literal["zscore", "ct", "minmax", "percentile", "none"] = "zscore"
+    scheme: str = "zscore"
     masked: bool = False
     lower: float | None = None
     upper: float | None = None
@@ -32,6 +34,8 @@ class Normalization(Reasoned):
 
     @model_validator(mode="after")
     def _complete(self) -> "Self":
+        if find(NORMALIZATIONS, self.scheme) is not type(self):
+            raise ValueError(f"scheme {self.scheme} is described by another class than {type(self).__name__}")
         if self.scheme == "ct":
             if None in (self.lower, self.upper, self.mean, self.std):
                 raise ValueError("scheme ct needs lower, upper, mean and std")
@@ -40,11 +44,19 @@ class Normalization(Reasoned):
         return self
 
 
+#: Normalizations: scheme → description. What each does is in :data:`autoseg.preprocessing.normalize.NORMALIZERS`.
+NORMALIZATIONS: Registry[type[Normalization]] = Registry("normalization", package="autoseg.preprocessing")
+for _scheme in ("zscore", "ct", "minmax", "percentile", "none"):
+    NORMALIZATIONS.register(_scheme, Normalization)
+
+
 class Channel(Reasoned):
     """One input channel of the network."""
 
     name: str
-    normalization: Normalization = Normalization()
+    normalization: Annotated[
+        Normalization, BeforeValidator(by_name(NORMALIZATIONS, "scheme", "zscore")), SerializeAsAny()
+    ] = Normalization()
 
 
 class Preprocessing(Reasoned):

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 
+from autoseg.plans.components import by_name, find, table_of
 from autoseg.plans.reasons import Reasoned
+from autoseg.utils.registry import Registry
 
 if TYPE_CHECKING:
     from typing import Self
@@ -14,6 +16,20 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 #: An axis of a patch; a configuration knows how many there are.
 Axis = Annotated[int, Field(ge=0, le=2)]
+
+
+class LossTerm(Reasoned):
+    """A term of the loss that is registered in :data:`LOSS_TERMS`; others describe their numbers.
+
+    Attributes:
+        weight: of the term.
+    """
+
+    weight: float = Field(1.0, ge=0)
+
+
+#: Further terms of a loss: name → description. What each computes is in :data:`autoseg.step.terms.TERMS`.
+LOSS_TERMS: Registry[type[LossTerm]] = Registry("loss", package="autoseg.step")
 
 
 class Loss(Reasoned):
@@ -42,6 +58,7 @@ class Loss(Reasoned):
         batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
             structures.
         smooth: added to numerator and denominator of the soft Dice.
+        terms: further terms, by name (:data:`LOSS_TERMS`), each with its own weight.
     """
 
     dice_weight: float = Field(1.0, ge=0)
@@ -58,11 +75,14 @@ class Loss(Reasoned):
     background: bool = False
     batch_dice: bool = True
     smooth: float = Field(1e-5, ge=0)
+    terms: Annotated[dict[str, SerializeAsAny[LossTerm]], BeforeValidator(table_of(LOSS_TERMS))] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _something(self) -> "Self":
         weights = [name for name in type(self).model_fields if name.endswith("_weight")]
-        if not any(getattr(self, name) for name in weights):
+        if not any(getattr(self, name) for name in weights) and not any(term.weight for term in self.terms.values()):
             raise ValueError(f"{', '.join(weights)} are all 0: nothing to minimise")
         if self.tversky_alpha == self.tversky_beta == 0:
             raise ValueError("tversky_alpha and tversky_beta are both 0: no mistake would cost anything")
@@ -105,7 +125,7 @@ class Schedule(Reasoned):
         factor: that ``plateau`` divides the rate by.
     """
 
-    name: Literal["cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"] = "cosine"
+    name: str = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)
     power: float = Field(0.9, gt=0)
     floor: float = Field(0.0, ge=0, le=1)
@@ -115,11 +135,34 @@ class Schedule(Reasoned):
 
     @model_validator(mode="after")
     def _in_order(self) -> "Self":
+        if find(SCHEDULES, self.name) is not type(self):
+            raise ValueError(f"{self.name} is described by another class than {type(self).__name__}")
         if self.name == "explore_exploit" and self.warmup > self.explore:
             raise ValueError(
                 f"explore {self.explore:g} starts the fall before warmup {self.warmup:g} has ended the rise"
             )
         return self
+
+
+#: Learning-rate schedules: name → description. What each does is in :data:`autoseg.step.lr_schedule.RATE_FACTORS`.
+SCHEDULES: Registry[type[Schedule]] = Registry("learning-rate schedule", package="autoseg.step")
+for _name in ("cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"):
+    SCHEDULES.register(_name, Schedule)
+
+
+class Transform(Reasoned):
+    """A random change of training images that is registered in :data:`TRANSFORMS`; others describe their numbers.
+
+    Attributes:
+        probability: per sample.
+    """
+
+    probability: float = Field(0.2, ge=0, le=1)
+
+
+#: Further augmentations: name → description. What each does is in
+#: :data:`autoseg.training.augmentation.TRANSFORMERS`.
+TRANSFORMS: Registry[type[Transform]] = Registry("augmentation", package="autoseg.training")
 
 
 class Augmentation(Reasoned):
@@ -156,6 +199,8 @@ class Augmentation(Reasoned):
         previous_morphology_radius: voxels of the ball that does it.
         previous_removal_probability: per sample and label, of leaving out one of its connected components there.
         previous_removal_share: of the patch that such a component may cover, at most.
+        transforms: further changes of the intensities, by name (:data:`TRANSFORMS`), after all those above and in this
+            order.
     """
 
     rotation: float = Field(30.0, ge=0, le=180)
@@ -184,6 +229,9 @@ class Augmentation(Reasoned):
     previous_morphology_radius: tuple[PositiveInt, PositiveInt] = (1, 8)
     previous_removal_probability: float = Field(0.2, ge=0, le=1)
     previous_removal_share: float = Field(0.15, ge=0, le=1)
+    transforms: Annotated[dict[str, SerializeAsAny[Transform]], BeforeValidator(table_of(TRANSFORMS))] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _ranges(self) -> "Self":
@@ -325,7 +373,7 @@ class Recipe(Reasoned):
     iterations_per_epoch: int = Field(250, ge=1)
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
+    schedule: Annotated[Schedule, BeforeValidator(by_name(SCHEDULES, "name", "cosine")), SerializeAsAny()] = Schedule()
     augmentation: Augmentation = Augmentation()
     channel_dropout: float = Field(0.0, ge=0, lt=1)
     sampling: Sampling = Sampling()

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration, Previous
-from autoseg.plans.families import Network
 from autoseg.plans.inference import Inference
 from autoseg.plans.preprocessing import Channel, Preprocessing
 from autoseg.plans.reasons import without_reasons

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoseg.networks.parts import encoder_names, head_axes
-from autoseg.plans.families import Network
+from autoseg.plans.architecture import Network
 from autoseg.plans.recipe import Freeze
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.parts import Axis, head_axes, input_axes, own_tensors
-from autoseg.plans.families import Network
+from autoseg.plans.architecture import Network
 from autoseg.utils.errors import AutosegError
 
 Weights = Mapping[str, torch.Tensor]

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from autoseg.networks import build
 from autoseg.planning.memory import stand_in
-from autoseg.plans.families import Network, UNet
+from autoseg.plans.architecture import Network
+from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Loss, Optimizer
 from autoseg.step.loss import training_loss
 from autoseg.step.optimization import build_optimizer

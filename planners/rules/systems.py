@@ -14,8 +14,8 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
 from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
+from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration, Memory, Previous
-from autoseg.plans.families import Network
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization, Preprocessing, Resampling

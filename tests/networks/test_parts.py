@@ -5,7 +5,8 @@ import torch
 
 from autoseg.networks import build
 from autoseg.networks.parts import Axis, depths, encoder_names, head_axes, input_axes, own_tensors
-from autoseg.plans.families import DeepMedic, FullImageUNet, Inflated, MultiView, Network, UNet, VNet
+from autoseg.plans.architecture import Network
+from autoseg.plans.families import DeepMedic, FullImageUNet, Inflated, MultiView, UNet, VNet
 from tests.builders import make_network
 
 SMALL: dict[str, tuple[Network, list[int]]] = {

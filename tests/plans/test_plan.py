@@ -151,7 +151,7 @@ def test_a_patch_that_is_set_with_the_network_is_left_alone() -> None:
         override(plan(), [vnet])
     with pytest.raises(UsageError, match="must be a multiple of 16"):
         override(plan(), [assignment("network", {"family": "vnet"}), "configurations.3d_fullres.patch_size=[20,32,32]"])
-    with pytest.raises(UsageError, match="the family is unknown"):
+    with pytest.raises(UsageError, match="network family wnet is unknown; choose one of unet"):
         override(plan(), [assignment("network", {"family": "wnet"})])
 
 
