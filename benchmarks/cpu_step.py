@@ -29,10 +29,11 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     from autoseg.plans.configuration import Configuration
     from autoseg.plans.families import UNet
     from autoseg.plans.target import Output, Target
-    from autoseg.step.optimization import build_optimizer
+    from autoseg.step.optimizer import build_optimizer
+    from autoseg.step.precision import resolve_precision
     from autoseg.training.batches import Batch
     from autoseg.training.loop import train_step
-    from autoseg.utils.device import keep_large_blocks, resolve_precision
+    from autoseg.utils.device import keep_large_blocks
     from autoseg.utils.parallel import available_cpus
 
     if malloc:

@@ -6,7 +6,7 @@ import platform
 import torch
 
 import autoseg
-from autoseg.utils.device import has_fast_bfloat16
+from autoseg.step.precision import has_fast_bfloat16
 from autoseg.utils.parallel import available_cpus
 
 

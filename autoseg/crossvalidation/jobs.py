@@ -31,12 +31,13 @@ from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import DONE
 from autoseg.runs.run import Run
+from autoseg.step.precision import resolve_precision
 from autoseg.training.loop import Budget, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
 from autoseg.training.state import State
 from autoseg.transfer.source import start_from_model
 from autoseg.transfer.teaching import lessons
-from autoseg.utils.device import keep_large_blocks, resolve_precision, select_device
+from autoseg.utils.device import keep_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.parallel import available_cpus

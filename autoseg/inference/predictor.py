@@ -31,7 +31,8 @@ from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import Step, agreed_steps, apply
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, resolve_precision, select_device
+from autoseg.step.precision import resolve_precision
+from autoseg.utils.device import keep_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.progress import Steps, say

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from autoseg.plans.inference import Inference
-from autoseg.utils.device import autocast
+from autoseg.step.precision import autocast
 from autoseg.utils.errors import AutosegError
 
 #: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.

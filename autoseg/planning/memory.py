@@ -36,7 +36,7 @@ from autoseg.plans.configuration import Memory
 from autoseg.plans.recipe import Distillation, Loss, Optimizer
 from autoseg.plans.target import Output, Target
 from autoseg.step.loss import training_loss
-from autoseg.step.optimization import build_optimizer
+from autoseg.step.optimizer import build_optimizer
 from autoseg.training.distillation import distillation_loss
 
 #: Copies of a convolution's input and output that its workspace may take.

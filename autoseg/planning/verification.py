@@ -14,10 +14,11 @@ from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation, Loss, Optimizer
 from autoseg.plans.target import Target
+from autoseg.step.averaging import MovingAverage
 from autoseg.step.loss import training_loss
-from autoseg.step.optimization import MovingAverage, build_optimizer
+from autoseg.step.optimizer import build_optimizer
+from autoseg.step.precision import autocast
 from autoseg.training.distillation import distillation_loss
-from autoseg.utils.device import autocast
 from autoseg.utils.errors import AutosegError
 
 

@@ -22,14 +22,10 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import DONE
-from autoseg.step.optimization import (
-    MovingAverage,
-    Trained,
-    build_optimizer,
-    layer_groups,
-    rate_factor,
-    set_rate,
-)
+from autoseg.step.averaging import MovingAverage
+from autoseg.step.lr_schedule import rate_factor
+from autoseg.step.optimizer import Trained, build_optimizer, layer_groups, set_rate
+from autoseg.step.precision import autocast, resolve_precision
 from autoseg.training.augmentation import loading_size
 from autoseg.training.batches import Batch, BatchMaker, batch_loss
 from autoseg.training.checkpoint import save_state
@@ -39,7 +35,6 @@ from autoseg.training.keeping import keep, weights_of
 from autoseg.training.sampling import AUGMENTATION, BatchStream, PatchLoader
 from autoseg.training.state import State, end_epoch, note, pack, restore, stops_early, write_history
 from autoseg.training.watching import spread, validate
-from autoseg.utils.device import autocast, resolve_precision
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.step.optimization import MovingAverage
+from autoseg.step.averaging import MovingAverage
 from autoseg.training.checkpoint import load_state
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_text

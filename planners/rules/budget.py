@@ -1,7 +1,7 @@
 """How much of the memory budget a plan may fill, and the precision it is computed for."""
 
 from autoseg.planning.memory import TrainingPrecision
-from autoseg.utils.device import has_fast_bfloat16
+from autoseg.step.precision import has_fast_bfloat16
 
 #: Share of the budget that a plan may fill with tensors; the rest is for the allocator's fragmentation.
 USABLE = 0.985

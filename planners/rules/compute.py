@@ -16,8 +16,9 @@ from autoseg.plans.architecture import Network
 from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Loss, Optimizer
 from autoseg.step.loss import training_loss
-from autoseg.step.optimization import build_optimizer
-from autoseg.utils.device import autocast, keep_large_blocks, resolve_precision
+from autoseg.step.optimizer import build_optimizer
+from autoseg.step.precision import autocast, resolve_precision
+from autoseg.utils.device import keep_large_blocks
 from autoseg.utils.parallel import available_cpus
 
 #: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000

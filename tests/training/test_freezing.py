@@ -13,7 +13,7 @@ from autoseg.networks.weights import load_weights
 from autoseg.plans.families import MultiView
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Freeze, Optimizer
-from autoseg.step.optimization import build_optimizer, layer_groups, set_rate
+from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
 from autoseg.training import loop
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.loop import Budget, train_fold

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from autoseg.step.precision import autocast, has_fast_bfloat16, resolve_precision
 from autoseg.utils import device as module
-from autoseg.utils.device import autocast, has_fast_bfloat16, keep_large_blocks, resolve_precision, select_device
+from autoseg.utils.device import keep_large_blocks, select_device
 from autoseg.utils.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -12,7 +12,9 @@ from torch import nn
 
 from autoseg.networks import build
 from autoseg.plans.recipe import Optimizer, Schedule
-from autoseg.step.optimization import MovingAverage, build_optimizer, plateaus, rate_factor
+from autoseg.step.averaging import MovingAverage
+from autoseg.step.lr_schedule import plateaus, rate_factor
+from autoseg.step.optimizer import build_optimizer
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.utils.errors import AutosegError
 from tests.builders import make_network

@@ -1,0 +1,81 @@
+"""The plan's optimizer."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoseg.plans.recipe import Optimizer
+from autoseg.utils.errors import AutosegError
+
+#: What an optimizer is given: parameters, or groups of them (:func:`layer_groups`).
+Trained = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+def layer_groups(network: nn.Module, depths: Mapping[str, float], layer_decay: float) -> list[dict[str, Any]]:
+    """Groups of parameters, each with the share ``rate_share`` of the learning rate that it is trained with.
+
+    A parameter at depth d (0: first layer, 1: last) gets ``layer_decay`` ** (1 − d).
+
+    Args:
+        network: whose parameters.
+        depths: name → depth.
+        layer_decay: share of the first layer.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault(depths[name], []).append(parameter)
+    return [
+        {"params": parameters, "rate_share": layer_decay ** (1 - depth)} for depth, parameters in sorted(groups.items())
+    ]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Train with this learning rate, each group with its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_share", 1.0)
+
+
+def build_optimizer(parameters: Trained, optimizer: Optimizer) -> torch.optim.Optimizer:
+    """The plan's optimizer; SGD uses Nesterov momentum, where it has any.
+
+    Raises:
+        AutosegError: Ranger21 is asked for and not installed.
+    """
+    rate, decay = optimizer.learning_rate, optimizer.weight_decay
+    if optimizer.name == "sgd":
+        return torch.optim.SGD(
+            parameters, rate, optimizer.momentum, nesterov=optimizer.momentum > 0, weight_decay=decay
+        )
+    if optimizer.name == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    if optimizer.name == "ranger21":
+        return _ranger21(parameters, rate, decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+
+
+def _ranger21(parameters: Trained, rate: float, decay: float) -> torch.optim.Optimizer:
+    """Ranger21 (Wright & Demeure 2021, https://arxiv.org/abs/2106.13731) without its schedule.
+
+    It is AdamW with many additions. On, with the library's defaults: adaptive gradient clipping (0.01), gradient
+    centralization, gradient normalization, positive-negative momentum, norm loss (1e-4), stable weight decay, softplus
+    in the denominator (β = 50) and Lookahead (every 5 steps, halfway). Off: linear warm-up and the explore–exploit
+    schedule; the plan's schedule ``explore_exploit`` does the same.
+
+    Since gradients are normalized, their scale, and the recipe's ``gradient_clip``, matter little. The moments and the
+    lookahead take five numbers a weight, where AdamW takes two.
+    """
+    try:
+        from pytorch_optimizer import Ranger21
+    except ImportError:
+        raise AutosegError(
+            "the optimizer ranger21 needs the package pytorch_optimizer; install it with pip install "
+            "'autoseg[ranger21]', or choose another optimizer (--set recipe.optimizer.name=adamw)."
+        ) from None
+    # Its own schedule counts iterations, whose number nobody knows where the budget is a time; so the loop sets the
+    # rate before each step as for every optimizer, and the number of iterations it insists on is used for nothing.
+    ranger: torch.optim.Optimizer = Ranger21(
+        parameters, num_iterations=1, lr=rate, weight_decay=decay, disable_lr_scheduler=True
+    )
+    return ranger
