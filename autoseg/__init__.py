@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
     from autoseg.data.dataset import Dataset
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from autoseg.study.channel_subsets import evaluate_channel_subsets
     from autoseg.study.running import sweep
     from autoseg.transfer.source import Source
+    from autoseg.utils.device import Compute
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Compute": "autoseg.utils.device",
     "Dataset": "autoseg.data.dataset",
+    "Length": "autoseg.crossvalidation.job",
     "Predictor": "autoseg.inference.predictor",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
@@ -62,7 +66,9 @@ _WHERE = {
 }
 
 __all__ = [
+    "Compute",
     "Dataset",
+    "Length",
     "Predictor",
     "Run",
     "Source",

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from machine import describe
 
-from autoseg.planning.verification import Comparison, compare
+from autoseg.planning.verification import MemoryCheck, check_memory
 from autoseg.plans.families import UNet
-from autoseg.plans.recipe import Optimizer
+from autoseg.plans.recipe import Optimizer, Recipe
+from autoseg.step.setup import StepSetup, stand_in
 from autoseg.utils.device import select_device
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import say
@@ -59,7 +60,7 @@ CPU = [
 CPU_WIDTH = 16
 
 
-def rows(device: torch.device) -> Iterator[tuple[str, Comparison]]:
+def rows(device: torch.device) -> Iterator[tuple[str, MemoryCheck]]:
     cuda = device.type == "cuda"
     for family, patch, spacing, channels, heads, batch, precision, optimizer, kind in GPU if cuda else CPU:
         topology: UNet = network(family, pooling(patch, spacing), 32 if cuda else CPU_WIDTH)
@@ -67,10 +68,9 @@ def rows(device: torch.device) -> Iterator[tuple[str, Comparison]]:
         name = f"{family.name} {size} | {batch} | {channels} → {heads} {kind} | {precision} | {optimizer}"
         say(name)
         try:
-            found = compare(
-                topology, channels, heads, patch, batch, precision, Optimizer(name=optimizer), device,
-                ema=optimizer == "adamw", kind=kind,
-            )  # fmt: skip
+            recipe = Recipe(optimizer=Optimizer(name=optimizer), ema_decay=0.999 if optimizer == "adamw" else 0.0)
+            setup = StepSetup(topology, channels, stand_in(kind, heads), patch, batch, recipe)
+            found = check_memory(setup, precision, device)
         except torch.OutOfMemoryError:
             say("  does not fit here; left out")
             continue

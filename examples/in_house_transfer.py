@@ -52,7 +52,7 @@ def main() -> None:
     # 2. From scratch, and 3. fine-tuned: the same cases, the same time.
     for name, source in (("scratch", None), ("fine_tuned", autoseg.Source(options.source, tuning=options.tuning))):
         run = autoseg.plan(cohort, out / name, device=options.device, source=source, folds=folds)
-        autoseg.train(run, max_seconds=seconds, device=options.device)
+        autoseg.train(run, length=autoseg.Length(seconds=seconds), compute=autoseg.Compute(options.device))
         judged = options.test and judge(run.path, options.test, out / name / "judged", options.device)
         compared[name] = judged or run.path
 

@@ -22,7 +22,7 @@ def main(dataset_folder: str, run_folder: str, new_scans: str, results: str) -> 
         print(f"{path} = {value}: {reason}")
 
     # 3. Cross-validated training, half an hour for each fold.
-    evaluation = autoseg.train(run, max_seconds=30 * 60)
+    evaluation = autoseg.train(run, length=autoseg.Length(seconds=30 * 60))
     print(f"cross-validated Dice: {evaluation.mean('dice'):.3f}")
 
     # 4. Segment new scans with the average of all folds.

@@ -1,6 +1,7 @@
 """Small plans, datasets and runs for tests, made by hand so that no planner's choice decides what is tested."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,25 @@ from torch import nn
 from autoseg.data.dataset import Case, ChannelFile, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.data.image import Geometry
+from autoseg.plans.architecture import Architecture
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import UNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel, Normalization
-from autoseg.plans.recipe import Augmentation, Recipe
+from autoseg.plans.recipe import Augmentation, Optimizer, Recipe
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.step.setup import StepSetup, stand_in
+from autoseg.training.augmentation import augment_maps
+from autoseg.training.callback import Callback
+from autoseg.training.callbacks import InitialWeights, Progress, SourceAverage
+from autoseg.training.loop import train_fold
+from autoseg.training.state import State
+from autoseg.training.training import Budget, Cases, Settings
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {
@@ -236,3 +247,57 @@ def make_run(root: Path, plan: Plan | None = None, cases: int = 4, folds: int = 
         for fold in range(folds)
     ]
     return Run.create(root / "run", plan or make_plan(), make_fingerprint(dataset), dataset, splits)
+
+
+def step_setup(
+    network: Architecture,
+    sizes: tuple[int, int, Sequence[int], int],
+    optimizer: str = "adamw",
+    kind: str = "labels",
+    **recipe: Any,
+) -> StepSetup:
+    """A step of a network with ``(channels, heads, patch, batch)``; without an average of the weights unless asked."""
+    channels, heads, patch, batch = sizes
+    chosen = Recipe(optimizer=Optimizer(name=optimizer), **{"ema_decay": 0.0, **recipe})
+    return StepSetup(network, channels, stand_in(kind, heads), patch, batch, chosen)
+
+
+@dataclass(frozen=True)
+class FoldIn(Fold):
+    """A fold whose files lie in any folder, without a run around it."""
+
+    at: Path = Path()
+
+    @property
+    def folder(self) -> Path:
+        return self.at
+
+
+def train_in(
+    folder: Path,
+    stage: Stage,
+    training: Sequence[StoredCase],
+    validation: Sequence[StoredCase],
+    budget: Budget,
+    **more: Any,
+) -> State:
+    """Train a stage on cases, with its files in a folder, on the CPU.
+
+    ``report`` and ``load`` (of the initial weights) become callbacks; the rest are settings.
+    """
+    report, load = more.pop("report", None), more.pop("load", None)
+    keep = stage.recipe.initialization.keep
+    callbacks: list[Callback] = [] if load is None else [InitialWeights(load, always=bool(keep))]
+    callbacks += [SourceAverage(keep)] if keep else []
+    callbacks += [] if report is None else [Progress(report)]
+    fold = FoldIn(Run(folder), stage, 0, folder)
+    settings = Settings(more.pop("device", torch.device("cpu")), **more)
+    return train_fold(fold, Cases(training, validation), budget, settings, callbacks)
+
+
+def augment(
+    image: torch.Tensor, label: torch.Tensor, patch: Sequence[int], augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment images ``(batch, channel, *loaded)`` with one label map ``(batch, *loaded)`` each."""
+    image, maps = augment_maps(image, label[:, None], patch, augmentation, rng)
+    return image, maps[:, 0]

@@ -60,7 +60,7 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
         f"{chosen.parameters / 1e6:.2f} million parameters"
     )
     say(f"\n$ autoseg train {run_folder} --fold 0 --max-time {seconds:g}s")
-    evaluation = autoseg.train(run, folds=[0], max_seconds=seconds, device=device, seed=seed)
+    evaluation = autoseg.train(run, None, [0], autoseg.Length(seconds=seconds), autoseg.Compute(device), seed)
     typer.echo("")
     from rich.console import Console
 

@@ -34,24 +34,17 @@ def command(
     """
     from rich.console import Console
 
+    from autoseg.crossvalidation.annotators import read_agreement
+    from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
-    from autoseg.crossvalidation.rater_validation import raters_agreement
     from autoseg.runs.run import Run
+    from autoseg.utils.device import Compute
     from autoseg.utils.progress import say
 
-    evaluation = train(
-        run,
-        config,
-        parse_folds(fold),
-        epochs,
-        None if max_time is None else parse_duration(max_time),
-        device,
-        seed,
-        workers,
-        resume,
-    )
+    length = Length(epochs, None if max_time is None else parse_duration(max_time))
     planned = Run.open(run)
-    agreed = raters_agreement(planned, planned.plan.configuration(config)[0])
+    evaluation = train(planned, config, parse_folds(fold), length, Compute(device, workers), seed, resume)
+    agreed = read_agreement(planned, planned.plan.stage(config))
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
     else:

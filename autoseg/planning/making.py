@@ -13,13 +13,15 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
 from autoseg.planning.memory import TrainingPrecision, step_memory
-from autoseg.plans.configuration import Configuration, Memory
+from autoseg.plans.configuration import Memory
 from autoseg.plans.families import Inflated
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation, Initialization
+from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits
+from autoseg.step.setup import StepSetup
 from autoseg.transfer.source import Source, carry, forget, keep, open_source
 from autoseg.utils.device import select_device
 from autoseg.utils.errors import AutosegError, UsageError
@@ -405,18 +407,16 @@ def default_budget(device: str) -> float:
 def refresh(plan: Plan) -> Plan:
     """The plan with memory and numbers of parameters computed anew, after values they depend on were overridden."""
     configurations = {}
-    for name, configuration in plan.configurations.items():
-        memory = compute_memory(plan, configuration)
-        trainable, with_statistics = parameters_of(
-            configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads
-        )
-        configurations[name] = configuration.model_copy(
+    for stage in plan.all_stages:
+        memory = compute_memory(stage, plan.device)
+        trainable, with_statistics = parameters_of(stage.network, stage.in_channels, stage.heads)
+        configurations[stage.name] = stage.configuration.model_copy(
             update={
                 "memory": memory,
                 "parameters": trainable,
                 "parameters_with_statistics": with_statistics,
                 "reasons": {
-                    **configuration.reasons,
+                    **stage.configuration.reasons,
                     "memory": f"computed for one training step in {memory.precision}: {memory.total / 1e9:.2f} GB",
                 },
             }
@@ -424,23 +424,10 @@ def refresh(plan: Plan) -> Plan:
     return plan.model_copy(update={"configurations": configurations})
 
 
-def compute_memory(plan: Plan, configuration: Configuration) -> Memory:
-    """Memory of one training step of a plan's configuration, in the precision it was planned for."""
-    recipe = configuration.recipe
-    precision: TrainingPrecision = configuration.memory.precision if configuration.memory else "fp32"
-    if recipe.precision != "auto":
-        precision = recipe.precision
-    return step_memory(
-        configuration.network,
-        plan.in_channels(configuration),
-        plan.target_of(configuration).heads,
-        configuration.patch_size,
-        configuration.batch_size,
-        precision,
-        recipe.optimizer,
-        ema=recipe.ema_decay > 0,
-        kind=plan.target_of(configuration).kind,
-        loss=recipe.loss,
-        device=plan.device,
-        distillation=recipe.taught,
-    )
+def compute_memory(stage: Stage, device: str) -> Memory:
+    """Memory of one training step of a stage on a kind of device, in the precision it was planned for."""
+    planned = stage.configuration.memory
+    precision: TrainingPrecision = planned.precision if planned else "fp32"
+    if stage.recipe.precision != "auto":
+        precision = stage.recipe.precision
+    return step_memory(StepSetup.of(stage), precision, device)

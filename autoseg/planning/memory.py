@@ -16,8 +16,9 @@ Two things the meta device can't know:
 Not counted: the CUDA context (some 0.4 GB that no allocator sees), which the budget must leave on the card.
 """
 
+import json
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -33,17 +34,12 @@ from torch.utils._pytree import tree_leaves
 from autoseg.networks import build
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Memory
-from autoseg.plans.recipe import Distillation, Loss, Optimizer
-from autoseg.plans.target import Output, Target
-from autoseg.step.loss import training_loss
-from autoseg.step.optimizer import build_optimizer
-from autoseg.training.distillation import distillation_loss
+from autoseg.plans.recipe import Recipe
+from autoseg.step.setup import StepSetup, stand_in
+from autoseg.step.training_step import TrainingStep
 
 #: Copies of a convolution's input and output that its workspace may take.
 WORKSPACE = 1.0
-
-#: Type of the label map that training feeds to the loss.
-LABEL_TYPE = torch.int16
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
@@ -106,7 +102,7 @@ class _Storage:
 
 
 @dataclass
-class Trace:
+class MemoryTrace:
     """The life of every storage over one training step; times count operations.
 
     Attributes:
@@ -151,11 +147,11 @@ class _ReadsOnes(TorchDispatchMode):
 
 
 class _Tracker(TorchDispatchMode):
-    """Notes births and deaths of storages in a :class:`Trace`."""
+    """Notes births and deaths of storages in a :class:`MemoryTrace`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.trace = Trace()
+        self.trace = MemoryTrace()
         self._alive: dict[int, _Storage] = {}
 
     def __torch_dispatch__(
@@ -195,56 +191,32 @@ class _Tracker(TorchDispatchMode):
             del self._alive[key]
 
 
-def trace_step(
-    network: Network,
-    in_channels: int,
-    heads: int,
-    patch_size: Sequence[int],
-    batch_size: int,
-    precision: TrainingPrecision,
-    optimizer: Optimizer,
-    ema: bool = False,
-    deep_supervision: bool | None = None,
-    kind: Literal["labels", "regions"] = "labels",
-    loss: Loss | None = None,
-    device: str = "cuda",
-    distillation: Distillation | None = None,
-) -> Trace:
+def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cuda") -> MemoryTrace:
     """Walk through one training step (not the first: the optimizer has its state) on the meta device.
 
     Args:
-        network: topology.
-        in_channels: channels of the image.
-        heads: channels of the result, for each rater that the network answers for.
-        patch_size: voxels.
-        batch_size: patches.
+        setup: what the step is made of.
         precision: ``fp32``, or 16-bit autocast.
-        optimizer: which.
-        ema: whether a moving average of the weights is kept.
-        deep_supervision: overrides the network's choice where given.
-        kind: of the target (softmax or sigmoid).
-        loss: its terms; default the plan's default.
         device: kind of device, whose autocast casts; elsewhere than on a CPU, CUDA's.
-        distillation: a teacher's term of the loss, if any.
     """
-    target = stand_in(kind, heads)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        module = build(network, in_channels, heads, deep_supervision)
-    parameters = list(module.parameters())
-    stepper = build_optimizer(parameters, optimizer)
-    for group in stepper.param_groups:
+        module = build(setup.network, setup.in_channels, setup.target.heads)
+    step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads))
+    if precision != "fp32":
+        step.casts = lambda: _Autocast(_TYPES[precision], device)
+    for group in step.optimizer.param_groups:
         # On CUDA torch takes the multi-tensor implementation, which needs more room than the plain one.
         group["foreach"] = True
-    for parameter in parameters:
+    for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with _ReadsOnes():
-        stepper.step()
-    stepper.zero_grad(set_to_none=True)
-    average = [torch.empty_like(tensor) for tensor in _own_tensors(module)] if ema else []
+        step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
     tracker = _Tracker()
+    average = [] if step.average.network is module else _own_tensors(step.average.network)
     for tensor in (*_own_tensors(module), *average):
         tracker.note(tensor, "parameters")
-    for tensor in tree_leaves([dict(state) for state in stepper.state.values()]):
+    for tensor in tree_leaves([dict(state) for state in step.optimizer.state.values()]):
         if isinstance(tensor, torch.Tensor):
             tracker.note(tensor, "optimizer")
     persistent = {tensor.untyped_storage()._cdata for tensor in _own_tensors(module)}
@@ -254,60 +226,28 @@ def trace_step(
             tracker.note(tensor, "saved")
         return tensor.detach()
 
+    def note_gradient(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            tracker.note(parameter.grad, "gradients")
+
+    for parameter in module.parameters():
+        parameter.register_post_accumulate_grad_hook(note_gradient)
     with tracker:
-        image = torch.empty((batch_size, in_channels, *network.input_size(patch_size)), device="meta")
-        label = torch.empty((batch_size, *network.label_size(patch_size)), dtype=LABEL_TYPE, device="meta")
-        taught = empty_lesson(label, heads) if distillation is not None else None
+        batch = setup.batch("meta")
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            if precision == "fp32":
-                outputs = module(image)
-            else:
-                with _Autocast(_TYPES[precision], device):
-                    outputs = module(image)
-            value = training_loss(outputs, label, loss or Loss(), target)
-            if taught is not None and distillation is not None:
-                value = value + distillation_loss(outputs, label, taught, distillation, target)
+            outputs = step.forward(batch)
+            loss = step.loss(outputs, batch)
         tracker.trace.backward = len(tracker.trace.workspace)
-        value.backward()
-        for parameter in parameters:
-            if parameter.grad is not None:
-                tracker.note(parameter.grad, "gradients")
-        nn.utils.clip_grad_norm_(parameters, 12.0)
         with _ReadsOnes():
-            stepper.step()
+            step.learn(loss)
     return tracker.trace
-
-
-def stand_in(kind: Literal["labels", "regions"], heads: int) -> Target:
-    """A target of so many heads, for a step whose labels do not matter: only its shapes and its time do."""
-    outputs = [Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))]
-    return Target(kind=kind, outputs=outputs)
-
-
-def empty_lesson(label: torch.Tensor, heads: int) -> torch.Tensor:
-    """Room for what a teacher says of a batch ``(batch, *space)``: scores of each head, and where they count."""
-    return torch.zeros((len(label), heads + 1, *label.shape[1:]), device=label.device)
 
 
 def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def step_memory(
-    network: Network,
-    in_channels: int,
-    heads: int,
-    patch_size: Sequence[int],
-    batch_size: int,
-    precision: TrainingPrecision,
-    optimizer: Optimizer,
-    ema: bool = False,
-    deep_supervision: bool | None = None,
-    kind: Literal["labels", "regions"] = "labels",
-    loss: Loss | None = None,
-    device: str = "cuda",
-    distillation: Distillation | None = None,
-) -> Memory:
+def step_memory(setup: StepSetup, precision: TrainingPrecision, device: str = "cuda") -> Memory:
     """Peak memory of one training step, in bytes, and what it consists of at that moment.
 
     ``parameters`` hold the averaged copy of the weights; ``gradients`` are those that exist at the peak (it is usually
@@ -316,21 +256,7 @@ def step_memory(
 
     Args: see :func:`trace_step`.
     """
-    trace = trace_step(
-        network,
-        in_channels,
-        heads,
-        patch_size,
-        batch_size,
-        precision,
-        optimizer,
-        ema,
-        deep_supervision,
-        kind,
-        loss,
-        device,
-        distillation,
-    )
+    trace = trace_step(setup, precision, device)
     alive = trace.alive()
     peak = int(np.argmax(alive))
     return Memory(
@@ -363,45 +289,32 @@ class Scaling:
         return float(np.max(self.constant + self.slope * voxels))
 
 
-def scaling(
-    network: Network,
-    in_channels: int,
-    heads: int,
-    precision: TrainingPrecision,
-    optimizer: Optimizer,
-    ema: bool = False,
-    kind: Literal["labels", "regions"] = "labels",
-    device: str = "cuda",
-) -> Scaling:
-    """Measure how the memory of a topology grows with its voxels; cached, for a planner's search.
+def scaling(setup: StepSetup, precision: TrainingPrecision, device: str = "cuda") -> Scaling:
+    """Measure how the memory of a step grows with its voxels; cached, for a planner's search.
 
     Two small steps are walked through; the result agrees with :func:`step_memory` at any size to within the few bytes
-    a sample that statistics of normalization layers take.
+    a sample that statistics of normalization layers take. Patch and batch of ``setup`` do not matter.
     """
-    key = network.model_dump_json(exclude={"reasons"})
-    return _scaling(key, in_channels, heads, precision, optimizer.model_dump_json(), ema, kind, device)
+    parts = {
+        "network": setup.network.model_dump(mode="json", exclude={"reasons"}),
+        "recipe": setup.recipe.model_dump(mode="json", exclude={"reasons"}),
+        "target": (setup.target.kind, setup.target.heads),
+        "in_channels": setup.in_channels,
+    }
+    return _scaling(json.dumps(parts), precision, device)
 
 
 @lru_cache(maxsize=512)
-def _scaling(
-    network: str,
-    in_channels: int,
-    heads: int,
-    precision: TrainingPrecision,
-    optimizer: str,
-    ema: bool,
-    kind: Literal["labels", "regions"],
-    device: str,
-) -> Scaling:
-    topology: Network = TypeAdapter(Network).validate_json(network)
-    chosen = Optimizer.model_validate_json(optimizer)
-    factor = topology.divisor
+def _scaling(parts: str, precision: TrainingPrecision, device: str) -> Scaling:
+    found = json.loads(parts)
+    network: Network = TypeAdapter(Network).validate_python(found["network"])
+    recipe = Recipe.model_validate(found["recipe"])
+    setup = StepSetup(network, found["in_channels"], stand_in(*found["target"]), network.divisor, 2, recipe)
     sizes, curves = [], []
     # Not so small that the lowest resolution is smaller than a kernel: a convolution then pads, which is a step more.
     for multiple in (4, 8):
-        patch = [int(size) * multiple for size in factor]
-        trace = trace_step(topology, in_channels, heads, patch, 2, precision, chosen, ema, kind=kind, device=device)
+        patch = [int(size) * multiple for size in network.divisor]
         sizes.append(2 * int(np.prod(patch)))
-        curves.append(trace.alive())
+        curves.append(trace_step(setup.at(patch, 2), precision, device).alive())
     slope = (curves[1] - curves[0]) / (sizes[1] - sizes[0])
     return Scaling(curves[0] - slope * sizes[0], slope)

@@ -107,14 +107,15 @@ class PreprocessedCase:
         trace: the way back.
         inside: bool ``(z, y, x)``: the brain mask, or the voxels that are non-zero in any channel; None where nobody
             asks.
-        raters: what each rater who is learned separately drew, as ``label``; None for one who did not draw the case.
+        annotations: what each annotator who is learned separately drew, as ``label``; None for one who did not draw the
+            case.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     trace: Trace
     inside: np.ndarray | None = None
-    raters: tuple[np.ndarray | None, ...] = ()
+    annotations: tuple[np.ndarray | None, ...] = ()
 
 
 def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
@@ -174,7 +175,7 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
         label=on_grid(case.label),
         trace=trace,
         inside=resample_mask(inside, new_shape),
-        raters=tuple(on_grid(label) for label in case.raters),
+        annotations=tuple(on_grid(label) for label in case.raters),
     )
 
 

@@ -1,7 +1,7 @@
 """Preprocessed cases on disk: blosc2 arrays that a training reads in part, with what is needed to use them.
 
 A case is four files, ``<case>.image.b2nd``, ``<case>.label.b2nd``, ``<case>.foreground.npz`` and ``<case>.json``; where
-raters are learned separately, ``<case>.raters.b2nd`` holds what each drew. The JSON is written last: where it is
+several annotators are learned separately, a fifth holds what each drew. The JSON is written last: where it is
 missing, the case is not finished.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import blosc2
 import numpy as np
 
+from autoseg.preprocessing.fields import ANNOTATIONS, Field, StoredField
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic, read_json, write_json
 
@@ -30,15 +31,25 @@ POSITIONS = 10_000
 #: What positions are of that belong to no label value: the mask, and the mask outside all labels.
 PLACES = ("inside", "healthy")
 
+#: Ending of the file with what each of several annotators drew.
+_ANNOTATIONS = "raters.b2nd"
+
 blosc2.set_nthreads(1)
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A preprocessed case, read lazily and in part."""
+    """A preprocessed case, read lazily and in part.
+
+    Attributes:
+        folder: of the preprocessed cases.
+        id: name of the case.
+        extra: fields that are stored elsewhere.
+    """
 
     folder: Path
     id: str
+    extra: tuple[StoredField, ...] = ()
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -51,12 +62,23 @@ class StoredCase:
 
     @property
     def content(self) -> str:
-        """Checksum of image and label: another one means other training data."""
-        return str(self.info.get("content", ""))
+        """Checksum of image, label and fields: another one means other training data."""
+        return str(self.info.get("content", "")) + "".join(field.content for field in self.extra)
+
+    @property
+    def fields(self) -> list[Field]:
+        """What there is beside image and label; annotations take the label's place."""
+        return [*([ANNOTATIONS] if self.drawn else []), *(stored.field for stored in self.extra)]
+
+    def field(self, field: Field, box: tuple[slice, ...] = ()) -> np.ndarray:
+        """``(channel, z, y, x)`` of a field inside ``box`` (all of it where empty)."""
+        if field == ANNOTATIONS:
+            return self.annotations(box)
+        return next(stored for stored in self.extra if stored.field == field).read(box)
 
     @property
     def drawn(self) -> list[bool]:
-        """For each rater who is learned separately, whether they drew the case; empty where nobody is."""
+        """For each annotator who is learned separately, whether they drew the case; empty where nobody is."""
         return [bool(drew) for drew in self.info.get("drawn", [])]
 
     @property
@@ -99,7 +121,7 @@ class StoredCase:
     @cached_property
     def label_voxels(self) -> dict[int, int]:
         """Label value → number of all its voxels; counted on the first look."""
-        maps = self.raters()[self.drawn] if self.drawn else self.label()[None]
+        maps = self.annotations()[self.drawn] if self.drawn else self.label()[None]
         return {value: int(np.count_nonzero((maps == value).any(axis=0))) for value in self.foreground}
 
     @cached_property
@@ -120,8 +142,8 @@ class StoredCase:
         return _open(self.folder / f"{self.id}.label.b2nd")
 
     @cached_property
-    def _raters(self) -> Any:
-        return _open(self.folder / f"{self.id}.raters.b2nd")
+    def _annotations(self) -> Any:
+        return _open(self.folder / f"{self.id}.{_ANNOTATIONS}")
 
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """float32 ``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
@@ -131,9 +153,9 @@ class StoredCase:
         """int16 ``(z, y, x)`` inside ``box`` (all of it where empty)."""
         return np.asarray(self._label[box or (slice(None),)])
 
-    def raters(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(rater, z, y, x)`` inside ``box`` (all of it where empty); zero of who did not draw the case."""
-        return np.asarray(self._raters[(slice(None), *box)])
+    def annotations(self, box: tuple[slice, ...] = ()) -> np.ndarray:
+        """int16 ``(annotator, z, y, x)`` inside ``box`` (all of it where empty); zero of who did not draw the case."""
+        return np.asarray(self._annotations[(slice(None), *box)])
 
 
 def _open(path: Path) -> Any:
@@ -160,12 +182,12 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
         key: identifies the preprocessing and the source files (see :func:`stored_key`).
     """
     assert case.label is not None
-    for name in ("json", "raters.b2nd"):
+    for name in ("json", _ANNOTATIONS):
         (folder / f"{case_id}.{name}").unlink(missing_ok=True)
     _write(folder / f"{case_id}.image.b2nd", case.image, patch)
     _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
-    drawn = [label for label in case.raters if label is not None]
-    # What is to be learned: a voxel is of a label's foreground where any of the raters says so.
+    drawn = [label for label in case.annotations if label is not None]
+    # What is to be learned: a voxel is of a label's foreground where any of the annotators says so.
     maps = np.stack(drawn) if drawn else case.label[None]
     positions = {str(value): found for value, found in _foreground_positions(maps).items()}
     if case.inside is not None:
@@ -176,10 +198,10 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
     content = f"{_checksum(case.image)}{_checksum(case.label)}"
     info = {"key": key, "content": content, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     if drawn:
-        raters = [np.zeros_like(case.label) if label is None else label for label in case.raters]
-        _write(folder / f"{case_id}.raters.b2nd", np.stack(raters).astype(np.int16), patch)
-        info["drawn"] = [label is not None for label in case.raters]
-        info["content"] = content + _checksum(np.stack(raters)) + "".join(f"{drew:d}" for drew in info["drawn"])
+        maps = np.stack([np.zeros_like(case.label) if label is None else label for label in case.annotations])
+        _write(folder / f"{case_id}.{_ANNOTATIONS}", maps.astype(np.int16), patch)
+        info["drawn"] = [label is not None for label in case.annotations]
+        info["content"] = content + _checksum(maps) + "".join(f"{drew:d}" for drew in info["drawn"])
     write_json(folder / f"{case_id}.json", info)
 
 

@@ -10,7 +10,7 @@ from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError
 
 #: What an optimizer is given: parameters, or groups of them (:func:`layer_groups`).
-Trained = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+TrainedParameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 def layer_groups(network: nn.Module, depths: Mapping[str, float], layer_decay: float) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("rate_share", 1.0)
 
 
-def build_optimizer(parameters: Trained, optimizer: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(parameters: TrainedParameters, optimizer: Optimizer) -> torch.optim.Optimizer:
     """The plan's optimizer; SGD uses Nesterov momentum, where it has any.
 
     Raises:
@@ -55,7 +55,7 @@ def build_optimizer(parameters: Trained, optimizer: Optimizer) -> torch.optim.Op
     return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
-def _ranger21(parameters: Trained, rate: float, decay: float) -> torch.optim.Optimizer:
+def _ranger21(parameters: TrainedParameters, rate: float, decay: float) -> torch.optim.Optimizer:
     """Ranger21 (Wright & Demeure 2021, https://arxiv.org/abs/2106.13731) without its schedule.
 
     It is AdamW with many additions. On, with the library's defaults: adaptive gradient clipping (0.01), gradient

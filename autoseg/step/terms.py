@@ -4,11 +4,102 @@ All of them exist for exclusive labels (``labels``: softmax over the heads, the 
 for regions (``regions``: each head says yes or no for itself).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
+from autoseg.plans.recipe import Loss
+from autoseg.utils.registry import Registry
+
 #: Least 1 − p in the focal loss: where a voxel is right for certain, its power has no gradient for 0 < γ < 1.
 _LEAST_DOUBT = 1e-8
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network says at one resolution, and the truth: all that a term of the loss is computed from.
+
+    Attributes:
+        logits: float32 ``(batch, heads, *space)``.
+        truth: bool, same shape: one-hot (background first) for labels, a channel a region.
+        kind: ``labels`` or ``regions``.
+        counts: bool ``(batch, 1, *space)``, voxels that count; all where None.
+        background: of labels, whether the background is a class of terms that compare structures.
+    """
+
+    logits: torch.Tensor
+    truth: torch.Tensor
+    kind: str
+    counts: torch.Tensor | None = None
+    background: bool = False
+
+    @property
+    def _first(self) -> int:
+        return 1 if self.kind == "labels" and not self.background else 0
+
+    @cached_property
+    def probabilities(self) -> torch.Tensor:
+        """Of each structure: softmax for labels (then without the background, unless it is a class), or sigmoid."""
+        if self.kind == "labels":
+            return torch.softmax(self.logits, dim=1)[:, self._first :]
+        return torch.sigmoid(self.logits)
+
+    @cached_property
+    def structures(self) -> torch.Tensor:
+        """The truth of each structure in :attr:`probabilities`."""
+        return self.truth[:, self._first :] if self.kind == "labels" else self.truth
+
+
+#: A term of the loss: a scalar from what a network says and the term's description.
+Term = Callable[[Scored, Any], torch.Tensor]
+
+#: Name → what it computes. Those of autoseg are described by :class:`autoseg.plans.recipe.Loss` itself, which weighs
+#: each by ``<name>_weight``; further ones by what :data:`autoseg.plans.recipe.LOSS_TERMS` has under their name.
+TERMS: Registry[Term] = Registry("loss", package="autoseg.step")
+
+
+@TERMS.register("dice")
+def dice_term(scored: Scored, loss: Loss) -> torch.Tensor:
+    """1 − soft Dice."""
+    return soft_dice_loss(
+        scored.probabilities, scored.structures, scored.counts, loss.batch_dice, loss.smooth, loss.dice_denominator
+    )
+
+
+@TERMS.register("tversky")
+def tversky_term(scored: Scored, loss: Loss) -> torch.Tensor:
+    """1 − Tversky index."""
+    return tversky_loss(
+        scored.probabilities,
+        scored.structures,
+        loss.tversky_alpha,
+        loss.tversky_beta,
+        scored.counts,
+        loss.batch_dice,
+        loss.smooth,
+    )
+
+
+@TERMS.register("ce")
+def cross_entropy_term(scored: Scored, loss: Loss) -> torch.Tensor:
+    """Mean cross-entropy."""
+    return cross_entropy(scored.logits, scored.truth, scored.kind, scored.counts, loss.omega)
+
+
+@TERMS.register("focal")
+def focal_term(scored: Scored, loss: Loss) -> torch.Tensor:
+    """Mean focal loss."""
+    return focal_loss(scored.logits, scored.truth, scored.kind, scored.counts, loss.focal_gamma, loss.omega)
+
+
+@TERMS.register("topk")
+def topk_term(scored: Scored, loss: Loss) -> torch.Tensor:
+    """Mean cross-entropy of the hardest voxels."""
+    return topk_cross_entropy(scored.logits, scored.truth, scored.kind, scored.counts, loss.topk_share, loss.omega)
 
 
 def soft_dice_loss(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
 from autoseg.plans.plan import Plan
@@ -20,6 +21,7 @@ from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import StudyTable, tabulate
+from autoseg.utils.device import Compute
 from autoseg.utils.digest import digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
@@ -109,11 +111,9 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
         train(
             run,
             folds=study.folds,
-            epochs=study.grid.epochs,
-            max_seconds=study.grid.max_seconds,
-            device=device,
+            length=Length(study.grid.epochs, study.grid.max_seconds),
+            compute=Compute(device, workers),
             seed=job.seed,
-            workers=workers,
         )
         return
     except AutosegError as error:

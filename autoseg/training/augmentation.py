@@ -6,12 +6,20 @@ device. Ranges are the plan's (:class:`autoseg.plans.recipe.Augmentation`).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from autoseg.plans.recipe import Augmentation
+from autoseg.utils.registry import Registry
+
+#: Changes images ``(batch, channel, *space)``, given the description and a generator that decides.
+Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
+
+#: Further augmentations: name → what it does (:data:`autoseg.plans.recipe.TRANSFORMS` describes it).
+TRANSFORMERS: Registry[Transformer] = Registry("augmentation", package="autoseg.training")
 
 
 def loading_size(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
@@ -52,29 +60,6 @@ def _in_plane(augmentation: Augmentation, dimensions: int) -> bool:
     return dimensions == 3 and list(augmentation.rotation_axes) == [0]
 
 
-def augment(
-    image: torch.Tensor,
-    label: torch.Tensor,
-    patch: Sequence[int],
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment a batch and cut it to the patch.
-
-    Args:
-        image: float32 ``(batch, channel, *loaded)``.
-        label: integer ``(batch, *loaded)``.
-        patch: size of the result's space.
-        augmentation: what may happen, how often and how far.
-        rng: decides; one state gives one result (on one kind of device).
-
-    Returns:
-        Image ``(batch, channel, *patch)`` and label ``(batch, *patch)``.
-    """
-    image, maps = augment_maps(image, label[:, None], patch, augmentation, rng)
-    return image, maps[:, 0]
-
-
 def augment_maps(
     image: torch.Tensor,
     maps: torch.Tensor,
@@ -83,9 +68,19 @@ def augment_maps(
     rng: np.random.Generator,
     fields: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`augment`, for several label maps of a sample, all moved alike: integer ``(batch, map, *loaded)``.
+    """Augment a batch and cut it to the patch.
 
-    The last ``fields`` channels of the image hold no intensities: they are moved with it, and stay as they are else.
+    Args:
+        image: float32 ``(batch, channel, *loaded)``.
+        maps: label maps of each sample, all moved alike: integer ``(batch, map, *loaded)``.
+        patch: size of the result's space.
+        augmentation: what may happen, how often and how far.
+        rng: decides; one state gives one result (on one kind of device).
+        fields: so many of the image's last channels hold no intensities: they are moved with it, and stay as they are
+            else.
+
+    Returns:
+        Image ``(batch, channel, *patch)`` and label maps ``(batch, map, *patch)``.
     """
     noise = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
     moved, maps = _spatial(image, maps, patch, augmentation, rng)
@@ -127,6 +122,10 @@ def augment_maps(
         if len(chosen):
             sign = -1 if invert else 1
             image[chosen] = sign * gamma(sign * image[chosen], _column(exponent, image))
+    for name, transform in a.transforms.items():
+        chosen = happens(transform.probability)
+        if len(chosen):
+            image[chosen] = TRANSFORMERS.find(name)(image[chosen], transform, rng)
     for axis in a.mirror_axes:
         chosen = happens(0.5)
         if len(chosen):

@@ -1,37 +1,17 @@
-"""One batch of a training: from loaded patches, by augmentation, to what the network is given and asked for."""
+"""One batch of a training: from loaded patches, by augmentation, to what the network is given and compared with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from autoseg.plans.recipe import Recipe
 from autoseg.plans.stage import Stage
-from autoseg.plans.target import Target
-from autoseg.step.loss import training_loss
-from autoseg.training.augmentation import augment, augment_maps
-from autoseg.training.distillation import augment_taught, distillation_loss
+from autoseg.preprocessing.fields import ANNOTATIONS, Field
+from autoseg.step.batch import Batch
+from autoseg.training.augmentation import augment_maps
+from autoseg.training.fields import with_input_fields
 from autoseg.training.missing_channels import kept_channels, only_channels
-from autoseg.training.previous import augment_handed
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the network is given, and what it is compared with.
-
-    Attributes:
-        image: float32 ``(batch, channel, *input)``.
-        label: integer ``(batch, *output)``, with the dataset's values; of raters who are learned separately ``(batch,
-            rater, *output)``.
-        taught: what a teacher says, ``(batch, heads + 1, *output)``; None without a teacher.
-        drawn: bool ``(batch, rater)``: who drew which sample; None where no raters are learned separately.
-    """
-
-    image: torch.Tensor
-    label: torch.Tensor
-    taught: torch.Tensor | None = None
-    drawn: np.ndarray | None = None
 
 
 class BatchMaker:
@@ -43,53 +23,58 @@ class BatchMaker:
     """
 
     def __init__(self, stage: Stage, device: torch.device) -> None:
-        self.recipe, configuration = stage.recipe, stage.configuration
-        self.given = configuration.network.input_size(configuration.patch_size)
-        self.spoken_of = configuration.network.output_size(configuration.patch_size)
-        self.handed = stage.input_target
-        self.raters = bool(stage.raters)
-        self.heads = stage.heads
+        self.stage = stage
+        patch = stage.configuration.patch_size
+        self.input_size = stage.network.input_size(patch)
+        self.output_size = stage.network.output_size(patch)
         self.device = device
 
-    def make(self, loaded: Mapping[str, np.ndarray], rng: np.random.Generator) -> Batch:
+    def make(self, loaded: Mapping[str, Any], rng: np.random.Generator) -> Batch:
         """A batch of loaded patches (:meth:`autoseg.training.sampling.PatchLoader.batch`), augmented."""
-        image = torch.from_numpy(loaded["image"]).to(self.device, non_blocking=True)
-        label = torch.from_numpy(loaded["label"]).to(self.device, non_blocking=True)
-        augmentation, taught = self.recipe.augmentation, None
-        if self.recipe.taught is not None:
-            image, label, taught = augment_taught(image, label, self.given, augmentation, rng, self.heads)
-            taught = _middle(taught, self.spoken_of).contiguous()
-        elif self.raters:
-            image, label = augment_maps(image, label, self.given, augmentation, rng)
-        elif self.handed is not None:
-            image, label = augment_handed(image, label, self.given, augmentation, rng, self.handed)
-        else:
-            image, label = augment(image, label, self.given, augmentation, rng)
+        recipe = self.stage.recipe
+        image = self._moved(loaded["image"])
+        fields: dict[Field, torch.Tensor] = {field: self._moved(values) for field, values in loaded["fields"].items()}
+        label = None if ANNOTATIONS in fields else self._moved(loaded["label"])
+        linear = {field: values for field, values in fields.items() if field.interpolation == "linear"}
+        nearest = {field: values for field, values in fields.items() if field.interpolation == "nearest"}
+        maps = [*([] if label is None else [label[:, None]]), *nearest.values()]
+        channels = sum(values.shape[1] for values in linear.values())
+        numbers, moved = augment_maps(
+            torch.cat([image, *linear.values()], dim=1) if linear else image,
+            torch.cat(maps, dim=1) if len(maps) > 1 else maps[0],
+            self.input_size,
+            recipe.augmentation,
+            rng,
+            fields=channels,
+        )
+        own = image.shape[1]
+        image = numbers[:, :own].contiguous()
+        fields = dict(zip(linear, _split(numbers[:, own:], linear), strict=True))
+        first = 0 if label is None else 1
+        fields |= dict(zip(nearest, _split(moved[:, first:], nearest), strict=True))
+        image = with_input_fields(image, fields, self.stage, rng)
         # After the augmentation, whose noise and brightness would give a missing channel a content.
-        image = only_channels(image, kept_channels(loaded["present"], self.recipe.channel_dropout, rng))
-        return Batch(image, _middle(label, self.spoken_of), taught, loaded.get("drawn"))
+        image = only_channels(image, kept_channels(loaded["present"], recipe.channel_dropout, rng))
+        targets = {field: self._middle(values) for field, values in fields.items() if field.role == "target"}
+        annotations = targets.pop(ANNOTATIONS, None)
+        return Batch(
+            image,
+            self._middle(moved[:, 0]) if annotations is None else annotations,
+            loaded.get("drawn"),
+            {field.name: values.contiguous() for field, values in targets.items()},
+        )
+
+    def _moved(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _middle(self, maps: torch.Tensor) -> torch.Tensor:
+        """The middle ``(…, *size)`` of maps: what a network without padding gives results for."""
+        size = self.output_size
+        for axis, wanted in enumerate(size, start=maps.ndim - len(size)):
+            maps = maps.narrow(axis, (maps.shape[axis] - wanted) // 2, wanted)
+        return maps
 
 
-def batch_loss(
-    outputs: torch.Tensor | Sequence[torch.Tensor], batch: Batch, recipe: Recipe, target: Target
-) -> torch.Tensor:
-    """What a training makes small: the plan's loss, and the teacher's term where there is one.
-
-    Args:
-        outputs: logits ``(batch, heads, *output)`` (of raters, one's heads after the other's), or a list of them, the
-            highest resolution first.
-        batch: that they are of.
-        recipe: weights of the terms.
-        target: what to segment.
-    """
-    loss = training_loss(outputs, batch.label, recipe.loss, target, batch.drawn)
-    if batch.taught is not None and recipe.taught is not None:
-        loss = loss + distillation_loss(outputs, batch.label, batch.taught, recipe.taught, target)
-    return loss
-
-
-def _middle(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The middle ``(…, *size)`` of maps: what a network without padding speaks about."""
-    for axis, wanted in enumerate(size, start=maps.ndim - len(size)):
-        maps = maps.narrow(axis, (maps.shape[axis] - wanted) // 2, wanted)
-    return maps
+def _split(values: torch.Tensor, fields: Mapping[Field, torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Channels ``(batch, channel, *space)`` back to the fields that they were put together from."""
+    return values.split([field.shape[1] for field in fields.values()], dim=1) if fields else ()

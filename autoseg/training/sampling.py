@@ -4,7 +4,8 @@ Which patches batch number ``n`` holds depends on the seed, the training cases a
 workers there are or where a training was interrupted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 
 from autoseg.plans.recipe import Sampling
 from autoseg.plans.target import Target
+from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import StoredCase
 
 #: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.
@@ -21,6 +23,26 @@ CACHE_BYTES = 500_000_000
 
 #: Streams of random numbers of one seed, kept apart by their second number: patches, order of cases, augmentation.
 PATCHES, ORDER, AUGMENTATION = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Which patches a batch holds.
+
+    Attributes:
+        count: patches a batch.
+        size: voxels the network will see ``(z, y, x)``; two numbers cut slices across the first axis.
+        target: classes that guaranteed patches are centred on.
+        sampling: share of such patches, and where the others are.
+        loaded: voxels to cut around each patch, for augmentation to turn and zoom; the patch alone where None. The box
+            may reach beyond the image, where it is zero; the patch in its middle does so only as far as it must.
+    """
+
+    count: int
+    size: Sequence[int]
+    target: Target
+    sampling: Sampling
+    loaded: Sequence[int] | None = None
 
 
 class PatchLoader(SlimDataLoaderBase):
@@ -31,43 +53,29 @@ class PatchLoader(SlimDataLoaderBase):
 
     Args:
         cases: preprocessed training cases.
-        batch_size: patches a batch.
-        patch: voxels the network will see ``(z, y, x)``; two numbers cut slices across the first axis.
-        target: classes that guaranteed patches are centred on.
-        sampling: share of such patches, and where the others are.
+        patches: which patches to cut.
         seed: of everything random.
         start: number of the first batch.
         workers: how many copies of this loader share the work.
-        loaded: voxels to cut around each patch, for augmentation to turn and zoom; the patch alone where None. The box
-            may reach beyond the image, where it is zero; the patch in its middle does so only as far as it must.
     """
 
     def __init__(
-        self,
-        cases: Sequence[StoredCase],
-        batch_size: int,
-        patch: Sequence[int],
-        target: Target,
-        sampling: Sampling,
-        seed: int,
-        start: int = 0,
-        workers: int = 1,
-        loaded: Sequence[int] | None = None,
+        self, cases: Sequence[StoredCase], patches: Patches, seed: int, start: int = 0, workers: int = 1
     ) -> None:
-        super().__init__(list(cases), batch_size, workers)
-        self.patch = list(patch)
-        self.loaded = list(patch if loaded is None else loaded)
-        self.target = target
-        self.sampling = sampling
+        super().__init__(list(cases), patches.count, workers)
+        self.patch = list(patches.size)
+        self.loaded = list(patches.size if patches.loaded is None else patches.loaded)
+        self.target = patches.target
+        self.sampling = patches.sampling
         self.seed = seed
         self.thread_id = 0
         self.workers = workers
         self.next_batch = start
         self.first = True
-        self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.cache: dict[str, _Arrays] = {}
         self.cached_bytes = 0
 
-    def generate_train_batch(self) -> dict[str, np.ndarray]:
+    def generate_train_batch(self) -> dict[str, Any]:
         """The next batch of this worker, as :meth:`batch` makes it."""
         if self.first:
             # Worker w of n makes the batches start + w, start + w + n, …; batchgenerators collects them in turn.
@@ -77,28 +85,32 @@ class PatchLoader(SlimDataLoaderBase):
         self.next_batch += self.workers
         return batch
 
-    def batch(self, number: int) -> dict[str, np.ndarray]:
+    def batch(self, number: int) -> dict[str, Any]:
         """Batch ``number`` of the training.
 
         Returns:
-            ``image`` (batch, channel, *loaded), ``label`` (batch, *loaded), and ``present`` (batch, channel): which of
-            the image's own channels each case has. Where raters are learned separately, ``label`` is (batch, rater,
-            *loaded), and ``drawn`` (batch, rater) says who drew which sample.
+            ``image`` (batch, channel, *loaded); ``label`` (batch, *loaded), but not where annotations take its place;
+            ``fields``: field → (batch, channel, *loaded); ``present`` (batch, channel): which of the image's own
+            channels each case has; and with annotations ``drawn`` (batch, annotator): which of them there are.
         """
         rng = np.random.default_rng([self.seed, PATCHES, number])
         order = self._shuffled(number)
         guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
-        images, labels, present, drawn = [], [], [], []
+        cases, patches = [], []
         for index, wants_foreground in zip(order, guaranteed, strict=True):
             case = self._data[index]
-            corner = self._corner(case, wants_foreground, rng)
-            image, label = self._cut(case, corner)
-            images.append(image)
-            labels.append(label)
-            present.append(case.present)
-            drawn.append(case.drawn)
-        found = {"image": np.stack(images), "label": np.stack(labels), "present": np.array(present, bool)}
-        return {**found, "drawn": np.array(drawn, bool)} if drawn[0] else found
+            cases.append(case)
+            patches.append(self._cut(case, self._corner(case, wants_foreground, rng)))
+        found: dict[str, Any] = {
+            "image": np.stack([patch.image for patch in patches]),
+            "present": np.array([case.present for case in cases], bool),
+            "fields": {field: np.stack([patch.fields[field] for patch in patches]) for field in patches[0].fields},
+        }
+        if cases[0].drawn:
+            found["drawn"] = np.array([case.drawn for case in cases], bool)
+        else:
+            found["label"] = np.stack([patch.label for patch in patches])
+        return found
 
     def _shuffled(self, number: int) -> list[int]:
         """A case for each patch of batch ``number``: every case comes once a round, rounds shuffled anew."""
@@ -157,38 +169,56 @@ class PatchLoader(SlimDataLoaderBase):
                 return _one_of(positions, rng)
         return None
 
-    def _cut(self, case: StoredCase, corner: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, case: StoredCase, corner: list[int]) -> "_Arrays":
         size = [1] * (3 - len(self.loaded)) + self.loaded
         inside = tuple(slice(max(c, 0), min(c + p, n)) for c, p, n in zip(corner, size, case.shape, strict=True))
         margins = [(s.start - c, c + p - s.stop) for s, c, p in zip(inside, corner, size, strict=True)]
-        image, label = self._read(case, inside)
-        image = np.pad(image, [(0, 0), *margins])
-        label = np.pad(label, [*[(0, 0)] * (label.ndim - 3), *margins])
-        if len(self.patch) == 2:
-            return image[:, 0], label[..., 0, :, :]
-        return image, label
+        return self._read(case, inside).map(lambda array: self._padded(array, margins))
 
-    def _read(self, case: StoredCase, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
-        if case.id in self.cache:
-            image, label = self.cache[case.id]
-            return image[(slice(None), *box)], _part(label, box)
-        voxels = int(np.prod(case.shape))
-        if self.cached_bytes + voxels * 6 > CACHE_BYTES // self.workers:
-            return case.image(box), _to_learn(case, box)
-        self.cache[case.id] = image, label = case.image(), _to_learn(case)
-        self.cached_bytes += image.nbytes + label.nbytes
-        return image[(slice(None), *box)], _part(label, box)
+    def _padded(self, array: np.ndarray, margins: list[tuple[int, int]]) -> np.ndarray:
+        """With zeros beyond the image; a slice without its first axis of space."""
+        padded = np.pad(array, [*[(0, 0)] * (array.ndim - 3), *margins])
+        return padded[..., 0, :, :] if len(self.patch) == 2 else padded
+
+    def _read(self, case: StoredCase, box: tuple[slice, ...]) -> "_Arrays":
+        if case.id not in self.cache:
+            voxels = int(np.prod(case.shape))
+            if self.cached_bytes + voxels * 6 > CACHE_BYTES // self.workers:
+                return _Arrays.of(case, box)
+            self.cache[case.id] = whole = _Arrays.of(case)
+            self.cached_bytes += whole.nbytes
+        return self.cache[case.id].map(lambda array: _part(array, box))
 
 
-def _to_learn(case: StoredCase, box: tuple[slice, ...] = ()) -> np.ndarray:
-    """The label map ``(z, y, x)``, or those of raters who are learned separately ``(rater, z, y, x)``."""
-    return case.raters(box) if case.drawn else case.label(box)
+@dataclass(frozen=True)
+class _Arrays:
+    """Image and fields ``(channel, z, y, x)`` and label ``(z, y, x)`` of a case, or of a part of it."""
+
+    image: np.ndarray
+    label: np.ndarray
+    fields: dict[Field, np.ndarray]
+
+    @classmethod
+    def of(cls, case: StoredCase, box: tuple[slice, ...] = ()) -> "_Arrays":
+        fields = {field: case.field(field, box) for field in case.fields}
+        image = case.image(box)
+        # Annotations take the label's place.
+        label = np.empty(image.shape[1:], np.int8) if ANNOTATIONS in fields else case.label(box)
+        return cls(image, label, fields)
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "_Arrays":
+        fields = {field: change(values) for field, values in self.fields.items()}
+        return _Arrays(change(self.image), change(self.label), fields)
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.label.nbytes + sum(values.nbytes for values in self.fields.values())
 
 
-def _part(maps: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
-    """Label maps ``(…, z, y, x)`` inside a box."""
+def _part(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """An array ``(…, z, y, x)`` inside a box."""
     index: tuple[Any, ...] = (..., *box)
-    return maps[index]
+    return array[index]
 
 
 def _one_of(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -208,7 +238,7 @@ def guaranteed_foreground(batch_size: int, share: float, rng: np.random.Generato
     return [False] * (batch_size - count) + [True] * count
 
 
-class BatchStream(Iterator[dict[str, np.ndarray]]):
+class BatchStream(Iterator[dict[str, Any]]):
     """Batches in order; :meth:`close` ends the workers."""
 
     def __init__(self, loader: PatchLoader, workers: int) -> None:
@@ -218,8 +248,8 @@ class BatchStream(Iterator[dict[str, np.ndarray]]):
         else:
             self._augmenter = MultiThreadedAugmenter(loader, None, workers, num_cached_per_queue=2, pin_memory=False)
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        batch: dict[str, np.ndarray] = next(self._augmenter)
+    def __next__(self) -> dict[str, Any]:
+        batch: dict[str, Any] = next(self._augmenter)
         return batch
 
     def close(self) -> None:

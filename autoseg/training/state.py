@@ -5,13 +5,9 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from autoseg.step.averaging import MovingAverage
-from autoseg.training.checkpoint import load_state
+from autoseg.step.training_step import TrainingStep
+from autoseg.training.checkpoint import load_state, save_state
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_text
 
@@ -32,34 +28,12 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def pack(
-    state: State,
-    identity: str,
-    network: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Any]:
-    """All that a training needs to go on exactly: tensors and plain values, for a file."""
-    return {
-        "identity": identity,
-        "state": dict(vars(state)),
-        "network": network.state_dict(),
-        "average": {} if average.network is network else average.network.state_dict(),
-        "average_steps": average.steps,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
+def save_training(path: Path, state: State, identity: str, step: TrainingStep) -> None:
+    """Write all that a training needs to go on exactly."""
+    save_state(path, {"identity": identity, "state": dict(vars(state)), **step.state_dict()})
 
 
-def restore(
-    path: Path,
-    identity: str,
-    network: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> State:
+def resume_training(path: Path, identity: str, step: TrainingStep) -> State:
     """Put a saved training back into its parts.
 
     Raises:
@@ -70,19 +44,8 @@ def restore(
         raise AutosegError(
             f"{path} was trained under another plan, seed or split; put the plan back, or start over with --restart."
         )
-    network.load_state_dict(saved["network"])
-    if saved["average"]:
-        average.network.load_state_dict(saved["average"])
-    average.steps = saved["average_steps"]
-    optimizer.load_state_dict(saved["optimizer"])
-    if scaler.is_enabled() and saved["scaler"]:  # empty where the training began on a device without 16-bit floats
-        scaler.load_state_dict(saved["scaler"])
+    step.load_state_dict(saved)
     return State(**{**saved["state"], "finished": False})
-
-
-def stops_early(state: State, patience: int) -> bool:
-    """Whether so many validations in a row were no better; never with a patience of 0."""
-    return patience > 0 and state.without_better >= patience
 
 
 def end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int) -> None:
@@ -99,7 +62,7 @@ def end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_history(folder: Path, state: State) -> None:
+def write_history(path: Path, state: State) -> None:
     """Write ``history.csv``: a row an epoch, a column a value."""
     columns = list(dict.fromkeys(key for row in state.history for key in row))
     text = io.StringIO()
@@ -107,7 +70,7 @@ def write_history(folder: Path, state: State) -> None:
     writer.writeheader()
     for row in state.history:
         writer.writerow({k: int(v) if k in ("epoch", "iteration") else f"{v:.6g}" for k, v in row.items()})
-    write_text(folder / "history.csv", text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def note(state: State) -> str:

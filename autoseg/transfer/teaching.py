@@ -1,7 +1,7 @@
 """What a teacher says of the training cases: predicted once, before a training, and kept by the preprocessed cases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from autoseg.inference.predictor import Predictor
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
+from autoseg.preprocessing.fields import TEACHER, StoredField
 from autoseg.preprocessing.resample import resample_scores
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
-from autoseg.training.distillation import TaughtCase
 from autoseg.transfer.teacher import Teacher, heads_of, kept_teacher, say_folds
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
@@ -48,9 +48,10 @@ class Lessons:
         """Fingerprint of all that its scores of a preprocessed case depend on."""
         return digest({"teacher": self.teacher.content, "folds": self.folds, "heads": self.heads, "kind": self.kind})
 
-    def of(self, case: StoredCase) -> TaughtCase:
+    def of(self, case: StoredCase) -> StoredCase:
         """A case with what the teacher says of it, once :meth:`fetch` has asked."""
-        return TaughtCase(case.folder, case.id, StoredCase(self.folder, case.id), self.identity)
+        said = StoredField(TEACHER, StoredCase(self.folder, case.id), self.identity)
+        return replace(case, extra=(*case.extra, said))
 
     def __str__(self) -> str:
         seen = "" if self.clean else "; it has seen validation cases, so the figures are better than they should be"

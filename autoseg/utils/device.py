@@ -3,10 +3,24 @@
 import ctypes
 import platform
 import sys
+from dataclasses import dataclass
 
 import torch
 
 from autoseg.utils.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What of a machine a long job uses.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: processes that read, preprocess and load; chosen for the machine where None.
+    """
+
+    device: str = "auto"
+    workers: int | None = None
 
 
 def select_device(name: str = "auto") -> torch.device:

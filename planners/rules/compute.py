@@ -11,13 +11,12 @@ import torch
 from pydantic import TypeAdapter
 
 from autoseg.networks import build
-from autoseg.planning.memory import stand_in
 from autoseg.plans.architecture import Network
 from autoseg.plans.families import UNet
-from autoseg.plans.recipe import Loss, Optimizer
-from autoseg.step.loss import training_loss
-from autoseg.step.optimizer import build_optimizer
-from autoseg.step.precision import autocast, resolve_precision
+from autoseg.plans.recipe import Optimizer, Recipe
+from autoseg.step.precision import resolve_precision
+from autoseg.step.setup import StepSetup, stand_in
+from autoseg.step.training_step import TrainingStep
 from autoseg.utils.device import keep_large_blocks
 from autoseg.utils.parallel import available_cpus
 
@@ -142,22 +141,16 @@ def _timed(network: str, in_channels: int, heads: int, patch: tuple[int, ...], s
 
 
 def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
+    recipe = Recipe(optimizer=Optimizer(), ema_decay=0)
+    setup = StepSetup(network, in_channels, stand_in("regions", heads), patch, samples, recipe)
     device = torch.device("cpu")
-    dtype = resolve_precision("auto", device)
     with torch.random.fork_rng(devices=[]):
-        module = build(network, in_channels, heads)
-        image = torch.randn((samples, in_channels, *network.input_size(patch)))
-    label = torch.zeros((samples, *network.label_size(patch)), dtype=torch.int16)
-    target = stand_in("regions", heads)
-    optimizer = build_optimizer(module.parameters(), Optimizer())
+        step = TrainingStep(build(network, in_channels, heads), recipe, setup.target, resolve_precision("auto", device))
+        batch = setup.batch(device, random=True)
     best = float("inf")
     for repetition in range(1 + REPETITIONS):
         started = time.thread_time()
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, dtype):
-            outputs = module(image)
-        training_loss(outputs, label, Loss(), target).backward()
-        optimizer.step()
+        step(batch)
         if repetition:
             best = min(best, time.thread_time() - started)
     return best

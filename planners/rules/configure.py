@@ -10,7 +10,9 @@ from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Recipe
 from autoseg.plans.target import Target
+from autoseg.step.setup import StepSetup
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE, precision
 from planners.rules.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
@@ -54,11 +56,9 @@ class _Task:
         return Need(
             self.family,
             self.in_channels,
-            self.target.heads,
-            self.target.kind,
+            self.target,
+            Recipe(optimizer=chosen, ema_decay=ema),
             precision(self.request.device),
-            chosen,
-            ema > 0,
             base_features,
             self.request.device,
         )
@@ -227,19 +227,8 @@ def _configuration(
         mirror_reason,
     )
     chosen = recipe(data_facts)
-    memory = step_memory(
-        topology,
-        task.in_channels,
-        task.target.heads,
-        patch.size,
-        batch,
-        precision(task.request.device),
-        chosen.optimizer,
-        ema=chosen.ema_decay > 0,
-        kind=task.target.kind,
-        loss=chosen.loss,
-        device=task.request.device,
-    )
+    setup = StepSetup(topology, task.in_channels, task.target, patch.size, batch, chosen)
+    memory = step_memory(setup, precision(task.request.device), task.request.device)
     parameters, with_statistics = parameters_of(topology, task.in_channels, task.target.heads)
     return Configuration(
         spacing=spacing,

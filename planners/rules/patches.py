@@ -13,7 +13,9 @@ from itertools import product
 import numpy as np
 
 from autoseg.planning.memory import Scaling, TrainingPrecision, scaling
-from autoseg.plans.recipe import Optimizer
+from autoseg.plans.recipe import Recipe
+from autoseg.plans.target import Target
+from autoseg.step.setup import StepSetup
 from autoseg.utils.errors import AutosegError
 from planners.rules.topology import Family, Pooling, network, pooling
 
@@ -50,26 +52,17 @@ class Need:
 
     family: Family
     in_channels: int
-    heads: int
-    kind: str
+    target: Target
+    recipe: Recipe
     precision: TrainingPrecision
-    optimizer: Optimizer
-    ema: bool
     base_features: int
     device: str = "cuda"
 
     def of(self, pooled: Pooling) -> Scaling:
         """Memory of a topology as a function of voxels."""
-        return scaling(
-            network(self.family, pooled, self.base_features),
-            self.in_channels,
-            self.heads,
-            self.precision,
-            self.optimizer,
-            self.ema,
-            "regions" if self.kind == "regions" else "labels",
-            self.device,
-        )
+        topology = network(self.family, pooled, self.base_features)
+        setup = StepSetup(topology, self.in_channels, self.target, topology.divisor, 1, self.recipe)
+        return scaling(setup, self.precision, self.device)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization, Preprocessing, Resampling
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Target
+from autoseg.step.setup import StepSetup
 from autoseg.utils.errors import AutosegError, UsageError
 from planners.rules.budget import USABLE, precision
 from planners.rules.compute import SYSTEM_STEP_SECONDS, time_step
@@ -234,19 +235,8 @@ def fit(
     seconds_allowed = SYSTEM_STEP_SECONDS if setting.cpu else math.inf
 
     def memory_of(size: Sequence[int], count: int) -> Memory:
-        return step_memory(
-            network,
-            channels,
-            target.heads,
-            size,
-            count,
-            precision(setting.request.device),
-            recipe.optimizer,
-            ema=recipe.ema_decay > 0,
-            kind=target.kind,
-            loss=recipe.loss,
-            device=setting.request.device,
-        )
+        setup = StepSetup(network, channels, target, size, count, recipe)
+        return step_memory(setup, precision(setting.request.device), setting.request.device)
 
     smallest_batch = 1 if whole else LEAST_BATCH
     while True:

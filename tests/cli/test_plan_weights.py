@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.phantom import Cohort, generate
 from autoseg.runs.run import Run
 from autoseg.transfer.pretrained import INITIAL_WEIGHTS
+from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import inflated
 
@@ -69,7 +71,7 @@ def test_training_starts_from_a_file_that_moves_with_the_run(
     still.configurations["3d_fullres"].recipe.optimizer.learning_rate = 1e-12
     still.configurations["3d_fullres"].recipe.optimizer.weight_decay = 0
     (moved / "plan.json").write_text(still.model_dump_json())
-    train(moved, folds=[0], epochs=1, device="cpu", workers=1)
+    train(moved, folds=[0], length=Length(epochs=1), compute=Compute("cpu", 1))
     log = (moved / "3d_fullres" / "fold_0" / "log.txt").read_text()
     assert f"120 of 120 tensors of the encoder resnet18 start from {INITIAL_WEIGHTS}" in log
     trained = load_file(str(moved / "3d_fullres" / "fold_0" / "weights.safetensors"))
@@ -79,9 +81,9 @@ def test_training_starts_from_a_file_that_moves_with_the_run(
     torch.testing.assert_close(trained["encoder.model.conv1.weight"], wanted["conv1.weight"].sum(1, keepdim=True))
     # A training that goes on does not start again, even where the file is gone.
     (moved / INITIAL_WEIGHTS).unlink()
-    train(moved, folds=[0], epochs=2, device="cpu", workers=1)
+    train(moved, folds=[0], length=Length(epochs=2), compute=Compute("cpu", 1))
     with pytest.raises(AutosegError, match="is gone"):
-        train(moved, folds=[0], epochs=1, device="cpu", workers=1, resume=False)
+        train(moved, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu", 1))
 
 
 def test_weights_of_another_encoder_are_refused_before_anything_is_written(

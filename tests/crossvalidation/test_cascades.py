@@ -1,6 +1,7 @@
 """Runs of several stages, from training to prediction, on blobs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.crossvalidation import jobs as module
-from autoseg.crossvalidation.cascades import Part, hand_on, schedule, stage_cases
+from autoseg.crossvalidation import fold_training, fold_validation
+from autoseg.crossvalidation.cascades import fetch_previous, schedule, stage_cases
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train as train_anywhere
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
@@ -19,10 +21,13 @@ from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
+from autoseg.preprocessing.boxed_case import BoxedCase
 from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.report import write_report
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
-from autoseg.training.previous import BoxedCase, CascadeCase
+from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, Perfect, blob, make_configuration, make_plan, make_run
@@ -59,34 +64,44 @@ def changed(run: Run) -> dict[str, int]:
 
 def train(*arguments: Any, **options: Any) -> Evaluation:
     """In this process alone: starting others takes longer than these trainings."""
-    return train_anywhere(*arguments, workers=0, **options)
+    return train_anywhere(*arguments, **{**options, "compute": Compute("cpu", 0)})
+
+
+def scheduled(
+    tmp_path: Path, plan: Plan, folds: Sequence[int], seconds: float | None, name: str | None = None
+) -> list[tuple[str, int, float | None]]:
+    """Stage, fold and seconds of what is to be trained, in a run of five folds."""
+    run = make_run(tmp_path, plan)
+    write_json(run.path / "splits.json", [{"train": ["case_0"], "validation": ["case_1"]}] * 5)
+    jobs = schedule(Run.open(run.path), plan.stage(name), folds, Length(seconds=seconds))
+    return [(job.fold.stage.name, job.fold.number, job.length.seconds) for job in jobs]
 
 
 # --- what is trained, and for how long ---
 
 
-def test_schedule_of_one_stage() -> None:
+def test_schedule_of_one_stage(tmp_path: Path) -> None:
     plan = make_plan()
-    assert schedule(plan, "small", [1, 3], 5, 7.3) == [Part("small", 1, 7.3), Part("small", 3, 7.3)]
-    assert schedule(plan, "small", [2], 5, None) == [Part("small", 2, None)]
+    assert scheduled(tmp_path / "a", plan, [1, 3], 7.3) == [("small", 1, 7.3), ("small", 3, 7.3)]
+    assert scheduled(tmp_path / "b", plan, [2], None) == [("small", 2, None)]
 
 
-def test_schedule_of_a_cascade() -> None:
+def test_schedule_of_a_cascade(tmp_path: Path) -> None:
     """One fold in 100 s: 50 s for it, and 50 s for the five that it needs of the stage before."""
-    parts = schedule(cascade(), "full", [2], 5, 100.0)
-    assert parts == [*(Part("low", fold, 10.0) for fold in range(5)), Part("full", 2, 50.0)]
-    every = schedule(cascade(), "full", range(5), 5, 100.0)
-    assert {part.seconds for part in every} == {50.0}
+    parts = scheduled(tmp_path / "a", cascade(), [2], 100.0)
+    assert parts == [*(("low", fold, 10.0) for fold in range(5)), ("full", 2, 50.0)]
+    every = scheduled(tmp_path / "b", cascade(), range(5), 100.0)
+    assert {seconds for _, _, seconds in every} == {50.0}
     assert len(every) == 10
-    assert schedule(cascade(), "low", [2], 5, 100.0) == [Part("low", 2, 100.0)]
+    assert scheduled(tmp_path / "c", cascade(), [2], 100.0, "low") == [("low", 2, 100.0)]
 
 
-def test_schedule_of_boxes() -> None:
-    assert schedule(nested(), "last", [0, 4], 5, 60.0) == [
-        Part("first", 0, 30.0),
-        Part("first", 4, 30.0),
-        Part("last", 0, 30.0),
-        Part("last", 4, 30.0),
+def test_schedule_of_boxes(tmp_path: Path) -> None:
+    assert scheduled(tmp_path, nested(), [0, 4], 60.0) == [
+        ("first", 0, 30.0),
+        ("first", 4, 30.0),
+        ("last", 0, 30.0),
+        ("last", 4, 30.0),
     ]
 
 
@@ -95,7 +110,7 @@ def test_schedule_of_boxes() -> None:
 
 def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, cascade())
-    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    evaluation = train(run, folds=[0], length=Length(epochs=1))
     assert "Stage 1 of 2: low, folds 0, 1." in capsys.readouterr().err
     assert sorted(changed(run)) == ["full/fold_0", "low/fold_0", "low/fold_1"]
     assert evaluation.targets == ("outer", "inner")
@@ -103,12 +118,12 @@ def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureF
     for case in run.dataset.cases:
         fold = 0 if case.id in run.split(0)["validation"] else 1
         said = read(run.fold("low", fold).validation / f"{case.id}.nii.gz")
-        (given_to,) = stage_cases(run, run.plan, "full", [case.id])
-        assert np.array_equal(given_to.image()[-1], said)
+        (given_to,) = stage_cases(run, run.plan.stage("full"), [case.id])
+        assert np.array_equal(given_to.field(PREVIOUS)[0], said)
     before = changed(run)
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1))
     assert changed(run) == before
-    train(run, epochs=1, device="cpu")  # the other fold; what is there stays
+    train(run, length=Length(epochs=1))  # the other fold; what is there stays
     assert {name: time for name, time in changed(run).items() if name in before} == before
     assert len(changed(run)) == 4
 
@@ -127,12 +142,12 @@ def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_boxes_from_training_to_report(tmp_path: Path) -> None:
     run = make_run(tmp_path, nested())
-    evaluation = train(run, folds=[1], epochs=1, device="cpu")
+    evaluation = train(run, folds=[1], length=Length(epochs=1))
     assert sorted(changed(run)) == ["first/fold_1", "last/fold_1"]
     assert evaluation.targets == ("whole", "inner")
     # A stage on its own is measured by what it segments.
-    assert train(run, "first", folds=[1], epochs=1, device="cpu").targets == ("whole",)
-    cases = stage_cases(run, run.plan, "last", run.split(1)["train"])
+    assert train(run, "first", folds=[1], length=Length(epochs=1)).targets == ("whole",)
+    cases = stage_cases(run, run.plan.stage("last"), run.split(1)["train"])
     assert [case.shape for case in cases] == [(9, 11, 11)] * 2  # 5×7×7, 2 more on each side, where the image goes on
     outcome = Predictor.load(run.path, device="cpu").predict(run.dataset.cases[:1], tmp_path / "out")
     assert outcome.failed == {}
@@ -148,19 +163,19 @@ def test_perfect_networks_are_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
         return Above(1.5 if stage.target.outputs[0].name == "inner" else 0.5)
 
     run = make_run(tmp_path, nested())
-    monkeypatch.setattr(module, "load_network", perfect)
-    evaluation = train(run, folds=[1], epochs=1, device="cpu")
+    monkeypatch.setattr(fold_validation, "load_network", perfect)
+    evaluation = train(run, folds=[1], length=Length(epochs=1))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
     assert asked == ["first/fold_1", "first/fold_1", "last/fold_1"]
 
 
 def test_time_is_shared(tmp_path: Path) -> None:
     run = make_run(tmp_path, nested())
-    train(run, folds=[0], max_seconds=3, device="cpu")
+    train(run, folds=[0], length=Length(seconds=3))
     for stage in ("first", "last"):
         assert json.loads((run.fold(stage, 0).folder / "done.json").read_text())["request"] == "1.5 seconds"
     before = changed(run)
-    train(run, folds=[0], max_seconds=3, device="cpu")
+    train(run, folds=[0], length=Length(seconds=3))
     assert changed(run) == before
 
 
@@ -174,18 +189,18 @@ class Stop(Exception):
 @pytest.mark.parametrize("plan", [cascade, nested])
 def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Any) -> None:
     whole = make_run(tmp_path / "whole", plan())
-    expected = train(whole, folds=[0], epochs=2, device="cpu")
+    expected = train(whole, folds=[0], length=Length(epochs=2))
     run = make_run(tmp_path / "parts", plan())
-    real = module.train_fold
+    real = fold_training.train_fold
 
-    def dies(folder: Path, stage: Stage, *rest: Any) -> Any:
-        if stage.before is not None:
+    def dies(fold: Fold, *rest: Any) -> Any:
+        if fold.stage.before is not None:
             raise Stop
-        return real(folder, stage, *rest)
+        return real(fold, *rest)
 
-    monkeypatch.setattr(module, "train_fold", dies)
+    monkeypatch.setattr(fold_training, "train_fold", dies)
     with pytest.raises(Stop):
-        train(run, folds=[0], epochs=2, device="cpu")
+        train(run, folds=[0], length=Length(epochs=2))
     first = changed(run)
     assert not any(name.startswith(run.plan.recommended) for name in first)
     monkeypatch.undo()
@@ -193,7 +208,7 @@ def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
     if plan is nested:
         with pytest.raises(UsageError, match="has no trained fold of last"):
             Predictor.load(run.path, device="cpu")
-    found = train(run, folds=[0], epochs=2, device="cpu")
+    found = train(run, folds=[0], length=Length(epochs=2))
     assert found.rows == expected.rows
     assert {name: time for name, time in changed(run).items() if name in first} == first
 
@@ -201,13 +216,13 @@ def test_stopped_in_the_second_stage(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_first_stage_trained_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What learned from its former predictions starts over; that it was trained for longer than asked is well."""
     run = make_run(tmp_path, cascade())
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1))
     before = changed(run)
-    train(run, "low", epochs=6, folds=[1], device="cpu")
+    train(run, "low", folds=[1], length=Length(epochs=6))
     further = changed(run)
     assert [name for name in further if further[name] != before[name]] == ["low/fold_1"]
     capsys.readouterr()
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1))
     assert "The stage before full has been trained further: fold 0 starts over." in capsys.readouterr().err
     after = changed(run)
     assert [name for name in after if after[name] != further[name]] == ["full/fold_0"]
@@ -217,25 +232,25 @@ def test_a_first_stage_trained_further(tmp_path: Path, capsys: pytest.CaptureFix
 def test_restart(tmp_path: Path) -> None:
     """Folds that were asked for start over in every stage, the others are kept as long as the plan is."""
     run = make_run(tmp_path, cascade())
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1))
     before = changed(run)
-    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    train(run, folds=[0], resume=False, length=Length(epochs=1))
     after = changed(run)
     assert [name for name in after if after[name] != before[name]] == ["full/fold_0", "low/fold_0"]
     save_plan(override(run.plan, ["configurations.low.recipe.gradient_clip=3"]), run.path / "plan.json")
     run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
-        train(run, folds=[0], epochs=2, device="cpu")
-    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+        train(run, folds=[0], length=Length(epochs=2))
+    train(run, folds=[0], resume=False, length=Length(epochs=1))
     assert all(time != after[name] for name, time in changed(run).items())
 
 
 def test_resume_needs_something_begun(tmp_path: Path) -> None:
     run = make_run(tmp_path, nested())
     with pytest.raises(UsageError, match="was never begun"):
-        train(run, folds=[0], resume=True, device="cpu")
-    train(run, "first", folds=[0], epochs=1, device="cpu")
-    train(run, folds=[0], epochs=1, resume=True, device="cpu")
+        train(run, folds=[0], resume=True)
+    train(run, "first", folds=[0], length=Length(epochs=1))
+    train(run, folds=[0], resume=True, length=Length(epochs=1))
     assert "last/fold_0" in changed(run)
 
 
@@ -247,30 +262,30 @@ def test_cases_without_the_structure_are_left_out(tmp_path: Path) -> None:
     empty = sitk.GetImageFromArray(np.zeros_like(blob()))
     sitk.WriteImage(empty, str(run.dataset.case("case_1").label))
     preprocess(run, "last", workers=1)
-    cases = stage_cases(run, run.plan, "last", ["case_0", "case_1", "case_3"])
+    cases = stage_cases(run, run.plan.stage("last"), ["case_0", "case_1", "case_3"])
     assert [case.id for case in cases] == ["case_0", "case_3"]
     assert all(isinstance(case, BoxedCase) for case in cases)
     sitk.WriteImage(empty, str(run.dataset.case("case_3").label))
     with pytest.raises(AutosegError, match="last works inside the box of whole, which no training case of fold 0 has"):
-        train(run, folds=[0], epochs=1, device="cpu")
+        train(run, folds=[0], length=Length(epochs=1))
 
 
 def test_predictions_that_are_not_there(tmp_path: Path) -> None:
     run = make_run(tmp_path, cascade())
     preprocess(run, "full", workers=1)
     with pytest.raises(AutosegError, match=r"low.*fold_1.*is missing.*--config low --fold 1 --restart"):
-        hand_on(run, run.plan, "full", 1)
+        fetch_previous(run, run.plan.stage("full"), 1)
     splits = run.splits
     write_json(run.path / "splits.json", [splits[0]])
     run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
-        hand_on(run, run.plan, "full", 1)
+        fetch_previous(run, run.plan.stage("full"), 1)
     with pytest.raises(AutosegError, match=r"case_1 is validated in no fold"):
-        train(run, epochs=1, device="cpu")
+        train(run, length=Length(epochs=1))
     write_json(run.path / "splits.json", [{"train": ["case_0", "case_1"], "validation": []}])
     run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"all cases \(--folds 1\): low has no prediction.*--folds 2 or more"):
-        train(run, epochs=1, device="cpu")
+        train(run, length=Length(epochs=1))
     assert not list((run.path / "low").glob("fold_*")), "the first stage is not trained for nothing"
 
 
@@ -282,18 +297,18 @@ def test_predictions_are_fetched_once(tmp_path: Path) -> None:
             path = run.fold("low", fold).validation / f"{case}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(blob().astype(np.uint8)), str(path))
-    hand_on(run, run.plan, "full", 1)
-    (case,) = stage_cases(run, run.plan, "full", ["case_0"])
-    assert isinstance(case, CascadeCase)
-    assert np.array_equal(case.found.label(), blob())
-    stored = case.found.folder / "case_0.json"
+    fetch_previous(run, run.plan.stage("full"), 1)
+    (case,) = stage_cases(run, run.plan.stage("full"), ["case_0"])
+    found = case.extra[0].source
+    assert np.array_equal(found.label(), blob())
+    stored = found.folder / "case_0.json"
     before, content = stored.stat().st_mtime_ns, case.content
-    hand_on(run, run.plan, "full", 1)
+    fetch_previous(run, run.plan.stage("full"), 1)
     assert stored.stat().st_mtime_ns == before
     path = run.fold("low", 0).validation / "case_0.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(blob(shift=1).astype(np.uint8)), str(path))
-    hand_on(run, run.plan, "full", 1)
-    (case,) = stage_cases(run, run.plan, "full", ["case_0"])
+    fetch_previous(run, run.plan.stage("full"), 1)
+    (case,) = stage_cases(run, run.plan.stage("full"), ["case_0"])
     assert case.content != content
 
 
@@ -328,6 +343,6 @@ def test_plans_that_contradict_themselves() -> None:
 
 def test_the_perfect_network_of_a_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, cascade())
-    monkeypatch.setattr(module, "load_network", lambda *_: Perfect())
-    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    monkeypatch.setattr(fold_validation, "load_network", lambda *_: Perfect())
+    evaluation = train(run, folds=[0], length=Length(epochs=1))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4

@@ -8,8 +8,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg.crossvalidation import jobs as module
-from autoseg.crossvalidation.jobs import cross_validated, train
+from autoseg.crossvalidation import fold_validation
+from autoseg.crossvalidation.job import Length
+from autoseg.crossvalidation.jobs import train
+from autoseg.crossvalidation.table import cross_validated
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
 from autoseg.plans.files import save_plan
@@ -17,6 +19,7 @@ from autoseg.plans.overrides import override
 from autoseg.plans.preprocessing import Preprocessing
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
+from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
@@ -44,7 +47,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 def test_all_folds(run: Run) -> None:
-    evaluation = train(run, device="cpu")
+    evaluation = train(run, compute=Compute("cpu"))
     assert sorted(evaluation.cases) == ["case_0", "case_1", "case_2", "case_3"]
     assert evaluation.targets == ("outer", "inner")
     for fold in (0, 1):
@@ -79,54 +82,54 @@ def test_perfect_networks_are_told_so(run: Run, monkeypatch: pytest.MonkeyPatch)
     save_plan(plan, run.path / "plan.json")
     run = Run.open(run.path)
     preprocess(run, workers=1)
-    monkeypatch.setattr(module, "load_network", lambda *_: Perfect())
-    evaluation = train(run, folds=[0], epochs=1, device="cpu")
+    monkeypatch.setattr(fold_validation, "load_network", lambda *_: Perfect())
+    evaluation = train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
 
 
 def test_fold_by_fold(run: Run) -> None:
-    first = train(run, folds=[1], epochs=1, device="cpu")
+    first = train(run, folds=[1], length=Length(epochs=1), compute=Compute("cpu"))
     assert sorted(first.cases) == run.split(1)["validation"]
-    both = train(run, folds=[0], epochs=1, device="cpu")
+    both = train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     assert sorted(both.cases) == ["case_0", "case_1", "case_2", "case_3"]
     assert [row for row in both.rows if row.case in first.cases] == list(first.rows)
-    assert cross_validated(run, "small").rows == both.rows
+    assert cross_validated(run, run.plan.stage("small")).rows == both.rows
 
 
 def test_again_changes_nothing(run: Run) -> None:
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     before, history = weights(run, 0), (run.fold("small", 0).folder / "history.csv").read_bytes()
-    train(run, folds=[0], epochs=1, device="cpu")
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     assert equal(weights(run, 0), before)
     assert (run.fold("small", 0).folder / "history.csv").read_bytes() == history
-    train(run, folds=[0], epochs=3, device="cpu")  # longer: goes on
+    train(run, folds=[0], length=Length(epochs=3), compute=Compute("cpu"))  # longer: goes on
     assert len((run.fold("small", 0).folder / "history.csv").read_text().splitlines()) == 1 + 3
     assert not equal(weights(run, 0), before)
 
 
 def test_restart(run: Run) -> None:
-    train(run, folds=[0], epochs=2, device="cpu")
+    train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
     save_plan(override(run.plan, ["recipe.optimizer.learning_rate=0.5"]), run.path / "plan.json")
     run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
-        train(run, folds=[0], epochs=2, device="cpu")
-    train(run, folds=[0], epochs=1, device="cpu", resume=False)
+        train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+    train(run, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu"))
     assert len((run.fold("small", 0).folder / "history.csv").read_text().splitlines()) == 1 + 1
 
 
 def test_time(run: Run) -> None:
-    evaluation = train(run, folds=[0], max_seconds=1.5, device="cpu")
+    evaluation = train(run, folds=[0], length=Length(seconds=1.5), compute=Compute("cpu"))
     assert len(evaluation.cases) == 2
     assert "0.025 minutes" in (run.fold("small", 0).folder / "log.txt").read_text()
 
 
 def test_without_the_label_files(run: Run) -> None:
     """On a machine that has the run folder only, the preprocessed labels are the reference."""
-    with_files = train(run, folds=[0], epochs=1, device="cpu")
+    with_files = train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     for case in run.dataset.cases:
         case.label.unlink()
         case.channels["mr"].path.unlink()
-    without = train(run, folds=[0], epochs=1, device="cpu", resume=False)
+    without = train(run, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu"))
     assert without.rows == with_files.rows
     reference = run.fold("small", 0).validation / "references" / "case_0.nii.gz"
     assert np.array_equal(read(reference), blob())
@@ -134,17 +137,17 @@ def test_without_the_label_files(run: Run) -> None:
 
 def test_wrong_usage(run: Run) -> None:
     with pytest.raises(UsageError, match="--epochs and --max-time"):
-        train(run, epochs=1, max_seconds=5)
+        train(run, length=Length(epochs=1, seconds=5))
     with pytest.raises(UsageError, match="--epochs 0 is too few"):
-        train(run, epochs=0)
+        train(run, length=Length(epochs=0))
     with pytest.raises(UsageError, match="--max-time"):
-        train(run, max_seconds=0)
+        train(run, length=Length(seconds=0))
     with pytest.raises(UsageError, match="--fold 7 does not exist"):
-        train(run, folds=[0, 7], device="cpu")
+        train(run, folds=[0, 7], compute=Compute("cpu"))
     with pytest.raises(UsageError, match="--config big is not in the plan; it has small"):
-        train(run, "big", device="cpu")
+        train(run, "big", compute=Compute("cpu"))
     with pytest.raises(UsageError, match=r"--resume: fold 0 of small .* was never begun"):
-        train(run, folds=[0], resume=True, device="cpu")
+        train(run, folds=[0], resume=True, compute=Compute("cpu"))
     with pytest.raises(AutosegError, match="no run folder"):
         train(run.path.parent)
     assert not run.fold("small", 0).folder.exists()  # nothing was begun before all was checked
@@ -152,7 +155,7 @@ def test_wrong_usage(run: Run) -> None:
 
 def test_nothing_validated_yet(run: Run) -> None:
     with pytest.raises(AutosegError, match="has no validated fold of small yet"):
-        cross_validated(run, "small")
+        cross_validated(run, run.plan.stage("small"))
 
 
 def test_trained_on_all_cases(run: Run) -> None:
@@ -160,7 +163,7 @@ def test_trained_on_all_cases(run: Run) -> None:
     everyone = [case.id for case in run.dataset.cases]
     write_json(run.path / "splits.json", [{"train": everyone, "validation": []}])
     run = Run.open(run.path)
-    evaluation = train(run, epochs=1, device="cpu")
+    evaluation = train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert evaluation.cases == []
     assert evaluation.targets == ("outer", "inner")
     assert run.trained_folds("small") == [0]
@@ -168,6 +171,6 @@ def test_trained_on_all_cases(run: Run) -> None:
     assert not (run.path / "small" / "crossval").exists()
     assert "4 training and 0 validation cases" in (run.fold("small", 0).folder / "log.txt").read_text()
     before = weights(run, 0)
-    train(run, epochs=1, device="cpu")
+    train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert equal(weights(run, 0), before)
     assert Predictor.load(run.path, device="cpu").predict_case(run.dataset.cases[0]).label.shape == (10, 12, 14)

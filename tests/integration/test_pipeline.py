@@ -17,7 +17,8 @@ from autoseg.cli.main import run as main
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks.weights import load_weights
 from autoseg.plans.files import load_plan
-from autoseg.training import loop
+from autoseg.step.training_step import TrainingStep
+from autoseg.training import callbacks
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -129,10 +130,11 @@ def test_from_scans_to_report(phantoms: Path, tmp_path: Path, call: Call) -> Non
 _TRAIN_UNTIL_KILLED = """
 import sys, time
 from autoseg.crossvalidation import jobs as crossvalidation
-from autoseg.training import loop
+from autoseg.training import callbacks
+from autoseg.training.training import Training
 crossvalidation.available_cpus = lambda: 1
-loop.SAVE_INTERVAL, loop.VALIDATION_SHARE = -1.0, float("inf")
-save, count = loop.save_state, 0
+callbacks.SAVE_INTERVAL, callbacks.VALIDATION_SHARE = -1.0, float("inf")
+save, count = Training.save, 0
 
 def save_and_wait(*arguments):
     global count
@@ -142,7 +144,7 @@ def save_and_wait(*arguments):
         print("saved", flush=True)
         time.sleep(600)
 
-loop.save_state = save_and_wait
+Training.save = save_and_wait
 sys.argv = ["autoseg", "train", sys.argv[1], "--fold", "0", "--device", "cpu"]
 from autoseg.cli.main import run
 run()
@@ -154,7 +156,7 @@ def test_killed_and_given_again(tmp_path: Path, call: Call, monkeypatch: pytest.
     """The second command ends with the weights and the history of a training that nobody killed."""
     from autoseg.preprocessing.dataset import preprocess
 
-    monkeypatch.setattr(loop, "VALIDATION_SHARE", float("inf"))
+    monkeypatch.setattr(callbacks, "VALIDATION_SHARE", float("inf"))
     plan = make_plan(make_configuration(recipe=make_recipe(epochs=4)))
     whole, killed = make_run(tmp_path / "whole", plan), make_run(tmp_path / "killed", plan)
     for run in (whole, killed):
@@ -179,8 +181,8 @@ def test_killed_and_given_again(tmp_path: Path, call: Call, monkeypatch: pytest.
     assert not (folder / "weights.safetensors").exists()
 
     steps = []
-    real = loop.train_step
-    monkeypatch.setattr(loop, "train_step", lambda *arguments: steps.append(1) or real(*arguments))
+    real = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", lambda *arguments: steps.append(1) or real(*arguments))
     assert call("train", killed.path, "--fold", 0, "--device", "cpu", "--resume")[0] == 0
     assert len(steps) == 8 - 4
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from autoseg.networks import build, count_parameters
-from autoseg.planning.verification import compare
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import DeepMedic
-from autoseg.plans.recipe import Optimizer
+from tests.builders import step_setup
 
 #: Convolutions as deep as the paper's, but few kernels.
 NARROW = DeepMedic(features=[3] * 8, fully_connected=[4, 4])
@@ -104,5 +104,5 @@ def test_dropout_rates() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saved_bytes_are_measured_ones(precision: str) -> None:
     topology = DeepMedic(features=[4, 4, 6], fully_connected=[8, 8])
-    found = compare(topology, 2, 3, (15, 12, 18), 2, precision, Optimizer(), torch.device("cpu"))
+    found = check_memory(step_setup(topology, (2, 3, (15, 12, 18), 2)), precision, torch.device("cpu"))
     assert found.computed == found.measured

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from autoseg.networks import build, count_parameters
-from autoseg.planning.verification import compare
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import FullImageUNet
-from autoseg.plans.recipe import Optimizer
+from tests.builders import step_setup
 from tests.networks.overfit import dice_after
 
 SMALL = FullImageUNet(features=[(2, 4), (4, 8), (8, 16)], fully_connected=[4, 4])
@@ -74,7 +74,7 @@ def test_dropout_is_in_the_last_two_layers_only() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saved_bytes_are_measured_ones(norm: str, precision: str) -> None:
     topology = SMALL.model_copy(update={"norm": norm})
-    found = compare(topology, 2, 3, (9, 14, 12), 2, precision, Optimizer(), torch.device("cpu"), kind="regions")
+    found = check_memory(step_setup(topology, (2, 3, (9, 14, 12), 2), kind="regions"), precision, torch.device("cpu"))
     assert found.computed == found.measured
 
 

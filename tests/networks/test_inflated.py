@@ -12,10 +12,10 @@ from torch import nn
 
 from autoseg.networks import build, count_parameters
 from autoseg.networks.inflated import InflatedNet, encoder_maps
-from autoseg.planning.verification import compare
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import Inflated
-from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError
+from tests.builders import step_setup
 
 #: AlbuNet3D as its planner has it.
 ALBUNET = {"encoder": "resnet34", "first_pool": "2x2", "skips": [4, 8, 16, 32]}
@@ -152,17 +152,8 @@ def test_a_copy_works_as_the_moving_average_needs() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv3_small_100"])
 def test_memory_is_computed_exactly(precision: str, encoder: str) -> None:
-    comparison = compare(
-        small(encoder=encoder),
-        2,
-        3,
-        [4, 64, 64],
-        2,
-        precision,
-        Optimizer(),
-        torch.device("cpu"),  # type: ignore[arg-type]
-    )
-    assert comparison.computed == comparison.measured
+    found = check_memory(step_setup(small(encoder=encoder), (2, 3, [4, 64, 64], 2)), precision, torch.device("cpu"))
+    assert found.computed == found.measured
 
 
 @pytest.mark.parametrize(

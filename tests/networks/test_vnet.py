@@ -7,9 +7,9 @@ from torch import nn
 
 from autoseg.networks import build, count_parameters
 from autoseg.networks.vnet import Block
-from autoseg.planning.verification import compare
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import VNet
-from autoseg.plans.recipe import Optimizer
+from tests.builders import step_setup
 from tests.networks.overfit import dice_after
 
 SMALL = VNet(features=[4, 8, 16], convolutions=[1, 2, 2], kernel_size=3)
@@ -85,7 +85,7 @@ def test_sizes_and_lengths_are_checked() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saved_bytes_are_measured_ones(norm: str, precision: str) -> None:
     topology = SMALL.model_copy(update={"norm": norm})
-    found = compare(topology, 3, 2, (8, 12, 16), 2, precision, Optimizer(), torch.device("cpu"))
+    found = check_memory(step_setup(topology, (3, 2, (8, 12, 16), 2)), precision, torch.device("cpu"))
     assert found.computed == found.measured
 
 

@@ -9,9 +9,10 @@ import torch
 
 from autoseg.networks import build, count_parameters
 from autoseg.planning.memory import scaling, step_memory, trace_step
-from autoseg.planning.verification import compare
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import UNet
-from autoseg.plans.recipe import Distillation, Optimizer
+from autoseg.plans.recipe import Distillation
+from tests.builders import step_setup
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}
 FLAT = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]}
@@ -45,7 +46,7 @@ def network(family: str, shape: dict[str, list[list[int]]], **changes: object) -
     ],
 )
 def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], kind: str, precision: str) -> None:
-    found = compare(topology, 2, 3, patch, 2, precision, Optimizer(), torch.device("cpu"), kind=kind)
+    found = check_memory(step_setup(topology, (2, 3, patch, 2), kind=kind), precision, torch.device("cpu"))
     assert found.what == "saved"
     assert found.computed == found.measured
 
@@ -53,12 +54,13 @@ def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], k
 @pytest.mark.parametrize("kind", ["labels", "regions"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_saved_bytes_with_a_teacher(kind: str, precision: str) -> None:
-    step = (network("unet", CUBE), 2, 3, (16, 16, 16), 2, precision, Optimizer())
-    teacher = Distillation(teacher="any")
-    found = compare(*step, torch.device("cpu"), kind=kind, distillation=teacher)
+    sizes = (2, 3, (16, 16, 16), 2)
+    alone = step_setup(network("unet", CUBE), sizes, kind=kind)
+    taught = step_setup(network("unet", CUBE), sizes, kind=kind, distillation=Distillation(teacher="any"))
+    found = check_memory(taught, precision, torch.device("cpu"))
     assert found.computed == found.measured
     # At least the scores of three heads and where they count, 4 bytes each.
-    more = step_memory(*step, kind=kind, distillation=teacher).total - step_memory(*step, kind=kind).total
+    more = step_memory(taught, precision).total - step_memory(alone, precision).total
     assert more >= 2 * 16**3 * 4 * 4
 
 
@@ -67,15 +69,15 @@ def test_saved_bytes_with_a_teacher(kind: str, precision: str) -> None:
 def test_parameters_and_optimizer_by_arithmetic(name: str, ema: bool) -> None:
     topology = network("unet", CUBE)
     number, _ = count_parameters(build(topology, 1, 2))
-    memory = step_memory(topology, 1, 2, (16, 16, 16), 2, "fp32", Optimizer(name=name), ema=ema)
+    memory = step_memory(step_setup(topology, (1, 2, (16, 16, 16), 2), name, ema_decay=0.999 if ema else 0.0), "fp32")
     assert memory.parameters == 4 * number * (2 if ema else 1)
     assert memory.optimizer == 4 * number * {"sgd": 1, "adamw": 2, "ranger21": 5}[name]
 
 
 def test_parts_sum_to_the_peak() -> None:
     topology = network("unet", CUBE)
-    trace = trace_step(topology, 1, 2, (16, 16, 16), 2, "fp16", Optimizer())
-    memory = step_memory(topology, 1, 2, (16, 16, 16), 2, "fp16", Optimizer())
+    trace = trace_step(step_setup(topology, (1, 2, (16, 16, 16), 2)), "fp16")
+    memory = step_memory(step_setup(topology, (1, 2, (16, 16, 16), 2)), "fp16")
     assert memory.total == round(float(trace.alive().max()))
     assert memory.total > trace.saved + memory.parameters + memory.optimizer
 
@@ -86,14 +88,14 @@ def test_all_gradients_are_there_when_the_step_ends() -> None:
     number, _ = count_parameters(module)
     # The lowest resolution has no weight in the loss, so its output layer gets no gradient.
     unused = sum(parameter.numel() for parameter in module.decoder.seg_layers[0].parameters())
-    trace = trace_step(topology, 1, 2, (16, 16, 16), 2, "fp32", Optimizer())
+    trace = trace_step(step_setup(topology, (1, 2, (16, 16, 16), 2)), "fp32")
     assert trace.at(len(trace.workspace) - 1, "gradients") == 4 * (number - unused)
 
 
 def test_another_decoder_takes_what_the_first_did() -> None:
     """Weights and what is saved for the backward pass: the encoder is there once, each decoder adds as much."""
     traces = [
-        trace_step(network("unet", CUBE, decoders=count), 1, 2, (16, 16, 16), 2, "fp32", Optimizer())
+        trace_step(step_setup(network("unet", CUBE, decoders=count), (1, 2, (16, 16, 16), 2)), "fp32")
         for count in (1, 2, 3)
     ]
     first, second = (b.saved - a.saved for a, b in itertools.pairwise(traces))
@@ -107,8 +109,8 @@ def test_another_decoder_takes_what_the_first_did() -> None:
 
 def test_sixteen_bits_take_about_half() -> None:
     topology = network("unet", CUBE)
-    full = trace_step(topology, 1, 2, (32, 32, 32), 2, "fp32", Optimizer()).saved
-    half = trace_step(topology, 1, 2, (32, 32, 32), 2, "fp16", Optimizer()).saved
+    full = trace_step(step_setup(topology, (1, 2, (32, 32, 32), 2)), "fp32").saved
+    half = trace_step(step_setup(topology, (1, 2, (32, 32, 32), 2)), "fp16").saved
     assert 0.45 < half / full < 0.7
 
 
@@ -118,8 +120,8 @@ def test_sixteen_bits_take_about_half() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_scaling_agrees_with_a_direct_computation(topology: UNet, precision: str) -> None:
     patch = [24 * int(f) for f in np.prod(topology.strides, axis=0)]
-    direct = step_memory(topology, 2, 3, patch, 3, precision, Optimizer(name="sgd")).total
-    scaled = scaling(topology, 2, 3, precision, Optimizer(name="sgd")).peak(3 * math.prod(patch))
+    direct = step_memory(step_setup(topology, (2, 3, patch, 3), "sgd"), precision).total
+    scaled = scaling(step_setup(topology, (2, 3, patch, 3), "sgd"), precision).peak(3 * math.prod(patch))
     assert scaled == pytest.approx(direct, rel=1e-3)
 
 
@@ -127,7 +129,7 @@ def test_computing_leaves_the_random_state_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    step_memory(network("unet", CUBE), 1, 2, (8, 8, 8), 2, "fp32", Optimizer())
+    step_memory(step_setup(network("unet", CUBE), (1, 2, (8, 8, 8), 2)), "fp32")
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -136,5 +138,5 @@ def test_computing_leaves_the_random_state_alone() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_peak_on_a_gpu(precision: str) -> None:
     topology = network("unet", CUBE, features=[32, 64, 128])
-    found = compare(topology, 1, 3, (96, 96, 96), 2, precision, Optimizer(name="sgd"), torch.device("cuda"))
+    found = check_memory(step_setup(topology, (1, 3, (96, 96, 96), 2), "sgd"), precision, torch.device("cuda"))
     assert abs(found.difference) < 0.1

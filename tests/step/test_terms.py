@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.step.loss import encode
+from autoseg.step.losses import encode
 from autoseg.step.terms import (
     cross_entropy,
     focal_loss,

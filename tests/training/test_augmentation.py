@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.plans.recipe import Augmentation
-from autoseg.training.augmentation import augment, blur, contrast, gamma, loading_size, low_resolution
-from tests.builders import still
+from autoseg.training.augmentation import blur, contrast, gamma, loading_size, low_resolution
+from tests.builders import augment, still
 
 
 class Extreme:

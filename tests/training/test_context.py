@@ -9,14 +9,15 @@ import torch
 
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor
+from autoseg.networks import build
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
-from autoseg.training import loop
-from autoseg.training.loop import Budget, train_fold
-from autoseg.training.watching import validation_dice
-from tests.builders import blob, loaded, make_configuration, make_plan, make_recipe, picture_of, still, store
+from autoseg.training import callbacks
+from autoseg.training.training import Budget
+from autoseg.training.validation import validation_dice
+from tests.builders import blob, loaded, make_configuration, make_plan, make_recipe, picture_of, still, store, train_in
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ NETWORK = DeepMedic(features=[6, 6], fully_connected=[8], dropout=0.0, fully_con
 @pytest.mark.parametrize("turned", [False, True])
 def test_learns_where_the_structures_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool) -> None:
     """A label that is read off the voxel itself is learned to a Dice over 0.9; a voxel of shift allows 0.7."""
-    monkeypatch.setattr(loop, "VALIDATION_SHARE", math.inf)
+    monkeypatch.setattr(callbacks, "VALIDATION_SHARE", math.inf)
     cases = [
         store(tmp_path / "data", f"c{n}", blob(shift=n % 2), picture_of(blob(shift=n % 2)) / 100) for n in range(3)
     ]
@@ -46,7 +47,7 @@ def test_learns_where_the_structures_are(tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert (configuration.tile_size, configuration.tile_context) == ([9, 6, 12], [6, 6, 6])
     plan = make_plan(configuration)
-    state = train_fold(tmp_path / "fold", plan.stage(), cases[:-1], cases[-1:], Budget(iterations=100), CPU, seed=1)
+    state = train_in(tmp_path / "fold", plan.stage(), cases[:-1], cases[-1:], Budget(iterations=100), seed=1)
     assert state.best_dice > 0.9
 
     network = load_network(tmp_path / "fold" / "weights.safetensors", plan.stage(), CPU)
@@ -66,7 +67,7 @@ def test_small_tiles_find_what_large_ones_find(tmp_path: Path) -> None:
         make_configuration((7, 7, 7), network=NETWORK, inference={"patch_size": p, "overlap": 0, "gaussian_sigma": 0})
         for p in ([7, 7, 7], [10, 10, 13], [16, 16, 22])
     ]
-    network = loop.build(NETWORK, 1, 3).eval()
+    network = build(NETWORK, 1, 3).eval()
     found = [
         validation_dice(network, [case], make_plan(configuration).stage(), CPU, torch.float32)
         for configuration in configurations

@@ -11,15 +11,18 @@ from autoseg.networks.weights import load_network
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
 from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.fields import TEACHER as TEACHER_FIELD
+from autoseg.preprocessing.fields import StoredField
 from autoseg.preprocessing.store import StoredCase, save
+from autoseg.step.distillation import distillation_loss
 from autoseg.step.terms import softened_divergence
-from autoseg.training.augmentation import augment
-from autoseg.training.distillation import TaughtCase, augment_taught, distillation_loss
-from autoseg.training.loop import Budget, training_identity
-from autoseg.training.sampling import PatchLoader
+from autoseg.training.augmentation import augment_maps
+from autoseg.training.sampling import Patches, PatchLoader
+from autoseg.training.training import Budget, training_identity
 from tests.builders import (
     LABELS,
     REGIONS,
+    augment,
     blob,
     make_configuration,
     make_network,
@@ -44,28 +47,35 @@ def certain(label: np.ndarray) -> np.ndarray:
     return scores
 
 
-def taught(case: StoredCase, folder: Path, scores: np.ndarray, teacher: str = "t") -> TaughtCase:
+def taught(case: StoredCase, folder: Path, scores: np.ndarray, teacher: str = "t") -> StoredCase:
     folder.mkdir(parents=True, exist_ok=True)
     kept = PreprocessedCase(scores, np.zeros(case.shape, np.int16), case.trace)
     save(folder, case.id, kept, (8, 8, 8), "key")
-    return TaughtCase(case.folder, case.id, StoredCase(folder, case.id), teacher)
+    field = StoredField(TEACHER_FIELD, StoredCase(folder, case.id), teacher)
+    return StoredCase(case.folder, case.id, (field,))
+
+
+def augment_taught(batch, label, patch, augmentation, rng, heads):  # type: ignore[no-untyped-def]
+    """Image, label and the teacher's channels, which are the last ``heads + 1`` of the batch."""
+    moved, maps = augment_maps(batch, label[:, None], patch, augmentation, rng, fields=heads + 1)
+    return moved[:, : -heads - 1], maps[:, 0], moved[:, -heads - 1 :]
 
 
 # --- a case ---
 
 
-def test_scores_are_further_channels(tmp_path: Path) -> None:
+def test_scores_are_a_field(tmp_path: Path) -> None:
     case = store(tmp_path / "data", "c", blob())
     scores = np.random.default_rng(0).normal(size=(3, *case.shape)).astype(np.float16)
     found = taught(case, tmp_path / "teacher", scores)
     box = (slice(1, 6), slice(2, 9), slice(3, 7))
     for part in ((), box):
-        image = found.image(part)
+        values = found.field(TEACHER_FIELD, part)
         where = (slice(None), *part)
-        assert image.dtype == np.float32
-        assert np.array_equal(image[:1], case.image(part))
-        assert np.array_equal(image[1:4], scores[where].astype(np.float32))
-        assert np.array_equal(image[4], np.ones_like(image[0]))
+        assert values.dtype == np.float32
+        assert np.array_equal(found.image(part), case.image(part))
+        assert np.array_equal(values[:3], scores[where].astype(np.float32))
+        assert np.array_equal(values[3], np.ones_like(values[0]))
     assert np.array_equal(found.label(box), case.label(box))
     # Scores may be computed anew on another device; another teacher makes other training data.
     again = taught(case, tmp_path / "again", scores + np.float16(0.001))
@@ -76,9 +86,9 @@ def test_scores_are_further_channels(tmp_path: Path) -> None:
 
 def test_what_is_loaded_beyond_the_image_is_marked(tmp_path: Path) -> None:
     case = taught(store(tmp_path / "data", "c", blob()), tmp_path / "teacher", certain(blob()))
-    loader = PatchLoader([case], 2, (8, 8, 8), LABELS, make_recipe().sampling, 0, loaded=(20, 20, 20))
-    image = loader.batch(0)["image"]
-    inside = image[:, -1] == 1
+    loader = PatchLoader([case], Patches(2, (8, 8, 8), LABELS, make_recipe().sampling, (20, 20, 20)), 0)
+    batch = loader.batch(0)
+    image, inside = batch["image"], batch["fields"][TEACHER_FIELD][:, -1] == 1
     assert np.array_equal(image[:, 0] != 0, inside)  # the picture is zero nowhere
     assert inside.sum() == 2 * np.prod(case.shape)  # a box around all of it
 

@@ -14,10 +14,10 @@ from autoseg.plans.families import MultiView
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
-from autoseg.training import loop
+from autoseg.training import callbacks
 from autoseg.training.freezing import frozen_names, hold
-from autoseg.training.loop import Budget, train_fold
-from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store
+from autoseg.training.training import Budget
+from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store, train_in
 
 CPU = torch.device("cpu")
 RATE = Optimizer(name="sgd", learning_rate=0.05, momentum=0.0, weight_decay=0.0)
@@ -33,7 +33,7 @@ def train(folder: Path, iterations: int, norm: str = "instance", **recipe: Any) 
         network = build(configuration.network, 1, plan.target.heads)
         return {name: tensor.detach().clone() for name, tensor in own_tensors(network).items()}
     cases = [store(folder / "data", f"c{n}", blob()) for n in range(2)]
-    train_fold(folder / "fold", plan.stage(), cases, [], Budget(iterations=iterations), CPU)
+    train_in(folder / "fold", plan.stage(), cases, [], Budget(iterations=iterations))
     return load_weights(folder / "fold" / "weights.safetensors")
 
 
@@ -80,12 +80,12 @@ def test_an_interrupted_training_with_thawing_goes_on_exactly(tmp_path: Path) ->
     cases = [store(tmp_path / "data", f"c{n}", blob()) for n in range(2)]
 
     def go(name: str, **more: Any) -> dict[str, torch.Tensor]:
-        train_fold(tmp_path / name, plan.stage(), cases, [], Budget(iterations=4), CPU, **more)
+        train_in(tmp_path / name, plan.stage(), cases, [], Budget(iterations=4), **more)
         return load_weights(tmp_path / name / "weights.safetensors")
 
     whole = go("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SAVE_INTERVAL", 0.0)
+        patch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
         calls = []
 
         def stop(progress: float, note: str) -> None:

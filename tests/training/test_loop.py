@@ -16,11 +16,12 @@ from autoseg.networks import build
 from autoseg.networks.weights import load_network, load_weights, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Optimizer, Schedule
-from autoseg.training import batches, loop, watching
-from autoseg.training.augmentation import augment
-from autoseg.training.loop import Budget, train_fold, training_identity
+from autoseg.step.training_step import TrainingStep
+from autoseg.training import batches, callbacks, training, validation
+from autoseg.training.augmentation import augment_maps
 from autoseg.training.state import State
-from autoseg.training.watching import spread, validation_dice
+from autoseg.training.training import Budget, training_identity
+from autoseg.training.validation import evenly_chosen, validation_dice
 from autoseg.utils.errors import AutosegError
 from tests.builders import (
     LABELS,
@@ -33,6 +34,7 @@ from tests.builders import (
     make_recipe,
     still,
     store,
+    train_in,
 )
 
 CPU = torch.device("cpu")
@@ -46,7 +48,7 @@ def cases(tmp_path: Path) -> list:
 @pytest.fixture(autouse=True)
 def always_validate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether there is time for a validation must not depend on the machine."""
-    monkeypatch.setattr(loop, "VALIDATION_SHARE", math.inf)
+    monkeypatch.setattr(callbacks, "VALIDATION_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +66,7 @@ def plan_with(network: dict[str, Any] | None = None, target=LABELS, **recipe: An
 
 
 def train(folder: Path, plan: Plan, cases: list, budget: Budget, **more: Any) -> State:
-    return train_fold(folder, plan.stage("small"), cases[:-1], cases[-1:], budget, CPU, **more)
+    return train_in(folder, plan.stage("small"), cases[:-1], cases[-1:], budget, **more)
 
 
 def without_seconds(state: State) -> list[dict[str, float]]:
@@ -172,7 +174,7 @@ def test_killed_between_saves(tmp_path: Path, cases: list, monkeypatch: pytest.M
     """Nothing is written on the way out: it goes on from the last saved state."""
     plan, budget = plan_with(), Budget(iterations=6)
     whole = train(tmp_path / "whole", plan, cases, budget)
-    monkeypatch.setattr(loop, "SAVE_INTERVAL", -1.0)
+    monkeypatch.setattr(callbacks, "SAVE_INTERVAL", -1.0)
 
     def die(progress: float, _: str) -> None:
         if progress >= 0.5:
@@ -189,7 +191,7 @@ def test_interrupted_within_a_step(tmp_path: Path, cases: list, monkeypatch: pyt
     """Ctrl-C right after the weights have moved: the step must not be done a second time."""
     plan, budget = plan_with(), Budget(iterations=5)
     whole = train(tmp_path / "whole", plan, cases, budget)
-    real, calls = loop.train_step, []
+    real, calls = TrainingStep.__call__, []
 
     def interrupted(*arguments: Any) -> Any:
         result = real(*arguments)
@@ -198,7 +200,7 @@ def test_interrupted_within_a_step(tmp_path: Path, cases: list, monkeypatch: pyt
             signal.raise_signal(signal.SIGINT)
         return result
 
-    monkeypatch.setattr(loop, "train_step", interrupted)
+    monkeypatch.setattr(TrainingStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", plan, cases, budget)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -216,7 +218,7 @@ def test_second_interrupt_is_raised_at_once(tmp_path: Path, cases: list, monkeyp
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the second was held back, too")
 
-    monkeypatch.setattr(loop, "train_step", stuck)
+    monkeypatch.setattr(TrainingStep, "__call__", stuck)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "f", plan_with(), cases, Budget(iterations=5))
     assert not (tmp_path / "f" / "training_state.pt").exists()
@@ -256,15 +258,15 @@ class Clock:
 
 
 def test_time_budget(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(training, "time", Clock())
     rates = []
-    real = loop.train_step
+    real = TrainingStep.__call__
 
-    def watched(network, optimizer, *rest):  # type: ignore[no-untyped-def]
-        rates.append(optimizer.param_groups[0]["lr"])
-        return real(network, optimizer, *rest)
+    def watched(step: TrainingStep, batch: Any) -> Any:
+        rates.append(step.optimizer.param_groups[0]["lr"])
+        return real(step, batch)
 
-    monkeypatch.setattr(loop, "train_step", watched)
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
     plan = plan_with(
         optimizer=Optimizer(learning_rate=1.0), schedule=Schedule(name="cosine", warmup=0), iterations_per_epoch=10
     )
@@ -280,7 +282,7 @@ def test_time_budget(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatc
 
 
 def test_time_goes_on_after_an_interruption(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(training, "time", Clock())
     plan = plan_with()
 
     def interrupt(progress: float, _: str) -> None:
@@ -350,7 +352,7 @@ def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyP
     def dice(*_: Any) -> dict[str, list[float]]:
         return {"outer": [next(found)]}
 
-    monkeypatch.setattr(watching, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_dice", dice)
     plan = plan_with(early_stopping=3)
     state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
     # Better at the second, not at the third, fourth (equal) and fifth.
@@ -368,7 +370,7 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
         copies.append({k: v.clone() for k, v in network.state_dict().items()})
         return {"outer": [next(found), math.nan], "inner": [math.nan]}
 
-    monkeypatch.setattr(watching, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_dice", dice)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
     best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
     assert all(torch.equal(best[key], copies[1][key]) for key in best)
@@ -380,21 +382,23 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
 def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def poisoned(image: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def poisoned(image: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(1)
-        image, label = augment(image, *rest)
+        image, label = augment_maps(image, *rest, **more)
         return (image * math.nan if len(calls) == 2 else image), label
 
-    monkeypatch.setattr(batches, "augment", poisoned)
+    monkeypatch.setattr(batches, "augment_maps", poisoned)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=4))
     assert all(math.isfinite(row["loss"]) for row in state.history)
     assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "f" / "weights.safetensors").values())
 
 
 def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "PATIENCE_NOT_FINITE", 3)
+    monkeypatch.setattr(callbacks, "PATIENCE_NOT_FINITE", 3)
     monkeypatch.setattr(
-        batches, "augment", lambda image, label, *_: (image[..., :8, :8, :8] * math.nan, label[:, :8, :8, :8])
+        batches,
+        "augment_maps",
+        lambda image, maps, *_, **__: (image[..., :8, :8, :8] * math.nan, maps[..., :8, :8, :8]),
     )
     with pytest.raises(AutosegError, match="not a number since 4 steps; lower the learning rate"):
         train(tmp_path / "f", plan_with(), cases, Budget(iterations=50))
@@ -452,8 +456,8 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
 
 def test_only_some_cases_are_watched() -> None:
     names = [SimpleNamespace(id=n) for n in range(10)]
-    assert [c.id for c in spread(names, 3)] == [0, 3, 6]
-    assert [c.id for c in spread(names, 20)] == list(range(10))
+    assert [c.id for c in evenly_chosen(names, 3)] == [0, 3, 6]
+    assert [c.id for c in evenly_chosen(names, 20)] == list(range(10))
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, cases: list) -> None:

@@ -13,15 +13,25 @@ from hypothesis.extra.numpy import arrays
 
 from autoseg.plans.configuration import Previous
 from autoseg.plans.plan import Plan
+from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.store import StoredCase
-from autoseg.training import loop
-from autoseg.training.augmentation import augment, loading_size
-from autoseg.training.batches import Batch
-from autoseg.training.loop import Budget, train_fold
+from autoseg.step.batch import Batch
+from autoseg.step.training_step import Outcome, TrainingStep
+from autoseg.training.augmentation import loading_size
 from autoseg.training.missing_channels import kept_channels, only_channels
-from autoseg.training.previous import CascadeCase
-from autoseg.training.sampling import AUGMENTATION, PatchLoader
-from tests.builders import LABELS, blob, make_configuration, make_plan, make_recipe, picture_of, still, store
+from autoseg.training.sampling import AUGMENTATION, Patches, PatchLoader
+from autoseg.training.training import Budget
+from tests.builders import (
+    augment,
+    blob,
+    make_configuration,
+    make_plan,
+    make_recipe,
+    picture_of,
+    still,
+    store,
+    train_in,
+)
 
 NOISY = still(noise_probability=1.0, noise_std=(0.5, 0.5), brightness_probability=1.0, gamma_probability=1.0)
 
@@ -112,15 +122,15 @@ def seen(
 ) -> torch.Tensor:
     """Every image that the network of a training of six steps is given: ``(samples, channel, *patch)``."""
     images: list[torch.Tensor] = []
-    real = loop.train_step
+    real = TrainingStep.__call__
 
-    def watched(network: Any, optimizer: Any, scaler: Any, batch: Batch, *rest: Any) -> tuple[float, bool]:
+    def watched(step: TrainingStep, batch: Batch) -> Outcome:
         images.append(batch.image.clone())
-        return real(network, optimizer, scaler, batch, *rest)
+        return real(step, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", watched)
-        train_fold(folder, plan.stage(name), cases, [], Budget(iterations=6), torch.device("cpu"))
+        patched.setattr(TrainingStep, "__call__", watched)
+        train_in(folder, plan.stage(name), cases, [], Budget(iterations=6))
     return torch.cat(images)
 
 
@@ -166,7 +176,7 @@ def test_what_a_stage_before_hands_on_stays(tmp_path: Path, monkeypatch: pytest.
         recipe=make_recipe(augmentation=NOISY), previous=Previous(configuration="low")
     )
     cases: list[StoredCase] = [
-        CascadeCase(case.folder, case.id, store(tmp_path / "low", case.id, blob()), LABELS)
+        StoredCase(case.folder, case.id, (StoredField(PREVIOUS, store(tmp_path / "low", case.id, blob()), "low"),))
         for case in stored(tmp_path / "data")
     ]
     with_dropout = seen(tmp_path / "f", plan, cases, monkeypatch, "full")
@@ -188,7 +198,7 @@ def test_complete_cases_without_dropout_train_as_ever(tmp_path: Path, monkeypatc
         images = seen(tmp_path / "f", plan, cases, monkeypatch)
     patch, augmentation = configuration.patch_size, configuration.recipe.augmentation
     size = loading_size(patch, augmentation)
-    loader = PatchLoader(cases, 2, patch, plan.target, configuration.recipe.sampling, 0, loaded=size)
+    loader = PatchLoader(cases, Patches(2, patch, plan.target, configuration.recipe.sampling, size), 0)
     for step in range(6):
         batch = loader.batch(step)
         rng = np.random.default_rng([0, AUGMENTATION, step])

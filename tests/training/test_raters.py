@@ -12,10 +12,11 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.fields import ANNOTATIONS
 from autoseg.preprocessing.store import StoredCase, save
-from autoseg.step.loss import deep_supervision_loss, training_loss
-from autoseg.training.loop import Budget, train_fold
-from autoseg.training.sampling import PatchLoader
+from autoseg.step.losses import deep_supervision_loss, training_loss
+from autoseg.training.sampling import Patches, PatchLoader
+from autoseg.training.training import Budget
 from tests.builders import (
     LABELS,
     REGIONS,
@@ -27,6 +28,7 @@ from tests.builders import (
     make_recipe,
     picture_of,
     store,
+    train_in,
 )
 
 CPU = torch.device("cpu")
@@ -109,9 +111,9 @@ def test_what_is_stored(tmp_path: Path) -> None:
     plain = store(tmp_path / "plain", "c", label)
     case = put(tmp_path / "raters", "c", label, larger(label), None, label)
     assert np.array_equal(case.label(), label)
-    assert np.array_equal(case.raters(), [larger(label), np.zeros_like(label), label])
+    assert np.array_equal(case.annotations(), [larger(label), np.zeros_like(label), label])
     box = (slice(1, 6), slice(2, 9), slice(0, 5))
-    assert np.array_equal(case.raters(box)[2], label[box])
+    assert np.array_equal(case.annotations(box)[2], label[box])
     assert (case.drawn, plain.drawn) == ([True, False, True], [])
     # A patch may be centred where anybody drew: all of the blob is inner for the one, outer only for the other.
     inner, outer = {tuple(p) for p in case.foreground[2]}, {tuple(p) for p in case.foreground[1]}
@@ -133,16 +135,18 @@ def test_what_is_stored(tmp_path: Path) -> None:
 def test_patches_hold_what_each_drew_there(tmp_path: Path, patch: tuple[int, ...]) -> None:
     label = blob()
     cases = [put(tmp_path, "x", label, label, larger(label)), put(tmp_path, "y", label, label, None)]
-    loader = PatchLoader(cases, 2, patch, LABELS, Sampling(), 0, loaded=[12] * len(patch))
+    loader = PatchLoader(cases, Patches(2, patch, LABELS, Sampling(), [12] * len(patch)), 0)
     for number in range(4):
         batch = loader.batch(number)
-        assert batch["label"].shape == (2, 2, *[12] * len(patch))
+        assert "label" not in batch
+        maps = batch["fields"][ANNOTATIONS]
+        assert maps.shape == (2, 2, *[12] * len(patch))
         seen = np.floor(batch["image"][:, 0] / 100)
-        assert np.array_equal(batch["label"][:, 0], seen)
+        assert np.array_equal(maps[:, 0], seen)
         for sample, drew in enumerate(batch["drawn"]):
             assert drew[0]
             wanted = larger(seen[sample]) if drew[1] else np.zeros_like(seen[sample])
-            assert np.array_equal(batch["label"][sample, 1], wanted)
+            assert np.array_equal(maps[sample, 1], wanted)
         assert batch["drawn"][:, 1].sum() == 1  # each case once
 
 
@@ -163,7 +167,7 @@ def test_decoders_differ_by_what_their_raters_drew_alone(tmp_path: Path) -> None
         ("few", sparse, configuration, 6),
     ):
         stage = make_plan(config, raters=plan.raters).stage()
-        state = train_fold(tmp_path / name, stage, cases[:-1], cases[-1:], Budget(iterations=steps), CPU)
+        state = train_in(tmp_path / name, stage, cases[:-1], cases[-1:], Budget(iterations=steps))
         assert np.isfinite(state.history[-1]["loss"])
     alike, apart, few = (load_weights(tmp_path / name / "weights.safetensors") for name in ("alike", "apart", "few"))
     decoder = [name for name in alike if name.startswith("decoders.0.")]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from autoseg.plans.recipe import Sampling
 from autoseg.training import sampling as module
-from autoseg.training.sampling import BatchStream, PatchLoader, guaranteed_foreground
+from autoseg.training.sampling import BatchStream, Patches, PatchLoader, guaranteed_foreground
 from tests.builders import LABELS, REGIONS, blob, store
 
 
@@ -26,6 +26,7 @@ class Memory:
     mask: np.ndarray | None = None
     present: tuple[bool, ...] = (True,)
     drawn: tuple[bool, ...] = ()
+    fields: tuple[()] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +60,8 @@ def numbered(count: int, shape: tuple[int, ...] = (4, 5, 6)) -> list[Memory]:
 
 
 def loader(cases, patch=(4, 4, 4), batch=2, share=0.0, target=LABELS, seed=0, rule=None, **more) -> PatchLoader:
-    return PatchLoader(cases, batch, patch, target, Sampling(foreground_share=share, **(rule or {})), seed, **more)
+    sampling = Sampling(foreground_share=share, **(rule or {}))
+    return PatchLoader(cases, Patches(batch, patch, target, sampling, more.pop("loaded", None)), seed, **more)
 
 
 @settings(max_examples=20, deadline=None)

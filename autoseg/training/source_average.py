@@ -41,7 +41,7 @@ def blend(network: nn.Module, start: Mapping[str, torch.Tensor], share: float) -
     return blended
 
 
-def keep(
+def average_with_source(
     network: nn.Module, start: Mapping[str, torch.Tensor], share: float, loss: Callable[[nn.Module], float]
 ) -> tuple[nn.Module, float]:
     """Blend a trained network with what it started from, as far as the training cases bear it.

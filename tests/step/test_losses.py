@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoseg.plans.recipe import Loss
 from autoseg.plans.target import Output, Target
-from autoseg.step.loss import deep_supervision_loss, encode, segmentation_loss, supervision_weights
+from autoseg.step.losses import deep_supervision_loss, encode, segmentation_loss, supervision_weights
 from tests.builders import LABELS, REGIONS
 
 IGNORING = LABELS.model_copy(update={"ignore": 9})

@@ -1,6 +1,7 @@
 """What a training is given by the stage before, moved with the image and made wrong at random."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,23 +10,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoseg.plans.configuration import Previous
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.boxed_case import BoxedCase
+from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.store import StoredCase
-from autoseg.training import previous as module
-from autoseg.training.augmentation import augment
-from autoseg.training.previous import (
-    BoxedCase,
-    CascadeCase,
-    augment_handed,
+from autoseg.training import distortion as module
+from autoseg.training.augmentation import augment_maps
+from autoseg.training.distortion import (
     closed,
     components,
     dilate,
     distort,
     erode,
-    network_input,
     opened,
 )
-from autoseg.training.sampling import PatchLoader
-from tests.builders import LABELS, blob, make_recipe, still, store
+from autoseg.training.fields import network_input, with_input_fields
+from autoseg.training.sampling import Patches, PatchLoader
+from tests.builders import LABELS, augment, blob, make_configuration, make_plan, make_recipe, still, store
 
 TRUSTED = {"previous_morphology_probability": 0.0, "previous_removal_probability": 0.0}
 
@@ -35,22 +37,30 @@ def case(tmp_path: Path) -> StoredCase:
     return store(tmp_path / "data", "c", blob())
 
 
-def with_previous(case: StoredCase, tmp_path: Path, label: np.ndarray) -> CascadeCase:
-    return CascadeCase(case.folder, case.id, store(tmp_path / "previous", case.id, label), LABELS)
+def stage_with(**augmentation: Any) -> Stage:
+    """A stage that is given what another one, of the same labels, found."""
+    recipe = make_recipe(augmentation=still(**augmentation))
+    full = make_configuration(recipe=recipe, previous=Previous(configuration="low"))
+    return make_plan(configurations={"low": make_configuration(), "full": full}, recommended="full").stage()
 
 
-def test_the_label_map_is_one_more_channel(case: StoredCase, tmp_path: Path) -> None:
+def with_previous(case: StoredCase, tmp_path: Path, label: np.ndarray) -> StoredCase:
+    found = store(tmp_path / "previous", case.id, label)
+    return StoredCase(case.folder, case.id, (StoredField(PREVIOUS, found, found.content),))
+
+
+def test_the_label_map_is_a_field(case: StoredCase, tmp_path: Path) -> None:
     found = blob(shift=1)
     handed = with_previous(case, tmp_path, found)
-    assert np.array_equal(handed.image()[-1], found)
-    assert np.array_equal(handed.image()[:-1], case.image())
+    assert np.array_equal(handed.field(PREVIOUS)[0], found)
+    assert np.array_equal(handed.image(), case.image())
     box = (slice(1, 6), slice(2, 9), slice(3, 7))
-    assert np.array_equal(handed.image(box)[-1], found[box])
-    given_to = network_input(handed).numpy()
+    assert np.array_equal(handed.field(PREVIOUS, box)[0], found[box])
+    given_to = network_input(handed, stage_with()).numpy()
     assert given_to.shape == (3, *found.shape)
     assert np.array_equal(given_to[1], found == 1)
     assert np.array_equal(given_to[2], found == 2)
-    assert torch.equal(network_input(case), torch.from_numpy(case.image()))
+    assert torch.equal(network_input(case, stage_with()), torch.from_numpy(case.image()))
 
 
 def test_another_finding_is_another_content(case: StoredCase, tmp_path: Path) -> None:
@@ -61,11 +71,11 @@ def test_another_finding_is_another_content(case: StoredCase, tmp_path: Path) ->
 
 def test_it_is_cut_like_the_label_and_zero_beyond_the_image(case: StoredCase, tmp_path: Path) -> None:
     handed = with_previous(case, tmp_path, blob())
-    loader = PatchLoader([handed], 2, [8, 8, 8], LABELS, make_recipe().sampling, 0, loaded=[16, 16, 16])
+    loader = PatchLoader([handed], Patches(2, [8, 8, 8], LABELS, make_recipe().sampling, [16, 16, 16]), 0)
     for number in range(4):
         batch = loader.batch(number)
-        assert np.array_equal(batch["image"][:, -1], batch["label"])
-        assert (batch["image"][:, -1] == 0).any()
+        assert np.array_equal(batch["fields"][PREVIOUS][:, 0], batch["label"])
+        assert (batch["fields"][PREVIOUS] == 0).any()
 
 
 WILD = {
@@ -83,9 +93,10 @@ def test_it_moves_with_the_label(seed: int) -> None:
     """A finding equal to the label stays so; image and label are what they are without it."""
     label = torch.from_numpy(np.stack([blob((20, 20, 20)), blob((20, 20, 20), 4)]))
     image = torch.rand((2, 1, 20, 20, 20), generator=torch.Generator().manual_seed(seed))
-    both = torch.cat([image, label[:, None].float()], dim=1)
-    chosen = still(**WILD, **TRUSTED)
-    found, moved = augment_handed(both, label, [12, 12, 12], chosen, np.random.default_rng(seed), LABELS)
+    stage, rng = stage_with(**WILD, **TRUSTED), np.random.default_rng(seed)
+    chosen = stage.recipe.augmentation
+    new, maps = augment_maps(image, torch.stack([label, label], dim=1), [12, 12, 12], chosen, rng)
+    found, moved = with_input_fields(new, {PREVIOUS: maps[:, 1:]}, stage, rng), maps[:, 0]
     assert found.shape == (2, 3, 12, 12, 12)
     assert torch.equal(found[:, 1] + 2 * found[:, 2], moved.float())
     plain, plain_label = augment(image, label, [12, 12, 12], chosen, np.random.default_rng(seed))
@@ -166,7 +177,7 @@ def test_components_are_scipys(seed: int, share: float) -> None:
 
 def test_boxed_case(case: StoredCase) -> None:
     box = (slice(1, 8), slice(2, 9), slice(2, 10))
-    boxed = BoxedCase(case.folder, case.id, box)
+    boxed = BoxedCase(case.folder, case.id, box=box)
     assert boxed.shape == (7, 7, 8)
     assert np.array_equal(boxed.label(), blob()[box])
     assert np.array_equal(boxed.image(), case.image()[(slice(None), *box)])
@@ -177,7 +188,7 @@ def test_boxed_case(case: StoredCase) -> None:
         assert set(map(tuple, positions)) == set(map(tuple, np.argwhere(blob()[box] == value)))
     assert np.array_equal(case.foreground[1], StoredCase(case.folder, case.id).foreground[1])
     assert boxed.content != case.content
-    assert BoxedCase(case.folder, case.id, (slice(0, 8), *box[1:])).content != boxed.content
+    assert BoxedCase(case.folder, case.id, box=(slice(0, 8), *box[1:])).content != boxed.content
 
 
 @pytest.mark.parametrize("background", ["mask", "healthy"])
@@ -191,9 +202,9 @@ def test_patches_of_a_boxed_case_are_centred_where_the_plan_says(tmp_path: Path,
     # What is zero around the image was cropped: the stored case is 5×6×7, all of it inside.
     assert whole.shape == (5, 6, 7)
     box = (slice(0, 4), slice(1, 6), slice(2, 7))
-    boxed = BoxedCase(whole.folder, whole.id, box)
+    boxed = BoxedCase(whole.folder, whole.id, box=box)
     recipe = make_recipe(sampling={"foreground_share": 0.0, "background": background})
-    loader = PatchLoader([boxed], 8, (1, 1, 1), LABELS, recipe.sampling, seed=0)
+    loader = PatchLoader([boxed], Patches(8, (1, 1, 1), LABELS, recipe.sampling), 0)
     cut = [loader.batch(number) for number in range(120)]
     found = {float(value) for batch in cut for value in batch["image"].ravel()}
     inside = whole.image()[0][box]

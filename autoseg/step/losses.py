@@ -8,7 +8,10 @@ import torch.nn.functional as F
 
 from autoseg.plans.recipe import Loss
 from autoseg.plans.target import Target
-from autoseg.step.terms import cross_entropy, focal_loss, soft_dice_loss, topk_cross_entropy, tversky_loss
+from autoseg.step.terms import TERMS, Scored
+
+#: Terms that the plan's loss describes itself, in the order in which they are added up.
+OWN_TERMS = ("dice", "tversky", "ce", "focal", "topk")
 
 
 def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -47,29 +50,14 @@ def segmentation_loss(
         kind: ``labels`` or ``regions``.
         counts: voxels that count.
     """
-    logits = logits.float()
-    total = logits.new_zeros(())
-    if loss.dice_weight or loss.tversky_weight:
-        if kind == "labels":
-            first = 0 if loss.background else 1
-            probabilities, wanted = torch.softmax(logits, dim=1)[:, first:], truth[:, first:]
-        else:
-            probabilities, wanted = torch.sigmoid(logits), truth
-        if loss.dice_weight:
-            dice = soft_dice_loss(probabilities, wanted, counts, loss.batch_dice, loss.smooth, loss.dice_denominator)
-            total = total + loss.dice_weight * dice
-        if loss.tversky_weight:
-            tversky = tversky_loss(
-                probabilities, wanted, loss.tversky_alpha, loss.tversky_beta, counts, loss.batch_dice, loss.smooth
-            )
-            total = total + loss.tversky_weight * tversky
-    if loss.ce_weight:
-        total = total + loss.ce_weight * cross_entropy(logits, truth, kind, counts, loss.omega)
-    if loss.focal_weight:
-        total = total + loss.focal_weight * focal_loss(logits, truth, kind, counts, loss.focal_gamma, loss.omega)
-    if loss.topk_weight:
-        hardest = topk_cross_entropy(logits, truth, kind, counts, loss.topk_share, loss.omega)
-        total = total + loss.topk_weight * hardest
+    scored = Scored(logits.float(), truth, kind, counts, loss.background)
+    total = scored.logits.new_zeros(())
+    for name in OWN_TERMS:
+        if weight := getattr(loss, f"{name}_weight"):
+            total = total + weight * TERMS.find(name)(scored, loss)
+    for name, term in loss.terms.items():
+        if term.weight:
+            total = total + term.weight * TERMS.find(name)(scored, term)
     return total
 
 
@@ -88,31 +76,31 @@ def training_loss(
     target: Target,
     drawn: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """What a training makes small: :func:`deep_supervision_loss`, or its mean over raters where they have one each.
+    """The training loss: :func:`deep_supervision_loss`, or its mean over the network's answers where it gives several.
 
-    Each drawing (a rater's of a sample) counts alike; a sample does not exist for a rater who did not draw it.
+    Each label map counts alike; a sample does not exist for an answer that it has no label map for.
 
     Args:
-        outputs: as :func:`deep_supervision_loss` has them; of several raters ``(batch, raters × heads, *space)``.
-        label: integer ``(batch, *space)``, or ``(batch, rater, *space)``.
+        outputs: as :func:`deep_supervision_loss` has them; of several answers ``(batch, answers × heads, *space)``.
+        label: integer ``(batch, *space)``, or ``(batch, answer, *space)``.
         loss: weights of the terms.
         target: what to segment.
-        drawn: bool ``(batch, rater)``: who drew which sample; everybody all where None.
+        drawn: bool ``(batch, answer)``: which label maps there are of which sample; all of them where None.
     """
     levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
     if label.ndim < levels[0].ndim:
         return deep_supervision_loss(outputs, label, loss, target)
-    samples, raters = label.shape[:2]
-    counts = [samples] * raters if drawn is None else [int(count) for count in drawn.sum(axis=0)]
-    said = [level.unflatten(1, (raters, -1)).unbind(1) for level in levels]
+    samples, answers = label.shape[:2]
+    counts = [samples] * answers if drawn is None else [int(count) for count in drawn.sum(axis=0)]
+    by_answer = [level.unflatten(1, (answers, -1)).unbind(1) for level in levels]
     total = levels[0].new_zeros((), dtype=torch.float32)
-    for rater, count in enumerate(counts):
-        own, wanted = [level[rater] for level in said], label[:, rater]
+    for answer, count in enumerate(counts):
+        logits, wanted = [level[answer] for level in by_answer], label[:, answer]
         if drawn is not None and 0 < count < samples:
-            rows = torch.as_tensor(np.flatnonzero(drawn[:, rater]), device=label.device)
-            own, wanted = [level[rows] for level in own], wanted[rows]
+            rows = torch.as_tensor(np.flatnonzero(drawn[:, answer]), device=label.device)
+            logits, wanted = [level[rows] for level in logits], wanted[rows]
         if count:
-            total = total + count * deep_supervision_loss(own, wanted, loss, target)
+            total = total + count * deep_supervision_loss(logits, wanted, loss, target)
     return total / max(sum(counts), 1)
 
 

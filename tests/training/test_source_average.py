@@ -15,10 +15,10 @@ from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import load_weights
 from autoseg.plans.recipe import Initialization
-from autoseg.training import loop
-from autoseg.training.keeping import LEAST, TOLERANCE, blend, keep, weights_of
-from autoseg.training.loop import Budget, train_fold
-from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store
+from autoseg.training import callbacks
+from autoseg.training.source_average import LEAST, TOLERANCE, average_with_source, blend, weights_of
+from autoseg.training.training import Budget
+from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store, train_in
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_no_more_is_kept_than_the_cases_bear(share: float, barrier: float) -> No
         seen.append(network.weight.item())  # type: ignore[union-attr, operator]
         return 0.3 + barrier * seen[-1]
 
-    result, kept = keep(line, start, share, loss)
+    result, kept = average_with_source(line, start, share, loss)
     assert result.weight.item() == pytest.approx(kept, abs=1e-6)  # type: ignore[union-attr, operator]
     assert barrier * kept <= TOLERANCE + 1e-6
     if kept == 0:
@@ -88,15 +88,15 @@ def test_a_training_that_keeps_half(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         start = Initialization(source="model", file="source.safetensors", keep=share)
         plan = make_plan(make_configuration(recipe=make_recipe(initialization=start, ema_decay=0.9)))
         budget = Budget(iterations=4)
-        state = train_fold(tmp_path / folder, plan.stage(), cases, [], budget, CPU, prepare=prepare, **more)
+        state = train_in(tmp_path / folder, plan.stage(), cases, [], budget, load=prepare, **more)
         return load_weights(tmp_path / folder / "weights.safetensors"), state.kept
 
-    monkeypatch.setattr("autoseg.training.keeping.TOLERANCE", 10.0)
+    monkeypatch.setattr("autoseg.training.source_average.TOLERANCE", 10.0)
     (alone, none), (half, kept) = train("alone", 0.0), train("half", 0.5)
     assert (none, kept) == (0.0, 0.5)
     for name, tensor in source.items():
         torch.testing.assert_close(half[name], (tensor + alone[name]) / 2)
-    monkeypatch.setattr(loop, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
 
     def stop(progress: float, note: str) -> None:
         if progress >= 0.5:
@@ -107,7 +107,7 @@ def test_a_training_that_keeps_half(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parts, _ = train("parts", 0.5)
     assert all(torch.equal(half[name], parts[name]) for name in half)
     # Where the start is of no use to the training cases, nothing of it is kept.
-    monkeypatch.setattr("autoseg.training.keeping.TOLERANCE", -10.0)
+    monkeypatch.setattr("autoseg.training.source_average.TOLERANCE", -10.0)
     nothing, kept = train("nothing", 0.5)
     assert kept == 0
     assert all(torch.equal(nothing[name], alone[name]) for name in alone)

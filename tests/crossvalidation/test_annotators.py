@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.crossvalidation import jobs as module
+from autoseg.crossvalidation import fold_validation
+from autoseg.crossvalidation.annotators import annotators_agreement
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
-from autoseg.crossvalidation.rater_validation import raters_agreement
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.agreement import Agreement
 from autoseg.planning.making import Request, choose_raters, make_plan
@@ -19,6 +20,7 @@ from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import unet
 from tests import builders
@@ -133,14 +135,14 @@ def run(tmp_path: Path) -> Run:
 def test_trained_and_validated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = preprocess(run, workers=1)
     assert [StoredCase(folder, f"case_{n}").drawn for n in range(4)] == [[True, True]] * 3 + [[True, False]]
-    assert np.array_equal(StoredCase(folder, "case_0").raters(), [blob(), larger(blob())])
-    evaluation = train(run, epochs=1, device="cpu")
+    assert np.array_equal(StoredCase(folder, "case_0").annotations(), [blob(), larger(blob())])
+    evaluation = train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert len(evaluation.cases) == 4
-    monkeypatch.setattr(module, "load_network", lambda *_: Two(run.plan.target))
+    monkeypatch.setattr(fold_validation, "load_network", lambda *_: Two(run.plan.target))
     for path in (run.path.parent / "data").rglob("*.nii.gz"):
         path.unlink()  # validated against what was preprocessed
     (run.fold("small", 0).folder / "done.json").unlink()
-    train(run, epochs=1, device="cpu")
+    train(run, length=Length(epochs=1), compute=Compute("cpu"))
     fold = run.fold("small", 0).validation
     case = run.split(0)["validation"][0]
     label = blob(shift=int(case[-1]) % 2)
@@ -158,12 +160,12 @@ def test_trained_and_validated(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_folds_are_put_together(run: Run) -> None:
-    train(run, epochs=1, device="cpu")
-    found = raters_agreement(run, "small")
+    train(run, length=Length(epochs=1), compute=Compute("cpu"))
+    found = annotators_agreement(run, run.plan.stage("small"))
     assert found is not None
     assert found.rows == Agreement.read(run.path / "small" / "crossval" / "raters").rows
     assert len(found.values("decoder ann", "ann", "outer")) == 4
     assert set(found.values("mean of decoders", "ben", "outer")) == {"case_0", "case_1", "case_2"}
     save_plan(run.plan.model_copy(update={"raters": ["ben", "ann"]}), run.path / "plan.json")
     run = Run.open(run.path)
-    assert raters_agreement(run, "small") is None
+    assert annotators_agreement(run, run.plan.stage("small")) is None

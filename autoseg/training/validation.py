@@ -1,9 +1,8 @@
-"""Watching a training: Dice of whole validation images, without test-time augmentation, on the way."""
+"""Validation on the way: Dice of whole validation images, without test-time augmentation, on the way."""
 
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,35 +11,26 @@ from torch import nn
 from autoseg.inference.decide import mean_of_raters, paint_scores
 from autoseg.inference.sliding_window import predict_scores
 from autoseg.networks import set_deep_supervision
-from autoseg.networks.weights import save_weights
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
-from autoseg.training.previous import network_input
-from autoseg.training.state import State
+from autoseg.training.fields import network_input
+from autoseg.training.training import Training
 
 
-def spread(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
+def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
     """At most ``count`` cases, evenly from the whole list."""
     if len(cases) <= count:
         return list(cases)
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
-def validate(
-    folder: Path,
-    state: State,
-    network: nn.Module,
-    cases: Sequence[StoredCase],
-    stage: Stage,
-    device: torch.device,
-    dtype: torch.dtype,
-    metadata: dict[str, str],
-) -> None:
+def validate(training: Training, cases: Sequence[StoredCase]) -> None:
     """Add the Dice of some cases to the history; keep the weights where it is the best so far."""
     started = time.monotonic()
+    network, state = training.weights, training.state
     network.eval()
     set_deep_supervision(network, False)
-    dice = validation_dice(network, cases, stage, device, dtype)
+    dice = validation_dice(network, cases, training.stage, training.device, training.step.dtype)
     means = {
         name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
     }
@@ -49,7 +39,7 @@ def validate(
     state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
     if mean > state.best_dice:
         state.best_dice, state.without_better = mean, 0
-        save_weights(folder / "best.safetensors", network.state_dict(), metadata)
+        training.save_weights(network, "best")
     else:
         state.without_better += 1
     state.validation_seconds += time.monotonic() - started
@@ -62,7 +52,7 @@ def validation_dice(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, list[float]]:
-    """Dice of whole preprocessed images, without test-time augmentation; of several raters their mean counts.
+    """Dice of whole preprocessed images, without test-time augmentation; of several answers their mean counts.
 
     Returns:
         Output name → Dice a case; NaN where a case neither has nor is said to have the output.
@@ -72,7 +62,7 @@ def validation_dice(
     for case in cases:
         scores = predict_scores(
             [network],
-            network_input(case),
+            network_input(case, stage),
             configuration.tile_size,
             target.heads * configuration.network.answers,
             configuration.inference,

@@ -1,0 +1,178 @@
+"""One fold's training as part of a run: what is there already, what it starts from, how long it may take."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from autoseg import __version__
+from autoseg.crossvalidation.cascades import stage_cases
+from autoseg.crossvalidation.fold_validation import prediction_seconds, validate_fold
+from autoseg.crossvalidation.job import Job
+from autoseg.preprocessing.fields import PREVIOUS
+from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.fold import Fold
+from autoseg.step.precision import resolve_precision
+from autoseg.training.callback import Callback
+from autoseg.training.callbacks import InitialWeights, Progress, SourceAverage
+from autoseg.training.loop import train_fold
+from autoseg.training.state import State
+from autoseg.training.training import Budget, Cases, Settings, training_identity
+from autoseg.transfer.initialization import load_initial_weights
+from autoseg.transfer.teaching import lessons
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_json
+from autoseg.utils.progress import Steps, say
+
+#: Of a time budget at most this share is kept for predicting the validation cases at the end.
+LARGEST_RESERVE = 0.3
+
+#: Note in a fold's folder of the predictions that it was trained on.
+_PREVIOUS_FILE = "previous.json"
+
+
+def train_job(job: Job, settings: Settings) -> None:
+    """Train a fold and validate it, unless that is done already."""
+    fold, stage, recipe = job.fold, job.fold.stage, job.fold.stage.recipe
+    fold.folder.mkdir(parents=True, exist_ok=True)
+    training = stage_cases(fold.run, stage, fold.training_cases)
+    validation = stage_cases(fold.run, stage, fold.validation_cases)
+    if not training:
+        assert stage.previous is not None
+        raise AutosegError(
+            f"{stage.name} works inside the box of {stage.previous.output}, which no training case of fold "
+            f"{fold.number} has; plan without that stage."
+        )
+    teacher = lessons(fold.run, fold.run.plan, stage.configuration, fold.number)
+    if teacher is not None:
+        training = [teacher.of(case) for case in training]
+    identity = training_identity(stage, [*training, *validation], settings.seed)
+    if not settings.resume and (job.asked or not _is_done(fold, "", identity, at_least=True)):
+        start_over(fold)
+    if _is_done(fold, job.request, identity, at_least=not job.last):
+        say(f"Fold {fold.number} of {stage.name} is trained already ({job.request}); --restart trains it anew.")
+        return
+    _start_over_after_another(fold, training)
+    for path in _files(fold):
+        for stale in fold.folder.glob(f".{path.name}.*"):  # half-written by a process that was killed
+            stale.unlink(missing_ok=True)
+    if teacher is not None:
+        teacher.fetch(fold.run, training, stage.configuration.patch_size, str(settings.device))
+    budget, length = _budget(job, settings.device)
+    log = _Log(fold.log)
+    precision = str(resolve_precision(recipe.precision, settings.device)).removeprefix("torch.")
+    log(
+        f"autoseg {__version__}, {stage.name}, fold {fold.number}: {len(training)} training and {len(validation)} "
+        f"validation cases, {length}, on {settings.device} in {precision}"
+    )
+    if teacher is not None:
+        log(str(teacher))
+    with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
+        callbacks = [*_starts(fold, log), Progress(steps.at)]
+        state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
+    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
+    if recipe.initialization.keep:
+        log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
+    evaluation = validate_fold(fold, settings.device)
+    if evaluation.cases:
+        log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+    done = {"request": job.request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
+    write_json(fold.done, done)
+
+
+def _starts(fold: Fold, log: "_Log") -> list[Callback]:
+    """What gives a new network the weights that the recipe has it start from, and keeps a share of them."""
+    initialization = fold.stage.recipe.initialization
+    if initialization.source == "random":
+        return []
+    load = InitialWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(initialization.keep))
+    return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
+
+
+def _budget(job: Job, device: torch.device) -> tuple[Budget, str]:
+    """How long the training itself may take, and that in words."""
+    fold, recipe, seconds = job.fold, job.fold.stage.recipe, job.length.seconds
+    if seconds is None:
+        rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
+        length = f"{rounds} epochs of {recipe.iterations_per_epoch} iterations"
+        return Budget(iterations=rounds * recipe.iterations_per_epoch), length
+    started = time.monotonic()
+    estimates = (
+        prediction_seconds(stage_cases(fold.run, stage, fold.validation_cases), stage, device)
+        for stage in fold.stage.chain
+    )
+    reserve = min(sum(estimates), LARGEST_RESERVE * seconds)
+    budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), 1.0))
+    return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
+
+
+def _is_done(fold: Fold, request: str, identity: str, at_least: bool) -> bool:
+    """Whether a fold is trained and validated as asked for; with ``at_least``, or for longer."""
+    if not (fold.done.exists() and fold.trained):
+        return False
+    done = read_json(fold.done)
+    if done["identity"] != identity:
+        return False
+    return bool(done["request"] == request or (at_least and _no_longer(request, str(done["request"]))))
+
+
+def _no_longer(request: str, other: str) -> bool:
+    """Whether a request (``9 seconds``, ``20 epochs``) asks for no more than another of its kind; an empty one does."""
+    if not request:
+        return True
+    (length, unit), (other_length, other_unit) = request.split(), other.split()
+    return unit == other_unit and float(length) <= float(other_length)
+
+
+def _start_over_after_another(fold: Fold, training: Sequence[StoredCase]) -> None:
+    """A training on predictions of a stage that was since trained anew is of no use: start over.
+
+    Which predictions it works on is noted in ``previous.json``.
+    """
+    found = {case.id: one.content for case in training for one in case.extra if one.field == PREVIOUS}
+    if not found:
+        return
+    path = fold.folder / _PREVIOUS_FILE
+    before = read_json(path) if path.exists() else {}
+    if any(before.get(case, content) != content for case, content in found.items()):
+        say(f"The stage before {fold.stage.name} has been trained further: fold {fold.number} starts over.")
+        start_over(fold)
+    write_json(path, found)
+
+
+def start_over(fold: Fold) -> None:
+    """Remove what an earlier training of a fold left."""
+    for path in _files(fold):
+        path.unlink(missing_ok=True)
+
+
+def _files(fold: Fold) -> list[Path]:
+    """Files that a fold's training leaves."""
+    return [
+        fold.done,
+        fold.state,
+        fold.weights,
+        fold.checkpoint("best"),
+        fold.history,
+        fold.log,
+        fold.folder / _PREVIOUS_FILE,
+    ]
+
+
+def _best(state: State) -> str:
+    return f"; best validation Dice on the way {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+
+
+class _Log:
+    """Lines with the time, to the fold's log and to the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, message: str) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {message}\n")
+        say(message)

@@ -1,0 +1,122 @@
+"""A fold's validation: its cases predicted as new ones are, and evaluated on their original grid."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measure_decoders, restored_label
+from autoseg.data.file_names import result_ending
+from autoseg.data.geometry import Geometry
+from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.summary import Evaluation
+from autoseg.inference.chain import TrainedStage
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor, write_label
+from autoseg.inference.sliding_window import count_tiles, predict_scores
+from autoseg.networks import build, set_deep_supervision
+from autoseg.networks.weights import load_network
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.fold import Fold
+from autoseg.step.precision import resolve_precision
+from autoseg.utils.progress import Steps
+
+#: A validation takes longer than its networks alone: reading, resampling, writing. An estimate on the safe side.
+RESERVE_MARGIN = 1.25
+
+
+def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.device) -> float:
+    """Estimate how long predicting cases will take: one tile, times tiles, mirrorings and cases."""
+    if not cases:
+        return 0.0
+    config, inference = stage.configuration, stage.inference
+    network = build(stage.network, stage.in_channels, stage.heads).to(device).eval()
+    set_deep_supervision(network, False)
+    tile = torch.zeros((stage.in_channels, *[1] * (3 - len(config.patch_size)), *config.tile_size))
+    dtype = resolve_precision(stage.recipe.precision, device)
+    fastest = float("inf")
+    for _ in range(3):
+        started = time.monotonic()
+        predict_scores(
+            [network],
+            tile,
+            config.tile_size,
+            stage.out_channels,
+            inference,
+            device,
+            dtype,
+            mirror=False,
+            context=config.tile_context,
+        )
+        fastest = min(fastest, time.monotonic() - started)
+    tiles = sum(count_tiles(case.shape, config.tile_size, inference.overlap, inference.step) for case in cases)
+    return RESERVE_MARGIN * fastest * tiles * 2 ** len(inference.mirror_axes)
+
+
+def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
+    """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
+
+    Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place. A
+    fold without validation cases has nothing to evaluate: the result has no rows and nothing is written. Where
+    annotators are learned separately their mean is evaluated, and a folder beside it gets each one's label maps and
+    their Dice with what each annotator drew.
+    """
+    stage, run, out = fold.stage, fold.run, fold.validation
+    if not fold.validation_cases:
+        return no_evaluation(stage)
+    out.mkdir(parents=True, exist_ok=True)
+    stages = [TrainedStage(one, [load_network(fold.of_stage(one).weights, one, device)]) for one in stage.chain]
+    predictor = Predictor([Member(str(run.path), stages)], device)
+    data = run.preprocessed(stage.configuration.data)
+    pairs: list[tuple[str, Path, Path]] = []
+    drawn: dict[str, dict[str, Path]] = {}
+    with (
+        ThreadPoolExecutor(1) as writer,
+        Steps(f"Validating fold {fold.number}", len(fold.validation_cases)) as steps,
+    ):
+        writing: Future[None] | None = None
+        for case_id in fold.validation_cases:
+            stored = StoredCase(data, case_id)
+            seen = _as_earlier_stages_see(fold, case_id)
+            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, raters=bool(stage.raters))
+            file = f"{case_id}{result_ending(stage.file_ending)}"
+            labels = {out / file: found.label}
+            labels |= {out / DECODERS / name / file: label for name, label in found.raters.items()}
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(_write_labels, labels, found.geometry)
+            case = run.dataset.case(case_id)
+            reference = case.label
+            if reference is None or not reference.exists():
+                reference = restored_label(stored.label(), stored.trace, out / "references" / file)
+            pairs.append((case_id, out / file, reference))
+            drawn[case_id] = drawn_label_maps(case, stored, stage, out / "references", file)
+            steps.advance()
+        if writing is not None:
+            writing.result()
+    if stage.raters:
+        measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, stage)
+    return evaluate_pairs(pairs, stage.result.outputs, out, ignore=stage.result.ignore)
+
+
+def no_evaluation(stage: Stage) -> Evaluation:
+    """That of no case."""
+    return Evaluation((), tuple(output.name for output in stage.result.outputs))
+
+
+def _as_earlier_stages_see(fold: Fold, case: str) -> list[PreprocessedCase]:
+    seen = []
+    for stage in fold.stage.chain[:-1]:
+        stored = StoredCase(fold.run.preprocessed(stage.configuration.data), case)
+        seen.append(PreprocessedCase(stored.image(), None, stored.trace))
+    return seen
+
+
+def _write_labels(labels: Mapping[Path, np.ndarray], geometry: Geometry) -> None:
+    for path, label in labels.items():
+        write_label(path, label, geometry)

@@ -1,0 +1,42 @@
+"""The cross-validated table: the evaluations of all validated folds in one."""
+
+from autoseg.crossvalidation.fold_validation import no_evaluation
+from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.weights import is_of
+from autoseg.plans.stage import Stage
+from autoseg.runs.fold import Fold
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_json
+from autoseg.utils.progress import say
+
+
+def folds_of_plan(run: Run, stage: Stage) -> list[Fold]:
+    """Folds that are trained under the plan as it is now."""
+    return [fold for fold in run.folds(stage) if is_of(stage, fold.weights)]
+
+
+def cross_validated(run: Run, stage: Stage) -> Evaluation:
+    """Merge the evaluations of all validated folds into ``<configuration>/crossval``.
+
+    Of folds that were trained on all cases there is nothing to merge; the result then has no rows.
+
+    Raises:
+        AutosegError: no fold is validated yet.
+    """
+    trained, folds = run.folds(stage), folds_of_plan(run, stage)
+    for fold in trained:
+        if fold not in folds:
+            say(f"Fold {fold.number} of {stage.name} was trained under another plan and is left out of the table.")
+    folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+    parts = [Evaluation.read(fold.validation) for fold in folds]
+    if not parts and trained and not any(fold.validation_cases for fold in trained):
+        return no_evaluation(stage)
+    if not parts:
+        raise AutosegError(f"{run.path} has no validated fold of {stage.name} yet; train one first.")
+    merged = Evaluation.merge(parts)
+    out = run.path / stage.name / "crossval"
+    merged.write(out)
+    summary = read_json(out / "summary.json")
+    write_json(out / "summary.json", {**summary, "folds": [fold.number for fold in folds]})
+    return merged

@@ -1,0 +1,73 @@
+"""StepSetup: all that time and memory of a training step depend on, apart from the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from autoseg.plans.architecture import Network
+from autoseg.plans.recipe import Recipe
+from autoseg.plans.stage import Stage
+from autoseg.plans.target import Output, Target
+from autoseg.step.batch import LABEL_TYPE, Batch
+
+
+@dataclass(frozen=True)
+class StepSetup:
+    """What a training step is made of; a planner weighs several before there is a plan.
+
+    Attributes:
+        network: topology.
+        in_channels: channels of the image.
+        target: what is segmented.
+        patch_size: voxels.
+        batch_size: patches a step.
+        recipe: loss, optimizer, average of the weights, distillation.
+    """
+
+    network: Network
+    in_channels: int
+    target: Target
+    patch_size: Sequence[int]
+    batch_size: int
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, stage: Stage) -> "StepSetup":
+        """That of a plan's stage."""
+        configuration = stage.configuration
+        return cls(
+            stage.network,
+            stage.in_channels,
+            stage.target,
+            configuration.patch_size,
+            configuration.batch_size,
+            stage.recipe,
+        )
+
+    def at(self, patch_size: Sequence[int], batch_size: int) -> "StepSetup":
+        """The same with another patch and batch."""
+        return replace(self, patch_size=patch_size, batch_size=batch_size)
+
+    def batch(self, device: torch.device | str, random: bool = False) -> Batch:
+        """A batch of the right shapes, without content: zeros, or random intensities.
+
+        Args:
+            device: where it lies; ``meta`` for shapes alone.
+            random: fill the image from torch's global random state.
+        """
+        size = (self.batch_size, self.in_channels, *self.network.input_size(self.patch_size))
+        image = torch.randn(size, device=device) if random else torch.empty(size, device=device)
+        shape = (self.batch_size, *self.network.label_size(self.patch_size))
+        label = torch.zeros(shape, dtype=LABEL_TYPE, device=device)
+        fields = {}
+        if self.recipe.taught is not None:
+            space = label.shape[-self.network.dimensions :]
+            fields["teacher"] = torch.zeros((self.batch_size, self.target.heads + 1, *space), device=device)
+        return Batch(image, label, fields=fields)
+
+
+def stand_in(kind: str, heads: int) -> Target:
+    """A target of so many heads, for a step whose labels do not matter: only its shapes and its time do."""
+    outputs = [Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))]
+    return Target(kind="regions" if kind == "regions" else "labels", outputs=outputs)

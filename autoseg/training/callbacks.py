@@ -1,0 +1,176 @@
+"""The callbacks of every training: not-finite losses, freezing, validation, early stopping, history, saved states."""
+
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from autoseg.networks import set_deep_supervision
+from autoseg.step.training_step import Outcome
+from autoseg.training.callback import Callback
+from autoseg.training.freezing import frozen_names, hold
+from autoseg.training.source_average import average_with_source, weights_of
+from autoseg.training.state import note, write_history
+from autoseg.training.training import Training
+from autoseg.training.validation import evenly_chosen, validate
+from autoseg.utils.errors import AutosegError
+
+#: Seconds between two saved states; an interruption loses at most these.
+SAVE_INTERVAL = 30.0
+
+#: Validation during training may take this share of the time so far.
+VALIDATION_SHARE = 0.05
+
+#: So many steps in a row without a finite gradient end the training.
+PATIENCE_NOT_FINITE = 30
+
+#: Batches of training cases that decide how much of its start a network may keep.
+KEPT_BATCHES = 8
+
+
+class InitialWeights(Callback):
+    """Gives a new network the weights that it starts from.
+
+    Args:
+        load: puts them into a network.
+        always: also where the training goes on, for callbacks that want to know the start.
+    """
+
+    def __init__(self, load: Callable[[nn.Module], None], always: bool = False) -> None:
+        self._load, self._always = load, always
+
+    def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
+        """Load them."""
+        if fresh or self._always:
+            self._load(network)
+
+
+class SourceAverage(Callback):
+    """Keeps a share of the weights at the start in those that are saved at the end."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
+        """Remember the start."""
+        self._start = weights_of(network)
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Average with it, as far as the training cases bear it."""
+        first = training.state.iteration
+        numbers = range(first, first + KEPT_BATCHES)
+
+        def loss(candidate: nn.Module) -> float:
+            return training.step.mean_loss(candidate, (training.batch(number) for number in numbers))
+
+        network, training.state.kept = average_with_source(network, self._start, self._share, loss)
+        return network
+
+
+class NotFinite(Callback):
+    """Ends a training whose loss stays not a number."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def after_step(self, training: Training, outcome: Outcome) -> None:
+        """Count steps without a finite gradient."""
+        self._steps = 0 if outcome.finite else self._steps + 1
+        if self._steps > PATIENCE_NOT_FINITE:
+            raise AutosegError(
+                f"the loss of {training.fold.folder} is not a number since {self._steps} steps; lower the learning "
+                "rate (--set recipe.optimizer.learning_rate=…) and start over with --restart."
+            )
+
+
+class Freezing(Callback):
+    """Keeps the weights of a part of the network for a share of the training."""
+
+    def on_start(self, training: Training) -> None:
+        """Find the part."""
+        stage = training.stage
+        self._names = frozen_names(
+            training.recipe.freeze, stage.network, training.step.network, stage.in_channels, stage.heads
+        )
+
+    def before_step(self, training: Training) -> None:
+        """Hold it, or let it go."""
+        if self._names:
+            until = training.recipe.freeze.until
+            hold(training.step.network, self._names, training.progress < until or until == 1)
+
+
+class Validation(Callback):
+    """Adds the Dice of some whole validation images to the history; keeps the weights where it is the best so far."""
+
+    def on_start(self, training: Training) -> None:
+        """Choose the cases."""
+        self._cases = evenly_chosen(training.cases.validation, training.recipe.validate_cases)
+
+    def on_epoch_end(self, training: Training) -> None:
+        """Validate, where it is due and there is time."""
+        state = training.state
+        due = len(state.history) % training.recipe.validate_every == 0 or training.progress >= 1
+        if not (self._cases and due and state.validation_seconds <= VALIDATION_SHARE * state.seconds):
+            return
+        validate(training, self._cases)
+        network = training.step.network
+        network.train()
+        set_deep_supervision(network, training.stage.network.supervised_levels)
+        training.tick()
+
+
+class EarlyStopping(Callback):
+    """Ends a training after so many validations in a row without a better one."""
+
+    def on_start(self, training: Training) -> None:
+        """Also where a stopped training is taken up again."""
+        patience = training.recipe.early_stopping
+        if patience > 0 and training.state.without_better >= patience:
+            training.stopped = True
+
+    def on_epoch_end(self, training: Training) -> None:
+        """Look whether the last validation was one too many."""
+        self.on_start(training)
+
+
+class History(Callback):
+    """Writes ``history.csv``."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        """Write all rows."""
+        write_history(training.fold.history, training.state)
+
+
+class Progress(Callback):
+    """Says where the training stands.
+
+    Args:
+        report: called with the progress (0 to 1) and a note after each step.
+    """
+
+    def __init__(self, report: Callable[[float, str], None]) -> None:
+        self._report = report
+
+    def after_iteration(self, training: Training) -> None:
+        """Report."""
+        self._report(training.progress, note(training.state))
+
+
+class SavedState(Callback):
+    """Saves the state that an interrupted training goes on from."""
+
+    def on_start(self, training: Training) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    def after_iteration(self, training: Training) -> None:
+        """Save, where it is due."""
+        if time.monotonic() - self._last > SAVE_INTERVAL:
+            training.save()
+            self._last = time.monotonic()
+
+
+def usual_callbacks() -> list[Callback]:
+    """Those of every training, in order."""
+    return [NotFinite(), Freezing(), Validation(), EarlyStopping(), History(), SavedState()]

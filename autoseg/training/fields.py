@@ -1,0 +1,77 @@
+"""What becomes of a case's fields in training: those the network is given, and those its outputs are compared with.
+
+A label map travels as one map until just before the network, which is given a channel an output: a dataset of fifty
+labels is loaded and augmented once, not fifty times.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoseg.inference.decide import one_hot
+from autoseg.plans.recipe import Augmentation
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.fields import Field
+from autoseg.preprocessing.store import StoredCase
+from autoseg.training.distortion import distort
+from autoseg.utils.registry import Registry
+
+
+@dataclass(frozen=True)
+class InputField:
+    """How a network is given a field of role ``input``.
+
+    Attributes:
+        encode: ``(batch, channel, *space)`` as it is stored, and the stage → float32 ``(batch, channel, *space)``.
+        distort: one sample ``(channel, *space)`` made wrong at random, so that the network learns not to trust it.
+    """
+
+    encode: Callable[[torch.Tensor, Stage], torch.Tensor]
+    distort: Callable[[torch.Tensor, Augmentation, np.random.Generator], torch.Tensor] | None = None
+
+
+#: Name of a field → how a network is given it.
+INPUT_FIELDS: Registry[InputField] = Registry("field", package="autoseg.training")
+
+
+def _one_channel_an_output(maps: torch.Tensor, stage: Stage) -> torch.Tensor:
+    assert stage.input_target is not None
+    return one_hot(maps[:, 0], stage.input_target)
+
+
+def _distorted(maps: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+    return torch.stack([distort(label, augmentation, rng) for label in maps])
+
+
+INPUT_FIELDS.register("previous", InputField(_one_channel_an_output, _distorted))
+
+
+def with_input_fields(
+    image: torch.Tensor, fields: dict[Field, torch.Tensor], stage: Stage, rng: np.random.Generator | None = None
+) -> torch.Tensor:
+    """The image with the channels of all input fields behind its own.
+
+    Args:
+        image: float32 ``(batch, channel, *space)``.
+        fields: those of the batch, ``(batch, channel, *space)`` each.
+        stage: that is given them.
+        rng: decides how they are made wrong; as they are where None.
+    """
+    parts = [image]
+    for field, values in fields.items():
+        if field.role != "input":
+            continue
+        known = INPUT_FIELDS.find(field.name)
+        if rng is not None and known.distort is not None:
+            augmentation = stage.recipe.augmentation
+            values = torch.stack([known.distort(sample, augmentation, rng) for sample in values])
+        parts.append(known.encode(values, stage))
+    return torch.cat(parts, dim=1) if len(parts) > 1 else image
+
+
+def network_input(case: StoredCase, stage: Stage) -> torch.Tensor:
+    """A whole case as the network is given it: float32 ``(channel, z, y, x)``."""
+    fields = {field: torch.from_numpy(case.field(field))[None] for field in case.fields if field.role == "input"}
+    return with_input_fields(torch.from_numpy(case.image())[None], fields, stage)[0]

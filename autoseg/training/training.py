@@ -1,0 +1,255 @@
+"""Training: everything that belongs to the training of one fold while it runs."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from autoseg.networks import build
+from autoseg.networks.parts import depths
+from autoseg.networks.weights import identity_of, save_weights
+from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import Recipe
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.fold import Fold
+from autoseg.step.batch import Batch
+from autoseg.step.lr_schedule import rate_factor
+from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
+from autoseg.step.precision import resolve_precision
+from autoseg.step.training_step import Outcome, TrainingStep
+from autoseg.training.augmentation import loading_size
+from autoseg.training.batches import BatchMaker
+from autoseg.training.callback import Callback
+from autoseg.training.sampling import AUGMENTATION, BatchStream, Patches, PatchLoader
+from autoseg.training.state import State, end_epoch, resume_training, save_training
+from autoseg.utils.digest import digest
+from autoseg.utils.parallel import available_cpus
+
+#: Parts of a recipe that say how long a training goes and how it is watched, not what it does.
+WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: iterations, or seconds, whichever is set.
+
+    Attributes:
+        iterations: optimizer steps; 0 where time decides.
+        seconds: wall-clock seconds of the fold, validation included; 0 where iterations decide.
+    """
+
+    iterations: int = 0
+    seconds: float = 0.0
+
+    def progress(self, iteration: int, seconds: float) -> float:
+        """Share that is spent, 0 to 1."""
+        return min(seconds / self.seconds if self.seconds else iteration / self.iterations, 1.0)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Preprocessed cases of a fold.
+
+    Attributes:
+        training: to learn from, with their fields.
+        validation: to watch.
+    """
+
+    training: Sequence[StoredCase]
+    validation: Sequence[StoredCase] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a training is run on the machine at hand.
+
+    Attributes:
+        device: to compute on.
+        seed: of initialisation, patches and augmentation.
+        workers: processes that load patches; chosen for the device where None, 0 for none.
+        resume: take up the saved state of the fold, if there is one.
+    """
+
+    device: torch.device
+    seed: int = 0
+    workers: int | None = None
+    resume: bool = True
+
+
+class Training(AbstractContextManager["Training"]):
+    """A fold's training; closing it ends the processes that load patches.
+
+    Args:
+        fold: paths, and the stage that is trained.
+        cases: of the fold.
+        budget: how long.
+        settings: how.
+        callbacks: what else happens on the way.
+    """
+
+    def __init__(
+        self, fold: Fold, cases: Cases, budget: Budget, settings: Settings, callbacks: Sequence[Callback]
+    ) -> None:
+        self.started = time.monotonic()
+        self.fold, self.cases, self.budget, self.settings = fold, cases, budget, settings
+        self.callbacks = list(callbacks)
+        self.stage = stage = fold.stage
+        self.device = settings.device
+        self.stopped = False
+        self.interrupted = False
+        begun = settings.resume and fold.begun
+        torch.manual_seed(settings.seed)
+        network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
+        for callback in self.callbacks:
+            callback.on_build(self, network, fresh=not begun)
+        dtype = resolve_precision(stage.recipe.precision, self.device)
+        self.step = TrainingStep(network, stage.recipe, stage.target, dtype, _parameters(network, stage))
+        self.identity = training_identity(stage, cases.training, settings.seed)
+        self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
+        self.seconds_before = self.state.seconds
+        workers = settings.workers
+        if workers is None:
+            # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
+            workers = 0 if self.device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
+        self.maker = BatchMaker(stage, self.device)
+        patches = Patches(
+            stage.configuration.batch_size,
+            self.maker.output_size,
+            stage.target,
+            stage.recipe.sampling,
+            loading_size(self.maker.input_size, stage.recipe.augmentation),
+        )
+        self.loader = PatchLoader(cases.training, patches, settings.seed, self.state.iteration, max(workers, 1))
+        self.stream = BatchStream(self.loader, workers)
+        network.train()
+
+    def __exit__(self, *details: object) -> None:
+        self.stream.close()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the stage is trained."""
+        return self.stage.recipe
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        return self.budget.progress(self.state.iteration, self.state.seconds)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent, or a callback ended the training."""
+        return self.stopped or self.progress >= 1
+
+    @property
+    def rate(self) -> float:
+        """Learning rate at the present progress."""
+        losses = [row["loss"] for row in self.state.history]
+        return self.recipe.optimizer.learning_rate * rate_factor(self.recipe.schedule, self.progress, losses)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The network whose weights are validated and saved: the moving average, where there is one."""
+        return self.step.average.network
+
+    def set_rate(self) -> float:
+        """Let the optimizer use the present learning rate, and return it."""
+        rate = self.rate
+        set_rate(self.step.optimizer, rate)
+        return rate
+
+    def next_batch(self) -> Batch:
+        """The next batch, augmented.
+
+        Raises:
+            RuntimeError: a process that loads patches died.
+        """
+        loaded = next(self.stream)
+        rng = np.random.default_rng([self.settings.seed, AUGMENTATION, self.state.iteration])
+        batch = self.maker.make(loaded, rng)
+        # Only dropout draws from the global generator; it, too, must be the same after a resume.
+        torch.manual_seed(int(rng.integers(2**62)))
+        return batch
+
+    def batch(self, number: int) -> Batch:
+        """Batch ``number``, whatever the training stands at."""
+        return self.maker.make(
+            self.loader.batch(number), np.random.default_rng([self.settings.seed, AUGMENTATION, number])
+        )
+
+    def count(self, outcome: Outcome) -> None:
+        """Note a step."""
+        self.state.iteration += 1
+        if outcome.finite:
+            self.state.epoch_loss += outcome.loss
+            self.state.epoch_steps += 1
+        self.tick()
+
+    def tick(self) -> None:
+        """Note the time."""
+        self.state.seconds = self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step ended an epoch, or the budget."""
+        return self.state.iteration % self.recipe.iterations_per_epoch == 0 or self.progress >= 1
+
+    def end_epoch(self, rate: float) -> None:
+        """Add a row to the history."""
+        end_epoch(self.fold.folder, self.state, rate, self.recipe.iterations_per_epoch)
+
+    def save(self) -> None:
+        """Write the state that an interrupted training goes on from."""
+        save_training(self.fold.state, self.state, self.identity, self.step)
+
+    def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
+        """Write weights into the fold's folder."""
+        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage))
+
+
+def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
+    """What the optimizer is given: all parameters alike, or layer by layer."""
+    decay = stage.recipe.optimizer.layer_decay
+    if decay == 1:
+        return network.parameters()
+    places = depths(stage.network, stage.in_channels, stage.heads, stage.configuration.patch_size)
+    return layer_groups(network, places, decay)
+
+
+def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> str:
+    """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
+    return digest(
+        without_reasons(
+            {
+                "weights": stage.identity,
+                "patch": stage.configuration.patch_size,
+                "batch": stage.configuration.batch_size,
+                "recipe": _deciding(stage.recipe),
+                "cases": [[case.id, case.content] for case in cases],
+                "seed": seed,
+            }
+        )
+    )
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the numbers; defaults left out, so that a later version's keys leave states valid."""
+
+    def plain(recipe: Recipe) -> dict[str, Any]:
+        parts = {name: value for name, value in recipe if name not in WATCHING}
+        return {
+            name: value.model_dump(exclude_defaults=True, exclude={"reasons"})
+            if isinstance(value, BaseModel)
+            else value
+            for name, value in parts.items()
+        }
+
+    defaults = plain(Recipe())
+    return {name: value for name, value in plain(recipe).items() if value != defaults[name]}

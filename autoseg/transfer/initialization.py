@@ -1,0 +1,31 @@
+"""Giving a new network the weights that its recipe has it start from, whatever they are."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from autoseg.runs.fold import Fold
+
+
+def load_initial_weights(network: nn.Module, fold: Fold, log: Callable[[str], None]) -> None:
+    """Put the weights in the run folder that a training starts from into its network.
+
+    Args:
+        network: freshly built, for the fold's stage.
+        fold: that will be trained.
+        log: is told what was taken over.
+    """
+    initialization = fold.stage.recipe.initialization
+    if initialization.source == "random":
+        return
+    if initialization.source == "model":
+        from autoseg.transfer.source import start_from_model
+
+        log(start_from_model(network, fold.run.plan, fold.stage.configuration, fold.run.path))
+        return
+    # Imported here: it needs an extra that other networks do not.
+    from autoseg.transfer.pretrained import initialize
+
+    loaded = initialize(network, initialization, fold.run.path)
+    if loaded:
+        log(loaded)
