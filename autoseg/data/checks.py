@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure, pool, without_cases
 from autoseg.data.image import Geometry, Image, read_geometry, read_image
@@ -311,7 +311,7 @@ def _mask(found: _Found, geometries: dict[Path, Geometry]) -> np.ndarray | None:
 
 def _outside(found: _Found, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset) -> None:
     labelled = np.isin(label, list(dataset.labels.values()))
-    box = bounding_box(foreground(voxels, mask))
+    box = cropping_box(foreground(voxels, mask))
     count = int(labelled.sum() - labelled[box].sum())
     if count:
         what = "mask" if mask is not None else "non-zero image"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -118,7 +118,7 @@ def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -
         seed: of the sample.
     """
     inside = foreground(loaded.image, loaded.mask)
-    box = bounding_box(inside)
+    box = cropping_box(inside)
     labels = dict.fromkeys(sorted(dataset.labels.values()), 0)
     chosen = inside
     if loaded.label is not None:

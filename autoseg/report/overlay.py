@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from autoseg.evaluation.metrics import bounding_box, dice
+from autoseg.data.boxes import bounding_box
+from autoseg.evaluation.metrics import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 
