@@ -108,7 +108,7 @@ class Measurement(NamedTuple):
     samples: dict[str, np.ndarray]
 
 
-def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
+def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
     """Take the fingerprint of one case.
 
     Args:
@@ -170,7 +170,7 @@ def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
     return Fingerprint.of(dataset, dimension, entries, pooled)
 
 
-def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
+def fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
     """Take the fingerprint of a dataset's labelled cases.
 
     Args:
@@ -205,7 +205,7 @@ def without_cases(dataset: Dataset) -> Dataset:
 
 def _measure_file(case: Case, dataset: Dataset, seed: int) -> Measurement | str:
     try:
-        return measure(case.id, load_case(case, dataset.channels), dataset, seed)
+        return measure_case(case.id, load_case(case, dataset.channels), dataset, seed)
     except AutosegError as error:
         return str(error)
 
