@@ -26,7 +26,7 @@ class Problem:
     """One thing that is wrong or odd.
 
     Attributes:
-        severity: an ``error`` must be mended before training; a ``warning`` is worth a look.
+        severity: an ``error`` must be corrected before training; a ``warning`` should be looked at.
         case: name of the case, or ``""`` for the dataset as a whole.
         file: which file, or None.
         what: is wrong.

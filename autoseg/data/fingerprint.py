@@ -64,7 +64,7 @@ class Fingerprint(_Model):
         modalities: channel name → modality, where the dataset says so.
         labels: label name → value, without background and ignore.
         regions: region name → values.
-        ignore_label: value without a say.
+        ignore_label: label value whose voxels are not trained on or evaluated.
         file_ending: of the label files.
         cases: one entry a labelled case.
         intensities: channel name → statistics pooled over all cases (for CT normalization).
@@ -152,10 +152,10 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
 
 
 def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
-    """Put the cases' measurements together.
+    """Combine the measurements of all cases.
 
     Raises:
-        AutosegError: there is not a single case.
+        AutosegError: there are no cases.
     """
     entries: list[CaseFingerprint] = []
     samples: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
