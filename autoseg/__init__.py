@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
     from autoseg.data.dataset import Dataset
-    from autoseg.data.fingerprint import compute as fingerprint
+    from autoseg.data.fingerprint import fingerprint
     from autoseg.evaluation.folders import evaluate
     from autoseg.evaluation.raters import agreement
     from autoseg.evaluation.tables import compare
@@ -56,7 +56,7 @@ _WHERE = {
     "evaluate": "autoseg.evaluation.folders",
     "evaluate_channel_subsets": "autoseg.study.channel_subsets",
     "explanations": "autoseg.plans.reasons",
-    "fingerprint": "autoseg.data.fingerprint:compute",
+    "fingerprint": "autoseg.data.fingerprint",
     "plan": "autoseg.planning.making:plan_dataset",
     "postprocess": "autoseg.postprocessing.choice",
     "preprocess": "autoseg.preprocessing.dataset",

@@ -8,7 +8,7 @@ import numpy as np
 from autoseg.data.geometry import Geometry
 
 #: ``canonical``: LPS, as images are read; ``stored``: the file's own order and directions of axes; ``ras``: canonical,
-#: turned half round the long axis of the body.
+#: rotated by 180 degrees about the long axis of the body.
 Orientation = Literal["canonical", "stored", "ras"]
 
 

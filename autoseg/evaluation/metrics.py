@@ -14,8 +14,8 @@ empty (missed): Dice, Jaccard, sensitivity and NSD are 0, precision and distance
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import ndimage
 
+from autoseg.data.boxes import bounding_box
 from autoseg.evaluation.surface import Spacing, SurfaceDistances, surface_distances
 from autoseg.utils.errors import UsageError
 
@@ -136,15 +136,6 @@ def check_options(tolerance: float, empty: str) -> None:
         raise UsageError(f"--tolerance {tolerance} is no distance; give 0 or more millimetres.")
     if empty not in get_args(Empty):
         raise UsageError(f"--empty {empty} is unknown; choose one of {', '.join(get_args(Empty))}.")
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all of a bool array's true voxels; an empty box where there are none."""
-    found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
-    if not found:
-        return tuple(slice(0, 0) for _ in mask.shape)
-    box: tuple[slice, ...] = found[0]
-    return box
 
 
 def _surface_metrics(distances: SurfaceDistances | None, tolerance: float, anything: bool) -> dict[str, float]:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from autoseg.evaluation.metrics import bounding_box, dice
+from autoseg.data.boxes import Box, bounding_box
+from autoseg.evaluation.metrics import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 
@@ -30,7 +31,6 @@ DARK = "0.13"
 _HALO = [effects.withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.55))]
 
 Spacing = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
 Values = Mapping[str, Sequence[int]]
 
 

@@ -32,7 +32,7 @@ from typing import Generic, TypeVar, overload
 
 from autoseg.utils.errors import AutosegError, UsageError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: Entry points of this group name modules that register components when they are imported.
 EXTENSIONS = "autoseg.extensions"
@@ -67,7 +67,7 @@ def load_extensions() -> None:
         _all_loaded = True
 
 
-class Registry(Generic[T]):
+class Registry(Generic[_T]):
     """Components of one kind by name, in the order of their registration.
 
     Args:
@@ -81,16 +81,16 @@ class Registry(Generic[T]):
         self.kind = kind
         self.option = option
         self._package = package
-        self._things: dict[str, T] = {}
+        self._things: dict[str, _T] = {}
         self._package_imported = package is None
 
     @overload
-    def register(self, name: str) -> Callable[[T], T]: ...
+    def register(self, name: str) -> Callable[[_T], _T]: ...
 
     @overload
-    def register(self, name: str, thing: T) -> T: ...
+    def register(self, name: str, thing: _T) -> _T: ...
 
-    def register(self, name: str, thing: T | None = None) -> T | Callable[[T], T]:
+    def register(self, name: str, thing: _T | None = None) -> _T | Callable[[_T], _T]:
         """Make a component known by a name: ``@REGISTRY.register("name")``, or ``REGISTRY.register("name", thing)``.
 
         Returns:
@@ -100,7 +100,7 @@ class Registry(Generic[T]):
             AutosegError: another component has this name. Registering the same object again does nothing.
         """
 
-        def add(new: T) -> T:
+        def add(new: _T) -> _T:
             known = self._things.setdefault(name, new)
             if known is not new:
                 raise AutosegError(
@@ -110,7 +110,7 @@ class Registry(Generic[T]):
 
         return add if thing is None else add(thing)
 
-    def find(self, name: str) -> T:
+    def find(self, name: str) -> _T:
         """The component of this name; imports the kind's package, then extensions, where it is not known yet.
 
         Raises:

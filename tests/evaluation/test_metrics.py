@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from autoseg.data.boxes import bounding_box
 from autoseg.data.image import read_image
 from autoseg.evaluation.metrics import (
     BRATS_PENALTY_MM,
     DISTANCES,
     METRICS,
     OVERLAPS,
-    bounding_box,
     dice,
     measure,
 )

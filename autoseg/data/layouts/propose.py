@@ -1,4 +1,4 @@
-"""Guess an ``autoseg.toml`` for a folder or table that nobody described yet."""
+"""Propose an ``autoseg.toml`` for a folder or table that has no description yet."""
 
 import csv
 import json
