@@ -18,6 +18,7 @@ from autoseg.crossvalidation.cascades import Part, folds_of_plan, hand_on, refus
 from autoseg.crossvalidation.rater_validation import FOLDER, measure_decoders, restored_label, what_was_drawn
 from autoseg.data.image import Geometry, result_ending
 from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import Stage
 from autoseg.inference.predictor import Member, Predictor, write_label
@@ -398,7 +399,7 @@ def validate_fold(
             writing.result()
     if plan.raters:
         measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, plan, target)
-    return evaluate_pairs(pairs, target.outputs, out, ignore=target.ignore)
+    return evaluate_pairs(pairs, target.outputs, out, EvaluationProtocol(ignore=target.ignore))
 
 
 def _never_validated(run: Run, name: str) -> bool:

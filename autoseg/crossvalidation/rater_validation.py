@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.crossvalidation.cascades import folds_of_plan
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
-from autoseg.evaluation.raters import measure
+from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.predictor import write_label
 from autoseg.plans.plan import Plan, Target
 from autoseg.preprocessing.case import Trace, restore
@@ -62,7 +62,7 @@ def measure_decoders(
     raters = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in plan.raters}
     folders = {f"decoder {name}": out / FOLDER / name for name in plan.raters} | {"mean of decoders": out}
     models = {name: {case: folder / file for case, file in files.items()} for name, folder in folders.items()}
-    measure(raters, models, target.outputs, ignore=target.ignore).write(out / FOLDER)
+    dice_agreement(raters, models, target.outputs, ignore=target.ignore).write(out / FOLDER)
 
 
 def raters_agreement(run: Run, name: str) -> Agreement | None:
