@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
     from autoseg.data.dataset import Dataset
-    from autoseg.data.fingerprint import compute as fingerprint
+    from autoseg.data.fingerprint import fingerprint
     from autoseg.evaluation.agreement_folders import agreement
     from autoseg.evaluation.folders import evaluate
     from autoseg.evaluation.tables import compare
@@ -52,7 +52,7 @@ _WHERE = {
     "evaluate": "autoseg.evaluation.folders",
     "evaluate_channel_subsets": "autoseg.study.channel_subsets",
     "explanations": "autoseg.plans.plan",
-    "fingerprint": "autoseg.data.fingerprint:compute",
+    "fingerprint": "autoseg.data.fingerprint",
     "plan": "autoseg.planning.making:plan_dataset",
     "postprocess": "autoseg.postprocessing.choice",
     "preprocess": "autoseg.preprocessing.dataset",

@@ -1,13 +1,16 @@
 """``autoseg demo``: the whole way from nothing, on generated head phantoms."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from autoseg.cli.common import parse_duration
-from autoseg.data.phantom import Cohort, generate
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
+
+if TYPE_CHECKING:
+    from autoseg.data.phantom import Cohort
 
 #: Further phantoms without a label, for the demo to predict, where none are asked for.
 NEW_SCANS = 2
@@ -28,6 +31,8 @@ def command(
     seed: int = typer.Option(0, min=0, help="Of everything random; the same seed makes the same phantoms."),
 ) -> None:
     """Generate head phantoms with tumours, then plan, train, predict, evaluate and report on them."""
+    from autoseg.data.phantom import Cohort
+
     seconds = parse_duration(max_time)
     if unlabelled is None:
         unlabelled = 0 if data_only else NEW_SCANS
@@ -73,12 +78,14 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
     say(f"\nSegmented scans with pictures are in {results}.\nOpen {page} in a browser.")
 
 
-def make_dataset(out: Path, cohort: Cohort) -> Path:
+def make_dataset(out: Path, cohort: "Cohort") -> Path:
     """Generate phantoms into ``out/dataset``.
 
     Raises:
         AutosegError: the folder has something in it, which would get mixed up with the phantoms.
     """
+    from autoseg.data.phantom import generate
+
     folder = out / "dataset"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AutosegError(f"{folder} exists already; remove it or choose another folder with --out.")

@@ -5,28 +5,29 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autoseg.data.checks import Examination, Problem, examine
-from autoseg.data.dataset import LAYOUTS, Dataset, recognise_layout
-from autoseg.data.fingerprint import CaseFingerprint
-from autoseg.data.layouts.manifest import FILE_NAME, parse, read_described
-from autoseg.data.layouts.propose import propose
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import silenced
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from autoseg.data.checks import Examination, Problem
+    from autoseg.data.dataset import Dataset
+    from autoseg.data.fingerprint import CaseFingerprint
 
 
 def command(
     dataset: Path = typer.Argument(..., help="Folder of the dataset, its autoseg.toml, or a CSV."),
     layout: str | None = typer.Option(
-        None, help=f"How it is laid out ({', '.join(LAYOUTS)}); recognised where not given."
+        None, help="How it is laid out (manifest, nnunet, msd, brats); recognised where not given."
     ),
     workers: int | None = typer.Option(None, help="Processes that read cases; default: one a core."),
     as_json: bool = typer.Option(False, "--json", help="Print everything found as JSON, with the fingerprint."),
@@ -38,6 +39,8 @@ def command(
 
     The exit code is 1 where there are errors.
     """
+    from autoseg.data.checks import examine
+
     found, proposal = _open(dataset, layout)
     if write:
         _write(dataset, proposal)
@@ -51,15 +54,22 @@ def command(
         raise typer.Exit(1)
 
 
-def _open(path: Path, layout: str | None) -> tuple[Dataset, str | None]:
+def _open(path: Path, layout: str | None) -> "tuple[Dataset, str | None]":
     """The dataset, and the description proposed for it where it has none."""
+    from autoseg.data.dataset import Dataset
+    from autoseg.data.layouts.layout import recognise_layout
+    from autoseg.data.layouts.manifest import parse, read_described
+    from autoseg.data.layouts.propose import propose
+
     if layout is not None or not path.exists() or recognise_layout(path) is not None:
         return Dataset.open(path, layout), None
     text = propose(path)
-    return read_described(path, parse(text, path)), text
+    return Dataset.of(read_described(path, parse(text, path))), text
 
 
 def _write(path: Path, proposal: str | None) -> None:
+    from autoseg.data.layouts.manifest import FILE_NAME
+
     if proposal is None:
         raise UsageError(f"--write: {path} is described already; there is nothing to propose.")
     target = (path if path.is_dir() else path.parent) / FILE_NAME
@@ -68,7 +78,7 @@ def _write(path: Path, proposal: str | None) -> None:
     write_text(target, proposal)
 
 
-def _data(dataset: Dataset, examination: Examination, proposal: str | None) -> dict[str, Any]:
+def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) -> dict[str, Any]:
     fingerprint = examination.fingerprint
     return {
         "dataset": str(dataset.root),
@@ -96,7 +106,9 @@ def _data(dataset: Dataset, examination: Examination, proposal: str | None) -> d
     }
 
 
-def _show(dataset: Dataset, examination: Examination, proposal: str | None, path: Path, written: bool) -> None:
+def _show(dataset: "Dataset", examination: "Examination", proposal: str | None, path: Path, written: bool) -> None:
+    from autoseg.data.layouts.manifest import FILE_NAME
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)  # a file or pipe has no width; 80 would break file names
@@ -122,7 +134,9 @@ def _show(dataset: Dataset, examination: Examination, proposal: str | None, path
     console.print(f"{count['error']} error(s), {count['warning']} warning(s).")
 
 
-def _summary(dataset: Dataset, cases: Sequence[CaseFingerprint], proposed: bool) -> Table:
+def _summary(dataset: "Dataset", cases: "Sequence[CaseFingerprint]", proposed: bool) -> Table:
+    import numpy as np
+
     table = Table(title=escape(dataset.name), show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -165,16 +179,20 @@ def _summary(dataset: Dataset, cases: Sequence[CaseFingerprint], proposed: bool)
 
 def _spread(rows: Sequence[Sequence[float]], unit: str) -> str:
     """Median of each axis, with the range where it varies: ``35×50×36 voxels (from 24×40×31 to 43×59×47)``."""
+    import numpy as np
+
     table = np.asarray(rows, float)
     low, middle, high = (_times(values) for values in (table.min(axis=0), np.median(table, axis=0), table.max(axis=0)))
     return f"{middle} {unit}" if low == high else f"median {middle} {unit}, from {low} to {high}"
 
 
-def _times(values: np.ndarray) -> str:
+def _times(values: "np.ndarray") -> str:
     return "×".join(f"{value:.4g}" for value in values)
 
 
-def _volumes(dataset: Dataset, cases: Sequence[CaseFingerprint]) -> Table:
+def _volumes(dataset: "Dataset", cases: "Sequence[CaseFingerprint]") -> Table:
+    import numpy as np
+
     flat = all(case.shape[0] == 1 for case in cases)
     unit, factor = ("mm²", 1.0) if flat else ("ml", 1e-3)
     table = Table(title="Volumes" if not flat else "Areas", title_justify="left", title_style="bold")
@@ -192,7 +210,7 @@ def _volumes(dataset: Dataset, cases: Sequence[CaseFingerprint]) -> Table:
     return table
 
 
-def _problems(dataset: Dataset, problems: Sequence[Problem]) -> Table:
+def _problems(dataset: "Dataset", problems: "Sequence[Problem]") -> Table:
     table = Table(title="Problems", title_justify="left", title_style="bold", show_lines=False)
     table.add_column("", no_wrap=True)
     for heading in ("case", "file", "what is wrong", "what to do"):

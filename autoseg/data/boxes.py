@@ -10,7 +10,7 @@ Box = tuple[slice, slice, slice]
 def foreground(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Voxels that are not background: inside the mask, or non-zero in any channel where there is no mask.
 
-    An empty mask counts as none: an image that is cropped to nothing would be of use to nobody.
+    An empty mask counts as none.
 
     Args:
         image: ``(channel, z, y, x)``.
@@ -27,14 +27,23 @@ def foreground(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     return inside
 
 
-def bounding_box(inside: np.ndarray) -> Box:
-    """The smallest box around the true voxels of a ``(z, y, x)`` array; all of it where none is true."""
+def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around the true voxels of a bool array of any dimension; an empty box where none is true."""
     slices = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
+    for axis in range(inside.ndim):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
         where = np.flatnonzero(inside.any(axis=others))
-        slices.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, inside.shape[axis]))
-    return slices[0], slices[1], slices[2]
+        slices.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0))
+    return tuple(slices)
+
+
+def cropping_box(inside: np.ndarray) -> Box:
+    """The smallest box around the true voxels of a ``(z, y, x)`` array; all of it where none is true.
+
+    An image that is cropped to nothing would be of no use.
+    """
+    z, y, x = bounding_box(inside) if inside.any() else (slice(0, size) for size in inside.shape)
+    return z, y, x
 
 
 def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
@@ -47,7 +56,7 @@ def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
     Returns:
         Slices for the axes z, y and x. The whole image where nothing is non-zero.
     """
-    return bounding_box(foreground(image, mask))
+    return cropping_box(foreground(image, mask))
 
 
 def middle_of(box: Box, largest: Sequence[int]) -> Box:

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.dataset import Case, Dataset, LoadedCase
-from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure, pool, without_cases
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, read_geometry, read_image
 from autoseg.data.nifti import faults
 from autoseg.utils.errors import AutosegError
@@ -26,7 +26,7 @@ class Problem:
     """One thing that is wrong or odd.
 
     Attributes:
-        severity: an ``error`` must be mended before training; a ``warning`` is worth a look.
+        severity: an ``error`` must be corrected before training; a ``warning`` should be looked at.
         case: name of the case, or ``""`` for the dataset as a whole.
         file: which file, or None.
         what: is wrong.
@@ -55,7 +55,7 @@ class Examination(NamedTuple):
 
 
 @dataclass
-class _Found:
+class _CaseFindings:
     """What the examination of one case found; small, as it comes from another process."""
 
     case: Case
@@ -119,8 +119,8 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
 # One case
 
 
-def _examine_case(case: Case, dataset: Dataset, seed: int) -> _Found:
-    found = _Found(case)
+def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
+    found = _CaseFindings(case)
     if not case.channels:
         found.add("error", None, "no image of any channel", "Add its images, or take the case out.")
     names = list(dict.fromkeys(source.path for source in case.channels.values()))
@@ -167,11 +167,11 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _Found:
         label=label,
         mask=mask,
     )
-    found.measurement = measure(case.id, loaded, dataset, seed)
+    found.measurement = measure_case(case.id, loaded, dataset, seed)
     return found
 
 
-def _header(found: _Found, path: Path) -> tuple[Geometry, int, str] | None:
+def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | None:
     if not path.is_file():
         found.add("error", path, "the file does not exist", "Add it, or take the case out.")
         return None
@@ -182,7 +182,7 @@ def _header(found: _Found, path: Path) -> tuple[Geometry, int, str] | None:
         return None
 
 
-def _components(found: _Found, name: str, path: Path, component: int | None, components: int) -> None:
+def _components(found: _CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:
     if (component or 0) >= components:
         found.add(
             "error",
@@ -199,7 +199,7 @@ def _components(found: _Found, name: str, path: Path, component: int | None, com
         )
 
 
-def _read(found: _Found, path: Path) -> Image | None:
+def _read(found: _CaseFindings, path: Path) -> Image | None:
     hidden = faults(path)
     if hidden.non_finite:
         what = f"{hidden.non_finite} voxels are NaN or infinite; they are read as 0"
@@ -214,7 +214,7 @@ def _read(found: _Found, path: Path) -> Image | None:
 
 
 def _channels(
-    found: _Found, names: Sequence[Path], geometries: dict[Path, Geometry], dataset: Dataset
+    found: _CaseFindings, names: Sequence[Path], geometries: dict[Path, Geometry], dataset: Dataset
 ) -> tuple[np.ndarray | None, tuple[float, float, float]]:
     """Check every channel's voxels; return those on one grid as float32 ``(channel, z, y, x)``."""
     voxels: np.ndarray | None = None
@@ -236,7 +236,7 @@ def _channels(
     return voxels, spacing
 
 
-def _intensities(found: _Found, name: str, path: Path, array: np.ndarray) -> None:
+def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
     broken = 0 if array.dtype.kind in "ui" else int(array.size - np.isfinite(array).sum())
     if broken:
         found.add(
@@ -259,7 +259,9 @@ def _intensities(found: _Found, name: str, path: Path, array: np.ndarray) -> Non
         found.hashes[name] = digest.hexdigest()
 
 
-def _label(found: _Found, path: Path | None, geometries: dict[Path, Geometry], dataset: Dataset) -> np.ndarray | None:
+def _label(
+    found: _CaseFindings, path: Path | None, geometries: dict[Path, Geometry], dataset: Dataset
+) -> np.ndarray | None:
     """Check a label map; return it as int16 ``(z, y, x)``."""
     image = _read(found, path) if path is not None and path in geometries else None
     if image is None:
@@ -298,7 +300,7 @@ def _label(found: _Found, path: Path | None, geometries: dict[Path, Geometry], d
     return array.astype(np.int16 if abs(array).max() <= np.iinfo(np.int16).max else np.int32)
 
 
-def _mask(found: _Found, geometries: dict[Path, Geometry]) -> np.ndarray | None:
+def _mask(found: _CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray | None:
     path = found.case.mask
     image = _read(found, path) if path is not None and path in geometries else None
     if image is None:
@@ -309,9 +311,11 @@ def _mask(found: _Found, geometries: dict[Path, Geometry]) -> np.ndarray | None:
     return mask
 
 
-def _outside(found: _Found, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset) -> None:
+def _outside(
+    found: _CaseFindings, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset
+) -> None:
     labelled = np.isin(label, list(dataset.labels.values()))
-    box = bounding_box(foreground(voxels, mask))
+    box = cropping_box(foreground(voxels, mask))
     count = int(labelled.sum() - labelled[box].sum())
     if count:
         what = "mask" if mask is not None else "non-zero image"
@@ -342,7 +346,7 @@ def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
     return problems
 
 
-def _duplicates(found: Iterable[_Found]) -> list[Problem]:
+def _duplicates(found: Iterable[_CaseFindings]) -> list[Problem]:
     """Different files with the very same voxels: one patient under two names leaks across a split."""
     first: dict[str, tuple[Case, str]] = {}
     problems = []
@@ -359,7 +363,7 @@ def _duplicates(found: Iterable[_Found]) -> list[Problem]:
     return problems
 
 
-def _differences(dataset: Dataset, found: Sequence[_Found]) -> list[Problem]:
+def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Problem]:
     """What is not the same in all cases: dimensions, orientation, voxel types, channels."""
     problems = []
     geometries = {item.case.id: item.geometry for item in found if item.geometry is not None}

@@ -1,108 +1,22 @@
-"""Dataset, Case, Channel, labels and regions: the model that every layout on disk is read into."""
+"""Dataset: a description of what is on disk, read in whatever layout it has, and the voxels of its cases."""
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict
 
+from autoseg.data.description import Case, ChannelFile, Description
 from autoseg.data.image import Geometry, read_image
-from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.data.layouts.layout import LAYOUTS, by_rank, recognise_layout
+from autoseg.utils.errors import AutosegError
 
-if TYPE_CHECKING:
-    from typing import Self
-
-#: Layouts in the order in which a folder is tried; each is a module of :mod:`autoseg.data.layouts`.
-LAYOUTS = ("manifest", "nnunet", "msd", "brats")
+__all__ = ["Case", "ChannelFile", "Dataset", "LoadedCase", "load_case"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChannelFile(_Model):
-    """Where one channel of one case is stored.
-
-    Attributes:
-        path: the image file.
-        component: which channel of the file, where a file holds several (4D volumes, RGB pictures).
-    """
-
-    path: Path
-    component: int | None = None
-
-
-class Case(_Model):
-    """One exam: its channels by name, and for training its label file(s).
-
-    Attributes:
-        id: unique in the dataset; results are named after it.
-        channels: channel name → file. A channel that the case lacks is absent.
-        label: the label map to train from, or None for a case to predict.
-        raters: rater name → label map, where several people drew the case; ``label`` is then
-            the first of them, or a map that the dataset names besides.
-        mask: voxels outside are background for cropping and normalization.
-        group: cases with the same group (one patient's exams) never lie on two sides of a split.
-    """
-
-    id: str
-    channels: dict[str, ChannelFile]
-    label: Path | None = None
-    raters: dict[str, Path] = Field(default_factory=dict)
-    mask: Path | None = None
-    group: str = ""
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file of the case, each once."""
-        paths = [channel.path for channel in self.channels.values()]
-        paths += [p for p in (self.label, self.mask, *self.raters.values()) if p is not None]
-        return list(dict.fromkeys(paths))
-
-
-class Dataset(_Model):
-    """What is on disk, independent of how it is laid out.
-
-    Attributes:
-        name: of the dataset.
-        root: folder (or CSV) it was read from.
-        layout: name of the module of :mod:`autoseg.data.layouts` that read it.
-        channels: channel names, in the dataset's order.
-        modalities: channel name → what the dataset calls its modality (``MRI``, ``CT``), where it says so.
-        labels: label name → value, without the background (0) and without the ignore label.
-        regions: region name → the label values it unites; empty where labels are the targets.
-        ignore_label: a value whose voxels take no part in training or evaluation.
-        cases: labelled cases.
-        unlabelled: cases without a label (a test set).
-        file_ending: ending of the label files, and so of results (``.nii.gz``).
-    """
-
-    name: str
-    root: Path
-    layout: str
-    channels: tuple[str, ...]
-    modalities: dict[str, str] = Field(default_factory=dict)
-    labels: dict[str, int]
-    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    ignore_label: int | None = None
-    cases: tuple[Case, ...]
-    unlabelled: tuple[Case, ...] = ()
-    file_ending: str = ".nii.gz"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Self":
-        if not self.channels:
-            raise ValueError(f"dataset {self.name} names no channels")
-        known = set(self.labels.values())
-        for region, values in self.regions.items():
-            unknown = sorted(set(values) - known)
-            if unknown:
-                raise ValueError(f"region {region} has the values {unknown}, which no label of {self.name} has")
-        if 0 in known:
-            raise ValueError(f"a label of {self.name} has the value 0, which is the background")
-        return self
+class Dataset(Description):
+    """What is on disk, independent of how it is laid out; see :class:`autoseg.data.description.Description`."""
 
     @classmethod
     def open(cls, path: str | Path, layout: str | None = None) -> "Dataset":
@@ -110,7 +24,7 @@ class Dataset(_Model):
 
         Args:
             path: the folder, an ``autoseg.toml`` or a CSV.
-            layout: one of :data:`LAYOUTS` to skip the recognition.
+            layout: one of :data:`autoseg.data.layouts.layout.LAYOUTS` to skip the recognition.
 
         Raises:
             AutosegError: nothing there, or nothing any layout recognises.
@@ -120,39 +34,23 @@ class Dataset(_Model):
         path = Path(path).absolute()
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
-        if layout is not None and layout not in LAYOUTS:
-            raise UsageError(f"--layout {layout} is unknown; choose one of {', '.join(LAYOUTS)}.")
-        layout = layout or recognise_layout(path)
+        if layout is not None:
+            return cls.of(LAYOUTS.find(layout).read(path))
+        layout = recognise_layout(path)
         if layout is None:
             raise AutosegError(
-                f"{path} has no layout that autoseg knows (tried {', '.join(LAYOUTS)}); "
+                f"{path} has no layout that autoseg knows (tried {', '.join(by_rank())}); "
                 f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
             )
-        read: Callable[[Path], Dataset] = import_module(f"autoseg.data.layouts.{layout}").read
-        return read(path)
+        return cls.of(LAYOUTS.find(layout).read(path))
 
-    def case(self, case_id: str) -> Case:
-        """The labelled or unlabelled case of this name.
-
-        Raises:
-            AutosegError: there is none.
-        """
-        for case in (*self.cases, *self.unlabelled):
-            if case.id == case_id:
-                return case
-        raise AutosegError(f"the dataset {self.name} has no case {case_id}.")
+    @classmethod
+    def of(cls, description: Description) -> "Dataset":
+        """The dataset that a layout describes."""
+        return cls(**dict(description))
 
 
-def recognise_layout(path: Path) -> str | None:
-    """The first of :data:`LAYOUTS` that a folder or file has, or None."""
-    for name in LAYOUTS:
-        recognise: Callable[[Path], bool] = import_module(f"autoseg.data.layouts.{name}").recognise
-        if recognise(path):
-            return name
-    return None
-
-
-class LoadedCase(_Model):
+class LoadedCase(BaseModel):
     """The voxels of a case, all in the same canonical grid.
 
     Attributes:

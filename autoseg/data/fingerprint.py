@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoseg.data.boxes import bounding_box, foreground
+from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -64,7 +64,7 @@ class Fingerprint(_Model):
         modalities: channel name → modality, where the dataset says so.
         labels: label name → value, without background and ignore.
         regions: region name → values.
-        ignore_label: value without a say.
+        ignore_label: label value whose voxels are not trained on or evaluated.
         file_ending: of the label files.
         cases: one entry a labelled case.
         intensities: channel name → statistics pooled over all cases (for CT normalization).
@@ -108,7 +108,7 @@ class Measurement(NamedTuple):
     samples: dict[str, np.ndarray]
 
 
-def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
+def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
     """Take the fingerprint of one case.
 
     Args:
@@ -118,7 +118,7 @@ def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -
         seed: of the sample.
     """
     inside = foreground(loaded.image, loaded.mask)
-    box = bounding_box(inside)
+    box = cropping_box(inside)
     labels = dict.fromkeys(sorted(dataset.labels.values()), 0)
     chosen = inside
     if loaded.label is not None:
@@ -152,10 +152,10 @@ def measure(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -
 
 
 def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
-    """Put the cases' measurements together.
+    """Combine the measurements of all cases.
 
     Raises:
-        AutosegError: there is not a single case.
+        AutosegError: there are no cases.
     """
     entries: list[CaseFingerprint] = []
     samples: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
@@ -170,7 +170,7 @@ def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
     return Fingerprint.of(dataset, dimension, entries, pooled)
 
 
-def compute(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
+def fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:
     """Take the fingerprint of a dataset's labelled cases.
 
     Args:
@@ -205,7 +205,7 @@ def without_cases(dataset: Dataset) -> Dataset:
 
 def _measure_file(case: Case, dataset: Dataset, seed: int) -> Measurement | str:
     try:
-        return measure(case.id, load_case(case, dataset.channels), dataset, seed)
+        return measure_case(case.id, load_case(case, dataset.channels), dataset, seed)
     except AutosegError as error:
         return str(error)
 

@@ -1,4 +1,4 @@
-"""One name for what goes by many: MR sequences and tumor structures, as different data sets call them."""
+"""Names of MR sequences and tumor structures, which data sets call differently, and matching them."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -1,15 +1,14 @@
 """Orientation: the axes a network sees a volume in, as flips and an order of the canonical ones."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from autoseg.data.image import Geometry  # needs SimpleITK, which a plan does not
+from autoseg.data.geometry import Geometry
 
 #: ``canonical``: LPS, as images are read; ``stored``: the file's own order and directions of axes; ``ras``: canonical,
-#: turned half round the long axis of the body.
+#: rotated by 180 degrees about the long axis of the body.
 Orientation = Literal["canonical", "stored", "ras"]
 
 
@@ -38,7 +37,7 @@ class Axes:
         return moved.transpose(*range(front), *(front + int(axis) for axis in np.argsort(self.order)))
 
 
-def axes_in(orientation: Orientation, geometry: "Geometry") -> Axes:
+def axes_in(orientation: Orientation, geometry: Geometry) -> Axes:
     """The axes of an orientation for a file of this geometry; a flat picture keeps its own in all of them."""
     if orientation == "canonical" or geometry.dimension != 3:
         return Axes()

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg.data.image import Geometry, write_image
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_text
 
 #: Sequences of a case, in the dataset's order.
-CHANNELS = ("t1", "t1c", "t2", "flair")
+PHANTOM_CHANNELS = ("t1", "t1c", "t2", "flair")
 
 #: Label name → value, as in BraTS 2023.
 LABELS = {"necrosis": 1, "edema": 2, "enhancing": 3}
@@ -151,8 +150,8 @@ def make_site(cohort: Cohort, number: int) -> Site:
     rng = np.random.default_rng([cohort.seed, 1, number])
     apart = 0.0 if number == 0 else 1.0
     return Site(
-        gain={channel: float(600 * 2 ** (apart * rng.uniform(-1.5, 1.5))) for channel in CHANNELS},
-        gamma={channel: float(2 ** (apart * rng.uniform(-0.5, 0.5))) for channel in CHANNELS},
+        gain={channel: float(600 * 2 ** (apart * rng.uniform(-1.5, 1.5))) for channel in PHANTOM_CHANNELS},
+        gamma={channel: float(2 ** (apart * rng.uniform(-0.5, 0.5))) for channel in PHANTOM_CHANNELS},
         blur=float(apart * rng.uniform(0.0, 0.8)),
         noise=cohort.noise * float(1 + apart * rng.uniform(-0.4, 1.0)),
         bias=cohort.bias * float(1 + apart * rng.uniform(-0.4, 1.0)),
@@ -207,9 +206,9 @@ def make_phantom(cohort: Cohort, site: Site, number: int) -> Phantom:
 
 
 def _kept(rng: np.random.Generator, missing: float) -> list[str]:
-    draws = rng.random(len(CHANNELS))
-    kept = [channel for channel, draw in zip(CHANNELS, draws, strict=True) if draw >= missing]
-    return kept or [CHANNELS[int(draws.argmax())]]
+    draws = rng.random(len(PHANTOM_CHANNELS))
+    kept = [channel for channel, draw in zip(PHANTOM_CHANNELS, draws, strict=True) if draw >= missing]
+    return kept or [PHANTOM_CHANNELS[int(draws.argmax())]]
 
 
 def _tumour_place(rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -361,6 +360,8 @@ def _acquire(
     image = image * (1 + 0.04 * field(9))
     image = np.clip(image, 0, None) ** site.gamma[channel]
     if site.blur > 0:
+        from scipy import ndimage  # takes longer to import than all else here
+
         image = np.asarray(ndimage.gaussian_filter(image, site.blur))
     image = image * np.exp(site.bias * field(110))
     noise = rng.normal(0, site.noise, (2, *mask.shape))
@@ -370,7 +371,7 @@ def _acquire(
 
 
 def _describe(cohort: Cohort) -> str:
-    channels = "\n".join(f'{name} = "{name}.nii.gz"' for name in CHANNELS)
+    channels = "\n".join(f'{name} = "{name}.nii.gz"' for name in PHANTOM_CHANNELS)
     values = ", ".join(f"{name} = {value}" for name, value in LABELS.items())
     regions = ", ".join(f"{name} = {members}" for name, members in REGIONS.items())
     raters = ", ".join(f'rater{i} = "seg_rater{i}.nii.gz"' for i in range(1, cohort.raters + 1))

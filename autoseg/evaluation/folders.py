@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.dataset import LAYOUTS, Dataset
-from autoseg.data.layouts.common import image_ending, images_in
+from autoseg.data.dataset import Dataset
+from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.layouts.layout import recognise_layout
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
@@ -193,9 +193,7 @@ def open_dataset(path: Path) -> Dataset | None:
     """The dataset at ``path``, or None where no layout recognises one: a folder of label maps."""
     if not path.exists():
         raise AutosegError(f"{path} does not exist.")
-    if any(import_module(f"autoseg.data.layouts.{name}").recognise(path) for name in LAYOUTS):
-        return Dataset.open(path)
-    return None
+    return None if recognise_layout(path) is None else Dataset.open(path)
 
 
 def _case_id(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Measure one pair of masks: a prediction and its reference."""
 
 import numpy as np
-from scipy import ndimage
 
+from autoseg.data.boxes import bounding_box
 from autoseg.evaluation.metric import METRICS, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.utils.errors import UsageError
@@ -76,12 +76,3 @@ def _value(metric: Metric, masks: MaskPair, brats: bool) -> float:
         if metric.kind == "distance":
             return float("nan")
     return metric.compute(masks)
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all of a bool array's true voxels; an empty box where there are none."""
-    found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
-    if not found:
-        return tuple(slice(0, 0) for _ in mask.shape)
-    box: tuple[slice, ...] = found[0]
-    return box

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoseg.data.layouts.common import image_ending
+from autoseg.data.file_names import image_ending
 from autoseg.utils.errors import UsageError
 
 #: One or several paths of each input, by name.

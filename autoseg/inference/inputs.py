@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoseg.data.dataset import Case, ChannelFile, Dataset, recognise_layout
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.file_names import image_ending, images_in, is_image
 from autoseg.data.image import read_geometry
-from autoseg.data.layouts.common import image_ending, images_in, is_image
+from autoseg.data.layouts.layout import recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError, UsageError

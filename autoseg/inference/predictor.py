@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase, load_case
+from autoseg.data.file_names import image_ending
 from autoseg.data.image import Geometry, result_ending, write_image
-from autoseg.data.layouts.common import image_ending
 from autoseg.data.nifti import faults
 from autoseg.inference.chain import OnOriginal, Stage, apply_stages
 from autoseg.inference.decide import (

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_fill_holes
 
-from autoseg.data.boxes import bounding_box, foreground, middle_of
+from autoseg.data.boxes import cropping_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
 from autoseg.data.image import Geometry
 from autoseg.data.orientation import Axes, Orientation, axes_in
@@ -135,7 +135,7 @@ def preprocess_case(case: LoadedCase, plan: Plan, configuration: Configuration) 
     if plan.preprocessing.holes == "inside":
         inside = binary_fill_holes(inside)
     if plan.preprocessing.crop == "nonzero":
-        box = bounding_box(inside)
+        box = cropping_box(inside)
     else:
         box = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
     if plan.preprocessing.box is not None:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from autoseg.data.boxes import Box
-from autoseg.evaluation.masks import bounding_box, dice
+from autoseg.data.boxes import Box, bounding_box
+from autoseg.evaluation.masks import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 

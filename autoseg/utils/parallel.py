@@ -11,8 +11,8 @@ from typing import TypeVar
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import Steps
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def available_cpus() -> int:
@@ -29,8 +29,8 @@ def _start(started: Event) -> None:
 
 
 def each(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None, description: str
-) -> Iterator[Result]:
+    function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int | None, description: str
+) -> Iterator[_Result]:
     """Yield ``function(item)`` in the order of ``items``.
 
     Args:

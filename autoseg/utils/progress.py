@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: Where progress and messages go; results go to standard output.
 console = Console(stderr=True, highlight=False)
@@ -110,7 +110,7 @@ class Steps:
         say(f"{self._description}: {100 * share:.0f} % after {elapsed:.0f} s{left} {self._note}".rstrip())
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def track(items: Iterable[_T], description: str, total: int) -> Iterator[_T]:
     """Iterate with progress."""
     with Steps(description, total) as steps:
         for item in items:

@@ -3,7 +3,7 @@ import pytest
 
 from autoseg.data.checks import check, examine
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.fingerprint import compute
+from autoseg.data.fingerprint import fingerprint
 
 SHAPE = (4, 5, 6)
 
@@ -63,7 +63,7 @@ def test_a_healthy_dataset_has_no_problems(build, image, label):
     dataset = build(p={"a": image(), "b": image(), "label": label()}, q={"a": image(), "b": image(), "label": label()})
     examination = examine(dataset, workers=1)
     assert examination.problems == []
-    assert examination.fingerprint == compute(dataset, workers=1), "one reading gives the same fingerprint"
+    assert examination.fingerprint == fingerprint(dataset, workers=1), "one reading gives the same fingerprint"
 
 
 def test_all_problems_are_found_at_once(build, image, label):

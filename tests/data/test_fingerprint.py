@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.fingerprint import SAMPLE, Fingerprint, compute
+from autoseg.data.fingerprint import SAMPLE, Fingerprint, fingerprint
 from autoseg.utils.errors import AutosegError
 
 
@@ -35,7 +35,7 @@ def test_one_case_by_hand(tmp_path, write_volume):
     label = np.zeros((6, 8, 10), np.uint8)
     label[2, 3, 4:8] = 1
     label[3, 4, 4:6] = 7
-    (case,) = compute(toy(tmp_path, write_volume, one=(image, label)), workers=1).cases
+    (case,) = fingerprint(toy(tmp_path, write_volume, one=(image, label)), workers=1).cases
     assert case.shape == (6, 8, 10)
     assert case.cropped_shape == (4, 5, 6)
     assert case.spacing == (3.0, 2.0, 1.0), "mm in array order"
@@ -52,8 +52,8 @@ def test_one_case_by_hand(tmp_path, write_volume):
 def test_without_foreground_the_non_zero_voxels_count(tmp_path, write_volume):
     image = np.zeros((4, 4, 4), np.int16)
     image[1:3] = np.arange(1, 33).reshape(2, 4, 4)
-    fingerprint = compute(toy(tmp_path, write_volume, one=(image, np.zeros((4, 4, 4), np.uint8))), workers=1)
-    assert fingerprint.cases[0].intensities["x"].mean == pytest.approx(16.5)
+    found = fingerprint(toy(tmp_path, write_volume, one=(image, np.zeros((4, 4, 4), np.uint8))), workers=1)
+    assert found.cases[0].intensities["x"].mean == pytest.approx(16.5)
 
 
 def test_a_big_foreground_is_sampled_for_the_pool_only(tmp_path, write_volume):
@@ -62,13 +62,13 @@ def test_a_big_foreground_is_sampled_for_the_pool_only(tmp_path, write_volume):
     ones = np.ones((40, 40, 40), np.uint8)
     dim = image[:10, :10, :10] - 40
     dataset = toy(tmp_path, write_volume, big=(image, ones), small=(dim, ones[:10, :10, :10]))
-    fingerprint = compute(dataset, workers=1)
-    assert fingerprint.cases[0].intensities["x"].mean == pytest.approx(image.mean(), rel=1e-6)
+    found = fingerprint(dataset, workers=1)
+    assert found.cases[0].intensities["x"].mean == pytest.approx(image.mean(), rel=1e-6)
     weights = SAMPLE, 1000
     expected = np.average([image.mean(), dim.mean()], weights=weights)
-    assert fingerprint.intensities["x"].mean == pytest.approx(expected, rel=5e-3)
-    assert compute(dataset, workers=1) == fingerprint, "the sample is seeded"
-    assert compute(dataset, workers=1, seed=1).intensities != fingerprint.intensities
+    assert found.intensities["x"].mean == pytest.approx(expected, rel=5e-3)
+    assert fingerprint(dataset, workers=1) == found, "the sample is seeded"
+    assert fingerprint(dataset, workers=1, seed=1).intensities != found.intensities
 
 
 def test_workers_change_nothing(tmp_path, write_volume):
@@ -78,15 +78,15 @@ def test_workers_change_nothing(tmp_path, write_volume):
         for name in "abc"
     }
     dataset = toy(tmp_path, write_volume, **cases)
-    assert compute(dataset, workers=2) == compute(dataset, workers=1)
+    assert fingerprint(dataset, workers=2) == fingerprint(dataset, workers=1)
 
 
 def test_the_file_round_trips(tmp_path, write_volume):
     ones = np.ones((3, 3, 3), np.uint8)
-    fingerprint = compute(toy(tmp_path, write_volume, one=(ones * 9, ones)), workers=1)
-    assert Fingerprint.model_validate(fingerprint.model_dump(mode="json")) == fingerprint
-    assert fingerprint.regions == {"all": [1, 2]}
-    assert fingerprint.ignore_label == 7
+    found = fingerprint(toy(tmp_path, write_volume, one=(ones * 9, ones)), workers=1)
+    assert Fingerprint.model_validate(found.model_dump(mode="json")) == found
+    assert found.regions == {"all": [1, 2]}
+    assert found.ignore_label == 7
 
 
 def test_all_unusable_cases_are_named(tmp_path, write_volume):
@@ -94,13 +94,13 @@ def test_all_unusable_cases_are_named(tmp_path, write_volume):
     dataset = toy(tmp_path, write_volume, good=(ones, ones), odd=(ones, ones[:2]), gone=(ones, ones))
     (tmp_path / "gone.nii.gz").unlink()
     with pytest.raises(AutosegError, match=r"2 of 3 cases.*odd.*gone") as error:
-        compute(dataset, workers=1)
+        fingerprint(dataset, workers=1)
     assert "autoseg inspect" in str(error.value)
 
 
 def test_no_labelled_case(tmp_path):
     with pytest.raises(AutosegError, match="no labelled case"):
-        compute(Dataset(name="t", root=tmp_path, layout="msd", channels=("x",), labels={}, cases=()))
+        fingerprint(Dataset(name="t", root=tmp_path, layout="msd", channels=("x",), labels={}, cases=()))
 
 
 def test_flat_images(tmp_path):
@@ -109,17 +109,17 @@ def test_flat_images(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray((picture > 20).astype(np.uint8)), str(tmp_path / "p_seg.png"))
     case = Case(id="p", channels={"x": ChannelFile(path=tmp_path / "p.png")}, label=tmp_path / "p_seg.png")
     dataset = Dataset(name="t", root=tmp_path, layout="msd", channels=("x",), labels={"a": 1}, cases=(case,))
-    fingerprint = compute(dataset, workers=1)
-    assert fingerprint.dimension == 2
-    assert fingerprint.cases[0].shape == (1, 5, 6)
-    assert fingerprint.cases[0].label_voxels == {1: 9}
+    found = fingerprint(dataset, workers=1)
+    assert found.dimension == 2
+    assert found.cases[0].shape == (1, 5, 6)
+    assert found.cases[0].label_voxels == {1: 9}
 
 
 @pytest.mark.data
 def test_brats13_against_numpy(real_data):
     dataset = Dataset.open(real_data("brats13"))
     dataset = dataset.model_copy(update={"cases": dataset.cases[:1]})
-    (found,) = compute(dataset, workers=1).cases
+    (found,) = fingerprint(dataset, workers=1).cases
 
     def voxels(path):
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset
-from autoseg.data.phantom import CHANNELS, Cohort, generate, make_phantom, make_site
+from autoseg.data.phantom import PHANTOM_CHANNELS, Cohort, generate, make_phantom, make_site
 from autoseg.utils.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def digests(folder):
 def test_a_cohort_is_a_dataset_without_problems(tmp_path):
     cohort = Cohort(cases=3, unlabelled=1, shape=(24, 28, 24), spacing=(6.0, 6.0, 6.0), raters=2)
     dataset = Dataset.open(generate(tmp_path, cohort))
-    assert dataset.channels == CHANNELS
+    assert dataset.channels == PHANTOM_CHANNELS
     assert len(dataset.cases) == 3
     assert len(dataset.unlabelled) == 1
     assert set(dataset.cases[0].raters) == {"rater1", "rater2"}
@@ -68,7 +68,7 @@ def test_raters_agree_about_as_well_as_people():
 def test_missing_sequences(tmp_path):
     cohort = Cohort(cases=15, shape=(16, 16, 16), spacing=(10.0, 10.0, 10.0), missing=0.5)
     dataset = Dataset.open(generate(tmp_path, cohort))
-    share = 1 - sum(len(case.channels) for case in dataset.cases) / (15 * len(CHANNELS))
+    share = 1 - sum(len(case.channels) for case in dataset.cases) / (15 * len(PHANTOM_CHANNELS))
     assert 0.3 < share < 0.65
     assert all(case.channels for case in dataset.cases)
 

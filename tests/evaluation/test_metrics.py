@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import autoseg
+from autoseg.data.boxes import bounding_box
 from autoseg.data.image import read_image
-from autoseg.evaluation.masks import BRATS_PENALTY_MM, bounding_box, dice, measure
+from autoseg.evaluation.masks import BRATS_PENALTY_MM, dice, measure
 from autoseg.evaluation.metric import METRICS, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row

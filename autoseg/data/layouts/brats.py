@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.layouts.common import build, patient_of
+from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
 
 #: Names of the four sequences, in the order in which a dataset has them.
-CHANNELS = ("t1", "t1c", "t2", "flair")
+_CHANNELS = ("t1", "t1c", "t2", "flair")
 
 _OLD = re.compile(
     r"(?P<id>brats(?:18|19|20|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1ce|t1gd|t2|flair|seg)(?P<ending>\.nii(\.gz)?)",
@@ -25,7 +26,7 @@ _DEPTH = 3
 
 
 @dataclass
-class _Found:
+class _CaseFiles:
     """The files of one case."""
 
     folder: Path
@@ -38,17 +39,17 @@ def recognise(path: Path) -> bool:
     return path.is_dir() and next(_named(path), None) is not None
 
 
-def read(path: Path) -> Dataset:
+def read(path: Path) -> Description:
     """Read the dataset, with the regions whole tumour, tumour core and enhancing tumour.
 
     Raises:
         AutosegError: no file named as in BraTS; files of both namings, whose labels differ; two of a kind.
     """
-    old: dict[str, _Found] = {}
-    new: dict[str, _Found] = {}
+    old: dict[str, _CaseFiles] = {}
+    new: dict[str, _CaseFiles] = {}
     ending, count = ".nii.gz", 0
     for file, match, is_new in _named(path):
-        case = (new if is_new else old).setdefault(match["id"], _Found(file.parent))
+        case = (new if is_new else old).setdefault(match["id"], _CaseFiles(file.parent))
         kind, count = match["kind"].lower(), count + 1
         earlier = case.label if kind == "seg" else None
         if kind == "seg":
@@ -75,30 +76,30 @@ def read(path: Path) -> Dataset:
     cases = [
         Case(
             id=name,
-            channels={channel: case.channels[channel] for channel in CHANNELS if channel in case.channels},
+            channels={channel: case.channels[channel] for channel in _CHANNELS if channel in case.channels},
             label=case.label,
             group=patient_of(name),
         )
         for name, case in sorted((old or new).items())
     ]
-    channels = tuple(name for name in CHANNELS if any(name in case.channels for case in cases))
-    return build(
-        path,
-        name=path.resolve().name,
-        root=path,
-        layout="brats",
-        channels=channels,
-        modalities=dict.fromkeys(channels, "MRI"),
-        labels={"necrosis": 1, "edema": 2, "enhancing": enhancing},
-        regions={
-            "whole_tumor": (1, 2, enhancing),
-            "tumor_core": (1, enhancing),
-            "enhancing_tumor": (enhancing,),
-        },
-        cases=tuple(case for case in cases if case.label is not None),
-        unlabelled=tuple(case for case in cases if case.label is None),
-        file_ending=ending,
-    )
+    channels = tuple(name for name in _CHANNELS if any(name in case.channels for case in cases))
+    with inconsistencies_in(path):
+        return Description(
+            name=path.resolve().name,
+            root=path,
+            layout="brats",
+            channels=channels,
+            modalities=dict.fromkeys(channels, "MRI"),
+            labels={"necrosis": 1, "edema": 2, "enhancing": enhancing},
+            regions={
+                "whole_tumor": (1, 2, enhancing),
+                "tumor_core": (1, enhancing),
+                "enhancing_tumor": (enhancing,),
+            },
+            cases=tuple(case for case in cases if case.label is not None),
+            unlabelled=tuple(case for case in cases if case.label is None),
+            file_ending=ending,
+        )
 
 
 def _named(path: Path) -> Iterator[tuple[Path, re.Match[str], bool]]:
@@ -113,9 +114,12 @@ def _named(path: Path) -> Iterator[tuple[Path, re.Match[str], bool]]:
                     yield Path(folder) / name, match, pattern is _NEW
 
 
-def _stray_label(name: str, case: _Found) -> Path | None:
+def _stray_label(name: str, case: _CaseFiles) -> Path | None:
     # BraTS20_Training_355 was published with its label as W39_1998.09.19_Segm.nii.
     if case.folder.name != name:
         return None
     found = sorted(case.folder.glob("*_Segm.nii*"))
     return found[0] if len(found) == 1 else None
+
+
+LAYOUTS.register("brats", Layout(recognise, read, rank=30))

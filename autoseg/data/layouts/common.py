@@ -1,36 +1,15 @@
-"""What the readers of layouts share: file endings, patients in case names, and errors that name the file."""
+"""What the readers of layouts share: ``dataset.json``, patients in case names, and errors that name the file."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from autoseg.data.dataset import Dataset
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
-
-#: Endings of image files that SimpleITK reads and people use.
-IMAGE_ENDINGS = (
-    ".nii.gz",
-    ".nii",
-    ".nrrd",
-    ".nhdr",
-    ".mha",
-    ".mhd",
-    ".hdr",
-    ".gipl",
-    ".png",
-    ".tiff",
-    ".tif",
-    ".bmp",
-    ".jpeg",
-    ".jpg",
-)
-
-#: Endings of flat pictures, where one file can hold red, green and blue.
-PICTURE_ENDINGS = (".png", ".tiff", ".tif", ".bmp", ".jpeg", ".jpg")
 
 #: Case names that say which patient they belong to; the patient is what is named ``patient``.
 _PATIENTS = tuple(
@@ -49,7 +28,7 @@ def description_file(path: Path) -> Path:
     return path / "dataset.json" if path.is_dir() else path
 
 
-def described(path: Path) -> dict[str, Any] | None:
+def read_description(path: Path) -> dict[str, Any] | None:
     """What the ``dataset.json`` of a folder (or that file) holds; None where there is none, or no object in it.
 
     Raises:
@@ -60,25 +39,6 @@ def described(path: Path) -> dict[str, Any] | None:
         return None
     data = read_json(file)
     return data if isinstance(data, dict) else None
-
-
-def image_ending(path: Path) -> str | None:
-    """The ending by which a file is an image (``.nii.gz``), or None."""
-    name = path.name.lower()
-    for ending in IMAGE_ENDINGS:
-        if name.endswith(ending):
-            return path.name[-len(ending) :]
-    return None
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file's name says it is an image; a Mac's hidden ``._x.nii.gz`` is none."""
-    return not path.name.startswith(".") and image_ending(path) is not None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, without its subfolders, sorted by name."""
-    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file()) if folder.is_dir() else []
 
 
 def patient_of(case_id: str) -> str:
@@ -127,22 +87,15 @@ def whole(value: Any, what: str, source: Path) -> int:
         raise AutosegError(f"{source}: the value of {what} must be a whole number, not {value!r}.") from None
 
 
-def build(source: Path, **fields: Any) -> Dataset:
-    """Make the dataset.
+@contextmanager
+def inconsistencies_in(source: Path) -> Iterator[None]:
+    """Where the description made inside contradicts itself, say so of the file that it comes from.
 
     Raises:
-        AutosegError: names ``source`` and every field that is inconsistent, or two cases of one name.
+        AutosegError: names ``source`` and everything that is inconsistent.
     """
-    seen: set[str] = set()
-    twice: list[str] = []
-    for case in (*fields["cases"], *fields.get("unlabelled", ())):
-        if case.id in seen:
-            twice.append(case.id)
-        seen.add(case.id)
-    if twice:
-        raise AutosegError(f"{source}: several cases are called {', '.join(sorted(set(twice)))}; rename all but one.")
     try:
-        return Dataset(**fields)
+        yield
     except ValidationError as error:
         parts = [item["msg"].removeprefix("Value error, ") for item in error.errors()]
         raise AutosegError(f"{source}: {'; '.join(parts)}.") from None

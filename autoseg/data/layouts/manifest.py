@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.layouts.common import build, image_ending, images_in, patient_of
+from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.utils.errors import AutosegError
 
 if sys.version_info >= (3, 11):
@@ -91,7 +93,7 @@ class Manifest(_Model):
 
 
 @dataclass
-class _Found:
+class _CaseFiles:
     """What was found for one case: role (a key of :meth:`Manifest.patterns`) → file."""
 
     id: str
@@ -149,7 +151,7 @@ def _say(item: Any) -> str:
     return f"{where or 'the file'}: {message}"
 
 
-def read(path: Path) -> Dataset:
+def read(path: Path) -> Description:
     """Read a described dataset; cases without a label become unlabelled ones.
 
     Raises:
@@ -165,7 +167,7 @@ def read(path: Path) -> Dataset:
     return read_described(path, parse(text, file))
 
 
-def read_described(path: Path, manifest: Manifest) -> Dataset:
+def read_described(path: Path, manifest: Manifest) -> Description:
     """Read the dataset at ``path`` as ``manifest`` describes it, whether that lies beside it or not.
 
     Raises:
@@ -193,23 +195,23 @@ def read_described(path: Path, manifest: Manifest) -> Dataset:
         for case in (*labelled, *cases)
         if case.files
     ]
-    return build(
-        file,
-        name=manifest.name or root.resolve().name,
-        root=table or root,
-        layout="manifest",
-        channels=tuple(manifest.channels),
-        modalities=manifest.modalities,
-        labels={} if label is None else {name: value for name, value in label.values.items() if value != 0},
-        regions={} if label is None else {name: tuple(values) for name, values in label.regions.items()},
-        ignore_label=None if label is None else label.ignore,
-        cases=labelled,
-        unlabelled=tuple(case for case in cases if case.label is None),
-        file_ending=(endings[0] if endings else None) or ".nii.gz",
-    )
+    with inconsistencies_in(file):
+        return Description(
+            name=manifest.name or root.resolve().name,
+            root=table or root,
+            layout="manifest",
+            channels=tuple(manifest.channels),
+            modalities=manifest.modalities,
+            labels={} if label is None else {name: value for name, value in label.values.items() if value != 0},
+            regions={} if label is None else {name: tuple(values) for name, values in label.regions.items()},
+            ignore_label=None if label is None else label.ignore,
+            cases=labelled,
+            unlabelled=tuple(case for case in cases if case.label is None),
+            file_ending=(endings[0] if endings else None) or ".nii.gz",
+        )
 
 
-def _case(manifest: Manifest, found: _Found, file: Path, with_column: bool) -> Case:
+def _case(manifest: Manifest, found: _CaseFiles, file: Path, with_column: bool) -> Case:
     channels = {}
     for name, entry in manifest.channels.items():
         path = found.files.get(f"channel:{name}")
@@ -244,12 +246,12 @@ def _group(pattern: str, case_id: str, file: Path) -> str:
     return match.group(1) if match.re.groups else match.group(0)
 
 
-def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_Found]:
+def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_CaseFiles]:
     cases, several = [], []
     # A folder may be one exam itself, with nothing below it.
     found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
     for folder in sorted(path for path in found if path == root or not path.name.startswith(".")):
-        case = _Found(folder.resolve().name)
+        case = _CaseFiles(folder.resolve().name)
         for role, pattern in patterns.items():
             matches = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
             if len(matches) > 1:
@@ -265,14 +267,14 @@ def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: P
     return cases
 
 
-def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Found]:
+def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_CaseFiles]:
     without = sorted({pattern for pattern in patterns.values() if "{id}" not in pattern})
     if without:
         raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
     # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
     order = sorted(patterns, key=lambda role: -len(patterns[role].replace("{id}", "").replace("*", "")))
     regexes = {role: _regex(patterns[role]) for role in order}
-    cases: dict[str, _Found] = {}
+    cases: dict[str, _CaseFiles] = {}
     several = []
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
@@ -285,7 +287,7 @@ def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Fo
             if match is None or (claimed is not None and patterns[role] != claimed):
                 continue
             claimed = patterns[role]
-            case = cases.setdefault(match["id"], _Found(match["id"]))
+            case = cases.setdefault(match["id"], _CaseFiles(match["id"]))
             if role in case.files:
                 several.append(f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}")
             case.files.setdefault(role, path)
@@ -300,7 +302,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}")
 
 
-def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) -> list[_Found]:
+def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) -> list[_CaseFiles]:
     try:
         with open(table, newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
@@ -321,10 +323,13 @@ def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) ->
         case_id = (row[manifest.id] or "").strip()
         if not case_id:
             raise AutosegError(f"{table}: line {number} has no name in the column {manifest.id}.")
-        case = _Found(case_id, group=(row[manifest.group] or "").strip() if manifest.group else "")
+        case = _CaseFiles(case_id, group=(row[manifest.group] or "").strip() if manifest.group else "")
         for role, column in patterns.items():
             value = (row[column] or "").strip()
             if value:
                 case.files[role] = table.parent / value
         cases.append(case)
     return cases
+
+
+LAYOUTS.register("manifest", Layout(recognise, read, rank=0))

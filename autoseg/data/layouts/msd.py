@@ -3,28 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.file_names import image_ending
 from autoseg.data.layouts.common import (
-    build,
     by_number,
-    described,
     description_file,
-    image_ending,
+    inconsistencies_in,
     patient_of,
+    read_description,
     unique,
     whole,
 )
+from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` is a folder (or its ``dataset.json``) with a ``training`` list."""
-    data = described(path)
+    data = read_description(path)
     return data is not None and isinstance(data.get("training"), list)
 
 
-def read(path: Path) -> Dataset:
+def read(path: Path) -> Description:
     """Read the dataset; cases of the ``test`` list become unlabelled ones where their images exist.
 
     Raises:
@@ -53,19 +54,19 @@ def read(path: Path) -> Dataset:
         if (root / image).is_file() and case.id not in names:
             unlabelled.append(case)
     label_files = [case.label for case in cases if case.label is not None]
-    return build(
-        file,
-        name=str(data.get("name") or root.resolve().name),
-        root=root,
-        layout="msd",
-        channels=tuple(channels),
-        modalities=dict(zip(channels, modalities, strict=True)),
-        labels=labels,
-        ignore_label=ignore,
-        cases=tuple(cases),
-        unlabelled=tuple(unlabelled),
-        file_ending=(image_ending(label_files[0]) if label_files else None) or ".nii.gz",
-    )
+    with inconsistencies_in(file):
+        return Description(
+            name=str(data.get("name") or root.resolve().name),
+            root=root,
+            layout="msd",
+            channels=tuple(channels),
+            modalities=dict(zip(channels, modalities, strict=True)),
+            labels=labels,
+            ignore_label=ignore,
+            cases=tuple(cases),
+            unlabelled=tuple(unlabelled),
+            file_ending=(image_ending(label_files[0]) if label_files else None) or ".nii.gz",
+        )
 
 
 def _labels(table: Any, file: Path) -> tuple[dict[str, int], int | None]:
@@ -106,3 +107,6 @@ def _case(root: Path, image: str, label: str | None, channels: list[str]) -> Cas
         label=None if label is None else root / label,
         group=patient_of(case_id),
     )
+
+
+LAYOUTS.register("msd", Layout(recognise, read, rank=20))

@@ -4,29 +4,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.file_names import is_picture
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.common import (
-    PICTURE_ENDINGS,
-    build,
     by_number,
-    described,
     description_file,
+    inconsistencies_in,
     patient_of,
+    read_description,
     unique,
     whole,
 )
+from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` is a folder (or its ``dataset.json``) with ``channel_names``."""
-    data = described(path)
+    data = read_description(path)
     return data is not None and "channel_names" in data
 
 
-def read(path: Path) -> Dataset:
+def read(path: Path) -> Description:
     """Read the dataset; cases of ``imagesTs`` become unlabelled ones.
 
     Raises:
@@ -42,7 +43,7 @@ def read(path: Path) -> Dataset:
     root = file.parent
     names = by_number(data["channel_names"], "channel_names", file)
     channels = unique(names)
-    labels, regions, ignore = read_labels(data.get("labels"), file)
+    labels, regions, ignore = parse_label_table(data.get("labels"), file)
     if isinstance(data.get("dataset"), dict):
         found = _listed(data["dataset"], root, file)
     else:
@@ -61,23 +62,25 @@ def read(path: Path) -> Dataset:
             f"{beyond[0]}; name all channels in channel_names."
         )
     together = _holds_all(ending, channels, [images for images, _ in found.values()] + list(test.values()))
-    return build(
-        file,
-        name=str(data.get("name") or root.resolve().name),
-        root=root,
-        layout="nnunet",
-        channels=tuple(channels),
-        modalities=dict(zip(channels, names, strict=True)),
-        labels=labels,
-        regions=regions,
-        ignore_label=ignore,
-        cases=tuple(_case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())),
-        unlabelled=tuple(_case(name, images, None, channels, together) for name, images in sorted(test.items())),
-        file_ending=ending,
-    )
+    with inconsistencies_in(file):
+        return Description(
+            name=str(data.get("name") or root.resolve().name),
+            root=root,
+            layout="nnunet",
+            channels=tuple(channels),
+            modalities=dict(zip(channels, names, strict=True)),
+            labels=labels,
+            regions=regions,
+            ignore_label=ignore,
+            cases=tuple(
+                _case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())
+            ),
+            unlabelled=tuple(_case(name, images, None, channels, together) for name, images in sorted(test.items())),
+            file_ending=ending,
+        )
 
 
-def read_labels(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
+def parse_label_table(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:
     """Labels, regions and the ignore value; with regions, values without a name get one."""
     if not isinstance(table, dict):
         raise AutosegError(f'{file}: "labels" must be a table as {{"background": 0, "tumour": 1}}.')
@@ -136,7 +139,7 @@ def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[di
 
 def _holds_all(ending: str, channels: list[str], cases: list[dict[int, Path]]) -> bool:
     """Whether the one file of each case holds all channels, as an RGB picture does."""
-    if ending.lower() not in PICTURE_ENDINGS or len(channels) < 2 or any(set(images) - {0} for images in cases):
+    if not is_picture(ending) or len(channels) < 2 or any(set(images) - {0} for images in cases):
         return False
     for images in cases:
         if 0 in images:
@@ -153,3 +156,6 @@ def _case(name: str, images: dict[int, Path], label: Path | None, channels: list
     else:
         found = {channel: ChannelFile(path=images[i]) for i, channel in enumerate(channels) if i in images}
     return Case(id=name, channels=found, label=label, group=patient_of(name))
+
+
+LAYOUTS.register("nnunet", Layout(recognise, read, rank=10))

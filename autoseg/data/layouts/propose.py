@@ -1,4 +1,4 @@
-"""Guess an ``autoseg.toml`` for a folder or table that nobody described yet."""
+"""Propose an ``autoseg.toml`` for a folder or table that has no description yet."""
 
 import csv
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
-from autoseg.data.layouts.common import IMAGE_ENDINGS, PICTURE_ENDINGS, image_ending, is_image
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
 
@@ -46,7 +46,7 @@ class _Role:
     def words(self) -> str:
         """What its name says, without placeholders and ending."""
         name = self.pattern.replace("{id}", "").replace("*", "")
-        for ending in IMAGE_ENDINGS:
+        for ending in image_endings():
             name = name.removesuffix(ending)
         return name.strip("/_-. ")
 
@@ -84,7 +84,7 @@ def _from_folder(root: Path) -> tuple[list[str], list[_Role]]:
     files = list(_images(root))
     if not files:
         raise AutosegError(
-            f"{root} has no image files that autoseg reads ({', '.join(IMAGE_ENDINGS)}); "
+            f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
             "convert other formats, as DICOM series, to one of these first."
         )
     name = f"name = {_text(root.resolve().name)}"
@@ -251,7 +251,7 @@ def _components(role: _Role) -> int:
 
 
 def _is_picture(role: _Role) -> bool:
-    return (image_ending(role.files[0]) or "").lower() in PICTURE_ENDINGS
+    return is_picture(image_ending(role.files[0]))
 
 
 def _channel_name(role: _Role, alone: bool) -> str:

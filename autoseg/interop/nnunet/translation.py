@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from autoseg import __version__
 from autoseg.data.dataset import Dataset
-from autoseg.data.layouts.common import build, by_number, unique, whole
-from autoseg.data.layouts.nnunet import read_labels
+from autoseg.data.layouts.common import by_number, inconsistencies_in, unique, whole
+from autoseg.data.layouts.nnunet import parse_label_table
 from autoseg.data.orientation import Orientation
 from autoseg.interop.nnunet.architecture import network_of
 from autoseg.interop.nnunet.checkpoint import Checkpoint
@@ -57,20 +57,20 @@ def dataset_of(folder: ModelFolder) -> Dataset:
     described, file = folder.dataset, folder.dataset_file
     names = by_number(described.get("channel_names", described.get("modality")), "channel_names", file)
     channels = unique(names)
-    labels, regions, ignore = read_labels(described.get("labels"), file)
-    return build(
-        file,
-        name=folder.plans.dataset_name,
-        root=folder.path.absolute(),
-        layout="nnunet",
-        channels=tuple(channels),
-        modalities=dict(zip(channels, names, strict=True)),
-        labels=labels,
-        regions=regions,
-        ignore_label=ignore,
-        cases=(),
-        file_ending=str(described.get("file_ending", ".nii.gz")),
-    )
+    labels, regions, ignore = parse_label_table(described.get("labels"), file)
+    with inconsistencies_in(file):
+        return Dataset(
+            name=folder.plans.dataset_name,
+            root=folder.path.absolute(),
+            layout="nnunet",
+            channels=tuple(channels),
+            modalities=dict(zip(channels, names, strict=True)),
+            labels=labels,
+            regions=regions,
+            ignore_label=ignore,
+            cases=(),
+            file_ending=str(described.get("file_ending", ".nii.gz")),
+        )
 
 
 def is_flat(folder: ModelFolder) -> bool:

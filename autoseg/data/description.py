@@ -1,0 +1,114 @@
+"""Description: what a layout says of a dataset, its channels, labels, regions and cases with their files."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from autoseg.utils.errors import AutosegError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChannelFile(_Model):
+    """Where one channel of one case is stored.
+
+    Attributes:
+        path: the image file.
+        component: which channel of the file, where a file holds several (4D volumes, RGB pictures).
+    """
+
+    path: Path
+    component: int | None = None
+
+
+class Case(_Model):
+    """One exam: its channels by name, and for training its label file(s).
+
+    Attributes:
+        id: unique in the dataset; results are named after it.
+        channels: channel name → file. A channel that the case lacks is absent.
+        label: the label map to train from, or None for a case to predict.
+        raters: rater name → label map, where several people drew the case; ``label`` is then
+            the first of them, or a map that the dataset names besides.
+        mask: voxels outside are background for cropping and normalization.
+        group: cases with the same group (one patient's exams) never lie on two sides of a split.
+    """
+
+    id: str
+    channels: dict[str, ChannelFile]
+    label: Path | None = None
+    raters: dict[str, Path] = Field(default_factory=dict)
+    mask: Path | None = None
+    group: str = ""
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the case, each once."""
+        paths = [channel.path for channel in self.channels.values()]
+        paths += [p for p in (self.label, self.mask, *self.raters.values()) if p is not None]
+        return list(dict.fromkeys(paths))
+
+
+class Description(_Model):
+    """What is on disk, independent of how it is laid out.
+
+    Attributes:
+        name: of the dataset.
+        root: folder (or CSV) it was read from.
+        layout: name of the layout that it was read as (:mod:`autoseg.data.layouts`).
+        channels: channel names, in the dataset's order.
+        modalities: channel name → what the dataset calls its modality (``MRI``, ``CT``), where it says so.
+        labels: label name → value, without the background (0) and without the ignore label.
+        regions: region name → the label values it unites; empty where labels are the targets.
+        ignore_label: a value whose voxels take no part in training or evaluation.
+        cases: labelled cases.
+        unlabelled: cases without a label (a test set).
+        file_ending: ending of the label files, and so of results (``.nii.gz``).
+    """
+
+    name: str
+    root: Path
+    layout: str
+    channels: tuple[str, ...]
+    modalities: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    ignore_label: int | None = None
+    cases: tuple[Case, ...]
+    unlabelled: tuple[Case, ...] = ()
+    file_ending: str = ".nii.gz"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Self":
+        if not self.channels:
+            raise ValueError(f"dataset {self.name} names no channels")
+        known = set(self.labels.values())
+        for region, values in self.regions.items():
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise ValueError(f"region {region} has the values {unknown}, which no label of {self.name} has")
+        if 0 in known:
+            raise ValueError(f"a label of {self.name} has the value 0, which is the background")
+        counts = Counter(case.id for case in (*self.cases, *self.unlabelled))
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(f"several cases are called {', '.join(twice)}; rename all but one")
+        return self
+
+    def case(self, case_id: str) -> Case:
+        """The labelled or unlabelled case of this name.
+
+        Raises:
+            AutosegError: there is none.
+        """
+        for case in (*self.cases, *self.unlabelled):
+            if case.id == case_id:
+                return case
+        raise AutosegError(f"the dataset {self.name} has no case {case_id}.")

@@ -1,0 +1,53 @@
+"""What the name of a file says: whether it is an image, of which format, and what a result may be called."""
+
+from pathlib import Path
+
+from autoseg.data.formats.format import FORMATS, format_of
+
+
+def image_endings() -> tuple[str, ...]:
+    """Endings of all image formats."""
+    return tuple(ending for name in FORMATS for ending in FORMATS.find(name).endings)
+
+
+def image_ending(path: Path) -> str | None:
+    """The ending by which a file is an image (``.nii.gz``), as the file writes it, or None."""
+    name = path.name.lower()
+    ending = max((ending for ending in image_endings() if name.endswith(ending)), key=len, default=None)
+    return None if ending is None else path.name[-len(ending) :]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says it is an image; a Mac's hidden ``._x.nii.gz`` is none."""
+    return not path.name.startswith(".") and image_ending(path) is not None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder, without its subfolders, sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file()) if folder.is_dir() else []
+
+
+def is_picture(ending: str | None) -> bool:
+    """Whether files of this ending are flat pictures, of which one may hold red, green and blue."""
+    found = format_of(ending)
+    return found is not None and found.flat
+
+
+def holds_fractions(ending: str | None) -> bool:
+    """Whether files of this ending hold numbers that are not whole, as probabilities are."""
+    found = format_of(ending)
+    return found is None or found.fractions
+
+
+def result_ending(*wanted: str | None) -> str:
+    """The first of these file endings that can hold a label map in one file; ``.nii.gz`` where none can.
+
+    Of a scan's format and that of the training labels, say: a result comes in the former where it can.
+    """
+    for ending in wanted:
+        if not ending:
+            continue
+        found = format_of(ending)
+        if found is None or found.holds_labels:
+            return ending.lower()
+    return ".nii.gz"

@@ -1,0 +1,1 @@
+"""File formats of images, a module each or several alike together."""

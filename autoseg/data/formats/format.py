@@ -1,0 +1,54 @@
+"""ImageFormat: how files of one format are read and written, and the registry of those that autoseg knows.
+
+One more format is one module of :mod:`autoseg.data.formats` (or an extension, see :mod:`autoseg.utils.registry`)::
+
+    FORMATS.register("numpy", ImageFormat((".npz",), read_header, read, write))
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.data.geometry import Geometry, Header, Image
+from autoseg.utils.registry import Registry
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """A format of image files. Its functions raise RuntimeError, OSError or ValueError where a file is unfit.
+
+    Attributes:
+        endings: of its files, in lower case and with the dot (``.nii.gz``).
+        read_header: reads geometry, number of channels and voxel type, without the voxels where it can.
+        read: reads all channels, in canonical (LPS) orientation.
+        write: writes canonical voxels ``(z, y, x)`` or ``(channel, z, y, x)`` in a file's own order of axes.
+        flat: its files are pictures, of which one may hold red, green and blue.
+        fractions: it holds numbers that are not whole.
+        lossless: what is read is what was written.
+        one_file: header and voxels lie in one file.
+    """
+
+    endings: tuple[str, ...]
+    read_header: Callable[[Path], Header]
+    read: Callable[[Path], Image]
+    write: Callable[[Path, np.ndarray, Geometry], None]
+    flat: bool = False
+    fractions: bool = True
+    lossless: bool = True
+    one_file: bool = True
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether it can hold a label map in one file."""
+        return self.lossless and self.one_file
+
+
+FORMATS: Registry[ImageFormat] = Registry("image format", package="autoseg.data.formats")
+
+
+def format_of(ending: str | None) -> ImageFormat | None:
+    """The format whose files end so, in whatever case; None where no format does."""
+    wanted = (ending or "").lower()
+    return next((found for name in FORMATS if wanted in (found := FORMATS.find(name)).endings), None)

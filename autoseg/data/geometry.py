@@ -1,0 +1,112 @@
+"""Geometry: where the voxels of a file lie; Image: voxels with their geometry.
+
+Arrays are ``(channel, z, y, x)`` in the closest axis-aligned LPS orientation, whatever the file's own order of axes,
+so that a network never sees one case flipped against another. Two-dimensional images keep their orientation and get
+``z = 1``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a file's voxels lie, as the file says it (SimpleITK's x, y, z order; mm)."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @property
+    def dimension(self) -> int:
+        """2 for a flat image, 3 for a volume."""
+        return len(self.size)
+
+    @property
+    def orientation(self) -> str:
+        """The closest axis-aligned orientation as three letters (``LPS``), or ``""`` for a flat image."""
+        if self.dimension != 3:
+            return ""
+        import SimpleITK as sitk
+
+        return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction))
+
+    @property
+    def oblique_degrees(self) -> float:
+        """The largest angle between an image axis and the closest axis of space, in degrees."""
+        matrix = np.abs(np.asarray(self.direction).reshape(self.dimension, self.dimension))
+        cosines = np.clip(matrix.max(axis=0), 0.0, 1.0)
+        return float(np.degrees(np.arccos(cosines)).max())
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Plain lists, for a JSON file."""
+        return {
+            "size": list(self.size),
+            "spacing": list(self.spacing),
+            "origin": list(self.origin),
+            "direction": list(self.direction),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Geometry":
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            tuple(int(n) for n in data["size"]),
+            tuple(data["spacing"]),
+            tuple(data["origin"]),
+            tuple(data["direction"]),
+        )
+
+    def differs_from(self, other: "Geometry", tolerance: float = 1e-3) -> str | None:
+        """Say in words how two geometries differ, or None where they agree within ``tolerance`` voxels.
+
+        Sizes must be equal, spacings within a thousandth, directions within a thousandth of a cosine, and origins
+        within a hundredth of the largest voxel side or ``tolerance`` of it, whichever is more.
+        """
+        if self.size != other.size:
+            return f"size {'×'.join(map(str, self.size))} instead of {'×'.join(map(str, other.size))}"
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=1e-4):
+            return f"spacing {_mm(self.spacing)} instead of {_mm(other.spacing)}"
+        if not np.allclose(self.direction, other.direction, atol=max(tolerance, 1e-3)):
+            return "another orientation of the axes"
+        distance = np.abs(np.subtract(self.origin, other.origin)).max()
+        if distance > max(tolerance, 1e-2) * max(self.spacing):
+            return f"origin {distance:.3g} mm away"
+        return None
+
+
+@dataclass(frozen=True)
+class Image:
+    """Voxels in canonical (LPS) order and the geometry of the file they came from.
+
+    Attributes:
+        array: ``(channel, z, y, x)``.
+        spacing: mm per voxel in array order ``(z, y, x)``.
+        geometry: the file's own geometry, needed to write a result beside it.
+    """
+
+    array: np.ndarray
+    spacing: tuple[float, float, float]
+    geometry: Geometry
+
+
+class Header(NamedTuple):
+    """What a file says before its voxels.
+
+    Attributes:
+        geometry: 2D or 3D.
+        components: channels in the file, along a 4D file's last axis or of each voxel.
+        voxel_type: in words (``"32-bit float"``).
+    """
+
+    geometry: Geometry
+    components: int
+    voxel_type: str
+
+
+def _mm(values: Sequence[float]) -> str:
+    return "×".join(f"{v:.4g}" for v in values) + " mm"
