@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from autoseg.data.checks import check
     from autoseg.data.dataset import Dataset
     from autoseg.data.fingerprint import fingerprint
+    from autoseg.evaluation.agreement_folders import agreement
     from autoseg.evaluation.folders import evaluate
-    from autoseg.evaluation.raters import agreement
     from autoseg.evaluation.tables import compare
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
@@ -49,7 +49,7 @@ _WHERE = {
     "Predictor": "autoseg.inference.predictor",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
-    "agreement": "autoseg.evaluation.raters",
+    "agreement": "autoseg.evaluation.agreement_folders",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.data.checks",
     "compare": "autoseg.evaluation.tables",

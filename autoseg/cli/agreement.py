@@ -3,18 +3,15 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
 
-from autoseg.cli.common import parse_names
-from autoseg.cli.compare import WIDE
-from autoseg.evaluation.consensus import Consensus
-from autoseg.evaluation.folders import parse_structures
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
-from autoseg.evaluation.raters import WORKERS, agreement
-from autoseg.utils.progress import say, silenced
+from autoseg.cli.common import parse_names, print_comparison, print_verdicts
+from autoseg.evaluation.protocol import AGREEMENT_WORKERS, TOLERANCE_MM, Empty, EvaluationProtocol
+
+if TYPE_CHECKING:
+    from autoseg.evaluation.consensus import Consensus
 
 
 def command(
@@ -43,20 +40,26 @@ def command(
     empty: Annotated[
         str, typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does.")
     ] = "skip",
-    workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
+    workers: Annotated[int, typer.Option(help="Cases at a time.")] = AGREEMENT_WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="Print means and test as JSON.")] = False,
 ) -> None:
     """How far do raters agree, and does a model agree with them as they do with each other?"""
+    from rich.console import Console
+
+    from autoseg.evaluation.agreement_folders import agreement
+    from autoseg.evaluation.folders import parse_structures
+    from autoseg.utils.progress import say, silenced
+
     with silenced() if as_json else nullcontext():
         found = agreement(
             raters,
             models=model or [],
             targets=parse_structures(labels) if labels is not None else None,
-            metrics=parse_names(metrics, "--metrics"),
+            protocol=EvaluationProtocol(
+                tolerance, cast(Empty, empty), metrics=tuple(parse_names(metrics, "--metrics"))
+            ),
             consensus=cast("Consensus | None", consensus),
             out=out,
-            tolerance=tolerance,
-            empty=cast(Empty, empty),
             workers=workers,
         )
     compared = found.comparison(found.metrics[0]) if found.models else None
@@ -72,9 +75,9 @@ def command(
         for note in compared.notes():
             say(note)
         if len(compared.cases) > 1:
-            console.print(compared.table(wide=console.width >= WIDE))
-        for verdict in compared.verdicts():
-            console.print(verdict, markup=False, soft_wrap=True)
+            print_comparison(console, compared)
+        else:
+            print_verdicts(console, compared)
     if out is not None:
         united = f"; consensus: {out / 'consensus'}" if found.consensus else ""
         say(f"Every case and pair: {out / 'agreement.csv'}; means: {out / 'agreement.json'}{united}")

@@ -1,7 +1,32 @@
-"""What several commands share: options' parsers."""
+"""What several commands share: parsers of options, and how a comparison is printed."""
+
+from typing import TYPE_CHECKING
 
 from autoseg.utils.durations import parse_duration as parse_duration
 from autoseg.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autoseg.evaluation.comparison import Comparison
+
+#: Columns of a terminal from which a table of all metrics or settings fits.
+WIDE_TERMINAL = 130
+
+#: Columns of a terminal from which the table of a comparison fits with raw p-values.
+_WIDE_FOR_COMPARISON = 110
+
+
+def print_comparison(console: "Console", comparison: "Comparison") -> None:
+    """Print a comparison's table, with the test below it, and its verdicts."""
+    console.print(comparison.table(wide=console.width >= _WIDE_FOR_COMPARISON))
+    print_verdicts(console, comparison)
+
+
+def print_verdicts(console: "Console", comparison: "Comparison") -> None:
+    """Print a sentence for each method but the baseline."""
+    for verdict in comparison.verdicts():
+        console.print(verdict, markup=False, soft_wrap=True)
 
 
 def parse_folds(text: str, option: str = "--fold") -> list[int] | None:

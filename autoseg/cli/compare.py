@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from autoseg.cli.common import parse_names
-from autoseg.evaluation.paired import RESAMPLES
-from autoseg.evaluation.tables import compare
-from autoseg.utils.progress import say, silenced
-
-#: Columns of a terminal from which the table with raw p-values fits.
-WIDE = 110
+from autoseg.cli.common import parse_names, print_comparison
+from autoseg.evaluation.protocol import RESAMPLES
 
 
 def command(
@@ -42,6 +36,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Is one evaluation better than another? Paired test, confidence interval and effect size over the same cases."""
+    from rich.console import Console
+
+    from autoseg.evaluation.paired import Bootstrap
+    from autoseg.evaluation.tables import compare
+    from autoseg.utils.progress import say, silenced
+
     with silenced() if as_json else nullcontext():
         found = compare(
             inputs,
@@ -49,9 +49,7 @@ def command(
             metrics=parse_names(metrics, "--metrics") if metrics is not None else None,
             case=case,
             exclude=parse_names(exclude, "--exclude") if exclude is not None else (),
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
+            bootstrap=Bootstrap(confidence, resamples, seed),
         )
     if out is not None:
         found.write_csv(out)
@@ -61,8 +59,6 @@ def command(
     for note in found.notes():
         say(note)
     console = Console(highlight=False)
-    console.print(found.table(wide=console.width >= WIDE))
-    for verdict in found.verdicts():
-        console.print(verdict, markup=False, soft_wrap=True)
+    print_comparison(console, found)
     if out is not None:
         say(f"The whole table: {out}")

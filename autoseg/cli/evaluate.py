@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
 
-from autoseg.cli.common import parse_folds
-from autoseg.evaluation import Structure, evaluate, plan_structures
-from autoseg.evaluation.cases import WORKERS
-from autoseg.evaluation.folders import parse_structures
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
-from autoseg.evaluation.summary import LONG, SHORT
-from autoseg.runs.run import Run
+from autoseg.cli.common import WIDE_TERMINAL, parse_folds, parse_names
+from autoseg.evaluation.protocol import TOLERANCE_MM, WORKERS, Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
-from autoseg.utils.progress import say, silenced
 
-#: Heading of the options of one kind of evaluation.
-SUBSETS = "With --channel-subsets"
-
-#: Columns of a terminal from which the long table fits.
-WIDE = 130
+#: Heading of the options that --channel-subsets takes.
+_SUBSETS = "With --channel-subsets"
 
 
 def command(
@@ -45,6 +35,9 @@ def command(
     labels: Annotated[
         str | None, typer.Option(help="What to evaluate: 'edema=2,core=1+4' (a sum of values is a region).")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, with commas: dice, hd95, …; all that autoseg brings by default.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
     empty: Annotated[
@@ -62,23 +55,23 @@ def command(
         ),
     ] = False,
     subsets: Annotated[
-        str | None, typer.Option(help="Of --channel-subsets, only these: 'flair,t1c+flair'.", rich_help_panel=SUBSETS)
+        str | None, typer.Option(help="Of --channel-subsets, only these: 'flair,t1c+flair'.", rich_help_panel=_SUBSETS)
     ] = None,
     config: Annotated[
-        str | None, typer.Option(help="Configuration; the recommended one by default.", rich_help_panel=SUBSETS)
+        str | None, typer.Option(help="Configuration; the recommended one by default.", rich_help_panel=_SUBSETS)
     ] = None,
     folds: Annotated[
-        str | None, typer.Option(help="Folds: numbers with commas; all by default.", rich_help_panel=SUBSETS)
+        str | None, typer.Option(help="Folds: numbers with commas; all by default.", rich_help_panel=_SUBSETS)
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto (default), cpu, cuda or mps.", rich_help_panel=SUBSETS)
+        str | None, typer.Option(help="auto (default), cpu, cuda or mps.", rich_help_panel=_SUBSETS)
     ] = None,
     tta: Annotated[
         bool | None,
         typer.Option(
             "--tta/--no-tta",
             help="Average over mirrored images (the default).",
-            rich_help_panel=SUBSETS,
+            rich_help_panel=_SUBSETS,
             show_default=False,
         ),
     ] = None,
@@ -87,24 +80,26 @@ def command(
 
     With --channel-subsets, predict the cases of a dataset with a run, with every subset of its channels, instead.
     """
+    from rich.console import Console
+
+    from autoseg.utils.progress import say, silenced
+
     if channel_subsets:
-        if given := _given({"--model": model, "--labels": labels, "--ignore": ignore, "--partial": partial or None}):
+        others = {"--model": model, "--labels": labels, "--metrics": metrics, "--ignore": ignore}
+        if given := _given({**others, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
         # Imported here: it needs the network code, which takes seconds to load.
-        from autoseg.study.channel_subsets import evaluate_channel_subsets, parse_subsets
+        from autoseg.study.channel_subsets import TrainedConfiguration, evaluate_channel_subsets, parse_subsets
 
         with silenced() if as_json else nullcontext():
             found = evaluate_channel_subsets(
-                predictions,
+                TrainedConfiguration.open(
+                    predictions, config, parse_folds(folds or "all", "--folds"), device or "auto", tta is not False
+                ),
                 references,
                 subsets=None if subsets is None else parse_subsets(subsets),
-                configuration=config,
-                folds=parse_folds(folds or "all", "--folds"),
-                device=device or "auto",
-                mirror=tta is not False,
+                protocol=EvaluationProtocol(tolerance, cast(Empty, empty)),
                 out=out,
-                tolerance=tolerance,
-                empty=cast(Empty, empty),
                 workers=workers,
             )
         if as_json:
@@ -120,11 +115,13 @@ def command(
         raise UsageError(f"{given[0]} goes with --channel-subsets only.")
     if references is None:
         raise UsageError("give the references, too: autoseg evaluate PREDICTIONS REFERENCES.")
-    targets: list[Structure] | None = None
     if model is not None and labels is not None:
         raise UsageError("--model and --labels both say what to evaluate; give one of them.")
-    if labels is not None:
-        targets = parse_structures(labels)
+    # Imported here, as all that takes long: the help of all commands shows this one's options.
+    from autoseg.evaluation.folders import evaluate, parse_structures, plan_structures
+    from autoseg.runs.run import Run
+
+    targets = None if labels is None else parse_structures(labels)
     if model is not None:
         run = Run.open(model)
         plan = run.plan
@@ -136,9 +133,12 @@ def command(
             references,
             out=out,
             targets=targets,
-            tolerance=tolerance,
-            empty=cast(Empty, empty),
-            ignore=ignore,
+            protocol=EvaluationProtocol(
+                tolerance,
+                cast(Empty, empty),
+                ignore,
+                None if metrics is None else tuple(parse_names(metrics, "--metrics")),
+            ),
             partial=partial,
             workers=workers,
         )
@@ -146,7 +146,7 @@ def command(
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
         return
     console = Console()
-    console.print(evaluation.table(metrics=LONG if console.width >= WIDE else SHORT))
+    console.print(evaluation.table(wide=console.width >= WIDE_TERMINAL))
     if out is not None:
         say(f"Every case: {out / 'metrics.csv'}; summary: {out / 'summary.csv'}, {out / 'summary.json'}")
 

@@ -21,7 +21,7 @@ def command(
     """
     from rich.console import Console
 
-    from autoseg.evaluation.cases import WORKERS
+    from autoseg.evaluation.protocol import WORKERS
     from autoseg.postprocessing.choice import postprocess, results_table, verdict
     from autoseg.utils.progress import say, silenced
 

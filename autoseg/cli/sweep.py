@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.common import WIDE_TERMINAL, print_comparison
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from autoseg.study import StudyTable
-
-#: Columns of a terminal from which one table holds everything.
-WIDE = 130
 
 
 def command(
@@ -72,13 +70,11 @@ def _show(table: "StudyTable") -> None:
     from autoseg.utils.progress import say
 
     console = _console()
-    for part in terminal_tables(table, wide=console.width >= WIDE):
+    for part in terminal_tables(table, wide=console.width >= WIDE_TERMINAL):
         console.print(part)
     if table.comparison is not None:
         console.print()
-        console.print(table.comparison.table(wide=console.width >= WIDE))
-        for verdict in table.comparison.verdicts():
-            console.print(verdict, markup=False, soft_wrap=True)
+        print_comparison(console, table.comparison)
     for note in table.notes():
         say(note)
     say(f"Tables: {table.study.out / 'table.md'}, {table.study.out / 'table.csv'}; every case: cases.csv beside them")

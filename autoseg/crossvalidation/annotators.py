@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
-from autoseg.evaluation.raters import measure
+from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.predictor import write_label
 from autoseg.networks.weights import is_of
 from autoseg.plans.stage import Stage
@@ -61,7 +61,7 @@ def measure_decoders(
     references = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in stage.raters}
     folders = {f"decoder {name}": out / DECODERS / name for name in stage.raters} | {"mean of decoders": out}
     models = {name: {case: folder / file for case, file in files.items()} for name, folder in folders.items()}
-    measure(references, models, stage.result.outputs, ignore=stage.result.ignore).write(out / DECODERS)
+    dice_agreement(references, models, stage.result.outputs, ignore=stage.result.ignore).write(out / DECODERS)
 
 
 def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:

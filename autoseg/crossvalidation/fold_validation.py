@@ -12,6 +12,7 @@ from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measu
 from autoseg.data.file_names import result_ending
 from autoseg.data.geometry import Geometry
 from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
@@ -101,7 +102,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
             writing.result()
     if stage.raters:
         measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, stage)
-    return evaluate_pairs(pairs, stage.result.outputs, out, ignore=stage.result.ignore)
+    return evaluate_pairs(pairs, stage.result.outputs, out, EvaluationProtocol(ignore=stage.result.ignore))
 
 
 def no_evaluation(stage: Stage) -> Evaluation:

@@ -1,4 +1,4 @@
-"""How far raters agree with each other, and models with them: what is reported of the measured pairs."""
+"""How far annotations of the same cases agree, and models with them: what is reported of the measured pairs."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from autoseg.evaluation import comparison
-from autoseg.evaluation.comparison import Comparison
+from autoseg.evaluation.comparison import Comparison, compare_samples
 from autoseg.evaluation.consensus import Consensus
-from autoseg.evaluation.summary import HEADINGS, Statistics, number
-from autoseg.evaluation.tables import direction_of
+from autoseg.evaluation.metric import METRICS
+from autoseg.evaluation.paired import Bootstrap
+from autoseg.evaluation.summary import Statistics, number
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_csv, write_json
-
-#: Metrics that do not ask which of two label maps is the reference.
-SYMMETRIC = ("dice", "jaccard", "nsd", "hd95", "hd", "assd")
 
 #: The name that the consensus has beside the raters'.
 CONSENSUS = "consensus"
@@ -46,7 +43,7 @@ class Agreement:
         raters: names.
         models: names.
         targets: names.
-        metrics: of :data:`SYMMETRIC`.
+        metrics: names of symmetric metrics.
         consensus: how the raters were united, if they were.
     """
 
@@ -80,7 +77,7 @@ class Agreement:
         """Case → mean over all pairs of raters."""
         return _case_means(self.values(*pair, target, metric) for pair in combinations(self.raters, 2))
 
-    def comparison(self, metric: str = "dice", **options: Any) -> Comparison:
+    def comparison(self, metric: str = "dice", bootstrap: Bootstrap = Bootstrap()) -> Comparison:
         """Does a model agree with a rater as well as the other raters do?
 
         For each rater and target, a model's values with the rater are compared, case by case, with the mean of the
@@ -88,7 +85,7 @@ class Agreement:
 
         Args:
             metric: which.
-            options: of :func:`autoseg.evaluation.comparison.compare`.
+            bootstrap: how the confidence intervals are made.
 
         Raises:
             AutosegError: no model was given.
@@ -103,14 +100,16 @@ class Agreement:
                 for model in self.models
             },
         }
-        directions = {name: direction_of(metric) for name, *_ in columns}
-        return comparison.compare(samples, directions=directions, **options)
+        directions = {name: METRICS.find(metric).better for name, *_ in columns}
+        return compare_samples(samples, directions=directions, bootstrap=bootstrap)
 
     def table(self, metric: str = "dice") -> Table:
         """A table for the terminal: mean ± standard deviation over cases of every pair and of their means."""
         cases = len(self.cases)
-        heading, digits = HEADINGS[metric]
-        title = f"{heading}, {cases} case{'' if cases == 1 else 's'}" + (": mean ± standard deviation" * (cases > 1))
+        digits = METRICS.find(metric).digits
+        title = f"{METRICS.find(metric).title}, {cases} case{'' if cases == 1 else 's'}" + (
+            ": mean ± standard deviation" * (cases > 1)
+        )
         table = Table(title=title)
         table.add_column("", overflow="fold")
         for target in self.targets:
@@ -170,11 +169,11 @@ class Agreement:
             AutosegError: the files are missing or damaged.
         """
         try:
-            said = read_json(Path(folder) / "agreement.json")
+            summary = read_json(Path(folder) / "agreement.json")
             with open(Path(folder) / "agreement.csv", encoding="utf-8", newline="") as file:
                 lines = list(csv.DictReader(file))
-            metrics = tuple(dict.fromkeys(line["metric"] for line in said["agreement"]))
-            targets = tuple(dict.fromkeys(line["target"] for line in said["agreement"]))
+            metrics = tuple(dict.fromkeys(line["metric"] for line in summary["agreement"]))
+            targets = tuple(dict.fromkeys(line["target"] for line in summary["agreement"]))
             rows = tuple(
                 PairRow(
                     line["case"],
@@ -185,10 +184,10 @@ class Agreement:
                 )
                 for line in lines
             )
-            return cls(rows, tuple(said["raters"]), tuple(said["models"]), targets, metrics, said["consensus"])
+            return cls(rows, tuple(summary["raters"]), tuple(summary["models"]), targets, metrics, summary["consensus"])
         except (OSError, KeyError, TypeError, ValueError):
             raise AutosegError(
-                f"{folder} holds no readable agreement.json and agreement.csv; make them anew."
+                f"{folder} holds no readable agreement.json and agreement.csv; run autoseg agreement again."
             ) from None
 
     @cached_property

@@ -1,6 +1,5 @@
 """Evaluate label maps in files: every target of every case, several cases at a time."""
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,21 +10,22 @@ import numpy as np
 from scipy import ndimage
 
 from autoseg.data.image import Geometry, Image, read_image
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, measure
+from autoseg.evaluation.masks import measure
+from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import track
 
-#: Cases evaluated at the same time where nothing is said; each holds two label maps in memory.
-WORKERS = min(8, os.cpu_count() or 1)
+#: What :meth:`autoseg.evaluation.summary.Evaluation.counts` needs: which masks are empty.
+COUNTED = ("prediction_ml", "reference_ml")
 
 
-class Target(Protocol):
+class LabelGroup(Protocol):
     """Anything with a name and the label values it is made of: a plan's output, or a :class:`Structure`."""
 
     @property
     def name(self) -> str:
-        """What the rows are called."""
+        """Of the structure."""
 
     @property
     def values(self) -> Sequence[int]:
@@ -44,7 +44,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Image]:
     """Read a label map as int32 ``(z, y, x)``, with the image it came from.
 
     Raises:
-        AutosegError: unreadable, with several channels, or with values that are no labels.
+        AutosegError: unreadable, with several channels, or with values that are not whole numbers.
     """
     image = read_image(path)
     if len(image.array) != 1:
@@ -52,7 +52,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Image]:
     array = image.array[0]
     labels = array.astype(np.int32)
     if not np.issubdtype(array.dtype, np.integer) and not np.array_equal(labels, array):
-        raise AutosegError(f"{path} has values that are no whole numbers; a label map holds label values.")
+        raise AutosegError(f"{path} has values that are not whole numbers; a label map holds label values.")
     return labels, image
 
 
@@ -60,11 +60,8 @@ def evaluate_arrays(
     prediction: np.ndarray,
     reference: np.ndarray,
     spacing: tuple[float, float, float],
-    targets: Sequence[Target],
-    *,
-    tolerance: float = TOLERANCE_MM,
-    empty: Empty = "skip",
-    ignore: int | None = None,
+    targets: Sequence[LabelGroup],
+    protocol: EvaluationProtocol = EvaluationProtocol(),
 ) -> dict[str, dict[str, float]]:
     """Measure each target of one case.
 
@@ -73,31 +70,28 @@ def evaluate_arrays(
         reference: label values, of the same shape.
         spacing: mm ``(z, y, x)``.
         targets: what to measure.
-        tolerance: of the normalised surface Dice, in mm.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
-        ignore: reference voxels of this value do not count: they are outside every mask, and not counted as
+        protocol: which metrics, and by which conventions. Ignored voxels are outside every mask, and not counted as
             background either.
 
     Returns:
         Target name → metric name → value.
     """
     voxels = reference.size
-    if ignore is not None:
-        ignored = reference == ignore
+    if protocol.ignore is not None:
+        ignored = reference == protocol.ignore
         voxels -= int(np.count_nonzero(ignored))
         prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
     # One pass finds every label's box, so that a target is looked for only where it is.
     boxes = [ndimage.find_objects(np.maximum(labels, 0)) for labels in (prediction, reference)]
     found = {}
     for target in targets:
-        values = [value for value in target.values if value != ignore]
+        values = [value for value in target.values if value != protocol.ignore]
         box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.ndim)
         found[target.name] = measure(
             np.isin(prediction[box], values),
             np.isin(reference[box], values),
             spacing,
-            tolerance=tolerance,
-            empty=empty,
+            protocol,
             voxels=voxels,
         )
     return found
@@ -105,11 +99,9 @@ def evaluate_arrays(
 
 def evaluate_pairs(
     pairs: Iterable[tuple[str, Path, Path]],
-    targets: Sequence[Target],
+    targets: Sequence[LabelGroup],
     out: str | Path | None = None,
-    nsd_tolerance_mm: float = TOLERANCE_MM,
-    empty: Empty = "skip",
-    ignore: int | None = None,
+    protocol: EvaluationProtocol = EvaluationProtocol(),
     workers: int = WORKERS,
 ) -> Evaluation:
     """Evaluate predicted label maps against their references.
@@ -118,9 +110,7 @@ def evaluate_pairs(
         pairs: case name, predicted label map, reference label map.
         targets: what to measure in each case.
         out: folder for ``metrics.csv``, ``summary.csv`` and ``summary.json``; None to write nothing.
-        nsd_tolerance_mm: tolerance of the normalised surface Dice.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
-        ignore: voxels of this value in the reference do not count.
+        protocol: which metrics, and by which conventions; the volumes of both masks are always measured.
         workers: cases at a time.
 
     Raises:
@@ -128,7 +118,7 @@ def evaluate_pairs(
         UsageError: wrong options.
     """
     pairs, targets = list(pairs), list(targets)
-    check_options(nsd_tolerance_mm, empty)
+    protocol = protocol.with_metrics(*COUNTED)
     if not pairs:
         raise AutosegError("there are no predictions to evaluate.")
     if not targets:
@@ -146,15 +136,7 @@ def evaluate_pairs(
                 f"case {case}: {prediction_path} does not lie on the grid of {reference_path} "
                 f"({difference}); evaluate predictions in the geometry of their references."
             )
-        values = evaluate_arrays(
-            prediction,
-            reference,
-            real.spacing,
-            targets,
-            tolerance=nsd_tolerance_mm,
-            empty=empty,
-            ignore=ignore,
-        )
+        values = evaluate_arrays(prediction, reference, real.spacing, targets, protocol)
         return [Row(case, target, found) for target, found in values.items()]
 
     # Threads: reading, array operations and tree queries all leave the interpreter free.
@@ -163,14 +145,15 @@ def evaluate_pairs(
         rows = [row for found in track(pool.map(one, pairs), "evaluating", len(pairs)) for row in found]
     finally:
         pool.shutdown(cancel_futures=True)
-    evaluation = Evaluation(tuple(rows), tuple(target.name for target in targets), nsd_tolerance_mm, empty)
+    names = tuple(target.name for target in targets)
+    evaluation = Evaluation(tuple(rows), names, protocol.tolerance_mm, protocol.empty)
     if out is not None:
         evaluation.write(out)
     return evaluation
 
 
 def grid_difference(image: Image, other: Image) -> str | None:
-    """Say in words how two images' grids differ, or None; the files' order and direction of axes is free."""
+    """How two images' grids differ, in words, or None; order and direction of the files' axes may differ."""
     difference = image.geometry.differs_from(other.geometry)
     if difference is None or image.geometry.dimension != other.geometry.dimension:
         return difference

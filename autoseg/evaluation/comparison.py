@@ -1,26 +1,24 @@
 """Paired statistics: is one method better than another on the same cases, by how much, and how surely.
 
 The tests are those of :mod:`autoseg.evaluation.paired`; here they are done for every column (a metric, a structure) and
-every name but the baseline, corrected for all of them together, and told as a table and in sentences.
+every name but the baseline, corrected for all of them together, and shown as a table and in sentences.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from autoseg.evaluation.paired import METHODS, RESAMPLES, bootstrap_interval, holm, signed_rank
+from autoseg.evaluation.metric import Direction
+from autoseg.evaluation.paired import METHODS, Bootstrap, holm, signed_rank
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_csv
-
-#: What is good about a column: larger values, smaller ones, or neither (a volume).
-Direction = Literal["more", "less", "neither"]
 
 #: Name → column → case → value; NaN (or infinite) where undefined.
 Samples = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -75,10 +73,8 @@ class Comparison:
         baseline: the name that the others are compared with.
         cases: that all names have.
         omitted: cases that only some names have, and which were left out.
-        directions: column → what is good about it.
-        confidence: of the intervals; 1 − confidence is the level of significance.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        directions: column → which values are better.
+        bootstrap: how the intervals were made; 1 − confidence is the level of significance.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -86,9 +82,7 @@ class Comparison:
     cases: tuple[str, ...]
     omitted: tuple[str, ...]
     directions: Mapping[str, Direction]
-    confidence: float
-    resamples: int
-    seed: int
+    bootstrap: Bootstrap
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +105,12 @@ class Comparison:
                 return row
         raise KeyError((name, column))
 
+    @property
+    def method(self) -> str:
+        """Test and correction in a few words, for below the table."""
+        tests = sum(not math.isnan(row.p) for row in self.rows)
+        return f"Wilcoxon signed-rank, Holm-corrected over {tests} comparison{'' if tests == 1 else 's'}"
+
     def verdicts(self) -> list[str]:
         """One sentence for each name but the baseline: where it is significantly better or worse."""
         return [self._verdict(name) for name in self.names if name != self.baseline]
@@ -130,14 +130,15 @@ class Comparison:
         return notes
 
     def table(self, title: str | None = None, *, wide: bool = True) -> Table:
-        """A table for the terminal, one section a column; fits 80 columns without ``wide``, which adds the raw p."""
+        """A table for the terminal, one section a column, the test below; ``wide`` adds p and needs over 80 columns."""
         cases = len(self.cases)
         gap = " " if wide else ""
         some_undefined = any(row.n < cases for row in self.rows)
-        headings = [f"mean{gap}±{gap}std", "median", "Δ mean", f"{100 * self.confidence:g} % interval"]
+        headings = [f"mean{gap}±{gap}std", "median", "Δ mean", f"{100 * self.bootstrap.confidence:g} % interval"]
         headings = [*(["n/pairs"] if some_undefined else []), *headings, *(["p"] if wide else [])]
         table = Table(
             title=title or f"{cases} case{'' if cases == 1 else 's'}, compared with {_escape(self.baseline)}",
+            caption=self.method,
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
@@ -167,9 +168,9 @@ class Comparison:
             "baseline": self.baseline,
             "cases": len(self.cases),
             "omitted": list(self.omitted),
-            "confidence": self.confidence,
-            "resamples": self.resamples,
-            "seed": self.seed,
+            "confidence": self.bootstrap.confidence,
+            "resamples": self.bootstrap.resamples,
+            "seed": self.bootstrap.seed,
             "methods": METHODS,
             "better": dict(self.directions),
             "rows": [
@@ -193,7 +194,7 @@ class Comparison:
         write_csv(path, lines)
 
     def _verdict(self, name: str) -> str:
-        alpha = 1 - self.confidence
+        alpha = 1 - self.bootstrap.confidence
         tested = [row for row in self.rows if row.name == name and not math.isnan(row.p_holm)]
         if not tested:
             return f"{name} and {self.baseline} have no values of the same cases to compare."
@@ -237,14 +238,12 @@ class Comparison:
         return f"{row.column} (mean {_signed(row.difference, digits)}, corrected p {_equals(row.p_holm)}{though})"
 
 
-def compare(
+def compare_samples(
     samples: Samples,
     baseline: str | None = None,
     *,
     directions: Mapping[str, Direction] | None = None,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Comparison:
     """Compare methods on the same cases.
 
@@ -253,24 +252,24 @@ def compare(
             infinite value is left out of its own pairs only.
         baseline: name that the others are compared with; None for the first.
         directions: column → whether more or less of it is better; ``more`` where not named.
-        confidence: of the intervals; a corrected p below 1 − confidence is called significant.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; every comparison draws the same cases.
+        bootstrap: how the intervals are made.
 
     Raises:
         AutosegError: the inputs have no case or no column in common.
-        UsageError: an unknown baseline, or a confidence or number of resamples that can't be meant.
+        UsageError: nothing to compare, or an unknown baseline.
 
     Example:
         >>> scores = {f"case_{i}": 0.8 + i / 100 for i in range(10)}
         >>> better = {case: score + 0.01 for case, score in scores.items()}
-        >>> compare({"old": {"tumor": scores}, "new": {"tumor": better}}).verdicts()
+        >>> compare_samples({"old": {"tumor": scores}, "new": {"tumor": better}}).verdicts()
         ['new is significantly better than old in tumor (mean +0.0100, corrected p = 0.002).']
     """
     names = list(samples)
     baseline = names[0] if baseline is None and names else baseline
-    _check(names, baseline, confidence, resamples)
-    assert baseline is not None
+    if not names:
+        raise UsageError("there is nothing to compare; give two or more evaluations.")
+    if baseline is None or baseline not in names:
+        raise UsageError(f"--baseline {baseline} is none of the inputs; choose one of {', '.join(names)}.")
     columns = [c for c in samples[baseline] if all(c in samples[name] for name in names)]
     if not columns:
         raise AutosegError(
@@ -291,7 +290,7 @@ def compare(
         for column in columns
     }
     tests = {
-        (name, column): _paired(values[name, column] - values[baseline, column], confidence, resamples, seed)
+        (name, column): _paired(values[name, column] - values[baseline, column], bootstrap)
         for column in columns
         for name in names
         if name != baseline
@@ -322,9 +321,7 @@ def compare(
         cases=tuple(cases),
         omitted=tuple(case for case in everyone if case not in set(cases)),
         directions={column: (directions or {}).get(column, "more") for column in columns},
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
+        bootstrap=bootstrap,
     )
 
 
@@ -337,11 +334,11 @@ def _defined(values: Sequence[float]) -> np.ndarray:
 _NO_TEST: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p", "effect"), math.nan)
 
 
-def _paired(differences: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Any]:
+def _paired(differences: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return {"pairs": 0, **_NO_TEST}
-    low, high = bootstrap_interval(differences, confidence, resamples, seed)
+    low, high = bootstrap.interval(differences)
     p, effect = signed_rank(differences)
     return {
         "pairs": len(differences),
@@ -351,17 +348,6 @@ def _paired(differences: np.ndarray, confidence: float, resamples: int, seed: in
         "p": p,
         "effect": effect,
     }
-
-
-def _check(names: Sequence[str], baseline: str | None, confidence: float, resamples: int) -> None:
-    if not names:
-        raise UsageError("there is nothing to compare; give two or more evaluations.")
-    if baseline not in names:
-        raise UsageError(f"--baseline {baseline} is none of the inputs; choose one of {', '.join(names)}.")
-    if not 0.5 <= confidence < 1:
-        raise UsageError(f"--confidence {confidence} is no level of confidence; give 0.95 or another below 1.")
-    if resamples < 100:
-        raise UsageError(f"--resamples {resamples} are too few for an interval; give 1000 or more.")
 
 
 def _digits(values: Iterable[float]) -> int:

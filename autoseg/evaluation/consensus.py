@@ -1,4 +1,4 @@
-"""One label map out of several raters' of the same case (SimpleITK)."""
+"""One label map out of several of the same case (SimpleITK)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,9 +8,9 @@ import SimpleITK as sitk
 
 from autoseg.utils.errors import UsageError
 
-#: ``majority``: the label that most raters gave a voxel. ``staple``: raters weighted by how reliable they turn out
-#: to be, estimated together with the labels (Warfield et al., IEEE TMI 23, 903, 2004; for several labels at once
-#: Rohlfing et al., IPMI 2003).
+#: ``majority``: the label that most annotations give a voxel. ``staple``: annotations weighted by how reliable they
+#: turn out to be, estimated together with the labels (Warfield et al., IEEE TMI 23, 903, 2004; for several labels at
+#: once Rohlfing et al., IPMI 2003).
 Consensus = Literal["majority", "staple"]
 
 
@@ -29,7 +29,7 @@ def consensus_of(maps: Sequence[np.ndarray], method: Consensus) -> np.ndarray:
     """
     check_method(method)
     if not maps:
-        raise UsageError("a consensus needs label maps of at least one rater.")
+        raise UsageError("a consensus needs at least one label map.")
     maps = [np.maximum(labels, 0) for labels in maps]
     # Both filters count votes in a table as long as the largest value: number the values that there are.
     values = np.unique(np.concatenate([[0], *(np.unique(labels) for labels in maps)]))
@@ -42,7 +42,7 @@ def consensus_of(maps: Sequence[np.ndarray], method: Consensus) -> np.ndarray:
 
 
 def check_method(method: str | None) -> None:
-    """Refuse what is no way to unite label maps; None is no consensus at all.
+    """Refuse an unknown way to unite label maps; None makes no consensus.
 
     Raises:
         UsageError: names ``--consensus``.

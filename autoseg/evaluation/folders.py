@@ -9,17 +9,15 @@ import numpy as np
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import image_ending, images_in
 from autoseg.data.layouts.layout import recognise_layout
-from autoseg.evaluation.cases import WORKERS, Structure, Target, evaluate_pairs, read_labels
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty
+from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
+from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 
-Pairs = list[tuple[str, Path, Path]]
-
 #: Names listed in a message before the rest is counted.
-LISTED = 10
+_LISTED = 10
 
 
 def evaluate(
@@ -27,10 +25,8 @@ def evaluate(
     references: str | Path | Dataset,
     *,
     out: str | Path | None = None,
-    targets: Sequence[Target] | None = None,
-    tolerance: float = TOLERANCE_MM,
-    empty: Empty = "skip",
-    ignore: int | None = None,
+    targets: Sequence[LabelGroup] | None = None,
+    protocol: EvaluationProtocol = EvaluationProtocol(),
     partial: bool = False,
     workers: int = WORKERS,
 ) -> Evaluation:
@@ -41,9 +37,8 @@ def evaluate(
         references: folder of label maps named likewise, a dataset (or its folder) in any layout, or one file.
         out: folder for ``metrics.csv``, ``summary.csv`` and ``summary.json``; None to write nothing.
         targets: what to measure; None for the dataset's labels and regions, or all label values found.
-        tolerance: of the normalised surface Dice, in mm.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
-        ignore: reference voxels of this value do not count; None for the dataset's ignore label, if any.
+        protocol: which metrics, and by which conventions; where it ignores no label, the dataset's ignore label is
+            ignored, if there is one.
         partial: evaluate the predictions that are there; otherwise every reference needs one.
         workers: cases at a time.
 
@@ -55,7 +50,7 @@ def evaluate(
         UsageError: wrong options.
 
     Example:
-        >>> evaluation = evaluate("predictions", "dataset/labelsTr", tolerance=1.0)  # doctest: +SKIP
+        >>> evaluation = evaluate("predictions", "dataset/labelsTr")  # doctest: +SKIP
         >>> evaluation.mean("dice")  # doctest: +SKIP
         0.891
     """
@@ -64,7 +59,7 @@ def evaluate(
     if isinstance(references, Dataset):
         files = {case.id: case.label for case in references.cases if case.label is not None}
         where = str(references.root)
-        ignore = references.ignore_label if ignore is None else ignore
+        protocol = protocol.with_ignore(references.ignore_label)
         targets = dataset_structures(references) if targets is None else targets
     else:
         files, where = label_maps(references), str(references)
@@ -74,8 +69,8 @@ def evaluate(
     else:
         pairs = match(label_maps(predictions), files, str(predictions), where, partial)
     if targets is None:
-        targets = found_structures((path for _, *files in pairs for path in files), ignore, workers)
-    return evaluate_pairs(pairs, targets, out, tolerance, empty, ignore, workers)
+        targets = found_structures((path for _, *files in pairs for path in files), protocol.ignore, workers)
+    return evaluate_pairs(pairs, targets, out, protocol, workers)
 
 
 def label_maps(path: Path) -> dict[str, Path]:
@@ -101,7 +96,7 @@ def label_maps(path: Path) -> dict[str, Path]:
 
 def match(
     predictions: dict[str, Path], references: dict[str, Path], folder: str, where: str, partial: bool = False
-) -> Pairs:
+) -> list[tuple[str, Path, Path]]:
     """Put predictions and references of the same case together, in the references' order.
 
     Args:
@@ -110,6 +105,9 @@ def match(
         folder: of the predictions, for messages.
         where: the references are, for messages.
         partial: leave out references without a prediction; otherwise each needs one.
+
+    Returns:
+        Case name, prediction, reference.
 
     Raises:
         AutosegError: predictions are missing (all are listed), or no case has both.
@@ -203,6 +201,6 @@ def _case_id(path: Path) -> str:
 
 
 def _some(names: list[str]) -> str:
-    if len(names) <= LISTED:
+    if len(names) <= _LISTED:
         return ", ".join(names)
-    return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
+    return f"{', '.join(names[:_LISTED])} and {len(names) - _LISTED} more"

@@ -1,4 +1,4 @@
-"""Statistics of paired differences: what one method's values are more than another's, case by case.
+"""Statistics of paired differences: how much one method's values differ from another's, case by case.
 
 * *Mean difference* to the baseline, with a bootstrap confidence interval that draws cases (pairs) with replacement
   (bias-corrected and accelerated: Efron, J Am Stat Assoc 82, 171, 1987; :func:`scipy.stats.bootstrap`).
@@ -12,15 +12,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-#: Bootstrap samples: enough for two digits of a 95 % interval's ends (Efron & Tibshirani 1993, ch. 14: at least 1000).
-RESAMPLES = 10_000
+from autoseg.evaluation.protocol import RESAMPLES
+from autoseg.utils.errors import UsageError
 
 #: Decimals to which differences are rounded, so that 0.3 − 0.2 and 0.2 − 0.1 are the tie that they are in decimals.
-DECIMALS = 12
+_DECIMALS = 12
 
 #: What is computed, in words that go beside the numbers.
 METHODS = {
@@ -54,7 +55,7 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     Returns:
         p (two-sided; 1 where every difference is zero) and effect (0 there).
     """
-    nonzero = np.round(differences, DECIMALS)
+    nonzero = np.round(differences, _DECIMALS)
     nonzero = nonzero[nonzero != 0]
     if not len(nonzero):
         return 1.0, 0.0
@@ -63,18 +64,41 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     return float(stats.wilcoxon(nonzero, method="auto").pvalue), effect
 
 
-def bootstrap_interval(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Confidence interval of the mean; BCa, and the value itself where all are the same."""
-    if not len(values) or np.ptp(np.round(values, DECIMALS)) == 0:
-        mean = float(values.mean()) if len(values) > 1 else math.nan
-        return mean, mean
-    found = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="BCa",
-        batch=max(1, 2**22 // len(values)),  # 32 MB at a time
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+@dataclass(frozen=True)
+class Bootstrap:
+    """How confidence intervals are made; every one draws the same cases.
+
+    Attributes:
+        confidence: of the intervals; a corrected p below 1 − confidence is called significant.
+        resamples: number of bootstrap samples.
+        seed: of the random numbers.
+
+    Raises:
+        UsageError: a confidence or a number of resamples that makes no sense.
+    """
+
+    confidence: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError(f"--confidence {self.confidence} is no level of confidence; give 0.95 or another below 1.")
+        if self.resamples < 100:
+            raise UsageError(f"--resamples {self.resamples} are too few for an interval; give 1000 or more.")
+
+    def interval(self, values: np.ndarray) -> tuple[float, float]:
+        """Confidence interval of the mean; BCa, and the value itself where all are the same."""
+        if not len(values) or np.ptp(np.round(values, _DECIMALS)) == 0:
+            mean = float(values.mean()) if len(values) > 1 else math.nan
+            return mean, mean
+        found = stats.bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=self.resamples,
+            confidence_level=self.confidence,
+            method="BCa",
+            batch=max(1, 2**22 // len(values)),  # 32 MB at a time
+            rng=np.random.default_rng(self.seed),
+        ).confidence_interval
+        return float(found.low), float(found.high)

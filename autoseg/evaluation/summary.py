@@ -9,32 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from autoseg.evaluation.metrics import METRICS, TOLERANCE_MM, Empty
+from autoseg.evaluation.metric import METRICS
+from autoseg.evaluation.protocol import STANDARD_METRICS, TOLERANCE_MM, Empty
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_csv, write_json
 
 if TYPE_CHECKING:
     from typing import Self
 
-#: Metric → heading and digits in the terminal's and the report's tables.
-HEADINGS: dict[str, tuple[str, int]] = {
-    "dice": ("Dice", 3),
-    "jaccard": ("Jaccard", 3),
-    "nsd": ("NSD", 3),
-    "hd95": ("HD95 mm", 2),
-    "hd": ("HD mm", 2),
-    "assd": ("ASSD mm", 2),
-    "sensitivity": ("Sensitivity", 3),
-    "precision": ("Precision", 3),
-    "specificity": ("Specificity", 4),
-    "prediction_ml": ("Predicted ml", 2),
-    "reference_ml": ("Reference ml", 2),
-    "difference_ml": ("Difference ml", 2),
-}
-
-#: Metrics of a table for a terminal of 80 columns, and of a wide one.
-SHORT = ("dice", "nsd", "hd95", "assd")
-LONG = (*SHORT, "sensitivity", "precision", "difference_ml")
+#: Of the standard metrics, those in a table for a terminal of 80 columns, and for a wide one or a page.
+NARROW_TABLE = ("dice", "nsd", "hd95", "assd")
+WIDE_TABLE = (*NARROW_TABLE, "sensitivity", "precision", "difference_ml")
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ class Evaluation:
         rows: one a case and target, cases in the order evaluated.
         targets: names, in the order reported.
         tolerance_mm: of the normalised surface Dice.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
+        empty: convention for empty masks (:mod:`autoseg.evaluation.protocol`).
     """
 
     rows: tuple[Row, ...]
@@ -93,6 +78,11 @@ class Evaluation:
     def cases(self) -> list[str]:
         """Names of the cases, each once."""
         return list(dict.fromkeys(row.case for row in self.rows))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics measured, in the order of the files' columns."""
+        return tuple(self.rows[0].values) if self.rows else STANDARD_METRICS
 
     def values(self, metric: str, target: str) -> np.ndarray:
         """All cases' values of a metric for one target, NaN where undefined."""
@@ -111,7 +101,7 @@ class Evaluation:
     def statistics(self) -> dict[str, dict[str, Statistics]]:
         """Target → metric → distribution."""
         return {
-            target: {metric: Statistics.of(self.values(metric, target)) for metric in METRICS}
+            target: {metric: Statistics.of(self.values(metric, target)) for metric in self.metrics}
             for target in self.targets
         }
 
@@ -137,13 +127,10 @@ class Evaluation:
             raise AutosegError("there are no evaluations to merge; train a fold first.")
         first = parts[0]
         for part in parts[1:]:
-            if (part.targets, part.tolerance_mm, part.empty) != (
-                first.targets,
-                first.tolerance_mm,
-                first.empty,
-            ):
+            if part._how() != first._how():
                 raise AutosegError(
-                    "the folds were evaluated with different targets, tolerances or conventions; evaluate them again."
+                    "the folds were evaluated with different targets, metrics, tolerances or conventions; "
+                    "evaluate them again."
                 )
         cases = [case for part in parts for case in part.cases]
         if len(set(cases)) != len(cases):
@@ -158,7 +145,7 @@ class Evaluation:
             "cases": len(self.cases),
             "tolerance_mm": self.tolerance_mm,
             "empty": self.empty,
-            "mean": {metric: _null(self.mean(metric)) for metric in METRICS},
+            "mean": {metric: _null(self.mean(metric)) for metric in self.metrics},
             "targets": {
                 target: {
                     **self.counts(target),
@@ -174,8 +161,8 @@ class Evaluation:
     def write(self, folder: str | Path) -> None:
         """Write ``metrics.csv`` (a row a case and target), ``summary.csv`` and ``summary.json``."""
         folder = Path(folder)
-        rows = [[row.case, row.target, *(_cell(row.values[metric]) for metric in METRICS)] for row in self.rows]
-        write_csv(folder / "metrics.csv", [["case", "target", *METRICS], *rows])
+        rows = [[row.case, row.target, *(_cell(row.values[metric]) for metric in self.metrics)] for row in self.rows]
+        write_csv(folder / "metrics.csv", [["case", "target", *self.metrics], *rows])
         fields = tuple(Statistics.__dataclass_fields__)
         lines = [
             [target, metric, *(_cell(getattr(statistics, field)) for field in fields)]
@@ -197,9 +184,12 @@ class Evaluation:
         path = folder / "metrics.csv"
         try:
             with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                metrics = [name for name in reader.fieldnames or () if name not in ("case", "target")]
+                if not set(summary.get("mean", ())) <= set(metrics):
+                    raise ValueError("columns are missing")
                 rows = tuple(
-                    Row(line["case"], line["target"], {m: float(line[m] or "nan") for m in METRICS})
-                    for line in csv.DictReader(file)
+                    Row(line["case"], line["target"], {m: float(line[m] or "nan") for m in metrics}) for line in reader
                 )
             return cls(rows, tuple(summary["targets"]), float(summary["tolerance_mm"]), summary["empty"])
         except FileNotFoundError:
@@ -207,22 +197,26 @@ class Evaluation:
         except (KeyError, TypeError, ValueError) as error:
             raise AutosegError(f"{path} or its summary.json is damaged ({error!r}); evaluate again.") from None
 
-    def table(self, title: str | None = None, metrics: tuple[str, ...] = SHORT) -> Table:
+    def table(self, title: str | None = None, *, wide: bool = False) -> Table:
         """A table for the terminal: mean ± standard deviation of each target, and the number of cases.
 
-        Where a metric is undefined for some cases, the number for which it is defined stands behind it.
+        Where a metric is undefined for some cases, the number for which it is defined stands behind it. The standard
+        metrics are too many for a table (:data:`NARROW_TABLE`, :data:`WIDE_TABLE`); of others, all are shown.
         """
+        metrics = self.metrics
+        if metrics == STANDARD_METRICS:
+            metrics = WIDE_TABLE if wide else NARROW_TABLE
+        digits = {metric: METRICS.find(metric).digits for metric in metrics}
         cases = len(self.cases)
         table = Table(title=title or f"{cases} case{'' if cases == 1 else 's'}: mean ± standard deviation")
         table.add_column("target", overflow="fold")
         for metric in metrics:
-            heading = HEADINGS[metric][0]
-            table.add_column(f"{heading} {self.tolerance_mm:g} mm" if metric == "nsd" else heading, justify="right")
+            tolerance = f" {self.tolerance_mm:g} mm" if METRICS.find(metric).uses_tolerance else ""
+            table.add_column(METRICS.find(metric).title + tolerance, justify="right")
         for target, found in self.statistics().items():
-            table.add_row(target, *(_mean_and_std(found[metric], metric, cases) for metric in metrics))
+            table.add_row(target, *(_mean_and_std(found[metric], digits[metric], cases) for metric in metrics))
         if len(self.targets) > 1:
             table.add_section()
-            digits = {metric: HEADINGS[metric][1] for metric in metrics}
             table.add_row("mean", *(number(self.mean(metric), digits[metric]) for metric in metrics))
         for target in self.targets:
             counts = self.counts(target)
@@ -230,6 +224,10 @@ class Evaluation:
             if notes:
                 table.caption = "\n".join(filter(None, [str(table.caption or ""), f"{target}: {', '.join(notes)}"]))
         return table
+
+    def _how(self) -> tuple[object, ...]:
+        """All that must be alike for two parts to be put together."""
+        return self.targets, self.metrics, self.tolerance_mm, self.empty
 
 
 _NOTES = {"missed": "missed", "false_alarms": "false alarms", "absent": "absent from both"}
@@ -240,8 +238,7 @@ def number(value: float, digits: int) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def _mean_and_std(statistics: Statistics, metric: str, cases: int) -> str:
-    digits = HEADINGS[metric][1]
+def _mean_and_std(statistics: Statistics, digits: int, cases: int) -> str:
     text = number(statistics.mean, digits)
     if statistics.n > 1:
         text += f" ± {number(statistics.std, digits)}"

@@ -16,8 +16,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-Spacing = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class SurfaceDistances:
@@ -56,7 +54,9 @@ class SurfaceDistances:
         return float(near / (self.prediction_areas.sum() + self.reference_areas.sum()))
 
 
-def surface_distances(prediction: np.ndarray, reference: np.ndarray, spacing: Spacing) -> SurfaceDistances:
+def surface_distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float]
+) -> SurfaceDistances:
     """Measure the surface of each mask against that of the other.
 
     Args:
@@ -86,7 +86,7 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(distances, dtype=np.float64)
 
 
-def _surface(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+def _surface(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Corners that carry surface: positions in mm ``(n, axes)`` and areas in mm² (mm in one slice)."""
     flat = mask.shape[0] == 1
     if flat:

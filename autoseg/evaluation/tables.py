@@ -15,17 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg.evaluation import comparison
-from autoseg.evaluation.comparison import Comparison, Direction
-from autoseg.evaluation.metrics import DISTANCES, METRICS, VOLUMES
+from autoseg.evaluation.comparison import Comparison, compare_samples
+from autoseg.evaluation.metric import METRICS, Direction
 from autoseg.evaluation.naming import Inputs, name_inputs
-from autoseg.evaluation.paired import RESAMPLES
+from autoseg.evaluation.paired import Bootstrap
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 
-#: Metrics compared where none are named: of evaluations of ours.
-DEFAULT_METRICS = ("dice",)
+#: Metrics of our own evaluations that are compared where none are named.
+_DEFAULT_METRICS = ("dice",)
 
 #: Column → case → value.
 Columns = dict[str, dict[str, float]]
@@ -44,18 +43,18 @@ _UNDEFINED = ("", "nan", "na", "n/a", "-", "–", "none", "null")
 #: Foreign columns in which less is better: distances and errors, by the words that their names are made of.
 _LESS = re.compile(r"hd|hausdorff|assd|asd|msd|masd|distance|error|loss|rmse|mae|mse|fpr|fnr|false")
 
-#: Foreign columns in which neither is: amounts, unless they are said to be alike or to overlap.
+#: Foreign columns in which neither is: amounts, unless their name also has a word for similarity.
 _NEITHER = re.compile(r"volumes?|vol|voxels?|ml|difference|count|counts")
 _ALIKE = re.compile(r"similarity|overlap|agreement|correlation")
 
 
 @dataclass(frozen=True)
-class Values:
+class CaseTable:
     """What was read of one file.
 
     Attributes:
         columns: column → case → value, NaN where undefined.
-        directions: column → what is good about it.
+        directions: column → which values are better.
         left_out: rows that are no cases.
     """
 
@@ -71,22 +70,18 @@ def compare(
     metrics: Sequence[str] | None = None,
     case: str | None = None,
     exclude: Sequence[str] = (),
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Comparison:
-    """Compare finished evaluations: the public verb.
+    """Compare finished evaluations.
 
     Args:
         inputs: name → path, or paths (each may be ``NAME=PATH``; otherwise names are made of the paths). Where a
             name has several paths (in a string: with commas), a case's values are averaged over them.
         baseline: name that the others are compared with; None for the first.
-        metrics: of :data:`METRICS` for evaluations of ours (None: Dice); columns of other tables.
+        metrics: names of metrics for our own evaluations (None: Dice); columns of other tables.
         case: column with the cases' names, for other tables.
         exclude: further rows that are no cases.
-        confidence: of the intervals; a corrected p below 1 − confidence is called significant.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        bootstrap: how the confidence intervals are made.
 
     Raises:
         AutosegError: a file is missing or damaged, or the inputs have no case or column in common.
@@ -116,19 +111,17 @@ def compare(
         if rows:
             others = f" and {len(files) - 1} more" if len(files) > 1 else ""
             say(f"{files[0]}{others}: left out the rows {', '.join(rows)}, which are no cases.")
-    return comparison.compare(
-        samples, baseline, directions=directions, confidence=confidence, resamples=resamples, seed=seed
-    )
+    return compare_samples(samples, baseline, directions=directions, bootstrap=bootstrap)
 
 
 def read_values(
     path: str | Path, metrics: Sequence[str] | None = None, case: str | None = None, exclude: Sequence[str] = ()
-) -> Values:
+) -> CaseTable:
     """Read an evaluation folder, a run folder or a CSV.
 
     Args:
         path: which.
-        metrics: of :data:`METRICS`, or columns of a foreign table.
+        metrics: names of metrics, or columns of a foreign table.
         case: column with the cases' names of a foreign table.
         exclude: rows that are no cases, besides those recognised.
 
@@ -138,10 +131,10 @@ def read_values(
     """
     file = find_table(Path(path))
     header, lines = _read(file)
-    ours = header[:2] == ["case", "target"] and any(metric in header for metric in METRICS)
+    ours = header[:2] == ["case", "target"] and any(name in METRICS for name in header[2:])
     if ours and case in (None, "case"):
-        return _long(file, header, lines, metrics or DEFAULT_METRICS, exclude)
-    return _wide(file, header, lines, metrics, case, exclude)
+        return _read_ours(file, header, lines, metrics or _DEFAULT_METRICS, exclude)
+    return _read_foreign(file, header, lines, metrics, case, exclude)
 
 
 def find_table(path: Path) -> Path:
@@ -162,7 +155,7 @@ def find_table(path: Path) -> Path:
         raise AutosegError(f"{path} has no metrics.csv; give a folder that 'autoseg evaluate --out' wrote, or a CSV.")
     run = Run.open(path)
     plan = run.plan
-    # An earlier stage's may speak of one region only.
+    # An earlier stage may segment one region only.
     whole = [name for name in plan.configurations if plan.result_of(name) == plan.target]
     found = {name: file for name in whole if (file := path / name / "crossval" / "metrics.csv").is_file()}
     if not found:
@@ -173,9 +166,9 @@ def find_table(path: Path) -> Path:
 
 
 def direction_of(metric: str) -> Direction:
-    """Whether more or less of a metric is better: exactly for ours, by the words of its name for others."""
+    """Whether more or less of a metric is better: as registered, or by the words of its name for others."""
     if metric in METRICS:
-        return "less" if metric in DISTANCES else "neither" if metric in VOLUMES else "more"
+        return METRICS.find(metric).better
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", metric).lower())
     if any(_LESS.fullmatch(word) for word in words):
         return "less"
@@ -210,12 +203,12 @@ def _average(name: str, parts: Sequence[Columns]) -> Columns:
     }
 
 
-def _long(
+def _read_ours(
     file: Path, header: list[str], lines: list[list[str]], metrics: Sequence[str], exclude: Sequence[str]
-) -> Values:
+) -> CaseTable:
     for metric in metrics:
-        if metric not in METRICS or metric not in header:
-            raise UsageError(f"--metrics {metric} is unknown in {file}; choose of {', '.join(METRICS)}.")
+        if metric not in header[2:]:
+            raise UsageError(f"--metrics {metric} is unknown in {file}; choose of {', '.join(header[2:])}.")
     columns: Columns = {}
     directions: dict[str, Direction] = {}
     targets = dict.fromkeys(line[1] for line in lines)
@@ -235,17 +228,17 @@ def _long(
     for column in columns.values():
         for name in left_out:
             column.pop(name, None)
-    return Values(columns, directions, left_out)
+    return CaseTable(columns, directions, left_out)
 
 
-def _wide(
+def _read_foreign(
     file: Path,
     header: list[str],
     lines: list[list[str]],
     metrics: Sequence[str] | None,
     case: str | None,
     exclude: Sequence[str],
-) -> Values:
+) -> CaseTable:
     if case is None or not metrics:
         raise UsageError(
             f"{file} is no table of autoseg's; say which column names the case and which to compare with "
@@ -272,7 +265,7 @@ def _wide(
             columns[metric][name] = _value(line[header.index(metric)], file, number, metric)
     if not columns[metrics[0]]:
         raise AutosegError(f"{file} has no cases: {_some(left_out) or 'it has a header only'}.")
-    return Values(columns, {metric: direction_of(metric) for metric in metrics}, tuple(left_out))
+    return CaseTable(columns, {metric: direction_of(metric) for metric in metrics}, tuple(left_out))
 
 
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:

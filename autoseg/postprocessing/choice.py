@@ -22,10 +22,10 @@ from scipy import ndimage
 
 from autoseg import __version__
 from autoseg.data.image import result_ending
-from autoseg.evaluation import Evaluation
-from autoseg.evaluation.cases import WORKERS, grid_difference, read_labels
+from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
-from autoseg.evaluation.summary import number
+from autoseg.evaluation.protocol import WORKERS
+from autoseg.evaluation.summary import Evaluation, number
 from autoseg.networks.weights import is_of
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Output, Target

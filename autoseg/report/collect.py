@@ -1,4 +1,4 @@
-"""What a run folder holds that a report shows; whatever is missing is left out and said so."""
+"""What a run folder holds that a report shows; what is missing is left out, with a note."""
 
 import csv
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.dataset import Case, load_case
-from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import read_labels
+from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
@@ -181,7 +181,7 @@ def pick_cases(evaluation: Evaluation) -> list[tuple[str, str]]:
     return list(picked.items())
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
+def median_and_range(values: Sequence[float], digits: int = 1) -> str:
     """Median and range of some values, or the one value they all have."""
     low, high = min(values), max(values)
     if low == high:

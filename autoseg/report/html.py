@@ -15,13 +15,13 @@ from autoseg import __version__
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.data.image import result_ending
-from autoseg.evaluation import Evaluation
-from autoseg.evaluation.summary import HEADINGS, LONG, Statistics, number
+from autoseg.evaluation.metric import METRICS
+from autoseg.evaluation.summary import WIDE_TABLE, Evaluation, Statistics, number
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.postprocessing.steps import FILE, Postprocessing
-from autoseg.report.collect import Results, collect, load_picture, pick_cases, spread
+from autoseg.report.collect import Results, collect, load_picture, median_and_range, pick_cases
 from autoseg.report.css import CSS
 from autoseg.report.overlay import overlay_png
 from autoseg.report.plots import distributions, training_curves
@@ -139,6 +139,7 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
 
 def _metrics_table(evaluation: Evaluation) -> str:
     statistics = evaluation.statistics()
+    digits = {metric: METRICS.find(metric).digits for metric in WIDE_TABLE}
     rows = []
     for target, found in statistics.items():
         counts = evaluation.counts(target)
@@ -148,9 +149,9 @@ def _metrics_table(evaluation: Evaluation) -> str:
             if counts[key]
         ]
         name = escape(target) + (f"<br><small>{', '.join(remarks)}</small>" if remarks else "")
-        rows.append([name, *(_mean_and_std(found[metric], HEADINGS[metric][1]) for metric in LONG)])
-    total = ["mean", *(number(evaluation.mean(metric), HEADINGS[metric][1]) for metric in LONG)]
-    heads = ["", *(HEADINGS[metric][0] for metric in LONG)]
+        rows.append([name, *(_mean_and_std(found[metric], digits[metric]) for metric in WIDE_TABLE)])
+    total = ["mean", *(number(evaluation.mean(metric), digits[metric]) for metric in WIDE_TABLE)]
+    heads = ["", *(METRICS.find(metric).title for metric in WIDE_TABLE)]
     return _table(heads, rows, numbers=True, total=total if len(rows) > 1 else None)
 
 
@@ -175,8 +176,8 @@ def _dice(value: float | None) -> str:
 
 
 def _mean_and_std(found: Statistics, digits: int) -> str:
-    spread_text = f" <small>± {number(found.std, digits)}</small>" if found.n > 1 else ""
-    return number(found.mean, digits) + spread_text
+    deviation = f" <small>± {number(found.std, digits)}</small>" if found.n > 1 else ""
+    return number(found.mean, digits) + deviation
 
 
 def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> str:
@@ -236,8 +237,8 @@ def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
         facts.append(["ignored value", str(dataset.ignore_label)])
     if cases:
         for axis, name in enumerate("zyx"):
-            voxels = spread([case.shape[axis] for case in cases], 0)
-            spacing = spread([case.spacing[axis] for case in cases], 2)
+            voxels = median_and_range([case.shape[axis] for case in cases], 0)
+            spacing = median_and_range([case.spacing[axis] for case in cases], 2)
             facts.append([f"{name} axis, median (range)", f"{voxels} voxels of {spacing} mm"])
     facts.append(["layout", f"{escape(dataset.layout)}, read from {escape(str(dataset.root))}"])
     parts.append(_table(["", ""], facts))
@@ -245,7 +246,9 @@ def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
     for name, value in dataset.labels.items():
         found = [case.label_voxels.get(value, 0) * float(np.prod(case.spacing)) / 1000 for case in cases]
         present = [volume for volume in found if volume > 0]
-        volumes.append([escape(name), f"{len(present)} of {len(found)}", spread(present, 2) if present else "–"])
+        volumes.append(
+            [escape(name), f"{len(present)} of {len(found)}", median_and_range(present, 2) if present else "–"]
+        )
     if volumes and cases:
         parts.append("<h3>Label volumes</h3>")
         parts.append(_table(["", "cases with it", "ml, median (range)"], volumes, numbers=True))

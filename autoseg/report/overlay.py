@@ -1,6 +1,7 @@
 """Pictures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.patheffects as effects
@@ -10,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from autoseg.data.boxes import Box, bounding_box
-from autoseg.evaluation.metrics import dice
+from autoseg.evaluation.masks import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 
@@ -30,15 +31,18 @@ DARK = "0.13"
 #: Dark rim that sets lines and letters off from any grey.
 _HALO = [effects.withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.55))]
 
-Spacing = tuple[float, float, float]
-Values = Mapping[str, Sequence[int]]
+#: The axes that run down and across a picture of a slice along each axis.
+_DOWN_ACROSS = ((1, 2), (0, 2), (0, 1))
+
+#: Structure → label values.
+LabelValues = Mapping[str, Sequence[int]]
 
 
 def overlay_png(
     image: np.ndarray | None,
     prediction: np.ndarray,
     reference: np.ndarray | None,
-    spacing: Spacing,
+    spacing: tuple[float, float, float],
     names: Mapping[str, Sequence[int] | int],
     *,
     title: str = "",
@@ -64,22 +68,24 @@ def overlay_png(
         >>> overlay_png(None, cube, cube, (3.0, 1.0, 1.0), {"cube": 1})[1:4]
         b'PNG'
     """
-    values: Values = {name: [value] if isinstance(value, int) else value for name, value in names.items()}
+    values: LabelValues = {name: [value] if isinstance(value, int) else value for name, value in names.items()}
     palette = dict(zip(values, colours(len(values)), strict=True))
-    planes = [0] if prediction.shape[0] == 1 else [0, 1, 2]
     box = field_of_view(prediction, reference, spacing, values)
-    widths, highest = plane_widths(box, spacing, planes)
+    planes = [
+        Plane(axis, best_slice(prediction if reference is None else reference, prediction, axis, values), box, spacing)
+        for axis in ([0] if prediction.shape[0] == 1 else [0, 1, 2])
+    ]
+    widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 10.5 if len(planes) == 3 else 6.0
     with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as drawn:
         axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
-        for axis, ax in zip(planes, axes, strict=True):
-            index = best_slice(prediction if reference is None else reference, prediction, axis, values)
-            draw_image(ax, image, spacing, axis, index, box)
-            _draw_filled(ax, prediction, spacing, axis, index, box, values, palette)
+        for plane, ax in zip(planes, axes, strict=True):
+            draw_image(ax, image, plane)
+            _draw_filled(ax, prediction, plane, values, palette)
             if reference is not None:
-                _draw_outlines(ax, reference, spacing, axis, index, box, values, palette)
+                _draw_outlines(ax, reference, plane, values, palette)
             if len(planes) == 3:
-                name_plane(ax, axis, index, prediction.shape[axis])
+                name_plane(ax, plane, prediction.shape[plane.axis])
         draw_scale(axes[0], widths[0])
         drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [
@@ -95,7 +101,12 @@ def overlay_png(
     return content
 
 
-def field_of_view(prediction: np.ndarray, reference: np.ndarray | None, spacing: Spacing, values: Values) -> Box:
+def field_of_view(
+    prediction: np.ndarray,
+    reference: np.ndarray | None,
+    spacing: tuple[float, float, float],
+    values: LabelValues,
+) -> Box:
     """The box that is shown: the structures with :data:`CONTEXT_MM` or half their size on each side."""
     wanted = [value for several in values.values() for value in several]
     shown = np.isin(prediction, wanted)
@@ -112,7 +123,7 @@ def field_of_view(prediction: np.ndarray, reference: np.ndarray | None, spacing:
     return parts[0], parts[1], parts[2]
 
 
-def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values: Values) -> int:
+def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values: LabelValues) -> int:
     """The slice along an axis that shows most, every structure having the same weight whatever its size.
 
     The reference decides; the prediction does where the reference has none of the structures, and the middle
@@ -140,31 +151,54 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
     return (min(low, float(finite.flat[0])), high) if high > low else (low - 1, low + 1)
 
 
-def plane_widths(box: Box, spacing: Spacing, planes: Sequence[int]) -> tuple[list[float], float]:
-    """Width of each plane's visible part, and the height of the highest, in mm."""
-    sizes = [(part.stop - part.start) * step for part, step in zip(box, spacing, strict=True)]
-    return [sizes[_axes(axis)[1]] for axis in planes], max(sizes[_axes(axis)[0]] for axis in planes)
+@dataclass(frozen=True)
+class Plane:
+    """What a picture shows of a volume: a slice along an axis, and the box of it that is seen.
+
+    Attributes:
+        axis: that the slice cuts, of ``(z, y, x)``.
+        index: of the slice.
+        box: the visible part of the volume.
+        spacing: mm ``(z, y, x)``.
+    """
+
+    axis: int
+    index: int
+    box: Box
+    spacing: tuple[float, float, float]
+
+    @property
+    def down(self) -> int:
+        """The axis that runs down the picture."""
+        return _DOWN_ACROSS[self.axis][0]
+
+    @property
+    def across(self) -> int:
+        """The axis that runs across the picture."""
+        return _DOWN_ACROSS[self.axis][1]
+
+    @property
+    def height(self) -> float:
+        """Of the visible part, in mm."""
+        return (self.box[self.down].stop - self.box[self.down].start) * self.spacing[self.down]
+
+    @property
+    def width(self) -> float:
+        """Of the visible part, in mm."""
+        return (self.box[self.across].stop - self.box[self.across].start) * self.spacing[self.across]
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top of the picture, in mm."""
+        return 0.0, self.width, self.height, 0.0
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The visible part of a slice, its first row at the top (z points up, so slices along z are turned over)."""
+        plane = np.take(array, self.index, axis=self.axis)[self.box[self.down], self.box[self.across]]
+        return plane if self.axis == 0 else plane[::-1]
 
 
-def _axes(axis: int) -> tuple[int, int]:
-    """The axes that run down and across a picture of a slice along ``axis``."""
-    return ((1, 2), (0, 2), (0, 1))[axis]
-
-
-def plane_of(array: np.ndarray, axis: int, index: int, box: Box) -> np.ndarray:
-    """The visible part of a slice, its first row at the top (z points up, so slices along z are turned over)."""
-    down, across = _axes(axis)
-    plane = np.take(array, index, axis=axis)[box[down], box[across]]
-    return plane if axis == 0 else plane[::-1]
-
-
-def extent_of(plane: np.ndarray, spacing: Spacing, axis: int) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top in mm, from the top left corner."""
-    down, across = _axes(axis)
-    return 0.0, plane.shape[1] * spacing[across], plane.shape[0] * spacing[down], 0.0
-
-
-def draw_image(ax: Axes, image: np.ndarray | None, spacing: Spacing, axis: int, index: int, box: Box) -> None:
+def draw_image(ax: Axes, image: np.ndarray | None, plane: Plane) -> None:
     """Draw the visible part of a slice in grey; plain where there is no image."""
     ax.set_facecolor("black" if image is not None else DARK)
     ax.set(xticks=[], yticks=[])
@@ -173,55 +207,35 @@ def draw_image(ax: Axes, image: np.ndarray | None, spacing: Spacing, axis: int, 
         spine.set_visible(False)
     if image is not None:
         low, high = grey_window(image)
-        plane = plane_of(image, axis, index, box)
-        extent = extent_of(plane, spacing, axis)
-        ax.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+        ax.imshow(plane.cut(image), cmap="gray", vmin=low, vmax=high, extent=plane.extent, interpolation="bilinear")
 
 
-def _draw_filled(
-    ax: Axes,
-    labels: np.ndarray,
-    spacing: Spacing,
-    axis: int,
-    index: int,
-    box: Box,
-    values: Values,
-    palette: Mapping[str, str],
-) -> None:
-    plane = plane_of(labels, axis, index, box)
-    colour = np.zeros((*plane.shape, 4))
+def _draw_filled(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValues, palette: Mapping[str, str]) -> None:
+    shown = plane.cut(labels)
+    colour = np.zeros((*shown.shape, 4))
     for name, wanted in values.items():
-        colour[np.isin(plane, wanted)] = (*rgb(palette[name]), OPACITY)
-    ax.imshow(colour, extent=extent_of(plane, spacing, axis), interpolation="nearest")
+        colour[np.isin(shown, wanted)] = (*rgb(palette[name]), OPACITY)
+    ax.imshow(colour, extent=plane.extent, interpolation="nearest")
 
 
-def _draw_outlines(
-    ax: Axes,
-    labels: np.ndarray,
-    spacing: Spacing,
-    axis: int,
-    index: int,
-    box: Box,
-    values: Values,
-    palette: Mapping[str, str],
-) -> None:
+def _draw_outlines(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValues, palette: Mapping[str, str]) -> None:
     # A frame of background closes outlines that reach the edge; positions are voxel centres.
-    plane = np.pad(plane_of(labels, axis, index, box), 1)
-    down, across = _axes(axis)
-    y = (np.arange(plane.shape[0]) - 0.5) * spacing[down]
-    x = (np.arange(plane.shape[1]) - 0.5) * spacing[across]
+    shown = np.pad(plane.cut(labels), 1)
+    down, across = plane.spacing[plane.down], plane.spacing[plane.across]
+    y = (np.arange(shown.shape[0]) - 0.5) * down
+    x = (np.arange(shown.shape[1]) - 0.5) * across
     for name, wanted in values.items():
-        mask = np.isin(plane, wanted)
+        mask = np.isin(shown, wanted)
         if mask.any():
             drawn = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
             drawn.set(path_effects=_HALO)
-    ax.set(xlim=(0, x[-1] - 0.5 * spacing[across]), ylim=(y[-1] - 0.5 * spacing[down], 0))
+    ax.set(xlim=(0, x[-1] - 0.5 * across), ylim=(y[-1] - 0.5 * down, 0))
 
 
-def name_plane(ax: Axes, axis: int, index: int, slices: int) -> None:
+def name_plane(ax: Axes, plane: Plane, slices: int) -> None:
     """Which slice of how many, and letters at the left, right, top and bottom."""
-    name, sides = PLANES[axis]
-    ax.set_title(f"{name}, slice {index + 1} of {slices}", fontsize=8.5, color=MUTED)
+    name, sides = PLANES[plane.axis]
+    ax.set_title(f"{name}, slice {plane.index + 1} of {slices}", fontsize=8.5, color=MUTED)
     for side, x, y in zip(sides, (0.025, 0.975, 0.5, 0.5), (0.5, 0.5, 0.965, 0.035), strict=True):
         text = ax.text(x, y, side, transform=ax.transAxes, ha="center", va="center", fontsize=8)
         text.set(color="white", path_effects=_HALO)
@@ -238,7 +252,7 @@ def draw_scale(ax: Axes, width: float) -> None:
     text.set(color="white", path_effects=_HALO)
 
 
-def _title(title: str, prediction: np.ndarray, reference: np.ndarray | None, values: Values) -> str:
+def _title(title: str, prediction: np.ndarray, reference: np.ndarray | None, values: LabelValues) -> str:
     if reference is None:
         return title
     scores = []

@@ -24,13 +24,13 @@ def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> N
         AutosegError: a file can't be read, or the case has no channel.
     """
     labels, _ = read_labels(prediction)
-    loaded = _drawn_on(case, plan)
+    loaded = _background(case, plan)
     names = {output.name: output.values for output in plan.target.outputs}
     overlay_png(loaded.image[0], labels, loaded.label, loaded.spacing, names, title=case.id, out=out)
 
 
 def disagreement_picture(case: Case, disagreement: Path, plan: Plan, out: Path) -> None:
-    """Draw a map of raters' disagreement on the case's first channel of the plan.
+    """Draw a map of disagreement on the case's first channel of the plan.
 
     Args:
         case: the scan.
@@ -41,11 +41,11 @@ def disagreement_picture(case: Case, disagreement: Path, plan: Plan, out: Path) 
     Raises:
         AutosegError: a file can't be read, or the case has no channel.
     """
-    heat, loaded = read_image(disagreement).array[0], _drawn_on(case, plan)
-    heat_png(loaded.image[0], heat, loaded.spacing, "disagreement of the raters", title=case.id, out=out)
+    heat, loaded = read_image(disagreement).array[0], _background(case, plan)
+    heat_png(loaded.image[0], heat, loaded.spacing, "disagreement", title=case.id, out=out)
 
 
-def _drawn_on(case: Case, plan: Plan) -> LoadedCase:
+def _background(case: Case, plan: Plan) -> LoadedCase:
     # A case of several runs may have channels of another's plan only.
     channel = next((name for name in (*plan.channel_names, *case.channels) if name in case.channels), None)
     if channel is None:

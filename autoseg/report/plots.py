@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from autoseg.evaluation import Evaluation
-from autoseg.evaluation.metrics import DISTANCES
-from autoseg.evaluation.summary import HEADINGS
+from autoseg.evaluation.metric import METRICS
+from autoseg.evaluation.summary import Evaluation
 from autoseg.report.collect import Curve
 from autoseg.report.style import INK, colours, figure, svg
 
@@ -56,8 +55,8 @@ def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "h
                 _box(ax, values, row)
             ax.set_yticks(range(len(targets)), [_short(target) for target in targets], color=INK)
             ax.set_ylim(len(targets) - 0.5, -0.5)
-            ax.set_xlabel(HEADINGS[metric][0])
-            if metric in DISTANCES:
+            ax.set_xlabel(METRICS.find(metric).title)
+            if METRICS.find(metric).kind == "distance":
                 ax.set_xlim(left=0)
             ax.grid(False, axis="y")
         return svg(drawn)

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 #: Colours of structures, told apart by people with colour-blindness and on grey images (Okabe & Ito 2008).
-COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
+_COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
 
 INK = "#1d2733"
 MUTED = "#67727e"
@@ -21,8 +21,8 @@ _LOCK = threading.Lock()
 
 
 def colours(count: int) -> list[str]:
-    """A colour for each of ``count`` structures; they repeat beyond :data:`COLOURS`."""
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+    """A colour for each of ``count`` structures; they repeat beyond :data:`_COLOURS`."""
+    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 def rgb(colour: str) -> tuple[float, float, float]:

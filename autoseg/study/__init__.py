@@ -2,7 +2,8 @@
 
 from autoseg.study.grid import Grid, Setting, read_grid
 from autoseg.study.preparation import Study, prepare
-from autoseg.study.results import StudyTable, tabulate
+from autoseg.study.results import StudyTable
 from autoseg.study.running import sweep
+from autoseg.study.tables import tabulate
 
 __all__ = ["Grid", "Setting", "Study", "StudyTable", "prepare", "read_grid", "sweep", "tabulate"]

@@ -4,19 +4,19 @@ Every labelled case is read once and predicted in memory with each subset of its
 the case lacked them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
-from autoseg.evaluation.cases import WORKERS, evaluate_arrays
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options
+from autoseg.evaluation.cases import COUNTED, evaluate_arrays
+from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
 from autoseg.inference.inputs import by_other_names
 from autoseg.inference.predictor import Predictor, refuse_incomplete
@@ -25,6 +25,9 @@ from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_csv, write_json
 from autoseg.utils.progress import Steps, say
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Some channels of a run, in its order.
 Subset = tuple[str, ...]
@@ -137,18 +140,75 @@ def choose_subsets(channels: Sequence[str], wanted: Sequence[Sequence[str]] | No
     return list(dict.fromkeys(tuple(name for name in channels if name in subset) for subset in wanted))
 
 
+@dataclass(frozen=True)
+class TrainedConfiguration:
+    """A configuration of a run whose folds predict, on a device.
+
+    Attributes:
+        run: folder.
+        name: of the configuration.
+        folds: numbers of those that predict.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        mirror: use test-time augmentation.
+    """
+
+    run: Run
+    name: str
+    folds: tuple[int, ...]
+    device: str = "auto"
+    mirror: bool = True
+
+    @classmethod
+    def open(
+        cls,
+        run: Run | str | Path,
+        name: str | None = None,
+        folds: Sequence[int] | None = None,
+        device: str = "auto",
+        mirror: bool = True,
+    ) -> "Self":
+        """What a run has to predict with.
+
+        Args:
+            run: folder.
+            name: of the configuration; that of :meth:`autoseg.runs.run.Run.usual_configuration` where None.
+            folds: numbers; all trained ones where None.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            mirror: use test-time augmentation.
+
+        Raises:
+            UsageError: the run has no such configuration.
+        """
+        run = run if isinstance(run, Run) else Run.open(run)
+        name = run.plan.configuration(run.usual_configuration() if name is None else name)[0]
+        # Where no fold is trained, loading one raises the error that says so.
+        return cls(run, name, tuple(folds or run.trained_folds(name) or [0]), device, mirror)
+
+    def load(self, folds: Sequence[int], postprocessing: bool) -> Predictor:
+        """The networks of some folds.
+
+        Raises:
+            AutosegError: weights are missing or damaged.
+        """
+        return Predictor.load(self.run.path, self.name, folds, self.device, self.mirror, postprocessing=postprocessing)
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A case to predict with each of some subsets."""
+
+    predictor: Predictor
+    case: Case
+    subsets: list[Subset]
+
+
 def evaluate_channel_subsets(
-    run: Run | str | Path,
+    model: TrainedConfiguration | Run | str | Path,
     dataset: Dataset | str | Path | None = None,
     *,
     subsets: Sequence[Sequence[str]] | None = None,
-    configuration: str | None = None,
-    folds: Sequence[int] | None = None,
-    device: str = "auto",
-    mirror: bool = True,
+    protocol: EvaluationProtocol = EvaluationProtocol(),
     out: str | Path | None = None,
-    tolerance: float = TOLERANCE_MM,
-    empty: Empty = "skip",
     workers: int = WORKERS,
 ) -> SubsetEvaluation:
     """Predict labelled cases with every subset of a run's channels, and evaluate each.
@@ -156,17 +216,13 @@ def evaluate_channel_subsets(
     A case counts for the subsets of which it has all channels.
 
     Args:
-        run: its folder; trained for missing channels.
+        model: a run folder, or a :class:`TrainedConfiguration` of one; trained for missing channels.
         dataset: labelled cases, predicted as ``autoseg predict`` does. Where None, the run's own validation cases, each
             predicted by the fold that was not trained on it, without post-processing (which was chosen on them).
         subsets: channel names of each; all non-empty ones where None.
-        configuration: name; that of :meth:`autoseg.runs.run.Run.usual_configuration` where None.
-        folds: numbers; all trained ones where None.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        mirror: use test-time augmentation.
+        protocol: which metrics, and by which conventions; where it ignores no label, that of the dataset or run is
+            ignored, and the Dice and the volumes are always measured.
         out: folder for the table and every case's metrics; None to write nothing.
-        tolerance: of the normalised surface Dice, in mm.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
         workers: cases measured at a time, while the next one is predicted.
 
     Raises:
@@ -178,52 +234,17 @@ def evaluate_channel_subsets(
         >>> found.parts["t1c", "flair"].mean("dice", "tumor core")  # doctest: +SKIP
         0.812
     """
-    check_options(tolerance, empty)
     if workers < 1:
         raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
-    run = run if isinstance(run, Run) else Run.open(run)
-    plan = run.plan
-    name, chosen = plan.configuration(run.usual_configuration() if configuration is None else configuration)
-    if len(plan.channels) == 1:
-        raise UsageError(f"{run.path} has the one channel {plan.channel_names[0]}; there is no subset to evaluate.")
-    if not plan.takes_missing_channels(chosen):
-        raise UsageError(
-            f"{name} of {run.path} was not trained for missing channels; plan it with --set recipe.channel_dropout=0.2 "
-            "and train it."
-        )
+    networks = model if isinstance(model, TrainedConfiguration) else TrainedConfiguration.open(model)
+    plan = networks.run.plan
+    _check_channels(networks)
     order = choose_subsets(plan.channel_names, subsets)
     if isinstance(dataset, str | Path):
         dataset = Dataset.open(dataset)
-    numbers = tuple(folds or run.trained_folds(name) or [0])  # where none is trained, loading one says so
-
-    def load(of: Sequence[int], postprocessing: bool) -> Predictor:
-        return Predictor.load(run.path, name, of, device, mirror, postprocessing=postprocessing)
-
-    if dataset is None:
-        source = run.dataset
-        validation = {fold: [source.case(case) for case in run.split(fold)["validation"]] for fold in numbers}
-        groups = [(load([fold], False), cases) for fold, cases in validation.items()]
-    else:
-        source = dataset
-        groups = [(load(numbers, True), by_other_names(list(dataset.cases), dataset.channels, plan))]
-    target = plan.result_of(name)
-    ignore = target.ignore if source.ignore_label is None else source.ignore_label
-
-    def measure(label: np.ndarray, case: LoadedCase) -> dict[str, dict[str, float]]:
-        assert case.label is not None
-        return evaluate_arrays(
-            label, case.label, case.spacing, target.outputs, tolerance=tolerance, empty=empty, ignore=ignore
-        )
-
-    due = [(predictor, case, _held(order, case)) for predictor, cases in groups for case in cases]
-    if not due:
-        raise AutosegError(
-            f"{run.path} has no validation cases of its own; give labelled ones: autoseg evaluate RUN DATASET "
-            "--channel-subsets."
-            if dataset is None
-            else f"{source.root} has no labelled cases; give a dataset that has some."
-        )
-    possible = {subset for *_, held in due for subset in held}
+    source = networks.run.dataset if dataset is None else dataset
+    due = _cases_due(networks, dataset, order)
+    possible = {subset for item in due for subset in item.subsets}
     if not possible:
         raise AutosegError(
             f"no labelled case of {source.root} has all of the channels {name_of(order[-1])}; evaluate other subsets "
@@ -231,29 +252,89 @@ def evaluate_channel_subsets(
         )
     if out_of_reach := [name_of(subset) for subset in order if subset not in possible]:
         say(f"No case has all of the channels {', or all of '.join(out_of_reach)}: left out.")
-    rows: dict[Subset, list[Row]] = {subset: [] for subset in order if subset in possible}
+    target = plan.result_of(networks.name)
+    protocol = protocol.with_ignore(source.ignore_label).with_ignore(target.ignore).with_metrics("dice", *COUNTED)
+
+    def measure_case(label: np.ndarray, case: LoadedCase) -> dict[str, dict[str, float]]:
+        assert case.label is not None
+        return evaluate_arrays(label, case.label, case.spacing, target.outputs, protocol)
+
+    rows = _predict_and_measure(due, plan, measure_case, workers)
+    names = tuple(output.name for output in target.outputs)
+    parts = {
+        subset: Evaluation(tuple(rows[subset]), names, protocol.tolerance_mm, protocol.empty)
+        for subset in order
+        if subset in possible
+    }
+    evaluation = SubsetEvaluation(str(networks.run.path), networks.name, networks.folds, parts)
+    if out is not None:
+        evaluation.write(out)
+    return evaluation
+
+
+def _check_channels(networks: TrainedConfiguration) -> None:
+    """Refuse a run without subsets of channels, or one that was not trained for them."""
+    run, name = networks.run, networks.name
+    if len(run.plan.channels) == 1:
+        raise UsageError(f"{run.path} has the one channel {run.plan.channel_names[0]}; there is no subset to evaluate.")
+    if not run.plan.takes_missing_channels(run.plan.configurations[name]):
+        raise UsageError(
+            f"{name} of {run.path} was not trained for missing channels; plan it with --set recipe.channel_dropout=0.2 "
+            "and train it."
+        )
+
+
+def _cases_due(networks: TrainedConfiguration, dataset: Dataset | None, order: Sequence[Subset]) -> list[_Due]:
+    """The labelled cases, each with the networks that predict it and the subsets of which it has all channels."""
+    run = networks.run
+    if dataset is None:
+        validation = {
+            fold: [run.dataset.case(case) for case in run.split(fold)["validation"]] for fold in networks.folds
+        }
+        groups = [(networks.load([fold], False), cases) for fold, cases in validation.items()]
+    else:
+        cases = by_other_names(list(dataset.cases), dataset.channels, run.plan)
+        groups = [(networks.load(networks.folds, True), cases)]
+    due = [
+        _Due(predictor, case, [subset for subset in order if set(subset) <= set(case.channels)])
+        for predictor, cases in groups
+        for case in cases
+    ]
+    if not due:
+        raise AutosegError(
+            f"{run.path} has no validation cases of its own; give labelled ones: autoseg evaluate RUN DATASET "
+            "--channel-subsets."
+            if dataset is None
+            else f"{dataset.root} has no labelled cases; give a dataset that has some."
+        )
+    return due
+
+
+def _predict_and_measure(
+    due: Sequence[_Due],
+    plan: Plan,
+    measure_case: Callable[[np.ndarray, LoadedCase], dict[str, dict[str, float]]],
+    workers: int,
+) -> dict[Subset, list[Row]]:
+    """Predict case by case; the metrics of one are computed while the next one is predicted."""
+    rows: dict[Subset, list[Row]] = {}
     measuring: list[tuple[str, Subset, Future[dict[str, dict[str, float]]]]] = []
     pool = ThreadPoolExecutor(workers)
     try:
-        with Steps("Predicting subsets of channels", max(sum(len(held) for *_, held in due), 1)) as steps:
-            for predictor, case, held in due:
+        with Steps("Predicting subsets of channels", max(sum(len(item.subsets) for item in due), 1)) as steps:
+            for item in due:
                 before, measuring = measuring, []
-                loaded = _read(case, plan) if held else None
-                for subset in held:
+                loaded = _read(item.case, plan) if item.subsets else None
+                for subset in item.subsets:
                     assert loaded is not None
-                    label = predictor.predict_case(with_only(loaded, plan.channel_names, subset)).label
-                    measuring.append((case.id, subset, pool.submit(measure, label, loaded)))
-                    steps.advance(note=f"{case.id} {name_of(subset)}")
+                    label = item.predictor.predict_case(with_only(loaded, plan.channel_names, subset)).label
+                    measuring.append((item.case.id, subset, pool.submit(measure_case, label, loaded)))
+                    steps.advance(note=f"{item.case.id} {name_of(subset)}")
                 _collect(before, rows)  # no more than two cases wait in memory
             _collect(measuring, rows)
     finally:
         pool.shutdown(cancel_futures=True)
-    names = tuple(output.name for output in target.outputs)
-    parts = {subset: Evaluation(tuple(found), names, tolerance, empty) for subset, found in rows.items()}
-    evaluation = SubsetEvaluation(str(run.path), name, numbers, parts)
-    if out is not None:
-        evaluation.write(out)
-    return evaluation
+    return rows
 
 
 def with_only(case: LoadedCase, channels: Sequence[str], subset: Sequence[str]) -> LoadedCase:
@@ -270,10 +351,6 @@ def with_only(case: LoadedCase, channels: Sequence[str], subset: Sequence[str]) 
     return case.model_copy(update={"image": image, "present": present})
 
 
-def _held(subsets: Sequence[Subset], case: Case) -> list[Subset]:
-    return [subset for subset in subsets if set(subset) <= set(case.channels)]
-
-
 def _read(case: Case, plan: Plan) -> LoadedCase:
     refuse_incomplete(case)
     return load_case(case, plan.channel_names)
@@ -283,4 +360,4 @@ def _collect(
     measured: Sequence[tuple[str, Subset, "Future[dict[str, dict[str, float]]]"]], rows: dict[Subset, list[Row]]
 ) -> None:
     for case, subset, future in measured:
-        rows[subset] += [Row(case, target, values) for target, values in future.result().items()]
+        rows.setdefault(subset, []).extend(Row(case, target, values) for target, values in future.result().items())

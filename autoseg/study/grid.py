@@ -44,7 +44,7 @@ SPECIAL: dict[str, TypeAdapter[Any]] = {
     "width": TypeAdapter(Annotated[PositiveInt, Field(strict=True)]),
 }
 
-#: Last keys of a path that say nothing which the value does not say: ``optimizer.name = "sgd"`` is called ``sgd``.
+#: Last keys of a path that are left out of a setting's name: ``optimizer.name = "sgd"`` is called ``sgd``.
 _PLAIN = ("planner", "channels", "name", "scheme", "family")
 
 
@@ -143,7 +143,7 @@ class Grid(_Model):
         except UsageError as error:
             raise ValueError(str(error).rstrip(".")) from None
         if seconds is not None and seconds <= 0:
-            raise ValueError("max_time must be longer than nothing")
+            raise ValueError("max_time must be more than 0")
         for key in ("folds", "seeds"):
             numbers = getattr(self, key)
             if numbers is not None and (not numbers or len(set(numbers)) != len(numbers)):
@@ -192,7 +192,7 @@ def read_grid(path: str | Path) -> tuple[Grid, list[Setting]]:
     try:
         grid = Grid.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{path}: {'; '.join(_say(item) for item in error.errors())}.") from None
+        raise UsageError(f"{path}: {'; '.join(_message(item) for item in error.errors())}.") from None
     try:
         settings = _combine(grid)
     except ValueError as error:
@@ -290,7 +290,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _say(item: Any) -> str:
+def _message(item: Any) -> str:
     loc = [str(part) for part in item["loc"]]
     where = ".".join(loc) or "the file"
     message = item["msg"].removeprefix("Value error, ")

@@ -73,7 +73,7 @@ def score_headings(table: StudyTable) -> list[str]:
 
 
 def scores_of(table: StudyTable, result: SettingResult) -> list[str]:
-    """A cell for each of :func:`score_headings`; what is the matter in the first one where there is no result."""
+    """A cell for each of :func:`score_headings`; where there is no result, the first one says why."""
     headings = score_headings(table)
     if result.status != "done":
         state = "failed" if result.status == "failed" else result.note
@@ -90,7 +90,7 @@ def scores_of(table: StudyTable, result: SettingResult) -> list[str]:
 
 
 def markdown(table: StudyTable) -> str:
-    """The whole study as a page: what was done, the table, the comparison, and what it says."""
+    """The whole study as a page: what was done, the table, the comparison, and its verdicts."""
     study, grid = table.study, table.study.grid
     some_plan = next(iter(study.plans.values()))
     cases = trained_cases(table.results)
@@ -111,7 +111,15 @@ def markdown(table: StudyTable) -> str:
     found = table.comparison
     if found is not None:
         lines += [f"## Compared with {found.baseline}", ""]
-        headings = ["", "setting", "Δ mean", f"{100 * found.confidence:g} % interval", "p", "p Holm", "effect"]
+        headings = [
+            "",
+            "setting",
+            "Δ mean",
+            f"{100 * found.bootstrap.confidence:g} % interval",
+            "p",
+            "p Holm",
+            "effect",
+        ]
         compared = [row for row in found.rows if row.name != found.baseline]
         lines += _markdown_table(headings, [_compared(row) for row in compared], left=2)
         lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]

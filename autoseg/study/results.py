@@ -9,8 +9,8 @@ import numpy as np
 
 from autoseg.data.image import result_ending
 from autoseg.evaluation.cases import evaluate_pairs
-from autoseg.evaluation.comparison import Comparison, compare
-from autoseg.evaluation.metrics import METRICS
+from autoseg.evaluation.comparison import Comparison, compare_samples
+from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Statistics
 from autoseg.plans.plan import Plan
 from autoseg.runs.fold import DONE
@@ -18,13 +18,10 @@ from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, Study
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_csv, write_json, write_text
+from autoseg.utils.files import read_json, write_json
 
 #: Column of the mean over the structures.
 MEAN = "mean"
-
-#: Column of a table → structure → case → value.
-Values = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class SettingResult:
         parts = [self.plan.configurations[name] for name in self.stages]
         return sum(c.parameters for c in parts), sum(c.parameters_with_statistics for c in parts)
 
-    def values(self, metric: str = "dice") -> Values:
+    def values(self, metric: str = "dice") -> dict[str, dict[str, float]]:
         """Structure (and :data:`MEAN`, where there are several) → case → value, averaged over seeds.
 
         As in ``autoseg compare``, a value that is undefined with one seed is undefined; the mean of structures is over
@@ -196,27 +193,9 @@ class StudyTable:
             "notes": self.notes(),
         }
 
-    def write(self) -> None:
-        """Write ``table.csv``, ``cases.csv`` and ``table.md`` into the study's folder."""
-        from autoseg.study.present import markdown
 
-        records = self.records()
-        columns = list(dict.fromkeys(key for record in records for key in record))
-        rows = [[_cell(record.get(column, math.nan)) for column in columns] for record in records]
-        write_csv(self.study.out / "table.csv", [columns, *rows])
-        lines = [
-            [result.setting.name, seed, fold, row.case, row.target, *(_cell(row.values[metric]) for metric in METRICS)]
-            for result in self.results
-            for (seed, fold), evaluation in result.evaluations.items()
-            for row in evaluation.rows
-        ]
-        header = ["setting", "seed", "fold", "case", "target", *METRICS]
-        write_csv(self.study.out / "cases.csv", [header, *lines])
-        write_text(self.study.out / "table.md", markdown(self))
-
-
-def tabulate(study: Study) -> StudyTable:
-    """Evaluate what is trained, compare it, and write the tables; evaluations are kept from one call to the next.
+def collect_results(study: Study) -> StudyTable:
+    """Evaluate what is trained, and compare it; evaluations are kept from one call to the next.
 
     Raises:
         AutosegError: a label map is unreadable.
@@ -225,10 +204,8 @@ def tabulate(study: Study) -> StudyTable:
     done = {result.setting.name: result for result in results if result.status == "done"}
     comparison = None
     if study.grid.baseline in done and len(done) > 1:
-        comparison = compare({name: result.values() for name, result in done.items()}, study.grid.baseline)
-    table = StudyTable(study, tuple(results), comparison)
-    table.write()
-    return table
+        comparison = compare_samples({name: result.values() for name, result in done.items()}, study.grid.baseline)
+    return StudyTable(study, tuple(results), comparison)
 
 
 def _gather(study: Study, setting: Setting) -> SettingResult:
@@ -284,7 +261,7 @@ def _evaluate(study: Study, run: Run, plan: Plan, fold: int) -> Evaluation:
         if label is None:
             raise AutosegError(f"case {case_id} of {study.dataset.root} has no label to evaluate with.")
         pairs.append((case_id, folder / "validation" / f"{case_id}{result_ending(plan.file_ending)}", label))
-    evaluate_pairs(pairs, study.structures, out, ignore=study.dataset.ignore_label)
+    evaluate_pairs(pairs, study.structures, out, EvaluationProtocol(ignore=study.dataset.ignore_label))
     write_json(out / "made_from.json", made_from)
     return Evaluation.read(out)  # with the digits of the file, so that the table is the same the next time
 
@@ -299,12 +276,6 @@ def _measured_by_training(study: Study, plan: Plan) -> bool:
 
 def _undefined(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _cell(value: object) -> object:
-    if _undefined(value):
-        return ""
-    return format(value, ".10g") if isinstance(value, float) else value
 
 
 def trained_cases(results: Sequence[SettingResult]) -> int:

@@ -20,7 +20,8 @@ from autoseg.preprocessing.dataset import case_key
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
-from autoseg.study.results import StudyTable, tabulate
+from autoseg.study.results import StudyTable
+from autoseg.study.tables import tabulate
 from autoseg.utils.device import Compute
 from autoseg.utils.digest import digest
 from autoseg.utils.durations import say_duration

@@ -66,7 +66,7 @@ def test_json_is_all_that_is_printed(
     ("options", "message"),
     [
         (("--consensus", "mean"), "--consensus mean is unknown"),
-        (("--metrics", "precision"), "--metrics precision is nothing that two raters have in common"),
+        (("--metrics", "precision"), "--metrics precision asks which of two raters is right"),
         (("--labels", "tumor"), "'tumor' is not of the form"),
         (("--empty", "zero"), "--empty zero is unknown"),
         (("--workers", "0"), "--workers 0 can't measure anything"),

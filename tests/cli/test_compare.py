@@ -46,6 +46,7 @@ def test_table_sentence_and_file(
     captured = capsys.readouterr()
     assert "left out the rows Mean, StdDev, Median, 25quantile, 75quantile, which are no cases" in captured.err
     assert "66 cases, compared with plain" in captured.out
+    assert "Wilcoxon signed-rank, Holm-corrected over 2 comparisons" in captured.out
     # 0.7 + 32.5 / 400 = 0.78125; 63 of 66 gain 0.01, three lose it: + 0.6 / 66.
     assert "0.7903±" in captured.out
     assert "+0.0091" in captured.out

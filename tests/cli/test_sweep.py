@@ -69,6 +69,7 @@ def test_a_study_from_dry_run_to_table(call: Call, tmp_path: Path, monkeypatch: 
     assert code == 0, err
     assert "[2 of 2] ce, seed 0, 2 folds; about" in err
     assert "compared with both" in printed
+    assert "Wilcoxon signed-rank, Holm-corrected over" in printed
     with open(out / "cases.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert {(line["setting"], line["fold"]) for line in lines} == {(s, f) for s in ("both", "ce") for f in "01"}

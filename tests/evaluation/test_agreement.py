@@ -13,8 +13,10 @@ import SimpleITK as sitk
 import autoseg
 from autoseg.data.dataset import Dataset
 from autoseg.data.phantom import Cohort, generate
+from autoseg.evaluation.agreement_folders import agreement
 from autoseg.evaluation.cases import Structure
-from autoseg.evaluation.raters import agreement
+from autoseg.evaluation.paired import Bootstrap
+from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
@@ -55,11 +57,11 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
 
 def test_any_metric_that_needs_no_reference(tmp_path: Path) -> None:
     folders = [rater(tmp_path, "a", {"x": 10}), rater(tmp_path, "b", {"x": 13})]
-    found = agreement(folders, targets=WHOLE, metrics=["dice", "hd95", "hd"])
+    found = agreement(folders, targets=WHOLE, protocol=EvaluationProtocol(metrics=("dice", "hd95", "hd")))
     assert found.values("a", "b", "whole", "hd") == pytest.approx({"x": 3.0})
     assert found.values("a", "b", "whole", "dice") == pytest.approx({"x": overlap(10, 13)})
-    with pytest.raises(UsageError, match="--metrics sensitivity is nothing that two raters have in common"):
-        agreement(folders, metrics=["sensitivity"])
+    with pytest.raises(UsageError, match="--metrics sensitivity asks which of two raters is right; choose of"):
+        agreement(folders, protocol=EvaluationProtocol(metrics=("sensitivity",)))
 
 
 def test_dice_is_simpleitk_s(tmp_path: Path) -> None:
@@ -80,7 +82,9 @@ def test_absent_structures_follow_the_convention(tmp_path: Path) -> None:
     found = agreement(folders, targets=WHOLE)
     assert math.isnan(found.values("a", "b", "core")["x"])
     assert found.between_raters("core") == {"x": 0.0}  # of the two pairs for which it is defined
-    assert agreement(folders, targets=WHOLE, empty="brats").values("a", "b", "core") == {"x": 1.0}
+    assert agreement(folders, targets=WHOLE, protocol=EvaluationProtocol(empty="brats")).values("a", "b", "core") == {
+        "x": 1.0
+    }
 
 
 def test_single_files_are_one_case(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_a_model_is_held_to_what_raters_agree_on(tmp_path: Path) -> None:
         "bad": rater(tmp_path, "bad", dict.fromkeys(cases, 8)),
     }
     found = agreement(raters, models=models, targets=WHOLE[:1])
-    compared = found.comparison(resamples=500)
+    compared = found.comparison(bootstrap=Bootstrap(resamples=500))
     assert compared.baseline == "the other raters"
     assert compared.columns == ["whole, anna", "whole, ben"]
     assert compared.row("the other raters", "whole, anna").mean == compared.row("the other raters", "whole, ben").mean
@@ -146,7 +150,9 @@ def test_less_distance_is_better(tmp_path: Path) -> None:
     cases = {f"case_{number}": 15 + number // 4 for number in range(8)}
     raters = {"a": rater(tmp_path, "a", cases), "b": rater(tmp_path, "b", {c: n + 2 for c, n in cases.items()})}
     model = {"net": rater(tmp_path, "net", {c: n + 1 for c, n in cases.items()})}
-    compared = agreement(raters, models=model, targets=WHOLE[:1], metrics=["hd"]).comparison("hd", resamples=200)
+    compared = agreement(
+        raters, models=model, targets=WHOLE[:1], protocol=EvaluationProtocol(metrics=("hd",))
+    ).comparison("hd", Bootstrap(resamples=200))
     assert compared.row("net", "whole, a").difference == pytest.approx(-1.0)
     assert "net is significantly better than the other raters in 2 of 2" in compared.verdicts()[0]
 

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.image import read_image, write_image
-from autoseg.evaluation import Evaluation, Structure, evaluate, evaluate_arrays, evaluate_pairs, plan_structures
-from autoseg.evaluation.folders import dataset_structures, label_maps, parse_structures
-from autoseg.evaluation.metrics import METRICS, measure
-from autoseg.evaluation.summary import Row, Statistics
+from autoseg.evaluation.cases import Structure, evaluate_arrays, evaluate_pairs
+from autoseg.evaluation.folders import dataset_structures, evaluate, label_maps, parse_structures, plan_structures
+from autoseg.evaluation.masks import measure
+from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
+from autoseg.evaluation.summary import Evaluation, Row, Statistics
 from autoseg.plans import plan
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.report.fake import make_plan
@@ -63,7 +64,7 @@ def test_each_target_is_measured_as_its_mask() -> None:
 def test_ignored_voxels_do_not_count() -> None:
     reference = labels()
     reference[:, :, :5] = 9
-    found = evaluate_arrays(labels(), reference, (1.0, 1.0, 1.0), [WHOLE], ignore=9)["whole"]
+    found = evaluate_arrays(labels(), reference, (1.0, 1.0, 1.0), [WHOLE], EvaluationProtocol(ignore=9))["whole"]
     assert found["dice"] == 1.0
     assert found["specificity"] == 1.0
     assert found["reference_ml"] == pytest.approx(4 * 6 * 5 / 1000)
@@ -72,7 +73,7 @@ def test_ignored_voxels_do_not_count() -> None:
     # One false voxel outside: the background of the specificity is what is neither ignored nor foreground.
     prediction = labels()
     prediction[0, 0, 12] = 1
-    alarm = evaluate_arrays(prediction, reference, (1.0, 1.0, 1.0), [WHOLE], ignore=9)["whole"]
+    alarm = evaluate_arrays(prediction, reference, (1.0, 1.0, 1.0), [WHOLE], EvaluationProtocol(ignore=9))["whole"]
     assert alarm["specificity"] == pytest.approx(1 - 1 / (8 * 12 * 9 - 4 * 6 * 5))
 
 
@@ -90,7 +91,7 @@ def test_pairs_are_written_and_read_back(folders: tuple[Path, Path], tmp_path: P
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.csv", "summary.csv", "summary.json"}
     again = Evaluation.read(tmp_path / "out")
     assert (again.targets, again.cases) == (evaluation.targets, evaluation.cases)
-    for metric in METRICS:
+    for metric in STANDARD_METRICS:
         for target in again.targets:
             np.testing.assert_allclose(again.values(metric, target), evaluation.values(metric, target), rtol=1e-8)
 
@@ -116,7 +117,7 @@ def test_statistics_leave_undefined_values_out() -> None:
 
 def test_folds_are_merged() -> None:
     def fold(case: str, value: float) -> Evaluation:
-        return Evaluation((Row(case, "x", dict.fromkeys(METRICS, value)),), ("x",))
+        return Evaluation((Row(case, "x", dict.fromkeys(STANDARD_METRICS, value)),), ("x",))
 
     merged = Evaluation.merge([fold("a", 0.5), fold("b", 1.0)])
     assert merged.mean() == 0.75
@@ -167,7 +168,7 @@ def test_missing_predictions_are_all_listed_or_left_out(folders: tuple[Path, Pat
 
 def test_every_label_value_is_found_without_names(folders: tuple[Path, Path]) -> None:
     assert evaluate(*folders).targets == ("label 1", "label 2")
-    assert evaluate(*folders, ignore=2).targets == ("label 1",)
+    assert evaluate(*folders, protocol=EvaluationProtocol(ignore=2)).targets == ("label 1",)
 
 
 def test_a_dataset_gives_names_and_the_ignore_label(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_picture_is_measured_in_its_plane(tmp_path: Path) -> None:
 def test_what_is_no_label_map_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     predictions, references = folders
     save(predictions / "a.nii.gz", labels().astype(np.float32) + 0.5)
-    with pytest.raises(AutosegError, match=r"a.nii.gz has values that are no whole numbers"):
+    with pytest.raises(AutosegError, match=r"a.nii.gz has values that are not whole numbers"):
         evaluate(predictions, references)
     with pytest.raises(AutosegError, match="does not exist"):
         evaluate(tmp_path / "nowhere", references)

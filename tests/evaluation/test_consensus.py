@@ -87,5 +87,5 @@ def test_agreed_maps_stay_as_they_are(method: str) -> None:
 def test_wrong_usage() -> None:
     with pytest.raises(UsageError, match="--consensus mean is unknown; choose majority or staple"):
         consensus_of([column(1)], "mean")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="at least one rater"):
+    with pytest.raises(UsageError, match="at least one label map"):
         consensus_of([], "majority")

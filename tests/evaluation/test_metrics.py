@@ -1,7 +1,7 @@
 """Metrics of one pair of masks: hand-worked values, other libraries, invariants, conventions for empty masks."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import autoseg
 from autoseg.data.boxes import bounding_box
 from autoseg.data.image import read_image
-from autoseg.evaluation.metrics import (
-    BRATS_PENALTY_MM,
-    DISTANCES,
-    METRICS,
-    OVERLAPS,
-    dice,
-    measure,
-)
+from autoseg.evaluation.masks import BRATS_PENALTY_MM, dice, measure
+from autoseg.evaluation.metric import METRICS, MaskPair, Metric
+from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
+from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.utils.errors import UsageError
+from tests.builders import write
 
 MM = (1.0, 1.0, 1.0)
+
+OVERLAPS = ("dice", "jaccard", "sensitivity", "precision", "nsd")
+DISTANCES = ("hd95", "hd", "assd")
+BRATS = EvaluationProtocol(empty="brats")
 
 
 def _pair(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +47,7 @@ def _cubes() -> tuple[np.ndarray, np.ndarray]:
 
 def test_hand_worked_cuboids() -> None:
     found = measure(*_cubes(), (2.0, 1.0, 0.5))
-    assert tuple(found) == METRICS
+    assert tuple(found) == STANDARD_METRICS
     # 16 voxels shared, 16 only predicted, 8 only in the reference; 480 voxels of 1 mm³.
     assert found["dice"] == pytest.approx(32 / 56)
     assert found["jaccard"] == pytest.approx(16 / 40)
@@ -72,7 +74,7 @@ def test_real_segmentation_agrees_with_the_reference_values(real_data: Callable[
     prediction, reference = (read_image(folder / f"spine_{name}.nii.gz") for name in ("pred", "ref"))
     for label, values in expected["labels"].items():
         pair = prediction.array[0] == int(label), reference.array[0] == int(label)
-        found = measure(*pair, reference.spacing, tolerance=2.0)
+        found = measure(*pair, reference.spacing)
         for ours, theirs in {
             "dice": "dice",
             "jaccard": "jaccard",
@@ -127,7 +129,7 @@ def test_invariants(pair: tuple[np.ndarray, np.ndarray]) -> None:
         assert forth["jaccard"] == pytest.approx(forth["dice"] / (2 - forth["dice"]))
         assert all(0 <= forth[name] <= 1 or np.isnan(forth[name]) for name in OVERLAPS)
     if reference.any():
-        same = measure(reference, reference, MM, tolerance=0.0)
+        same = measure(reference, reference, MM, EvaluationProtocol(tolerance_mm=0.0))
         assert all(same[name] == 1 for name in OVERLAPS)
         assert all(same[name] == 0 for name in (*DISTANCES, "difference_ml"))
 
@@ -139,7 +141,7 @@ def test_empty_space_around_changes_only_the_specificity(pair: tuple[np.ndarray,
         return  # a slice becomes a volume
     near = measure(*pair, MM)
     far = measure(*(np.pad(mask, margin) for mask in pair), MM)
-    for name in set(METRICS) - {"specificity"}:
+    for name in set(STANDARD_METRICS) - {"specificity"}:
         assert near[name] == pytest.approx(far[name], nan_ok=True)
 
 
@@ -147,7 +149,7 @@ def test_empty_space_around_changes_only_the_specificity(pair: tuple[np.ndarray,
 @given(PAIRS)
 def test_nsd_grows_with_the_tolerance(pair: tuple[np.ndarray, np.ndarray]) -> None:
     if pair[0].any() and pair[1].any():
-        values = [measure(*pair, MM, tolerance=tolerance)["nsd"] for tolerance in (0.0, 0.9, 2.1, 50.0)]
+        values = [measure(*pair, MM, EvaluationProtocol(tolerance))["nsd"] for tolerance in (0.0, 0.9, 2.1, 50.0)]
         assert values == sorted(values)
         assert values[-1] == pytest.approx(1.0)
 
@@ -173,26 +175,94 @@ def test_empty_masks_are_skipped_by_default() -> None:
 
 def test_empty_masks_count_in_brats() -> None:
     some, none = _cubes()[0], np.zeros((6, 8, 10), bool)
-    both = measure(none, none, MM, empty="brats")
+    both = measure(none, none, MM, BRATS)
     _is(both, OVERLAPS, 1.0)
     _is(both, DISTANCES, 0.0)
     for pair in ((some, none), (none, some)):
-        found = measure(*pair, MM, empty="brats")
+        found = measure(*pair, MM, BRATS)
         _is(found, OVERLAPS, 0.0)
         _is(found, DISTANCES, BRATS_PENALTY_MM)
     assert pytest.approx(373.1287, abs=1e-4) == BRATS_PENALTY_MM
-    assert measure(*_cubes(), MM, empty="brats") == measure(*_cubes(), MM)
+    assert measure(*_cubes(), MM, BRATS) == measure(*_cubes(), MM)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"tolerance": -1.0}, "--tolerance -1.0"), ({"tolerance": float("nan")}, "nan"), ({"empty": "no"}, "brats")],
+    [({"tolerance_mm": -1.0}, "--tolerance -1.0"), ({"tolerance_mm": float("nan")}, "nan"), ({"empty": "no"}, "brats")],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        measure(*_cubes(), MM, **options)
+        EvaluationProtocol(**options)
 
 
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="shape"):
         measure(np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool), MM)
+
+
+def test_only_the_named_metrics_in_the_order_named() -> None:
+    found = measure(*_cubes(), MM, EvaluationProtocol(metrics=("hd95", "dice")))
+    assert list(found) == ["hd95", "dice"]
+    assert found["dice"] == measure(*_cubes(), MM)["dice"]
+    with pytest.raises(UsageError, match="--metrics no_metric"):
+        measure(*_cubes(), MM, EvaluationProtocol(metrics=("no_metric",)))
+
+
+def test_what_is_said_of_each_metric() -> None:
+    """By hand: kinds and directions of the standard metrics; the symmetric ones are so in the invariants above."""
+    kinds = {name: METRICS.find(name).kind for name in STANDARD_METRICS}
+    assert {name for name, kind in kinds.items() if kind == "overlap"} == set(OVERLAPS)
+    assert {name for name, kind in kinds.items() if kind == "distance"} == set(DISTANCES)
+    worse_when_larger = {name for name in STANDARD_METRICS if METRICS.find(name).better == "less"}
+    assert worse_when_larger == set(DISTANCES)
+    neither = {name for name in STANDARD_METRICS if METRICS.find(name).better == "neither"}
+    assert neither == {"prediction_ml", "reference_ml", "difference_ml"}
+    symmetric = {name for name in STANDARD_METRICS if METRICS.find(name).symmetric}
+    assert symmetric == {"dice", "jaccard", "nsd", *DISTANCES}
+    assert METRICS.find("hd95").title == "HD95 mm"
+
+
+@pytest.fixture
+def volume_similarity() -> Iterator[str]:
+    """One more metric, from outside the package; forgotten after the test."""
+    name = "test_volume_similarity"
+
+    def compute(masks: MaskPair) -> float:
+        return 1 - masks.ratio(abs(masks.predicted - masks.real), masks.predicted + masks.real)
+
+    METRICS.register(name, Metric(compute, "Volume similarity", kind="overlap", better="more", digits=1))
+    yield name
+    del METRICS._things[name]
+
+
+def test_one_more_metric(volume_similarity: str, tmp_path: Path) -> None:
+    prediction, reference = _cubes()  # 32 and 24 voxels
+    expected = 1 - 8 / 56
+    for folder, mask in (("predictions", prediction), ("references", reference)):
+        for case in ("a", "b"):
+            write(tmp_path / folder / f"{case}.nii.gz", mask.astype(np.uint8))
+    evaluation = autoseg.evaluate(
+        tmp_path / "predictions",
+        tmp_path / "references",
+        protocol=EvaluationProtocol(metrics=("dice", volume_similarity)),
+        out=tmp_path / "out",
+    )
+    assert evaluation.mean(volume_similarity) == pytest.approx(expected)
+    assert evaluation.metrics == ("dice", volume_similarity, "prediction_ml", "reference_ml")
+    assert evaluation.counts("label 1")["cases"] == 2
+    header = (tmp_path / "out" / "metrics.csv").read_text().splitlines()[0]
+    assert header == f"case,target,dice,{volume_similarity},prediction_ml,reference_ml"
+    again = Evaluation.read(tmp_path / "out")
+    assert again.mean(volume_similarity) == pytest.approx(expected)
+    assert [str(column.header) for column in again.table().columns][2] == "Volume similarity"
+    empty = np.zeros_like(reference)
+    assert measure(empty, reference, MM, EvaluationProtocol(empty="brats", metrics=(volume_similarity,))) == {
+        volume_similarity: 0.0
+    }
+    for shift, name in ((0.0, "plain"), (0.1, "better")):
+        rows = [Row(f"c{n}", "x", {volume_similarity: n / 20 + shift}) for n in range(8)]
+        rows = [Row(r.case, r.target, {**r.values, "prediction_ml": 1.0, "reference_ml": 1.0}) for r in rows]
+        Evaluation(tuple(rows), ("x",)).write(tmp_path / name)
+    compared = autoseg.compare([tmp_path / "plain", tmp_path / "better"], metrics=[volume_similarity])
+    assert compared.directions == {"x": "more"}
+    assert "better is significantly better than plain" in compared.verdicts()[0]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from autoseg.evaluation.cases import evaluate_arrays
-from autoseg.evaluation.metrics import Empty
 from autoseg.evaluation.overlap import counts, dices
+from autoseg.evaluation.protocol import Empty, EvaluationProtocol
 from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 
@@ -28,7 +28,9 @@ TARGETS = (
 )
 def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Target, empty: Empty) -> None:
     found = dices(counts(*pair, target), empty)
-    wanted = evaluate_arrays(*pair, (1.0, 1.0, 1.0), target.outputs, empty=empty, ignore=target.ignore)
+    wanted = evaluate_arrays(
+        *pair, (1.0, 1.0, 1.0), target.outputs, EvaluationProtocol(empty=empty, ignore=target.ignore)
+    )
     assert found == pytest.approx([wanted[output.name]["dice"] for output in target.outputs], nan_ok=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.evaluation.paired import bootstrap_interval, holm, signed_rank
+from autoseg.evaluation.paired import Bootstrap, holm, signed_rank
 
 #: Heights in eighths of an inch of crossed minus self-fertilised maize plants: Darwin's experiment.
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
@@ -66,14 +66,14 @@ def test_holm_by_hand() -> None:
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
     """400 skewed samples of known mean 1: 95 % intervals of n = 40 cover some 93 % (the bootstrap's known deficit)."""
     draws = np.random.default_rng(1).exponential(size=(400, 40))
-    intervals = [bootstrap_interval(sample, 0.95, 500, 0) for sample in draws]
+    intervals = [Bootstrap(0.95, 500, 0).interval(sample) for sample in draws]
     assert 0.89 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.97
 
 
 def test_interval_is_student_s_for_normal_values() -> None:
     values = np.random.default_rng(3).normal(0.1, 1.0, 400)
     half = 1.966 * values.std(ddof=1) / 20  # t of 399 degrees of freedom
-    low, high = bootstrap_interval(values, 0.95, 10_000, 0)
+    low, high = Bootstrap(0.95, 10_000, 0).interval(values)
     assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
@@ -83,5 +83,5 @@ def test_interval_is_student_s_for_normal_values() -> None:
 def test_interval_is_defined_for_whatever_differences(values: list[float]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        low, high = bootstrap_interval(np.array(values), 0.95, 200, 0)
+        low, high = Bootstrap(0.95, 200, 0).interval(np.array(values))
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12

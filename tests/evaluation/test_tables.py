@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import autoseg
-from autoseg.evaluation.metrics import METRICS
+from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
 from autoseg.utils.errors import AutosegError, UsageError
@@ -43,7 +43,11 @@ def wide(path: Path, values: dict[str, Sequence[object]], columns: str = "Label,
 def evaluated(folder: Path, dice: dict[str, float], shift: float = 0.0) -> Path:
     """An evaluation of two targets, written by its own writer; the second target's Dice is half the first's."""
     rows = [
-        Row(case, target, {**dict.fromkeys(METRICS, math.nan), "dice": share * value + shift, "hd95": 10 - value})
+        Row(
+            case,
+            target,
+            {**dict.fromkeys(STANDARD_METRICS, math.nan), "dice": share * value + shift, "hd95": 10 - value},
+        )
         for case, value in dice.items()
         for target, share in (("whole", 1.0), ("core", 0.5))
     ]

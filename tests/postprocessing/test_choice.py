@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import autoseg
-from autoseg.evaluation import Evaluation
 from autoseg.evaluation.cases import evaluate_pairs
-from autoseg.evaluation.metrics import Empty
+from autoseg.evaluation.protocol import Empty, EvaluationProtocol
+from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.files import save_plan
 from autoseg.plans.target import Target
 from autoseg.postprocessing.choice import postprocess, results_table, verdict
@@ -43,7 +43,7 @@ def validated(
             write(path, reference if references is None else references(reference))
             predicted = write(out / f"{case}.nii.gz", change(reference.copy()))
             pairs.append((case, predicted, path))
-        evaluate_pairs(pairs, target.outputs, out, empty=empty)
+        evaluate_pairs(pairs, target.outputs, out, EvaluationProtocol(empty=empty))
     return run
 
 

@@ -8,7 +8,9 @@ import SimpleITK as sitk
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
-from autoseg.evaluation import Evaluation, evaluate_pairs, plan_structures
+from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.folders import plan_structures
+from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import UNet
 from autoseg.plans.plan import Plan

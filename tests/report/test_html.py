@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from autoseg.cli.main import run as main
-from autoseg.evaluation import Evaluation
-from autoseg.evaluation.metrics import METRICS
-from autoseg.evaluation.summary import Row
+from autoseg.evaluation.protocol import STANDARD_METRICS
+from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.postprocessing.choice import postprocess
 from autoseg.report import write_report
 from autoseg.report.collect import collect, pick_cases, read_history
@@ -170,7 +169,7 @@ def test_a_configuration_that_was_not_begun_has_no_results(tmp_path: Path) -> No
 
 def test_best_median_and_worst() -> None:
     def evaluation(**scores: float) -> Evaluation:
-        rows = (Row(case, "x", dict.fromkeys(METRICS, score)) for case, score in scores.items())
+        rows = (Row(case, "x", dict.fromkeys(STANDARD_METRICS, score)) for case, score in scores.items())
         return Evaluation(tuple(rows), ("x",))
 
     picked = pick_cases(evaluation(a=0.2, b=0.9, c=0.7, d=float("nan")))

@@ -18,7 +18,13 @@ from autoseg.networks.weights import save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.runs.run import Run
-from autoseg.study.channel_subsets import choose_subsets, evaluate_channel_subsets, parse_subsets, with_only
+from autoseg.study.channel_subsets import (
+    TrainedConfiguration,
+    choose_subsets,
+    evaluate_channel_subsets,
+    parse_subsets,
+    with_only,
+)
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     blob,
@@ -70,6 +76,10 @@ def trained(root: Path, plan: Plan, folds: int = 2) -> Run:
     return run
 
 
+def on_cpu(run: Run | Path, folds: list[int] | None = None, mirror: bool = True) -> TrainedConfiguration:
+    return TrainedConfiguration.open(run, folds=folds, device="cpu", mirror=mirror)
+
+
 # --- which subsets ---
 
 
@@ -107,7 +117,7 @@ def test_as_if_the_files_were_not_there(tmp_path: Path) -> None:
     """Independently: cases without these files, predicted into a folder and evaluated there."""
     run = trained(tmp_path, dropping())
     other = dataset_at(tmp_path / "other")
-    found = evaluate_channel_subsets(run, other, device="cpu", out=tmp_path / "out")
+    found = evaluate_channel_subsets(on_cpu(run), other, out=tmp_path / "out")
     assert list(found.parts) == [subset for size in (3, 2, 1) for subset in combinations(CHANNELS, size)]
     predictor = Predictor.load(run.path, device="cpu")
     for number, (subset, evaluation) in enumerate(found.parts.items()):
@@ -134,7 +144,7 @@ def test_as_if_the_files_were_not_there(tmp_path: Path) -> None:
 
 def test_validation_cases_are_predicted_by_the_fold_that_did_not_see_them(tmp_path: Path) -> None:
     run = trained(tmp_path, dropping())
-    found = evaluate_channel_subsets(run, subsets=[CHANNELS, ("flair",)], device="cpu")
+    found = evaluate_channel_subsets(on_cpu(run), subsets=[CHANNELS, ("flair",)])
     for fold in (0, 1):
         alone = Predictor.load(run.path, folds=[fold], device="cpu")
         for name in run.split(fold)["validation"]:
@@ -144,41 +154,41 @@ def test_validation_cases_are_predicted_by_the_fold_that_did_not_see_them(tmp_pa
             (row,) = [row for row in found.parts[CHANNELS].rows if (row.case, row.target) == (name, "inner")]
             assert row.values["dice"] == pytest.approx(inner)
     assert sorted(found.parts["flair",].cases) == [f"case_{number}" for number in range(4)]
-    one = evaluate_channel_subsets(run, subsets=[("flair",)], folds=[1], device="cpu")
+    one = evaluate_channel_subsets(on_cpu(run, folds=[1]), subsets=[("flair",)])
     assert one.parts["flair",].cases == run.split(1)["validation"]
 
 
 def test_a_case_counts_where_it_has_all_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path, dropping(), folds=1)
     lacking = dataset_at(tmp_path / "lacking", {0: "t1", 1: "t2", 2: "t2", 3: "t2"})
-    found = evaluate_channel_subsets(run, lacking, device="cpu", mirror=False)
+    found = evaluate_channel_subsets(on_cpu(run, mirror=False), lacking)
     counts = {subset: len(part.cases) for subset, part in found.parts.items()}
     assert counts == {("t1", "flair"): 3, ("t2", "flair"): 1, ("t1",): 3, ("t2",): 1, ("flair",): 4}
     assert "No case has all of the channels t1+t2+flair, or all of t1+t2: left out." in capsys.readouterr().err
     with pytest.raises(AutosegError, match=r"no labelled case of .* has all of the channels t1\+t2"):
-        evaluate_channel_subsets(run, lacking, subsets=[("t1", "t2")], device="cpu")
+        evaluate_channel_subsets(on_cpu(run), lacking, subsets=[("t1", "t2")])
 
 
 def test_who_is_refused(tmp_path: Path) -> None:
     strict = trained(tmp_path / "strict", dropping(dropout=0.0), folds=1)
     with pytest.raises(UsageError, match=r"was not trained for missing channels; plan it with .*channel_dropout"):
-        evaluate_channel_subsets(strict, device="cpu")
+        evaluate_channel_subsets(on_cpu(strict))
     single = trained(tmp_path / "single", dropping(("t1",), 0.0), folds=1)
     with pytest.raises(UsageError, match="has the one channel t1"):
-        evaluate_channel_subsets(single, device="cpu")
+        evaluate_channel_subsets(on_cpu(single))
     bare = trained(tmp_path / "bare", dropping(), folds=0)
     with pytest.raises(UsageError, match="has no trained fold of small"):
-        evaluate_channel_subsets(bare, device="cpu")
+        evaluate_channel_subsets(on_cpu(bare))
     with pytest.raises(UsageError, match="--folds 1 of small is not trained"):
-        evaluate_channel_subsets(trained(tmp_path / "one", dropping(), folds=1), folds=[1], device="cpu")
+        evaluate_channel_subsets(on_cpu(trained(tmp_path / "one", dropping(), folds=1), folds=[1]))
     unlabelled = dataset_at(tmp_path / "new").model_copy(update={"cases": ()})
     with pytest.raises(AutosegError, match="new has no labelled cases"):
-        evaluate_channel_subsets(tmp_path / "one" / "run", unlabelled, device="cpu")
+        evaluate_channel_subsets(on_cpu(tmp_path / "one" / "run"), unlabelled)
     run = Run.open(tmp_path / "one" / "run")
     (run.path / "splits.json").write_text(
         json.dumps([{"train": [case.id for case in run.dataset.cases], "validation": []}])
     )
     with pytest.raises(AutosegError, match="has no validation cases of its own; give labelled ones"):
-        evaluate_channel_subsets(run.path, device="cpu")
+        evaluate_channel_subsets(on_cpu(run.path))
     with pytest.raises(UsageError, match="--workers 0"):
-        evaluate_channel_subsets(bare, device="cpu", workers=0)
+        evaluate_channel_subsets(on_cpu(bare), workers=0)

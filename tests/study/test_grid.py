@@ -127,7 +127,7 @@ ONE = '[[setting]]\nname = "a"\n'
         ("epochs = 3\nmax_time = '3m'\n" + ONE, "epochs and max_time can't both"),
         ("epochs = 0\n" + ONE, "epochs: "),
         ("max_time = 'soon'\n" + ONE, "max_time soon is no duration"),
-        ("max_time = '0s'\n" + ONE, "max_time must be longer than nothing"),
+        ("max_time = '0s'\n" + ONE, "max_time must be more than 0"),
         ("seeds = []\n" + ONE, "seeds: "),
         ("seeds = [1, 1]\n" + ONE, "seeds must name at least one number, and none twice"),
         ("folds = []\n" + ONE, "folds must name at least one number"),

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from autoseg.data.dataset import Dataset
-from autoseg.evaluation.metrics import METRICS
+from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
@@ -28,7 +28,7 @@ TWO = '[[setting]]\nname = "one"\n[[setting]]\nname = "two"\nset = { batch_size 
 
 def evaluation(dice: dict[str, tuple[float, float]]) -> Evaluation:
     """Case → Dice of outer and inner; everything else undefined."""
-    nothing = dict.fromkeys(METRICS, math.nan)
+    nothing = dict.fromkeys(STANDARD_METRICS, math.nan)
     rows = [
         Row(case, target, {**nothing, "dice": value})
         for case, values in dice.items()

@@ -1,9 +1,8 @@
-"""Measure the agreement of raters: find their label maps, and compare them pair by pair, several cases at a time."""
+"""Measure the agreement of annotations: find the label maps, and compare them pair by pair, several cases at a time."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,18 @@ import numpy as np
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import image_ending
 from autoseg.data.image import result_ending, write_image
-from autoseg.evaluation.agreement import CONSENSUS, SYMMETRIC, Agreement, PairRow, pairs_of
-from autoseg.evaluation.cases import Structure, Target, evaluate_arrays, grid_difference, read_labels
+from autoseg.evaluation.agreement import CONSENSUS, Agreement, PairRow, pairs_of
+from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_arrays, grid_difference, read_labels
 from autoseg.evaluation.consensus import Consensus, check_method, consensus_of
 from autoseg.evaluation.folders import dataset_structures, found_structures, label_maps, open_dataset
-from autoseg.evaluation.metrics import TOLERANCE_MM, Empty, check_options, dice
+from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.naming import Inputs, name_inputs
+from autoseg.evaluation.protocol import AGREEMENT_WORKERS, EvaluationProtocol
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say, track
 
 #: The name of the case where each rater is a single file, and the files have different names.
 ONE_CASE = "case"
-
-#: Cases at the same time: each holds all raters' label maps in memory.
-WORKERS = min(4, os.cpu_count() or 1)
 
 #: Rater (or model) → case → label map.
 Maps = dict[str, dict[str, Path]]
@@ -34,13 +31,11 @@ def agreement(
     raters: Inputs | Sequence[str | Path] | Dataset,
     *,
     models: Inputs | Sequence[str | Path] = (),
-    targets: Sequence[Target] | None = None,
-    metrics: Sequence[str] = ("dice",),
+    targets: Sequence[LabelGroup] | None = None,
+    protocol: EvaluationProtocol = EvaluationProtocol(),
     consensus: Consensus | None = None,
     out: str | Path | None = None,
-    tolerance: float = TOLERANCE_MM,
-    empty: Empty = "skip",
-    workers: int = WORKERS,
+    workers: int = AGREEMENT_WORKERS,
 ) -> Agreement:
     """Measure how far raters agree, and models with them.
 
@@ -49,27 +44,26 @@ def agreement(
             (``NAME=PATH``); or one dataset (or its folder) whose cases name their raters.
         models: folders of predictions (or single ones), likewise.
         targets: what to measure; None for the dataset's labels and regions, or all label values found.
-        metrics: of :data:`SYMMETRIC`.
+        protocol: which metrics (symmetric ones; the Dice where none are named), and by which conventions; where it
+            ignores no label, the dataset's ignore label (if any) is ignored.
         consensus: unite the raters of each case, and measure raters and models against that, too.
         out: folder for ``agreement.csv``, ``agreement.json`` and the ``consensus`` label maps.
-        tolerance: of the normalised surface Dice, in mm.
-        empty: convention for empty masks (:mod:`autoseg.evaluation.metrics`).
         workers: cases at a time.
 
     Raises:
         AutosegError: files are missing, unreadable, or not on one grid; or no case has two raters.
         UsageError: wrong options.
     """
-    check_options(tolerance, empty)
     check_method(consensus)
+    metrics = ("dice",) if protocol.metrics is None else protocol.metrics
     for metric in metrics:
-        if metric not in SYMMETRIC:
-            raise UsageError(
-                f"--metrics {metric} is nothing that two raters have in common; choose of {', '.join(SYMMETRIC)}."
-            )
+        if not METRICS.find(metric).symmetric:
+            symmetric = [name for name in METRICS if METRICS.find(name).symmetric]
+            raise UsageError(f"--metrics {metric} asks which of two raters is right; choose of {', '.join(symmetric)}.")
     if workers < 1:
         raise UsageError(f"--workers {workers} can't measure anything; give 1 or more.")
     maps, structures, ignore = _raters(raters)
+    protocol = replace(protocol, metrics=metrics).with_ignore(ignore)
     predicted = {name: label_maps(path) for name, path in _single(name_inputs(models)).items()}
     for name in predicted:
         if name in maps or name == CONSENSUS:
@@ -81,17 +75,15 @@ def agreement(
     targets = list(targets or structures)
     if not targets:
         files = [files[case] for files in maps.values() for case in cases if case in files]
-        targets = list(found_structures(files, ignore, workers))
+        targets = list(found_structures(files, protocol.ignore, workers))
     if not targets:
         raise AutosegError("the raters' label maps are all empty; there is nothing to agree on.")
-    wanted = _Wanted(
-        tuple(targets), tuple(metrics), tolerance, empty, ignore, consensus, None if out is None else Path(out)
-    )
+    wanted = _Wanted(tuple(targets), protocol, consensus, None if out is None else Path(out))
     return _measured(maps, predicted, cases, wanted, workers)
 
 
-def measure(raters: Maps, models: Maps, targets: Sequence[Target], ignore: int | None = None) -> Agreement:
-    """The Dice of label maps that are known already: every rater with every other, every model with every rater.
+def dice_agreement(raters: Maps, models: Maps, targets: Sequence[LabelGroup], ignore: int | None = None) -> Agreement:
+    """The Dice of label maps whose files are known: every rater with every other, every model with every rater.
 
     Args:
         raters: rater → case → label map; a case may have one rater only, who then agrees with models alone.
@@ -103,8 +95,8 @@ def measure(raters: Maps, models: Maps, targets: Sequence[Target], ignore: int |
         AutosegError: a file is unreadable, or those of a case are not on one grid.
     """
     cases = list(dict.fromkeys(case for files in raters.values() for case in files))
-    wanted = _Wanted(tuple(targets), ("dice",), TOLERANCE_MM, "skip", ignore, None, None)
-    return _measured(raters, models, cases, wanted, WORKERS)
+    wanted = _Wanted(tuple(targets), EvaluationProtocol(ignore=ignore, metrics=("dice",)), None, None)
+    return _measured(raters, models, cases, wanted, AGREEMENT_WORKERS)
 
 
 def _measured(maps: Maps, predicted: Maps, cases: Sequence[str], wanted: "_Wanted", workers: int) -> Agreement:
@@ -118,16 +110,14 @@ def _measured(maps: Maps, predicted: Maps, cases: Sequence[str], wanted: "_Wante
     finally:
         pool.shutdown(cancel_futures=True)
     names = tuple(target.name for target in wanted.targets)
-    return Agreement(tuple(rows), tuple(maps), tuple(predicted), names, wanted.metrics, wanted.consensus)
+    metrics = wanted.protocol.metrics or ()
+    return Agreement(tuple(rows), tuple(maps), tuple(predicted), names, metrics, wanted.consensus)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    targets: tuple[Target, ...]
-    metrics: tuple[str, ...]
-    tolerance: float
-    empty: Empty
-    ignore: int | None
+    targets: tuple[LabelGroup, ...]
+    protocol: EvaluationProtocol
     consensus: Consensus | None
     out: Path | None
 
@@ -146,32 +136,27 @@ def _measure_case(case: str, raters: dict[str, Path], models: dict[str, Path], w
             )
     labels = {name: array for name, (array, _) in loaded.items()}
     ignored = np.zeros(labels[first].shape, bool)
-    if wanted.ignore is not None:
-        ignored = np.any([labels[name] == wanted.ignore for name in raters], axis=0)
+    ignore = wanted.protocol.ignore
+    if ignore is not None:
+        ignored = np.any([labels[name] == ignore for name in raters], axis=0)
         labels = {name: np.where(ignored, 0, array) for name, array in labels.items()}
     if wanted.consensus:
         labels[CONSENSUS] = consensus_of([labels[name] for name in raters], wanted.consensus)
         if wanted.out:
-            united = np.where(ignored, wanted.ignore or 0, labels[CONSENSUS])
+            united = np.where(ignored, ignore or 0, labels[CONSENSUS])
             path = wanted.out / "consensus" / f"{case}{result_ending(image_ending(files[first]))}"
             write_image(path, united.astype(_smallest_type(united)), image.geometry)
     rows = []
+    protocol = replace(wanted.protocol, ignore=None)  # those voxels are background by now
     for pair in pairs_of(list(raters), list(models), wanted.consensus is not None):
         a, b = (labels[name] for name in pair)
-        found = _measure(a, b, image.spacing, wanted)
+        found = evaluate_arrays(a, b, image.spacing, wanted.targets, protocol)
         rows += [PairRow(case, *pair, target, values) for target, values in found.items()]
     return rows
 
 
 def _smallest_type(labels: np.ndarray) -> np.dtype:
     return np.result_type(np.min_scalar_type(int(labels.min())), np.min_scalar_type(int(labels.max())))
-
-
-def _measure(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float, float], wanted: _Wanted) -> dict[str, dict]:
-    if wanted.metrics == ("dice",) and wanted.empty == "skip":  # without the surfaces, which take most of the time
-        return {t.name: {"dice": dice(np.isin(a, t.values), np.isin(b, t.values))} for t in wanted.targets}
-    found = evaluate_arrays(a, b, spacing, wanted.targets, tolerance=wanted.tolerance, empty=wanted.empty)
-    return {target: {metric: values[metric] for metric in wanted.metrics} for target, values in found.items()}
 
 
 def _raters(given: Inputs | Sequence[str | Path] | Dataset) -> tuple[Maps, list[Structure], int | None]:

@@ -1,0 +1,78 @@
+"""Measure one pair of masks: a prediction and its reference."""
+
+import numpy as np
+
+from autoseg.data.boxes import bounding_box
+from autoseg.evaluation.metric import METRICS, MaskPair, Metric
+from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
+from autoseg.utils.errors import UsageError
+
+#: Distance counted where one mask is empty under the BraTS convention, 373.1287 mm: the diagonal of the
+#: challenge's 240×240×155 mm image space (later editions round it up to 374).
+BRATS_PENALTY_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
+
+
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Dice coefficient of two bool arrays of the same shape; NaN where both are empty."""
+    size = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
+    if size == 0:
+        return float("nan")
+    return 2 * int(np.count_nonzero(prediction & reference)) / size
+
+
+def measure(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    protocol: EvaluationProtocol = EvaluationProtocol(),
+    *,
+    voxels: int | None = None,
+) -> dict[str, float]:
+    """Compare a predicted mask with its reference.
+
+    Args:
+        prediction: bool ``(z, y, x)``; for a picture ``(1, y, x)``, measured in its plane.
+        reference: bool, of the same shape.
+        spacing: mm ``(z, y, x)``.
+        protocol: which metrics, and by which conventions.
+        voxels: number of voxels that count, for the specificity; default: all of the array. Give it where the
+            arrays are cut out of a larger image.
+
+    Returns:
+        Metric name → value, in the order of the protocol.
+
+    Raises:
+        UsageError: the shapes differ, or a metric is unknown.
+
+    Example:
+        >>> cube = np.zeros((10, 10, 10), bool)
+        >>> cube[2:8, 2:8, 2:8] = True
+        >>> round(measure(np.roll(cube, 1, axis=0), cube, (1.0, 1.0, 1.0))["dice"], 3)
+        0.833
+    """
+    if prediction.shape != reference.shape:
+        raise UsageError(
+            f"a prediction of shape {prediction.shape} can't be compared with a reference of "
+            f"{reference.shape}; bring both to one grid."
+        )
+    box = bounding_box(prediction | reference)
+    masks = MaskPair(
+        prediction[box],
+        reference[box],
+        spacing,
+        prediction.size if voxels is None else voxels,
+        protocol.tolerance_mm,
+    )
+    names = STANDARD_METRICS if protocol.metrics is None else protocol.metrics
+    return {name: _value(METRICS.find(name), masks, protocol.empty == "brats") for name in names}
+
+
+def _value(metric: Metric, masks: MaskPair, brats: bool) -> float:
+    if masks.an_empty_one and metric.kind in ("overlap", "distance"):
+        neither = masks.predicted + masks.real == 0
+        if brats:
+            best, worst = (1.0, 0.0) if metric.kind == "overlap" else (0.0, BRATS_PENALTY_MM)
+            return best if neither else worst
+        if metric.kind == "distance":
+            return float("nan")
+    return metric.compute(masks)

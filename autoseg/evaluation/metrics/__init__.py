@@ -1,0 +1,1 @@
+"""The metrics that autoseg brings; each file registers some (see :mod:`autoseg.evaluation.metric`)."""
