@@ -21,7 +21,7 @@ from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Member, Predictor, write_label
-from autoseg.inference.sliding_window import count_tiles, predict_scores
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
 from autoseg.plans.configuration import Configuration
@@ -323,26 +323,17 @@ def _validation_seconds(cases: Sequence[StoredCase], plan: Plan, config: Configu
     channels, target = plan.in_channels(config), plan.target_of(config)
     network = build(config.network, channels, target.heads).to(device).eval()
     set_deep_supervision(network, False)
-    inference = config.inference
     tile = torch.zeros((channels, *[1] * (3 - len(config.patch_size)), *config.tile_size))
     dtype = resolve_precision(config.recipe.precision, device)
+    heads = target.heads * config.network.answers
+    window = SlidingWindow(config.tile_size, heads, config.inference, device, dtype, config.tile_context)
     fastest = float("inf")
     for _ in range(3):
         started = time.monotonic()
-        predict_scores(
-            [network],
-            tile,
-            config.tile_size,
-            target.heads * config.network.answers,
-            inference,
-            device,
-            dtype,
-            mirror=False,
-            context=config.tile_context,
-        )
+        window.scores([network], tile)
         fastest = min(fastest, time.monotonic() - started)
-    tiles = sum(count_tiles(case.shape, config.tile_size, inference.overlap, inference.step) for case in cases)
-    return RESERVE_MARGIN * fastest * tiles * 2 ** len(inference.mirror_axes)
+    tiles = sum(window.count(case.shape) for case in cases)
+    return RESERVE_MARGIN * fastest * tiles * 2 ** len(config.inference.mirror_axes)
 
 
 def validate_fold(

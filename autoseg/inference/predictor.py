@@ -26,12 +26,12 @@ from autoseg.inference.decide import (
     probability_channels,
 )
 from autoseg.inference.members import Member, load_member
-from autoseg.inference.sliding_window import collector, predict_scores
+from autoseg.inference.sliding_window import SlidingWindow, collector
 from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import Step, agreed_steps, apply
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, resolve_precision, select_device
+from autoseg.utils.device import keep_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.progress import Steps, say
@@ -300,18 +300,7 @@ class Predictor:
         return apply_stages(member.stages, prepared, self.target, self._scores)
 
     def _scores(self, trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
-        stage, configuration = trained.stage, trained.stage.configuration
-        return predict_scores(
-            trained.networks,
-            image,
-            configuration.tile_size,
-            stage.out_channels,
-            configuration.inference,
-            self.device,
-            resolve_precision(configuration.inference.precision or configuration.recipe.precision, self.device),
-            mirror=self.mirror,
-            context=configuration.tile_context,
-        )
+        return SlidingWindow.of(trained.stage, self.device, mirror=self.mirror).scores(trained.networks, image)
 
     def _finish(
         self, prepared: Sequence[Sequence[PreprocessedCase]], heads: Sequence[OnOriginal], wanted: _Wanted
