@@ -20,7 +20,9 @@ from autoseg.data.image import Geometry, result_ending
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.predictor import Member, Predictor, write_label
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.writer import write_label
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
@@ -359,6 +361,7 @@ def validate_fold(
     predictor = Predictor([member], device)
     dataset = run.dataset
     data = run.preprocessed(config.data)
+    wanted = ("label", "raters") if plan.raters else ("label",)
     pairs: list[tuple[str, Path, Path]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
@@ -369,7 +372,7 @@ def validate_fold(
         for case_id in run.split(fold)["validation"]:
             stored = StoredCase(data, case_id)
             seen = _as_before(run, before, case_id)
-            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, raters=bool(plan.raters))
+            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, wanted)
             file = f"{case_id}{result_ending(plan.file_ending)}"
             labels = {out / file: found.label}
             labels |= {out / FOLDER / rater / file: label for rater, label in found.raters.items()}

@@ -10,7 +10,7 @@ from autoseg.crossvalidation.cascades import folds_of_plan
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.raters import measure
-from autoseg.inference.predictor import write_label
+from autoseg.inference.results.writer import write_label
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import Trace, restore

@@ -27,15 +27,15 @@ from autoseg.evaluation.cases import WORKERS, grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.summary import number
 from autoseg.networks.weights import is_of
-from autoseg.plans.plan import Plan
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
-    FILE,
+    POSTPROCESSING_FILE,
     Postprocessing,
     Score,
     Step,
     Trial,
-    apply,
+    apply_steps,
     find_parts,
     removal,
     weights_digests,
@@ -60,7 +60,7 @@ SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 #: A case's Dice counts as changed from here on.
 CHANGED = 1e-6
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,10 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
     run = run if isinstance(run, Run) else Run.open(run)
     plan = run.plan
-    name, _ = plan.configuration(run.usual_configuration() if configuration is None else configuration)
+    stage = plan.stage(run.usual_configuration() if configuration is None else configuration)
+    name = stage.name
     evaluations = _validated(run, name)
-    target = plan.result_of(name)
+    target = stage.result
     empty = next(iter(evaluations.values())).empty
     with ThreadPoolExecutor(workers) as pool:
         files = list(_files(run, name, evaluations, result_ending(plan.file_ending)))
@@ -142,10 +143,10 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         folds=list(evaluations),
         all_folds=len(run.splits),
         empty=empty,
-        weights=weights_digests(run.path, _weights(plan, name, evaluations)),
+        weights=weights_digests(run.path, _weights(stage, evaluations)),
         tried=tried,
     )
-    found.write(run.path / name / FILE)
+    found.write(run.path / name / POSTPROCESSING_FILE)
     return found
 
 
@@ -233,7 +234,7 @@ class _Chooser:
         return found
 
     def _do(self, step: Step, pair: _Pair) -> _Pair:
-        label = apply(pair.prediction.array(), [step], self._target, [pair.voxel])
+        label = apply_steps(pair.prediction.array(), [step], self._target, [pair.voxel])
         return replace(pair, prediction=_Packed.of(label))
 
 
@@ -297,8 +298,8 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     return found
 
 
-def _weights(plan: Plan, name: str, folds: Iterable[int]) -> list[str]:
-    return [f"{stage}/fold_{fold}/weights.safetensors" for stage in plan.stages(name) for fold in folds]
+def _weights(stage: Stage, folds: Iterable[int]) -> list[str]:
+    return [f"{part.name}/fold_{fold}/weights.safetensors" for part in stage.chain for fold in folds]
 
 
 def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, Path]]:
@@ -339,8 +340,8 @@ def _read(target: Target, files: tuple[str, Path, Path]) -> _Pair:
 
 
 def _each(
-    pool: ThreadPoolExecutor, function: "Callable[..., Result]", items: Sequence, progress: Steps | None = None
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, function: "Callable[..., _Result]", items: Sequence, progress: Steps | None = None
+) -> Iterator[_Result]:
     """``function(item)`` in order; the first failure stops those that wait."""
     futures = [pool.submit(function, item) for item in items]
     try:

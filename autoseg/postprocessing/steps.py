@@ -14,7 +14,6 @@ What voxels become that an output loses:
 Either lies outside the output, so that a step done twice is a step done once.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy import ndimage
 
 from autoseg.plans.target import Output, Target
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import first_fault, read_json, write_json
 from autoseg.utils.progress import say
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: Name of the file in a configuration's folder.
-FILE = "postprocessing.json"
+POSTPROCESSING_FILE = "postprocessing.json"
 
 #: Voxels that share a face, an edge or a corner are connected (26 neighbours).
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
@@ -175,7 +175,7 @@ class Postprocessing(BaseModel):
             ) from None
 
 
-def apply(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Sequence[float]) -> np.ndarray:
+def apply_steps(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Sequence[float]) -> np.ndarray:
     """Apply steps to a label map, one after the other.
 
     Args:
@@ -292,15 +292,6 @@ def _surroundings(label: np.ndarray, where: tuple[np.ndarray, ...], owners: np.n
     return np.asarray(np.where(votes.any(axis=1), known[votes.argmax(axis=1)], 0)[owners], label.dtype)
 
 
-def file_digest(path: Path) -> str:
-    """A short fingerprint of a file's content."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()[:16]
-
-
 def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
     """File in the run folder → digest, of those that exist."""
     return {name: file_digest(run / name) for name in files if (run / name).is_file()}
@@ -314,7 +305,7 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
     Raises:
         AutosegError: the file is damaged, or names what the target has not.
     """
-    path = run / configuration / FILE
+    path = run / configuration / POSTPROCESSING_FILE
     if not path.exists():
         return ()
     found = Postprocessing.read(path)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from autoseg.data.boxes import Box
-from autoseg.inference.decide import one_hot
+from autoseg.inference.decoding import one_hot
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
 from autoseg.preprocessing.store import PLACES, StoredCase

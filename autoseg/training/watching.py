@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg.inference.decide import mean_of_raters, paint_scores
+from autoseg.inference.decoding import mean_of_answers, paint_scores
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import set_deep_supervision
 from autoseg.networks.weights import save_weights
@@ -70,7 +70,7 @@ def validation_dice(
     target, window = stage.target, SlidingWindow.of(stage, device, dtype, mirror=False)
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
     for case in cases:
-        scores = mean_of_raters(window.scores([network], network_input(case)), target)
+        scores = mean_of_answers(window.scores([network], network_input(case)), target)
         predicted = paint_scores(scores, target).cpu().numpy()
         reference = case.label()
         counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)
