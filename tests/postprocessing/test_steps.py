@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
+from scipy import ndimage
 from skimage.measure import label as components_of
 
 from autoseg.data.dataset import Case, ChannelFile
@@ -29,6 +30,7 @@ from autoseg.postprocessing.steps import (
     agreed_steps,
     apply_steps,
     chosen_steps,
+    find_parts,
     weights_digests,
 )
 from autoseg.runs.run import Run
@@ -388,3 +390,18 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("largest_component", "smooth"))
     with pytest.raises(AutosegError, match=r"postprocessing.json is damaged \(steps.0.kind"):
         chosen_steps(run.path, "small", LABELS)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_components_are_numbered_as_by_scipy(seed: int) -> None:
+    """In scan order: where several are the largest, the first one is kept."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random(rng.integers(1, 15, 3)) < rng.choice([0.05, 0.2, 0.4])).astype(np.int16)
+    label = label.transpose(rng.permutation(3))
+    expected, count = ndimage.label(label, np.ones((3, 3, 3)))
+    found = find_parts(label, LABELS.outputs[0])
+    assert found.voxels.tolist() == np.bincount(expected.ravel(), minlength=count + 1)[1:].tolist()
+    again = np.zeros_like(expected)
+    inside = again[found.box]
+    inside[np.unravel_index(found.positions, inside.shape)] = found.owners + 1
+    assert np.array_equal(again, expected)
