@@ -50,8 +50,8 @@ class Ensemble:
         self.target = first.last.result
 
     @property
-    def raters(self) -> list[str]:
-        """The raters that all members have learned separately; empty where they have not, or not the same ones."""
+    def answer_names(self) -> list[str]:
+        """Raters that the networks answer for one by one; empty where not all members have learned the same ones."""
         first = self.members[0].last.raters
         return list(first) if all(member.last.raters == first for member in self.members) else []
 
@@ -72,13 +72,13 @@ class Ensemble:
     def answers(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> Iterator[torch.Tensor]:
         """Mean probabilities over the members, ``(outputs, z, y, x)`` on the grid of the scan.
 
-        One array for each of :attr:`raters`, in their order; where there are none, one array for everything.
+        One array for each of :attr:`answer_names`, in their order; where there are none, one array of the mean of all.
         """
         traces = [stages[-1].trace for stages in prepared]
         answers = [of_member.answers(self.target.heads) for of_member in scores]
-        for index in range(len(self.raters)):
+        for index in range(len(self.answer_names)):
             yield self._mean([(trace, own[index], len(answers)) for trace, own in zip(traces, answers, strict=True)])
-        if not self.raters:
+        if not self.answer_names:
             yield self._mean(
                 [
                     (trace, one, len(answers) * len(own))
@@ -98,20 +98,20 @@ class Ensemble:
                 runs and folds averaged.
 
         Raises:
-            UsageError: the raters were not learned separately.
+            UsageError: by rater, where the members have not learned the same ones separately.
         """
         if group == "rater":
-            self.refuse_no_raters()
+            self.refuse_one_answer()
             return gather(self.answers(prepared, self.scores(prepared)))
         return gather(self._predictions(prepared, group))
 
-    def refuse_no_raters(self) -> None:
-        """Refuse to tell raters apart where the members have not all learned the same ones.
+    def refuse_one_answer(self) -> None:
+        """Refuse to tell raters apart where the members have not all learned the same ones separately.
 
         Raises:
             UsageError: they have not.
         """
-        if not self.raters:
+        if not self.answer_names:
             names = ", ".join(member.name for member in self.members)
             raise UsageError(
                 f"--raters: {names} did not learn the same raters separately; plan with --raters all, or leave it out."

@@ -1,4 +1,4 @@
-"""Opinions: several predictions of one case, from the folds, runs, mirrorings or raters of an ensemble."""
+"""Opinions: several predictions of one case, by the fold, run, mirroring or rater of an ensemble."""
 
 from collections.abc import Iterator
 from typing import Literal

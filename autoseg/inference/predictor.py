@@ -127,8 +127,8 @@ class Predictor:
 
         Args:
             case: what to segment.
-            results: names of the results that the prediction has to hold (``label``, ``probabilities``, ``raters``,
-                ``disagreement``, and others that are registered); the label map is always there.
+            results: names of the results that the prediction has to hold, of those that are registered
+                (:data:`autoseg.inference.results.writer.RESULTS`); the label map is always there.
 
         Raises:
             AutosegError: the case can't be read, or lacks a channel that the plan insists on.
@@ -149,7 +149,7 @@ class Predictor:
 
         Raises:
             AutosegError: as for :meth:`predict_case`.
-            UsageError: by rater, where no raters were learned separately.
+            UsageError: by rater, where none was learned separately.
         """
         return self.ensemble.opinions(self.ensemble.prepare(case), group)
 
@@ -190,8 +190,7 @@ class Predictor:
             cases: to segment.
             out: folder for ``<case><ending>``, and for ``predictions.json``, which says how they were made.
             results: names of what is written for a case (:data:`autoseg.inference.results.writer.RESULTS`); the label
-                map always is. ``probabilities`` writes ``<case>_probability_<output>``, ``raters``
-                ``<case>_rater_<name>``, ``disagreement`` ``<case>_disagreement``.
+                map always is. ``probabilities`` writes ``<case>_probability_<output>``, for example.
             overwrite: segment a case again whose result exists.
 
         Returns:
@@ -263,14 +262,16 @@ class Predictor:
         trace = prepared[0][-1].trace
         missing, opinions = ensemble.missing_channels(prepared), dict(scored.opinions)
         with_probabilities = any(writer.probabilities for writer in writers)
-        if len(self.members) == 1 and not with_probabilities and not ensemble.raters:
+        if len(self.members) == 1 and not with_probabilities and not ensemble.answer_names:
             painted = paint_scores(scored.scores[0], self.target)
             label = self._postprocessed(restore(painted.cpu().numpy(), trace), trace.geometry)
             return Prediction(label, {}, trace.geometry, missing, {}, opinions)
         each_rater = any(writer.each_rater for writer in writers)
         answers = Opinions()
         labels: dict[str, np.ndarray] = {}
-        for name, probabilities in zip(ensemble.raters or [""], ensemble.answers(prepared, scored.scores), strict=True):
+        for name, probabilities in zip(
+            ensemble.answer_names or [""], ensemble.answers(prepared, scored.scores), strict=True
+        ):
             if each_rater:
                 labels[name] = self._decided(probabilities, trace.geometry)
             answers.add(probabilities)

@@ -65,7 +65,7 @@ def tile_weight(patch: Sequence[int], sigma: float, manner: Manner = "autoseg") 
         rounded = (10 * weight).half().float()
         # What 16 bits round to zero gets the smallest of the other weights.
         return torch.where(rounded > 0, rounded, rounded[rounded > 0].min())
-    # Far corners still need a say where no other tile covers them.
+    # Far corners need some weight where no other tile covers them.
     return (weight / weight.max()).clamp(min=1e-4)
 
 
@@ -134,7 +134,7 @@ class SlidingWindow:
         Args:
             stage: of the plan.
             device: to compute on.
-            dtype: of autocast; what the plan says for inference where None.
+            dtype: of autocast; the plan's precision for inference where None.
             mirror: use test-time augmentation: average over all combinations of the plan's mirror axes.
         """
         inference = stage.inference

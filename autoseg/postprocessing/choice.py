@@ -1,11 +1,11 @@
-"""``autoseg.postprocessing.choice``: which post-processing improves the cross-validated Dice of a run.
+"""Choice of a run's post-processing: which steps improve its cross-validated Dice.
 
-The predictions of every validated fold are there already, so that nothing is predicted again: steps are tried on the
-label maps and measured by counting voxels. The choice goes output by output in painting order. For each, two questions
-are put in turn: which components to drop (those below a size, or all but the largest), and whether to drop all of it
-where a case has little. Of the answers that may be kept, the one with the highest mean Dice is; the next question is
-put to what it left. A step may be kept where the mean Dice over all outputs rises by more than :data:`GAIN` and no
-output's falls by more than :data:`LOSS`; at equal Dice the gentler one is.
+Nothing is predicted again: steps are tried on the label maps of the validated folds and measured by counting voxels.
+The outputs are treated one after the other, in painting order. For each there are two groups of steps, tried in turn:
+drop small components (below one of several sizes, or all but the largest), and drop all of the output where a case has
+little of it. A step may be kept if the mean Dice over all outputs rises by more than :data:`GAIN` and no output's falls
+by more than :data:`LOSS`. Of the steps of a group that may be kept, the one with the highest mean Dice is kept, at
+equal Dice the gentlest; the next group is tried on the label maps that it leaves.
 """
 
 import zlib
@@ -107,8 +107,8 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         workers: cases worked on at a time.
 
     Returns:
-        What was chosen and what was tried; it lies in ``RUN/<configuration>/postprocessing.json``, too, from where
-        ``autoseg predict`` applies it.
+        The steps chosen and those tried. They are also written to ``RUN/<configuration>/postprocessing.json``, from
+        where ``autoseg predict`` applies them.
 
     Raises:
         AutosegError: a label map is missing, unreadable, or on another grid than its reference.
@@ -174,18 +174,18 @@ class _Chooser:
             current = before = np.stack(list(_each(self._pool, self._count, self._pairs)))
             progress.advance()
             for index, output in enumerate(self._target.outputs):
-                for question in self._questions(index, output):
-                    found = list(_each(self._pool, partial(self._try, output, question), self._pairs))
+                for group in self._groups(index, output):
+                    found = list(_each(self._pool, partial(self._try, output, group), self._pairs))
                     after = [current + np.stack(changes) for changes in zip(*found, strict=True)]
-                    trials = [self._judge(step, current, then) for step, then in zip(question, after, strict=True)]
+                    trials = [self._judge(step, current, then) for step, then in zip(group, after, strict=True)]
                     allowed = [number for number, trial in enumerate(trials) if trial.kept]
                     # max takes the first of equals, and the gentler steps come first.
                     best = max(allowed, key=lambda number: trials[number].after.mean or 0.0, default=None)
                     tried += [t.model_copy(update={"kept": number == best}) for number, t in enumerate(trials)]
                     if best is not None:
-                        steps.append(question[best])
+                        steps.append(group[best])
                         current = after[best]
-                        self._pairs = list(_each(self._pool, partial(self._do, question[best]), self._pairs))
+                        self._pairs = list(_each(self._pool, partial(self._do, group[best]), self._pairs))
                     progress.advance(note=output.name)
         return steps, tried, before, current
 
@@ -202,12 +202,12 @@ class _Chooser:
         )
         return int(np.sum(second - first > CHANGED)), int(np.sum(first - second > CHANGED))
 
-    def _questions(self, index: int, output: Output) -> Iterator[list[Step]]:
+    def _groups(self, index: int, output: Output) -> Iterator[list[Step]]:
         """Steps of which at most one is kept, the gentlest first."""
         volumes = [pair.volumes[index] for pair in self._pairs if pair.volumes[index] > 0]
         median = float(np.median(volumes)) if volumes else 0.0
         smallest = min(pair.voxel for pair in self._pairs)
-        # Nothing is smaller than a voxel. Two digits are enough for a rule, and are what the file says.
+        # Nothing is smaller than a voxel. Two digits are enough for a rule, and are what the file holds.
         sizes = sorted({size for share in SHARES if (size := float(f"{share * median:.2g}")) > smallest})
         components = [Step(kind="minimum_size", output=output.name, mm3=size) for size in sizes]
         yield [*components, Step(kind="largest_component", output=output.name, mm3=None)]
@@ -222,12 +222,12 @@ class _Chooser:
     def _count(self, pair: _Pair) -> np.ndarray:
         return counts(pair.prediction.array(), pair.reference.array(), self._target)
 
-    def _try(self, output: Output, question: Sequence[Step], pair: _Pair) -> list[np.ndarray]:
-        """How each step would change the counts: only the voxels that it changes are looked at."""
+    def _try(self, output: Output, group: Sequence[Step], pair: _Pair) -> list[np.ndarray]:
+        """How each step would change the counts; only the voxels that it changes are counted."""
         prediction, reference = pair.prediction.array(), pair.reference.array()
         parts = find_parts(prediction, output)
         found = []
-        for step in question:
+        for step in group:
             where, values = removal(prediction, parts, step, self._target, pair.voxel)
             real = reference[where]
             found.append(counts(values, real, self._target) - counts(prediction[where], real, self._target))
@@ -263,7 +263,7 @@ def results_table(found: Postprocessing) -> Table:
 
 
 def verdict(found: Postprocessing) -> str:
-    """What came of it, in a sentence or two."""
+    """The outcome in a sentence or two."""
     if found.steps:
         text = (
             f"Chosen: {'; '.join(map(str, found.steps))}. Mean Dice {show_dice(found.before.mean)} → "

@@ -1,10 +1,10 @@
-"""Post-processing of predicted label maps: what may be done to one, and what was chosen for a run.
+"""Post-processing of predicted label maps: the steps, and those chosen for a run.
 
 Three steps, each for one output (a label or a region): keep its largest component; drop its components below a size;
 drop all of it where a case has less than a volume of it (the small enhancing tumour of BraTS, which then counts as
 the tumour core around it). Components are connected over faces, edges and corners (26 neighbours; 8 in a picture).
 
-What voxels become that an output loses:
+What the voxels become that a step removes from an output:
 
 - *regions*: the value that the next outer region is painted with, the last one in painting order before it that holds
   all of its values; background where there is none. So enhancing tumour becomes core, core edema, the whole nothing.
@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import cc3d
 import numpy as np
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 POSTPROCESSING_FILE = "postprocessing.json"
 
 #: Voxels that share a face, an edge or a corner are connected.
-CONNECTIVITY = 26
+CONNECTIVITY: Final = 26
 
 
 class Step(BaseModel):
-    """One thing done to a label map.
+    """One step of post-processing.
 
     Attributes:
         kind: ``largest_component`` keeps the output's largest component (the first in scan order at a tie);
@@ -113,7 +113,7 @@ class Trial(BaseModel):
 
 
 class Postprocessing(BaseModel):
-    """What was chosen for a configuration of a run, and on what grounds.
+    """The steps chosen for a configuration of a run, and the evidence for them.
 
     Attributes:
         autoseg_version: that wrote the file.
@@ -152,7 +152,7 @@ class Postprocessing(BaseModel):
 
     @property
     def grounds(self) -> str:
-        """How much the decision rests on, in words."""
+        """How many cases the decision is based on, in words."""
         fold = "fold" if len(self.folds) == 1 else "folds"
         text = f"{self.cases} validation case{'' if self.cases == 1 else 's'}"
         return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
@@ -304,7 +304,7 @@ def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
 def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, ...]:
     """The steps chosen for a configuration of a run.
 
-    None are where nothing was chosen yet, and where a fold was trained again since: that is said.
+    There are none where nothing was chosen yet, and where a fold was trained again since, which a message reports.
 
     Raises:
         AutosegError: the file is damaged, or names what the target has not.
@@ -328,7 +328,7 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
 
 
 def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target) -> tuple[Step, ...]:
-    """The steps for the average of several runs: those of each where all have the same; otherwise none, which is said.
+    """The steps for the average of several runs: theirs where all have the same; otherwise none, with a message.
 
     Args:
         runs: run folder and configuration of each.

@@ -16,7 +16,7 @@ class RaterLabelMaps(ResultWriter):
 
     def names(self, ensemble: Ensemble) -> list[str]:
         """A volume for each rater."""
-        return [f"rater_{name}" for name in ensemble.raters]
+        return [f"rater_{name}" for name in ensemble.answer_names]
 
     def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
         """The label map of each rater."""

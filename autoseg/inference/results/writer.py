@@ -56,7 +56,7 @@ class ResultWriter:
             UsageError: it can't.
         """
         if self.each_rater or "rater" in self.groups:
-            ensemble.refuse_no_raters()
+            ensemble.refuse_one_answer()
 
     def names(self, ensemble: Ensemble) -> list[str]:
         """Names of a case's volumes: ``disagreement`` is in ``CASE_disagreement.nii.gz``, "" in ``CASE.nii.gz``."""
