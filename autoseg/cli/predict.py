@@ -39,6 +39,9 @@ def command(
     raters: Annotated[
         bool, typer.Option(help="Also write each rater's label map and a map of their disagreement (plan --raters).")
     ] = False,
+    results: Annotated[
+        list[str] | None, typer.Option(help="Also write this result, by its name; may be given several times.")
+    ] = None,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
@@ -76,8 +79,11 @@ def command(
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
-    outcome = predictor.predict(cases, out, probabilities, overwrite, raters)
-    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", raters) if pictures else {}
+    asked = [*(results or []), *(["probabilities"] if probabilities else [])]
+    asked += ["raters", "disagreement"] if raters else []
+    outcome = predictor.predict(cases, out, asked, overwrite)
+    disagreement = "disagreement" in asked
+    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
@@ -95,7 +101,7 @@ def _draw(
     cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path, disagreement: bool
 ) -> dict[str, str]:
     """Draw each case that has a result, and its map of disagreement; return what went wrong, one sentence a case."""
-    from autoseg.inference.predictor import beside
+    from autoseg.inference.results.writer import beside
     from autoseg.report.pictures import disagreement_picture, prediction_picture
 
     undrawn = {}

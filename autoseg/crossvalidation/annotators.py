@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.agreement_folders import dice_agreement
-from autoseg.inference.predictor import write_label
+from autoseg.inference.results.writer import write_label
 from autoseg.networks.weights import is_of
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import Trace, restore

@@ -16,8 +16,9 @@ from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
-from autoseg.inference.predictor import Predictor, write_label
-from autoseg.inference.sliding_window import count_tiles, predict_scores
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.writer import write_label
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
@@ -35,28 +36,18 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
     """Estimate how long predicting cases will take: one tile, times tiles, mirrorings and cases."""
     if not cases:
         return 0.0
-    config, inference = stage.configuration, stage.inference
     network = build(stage.network, stage.in_channels, stage.heads).to(device).eval()
     set_deep_supervision(network, False)
-    tile = torch.zeros((stage.in_channels, *[1] * (3 - len(config.patch_size)), *config.tile_size))
-    dtype = resolve_precision(stage.recipe.precision, device)
+    size = stage.configuration.tile_size
+    tile = torch.zeros((stage.in_channels, *[1] * (3 - len(size)), *size))
+    window = SlidingWindow.of(stage, device, resolve_precision(stage.recipe.precision, device), mirror=False)
     fastest = float("inf")
     for _ in range(3):
         started = time.monotonic()
-        predict_scores(
-            [network],
-            tile,
-            config.tile_size,
-            stage.out_channels,
-            inference,
-            device,
-            dtype,
-            mirror=False,
-            context=config.tile_context,
-        )
+        window.scores([network], tile)
         fastest = min(fastest, time.monotonic() - started)
-    tiles = sum(count_tiles(case.shape, config.tile_size, inference.overlap, inference.step) for case in cases)
-    return RESERVE_MARGIN * fastest * tiles * 2 ** len(inference.mirror_axes)
+    tiles = sum(window.count(case.shape) for case in cases)
+    return RESERVE_MARGIN * fastest * tiles * 2 ** len(stage.inference.mirror_axes)
 
 
 def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
@@ -73,6 +64,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     out.mkdir(parents=True, exist_ok=True)
     stages = [TrainedStage(one, [load_network(fold.of_stage(one).weights, one, device)]) for one in stage.chain]
     predictor = Predictor([Member(str(run.path), stages)], device)
+    wanted = ("label", "raters") if stage.raters else ("label",)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, Path]] = []
     drawn: dict[str, dict[str, Path]] = {}
@@ -84,7 +76,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
         for case_id in fold.validation_cases:
             stored = StoredCase(data, case_id)
             seen = _as_earlier_stages_see(fold, case_id)
-            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, raters=bool(stage.raters))
+            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, wanted)
             file = f"{case_id}{result_ending(stage.file_ending)}"
             labels = {out / file: found.label}
             labels |= {out / DECODERS / name / file: label for name, label in found.raters.items()}

@@ -1,7 +1,7 @@
-"""A chain of stages applied to one case: what one finds, the next is given, or works inside the box of.
+"""A chain of stages applied to one case: each stage's segmentation is input of the next one, or the box it works in.
 
-Everything stays on the stages' own grids until somebody looks at it: :class:`OnOriginal` brings one channel at a time
-to the grid of the scan.
+Scores stay on the stages' own grids until they are used: :class:`ScoresOnScan` brings one channel at a time to the grid
+of the scan.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd, insert_crop_into_image
 from torch import nn
 
 from autoseg.data.boxes import Box, box_around
-from autoseg.inference.decide import one_hot, paint_scores
+from autoseg.inference.decoding import one_hot, paint_scores
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
 from autoseg.preprocessing.resample import resample_label
 
-#: Logit of what a stage did not look at, outside of its box: a probability of 10⁻¹³.
+#: Logit of an output outside of the box that a stage worked in: a probability of 10⁻¹³.
 ABSENT = -30.0
 
 
@@ -27,7 +28,7 @@ class TrainedStage:
     """One stage, ready to predict.
 
     Attributes:
-        stage: of the plan; says what it takes over from the stage before.
+        stage: of the plan; says what it uses of the stage before.
         networks: of its folds.
     """
 
@@ -36,70 +37,72 @@ class TrainedStage:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a stage says of a case, on the stage's grid.
+class StageScores:
+    """A stage's scores of a case, on the stage's grid.
 
     Attributes:
-        scores: logits ``(heads, z, y, x)`` inside ``box``; None where it had nothing to look at.
+        scores: logits ``(heads, z, y, x)`` inside ``box``; None where the stage before left no box.
         box: where they lie on the grid; None with the scores.
         shape: of the grid.
-        target: what the heads mean.
         trace: from the grid back to the scan.
-        stage: that found it.
+        stage: that gave them.
     """
 
     scores: torch.Tensor | None
     box: Box | None
     shape: tuple[int, ...]
-    target: Target
     trace: Trace
     stage: Stage
 
+    @property
+    def target(self) -> Target:
+        """What the heads mean."""
+        return self.stage.target
+
     def head(self, index: int) -> torch.Tensor:
-        """Logits of one head on the whole grid; outside of the box nothing is there."""
+        """Logits ``(z, y, x)`` of one head on the whole grid; outside of the box there is background."""
         if self.scores is not None and tuple(self.scores.shape[1:]) == self.shape:
             return self.scores[index]
         background = self.target.kind == "labels" and index == 0
         device = None if self.scores is None else self.scores.device
         whole = torch.full(self.shape, 0.0 if background else ABSENT, device=device)
         if self.scores is not None and self.box is not None:
-            whole[self.box] = self.scores[index]
+            insert_crop_into_image(whole, self.scores[index], limits(self.box))
         return whole
 
     def mask(self, output: str) -> np.ndarray:
-        """Where on the grid an output is, bool ``(z, y, x)``."""
+        """Where on the grid an output is segmented, bool ``(z, y, x)``."""
         inside = np.zeros(self.shape, bool)
         if self.scores is None or self.box is None:
             return inside
-        index = [found.name for found in self.target.outputs].index(output)
+        index = [other.name for other in self.target.outputs].index(output)
         if self.target.kind == "regions":
-            inside[self.box] = (self.scores[index] > 0).cpu().numpy()
+            found = self.scores[index] > 0
         else:
-            painted = paint_scores(iter(self.scores), self.target)
-            inside[self.box] = (painted == self.target.outputs[index].paint).cpu().numpy()
-        return inside
+            found = paint_scores(iter(self.scores), self.target) == self.target.outputs[index].paint
+        return np.asarray(insert_crop_into_image(inside, found.cpu().numpy(), limits(self.box)))
 
 
-class OnOriginal(Sequence[torch.Tensor]):
-    """Heads on the cropped original grid, resampled one at a time when looked at, to hold few in memory.
+class ScoresOnScan(Sequence[torch.Tensor]):
+    """Logits of several heads on the cropped grid of the scan; each is resampled when it is used, to save memory.
 
     Args:
-        heads: for each, what a stage found, and the number of the head there.
+        heads: for each, the scores of a stage, and the number of the head in them.
     """
 
-    def __init__(self, heads: Sequence[tuple[Found, int]]) -> None:
+    def __init__(self, heads: Sequence[tuple[StageScores, int]]) -> None:
         self._heads = list(heads)
 
     def __len__(self) -> int:
         return len(self._heads)
 
-    def blocks(self, heads: int) -> "list[OnOriginal]":
-        """The heads of each rater, so many each."""
-        return [OnOriginal(self._heads[first : first + heads]) for first in range(0, len(self._heads), heads)]
+    def answers(self, heads: int) -> "list[ScoresOnScan]":
+        """The scores of each of the network's answers, of ``heads`` heads each."""
+        return [ScoresOnScan(self._heads[first : first + heads]) for first in range(0, len(self._heads), heads)]
 
     def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
-        found, head = self._heads[index]
-        return scores_on_original(found.head(head), found.trace, found.stage).cpu()
+        source, head = self._heads[index]
+        return scores_on_original(source.head(head), source.trace, source.stage).cpu()
 
 
 def apply_stages(
@@ -107,22 +110,23 @@ def apply_stages(
     prepared: Sequence[PreprocessedCase],
     result: Target,
     predict: Callable[[TrainedStage, torch.Tensor], torch.Tensor],
-) -> OnOriginal:
+) -> ScoresOnScan:
     """Run a chain of stages on one case.
 
     Args:
         stages: in order.
         prepared: the case as each stage sees it.
-        result: the target to speak about: regions come each from the last stage that segments one of that name,
-            labels from the last stage.
+        result: the target to predict: each region comes from the last stage that segments one of that name, labels
+            come from the last stage.
         predict: stage and image ``(channel, z, y, x)`` → logits ``(heads, z, y, x)``.
 
     Returns:
-        Logits of the result's heads on the cropped original grid; of several raters, all heads of each together.
+        Logits of the result's heads on the cropped grid of the scan; where the network gives several answers, all heads
+        of the first one, then those of the next.
     """
     sources = _sources(stages, result)
     wanted = {index for index, _ in sources}
-    found: list[Found | None] = []
+    found: list[StageScores | None] = []
     for stage, case in zip(stages, prepared, strict=True):
         previous = stage.stage.previous
         image = torch.from_numpy(case.image)
@@ -132,24 +136,29 @@ def apply_stages(
             before = found[-1]
             assert before is not None
             if previous.use == "channels":
-                image = torch.cat([image, _handed_on(before, case, stage.stage)])
+                image = torch.cat([image, _segmentation_channels(before, case, stage.stage)])
             else:
                 box = box_around(before.mask(previous.output), previous.margin)
-        scores = None if box is None else predict(stage, image[(slice(None), *box)])
+        scores = None if box is None else predict(stage, crop_and_pad_nd(image, limits(box)))
         if found and len(found) - 1 not in wanted:
-            found[-1] = None  # nobody will look at its scores again
-        found.append(Found(scores, box, shape, stage.stage.target, case.trace, stage.stage))
+            found[-1] = None  # its scores are not used again
+        found.append(StageScores(scores, box, shape, case.trace, stage.stage))
     heads = []
-    for rater in range(stages[-1].stage.network.answers):
+    for answer in range(stages[-1].stage.network.answers):
         for index, head in sources:
-            stage_found = found[index]
-            assert stage_found is not None
-            heads.append((stage_found, head + rater * stages[-1].stage.heads))
-    return OnOriginal(heads)
+            scored = found[index]
+            assert scored is not None
+            heads.append((scored, head + answer * stages[-1].stage.heads))
+    return ScoresOnScan(heads)
+
+
+def limits(box: Box) -> list[list[int]]:
+    """A box as acvl-utils writes it: ``[first, end]`` along each axis."""
+    return [[side.start, side.stop] for side in box]
 
 
 def _sources(stages: Sequence[TrainedStage], result: Target) -> list[tuple[int, int]]:
-    """For each head of the result, number of the stage that it comes from, and of the head there."""
+    """For each head of the result, the number of the stage that it comes from, and of the head there."""
     if result.kind == "labels":
         return [(len(stages) - 1, head) for head in range(result.heads)]
     found = {
@@ -158,12 +167,12 @@ def _sources(stages: Sequence[TrainedStage], result: Target) -> list[tuple[int, 
     return [found[output.name] for output in result.outputs]
 
 
-def _handed_on(before: Found, case: PreprocessedCase, stage: Stage) -> torch.Tensor:
-    """What the stage before found, on this stage's grid, a channel an output.
+def _segmentation_channels(before: StageScores, case: PreprocessedCase, stage: Stage) -> torch.Tensor:
+    """The segmentation of the stage before on this stage's grid, a channel an output.
 
-    It takes the way over a label map on the grid of the scan, as it did for training, where files are read.
+    It is made from a label map on the grid of the scan, as in training, where the label maps are read from files.
     """
-    label = paint_scores(OnOriginal([(before, head) for head in range(before.target.heads)]), before.target).numpy()
+    label = paint_scores(ScoresOnScan([(before, head) for head in range(before.target.heads)]), before.target).numpy()
     shape = case.image.shape[1:]
     moved = resample_label(label, shape, case.trace.separate_axis, stage.configuration.resampling.label_order)
     return one_hot(torch.from_numpy(moved)[None], before.target)[0]

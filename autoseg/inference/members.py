@@ -1,7 +1,7 @@
-"""What takes part in a prediction: a run's trained folds, of one stage or of several that follow each other."""
+"""Members of an ensemble: the trained folds of a run, of one stage or of several that follow each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -35,6 +35,18 @@ class Member:
     def last(self) -> Stage:
         """The stage whose result it is."""
         return self.stages[-1].stage
+
+    def by_fold(self) -> "list[Member]":
+        """A member for each fold of the last stage, with the same fold of the stages before it.
+
+        A stage that has another number of folds than the last one keeps all of them in each.
+        """
+        count = len(self.stages[-1].networks)
+
+        def only(stage: TrainedStage, fold: int) -> TrainedStage:
+            return replace(stage, networks=[stage.networks[fold]]) if len(stage.networks) == count else stage
+
+        return [replace(self, stages=[only(stage, fold) for stage in self.stages]) for fold in range(count)]
 
 
 def load_member(

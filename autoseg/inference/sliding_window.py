@@ -4,26 +4,33 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from torch import nn
 
 from autoseg.plans.inference import Inference
-from autoseg.step.precision import autocast
+from autoseg.plans.stage import Stage
+from autoseg.step.precision import autocast, resolve_precision
 from autoseg.utils.errors import AutosegError
 
 #: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
 MEMORY_LIMIT = 4_000_000_000
 
 #: Largest share of a GPU's free memory that the scores of a whole image may take there.
-DEVICE_SHARE = 0.4
+SCORES_SHARE = 0.4
 
 
 #: Whose details (see :class:`autoseg.plans.inference.Inference`).
 Manner = Literal["autoseg", "nnunet"]
+
+
+#: Only the image as it is.
+NO_MIRRORING: tuple[tuple[int, ...], ...] = ((),)
 
 
 def tile_starts(
@@ -58,7 +65,7 @@ def tile_weight(patch: Sequence[int], sigma: float, manner: Manner = "autoseg") 
         rounded = (10 * weight).half().float()
         # What 16 bits round to zero gets the smallest of the other weights.
         return torch.where(rounded > 0, rounded, rounded[rounded > 0].min())
-    # Far corners still need a say where no other tile covers them.
+    # Far corners need some weight where no other tile covers them.
     return (weight / weight.max()).clamp(min=1e-4)
 
 
@@ -74,7 +81,7 @@ def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
         AutosegError: there is no room for the file.
     """
     size = 4 * int(np.prod(shape))
-    if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and size < SCORES_SHARE * torch.cuda.mem_get_info(device)[0]:
         return torch.zeros(tuple(shape), device=device)
     if device.type == "mps" and size < 1_000_000_000:
         return torch.zeros(tuple(shape), device=device)
@@ -96,105 +103,118 @@ def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
         return torch.from_file(file.name, shared=True, size=size // 4).reshape(tuple(shape))
 
 
-@torch.inference_mode()
-def predict_scores(
-    networks: Sequence[torch.nn.Module],
-    image: torch.Tensor,
-    patch: Sequence[int],
-    heads: int,
-    inference: Inference,
-    device: torch.device,
-    dtype: torch.dtype,
-    mirror: bool = True,
-    advance: Callable[[int], None] | None = None,
-    context: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """Logits for a whole image, averaged over tiles, mirrorings and networks.
+@dataclass(frozen=True)
+class SlidingWindow:
+    """How a network that is made for tiles goes over a whole image.
 
-    Args:
-        networks: on ``device``, in eval mode, giving one tensor each.
-        image: float32 ``(channel, z, y, x)``, on any device.
-        patch: voxels that a tile speaks about; two numbers for a 2D network, which then goes through the slices.
-        heads: output channels.
-        inference: overlap, weights, mirror axes, tiles a pass.
+    Attributes:
+        tile_size: voxels segmented at once; two numbers for a 2D network, which goes through the slices.
+        out_channels: of the network.
+        inference: overlap, weights, tiles in one forward pass.
         device: to compute on.
         dtype: of autocast; float32 for none.
-        mirror: whether to use test-time augmentation.
-        advance: called with the number of tiles just done.
         context: voxels around a tile, on each side, that the network is given with it (zero beyond the image).
-
-    Returns:
-        float32 ``(heads, z, y, x)``.
+        mirrorings: combinations of axes along which a tile is mirrored; the scores of all of them are averaged.
     """
-    space = list(image.shape[1:])
-    size = [1] * (3 - len(patch)) + list(patch)
-    margins = [(max(0, p - n) // 2, max(0, p - n) - max(0, p - n) // 2) for n, p in zip(space, size, strict=True)]
-    reach = [0] * (3 - len(patch)) + list(context or [0] * len(patch))
-    edges = [(low + r, high + r) for (low, high), r in zip(margins, reach, strict=True)]
-    padded = F.pad(image, [m for pair in reversed(edges) for m in pair])
-    covered = [n - 2 * r for n, r in zip(padded.shape[1:], reach, strict=True)]
-    steps = _steps(inference.step)
-    tiles = list(
-        itertools.product(
-            *(
-                tile_starts(n, p, inference.overlap, s, inference.manner)
-                for n, p, s in zip(covered, size, steps, strict=True)
-            )
+
+    tile_size: Sequence[int]
+    out_channels: int
+    inference: Inference
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    context: Sequence[int] = ()
+    mirrorings: Sequence[tuple[int, ...]] = NO_MIRRORING
+
+    @classmethod
+    def of(
+        cls, stage: Stage, device: torch.device, dtype: torch.dtype | None = None, mirror: bool = True
+    ) -> "SlidingWindow":
+        """The window of a stage.
+
+        Args:
+            stage: of the plan.
+            device: to compute on.
+            dtype: of autocast; the plan's precision for inference where None.
+            mirror: use test-time augmentation: average over all combinations of the plan's mirror axes.
+        """
+        inference = stage.inference
+        return cls(
+            stage.configuration.tile_size,
+            stage.out_channels,
+            inference,
+            device,
+            resolve_precision(inference.precision or stage.recipe.precision, device) if dtype is None else dtype,
+            stage.configuration.tile_context,
+            mirrorings(inference.mirror_axes) if mirror else NO_MIRRORING,
         )
-    )
-    flips = mirrorings(inference.mirror_axes) if mirror else [()]
-    sums = collector((heads, *covered), device)
-    weight = tile_weight(size, inference.gaussian_sigma, inference.manner).to(sums.device)
-    weights = torch.zeros(tuple(covered), device=sums.device)
-    for first in range(0, len(tiles), inference.tile_batch):
-        chosen = tiles[first : first + inference.tile_batch]
-        boxes = [tuple(slice(s, s + p) for s, p in zip(start, size, strict=True)) for start in chosen]
-        given = [tuple(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)) for start in chosen]
-        batch = torch.stack([padded[(slice(None), *box)] for box in given]).to(device)
-        if len(patch) == 2:
-            batch = batch[:, :, 0]
-        scores = _mirrored(networks, batch, flips, device, dtype)
-        if len(patch) == 2:
-            scores = scores[:, :, None]
-        for box, tile in zip(boxes, scores.to(sums.device), strict=True):
-            sums[(slice(None), *box)] += tile * weight
-            weights[box] += weight
-        if advance is not None:
-            advance(len(chosen))
-    for head in sums:
-        head /= weights
-    inside = tuple(slice(before, before + n) for (before, _), n in zip(margins, space, strict=True))
-    return sums[(slice(None), *inside)]
 
+    def count(self, space: Sequence[int]) -> int:
+        """How many tiles an image ``(z, y, x)`` takes."""
+        return math.prod(len(starts) for starts in self._starts(space))
 
-def _mirrored(
-    networks: Sequence[torch.nn.Module],
-    batch: torch.Tensor,
-    flips: Sequence[tuple[int, ...]],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    total: torch.Tensor | None = None
-    for flip in flips:
-        axes = [axis + 2 for axis in flip]
-        view = batch.flip(axes) if axes else batch
-        for network in networks:
-            with autocast(device, dtype):
-                scores = network(view)
-            scores = scores.float()
-            scores = scores.flip(axes) if axes else scores
-            total = scores if total is None else total + scores
-    assert total is not None
-    return total / (len(flips) * len(networks))
+    @torch.inference_mode()
+    def scores(self, networks: Sequence[nn.Module], image: torch.Tensor) -> torch.Tensor:
+        """Logits for a whole image, averaged over tiles, mirrorings and networks.
 
+        Args:
+            networks: on the window's device, in eval mode; each returns one tensor.
+            image: float32 ``(channel, z, y, x)``, on any device.
 
-def count_tiles(space: Sequence[int], patch: Sequence[int], overlap: float, step: Sequence[int] | None = None) -> int:
-    """How many tiles an image ``(z, y, x)`` takes."""
-    size = [1] * (3 - len(patch)) + list(patch)
-    counts = [len(tile_starts(n, p, overlap, s)) for n, p, s in zip(space, size, _steps(step), strict=True)]
-    return int(np.prod(counts))
+        Returns:
+            float32 ``(out_channels, z, y, x)``.
+        """
+        size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
+        shape = [max(n, p) + 2 * r for n, p, r in zip(image.shape[1:], size, reach, strict=True)]
+        padded, inside = pad_nd_image(image, shape, return_slicer=True)
+        covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
+        tiles = list(itertools.product(*self._starts(covered)))
+        sums = collector((self.out_channels, *covered), self.device)
+        weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(sums.device)
+        weights = torch.zeros(tuple(covered), device=sums.device)
+        for first in range(0, len(tiles), self.inference.tile_batch):
+            chosen = tiles[first : first + self.inference.tile_batch]
+            boxes = [tuple(slice(s, s + p) for s, p in zip(start, size, strict=True)) for start in chosen]
+            given = [
+                tuple(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)) for start in chosen
+            ]
+            batch = torch.stack([padded[(slice(None), *box)] for box in given]).to(self.device)
+            for box, tile in zip(boxes, self._mirrored(networks, batch).to(sums.device), strict=True):
+                sums[(slice(None), *box)] += tile * weight
+                weights[box] += weight
+        for channel in sums:
+            channel /= weights
+        image_box = (slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True))
+        return sums[(slice(None), *image_box)]
 
+    def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
+        """Logits ``(tile, out_channels, z, y, x)`` of some tiles, averaged over mirrorings and networks."""
+        flat = len(self.tile_size) == 2
+        batch = batch[:, :, 0] if flat else batch
+        total: torch.Tensor | None = None
+        for mirroring in self.mirrorings:
+            axes = [axis + 2 for axis in mirroring]
+            view = batch.flip(axes) if axes else batch
+            for network in networks:
+                with autocast(self.device, self.dtype):
+                    scores = network(view)
+                scores = scores.float()
+                scores = scores.flip(axes) if axes else scores
+                total = scores if total is None else total + scores
+        assert total is not None
+        total = total / (len(self.mirrorings) * len(networks))
+        return total[:, :, None] if flat else total
 
-def _steps(step: Sequence[int] | None) -> list[int | None]:
-    """A step an axis of the image; a 2D network goes through all slices."""
-    return [None] * 3 if step is None else [None] * (3 - len(step)) + list(step)
+    def _starts(self, space: Sequence[int]) -> list[list[int]]:
+        """First voxels of the tiles along each axis of an image."""
+        steps: list[int | None] = [None] * 3
+        if self.inference.step is not None:  # a 2D network goes through all slices
+            steps[3 - len(self.inference.step) :] = self.inference.step
+        return [
+            tile_starts(n, p, self.inference.overlap, step, self.inference.manner)
+            for n, p, step in zip(space, self._in_3d(self.tile_size, 1), steps, strict=True)
+        ]
+
+    @staticmethod
+    def _in_3d(numbers: Sequence[int], slices: int) -> list[int]:
+        """A number for each axis of space, with that for the slices of a 2D network."""
+        return [slices] * (3 - len(numbers)) + list(numbers)

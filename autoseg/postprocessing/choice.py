@@ -1,11 +1,11 @@
-"""``autoseg.postprocessing.choice``: which post-processing improves the cross-validated Dice of a run.
+"""Choice of a run's post-processing: which steps improve its cross-validated Dice.
 
-The predictions of every validated fold are there already, so that nothing is predicted again: steps are tried on the
-label maps and measured by counting voxels. The choice goes output by output in painting order. For each, two questions
-are put in turn: which components to drop (those below a size, or all but the largest), and whether to drop all of it
-where a case has little. Of the answers that may be kept, the one with the highest mean Dice is; the next question is
-put to what it left. A step may be kept where the mean Dice over all outputs rises by more than :data:`GAIN` and no
-output's falls by more than :data:`LOSS`; at equal Dice the gentler one is.
+Nothing is predicted again: steps are tried on the label maps of the validated folds and measured by counting voxels.
+The outputs are treated one after the other, in painting order. For each there are two groups of steps, tried in turn:
+drop small components (below one of several sizes, or all but the largest), and drop all of the output where a case has
+little of it. A step may be kept if the mean Dice over all outputs rises by more than :data:`GAIN` and no output's falls
+by more than :data:`LOSS`. Of the steps of a group that may be kept, the one with the highest mean Dice is kept, at
+equal Dice the gentlest; the next group is tried on the label maps that it leaves.
 """
 
 import zlib
@@ -27,15 +27,15 @@ from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.protocol import WORKERS
 from autoseg.evaluation.summary import Evaluation, number
 from autoseg.networks.weights import is_of
-from autoseg.plans.plan import Plan
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
-    FILE,
+    POSTPROCESSING_FILE,
     Postprocessing,
     Score,
     Step,
     Trial,
-    apply,
+    apply_steps,
     find_parts,
     removal,
     weights_digests,
@@ -60,7 +60,7 @@ SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 #: A case's Dice counts as changed from here on.
 CHANGED = 1e-6
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         workers: cases worked on at a time.
 
     Returns:
-        What was chosen and what was tried; it lies in ``RUN/<configuration>/postprocessing.json``, too, from where
-        ``autoseg predict`` applies it.
+        The steps chosen and those tried. They are also written to ``RUN/<configuration>/postprocessing.json``, from
+        where ``autoseg predict`` applies them.
 
     Raises:
         AutosegError: a label map is missing, unreadable, or on another grid than its reference.
@@ -118,9 +118,10 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
     run = run if isinstance(run, Run) else Run.open(run)
     plan = run.plan
-    name, _ = plan.configuration(run.usual_configuration() if configuration is None else configuration)
+    stage = plan.stage(run.usual_configuration() if configuration is None else configuration)
+    name = stage.name
     evaluations = _validated(run, name)
-    target = plan.result_of(name)
+    target = stage.result
     empty = next(iter(evaluations.values())).empty
     with ThreadPoolExecutor(workers) as pool:
         files = list(_files(run, name, evaluations, result_ending(plan.file_ending)))
@@ -142,10 +143,10 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         folds=list(evaluations),
         all_folds=len(run.splits),
         empty=empty,
-        weights=weights_digests(run.path, _weights(plan, name, evaluations)),
+        weights=weights_digests(run.path, _weights(stage, evaluations)),
         tried=tried,
     )
-    found.write(run.path / name / FILE)
+    found.write(run.path / name / POSTPROCESSING_FILE)
     return found
 
 
@@ -173,18 +174,18 @@ class _Chooser:
             current = before = np.stack(list(_each(self._pool, self._count, self._pairs)))
             progress.advance()
             for index, output in enumerate(self._target.outputs):
-                for question in self._questions(index, output):
-                    found = list(_each(self._pool, partial(self._try, output, question), self._pairs))
+                for group in self._groups(index, output):
+                    found = list(_each(self._pool, partial(self._try, output, group), self._pairs))
                     after = [current + np.stack(changes) for changes in zip(*found, strict=True)]
-                    trials = [self._judge(step, current, then) for step, then in zip(question, after, strict=True)]
+                    trials = [self._judge(step, current, then) for step, then in zip(group, after, strict=True)]
                     allowed = [number for number, trial in enumerate(trials) if trial.kept]
                     # max takes the first of equals, and the gentler steps come first.
                     best = max(allowed, key=lambda number: trials[number].after.mean or 0.0, default=None)
                     tried += [t.model_copy(update={"kept": number == best}) for number, t in enumerate(trials)]
                     if best is not None:
-                        steps.append(question[best])
+                        steps.append(group[best])
                         current = after[best]
-                        self._pairs = list(_each(self._pool, partial(self._do, question[best]), self._pairs))
+                        self._pairs = list(_each(self._pool, partial(self._do, group[best]), self._pairs))
                     progress.advance(note=output.name)
         return steps, tried, before, current
 
@@ -201,12 +202,12 @@ class _Chooser:
         )
         return int(np.sum(second - first > CHANGED)), int(np.sum(first - second > CHANGED))
 
-    def _questions(self, index: int, output: Output) -> Iterator[list[Step]]:
+    def _groups(self, index: int, output: Output) -> Iterator[list[Step]]:
         """Steps of which at most one is kept, the gentlest first."""
         volumes = [pair.volumes[index] for pair in self._pairs if pair.volumes[index] > 0]
         median = float(np.median(volumes)) if volumes else 0.0
         smallest = min(pair.voxel for pair in self._pairs)
-        # Nothing is smaller than a voxel. Two digits are enough for a rule, and are what the file says.
+        # Nothing is smaller than a voxel. Two digits are enough for a rule, and are what the file holds.
         sizes = sorted({size for share in SHARES if (size := float(f"{share * median:.2g}")) > smallest})
         components = [Step(kind="minimum_size", output=output.name, mm3=size) for size in sizes]
         yield [*components, Step(kind="largest_component", output=output.name, mm3=None)]
@@ -221,19 +222,19 @@ class _Chooser:
     def _count(self, pair: _Pair) -> np.ndarray:
         return counts(pair.prediction.array(), pair.reference.array(), self._target)
 
-    def _try(self, output: Output, question: Sequence[Step], pair: _Pair) -> list[np.ndarray]:
-        """How each step would change the counts: only the voxels that it changes are looked at."""
+    def _try(self, output: Output, group: Sequence[Step], pair: _Pair) -> list[np.ndarray]:
+        """How each step would change the counts; only the voxels that it changes are counted."""
         prediction, reference = pair.prediction.array(), pair.reference.array()
         parts = find_parts(prediction, output)
         found = []
-        for step in question:
+        for step in group:
             where, values = removal(prediction, parts, step, self._target, pair.voxel)
             real = reference[where]
             found.append(counts(values, real, self._target) - counts(prediction[where], real, self._target))
         return found
 
     def _do(self, step: Step, pair: _Pair) -> _Pair:
-        label = apply(pair.prediction.array(), [step], self._target, [pair.voxel])
+        label = apply_steps(pair.prediction.array(), [step], self._target, [pair.voxel])
         return replace(pair, prediction=_Packed.of(label))
 
 
@@ -262,7 +263,7 @@ def results_table(found: Postprocessing) -> Table:
 
 
 def verdict(found: Postprocessing) -> str:
-    """What came of it, in a sentence or two."""
+    """The outcome in a sentence or two."""
     if found.steps:
         text = (
             f"Chosen: {'; '.join(map(str, found.steps))}. Mean Dice {show_dice(found.before.mean)} → "
@@ -297,8 +298,8 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     return found
 
 
-def _weights(plan: Plan, name: str, folds: Iterable[int]) -> list[str]:
-    return [f"{stage}/fold_{fold}/weights.safetensors" for stage in plan.stages(name) for fold in folds]
+def _weights(stage: Stage, folds: Iterable[int]) -> list[str]:
+    return [f"{part.name}/fold_{fold}/weights.safetensors" for part in stage.chain for fold in folds]
 
 
 def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, Path]]:
@@ -339,8 +340,8 @@ def _read(target: Target, files: tuple[str, Path, Path]) -> _Pair:
 
 
 def _each(
-    pool: ThreadPoolExecutor, function: "Callable[..., Result]", items: Sequence, progress: Steps | None = None
-) -> Iterator[Result]:
+    pool: ThreadPoolExecutor, function: "Callable[..., _Result]", items: Sequence, progress: Steps | None = None
+) -> Iterator[_Result]:
     """``function(item)`` in order; the first failure stops those that wait."""
     futures = [pool.submit(function, item) for item in items]
     try:

@@ -1,10 +1,10 @@
-"""Post-processing of predicted label maps: what may be done to one, and what was chosen for a run.
+"""Post-processing of predicted label maps: the steps, and those chosen for a run.
 
 Three steps, each for one output (a label or a region): keep its largest component; drop its components below a size;
 drop all of it where a case has less than a volume of it (the small enhancing tumour of BraTS, which then counts as
 the tumour core around it). Components are connected over faces, edges and corners (26 neighbours; 8 in a picture).
 
-What voxels become that an output loses:
+What the voxels become that a step removes from an output:
 
 - *regions*: the value that the next outer region is painted with, the last one in painting order before it that holds
   all of its values; background where there is none. So enhancing tumour becomes core, core edema, the whole nothing.
@@ -14,18 +14,19 @@ What voxels become that an output loses:
 Either lies outside the output, so that a step done twice is a step done once.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+import cc3d
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import ndimage
 
 from autoseg.plans.target import Output, Target
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import first_fault, read_json, write_json
 from autoseg.utils.progress import say
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: Name of the file in a configuration's folder.
-FILE = "postprocessing.json"
+POSTPROCESSING_FILE = "postprocessing.json"
 
-#: Voxels that share a face, an edge or a corner are connected (26 neighbours).
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+#: Voxels that share a face, an edge or a corner are connected.
+CONNECTIVITY: Final = 26
 
 
 class Step(BaseModel):
-    """One thing done to a label map.
+    """One step of post-processing.
 
     Attributes:
         kind: ``largest_component`` keeps the output's largest component (the first in scan order at a tie);
@@ -112,7 +113,7 @@ class Trial(BaseModel):
 
 
 class Postprocessing(BaseModel):
-    """What was chosen for a configuration of a run, and on what grounds.
+    """The steps chosen for a configuration of a run, and the evidence for them.
 
     Attributes:
         autoseg_version: that wrote the file.
@@ -151,7 +152,7 @@ class Postprocessing(BaseModel):
 
     @property
     def grounds(self) -> str:
-        """How much the decision rests on, in words."""
+        """How many cases the decision is based on, in words."""
         fold = "fold" if len(self.folds) == 1 else "folds"
         text = f"{self.cases} validation case{'' if self.cases == 1 else 's'}"
         return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
@@ -175,7 +176,7 @@ class Postprocessing(BaseModel):
             ) from None
 
 
-def apply(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Sequence[float]) -> np.ndarray:
+def apply_steps(label: np.ndarray, steps: Iterable[Step], target: Target, spacing: Sequence[float]) -> np.ndarray:
     """Apply steps to a label map, one after the other.
 
     Args:
@@ -217,15 +218,18 @@ class Parts:
 
 
 def find_parts(label: np.ndarray, output: Output) -> Parts:
-    """Find the connected components of an output in a label map ``(z, y, x)``."""
+    """Find the connected components of an output in a label map ``(z, y, x)``, numbered in scan order.
+
+    acvl-utils' functions that remove components label them anew for each size, and keep all of several largest ones
+    (``benchmarks/results/acvl_utils.md``).
+    """
     mask = np.isin(label, output.values)
     found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
     box: tuple[slice, ...] = found[0] if found else (slice(0, 0),) * label.ndim
-    components, count = ndimage.label(mask[box], CONNECTIVITY)
-    components = components.reshape(-1)
+    components = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=CONNECTIVITY).reshape(-1)
     positions = np.flatnonzero(components)
-    owners = components[positions] - 1
-    return Parts(output, box, positions, owners, np.bincount(owners, minlength=count))
+    owners = components[positions].astype(np.int32) - 1
+    return Parts(output, box, positions, owners, np.bincount(owners))
 
 
 def removal(
@@ -292,15 +296,6 @@ def _surroundings(label: np.ndarray, where: tuple[np.ndarray, ...], owners: np.n
     return np.asarray(np.where(votes.any(axis=1), known[votes.argmax(axis=1)], 0)[owners], label.dtype)
 
 
-def file_digest(path: Path) -> str:
-    """A short fingerprint of a file's content."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()[:16]
-
-
 def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
     """File in the run folder → digest, of those that exist."""
     return {name: file_digest(run / name) for name in files if (run / name).is_file()}
@@ -309,12 +304,12 @@ def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
 def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, ...]:
     """The steps chosen for a configuration of a run.
 
-    None are where nothing was chosen yet, and where a fold was trained again since: that is said.
+    There are none where nothing was chosen yet, and where a fold was trained again since, which a message reports.
 
     Raises:
         AutosegError: the file is damaged, or names what the target has not.
     """
-    path = run / configuration / FILE
+    path = run / configuration / POSTPROCESSING_FILE
     if not path.exists():
         return ()
     found = Postprocessing.read(path)
@@ -333,7 +328,7 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
 
 
 def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target) -> tuple[Step, ...]:
-    """The steps for the average of several runs: those of each where all have the same; otherwise none, which is said.
+    """The steps for the average of several runs: theirs where all have the same; otherwise none, with a message.
 
     Args:
         runs: run folder and configuration of each.

@@ -20,7 +20,7 @@ from autoseg.evaluation.summary import WIDE_TABLE, Evaluation, Statistics, numbe
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
-from autoseg.postprocessing.steps import FILE, Postprocessing
+from autoseg.postprocessing.steps import POSTPROCESSING_FILE, Postprocessing
 from autoseg.report.collect import Results, collect, load_picture, median_and_range, pick_cases
 from autoseg.report.css import CSS
 from autoseg.report.overlay import overlay_png
@@ -120,7 +120,7 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
-        parts.append(_postprocessing(run.path / found.name / FILE))
+        parts.append(_postprocessing(run.path / found.name / POSTPROCESSING_FILE))
         parts.append(
             _figure(
                 _svg_uri(distributions(evaluation)),
@@ -308,7 +308,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
     paths = [run.path / name for name in ("plan.json", "dataset.json", "fingerprint.json", "splits.json")]
     for found in results:
         paths.append(run.path / found.name / "crossval" / "metrics.csv")
-        paths += [run.path / found.name / "crossval" / "summary.json", run.path / found.name / FILE]
+        paths += [run.path / found.name / "crossval" / "summary.json", run.path / found.name / POSTPROCESSING_FILE]
         for fold in found.folds:
             paths.append(run.fold(found.name, fold).validation / "metrics.csv")
     links = [

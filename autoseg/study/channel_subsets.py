@@ -18,8 +18,8 @@ from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.evaluation.cases import COUNTED, evaluate_arrays
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
-from autoseg.inference.inputs import by_other_names
-from autoseg.inference.predictor import Predictor, refuse_incomplete
+from autoseg.inference.inputs import by_other_names, refuse_incomplete
+from autoseg.inference.predictor import Predictor
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError

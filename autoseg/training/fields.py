@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoseg.inference.decide import one_hot
+from autoseg.inference.decoding import one_hot
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import Field

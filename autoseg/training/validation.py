@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoseg.inference.decide import mean_of_raters, paint_scores
-from autoseg.inference.sliding_window import predict_scores
+from autoseg.inference.decoding import mean_of_answers, paint_scores
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import set_deep_supervision
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
@@ -57,21 +57,10 @@ def validation_dice(
     Returns:
         Output name → Dice a case; NaN where a case neither has nor is said to have the output.
     """
-    target, configuration = stage.target, stage.configuration
+    target, window = stage.target, SlidingWindow.of(stage, device, dtype, mirror=False)
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
     for case in cases:
-        scores = predict_scores(
-            [network],
-            network_input(case, stage),
-            configuration.tile_size,
-            target.heads * configuration.network.answers,
-            configuration.inference,
-            device,
-            dtype,
-            mirror=False,
-            context=configuration.tile_context,
-        )
-        scores = mean_of_raters(scores, target)
+        scores = mean_of_answers(window.scores([network], network_input(case, stage)), target)
         predicted = paint_scores(scores, target).cpu().numpy()
         reference = case.label()
         counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)

@@ -127,7 +127,7 @@ def test_cascade_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureF
     assert {name: time for name, time in changed(run).items() if name in before} == before
     assert len(changed(run)) == 4
 
-    outcome = Predictor.load(run.path, device="cpu").predict(run.dataset.cases[:1], tmp_path / "out", True)
+    outcome = Predictor.load(run.path, device="cpu").predict(run.dataset.cases[:1], tmp_path / "out", ["probabilities"])
     assert outcome.failed == {}
     (told,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["runs"]
     assert told["stages"] == [

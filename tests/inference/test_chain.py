@@ -11,7 +11,7 @@ from torch import nn
 
 from autoseg.data.boxes import box_around
 from autoseg.inference.chain import TrainedStage, apply_stages
-from autoseg.inference.decide import one_hot
+from autoseg.inference.decoding import one_hot
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.plans.configuration import Previous
@@ -63,19 +63,19 @@ def predictor(plan: Plan, *networks: nn.Module) -> Predictor:
     return Predictor([Member("run", stages)], CPU)
 
 
-@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("results", [["label"], ["probabilities"]])
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
-def test_perfect_stages(probabilities: bool, transpose: tuple[int, int, int]) -> None:
+def test_perfect_stages(results: list[str], transpose: tuple[int, int, int]) -> None:
     case = loaded(picture_of(blob()))
     turned = {"preprocessing": Preprocessing(transpose=transpose)}
     inside = chain("box", ANYTHING, None, **turned)
-    assert np.array_equal(predictor(inside, Above(0.5), Perfect()).predict_case(case, probabilities).label, blob())
+    assert np.array_equal(predictor(inside, Above(0.5), Perfect()).predict_case(case, results).label, blob())
     nested = chain("box", WHOLE, INNER, REGIONS, **turned)
-    found = predictor(nested, Above(0.5), Above(1.5)).predict_case(case, probabilities)
+    found = predictor(nested, Above(0.5), Above(1.5)).predict_case(case, results)
     assert np.array_equal(found.label, blob())
-    assert list(found.probabilities) == (["whole", "inner"] if probabilities else [])
+    assert list(found.probabilities) == (["whole", "inner"] if "probabilities" in results else [])
     handed = chain("channels", LABELS, None, **turned)
-    assert np.array_equal(predictor(handed, Perfect(), Echo()).predict_case(case, probabilities).label, blob())
+    assert np.array_equal(predictor(handed, Perfect(), Echo()).predict_case(case, results).label, blob())
 
 
 def test_handed_on_from_another_grid() -> None:
@@ -124,8 +124,8 @@ def test_the_box_and_its_margin(margin: int, size: tuple[int, ...]) -> None:
     assert not outside.all()
 
 
-@pytest.mark.parametrize("probabilities", [False, True])
-def test_a_first_stage_that_finds_nothing(probabilities: bool) -> None:
+@pytest.mark.parametrize("results", [["label"], ["probabilities"]])
+def test_a_first_stage_that_finds_nothing(results: list[str]) -> None:
     case = loaded(picture_of(blob()))
     calls = []
 
@@ -135,7 +135,7 @@ def test_a_first_stage_that_finds_nothing(probabilities: bool) -> None:
             return image
 
     for plan in (chain("box", ANYTHING, None), chain("box", WHOLE, INNER, REGIONS)):
-        found = predictor(plan, Constant(-5.0), Never()).predict_case(case, probabilities)
+        found = predictor(plan, Constant(-5.0), Never()).predict_case(case, results)
         assert not found.label.any()
         assert all(p.max() < 0.01 for p in found.probabilities.values())
     assert not calls
@@ -162,7 +162,9 @@ def test_three_stages_in_one_another() -> None:
     )
     third = make_configuration(target=INNER, previous=Previous(configuration="b", use="box", output="whole", margin=1))
     plan = make_plan(configurations={"a": first, "b": second, "c": third}, recommended="c", target=target)
-    found = predictor(plan, Above(0.5), Above(0.5), Above(1.5)).predict_case(loaded(picture_of(blob())), True)
+    found = predictor(plan, Above(0.5), Above(0.5), Above(1.5)).predict_case(
+        loaded(picture_of(blob())), ["probabilities"]
+    )
     assert np.array_equal(found.label, blob())
     assert np.array_equal(found.probabilities["inner"] > 0.5, blob() == 2)
 
@@ -171,7 +173,7 @@ def test_runs_of_stages_are_averaged() -> None:
     plan, alone = chain("box", ANYTHING, None), make_plan()
     stages = predictor(plan, Above(0.5), Perfect()).members[0]
     both = Predictor([stages, Member("other", [TrainedStage(alone.stage("small"), [Perfect()])])], CPU)
-    assert np.array_equal(both.predict_case(loaded(picture_of(blob())), True).label, blob())
+    assert np.array_equal(both.predict_case(loaded(picture_of(blob())), ["probabilities"]).label, blob())
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.predictor import Member, Predictor
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.plans.files import save_plan
@@ -36,6 +37,7 @@ from tests.builders import (
 )
 
 CPU = torch.device("cpu")
+PROBABILITIES = ("label", "probabilities")
 
 
 def member(network: nn.Module | None = None, plan: Plan | None = None, name: str = "run") -> Member:
@@ -70,7 +72,9 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("target", [LABELS, REGIONS])
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_perfect(target, probabilities: bool) -> None:
-    found = predictor(member(plan=make_plan(target=target))).predict_case(loaded(picture_of(blob())), probabilities)
+    found = predictor(member(plan=make_plan(target=target))).predict_case(
+        loaded(picture_of(blob())), PROBABILITIES if probabilities else ()
+    )
     assert np.array_equal(found.label, blob())
     assert found.label.dtype == np.int16
     assert set(found.probabilities) == ({o.name for o in target.outputs} if probabilities else set())
@@ -80,7 +84,7 @@ def test_outside_the_crop_is_background() -> None:
     """Whatever the network says of the padding around it."""
     image = np.zeros((8, 8, 8), np.float32)
     image[2:5, 3:6, 1:7] = 100.5
-    found = predictor(member(Constant(0, 5, 0))).predict_case(loaded(image), True)
+    found = predictor(member(Constant(0, 5, 0))).predict_case(loaded(image), PROBABILITIES)
     assert np.array_equal(found.label, (image > 0).astype(np.int16))
     assert not found.probabilities["outer"][image == 0].any()
 
@@ -88,7 +92,9 @@ def test_outside_the_crop_is_background() -> None:
 def test_runs_are_averaged_as_probabilities() -> None:
     # Logits would give (0, 1.5, -1); one run is certain of the background, two think a little of the first label.
     logits = [(9.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 1.0, 0.0)]
-    found = predictor(*[member(Constant(*row)) for row in logits]).predict_case(loaded(picture_of(blob())), True)
+    found = predictor(*[member(Constant(*row)) for row in logits]).predict_case(
+        loaded(picture_of(blob())), PROBABILITIES
+    )
     mean = torch.softmax(torch.tensor(logits), 1).mean(0)
     assert found.probabilities["outer"] == pytest.approx(float(mean[1]), abs=1e-6)
     assert found.probabilities["inner"] == pytest.approx(float(mean[2]), abs=1e-6)
@@ -102,7 +108,7 @@ def test_runs_with_different_preprocessing() -> None:
     )
     image = picture_of(blob())
     image[:, :, 11:] = 0
-    found = predictor(member(), member(plan=finer)).predict_case(loaded(image), True)
+    found = predictor(member(), member(plan=finer)).predict_case(loaded(image), PROBABILITIES)
     assert np.array_equal(found.label, blob())
     total = sum(found.probabilities.values())
     assert total.max() <= 1 + 1e-5
@@ -167,7 +173,7 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_probability_files(tmp_path: Path) -> None:
-    predictor().predict([case_of(tmp_path, "c", blob())], tmp_path / "out", probabilities=True)
+    predictor().predict([case_of(tmp_path, "c", blob())], tmp_path / "out", results=PROBABILITIES)
     outer, inner = (read(tmp_path / "out" / f"c_probability_{name}.nii.gz") for name in ("outer", "inner"))
     assert (outer + inner).max() <= 1 + 1e-5
     assert np.array_equal(inner > 0.5, blob() == 2)
@@ -243,7 +249,7 @@ def test_pictures(tmp_path: Path) -> None:
     path = write(tmp_path / "in" / "p.png", (100 * label + 1).astype(np.uint8))
     plan = make_plan(make_configuration((8, 8), spacing=(None, None, None)), file_ending=".png")
     case = Case(id="p", channels={"mr": ChannelFile(path=path)})
-    outcome = predictor(member(plan=plan)).predict([case], tmp_path / "out", probabilities=True)
+    outcome = predictor(member(plan=plan)).predict([case], tmp_path / "out", results=PROBABILITIES)
     assert outcome.failed == {}
     assert np.array_equal(read(tmp_path / "out" / "p.png"), label)
     fraction = read(tmp_path / "out" / "p_probability_outer.tiff")
@@ -277,7 +283,7 @@ def test_folds_are_averaged(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = sum(network(torch.from_numpy(case.image)[None])[0] for network in networks) / 2
     expected = torch.softmax(logits, 0).numpy()
-    found = both.predict_case(case, True)
+    found = both.predict_case(case, PROBABILITIES)
     np.testing.assert_allclose(found.probabilities["outer"], expected[1], atol=1e-5)
     assert np.array_equal(found.label, expected.argmax(0))
 

@@ -1,7 +1,6 @@
 """Predictions of several raters: each one's, their mean, and their disagreement, against probabilities by hand."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.decide import Opinions
-from autoseg.inference.predictor import Member, Predictor, beside
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.writer import beside
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import Step
@@ -33,6 +33,7 @@ from tests.builders import (
 )
 
 CPU = torch.device("cpu")
+RATERS = ("label", "raters", "disagreement")
 
 
 def plan_of(*raters: str, target: Target = LABELS) -> Plan:
@@ -77,7 +78,7 @@ def probabilities(logits: torch.Tensor, target: Target) -> torch.Tensor:
 @pytest.mark.parametrize("target", [LABELS, REGIONS])
 def test_each_rater_the_mean_and_the_disagreement(target: Target) -> None:
     image = picture_of(blob())
-    found = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), raters=True)
+    found = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), results=RATERS)
     assert list(found.raters) == ["ann", "ben"]
     assert np.array_equal(found.raters["ann"], blob())
     assert np.array_equal(found.raters["ben"], np.where(blob() > 0, 2, 0))
@@ -87,7 +88,7 @@ def test_each_rater_the_mean_and_the_disagreement(target: Target) -> None:
     assert found.disagreement.dtype == np.float32
     assert found.disagreement == pytest.approx(2 * each.std(0, correction=0).amax(0).numpy(), abs=1e-5)
     assert found.probabilities == {}
-    said = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), probabilities=True)
+    said = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), results=["probabilities"])
     for index, output in enumerate(target.outputs):
         assert said.probabilities[output.name] == pytest.approx(each.mean(0)[index].numpy(), abs=1e-5)
     assert (said.raters, said.disagreement) == ({}, None)
@@ -98,7 +99,7 @@ def test_folds_and_runs_are_averaged_rater_by_rater() -> None:
     """Folds by their logits, runs by their probabilities; the two raters never mix."""
     first = member(Constant(0, 2, 0, 3, 0, 0), Constant(0, 4, 0, 1, 0, 0))  # logits of ann: 0 3 0, of ben: 2 0 0
     second = member(Constant(0, 0, 1, 0, 0, 0))
-    found = Predictor([first, second], CPU).predict_case(loaded(picture_of(blob())), True, True)
+    found = Predictor([first, second], CPU).predict_case(loaded(picture_of(blob())), (*RATERS, "probabilities"))
     ann = (torch.softmax(torch.tensor([0.0, 3, 0]), 0) + torch.softmax(torch.tensor([0.0, 0, 1]), 0)) / 2
     ben = (torch.softmax(torch.tensor([2.0, 0, 0]), 0) + torch.softmax(torch.zeros(3), 0)) / 2
     assert (found.raters["ann"] == int(ann.argmax())).all()
@@ -106,13 +107,13 @@ def test_folds_and_runs_are_averaged_rater_by_rater() -> None:
     assert found.probabilities["outer"] == pytest.approx(float((ann + ben)[1] / 2), abs=1e-6)
     assert found.disagreement == pytest.approx(float((ann - ben)[1:].abs().max()), abs=1e-5)
     single = member(Constant(0, 0, 5), raters=())
-    mixed = Predictor([first, single], CPU).predict_case(loaded(picture_of(blob())), True)
+    mixed = Predictor([first, single], CPU).predict_case(loaded(picture_of(blob())), ["probabilities"])
     alone = (torch.softmax(torch.tensor([0.0, 3, 0]), 0) + torch.softmax(torch.tensor([2.0, 0, 0]), 0)) / 2
     expected = (alone + torch.softmax(torch.tensor([0.0, 0, 5]), 0)) / 2
     assert mixed.probabilities["inner"] == pytest.approx(float(expected[2]), abs=1e-6)
     for others in ([single], [first, single], [first, member(Constant(*[0.0] * 6), raters=("ann", "eve"))]):
         with pytest.raises(UsageError, match="did not learn the same raters separately"):
-            Predictor(others, CPU).predict_case(loaded(picture_of(blob())), raters=True)
+            Predictor(others, CPU).predict_case(loaded(picture_of(blob())), results=RATERS)
 
 
 def test_post_processing_is_of_each_and_of_the_mean() -> None:
@@ -120,29 +121,10 @@ def test_post_processing_is_of_each_and_of_the_mean() -> None:
     label[9, 0, 12:] = 1
     steps = [Step(kind="largest_component", output=name, mm3=None) for name in ("outer", "inner")]
     found = Predictor([member(Two(LABELS))], CPU, postprocessing=steps).predict_case(
-        loaded(picture_of(label)), raters=True
+        loaded(picture_of(label)), results=RATERS
     )
     assert not any(part[9].any() for part in (found.label, *found.raters.values()))
     assert all(part.any() for part in (found.label, *found.raters.values()))
-
-
-def test_disagreement_by_hand() -> None:
-    """One output of which two of three are sure, one nobody disputes; half against half; and all alike."""
-    opinions = Opinions()
-    for first in (1.0, 1.0, 0.0):
-        opinions.add(torch.tensor([[first, 0.5], [0.25, 0.5]]))
-    assert opinions.mean.tolist() == pytest.approx(np.array([[2 / 3, 0.5], [0.25, 0.5]]))
-    assert opinions.disagreement().tolist() == [pytest.approx(2 * math.sqrt(2) / 3, abs=1e-6), 0.0]
-    halves = Opinions()
-    for value in (1.0, 0.0, 0.0, 1.0):
-        halves.add(torch.tensor([[value]]))
-    assert halves.disagreement().item() == pytest.approx(1)
-    alike = Opinions()
-    said = torch.rand((3, 50), generator=torch.Generator().manual_seed(2))
-    for _ in range(5):
-        alike.add(said.clone())
-    assert not alike.disagreement().any()
-    assert torch.equal(alike.mean, said)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -150,10 +132,10 @@ def test_files(tmp_path: Path) -> None:
     case = Case(id="p", channels={"mr": ChannelFile(path=scan)})
     source = Predictor([member(Two(LABELS))], CPU)
     out = tmp_path / "out"
-    assert not source.predict([case], out, raters=True).failed
+    assert not source.predict([case], out, results=RATERS).failed
     names = ["p.nii.gz", "p_disagreement.nii.gz", "p_rater_ann.nii.gz", "p_rater_ben.nii.gz", "predictions.json"]
     assert sorted(path.name for path in out.iterdir()) == names
-    found = source.predict_case(case, raters=True)
+    found = source.predict_case(case, results=RATERS)
     for name, wanted in (("rater_ben", found.raters["ben"]), ("disagreement", found.disagreement)):
         image = sitk.ReadImage(str(out / f"p_{name}.nii.gz"))
         assert np.array_equal(sitk.GetArrayFromImage(image), wanted)
@@ -167,6 +149,6 @@ def test_files(tmp_path: Path) -> None:
     assert beside(Path("x/p.png"), "p", "disagreement") == Path("x/p_disagreement.tiff")
     taken = case.model_copy(update={"channels": {"mr": ChannelFile(path=out / "p_rater_ann.nii.gz")}})
     with pytest.raises(UsageError, match=r"would overwrite .*p_rater_ann"):
-        source.predict([taken], out, raters=True)
+        source.predict([taken], out, results=RATERS)
     disagreement_picture(case, out / "p_disagreement.nii.gz", plan_of("ann", "ben"), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"

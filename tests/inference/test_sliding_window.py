@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoseg.inference import sliding_window as module
-from autoseg.inference.sliding_window import count_tiles, mirrorings, predict_scores, tile_starts, tile_weight
+from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings, tile_starts, tile_weight
 from autoseg.networks import build
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.utils.errors import AutosegError
-from tests.builders import make_network
+from tests.builders import make_configuration, make_network, make_plan
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,15 @@ def predict(
     networks = network if isinstance(network, list) else [network]
     mirror = how.pop("mirror", bool(how.get("mirror_axes")))
     how.setdefault("mirror_axes", [])
-    return predict_scores(networks, image, patch, heads, Inference(**how), CPU, torch.float32, mirror)
+    context = how.pop("context", ())
+    inference = Inference(**how)
+    flips = mirrorings(inference.mirror_axes) if mirror else NO_MIRRORING
+    window = SlidingWindow(patch, heads, inference, CPU, context=context, mirrorings=flips)
+    return window.scores(networks, image)
+
+
+def count_tiles(space: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> int:
+    return SlidingWindow(patch, 1, Inference(overlap=overlap), CPU).count(space)
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -215,20 +223,23 @@ def test_constant_beyond_the_image_is_zero() -> None:
     assert found.ravel().tolist() == [1, 2, 3]
 
 
-def test_progress_counts_tiles() -> None:
-    done: list[int] = []
-    predict_scores(
-        [nn.Identity()],
-        noise(1, 4, 4, 9),
-        [4, 4, 4],
-        1,
-        Inference(tile_batch=2),
-        CPU,
-        torch.float32,
-        False,
-        done.append,
-    )
-    assert sum(done) == count_tiles((4, 4, 9), (4, 4, 4), 0.5) == 4
+def test_as_many_tiles_as_counted() -> None:
+    network = Seen()
+    predict(network, noise(1, 4, 4, 9), [4, 4, 4], tile_batch=2)
+    assert sum(batch[0] for batch in network.batches) == count_tiles((4, 4, 9), (4, 4, 4), 0.5) == 4
+
+
+def test_window_of_a_stage() -> None:
+    """Everything is taken from the plan; the training's precision counts where inference has none of its own."""
+    stage = make_plan().stage("small")
+    window = SlidingWindow.of(stage, CPU)
+    assert list(window.tile_size) == stage.configuration.patch_size
+    assert window.out_channels == stage.target.heads
+    assert list(window.mirrorings) == mirrorings(stage.inference.mirror_axes)
+    assert tuple(SlidingWindow.of(stage, CPU, mirror=False).mirrorings) == NO_MIRRORING
+    half = make_plan(make_configuration(inference=Inference(precision="bf16"))).stage("small")
+    assert SlidingWindow.of(half, CPU).dtype == torch.bfloat16
+    assert SlidingWindow.of(half, CPU, torch.float32).dtype == torch.float32
 
 
 def test_a_full_disk_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +279,7 @@ def test_identity_with_context(size: tuple, patch: list, context: list, overlap:
     """What is said about a tile's middle lands where that middle is, images smaller than a tile included."""
     image = noise(1, *size)
     network = Middle(context, [p + 2 * c for p, c in zip(patch, context, strict=True)])
-    how = Inference(overlap=overlap, mirror_axes=sorted(axes))
-    found = predict_scores([network], image, patch, 1, how, CPU, torch.float32, bool(axes), context=context)
+    found = predict(network, image, patch, overlap=overlap, mirror_axes=sorted(axes), context=context)
     torch.testing.assert_close(found, image, atol=1e-5, rtol=1e-5)
 
 
@@ -281,8 +291,7 @@ def test_context_is_zero_beyond_the_image_and_the_image_elsewhere() -> None:
             return (image[..., :-2] + image[..., 1:-1] + image[..., 2:]) / 3
 
     image = torch.tensor([3.0, 6.0, 9.0, 12.0, 15.0]).reshape(1, 1, 1, 5)
-    inference = Inference(overlap=0, mirror_axes=[])
-    found = predict_scores([Mean()], image, [1, 1, 2], 1, inference, CPU, torch.float32, False, context=[0, 0, 1])
+    found = predict(Mean(), image, [1, 1, 2], overlap=0, context=[0, 0, 1])
     assert found.ravel().tolist() == pytest.approx([3, 6, 9, 12, 9])
 
 
@@ -300,13 +309,12 @@ def test_deepmedic_says_the_same_in_small_and_in_large_tiles(size: tuple[int, ..
             if name.endswith("running_var"):
                 value.uniform_(0.1, 0.4)
     image = noise(2, *size)
-    how = Inference(overlap=0, gaussian_sigma=0, mirror_axes=[], tile_batch=4)
     found = []
     for patch in ([25, 25, 25], [43, 34, 43]):
         tile = topology.output_size(patch)
         context = [(n - t) // 2 for n, t in zip(topology.input_size(patch), tile, strict=True)]
         assert context == [24, 24, 24]
-        found.append(predict_scores([network], image, tile, 2, how, CPU, torch.float32, False, context=context))
+        found.append(predict(network, image, tile, 2, overlap=0, gaussian_sigma=0, tile_batch=4, context=context))
     with torch.no_grad():
         whole = network(torch.nn.functional.pad(image, [24] * 6)[None])[0]
     for scores in found:

@@ -12,22 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
+from scipy import ndimage
 from skimage.measure import label as components_of
 
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.predictor import Member, Predictor
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
-    FILE,
+    POSTPROCESSING_FILE,
     Postprocessing,
     Score,
     Step,
     agreed_steps,
-    apply,
+    apply_steps,
     chosen_steps,
+    find_parts,
     weights_digests,
 )
 from autoseg.runs.run import Run
@@ -63,7 +66,7 @@ def flat(*rows: str) -> np.ndarray:
 
 
 def done(label: np.ndarray, *steps: Step, target: Target = LABELS, spacing: tuple[float, ...] = MM) -> np.ndarray:
-    return apply(label, steps, target, spacing)
+    return apply_steps(label, steps, target, spacing)
 
 
 def test_voxels_that_share_a_corner_are_one_component() -> None:
@@ -227,9 +230,9 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, Step, Target]:
 def test_invariants(problem: tuple[np.ndarray, Step, Target]) -> None:
     label, step, target = problem
     output = next(output for output in target.outputs if output.name == step.output)
-    found = apply(label, [step], target, MM)
+    found = apply_steps(label, [step], target, MM)
     assert found.dtype == label.dtype
-    assert np.array_equal(apply(found, [step], target, MM), found)  # done twice is done once
+    assert np.array_equal(apply_steps(found, [step], target, MM), found)  # done twice is done once
     assert set(np.unique(found)) <= {0, *(other.paint for other in target.outputs)}
     before, after = np.isin(label, output.values), np.isin(found, output.values)
     assert not (after & ~before).any()  # never more of the output
@@ -248,7 +251,7 @@ def test_invariants(problem: tuple[np.ndarray, Step, Target]) -> None:
     else:
         assert np.count_nonzero(after) == (voxels.sum() if voxels.sum() >= step.mm3 else 0)
     # Background around the image changes nothing.
-    assert np.array_equal(apply(np.pad(label, 2), [step], target, MM)[2:-2, 2:-2, 2:-2], found) or _at_edge(label)
+    assert np.array_equal(apply_steps(np.pad(label, 2), [step], target, MM)[2:-2, 2:-2, 2:-2], found) or _at_edge(label)
 
 
 def _at_edge(label: np.ndarray) -> bool:
@@ -290,7 +293,7 @@ def choose(run: Run, *steps: Step, **changes: Any) -> Path:
         "weights": weights_digests(run.path, ["small/fold_0/weights.safetensors"]),
         "tried": [],
     }
-    path = run.path / "small" / FILE
+    path = run.path / "small" / POSTPROCESSING_FILE
     Postprocessing(**{**fields, **changes}).write(path)
     return path
 
@@ -319,18 +322,20 @@ def perfect(*steps: Step) -> Predictor:
     return Predictor([member], torch.device("cpu"), postprocessing=steps)
 
 
-@pytest.mark.parametrize("probabilities", [False, True])
-def test_the_predictor_drops_what_it_is_told_to(probabilities: bool) -> None:
+@pytest.mark.parametrize("results", [["label"], ["probabilities"]])
+def test_the_predictor_drops_what_it_is_told_to(results: list[str]) -> None:
     case = loaded(picture_of(specked()), spacing=(2.0, 1.0, 1.0))
-    assert np.array_equal(perfect().predict_case(case, probabilities).label, specked())
-    assert np.array_equal(perfect(largest("outer")).predict_case(case, probabilities).label, blob())
-    assert np.array_equal(perfect(size("outer", 4.0)).predict_case(case, probabilities).label, specked())
-    assert np.array_equal(perfect(size("outer", 4.1)).predict_case(case, probabilities).label, blob())
+    assert np.array_equal(perfect().predict_case(case, results).label, specked())
+    assert np.array_equal(perfect(largest("outer")).predict_case(case, results).label, blob())
+    assert np.array_equal(perfect(size("outer", 4.0)).predict_case(case, results).label, specked())
+    assert np.array_equal(perfect(size("outer", 4.1)).predict_case(case, results).label, blob())
 
 
 def test_probabilities_stay() -> None:
     case = loaded(picture_of(specked()))
-    plain, changed = (p.predict_case(case, True).probabilities for p in (perfect(), perfect(largest("outer"))))
+    plain, changed = (
+        p.predict_case(case, ["probabilities"]).probabilities for p in (perfect(), perfect(largest("outer")))
+    )
     assert all(np.array_equal(plain[name], changed[name]) for name in plain)
 
 
@@ -385,3 +390,18 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("largest_component", "smooth"))
     with pytest.raises(AutosegError, match=r"postprocessing.json is damaged \(steps.0.kind"):
         chosen_steps(run.path, "small", LABELS)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_components_are_numbered_as_by_scipy(seed: int) -> None:
+    """In scan order: where several are the largest, the first one is kept."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random(rng.integers(1, 15, 3)) < rng.choice([0.05, 0.2, 0.4])).astype(np.int16)
+    label = label.transpose(rng.permutation(3))
+    expected, count = ndimage.label(label, np.ones((3, 3, 3)))
+    found = find_parts(label, LABELS.outputs[0])
+    assert found.voxels.tolist() == np.bincount(expected.ravel(), minlength=count + 1)[1:].tolist()
+    again = np.zeros_like(expected)
+    inside = again[found.box]
+    inside[np.unravel_index(found.positions, inside.shape)] = found.owners + 1
+    assert np.array_equal(again, expected)

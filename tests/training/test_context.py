@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.predictor import Member, Predictor
+from autoseg.inference.members import Member
+from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import DeepMedic

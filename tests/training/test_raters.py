@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.inference.decide import mean_of_raters
+from autoseg.inference.decoding import mean_of_answers
 from autoseg.networks.weights import load_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
@@ -85,11 +85,11 @@ def test_each_drawing_counts_alike_and_no_other(batch_dice: bool) -> None:
 
 def test_the_mean_is_one_of_probabilities() -> None:
     given = torch.randn((6, 4, 5, 6), generator=torch.Generator().manual_seed(1))
-    found = torch.softmax(mean_of_raters(given, LABELS), dim=0)
+    found = torch.softmax(mean_of_answers(given, LABELS), dim=0)
     assert torch.allclose(found, (torch.softmax(given[:3], 0) + torch.softmax(given[3:], 0)) / 2, atol=1e-6)
-    found = torch.sigmoid(mean_of_raters(given, REGIONS))
+    found = torch.sigmoid(mean_of_answers(given, REGIONS))
     assert torch.allclose(found, torch.sigmoid(given).reshape(3, 2, 4, 5, 6).mean(0), atol=1e-6)
-    assert torch.equal(mean_of_raters(given[:3], LABELS), given[:3])
+    assert torch.equal(mean_of_answers(given[:3], LABELS), given[:3])
 
 
 def plan_of(raters: tuple[str, ...] = ("ann", "ben"), **recipe: object) -> Plan:

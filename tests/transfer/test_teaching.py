@@ -95,7 +95,7 @@ def test_what_is_kept_is_what_the_teacher_predicts(tmp_path: Path, target: Targe
     for fold in (0, 1):
         predictor = Predictor.load(teacher.path, folds=[fold], device="cpu")
         for case in fetch(student, fold):
-            expected = predictor.predict_case(student.dataset.case(case.id), True).probabilities
+            expected = predictor.predict_case(student.dataset.case(case.id), ["probabilities"]).probabilities
             scores = torch.from_numpy(scores_of(case, target.heads))
             found = torch.softmax(scores, 0)[1:] if target.kind == "labels" else torch.sigmoid(scores)
             for index, output in enumerate(target.outputs):
@@ -240,7 +240,7 @@ def test_a_cascade_as_teacher(tmp_path: Path) -> None:
     assert copied == {"low/fold_0", "low/fold_1", "full/fold_0", "full/fold_1"}
     predictor = Predictor.load(student.path / FOLDER, folds=[0], device="cpu")
     for case in fetch(student):
-        expected = predictor.predict_case(student.dataset.case(case.id), True).probabilities
+        expected = predictor.predict_case(student.dataset.case(case.id), ["probabilities"]).probabilities
         np.testing.assert_allclose(np.exp(scores_of(case, 3)[1]), expected["outer"], atol=2e-3)
 
 
@@ -285,7 +285,8 @@ def test_a_teacher_that_does_without_some_channels(tmp_path: Path, how: str) -> 
     teacher = pretend(make_run(tmp_path, plan))
     student = student_of(teacher, tmp_path)  # whose dataset has no channel "more"
     (case, _) = fetch(student)
-    expected = Predictor.load(teacher.path, folds=[0], device="cpu").predict_case(student.dataset.case(case.id), True)
+    predictor = Predictor.load(teacher.path, folds=[0], device="cpu")
+    expected = predictor.predict_case(student.dataset.case(case.id), ["probabilities"])
     np.testing.assert_allclose(np.exp(scores_of(case, 3)[1]), expected.probabilities["outer"], atol=2e-3)
     # With none of its channels it has nothing to look at.
     first, *others = student.dataset.cases

@@ -1,10 +1,9 @@
-"""From a network's scores to probabilities and to a label map."""
+"""Decoding: from a network's scores to probabilities and to a label map, and from a label map to channels."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from autoseg.inference.sliding_window import collector
 from autoseg.networks.multiview import fuse
 from autoseg.plans.target import Target
 
@@ -35,12 +34,12 @@ def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Itera
         yield torch.exp(heads[index].float() - largest) / total
 
 
-def mean_of_raters(scores: torch.Tensor, target: Target) -> torch.Tensor:
-    """Logits ``(raters × heads, *space)`` → logits ``(heads, *space)`` of the raters' mean probabilities."""
+def mean_of_answers(scores: torch.Tensor, target: Target) -> torch.Tensor:
+    """Logits ``(answers × heads, *space)`` → logits ``(heads, *space)`` of the answers' mean probabilities."""
     if len(scores) == target.heads:
         return scores
-    raters = [block[None] for block in scores.split(target.heads)]
-    return fuse(raters, "sigmoid" if target.kind == "regions" else "softmax")[0]
+    answers = [block[None] for block in scores.split(target.heads)]
+    return fuse(answers, "sigmoid" if target.kind == "regions" else "softmax")[0]
 
 
 def paint_scores(heads: Iterable[torch.Tensor], target: Target) -> torch.Tensor:
@@ -79,42 +78,6 @@ def paint_probabilities(probabilities: torch.Tensor, target: Target) -> torch.Te
         return paint_scores((p - 0.5 for p in probabilities), target)
     background = 1 - probabilities.sum(dim=0)
     return paint_scores((background, *probabilities), target)
-
-
-#: What :meth:`Opinions.disagreement` gives, in words.
-DISAGREEMENT = "twice the standard deviation of the raters' probabilities, the largest over the outputs; 0 to 1"
-
-
-class Opinions:
-    """Mean and spread of raters' probabilities, taken one rater at a time (Welford 1962: exact where all are equal)."""
-
-    def __init__(self) -> None:
-        self.mean = torch.empty(0)
-        self._squares = torch.empty(0)
-        self._count = 0
-
-    def add(self, probabilities: torch.Tensor) -> None:
-        """Take a rater's probabilities ``(outputs, *space)`` in; the first ones become :attr:`mean` and are changed."""
-        self._count += 1
-        if self._count == 1:
-            self.mean = probabilities
-            return
-        if self._count == 2:
-            self._squares = collector(probabilities.shape, probabilities.device)
-        for mean, squares, said in zip(self.mean, self._squares, probabilities, strict=True):
-            step = said - mean
-            mean += step / self._count
-            squares += step * (said - mean)
-
-    def disagreement(self) -> torch.Tensor:
-        """2·max over outputs of √(Σ (p − p̄)² / raters), ``space``: 0 where all say the same.
-
-        A probability's standard deviation is at most ½, where half of the raters are sure of it and half of the
-        contrary; then this is 1. The largest output counts: a mean over outputs would hide what only one of many shows.
-        """
-        if self._count < 2:
-            return torch.zeros_like(self.mean[0])
-        return 2 * (self._squares.amax(dim=0) / self._count).clamp(0, 0.25).sqrt()
 
 
 def one_hot(label: torch.Tensor, target: Target) -> torch.Tensor:

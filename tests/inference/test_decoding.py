@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autoseg.inference.decide import paint_probabilities, paint_scores, probability_channels
+from autoseg.inference.decoding import paint_probabilities, paint_scores, probability_channels
 from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 

@@ -1,0 +1,189 @@
+"""Ensemble: the networks of all folds of one or several runs, applied to a case; averaged, or grouped into opinions."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from autoseg.data.dataset import Case, LoadedCase, load_case
+from autoseg.inference.chain import ScoresOnScan, TrainedStage, apply_stages
+from autoseg.inference.decoding import probability_channels
+from autoseg.inference.inputs import refuse_incomplete
+from autoseg.inference.members import Member
+from autoseg.inference.opinions import Group, Opinions, gather
+from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, collector, mirrorings
+from autoseg.plans.target import Target
+from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
+
+#: A case as each stage of each member sees it.
+Prepared = Sequence[Sequence[PreprocessedCase]]
+
+
+class Ensemble:
+    """All networks of one or several runs with the same target.
+
+    The logits of a run's folds are averaged tile by tile; the probabilities of several runs are averaged on the grid of
+    the scan, since the runs may differ in resolution.
+
+    Args:
+        members: the runs.
+        device: to compute on.
+        mirror: use test-time augmentation.
+
+    Raises:
+        UsageError: targets that differ.
+    """
+
+    def __init__(self, members: Sequence[Member], device: torch.device, mirror: bool = True) -> None:
+        self.members = list(members)
+        self.device = device
+        self.mirror = mirror
+        first = self.members[0]
+        for other in self.members[1:]:
+            if _comparable(other.last.result) != _comparable(first.last.result):
+                raise UsageError(
+                    f"{other.name} segments {_names(other.last.result)}, {first.name} segments "
+                    f"{_names(first.last.result)}; only runs with the same target can be averaged."
+                )
+        self.target = first.last.result
+
+    @property
+    def answer_names(self) -> list[str]:
+        """Raters that the networks answer for one by one; empty where not all members have learned the same ones."""
+        first = self.members[0].last.raters
+        return list(first) if all(member.last.raters == first for member in self.members) else []
+
+    def prepare(self, case: Case | LoadedCase) -> list[list[PreprocessedCase]]:
+        """Preprocess a case for each stage of each member; stages on the same grid share one.
+
+        Raises:
+            AutosegError: the case can't be read, or lacks a channel that the plan insists on.
+        """
+        if isinstance(case, Case):
+            refuse_incomplete(case)
+        return [self._prepared_for(member, case) for member in self.members]
+
+    def scores(self, prepared: Prepared) -> list[ScoresOnScan]:
+        """Logits of each member."""
+        return [self._scores(member, seen) for member, seen in zip(self.members, prepared, strict=True)]
+
+    def answers(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> Iterator[torch.Tensor]:
+        """Mean probabilities over the members, ``(outputs, z, y, x)`` on the grid of the scan.
+
+        One array for each of :attr:`answer_names`, in their order; where there are none, one array of the mean of all.
+        """
+        traces = [stages[-1].trace for stages in prepared]
+        answers = [of_member.answers(self.target.heads) for of_member in scores]
+        for index in range(len(self.answer_names)):
+            yield self._mean([(trace, own[index], len(answers)) for trace, own in zip(traces, answers, strict=True)])
+        if not self.answer_names:
+            yield self._mean(
+                [
+                    (trace, one, len(answers) * len(own))
+                    for trace, own in zip(traces, answers, strict=True)
+                    for one in own
+                ]
+            )
+
+    def opinions(self, prepared: Prepared, group: Group) -> Opinions:
+        """Apply the networks to a case, and group what they predict.
+
+        Args:
+            prepared: the case.
+            group: what makes an opinion. ``fold``: the same fold's network of every stage, of every run (a stage with
+                another number of folds than the last one averages its own). ``run``: a run, its folds averaged.
+                ``mirroring``: one mirrored copy of the image in a run, its folds averaged. ``rater``: a rater, all
+                runs and folds averaged.
+
+        Raises:
+            UsageError: by rater, where the members have not learned the same ones separately.
+        """
+        if group == "rater":
+            self.refuse_one_answer()
+            return gather(self.answers(prepared, self.scores(prepared)))
+        return gather(self._predictions(prepared, group))
+
+    def refuse_one_answer(self) -> None:
+        """Refuse to tell raters apart where the members have not all learned the same ones separately.
+
+        Raises:
+            UsageError: they have not.
+        """
+        if not self.answer_names:
+            names = ", ".join(member.name for member in self.members)
+            raise UsageError(
+                f"--raters: {names} did not learn the same raters separately; plan with --raters all, or leave it out."
+            )
+
+    def missing_channels(self, prepared: Prepared) -> list[str]:
+        """Channels of the plans that a case lacks."""
+        names = [
+            name
+            for member, stages in zip(self.members, prepared, strict=True)
+            for name, present in zip(member.last.channel_names, stages[-1].trace.present, strict=True)
+            if not present
+        ]
+        return list(dict.fromkeys(names))
+
+    def _prepared_for(self, member: Member, case: Case | LoadedCase) -> list[PreprocessedCase]:
+        last = member.last
+        loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
+        if not all(loaded.present) and not last.takes_missing_channels:
+            lacking = [n for n, p in zip(last.channel_names, loaded.present, strict=True) if not p]
+            raise AutosegError(
+                f"the channel {', '.join(lacking)} is missing, and {member.name} was not "
+                "trained for missing channels; give it, or train a run with --set recipe.channel_dropout=0.2."
+            )
+        if member.brain_mask and loaded.mask is None:
+            name = case.id if isinstance(case, Case) else "this case"
+            say(f"{name}: {member.name} was trained with brain masks and this scan has none: non-zero voxels count.")
+        by_grid: dict[str, PreprocessedCase] = {}
+        for trained in member.stages:
+            grid = trained.stage.configuration.data
+            if grid not in by_grid:
+                by_grid[grid] = preprocess_case(loaded, trained.stage)
+        return [by_grid[trained.stage.configuration.data] for trained in member.stages]
+
+    def _predictions(self, prepared: Prepared, group: Group) -> Iterator[torch.Tensor]:
+        """Probabilities ``(outputs, z, y, x)`` of each fold, run or mirroring of each member."""
+        for member, seen in zip(self.members, prepared, strict=True):
+            parts: list[tuple[Member, tuple[int, ...] | None]] = [(member, None)]
+            if group == "fold":
+                parts = [(of_fold, None) for of_fold in member.by_fold()]
+            elif group == "mirroring":
+                axes = member.last.inference.mirror_axes
+                parts = [(member, mirroring) for mirroring in (mirrorings(axes) if self.mirror else NO_MIRRORING)]
+            for part, mirroring in parts:
+                answers = self._scores(part, seen, mirroring).answers(self.target.heads)
+                yield self._mean([(seen[-1].trace, one, len(answers)) for one in answers])
+
+    def _scores(
+        self, member: Member, seen: Sequence[PreprocessedCase], mirroring: tuple[int, ...] | None = None
+    ) -> ScoresOnScan:
+        """Logits of one member; with one mirroring only, in the stages that use it, where it is given."""
+
+        def apply(trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
+            window = SlidingWindow.of(trained.stage, self.device, mirror=self.mirror)
+            if mirroring is not None and mirroring in window.mirrorings:
+                window = replace(window, mirrorings=[mirroring])
+            return window.scores(trained.networks, image)
+
+        return apply_stages(member.stages, seen, self.target, apply)
+
+    def _mean(self, parts: Sequence[tuple[Trace, ScoresOnScan, int]]) -> torch.Tensor:
+        """Sum of probabilities, each divided by its number, on the grid of the scan: ``(outputs, z, y, x)``."""
+        total = collector((len(self.target.outputs), *parts[0][0].canonical_shape), torch.device("cpu"))
+        for trace, scores, count in parts:
+            for index, channel in enumerate(probability_channels(scores, self.target)):
+                total[index] += torch.from_numpy(restore(channel.numpy(), trace)) / count
+        return total
+
+
+def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:
+    return target.kind, [(output.name, output.paint) for output in target.outputs]
+
+
+def _names(target: Target) -> str:
+    return f"the {target.kind} {', '.join(f'{output.name} ({output.paint})' for output in target.outputs)}"

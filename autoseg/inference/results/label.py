@@ -1,0 +1,29 @@
+"""The label map: what every case gets."""
+
+from typing import Any
+
+import numpy as np
+
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.prediction import Prediction
+from autoseg.inference.results.writer import LABEL, RESULTS, ResultWriter
+
+
+class LabelMap(ResultWriter):
+    """``CASE.nii.gz``: the label map."""
+
+    def names(self, ensemble: Ensemble) -> list[str]:
+        """One volume, named like the case."""
+        return [""]
+
+    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
+        """The label map."""
+        return {"": prediction.label}
+
+    def provenance(self, ensemble: Ensemble) -> dict[str, Any]:
+        """The value of each output, and whose mean is segmented where each rater was learned separately."""
+        values = {output.name: output.paint for output in ensemble.target.outputs}
+        return {"outputs": values, **({"mean_of_raters": ensemble.answer_names} if ensemble.answer_names else {})}
+
+
+RESULTS.register(LABEL, LabelMap())

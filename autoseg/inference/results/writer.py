@@ -1,0 +1,127 @@
+"""What a kind of result is, and the registry of them.
+
+One more kind is a subclass of :class:`ResultWriter` in one file, registered under the name that asks for it::
+
+    class Uncertainty(ResultWriter):
+        fractions = True
+        groups = ("fold",)
+
+        def names(self, ensemble):
+            return ["uncertainty"]
+
+        def volumes(self, prediction):
+            return {"uncertainty": prediction.opinions["fold"].disagreement().numpy()}
+
+    RESULTS.register("uncertainty", Uncertainty())
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from autoseg.data.image import Geometry, write_image
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.opinions import Group
+from autoseg.inference.prediction import Prediction
+from autoseg.utils.registry import Registry
+
+#: File formats that can't hold a probability between 0 and 1.
+_INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")
+
+#: The result that every case gets.
+LABEL = "label"
+
+
+class ResultWriter:
+    """A kind of result: which files a case gets, and what is in them.
+
+    Attributes:
+        fractions: whether its volumes hold numbers between 0 and 1, which some formats of pictures can't.
+        probabilities: whether it needs :attr:`Prediction.probabilities`.
+        each_rater: whether it needs :attr:`Prediction.raters`.
+        groups: which of :attr:`Prediction.opinions` it needs; ``fold`` and ``mirroring`` take another prediction each.
+    """
+
+    fractions: ClassVar[bool] = False
+    probabilities: ClassVar[bool] = False
+    each_rater: ClassVar[bool] = False
+    groups: ClassVar[tuple[Group, ...]] = ()
+
+    def check(self, ensemble: Ensemble) -> None:
+        """Refuse to be asked for where the ensemble can't give it.
+
+        Raises:
+            UsageError: it can't.
+        """
+        if self.each_rater or "rater" in self.groups:
+            ensemble.refuse_one_answer()
+
+    def names(self, ensemble: Ensemble) -> list[str]:
+        """Names of a case's volumes: ``disagreement`` is in ``CASE_disagreement.nii.gz``, "" in ``CASE.nii.gz``."""
+        raise NotImplementedError
+
+    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
+        """Name → volume ``(z, y, x)``, in canonical axes."""
+        raise NotImplementedError
+
+    def provenance(self, ensemble: Ensemble) -> dict[str, Any]:
+        """What ``predictions.json`` says about it."""
+        return {}
+
+    def path(self, label: Path, case: str, name: str) -> Path:
+        """Where a volume is written.
+
+        Args:
+            label: file of the case's label map.
+            case: its name.
+            name: of the volume.
+        """
+        if self.fractions:
+            return beside(label, case, name)
+        return label.with_name(f"{case}_{name}{_ending(label, case)}") if name else label
+
+    def write(self, prediction: Prediction, label: Path, case: str) -> None:
+        """Write a case's volumes.
+
+        Args:
+            prediction: of the case.
+            label: file of its label map; other results go beside it.
+            case: its name.
+        """
+        write = write_image if self.fractions else write_label
+        for name, volume in self.volumes(prediction).items():
+            write(self.path(label, case, name), volume, prediction.geometry)
+
+
+#: Kinds of results by the name that asks for one: ``autoseg predict --results NAME``.
+RESULTS: Registry[ResultWriter] = Registry("result", option="--results", package="autoseg.inference.results")
+
+
+def chosen_writers(names: Iterable[str], ensemble: Ensemble) -> list[ResultWriter]:
+    """The writers of these results, and last that of the label map, whose file says that a case is done.
+
+    Raises:
+        UsageError: no such result, or the ensemble can't give it.
+    """
+    others = [name for name in dict.fromkeys(names) if name != LABEL]
+    writers = [RESULTS.find(name) for name in (*others, LABEL)]
+    for writer in writers:
+        writer.check(ensemble)
+    return writers
+
+
+def beside(label: Path, case: str, name: str) -> Path:
+    """Where a volume of numbers between 0 and 1 is written, given the file of the case's label map."""
+    ending = _ending(label, case)
+    return label.with_name(f"{case}_{name}{'.tiff' if ending in _INTEGER_FORMATS else ending}")
+
+
+def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
+    """Write a label map in the smallest integer type that holds it."""
+    write_image(path, label.astype(np.uint8) if label.min() >= 0 and label.max() <= 255 else label, geometry)
+
+
+def _ending(label: Path, case: str) -> str:
+    return label.name[len(case) :]

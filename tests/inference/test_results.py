@@ -1,0 +1,81 @@
+"""Results on disk: one more kind is one registered writer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.prediction import Prediction
+from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.writer import RESULTS, ResultWriter, beside, chosen_writers
+from autoseg.utils.errors import UsageError
+from tests.builders import blob, picture_of, write
+from tests.inference.test_opinions import Constant, member, softmax
+
+CPU = torch.device("cpu")
+
+
+class FoldSpread(ResultWriter):
+    """The standard deviation of the first output over the folds."""
+
+    fractions = True
+    groups = ("fold",)
+
+    def names(self, ensemble: Ensemble) -> list[str]:
+        return ["spread"]
+
+    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
+        return {"spread": prediction.opinions["fold"].standard_deviation()[0].numpy()}
+
+    def provenance(self, ensemble: Ensemble) -> dict[str, str]:
+        return {"spread": "over the folds"}
+
+
+@pytest.fixture
+def spread() -> Iterator[str]:
+    RESULTS.register("fold_spread", FoldSpread())
+    yield "fold_spread"
+    del RESULTS._things["fold_spread"]
+
+
+def case_at(path: Path, name: str = "p") -> Case:
+    return Case(id=name, channels={"mr": ChannelFile(path=write(path, picture_of(blob())))})
+
+
+def test_one_more_kind(spread: str, tmp_path: Path) -> None:
+    """A writer of a package of its own: written beside the label map, recorded, and never over a scan."""
+    predictor = Predictor([member(Constant(0, 2, 0), Constant(0, 0, 0))], CPU)
+    case, out = case_at(tmp_path / "p.nii.gz"), tmp_path / "out"
+    assert not predictor.predict([case], out, [spread]).failed
+    assert sorted(file.name for file in out.iterdir()) == ["p.nii.gz", "p_spread.nii.gz", "predictions.json"]
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "p_spread.nii.gz")))
+    assert found[blob() > 0] == pytest.approx(np.std([softmax(0, 2, 0)[0], softmax(0, 0, 0)[0]]), abs=1e-6)
+    assert '"spread": "over the folds"' in (out / "predictions.json").read_text()
+    taken = case_at(out / "p_spread.nii.gz")
+    with pytest.raises(UsageError, match=r"would overwrite .*p_spread"):
+        predictor.predict([taken], out, [spread])
+    assert not predictor.predict([taken], out).failed  # nothing else has that name
+
+
+def test_known_results() -> None:
+    assert {"label", "probabilities", "raters", "disagreement"} <= set(RESULTS.names())
+    ensemble = Ensemble([member(Constant(0, 0, 0))], CPU)
+    writers = chosen_writers(["probabilities", "label", "probabilities"], ensemble)
+    assert [writer.names(ensemble) for writer in writers] == [["probability_outer", "probability_inner"], [""]]
+    with pytest.raises(UsageError, match=r"--results maps.* unknown.*; choose one of label"):
+        chosen_writers(["maps"], ensemble)
+    with pytest.raises(UsageError, match="did not learn the same raters separately"):
+        chosen_writers(["disagreement"], ensemble)
+
+
+def test_fractions_go_where_they_can_be_kept() -> None:
+    assert beside(Path("x/p.png"), "p", "disagreement") == Path("x/p_disagreement.tiff")
+    for name in ("label", "probabilities"):
+        assert RESULTS.find(name).path(Path("x/p.png"), "p", "probability_a").suffix == (
+            ".png" if name == "label" else ".tiff"
+        )
