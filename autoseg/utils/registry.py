@@ -104,7 +104,8 @@ class Registry(Generic[T]):
             known = self._things.setdefault(name, new)
             if known is not new:
                 raise AutosegError(
-                    f"two {self.kind} components have the name {name} ({_origin(known)} and {_origin(new)}); rename one."
+                    f"two {self.kind} components have the name {name}, "
+                    f"{_origin(known)} and {_origin(new)}; rename one."
                 )
             return new
 
@@ -150,4 +151,4 @@ class Registry(Generic[T]):
 
 def _origin(thing: object) -> str:
     described = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{described.__module__}.{described.__qualname__}"  # type: ignore[attr-defined]
+    return f"{described.__module__}.{described.__qualname__}"

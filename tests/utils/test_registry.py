@@ -87,7 +87,7 @@ def test_a_second_thing_of_one_name_is_refused_and_the_same_thing_is_not() -> No
     metrics.register("agree", agree)
     with pytest.raises(AutosegError, match="two metric components have the name agree") as error:
         metrics.register("agree", differ)
-    assert f"{__name__}.agree" in str(error.value) and f"{__name__}.differ" in str(error.value)
+    assert f"{__name__}.agree and {__name__}.differ" in str(error.value)
     assert metrics.find("agree") is agree
 
 
