@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
     from autoseg.planning.making import plan_dataset as plan
+    from autoseg.planning.request import Request
     from autoseg.plans.reasons import explanations
     from autoseg.postprocessing.choice import postprocess
     from autoseg.preprocessing.dataset import preprocess
@@ -36,15 +37,20 @@ if TYPE_CHECKING:
     from autoseg.runs.run import Run
     from autoseg.study.channel_subsets import evaluate_channel_subsets
     from autoseg.study.running import sweep
+    from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.teacher import Teacher
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Dataset": "autoseg.data.dataset",
+    "InitialWeights": "autoseg.transfer.initial_weights",
     "Predictor": "autoseg.inference.predictor",
+    "Request": "autoseg.planning.request",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
+    "Teacher": "autoseg.transfer.teacher",
     "agreement": "autoseg.evaluation.raters",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.data.checks",
@@ -63,9 +69,12 @@ _WHERE = {
 
 __all__ = [
     "Dataset",
+    "InitialWeights",
     "Predictor",
+    "Request",
     "Run",
     "Source",
+    "Teacher",
     "__version__",
     "agreement",
     "cases_to_predict",

@@ -1,13 +1,13 @@
 """Planner ``cascade``: nnU-Net's low resolution, then full resolution with what the low one found as further input."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from planners.rules.configure import plan_cascade
 from planners.unet import FAMILY
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a cascade of two plain U-Nets.
 
     Raises:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from autoseg import __version__
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.families import DeepMedic, MultiView, Network, UNet
 from autoseg.plans.inference import Inference
@@ -18,15 +19,8 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
-from autoseg.transfer.source import (
-    HANDED_ON,
-    SourceModel,
-    head_names,
-    initialization,
-    match_channels,
-    match_outputs,
-    open_source,
-)
+from autoseg.transfer.record import HANDED_ON, head_names
+from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
 from planners.rules.mirroring import is_sided, mirror_axes
@@ -40,23 +34,25 @@ from planners.rules.tuning import keeping, tuned
 LEAST, STEP = 12, 4
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(start="model", default=True, raters=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan to fine-tune the source that the request names.
 
     Raises:
         UsageError: no source is given; nothing in common with it; unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    if request.source is None:
+    source = request.carries(Source)
+    if source is None:
         raise UsageError("--planner finetune needs a model to start from: --source RUN.")
-    model = open_source(request.source)
+    model = source.model
     if fingerprint.dimension != model.dimension:
         kinds = {2: "pictures (2D)", 3: "volumes (3D)"}
         raise UsageError(
             f"--source {model.run.path} was trained on {kinds[model.dimension]} and the dataset has "
             f"{kinds[fingerprint.dimension]}; give a source of the same kind."
         )
-    networks = [model.plan.configurations[stage].network for stage in model.plan.stages(model.name)]
+    networks = [stage.network for stage in model.stage.chain]
     if request.raters and not (len(networks) == 1 and isinstance(networks[0], UNet)):
         raise UsageError(
             f"--raters: --source {model.run.path} is no single U-Net, which alone can have a decoder for each rater; "
@@ -82,7 +78,7 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
             update={"reasons": dict.fromkeys(("transpose", "crop"), "the source's")}
         ),
         configurations=_configurations(setting, model, channels, outputs),
-        recommended=model.name,
+        recommended=model.stage.name,
         raters=list(request.raters),
         file_ending=fingerprint.file_ending,
         reasons={
@@ -127,15 +123,15 @@ def _configurations(
     setting: Setting, model: SourceModel, channels: Mapping[str, str], outputs: Mapping[str, str]
 ) -> dict[str, Configuration]:
     found: dict[str, Configuration] = {}
-    for stage in model.plan.stages(model.name):
-        before = model.plan.configurations[stage]
-        target = None if before.target is None else _stage_target(setting, model, stage, before.target, outputs)
+    for stage in model.stage.chain:
+        before = stage.configuration
+        target = None if before.target is None else _stage_target(setting, model, stage.name, before.target, outputs)
         previous = None if before.previous is None else _previous(before.previous, outputs)
         speaks = target or setting.target
         network = _network(before.network, speaks.kind, len(setting.request.raters))
         inputs = _inputs(setting, found, previous)
         recipe = dropping(setting, tuned(setting, model, stage))
-        start = initialization(model, stage, inputs, speaks, channels, outputs)
+        start = source_initialization(model, stage, inputs, speaks, channels, outputs)
         start = keeping(start, inputs, head_names(speaks), setting.request.raters, model.asked.tuning)
         augmentation, inference = _mirrored(setting, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
@@ -153,7 +149,7 @@ def _configurations(
             target=speaks,
             origin="the source's",
         )
-        found[stage] = configure(
+        found[stage.name] = configure(
             setting,
             network,
             size,

@@ -2,7 +2,8 @@
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks.inflated import encoder_maps
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Recipe
@@ -25,7 +26,8 @@ FEWEST = 8
 FEATURES = (256, 128, 128, 64, 32, 16)
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(encoders=True, image_weights=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for an inflated encoder, ``request.options["encoder"]``.
 
     Raises:

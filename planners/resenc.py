@@ -1,7 +1,8 @@
 """Planner ``resenc``: a U-Net with a residual encoder (Isensee et al. 2024, "nnU-Net Revisited")."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from planners.rules.configure import plan_family
 from planners.rules.topology import Family
@@ -17,7 +18,8 @@ FAMILY = Family(
 )
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(raters=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a U-Net with a residual encoder.
 
     Raises:

@@ -26,6 +26,7 @@ from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
@@ -34,8 +35,8 @@ from autoseg.runs.run import Run
 from autoseg.training.loop import Budget, train_fold, training_identity
 from autoseg.training.previous import CascadeCase
 from autoseg.training.state import State
-from autoseg.transfer.source import start_from_model
-from autoseg.transfer.teaching import lessons
+from autoseg.transfer.record import start_from_model
+from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.device import keep_large_blocks, resolve_precision, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
@@ -181,7 +182,7 @@ def _train_one(
             f"{name} works inside the box of {config.previous.output}, which no training case of fold {fold} has; "
             f"plan without that stage."
         )
-    learnt = lessons(run, plan, config, fold)
+    learnt = teacher_scores(run.fold(name, fold))
     if learnt is not None:
         training = [learnt.of(case) for case in training]
     request = f"{max_seconds:g} seconds" if max_seconds is not None else f"{epochs or config.recipe.epochs} epochs"
@@ -196,7 +197,7 @@ def _train_one(
         for stale in folder.glob(f".{name_of_file}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
     if learnt is not None:
-        learnt.fetch(run, training, config.patch_size, str(device))
+        learnt.predict(run, training, config.patch_size, str(device))
     started = time.monotonic()
     if max_seconds is not None:
         estimates = (
@@ -232,7 +233,7 @@ def _train_one(
             workers,
             resume,
             lambda progress, note: steps.at(progress, note),
-            lambda network: _start_from(network, plan, config, run, log),
+            lambda network: _start_from(network, plan.stage(name), run, log),
         )
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     if config.recipe.initialization.keep:
@@ -244,19 +245,17 @@ def _train_one(
     write_json(folder / DONE, done)
 
 
-def _start_from(
-    network: torch.nn.Module, plan: Plan, config: Configuration, run: Run, log: Callable[[str], None]
-) -> None:
+def _start_from(network: torch.nn.Module, stage: Stage, run: Run, log: Callable[[str], None]) -> None:
     """Give a new network the weights that the recipe has it start from."""
-    if config.recipe.initialization.source == "random":
+    if stage.recipe.initialization.source == "random":
         return
-    if config.recipe.initialization.source == "model":
-        log(start_from_model(network, plan, config, run.path))
+    if stage.recipe.initialization.source == "model":
+        log(start_from_model(network, stage, run.path))
         return
     # Imported here: it needs an extra that other networks do not.
-    from autoseg.transfer.pretrained import initialize
+    from autoseg.transfer.pretrained import load_initial_weights
 
-    loaded = initialize(network, config.recipe.initialization, run.path)
+    loaded = load_initial_weights(network, stage.recipe.initialization, run.path)
     if loaded:
         log(loaded)
 

@@ -104,8 +104,7 @@ class Registry(Generic[T]):
             known = self._things.setdefault(name, new)
             if known is not new:
                 raise AutosegError(
-                    f"two {self.kind} components have the name {name}, "
-                    f"{_origin(known)} and {_origin(new)}; rename one."
+                    f"two {self.kind} components have the name {name}, {_origin(known)} and {_origin(new)}; rename one."
                 )
             return new
 

@@ -7,7 +7,7 @@ constant 1e-3, equal weights of overlapping tiles, windows a quarter of a patch 
 from collections.abc import Sequence
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Loss, Optimizer, Recipe, Schedule
@@ -32,7 +32,7 @@ PAPER = "Wacker et al. 2019"
 
 
 def plan_albunet(
-    fingerprint: Fingerprint, request: Request, name: str, patch: Sequence[int], batch: int, depth_layers: bool
+    fingerprint: Fingerprint, request: ResolvedRequest, name: str, patch: Sequence[int], batch: int, depth_layers: bool
 ) -> Plan:
     """Plan a dataset for an AlbuNet.
 

@@ -6,7 +6,7 @@ reduced on a plateau down to 1e-6. Assumed: a U-Net of five levels that begins w
 """
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
@@ -26,7 +26,7 @@ BATCH = 2
 PAPER = "Yildiz"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the cropped U-Net.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.inference.sliding_window import tile_starts
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
@@ -48,7 +48,7 @@ PAPER = "Rahimpour et al. 2022"
 ORIGINAL = "Kamnitsas et al. 2017"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for DeepMedic.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import FullImageUNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
@@ -41,7 +41,7 @@ PAPER = "Rahimpour et al. 2022"
 CODE = "the same group's DeepVoxNet2, its BraTS example"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the full-image U-Net.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.families import MultiView
 from autoseg.plans.plan import Plan
@@ -65,7 +65,7 @@ class _Stage:
     like: int
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a cascade of regions.
 
     Raises:

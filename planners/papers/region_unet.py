@@ -6,7 +6,7 @@ augmentation. Assumed: that the sequences are T1c, T2 and FLAIR, that the U-Net 
 """
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from planners.rules.plain import assumed, plain_unet
@@ -27,7 +27,7 @@ WARMUP = 0.22
 EXPLORE = 0.72
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the region U-Net; labels take the regions' place where a dataset has none.
 
     Raises:

@@ -1,7 +1,7 @@
 """Planner ``vnet``: V-Net (Milletari et al. 2016), which Yildiz et al. train on brain tumors."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import VNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
@@ -21,7 +21,7 @@ PAPER = "Milletari et al. 2016"
 CODE = "its released code"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for V-Net.
 
     Raises:

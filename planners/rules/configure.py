@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
-from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Target
@@ -41,7 +41,7 @@ class _Task:
 
     family: Family
     fingerprint: Fingerprint
-    request: Request
+    request: ResolvedRequest
     target: Target
     in_channels: int
 
@@ -64,7 +64,7 @@ class _Task:
         )
 
 
-def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> Plan:
+def plan_family(fingerprint: Fingerprint, request: ResolvedRequest, family: Family) -> Plan:
     """Plan a dataset for one family of networks.
 
     Raises:
@@ -269,7 +269,7 @@ def _recommend(cpu: bool, configurations: dict[str, Configuration]) -> tuple[str
     return "3d_fullres", "all of the detail, in three dimensions"
 
 
-def plan_cascade(fingerprint: Fingerprint, request: Request, family: Family, planner: str) -> Plan:
+def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Family, planner: str) -> Plan:
     """Plan two stages: a low resolution, and the full one, which is given what the low one found (Isensee et al. 2021).
 
     Raises:

@@ -12,8 +12,8 @@ from typing import Any
 from autoseg import __version__
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import parameters_of
-from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration, Memory, Previous
 from autoseg.plans.families import Network
 from autoseg.plans.inference import Inference
@@ -52,7 +52,7 @@ class Setting:
     """
 
     fingerprint: Fingerprint
-    request: Request
+    request: ResolvedRequest
     names: list[str]
     target: Target
     grid: Grid
@@ -82,7 +82,7 @@ class Size:
 
 
 def open_setting(
-    fingerprint: Fingerprint, request: Request, preferred: Sequence[str] = (), exclusive: bool = False
+    fingerprint: Fingerprint, request: ResolvedRequest, preferred: Sequence[str] = (), exclusive: bool = False
 ) -> Setting:
     """Choose channels, target and grid.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.recipe import Freeze, Initialization, Optimizer, Recipe, Schedule
+from autoseg.plans.stage import Stage
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError
 from planners.rules.recipe import CPU_ITERATIONS_PER_EPOCH, ITERATIONS_PER_EPOCH, Data, optimizer, steps
@@ -70,13 +71,13 @@ TUNINGS = {
 DEFAULT = "unfreeze"
 
 
-def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
+def tuned(setting: Setting, model: SourceModel, stage: Stage) -> Recipe:
     """The recipe to fine-tune a stage of a source with: the source's, but for its length and rates.
 
     Args:
         setting: the data.
         model: the source.
-        stage: name of its configuration.
+        stage: of it.
 
     Raises:
         UsageError: an unknown way is asked for, or the network has no encoder.
@@ -86,7 +87,7 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
     if name not in TUNINGS:
         raise UsageError(f"--tuning {name} is unknown; choose one of {', '.join(TUNINGS)}.")
     way = TUNINGS[name]
-    before = model.plan.configurations[stage]
+    before = stage.configuration
     if way.part == "encoder" and not before.network.encoder_prefixes:
         raise UsageError(f"--tuning {name}: a network of the family {before.network.family} has no encoder; use heads.")
     device = setting.request.device

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoseg.networks import build
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Memory
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -37,7 +37,7 @@ def valid(plan: Plan) -> Plan:
 
 def test_cascade_of_large_images() -> None:
     """An abdomen's patch at full resolution sees too little: the low resolution is the planner unet's own."""
-    plan = valid(cascade.plan(abdomen(), Request(gpu_memory_gb=8)))
+    plan = valid(cascade.plan(abdomen(), ResolvedRequest(gpu_memory_gb=8)))
     assert list(plan.configurations) == ["3d_lowres", "3d_cascade_fullres"]
     assert (plan.planner, plan.recommended) == ("cascade", "3d_cascade_fullres")
     low, full = plan.configurations.values()
@@ -50,7 +50,7 @@ def test_cascade_of_large_images() -> None:
 
 def test_cascade_where_none_is_needed() -> None:
     """Half the resolution, up to one step of 3 %, and it says that it is for the asking."""
-    plan = valid(cascade.plan(hippocampus(), Request(gpu_memory_gb=8)))
+    plan = valid(cascade.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=8)))
     low, full = plan.configurations.values()
     assert all(2 <= spacing <= 2 * 1.03 for spacing in low.spacing if spacing is not None)
     assert "it was asked for" in low.reasons["spacing"]
@@ -62,11 +62,11 @@ def test_cascade_where_none_is_needed() -> None:
 def test_cascades_are_for_volumes() -> None:
     for planner in (cascade, region_cascade):
         with pytest.raises(UsageError, match="is for volumes"):
-            planner.plan(pictures(), Request())
+            planner.plan(pictures(), ResolvedRequest())
 
 
 def test_region_cascade_of_nested_regions() -> None:
-    plan = valid(region_cascade.plan(brats(), Request(gpu_memory_gb=8)))
+    plan = valid(region_cascade.plan(brats(), ResolvedRequest(gpu_memory_gb=8)))
     assert list(plan.configurations) == ["whole_tumor", "tumor_core", "enhancing_tumor"]
     assert plan.recommended == "enhancing_tumor"
     for name, configuration in plan.configurations.items():
@@ -90,7 +90,7 @@ def test_region_cascade_of_nested_regions() -> None:
 
 def test_region_cascade_of_labels() -> None:
     """Both parts of a hippocampus as one structure, then each inside its box."""
-    plan = valid(region_cascade.plan(hippocampus(), Request(gpu_memory_gb=8)))
+    plan = valid(region_cascade.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=8)))
     assert list(plan.configurations) == ["foreground", "structures"]
     first, last = plan.configurations.values()
     assert [(o.name, o.values) for o in plan.target_of(first).outputs] == [("foreground", [1, 2])]
@@ -102,7 +102,7 @@ def test_region_cascade_of_labels() -> None:
 
 
 def test_region_cascade_of_one_region() -> None:
-    plan = valid(region_cascade.plan(brats(), Request(regions=("tumor_core",))))
+    plan = valid(region_cascade.plan(brats(), ResolvedRequest(regions=("tumor_core",))))
     (only,) = plan.configurations.values()
     assert only.previous is None
 
@@ -111,13 +111,13 @@ def test_region_cascade_of_regions_side_by_side() -> None:
     apart = fingerprint(
         (60, 60, 60), labels={"a": 1, "b": 2, "c": 3}, regions={"ab": [1, 2], "bc": [2, 3]}, volumes={1: 9, 2: 9, 3: 5}
     )
-    plan = valid(region_cascade.plan(apart, Request()))
+    plan = valid(region_cascade.plan(apart, ResolvedRequest()))
     assert list(plan.configurations) == ["foreground", "structures"]
     assert [output.name for output in plan.target.outputs] == ["ab", "bc"]
 
 
 def test_region_cascade_on_a_cpu() -> None:
-    plan = valid(region_cascade.plan(brats(), Request(device="cpu")))
+    plan = valid(region_cascade.plan(brats(), ResolvedRequest(device="cpu")))
     for configuration in plan.configurations.values():
         assert min(configuration.patch_size) >= LEAST
         assert max(configuration.patch_size) <= 36

@@ -15,6 +15,7 @@ from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
+from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.runs.run import Run
@@ -181,4 +182,4 @@ def test_who_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AutosegError, match="has no validation cases of its own; give labelled ones"):
         evaluate_channel_subsets(run.path, device="cpu")
     with pytest.raises(UsageError, match="--workers 0"):
-        evaluate_channel_subsets(bare, device="cpu", workers=0)
+        evaluate_channel_subsets(bare, device=Request(device="cpu", workers=0))

@@ -3,7 +3,7 @@
 import pytest
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -77,4 +77,4 @@ def test_sides_are_not_swapped() -> None:
 
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner deepmedic is for volumes"):
-        deepmedic(pictures(), Request())
+        deepmedic(pictures(), ResolvedRequest())

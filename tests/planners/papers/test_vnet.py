@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -52,4 +52,4 @@ def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner vnet is for volumes"):
-        vnet(pictures(), Request())
+        vnet(pictures(), ResolvedRequest())
