@@ -4,7 +4,7 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from planners.rules.configure import plan_cascade
-from planners.unet import FAMILY
+from planners.unet import PLAIN_UNET
 
 
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
@@ -14,4 +14,4 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are asked for, or the images have too few slices.
         AutosegError: not even the smallest patch fits the budget.
     """
-    return plan_cascade(fingerprint, request, FAMILY, "cascade")
+    return plan_cascade(fingerprint, request, PLAIN_UNET, "cascade")

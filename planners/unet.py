@@ -7,7 +7,7 @@ from autoseg.plans.plan import Plan
 from planners.rules.configure import plan_family
 from planners.rules.topology import Family
 
-FAMILY = Family("unet", lambda stage: 2, 2, "two convolutions a stage (Isensee et al. 2021)")
+PLAIN_UNET = Family("unet", lambda stage: 2, 2, "two convolutions a stage (Isensee et al. 2021)")
 
 
 @planner_can(Abilities(default=True, raters=True))
@@ -18,4 +18,4 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    return plan_family(fingerprint, request, FAMILY)
+    return plan_family(fingerprint, request, PLAIN_UNET)

@@ -7,8 +7,8 @@ from autoseg.plans.plan import Plan
 from planners.papers.albunet import plan_albunet
 
 #: Patch and batch of the paper.
-PATCH = (1, 128, 128)
-BATCH = 64
+_PATCH = (1, 128, 128)
+_BATCH = 64
 
 
 @planner_can(Abilities(image_weights=True))
@@ -19,4 +19,4 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are asked for.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
-    return plan_albunet(fingerprint, request, "albunet2d", PATCH, BATCH, depth_layers=False)
+    return plan_albunet(fingerprint, request, "albunet2d", _PATCH, _BATCH, depth_layers=False)

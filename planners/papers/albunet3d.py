@@ -7,8 +7,8 @@ from autoseg.plans.plan import Plan
 from planners.papers.albunet import plan_albunet
 
 #: Patch and batch of the paper.
-PATCH = (24, 128, 128)
-BATCH = 24
+_PATCH = (24, 128, 128)
+_BATCH = 24
 
 
 @planner_can(Abilities(image_weights=True))
@@ -19,4 +19,4 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are asked for.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
-    return plan_albunet(fingerprint, request, "albunet3d", PATCH, BATCH, depth_layers=True)
+    return plan_albunet(fingerprint, request, "albunet3d", _PATCH, _BATCH, depth_layers=True)

@@ -360,13 +360,13 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     result = plan(phantoms, "--source", tmp_path / "source", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     run = Run.open(tmp_path / "run")
-    chain = before.plan.stages(before.plan.recommended)
+    chain = [stage.name for stage in before.plan.stage().chain]
     assert list(run.plan.configurations) == chain
     for stage in chain:
         weights, now, configuration = started(run, stage)
         source = load_weights(before.fold(stage, 0).weights)
         given = configuration.recipe.initialization
-        assert set(given.outputs) >= {output.name for output in now.target_of(configuration).outputs}
+        assert set(given.outputs) >= {output.name for output in now.stage(stage).target.outputs}
         assert set(given.channels.values()) == set(given.source_channels)
         assert sum(torch.equal(weights[name], source[name]) for name in weights) >= 0.9 * len(weights)
     last = run.plan.configurations[chain[-1]]

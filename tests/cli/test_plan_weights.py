@@ -35,7 +35,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setattr(inflated, "PATCH", (8, 64, 64))
+    monkeypatch.setattr(inflated, "_PATCH", (8, 64, 64))
 
     def run(*arguments: object, planner: str = "inflated") -> Result:
         options = ["--device", "cuda", "--gpu-memory", "8", "--workers", "1", "--planner", planner]

@@ -58,7 +58,7 @@ def test_little_memory_makes_tiles_and_batch_smaller() -> None:
 
 def test_a_cpu_gets_fewer_patches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "planners.rules.systems.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch
+        "planners.rules.fitting.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch
     )
     found = only(planned(deepmedic, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([25, 25, 25], 6)

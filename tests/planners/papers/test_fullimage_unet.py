@@ -71,7 +71,7 @@ def test_small_images_are_covered() -> None:
 
 def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "planners.rules.systems.time_step",
+        "planners.rules.fitting.time_step",
         lambda network, channels, heads, patch, batch: batch * patch[0] * patch[1] * patch[2] * 1e-5,
     )
     found = only(planned(fullimage, hippocampus(), "cpu"))

@@ -16,7 +16,8 @@ from autoseg.plans.families import Inflated, UNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
-from planners import albunet2d, albunet3d, cropped_unet, inflated, region_unet
+from planners import inflated
+from planners.papers import albunet2d, albunet3d, cropped_unet, region_unet
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus
 
 PLANNERS = {
@@ -49,7 +50,7 @@ def gliomas() -> Fingerprint:
 @pytest.fixture(autouse=True)
 def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 2 µs a voxel, whatever else it is doing."""
-    monkeypatch.setattr("planners.rules.systems.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
+    monkeypatch.setattr("planners.rules.fitting.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
 
 
 def the_one(plan: Plan) -> Configuration:

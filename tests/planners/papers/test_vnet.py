@@ -45,7 +45,7 @@ def test_small_images_are_covered() -> None:
 
 
 def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.rules.systems.time_step", lambda *_: 9.0)
+    monkeypatch.setattr("planners.rules.fitting.time_step", lambda *_: 9.0)
     found = only(planned(vnet, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([32, 32, 32], 1)
 
