@@ -127,19 +127,20 @@ def _configurations(
     found: dict[str, Configuration] = {}
     for stage in model.stage.chain:
         before = stage.configuration
-        target = None if before.target is None else _stage_target(task, model, stage.name, before.target, outputs)
+        target = (
+            task.target if before.target is None else _stage_target(task, model, stage.name, before.target, outputs)
+        )
         previous = None if before.previous is None else _previous(before.previous, outputs)
-        speaks = target or task.target
-        network = _network(before.network, speaks.kind, len(task.request.raters))
+        network = _network(before.network, target.kind, len(task.request.raters))
         inputs = _inputs(task, found, previous)
         recipe = dropping(task, tuned(task, model, stage))
-        start = source_initialization(model, stage, inputs, speaks, channels, outputs)
-        start = keeping(start, inputs, head_names(speaks), task.request.raters, model.asked.tuning)
+        start = source_initialization(model, stage, inputs, target, channels, outputs)
+        start = keeping(start, inputs, head_names(target), task.request.raters, model.asked.tuning)
         augmentation, inference = _mirrored(task, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(
             task,
-            speaks,
+            target,
             len(inputs),
             shape=before.patch_size,
             spacing=before.spacing,

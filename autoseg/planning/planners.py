@@ -16,7 +16,7 @@ GROUP = "autoseg.planners"
 #: A planner reads a fingerprint and a request and writes a plan.
 Planner = Callable[[Fingerprint, ResolvedRequest], Plan]
 
-P = TypeVar("P", bound=Planner)
+_P = TypeVar("_P", bound=Planner)
 
 #: What of a planner's abilities messages ask for.
 Ability = Literal["raters", "encoders", "image_weights"]
@@ -41,10 +41,10 @@ class Abilities:
     image_weights: bool = False
 
 
-def planner_can(abilities: Abilities) -> Callable[[P], P]:
+def planner_can(abilities: Abilities) -> Callable[[_P], _P]:
     """Decorator of a planner: what it can do. Without, it has the abilities of ``Abilities()``."""
 
-    def note(planner: P) -> P:
+    def note(planner: _P) -> _P:
         planner.abilities = abilities  # type: ignore[attr-defined]
         return planner
 

@@ -12,7 +12,7 @@ from autoseg.utils.errors import UsageError
 if TYPE_CHECKING:
     from autoseg.planning.carried import Carried
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: Kinds of devices that can be planned for.
 DEVICES = ("cuda", "mps", "cpu")
@@ -67,7 +67,7 @@ class Request:
         """What the plan has to start from: ``scratch``, or a ``model`` that is carried into the run."""
         return next((item.start for item in self.carried if item.start != "scratch"), "scratch")
 
-    def carries(self, kind: type[T]) -> T | None:
+    def carries(self, kind: type[_T]) -> _T | None:
         """What of this kind is carried into the run, or None."""
         return next((item for item in self.carried if isinstance(item, kind)), None)
 

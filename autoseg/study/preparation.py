@@ -212,11 +212,11 @@ def _check_structures(
     source: Path, structures: Sequence[Structure], plans: Mapping[str, Plan], dataset: Dataset, named: bool
 ) -> None:
     for name, plan in plans.items():
-        speaks_of = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
-        silent = [structure.name for structure in structures if frozenset(structure.values) not in speaks_of]
-        if silent:
+        segmented = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
+        missing = [structure.name for structure in structures if frozenset(structure.values) not in segmented]
+        if missing:
             raise UsageError(
-                f"{source}: setting {name} does not segment {', '.join(silent)}; "
+                f"{source}: setting {name} does not segment {', '.join(missing)}; "
                 f"{'name' if named else 'give structures ='} only what all settings segment."
             )
 

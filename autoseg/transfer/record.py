@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,8 @@ def read_record(run: Run) -> dict[str, list[TensorTransfer]]:
     if not stages:
         return {}
     files = {stage.name: stage.recipe.initialization.file for stage in stages}
-    record = read_json(run.path / RECORD) if (run.path / RECORD).is_file() else {"files": None}
+    path = run.path / RECORD
+    record: dict[str, Any] = read_json(path) if path.is_file() else {"files": None}
     if record.get("files", files) == files:
         return {name: [TensorTransfer(**row) for row in rows] for name, rows in record["tensors"].items()}
     # Planning was stopped between this file and the plan: the weights beside the plan say the same.

@@ -1,4 +1,4 @@
-"""A trained model as the starting point of another (``--source``): which one, and what of it is of use.
+"""A trained model as the starting point of another (``--source``): which one, and what of it is used.
 
 Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); what becomes of each tensor is in
 :mod:`autoseg.transfer.record` and :mod:`autoseg.transfer.surgery`.
@@ -282,7 +282,7 @@ def source_initialization(
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
         outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
         reasons={
-            "source": f"all that {model.title} has to give",
+            "source": f"all weights of {model.title} that fit",
             "channels": _matches(inputs, channels),
             "outputs": _matches([output.name for output in target.outputs], outputs),
         },

@@ -94,8 +94,8 @@ def carry_over(
     Raises:
         AutosegError: the weights are not of this architecture.
     """
-    widening = input_axes(architecture, len(channels.names), len(heads.names))
-    speaking = head_axes(architecture, len(channels.names), len(heads.names))
+    first_axes = input_axes(architecture, len(channels.names), len(heads.names))
+    output_axes = head_axes(architecture, len(channels.names), len(heads.names))
     own = own_tensors(network)
     table = []
     for name, tensor in own.items():
@@ -106,14 +106,14 @@ def carry_over(
                 continue
             raise AutosegError(f"the source has no weights called {name}: it is of another architecture.")
         source = f"{name} {_sides(other)}"
-        if name in widening:
-            (axis,) = widening[name]
+        if name in first_axes:
+            (axis,) = first_axes[name]
             fitted = _inputs(other, axis, channels)
             kept = len(set(channels.pairs.values()))
             mean = f"from the mean of {', '.join(channels.source)}"
             done = channels.say(mean, f", the others times {len(channels.source)}/{kept}")
-        elif name in speaking:
-            fitted = _outputs(tensor, other, speaking[name], heads)
+        elif name in output_axes:
+            fitted = _outputs(tensor, other, output_axes[name], heads)
             done = heads.say("new")
             if not heads.pairs:
                 source = ""

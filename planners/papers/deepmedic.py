@@ -25,7 +25,7 @@ _PATCH = (25, 25, 25)
 _BATCH = 60
 _CASES = 10
 
-#: Sides of what a tile may speak about at inference, besides what holds the largest image: 63³ are 343 times the voxels
+#: Sides of a tile's output at inference, besides what holds the largest image: 63³ are 343 times the voxels
 #: of training's 9³ and take 45 times its work.
 _SIDES = (9, 18, 27, 36, 45, 54, 63)
 
@@ -160,7 +160,7 @@ def _augmentation(task: Task, base: Augmentation) -> Augmentation:
 
 
 def _tile(task: Task, network: DeepMedic) -> list[int]:
-    """What a tile speaks about: of those that fit the memory, the one with which all cases take the least work.
+    """A tile's output: of those that fit the memory, the one with which all cases take the least work.
 
     A large tile computes less of the surroundings twice, and a tile that just holds the images nothing but them.
     """
@@ -203,7 +203,7 @@ def _inference(task: Task, network: DeepMedic, mirrored: Sequence[int]) -> Infer
         mirror_axes=list(mirrored),
         tile_batch=1,
         reasons={
-            "patch_size": f"speaks about {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
+            "patch_size": f"an output of {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
             "network is the same at any size",
             "overlap": "none: without padding, what lies at the edge of a tile is as good as its middle",
             "gaussian_sigma": "equal weights: tiles do not overlap",

@@ -169,7 +169,7 @@ def _configuration(family: Family, stage: StageTask, choice: Choice, batch_dice:
 
 def _recommend(cpu: bool, configurations: dict[str, Configuration]) -> tuple[str, str]:
     if "3d_fullres" not in configurations:
-        return "2d", "the images have no third axis to speak of"
+        return "2d", "the images have hardly any slices"
     if "3d_lowres" in configurations and cpu:
         return "3d_lowres", "on a CPU a full-resolution patch sees too little of an image, and there would be many"
     return "3d_fullres", "all of the detail, in three dimensions"
@@ -184,7 +184,7 @@ def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Fam
     """
     task = open_task(fingerprint, request)
     if not _has_volumes(task):
-        raise UsageError(f"--planner {planner} is for volumes, and these have no third axis to speak of; use unet.")
+        raise UsageError(f"--planner {planner} is for volumes, and these have hardly any slices; use unet.")
     patch = _choose(family, task.full, "3d_fullres").patch
     low, reason = _low_resolution(family, task.full, patch), _coarse_enough(patch)
     if low is None:

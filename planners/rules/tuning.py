@@ -146,8 +146,8 @@ def keeping(
     Args:
         start: of the recipe.
         inputs: channels that the network is given.
-        heads: what it speaks of.
-        raters: for whom it speaks.
+        heads: of it, by name.
+        raters: whom it learns separately.
         tuning: as asked for.
     """
     share = TUNINGS[tuning or DEFAULT].keep
