@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.inference.predictor import Predictor
     from autoseg.planning.making import plan_dataset as plan
+    from autoseg.planning.request import Request
     from autoseg.plans.reasons import explanations
     from autoseg.postprocessing.choice import postprocess
     from autoseg.preprocessing.dataset import preprocess
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from autoseg.runs.run import Run
     from autoseg.study.channel_subsets import evaluate_channel_subsets
     from autoseg.study.running import sweep
+    from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.teacher import Teacher
     from autoseg.utils.device import Compute
 
 __version__ = "0.1.0"
@@ -46,10 +49,13 @@ _WHERE = {
     "Compute": "autoseg.utils.device",
     "Dataset": "autoseg.data.dataset",
     "Length": "autoseg.crossvalidation.job",
+    "InitialWeights": "autoseg.transfer.initial_weights",
     "Predictor": "autoseg.inference.predictor",
+    "Request": "autoseg.planning.request",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
     "agreement": "autoseg.evaluation.agreement_folders",
+    "Teacher": "autoseg.transfer.teacher",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.data.checks",
     "compare": "autoseg.evaluation.tables",
@@ -68,10 +74,13 @@ _WHERE = {
 __all__ = [
     "Compute",
     "Dataset",
+    "InitialWeights",
     "Length",
     "Predictor",
+    "Request",
     "Run",
     "Source",
+    "Teacher",
     "__version__",
     "agreement",
     "cases_to_predict",

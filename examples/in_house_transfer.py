@@ -50,8 +50,10 @@ def main() -> None:
         print(f"as it is: not possible. {error}")
 
     # 2. From scratch, and 3. fine-tuned: the same cases, the same time.
-    for name, source in (("scratch", None), ("fine_tuned", autoseg.Source(options.source, tuning=options.tuning))):
-        run = autoseg.plan(cohort, out / name, device=options.device, source=source, folds=folds)
+    source = autoseg.Source(options.source, tuning=options.tuning)
+    for name, carried in (("scratch", ()), ("fine_tuned", (source,))):
+        request = autoseg.Request(device=options.device, folds=folds, carried=carried)
+        run = autoseg.plan(cohort, out / name, request)
         autoseg.train(run, length=autoseg.Length(seconds=seconds), compute=autoseg.Compute(options.device))
         judged = options.test and judge(run.path, options.test, out / name / "judged", options.device)
         compared[name] = judged or run.path

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from autoseg import __version__
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.families import DeepMedic, MultiView, UNet
@@ -19,45 +20,42 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
-from autoseg.transfer.source import (
-    HANDED_ON,
-    SourceModel,
-    head_names,
-    initialization,
-    match_channels,
-    match_outputs,
-    open_source,
-)
+from autoseg.transfer.record import HANDED_ON, head_names
+from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
+from planners.rules.fitting import Size, Wanted, fit
 from planners.rules.mirroring import is_sided, mirror_axes
 from planners.rules.normalization import channels as normalized
 from planners.rules.spacing import full_resolution
-from planners.rules.systems import Setting, Size, configure, dropping, fit
+from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
+from planners.rules.task import StageTask, Task
 from planners.rules.tuning import keeping, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
-LEAST, STEP = 12, 4
+_LEAST, _STEP = 12, 4
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(start="model", default=True, raters=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan to fine-tune the source that the request names.
 
     Raises:
         UsageError: no source is given; nothing in common with it; unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    if request.source is None:
+    source = request.carries(Source)
+    if source is None:
         raise UsageError("--planner finetune needs a model to start from: --source RUN.")
-    model = open_source(request.source)
+    model = source.model
     if fingerprint.dimension != model.dimension:
         kinds = {2: "pictures (2D)", 3: "volumes (3D)"}
         raise UsageError(
             f"--source {model.run.path} was trained on {kinds[model.dimension]} and the dataset has "
             f"{kinds[fingerprint.dimension]}; give a source of the same kind."
         )
-    networks = [model.plan.configurations[stage].network for stage in model.plan.stages(model.name)]
+    networks = [stage.network for stage in model.stage.chain]
     if request.raters and not (len(networks) == 1 and isinstance(networks[0], UNet)):
         raise UsageError(
             f"--raters: --source {model.run.path} is no single U-Net, which alone can have a decoder for each rater; "
@@ -69,21 +67,21 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     outputs = match_outputs([output.name for output in target.outputs], model)
     before = model.plan
     missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
-    setting = Setting(fingerprint, request, names, target, full_resolution(fingerprint), missing)
+    task = Task(fingerprint, request, names, target, full_resolution(fingerprint), missing)
     return Plan(
         autoseg_version=__version__,
         planner="finetune",
         dataset=fingerprint.dataset,
         device=request.device,
         gpu_memory_gb=request.gpu_memory_gb,
-        channels=_channels(setting, model, channels),
+        channels=_channels(task, model, channels),
         allow_missing_channels=missing or before.allow_missing_channels,
         target=target,
         preprocessing=before.preprocessing.model_copy(
             update={"reasons": dict.fromkeys(("transpose", "crop"), "the source's")}
         ),
-        configurations=_configurations(setting, model, channels, outputs),
-        recommended=model.name,
+        configurations=_configurations(task, model, channels, outputs),
+        recommended=model.stage.name,
         raters=list(request.raters),
         file_ending=fingerprint.file_ending,
         reasons={
@@ -94,10 +92,10 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
     )
 
 
-def _channels(setting: Setting, model: SourceModel, pairs: Mapping[str, str]) -> list[Channel]:
+def _channels(task: Task, model: SourceModel, pairs: Mapping[str, str]) -> list[Channel]:
     """The source's normalization for channels that it has, the usual one for new ones."""
     known = {channel.name: channel.normalization for channel in model.plan.channels}
-    usual = {channel.name: channel for channel in normalized(setting.fingerprint, setting.names)}
+    usual = {channel.name: channel for channel in normalized(task.fingerprint, task.names)}
     return [
         Channel(
             name=name,
@@ -107,7 +105,7 @@ def _channels(setting: Setting, model: SourceModel, pairs: Mapping[str, str]) ->
         )
         if name in pairs
         else usual[name]
-        for name in setting.names
+        for name in task.names
     ]
 
 
@@ -125,49 +123,37 @@ def _channel_reason(names: list[str], pairs: Mapping[str, str], before: list[str
 
 
 def _configurations(
-    setting: Setting, model: SourceModel, channels: Mapping[str, str], outputs: Mapping[str, str]
+    task: Task, model: SourceModel, channels: Mapping[str, str], outputs: Mapping[str, str]
 ) -> dict[str, Configuration]:
     found: dict[str, Configuration] = {}
-    for stage in model.plan.stages(model.name):
-        before = model.plan.configurations[stage]
-        target = None if before.target is None else _stage_target(setting, model, stage, before.target, outputs)
-        previous = None if before.previous is None else _previous(before.previous, outputs)
-        speaks = target or setting.target
-        network = _network(before.network, speaks.kind, len(setting.request.raters))
-        inputs = _inputs(setting, found, previous)
-        recipe = dropping(setting, tuned(setting, model, stage))
-        start = initialization(model, stage, inputs, speaks, channels, outputs)
-        start = keeping(start, inputs, head_names(speaks), setting.request.raters, model.asked.tuning)
-        augmentation, inference = _mirrored(setting, model, before)
-        recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
-        unit, least = _shrinking(network, before.patch_size)
-        size = fit(
-            setting,
-            network,
-            before.patch_size,
-            before.batch_size,
-            recipe,
-            unit=unit,
-            least=least,
-            shape=before.patch_size,
-            in_channels=len(inputs),
-            target=speaks,
-            origin="the source's",
+    for stage in model.stage.chain:
+        before = stage.configuration
+        target = (
+            task.target if before.target is None else _stage_target(task, model, stage.name, before.target, outputs)
         )
-        found[stage] = configure(
-            setting,
-            network,
-            size,
-            recipe,
-            _fitted(inference, before, size),
-            data=before.data,
+        previous = None if before.previous is None else _previous(before.previous, outputs)
+        network = _network(before.network, target.kind, len(task.request.raters))
+        inputs = _inputs(task, found, previous)
+        recipe = dropping(task, tuned(task, model, stage))
+        start = source_initialization(model, stage, inputs, target, channels, outputs)
+        start = keeping(start, inputs, head_names(target), task.request.raters, model.asked.tuning)
+        augmentation, inference = _mirrored(task, model, before)
+        recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
+        asked = StageTask(
+            task,
+            target,
+            len(inputs),
+            shape=before.patch_size,
             spacing=before.spacing,
             spacing_reason="the source's: its weights know structures at this size",
-            previous=previous,
-            target=target,
-            in_channels=len(inputs),
+            data=before.data,
             resampling=before.resampling,
+            previous=previous,
         )
+        unit, least = _shrinking(network, before.patch_size)
+        wanted = Wanted(before.patch_size, before.batch_size, unit, least, origin="the source's")
+        size = fit(asked, network, recipe, wanted)
+        found[stage.name] = configure(asked, network, size, recipe, _fitted(inference, before, size))
     return found
 
 
@@ -179,33 +165,31 @@ def _shrinking(network: Network, patch: Sequence[int]) -> tuple[list[int], list[
     else:
         factors = network.divisor
         # Two voxels at the lowest resolution, at least: one can't be normalized.
-        lowest = [max(2 * factor, LEAST) for factor in factors]
-    unit = [factor * math.ceil(STEP / factor) for factor in factors]
+        lowest = [max(2 * factor, _LEAST) for factor in factors]
+    unit = [factor * math.ceil(_STEP / factor) for factor in factors]
     least = [side - max(0, side - low) // step * step for side, low, step in zip(patch, lowest, unit, strict=True)]
     return unit, least
 
 
-def _inputs(setting: Setting, stages: Mapping[str, Configuration], previous: Previous | None) -> list[str]:
+def _inputs(task: Task, stages: Mapping[str, Configuration], previous: Previous | None) -> list[str]:
     """Names of the channels that a configuration's network is given."""
     if previous is None or previous.use != "channels":
-        return list(setting.names)
-    target = stages[previous.configuration].target or setting.target
-    return [*setting.names, *(f"{HANDED_ON}{output.name}" for output in target.outputs)]
+        return list(task.names)
+    target = stages[previous.configuration].target or task.target
+    return [*task.names, *(f"{HANDED_ON}{output.name}" for output in target.outputs)]
 
 
-def _stage_target(
-    setting: Setting, model: SourceModel, stage: str, before: Target, outputs: Mapping[str, str]
-) -> Target:
+def _stage_target(task: Task, model: SourceModel, stage: str, before: Target, outputs: Mapping[str, str]) -> Target:
     """What a stage of the source segments, by the names of the dataset."""
     wanted = [output.name for output in before.outputs]
-    found = [output for output in setting.target.outputs if outputs.get(output.name) in wanted]
+    found = [output for output in task.target.outputs if outputs.get(output.name) in wanted]
     lacking = set(wanted) - {outputs[output.name] for output in found}
-    if lacking or before.kind != setting.target.kind:
+    if lacking or before.kind != task.target.kind:
         raise UsageError(
             f"--source {model.run.path} has a stage {stage} that segments {', '.join(wanted)} ({before.kind}), which "
             "the dataset has not all; say which is which with --map-label, or give a source without stages."
         )
-    return before.model_copy(update={"outputs": found, "ignore": setting.target.ignore})
+    return before.model_copy(update={"outputs": found, "ignore": task.target.ignore})
 
 
 def _previous(before: Previous, outputs: Mapping[str, str]) -> Previous:
@@ -224,12 +208,12 @@ def _network(before: Network, kind: str, raters: int) -> Network:
     return before.model_copy(update=update)
 
 
-def _mirrored(setting: Setting, model: SourceModel, before: Configuration) -> tuple[Augmentation, Inference]:
+def _mirrored(task: Task, model: SourceModel, before: Configuration) -> tuple[Augmentation, Inference]:
     """The source's augmentation and inference, without mirroring what is named after a side of the body."""
     augmentation, inference = before.recipe.augmentation, before.inference
-    names = [output.name for output in setting.target.outputs]
+    names = [output.name for output in task.target.outputs]
     allowed, why = mirror_axes(
-        setting.fingerprint,
+        task.fingerprint,
         "cuda",  # all axes that may ever be mirrored: the source's choice among them stays
         names,
         model.plan.preprocessing.transpose,

@@ -2,51 +2,48 @@
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks.inflated import encoder_maps
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Recipe
+from planners.rules.fitting import Wanted, fit
 from planners.rules.recipe import optimizer
-from planners.rules.systems import assemble, base_recipe, configure, fit, open_setting
+from planners.rules.systems import assemble, base_recipe, configure
+from planners.rules.task import open_task
 
 #: Encoder where the user names none: small, plain, and its weights are everywhere. 11 million parameters.
-ENCODER = "resnet18"
+_ENCODER = "resnet18"
 
 #: The patch before it is made smaller; flat, as the encoder does not reduce the slices.
-PATCH = (32, 192, 192)
-BATCH = 4
+_PATCH = (32, 192, 192)
+_BATCH = 4
 
 #: Slices in which a patch is made smaller, and the fewest.
-SLICES = 4
-FEWEST = 8
+_SLICES = 4
+_FEWEST = 8
 
 #: Channels of the decoder's stages, the highest resolution last, for encoders that reduce the plane by 64 at most; a
 #: stage's first convolution has twice as many. AlbuNet's numbers, made to grow steadily.
-FEATURES = (256, 128, 128, 64, 32, 16)
+_FEATURES = (256, 128, 128, 64, 32, 16)
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(encoders=True, image_weights=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for an inflated encoder, ``request.options["encoder"]``.
 
     Raises:
         UsageError: unknown channels or regions are asked for.
         AutosegError: timm is missing or has no such encoder, it can't be inflated, or not even the smallest patch fits.
     """
-    setting = open_setting(fingerprint, request)
+    task = open_task(fingerprint, request)
     network = _network(request.options.get("encoder", ""))
     reduction = network.reduction
-    least = (FEWEST, 2 * reduction, 2 * reduction)
+    least = (_FEWEST, 2 * reduction, 2 * reduction)
     chosen, _, ema = optimizer(request.device)
-    size = fit(
-        setting,
-        network,
-        PATCH,
-        BATCH,
-        Recipe(optimizer=chosen, ema_decay=ema),
-        unit=(SLICES, reduction, reduction),
-        least=least,
-    )
-    base, inference = base_recipe(setting, size.patch, size.batch)
+    wanted = Wanted(_PATCH, _BATCH, (_SLICES, reduction, reduction), least, origin="the largest tried")
+    size = fit(task.full, network, Recipe(optimizer=chosen, ema_decay=ema), wanted)
+    base, inference = base_recipe(task.full, size.patch, size.batch)
     recipe = base.model_copy(
         update={
             "initialization": Initialization(
@@ -54,27 +51,17 @@ def plan(fingerprint: Fingerprint, request: Request) -> Plan:
             )
         }
     )
-    configuration = configure(
-        setting,
-        network,
-        size,
-        recipe,
-        inference,
-        reasons={
-            "patch_size": size.patch_reason.replace("the paper's", "the largest tried"),
-            "batch_size": size.batch_reason.replace("the paper's", "the largest tried"),
-        },
-    )
-    return assemble(setting, "inflated", {"3d_fullres": configuration}, "3d_fullres", "the only one")
+    configuration = configure(task.full, network, size, recipe, inference)
+    return assemble(task, "inflated", {"3d_fullres": configuration}, "3d_fullres", "the only one")
 
 
 def _network(encoder: str) -> Inflated:
-    maps = encoder_maps(encoder or ENCODER)
+    maps = encoder_maps(encoder or _ENCODER)
     reduction = max(maps)
     stages = reduction.bit_length() - 1
-    features = list(FEATURES[-stages:])
+    features = list(_FEATURES[-stages:])
     return Inflated(
-        encoder=encoder or ENCODER,
+        encoder=encoder or _ENCODER,
         decoder_features=features,
         decoder_widths=[2 * count for count in features],
         reduction=reduction,

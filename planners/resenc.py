@@ -1,7 +1,8 @@
 """Planner ``resenc``: a U-Net with a residual encoder (Isensee et al. 2024, "nnU-Net Revisited")."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.planners import Abilities, planner_can
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from planners.rules.configure import plan_family
 from planners.rules.topology import Family
@@ -9,7 +10,7 @@ from planners.rules.topology import Family
 #: Residual blocks of the first stages; deeper ones have as many as the last.
 BLOCKS = (1, 3, 4, 6)
 
-FAMILY = Family(
+_FAMILY = Family(
     "resenc",
     lambda stage: BLOCKS[min(stage, len(BLOCKS) - 1)],
     1,
@@ -17,11 +18,12 @@ FAMILY = Family(
 )
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+@planner_can(Abilities(raters=True))
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a U-Net with a residual encoder.
 
     Raises:
         UsageError: unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    return plan_family(fingerprint, request, FAMILY)
+    return plan_family(fingerprint, request, _FAMILY)

@@ -52,7 +52,7 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
 
     run_folder, results = out / "run", out / "predictions"
     say(f"\n$ autoseg plan {dataset} --out {run_folder}")
-    run = autoseg.plan(autoseg.Dataset.open(dataset), run_folder, device=device, seed=seed)
+    run = autoseg.plan(autoseg.Dataset.open(dataset), run_folder, autoseg.Request(device=device, seed=seed))
     name = run.plan.recommended
     chosen = run.plan.configurations[name]
     say(

@@ -12,6 +12,7 @@ from autoseg.utils.errors import UsageError
 if TYPE_CHECKING:
     from autoseg.plans.configuration import Memory
     from autoseg.plans.plan import Plan
+    from autoseg.runs.run import Run
 
 
 #: What can be asked about a planned run.
@@ -25,9 +26,8 @@ def command(
     planner: Annotated[
         str | None,
         typer.Option(
-            help="unet (the default) or resenc; finetune (the default with --source); inflated (a 2D encoder for "
-            "volumes); cascade; a published system: deepmedic, fullimage_unet, region_unet, albunet2d, albunet3d, "
-            "vnet, cropped_unet, region_cascade; or another installed planner."
+            help="What decides how to train: an installed planner (docs/planning.md; a wrong name lists them). By "
+            "default one for a training from scratch, or with --source one for fine-tuning."
         ),
     ] = None,
     gpu_memory: Annotated[
@@ -40,7 +40,7 @@ def command(
     regions: Annotated[str, typer.Option(help="Regions or labels to segment, with commas; all by default.")] = "",
     raters: Annotated[
         str,
-        typer.Option(help="Raters to learn separately (a decoder each), with commas, or all; unet and resenc only."),
+        typer.Option(help="Raters to learn separately (a decoder each), with commas, or all; not with every planner."),
     ] = "",
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Override a value of the plan: path.to.key=value. Repeatable.")
@@ -56,7 +56,7 @@ def command(
         Path | None,
         typer.Option(help="Trained run to learn from as well, such as one with more channels (distillation)."),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="2D encoder (a timm model) for --planner inflated.")] = "",
+    encoder: Annotated[str, typer.Option(help="2D encoder (a timm model), for planners that let it be chosen.")] = "",
     source: Annotated[Path | None, typer.Option(help="Run folder of a trained model to fine-tune.")] = None,
     source_config: Annotated[
         str | None, typer.Option(help="Configuration of the source; its recommended one by default.")
@@ -84,8 +84,11 @@ def command(
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset
     from autoseg.planning.making import plan_dataset
+    from autoseg.planning.request import Request
     from autoseg.runs.run import Run
+    from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.teacher import Teacher
     from autoseg.utils.progress import say, silenced
 
     if source is None:
@@ -109,40 +112,37 @@ def command(
     elif out is None:
         raise UsageError("--out is missing: the run folder to write.")
     else:
+        channels_of, outputs_of = (
+            parse_pairs(map_channel or [], "--map-channel"),
+            parse_pairs(map_label or [], "--map-label"),
+        )
+        carried = (
+            () if weights is None else (InitialWeights(weights),),
+            () if source is None else (Source(source, source_config, source_fold, channels_of, outputs_of, tuning),),
+            () if teacher is None else (Teacher(teacher),),
+        )
+        request = Request(
+            planner=planner,
+            device=device,
+            gpu_memory_gb=gpu_memory,
+            channels=_names(channels),
+            regions=_names(regions),
+            raters=_names(raters),
+            options={"encoder": encoder} if encoder else {},
+            overrides=tuple(assignments or ()),
+            folds=folds,
+            seed=seed,
+            workers=workers,
+            carried=tuple(item for items in carried for item in items),
+        )
         with silenced() if as_json else nullcontext():
-            run = plan_dataset(
-                Dataset.open(dataset, layout),
-                out,
-                planner=planner,
-                device=device,
-                gpu_memory_gb=gpu_memory,
-                channels=_names(channels),
-                regions=_names(regions),
-                overrides=assignments or [],
-                seed=seed,
-                workers=workers,
-                weights=weights,
-                encoder=encoder,
-                source=None
-                if source is None
-                else Source(
-                    source,
-                    source_config,
-                    source_fold,
-                    parse_pairs(map_channel or [], "--map-channel"),
-                    parse_pairs(map_label or [], "--map-label"),
-                    tuning,
-                ),
-                folds=folds,
-                teacher=teacher,
-                raters=_names(raters),
-            )
+            run = plan_dataset(Dataset.open(dataset, layout), out, request)
     plan = run.plan
     if as_json:
         typer.echo(plan.model_dump_json(indent=2))
     else:
         _show(plan, len(run.fingerprint.cases), explain)
-        _show_carried(run.path, explain)
+        _show_transfer(run, explain)
     if verify:
         _verify(plan)
     if not as_json and not shown:
@@ -159,8 +159,8 @@ def _given(context: typer.Context) -> list[str]:
     return found
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _show(plan: "Plan", cases: int, explain: bool) -> None:
@@ -215,12 +215,12 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     console.print(table)
 
 
-def _show_carried(run: Path, explain: bool) -> None:
+def _show_transfer(run: "Run", explain: bool) -> None:
     """What became of the source's tensors, where the run starts from a model: all of them, or their number."""
     from rich.console import Console
     from rich.table import Table
 
-    from autoseg.transfer.source import read_record, summary
+    from autoseg.transfer.record import read_record, summary
     from autoseg.utils.progress import say
 
     console = Console(highlight=False)

@@ -32,6 +32,7 @@ def command(
     The same command goes on where a study was stopped.
     """
     from autoseg.data.dataset import Dataset
+    from autoseg.planning.request import Request
     from autoseg.study import prepare, sweep, tabulate
     from autoseg.study.present import plan_table
     from autoseg.utils.progress import silenced
@@ -43,13 +44,13 @@ def command(
     if only_table and not (out / "study.json").exists():
         raise UsageError(f"--table: {out} holds no study yet; begin it with the same command without --table.")
     with silenced() if as_json else nullcontext():
-        opened = Dataset.open(dataset, layout)
+        opened, request = Dataset.open(dataset, layout), Request(device=device, workers=workers)
         if dry_run or only_table:
-            study = prepare(opened, grid, out, device, workers)
+            study = prepare(opened, grid, out, request)
         if dry_run:
             _console().print(plan_table(study))
             return
-        table = tabulate(study) if only_table else sweep(opened, grid, out, device, workers)
+        table = tabulate(study) if only_table else sweep(opened, grid, out, request)
     if as_json:
         typer.echo(json.dumps(table.to_json(), indent=2))
     else:

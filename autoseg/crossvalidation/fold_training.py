@@ -22,7 +22,7 @@ from autoseg.training.loop import train_fold
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, Settings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
-from autoseg.transfer.teaching import lessons
+from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import Steps, say
@@ -46,7 +46,7 @@ def train_job(job: Job, settings: Settings) -> None:
             f"{stage.name} works inside the box of {stage.previous.output}, which no training case of fold "
             f"{fold.number} has; plan without that stage."
         )
-    teacher = lessons(fold.run, fold.run.plan, stage.configuration, fold.number)
+    teacher = teacher_scores(fold)
     if teacher is not None:
         training = [teacher.of(case) for case in training]
     identity = training_identity(stage, [*training, *validation], settings.seed)
@@ -60,7 +60,7 @@ def train_job(job: Job, settings: Settings) -> None:
         for stale in fold.folder.glob(f".{path.name}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
     if teacher is not None:
-        teacher.fetch(fold.run, training, stage.configuration.patch_size, str(settings.device))
+        teacher.predict(fold.run, training, stage.configuration.patch_size, str(settings.device))
     budget, length = _budget(job, settings.device)
     log = _Log(fold.log)
     precision = str(resolve_precision(recipe.precision, settings.device)).removeprefix("torch.")

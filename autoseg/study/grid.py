@@ -94,7 +94,7 @@ class Grid(_Model):
         epochs: length of each fold's training; the plan's where neither this nor ``max_time`` is given.
         max_time: wall-clock time of each fold's training, such as ``30m``.
         structures: names of the dataset's labels or regions to evaluate.
-        planner: name.
+        planner: name; the default one where empty.
         channels: to use; empty for all.
         regions: to segment; empty for all.
         gpu_memory: memory budget in 10⁹ bytes.
@@ -113,7 +113,7 @@ class Grid(_Model):
     epochs: PositiveInt | None = None
     max_time: str | None = None
     structures: list[str] = Field(default_factory=list)
-    planner: str = "unet"
+    planner: str = ""
     channels: list[str] = Field(default_factory=list)
     regions: list[str] = Field(default_factory=list)
     gpu_memory: PositiveFloat | None = None
@@ -159,7 +159,7 @@ class Setting:
 
     Attributes:
         name: of its folder.
-        planner: name.
+        planner: name; the default one where empty.
         channels: to use; empty for all.
         width: channels of the first stage; None for the planner's.
         values: path in the plan → value.

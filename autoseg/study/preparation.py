@@ -1,7 +1,7 @@
 """Before the first training: one fingerprint, one set of splits, and a plan for every setting."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.folders import dataset_structures, plan_structures
-from autoseg.planning.making import checked_fingerprint, default_budget, make_plan, refresh
+from autoseg.planning.derived import refresh
+from autoseg.planning.making import checked_fingerprint, checked_request, make_plan
+from autoseg.planning.planners import default_planner
+from autoseg.planning.request import Request, ResolvedRequest
 from autoseg.plans.families import UNet, VNet
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.overrides import assignment, override
@@ -19,7 +22,6 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
 from autoseg.study.grid import Grid, Setting, read_grid
-from autoseg.utils.device import select_device
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
@@ -44,6 +46,7 @@ class Study:
         folds: to train.
         structures: that all settings are evaluated on.
         plans: setting's name → plan.
+        request: what all settings have in common.
     """
 
     source: Path
@@ -56,6 +59,7 @@ class Study:
     folds: tuple[int, ...]
     structures: tuple[Structure, ...]
     plans: Mapping[str, Plan]
+    request: ResolvedRequest
 
     def run_folder(self, setting: Setting, seed: int) -> Path:
         """Where a setting is trained with a seed."""
@@ -99,13 +103,7 @@ class Study:
         )
 
 
-def prepare(
-    dataset: Dataset,
-    grid: str | Path,
-    out: str | Path,
-    device: str = "auto",
-    workers: int | None = None,
-) -> Study:
+def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> Study:
     """Read a grid file and plan every setting, so that whatever is wrong is known before the first training.
 
     The fingerprint, the splits and each planner's own plan are kept in ``out``: a plan that depends on how fast this
@@ -113,16 +111,17 @@ def prepare(
 
     Args:
         dataset: to learn from.
-        grid: the grid file.
+        grid: the grid file, which says what is planned; it goes before the request.
         out: the study's folder.
-        device: to plan for; ``auto`` takes the one that the study was begun for, or this machine's best.
-        workers: processes that read cases; None for one a core, this process where 0 or 1.
+        request: what all settings have in common: ``device`` (``auto`` takes the one that the study was begun for, or
+            this machine's best), ``workers`` (this process where 0 or 1), ``raters``, and what is carried into every
+            run.
 
     Raises:
         UsageError: something is wrong with the grid file (all settings that can't be planned are listed).
         AutosegError: the dataset has errors.
     """
-    source, out = Path(grid), Path(out)
+    source, out, request = Path(grid), Path(out), request or Request()
     grid_, settings = read_grid(source)
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
@@ -130,19 +129,17 @@ def prepare(
     _check_known(source, grid_, settings, dataset)
     structures = _structures(source, grid_, dataset)
     before: dict[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
+    dataset, asked = checked_request(dataset, out, _as_begun(request, grid_, before))
+    settings = [replace(s, planner=s.planner or asked.planner or default_planner(asked.start)) for s in settings]
     data = _data_key(dataset)
     if before.get("data") == data and (out / "fingerprint.json").exists():
         fingerprint = Run(out).fingerprint
     else:
         # Without loading workers (0), no others are wanted either.
-        fingerprint = checked_fingerprint(dataset, None if workers is None else max(workers, 1))
+        fingerprint = checked_fingerprint(dataset, None if asked.workers is None else max(asked.workers, 1))
         write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
-        # Noted now, so that the scans are not read again after a mistake in the grid file is mended.
+        # Noted now, so that the scans are not read again after a mistake in the grid file is corrected.
         write_json(out / "study.json", {**before, "data": data})
-    if device == "auto":
-        device = before.get("device") or select_device().type
-    memory = grid_.gpu_memory or (before.get("gpu_memory") if device == before.get("device") else None)
-    memory = float(memory or default_budget(device))
     if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
         splits = make_splits(dataset, seed=grid_.split_seed)
     else:
@@ -150,12 +147,13 @@ def prepare(
     folds = tuple(range(len(splits))) if grid_.folds is None else tuple(grid_.folds)
     if (last := max(folds)) >= len(splits):
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
-    make = partial(_planner_plan, out / "plans", fingerprint, device, memory)
-    plans = _plan_all(source, grid_, settings, make, out / "plans")
+    make = partial(_setting_plan, out / "plans", fingerprint)
+    plans = _plan_all(source, grid_, settings, asked, make)
     _check_structures(source, structures, plans, dataset, bool(grid_.structures))
     write_json(out / "splits.json", splits)
     write_json(
-        out / "study.json", {"data": data, "device": device, "gpu_memory": memory, "split_seed": grid_.split_seed}
+        out / "study.json",
+        {"data": data, "device": asked.device, "gpu_memory": asked.gpu_memory_gb, "split_seed": grid_.split_seed},
     )
     return Study(
         source=source,
@@ -168,7 +166,24 @@ def prepare(
         folds=folds,
         structures=structures,
         plans=plans,
+        request=asked,
     )
+
+
+def _as_begun(request: Request, grid: Grid, before: Mapping[str, Any]) -> Request:
+    """The request with the device and the memory that the study was begun for, where nothing else is asked for.
+
+    Args:
+        request: of the user.
+        grid: of the study.
+        before: what was noted of it.
+    """
+    device = request.device
+    if device == "auto":
+        device = before.get("device") or replace(request, gpu_memory_gb=None).resolved().device
+    memory = grid.gpu_memory or request.gpu_memory_gb
+    memory = memory or (before.get("gpu_memory") if device == before.get("device") else None)
+    return replace(request, device=device, gpu_memory_gb=None if memory is None else float(memory))
 
 
 def _check_known(source: Path, grid: Grid, settings: Sequence[Setting], dataset: Dataset) -> None:
@@ -197,11 +212,11 @@ def _check_structures(
     source: Path, structures: Sequence[Structure], plans: Mapping[str, Plan], dataset: Dataset, named: bool
 ) -> None:
     for name, plan in plans.items():
-        speaks_of = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
-        silent = [structure.name for structure in structures if frozenset(structure.values) not in speaks_of]
-        if silent:
+        segmented = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
+        missing = [structure.name for structure in structures if frozenset(structure.values) not in segmented]
+        if missing:
             raise UsageError(
-                f"{source}: setting {name} does not segment {', '.join(silent)}; "
+                f"{source}: setting {name} does not segment {', '.join(missing)}; "
                 f"{'name' if named else 'give structures ='} only what all settings segment."
             )
 
@@ -221,28 +236,27 @@ def _data_key(dataset: Dataset) -> str:
     )
 
 
-def _planner_plan(
-    folder: Path,
-    fingerprint: Fingerprint,
-    device: str,
-    memory: float,
-    planner: str,
-    channels: tuple[str, ...],
-    regions: tuple[str, ...],
-) -> Plan:
+def _planner_plan(folder: Path, fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """The planner's own plan, made once in a study."""
     asked = {
         "fingerprint": fingerprint.model_dump(mode="json"),
-        "device": device,
-        "gpu_memory": memory,
-        "planner": planner,
-        "channels": channels,
-        "regions": regions,
+        "device": request.device,
+        "gpu_memory": request.gpu_memory_gb,
+        "planner": request.planner,
+        "channels": request.channels,
+        "regions": request.regions,
     }
-    path = folder / f"{planner}-{digest(asked)}.json"
+    # Only where there are any, so that a study of an earlier version goes on.
+    if request.raters:
+        asked["raters"] = request.raters
+    if request.options or request.overrides:
+        asked["changes"] = [dict(request.options), request.overrides]
+    if request.carried:
+        asked["carried"] = [[item.kind, item.content] for item in request.carried]
+    path = folder / f"{request.planner}-{digest(asked)}.json"
     if path.exists():
         return load_plan(path)
-    plan = make_plan(fingerprint, planner, device, memory, channels, regions)
+    plan = make_plan(fingerprint, request)
     save_plan(plan, path)
     return plan
 
@@ -251,22 +265,27 @@ def _plan_all(
     source: Path,
     grid: Grid,
     settings: Sequence[Setting],
-    make: Callable[[str, tuple[str, ...], tuple[str, ...]], Plan],
-    folder: Path,
+    request: ResolvedRequest,
+    make: Callable[[ResolvedRequest, Setting], Plan],
 ) -> dict[str, Plan]:
     plans, wrong = {}, []
     for setting in settings:
         try:
-            plan = _setting_plan(folder, make(setting.planner, setting.channels, tuple(grid.regions)), setting)
+            own = replace(
+                request, planner=setting.planner, channels=tuple(setting.channels), regions=tuple(grid.regions)
+            )
+            plan = make(own, setting)
+            for item in request.carried:
+                item.check_plan(plan)
         except AutosegError as error:
             wrong.append(f"setting {setting.name}: {str(error).replace('--set ', '').replace('--planner', 'planner')}")
             continue
         plans[setting.name] = plan
-        for name in plan.stages(plan.recommended):
-            used = plan.configurations[name].memory
+        for stage in plan.stage().chain:
+            used = stage.configuration.memory
             if used is not None and used.total > plan.gpu_memory_gb * 1e9 and (setting.values or setting.width):
                 say(
-                    f"setting {setting.name}: a step of {name} takes {used.total / 1e9:.2f} GB, more than the "
+                    f"setting {setting.name}: a step of {stage.name} takes {used.total / 1e9:.2f} GB, more than the "
                     f"{plan.gpu_memory_gb:g} GB planned for; set a smaller batch_size or patch_size."
                 )
     if wrong:
@@ -276,8 +295,9 @@ def _plan_all(
     return plans
 
 
-def _setting_plan(folder: Path, plan: Plan, setting: Setting) -> Plan:
+def _setting_plan(folder: Path, fingerprint: Fingerprint, request: ResolvedRequest, setting: Setting) -> Plan:
     """:func:`plan_setting`, made once in a study: computing memory takes seconds for each setting."""
+    plan = _planner_plan(folder, fingerprint, request)
     changes = overrides_of(plan, setting)
     if not changes:
         return plan
@@ -323,8 +343,8 @@ def scale_width(plan: Plan, width: int) -> list[str]:
         network = configuration.network
         if not isinstance(network, UNet | VNet):
             raise UsageError(
-                f"width scales the stages of U-Nets (unet, resenc, vnet), and {name} of planner {plan.planner} is a "
-                f'{network.family}; set its numbers with set = {{"network.features" = …}}.'
+                f"width scales the stages of U-Nets (families unet, resenc and vnet), and {name} of planner "
+                f'{plan.planner} is a {network.family}; set its numbers with set = {{"network.features" = …}}.'
             )
         features = [max(1, round(n * width / network.features[0])) for n in network.features]
         changes.append(assignment(f"configurations.{name}.network.features", features))

@@ -15,6 +15,8 @@ import torch
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
+from autoseg.planning.making import planned_run
+from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import case_key
 from autoseg.runs.run import Run
@@ -30,13 +32,7 @@ from autoseg.utils.files import write_json, write_text
 from autoseg.utils.progress import say
 
 
-def sweep(
-    dataset: Dataset,
-    grid: str | Path,
-    out: str | Path,
-    device: str = "auto",
-    workers: int | None = None,
-) -> StudyTable:
+def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> StudyTable:
     """Train and evaluate every setting of a study, and compare them.
 
     Given again, the same call goes on where it was stopped, and trains only what is missing. A setting whose plan,
@@ -46,8 +42,8 @@ def sweep(
         dataset: to learn from.
         grid: the grid file (``docs/sweep.md``).
         out: the study's folder.
-        device: to plan for and to train on: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        workers: processes that read, preprocess and load; chosen for the machine where None.
+        request: what all settings have in common, see :func:`autoseg.study.preparation.prepare`; ``device`` and
+            ``workers`` are those of the trainings, too.
 
     Returns:
         The table, which is also written to ``out``. Settings that failed are in it with the reason.
@@ -56,8 +52,9 @@ def sweep(
         UsageError: something is wrong with the grid file.
         AutosegError: the dataset has errors.
     """
-    study = prepare(dataset, grid, out, device, workers)
-    run_study(study, device, workers)
+    request = request or Request()
+    study = prepare(dataset, grid, out, request)
+    run_study(study, request.device, request.workers)
     return tabulate(study)
 
 
@@ -105,7 +102,7 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
     plan = study.plans[job.setting.name]
     try:
         write_json(folder / MADE_FROM, {"identity": study.identity(job.setting, job.seed)})
-        run = Run.create(folder, plan, study.fingerprint, study.dataset, study.splits)
+        run = planned_run(folder, plan, study.fingerprint, study.dataset, study.splits, study.request.carried)
         (folder / FAILED).unlink(missing_ok=True)
         (folder / TRACEBACK).unlink(missing_ok=True)
         share_preprocessed(run, plan, study.dataset, study.out / "preprocessed")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from torch import nn
 
 from autoseg.runs.fold import Fold
+from autoseg.transfer.pretrained import load_pretrained
+from autoseg.transfer.record import start_from_model
 
 
 def load_initial_weights(network: nn.Module, fold: Fold, log: Callable[[str], None]) -> None:
@@ -16,16 +18,9 @@ def load_initial_weights(network: nn.Module, fold: Fold, log: Callable[[str], No
         log: is told what was taken over.
     """
     initialization = fold.stage.recipe.initialization
-    if initialization.source == "random":
-        return
     if initialization.source == "model":
-        from autoseg.transfer.source import start_from_model
-
-        log(start_from_model(network, fold.run.plan, fold.stage.configuration, fold.run.path))
-        return
-    # Imported here: it needs an extra that other networks do not.
-    from autoseg.transfer.pretrained import initialize
-
-    loaded = initialize(network, initialization, fold.run.path)
-    if loaded:
-        log(loaded)
+        log(start_from_model(network, fold.stage, fold.run.path))
+    elif initialization.source != "random":
+        loaded = load_pretrained(network, initialization, fold.run.path)
+        if loaded:
+            log(loaded)

@@ -15,11 +15,8 @@ from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
 from autoseg.utils.errors import AutosegError
 
-#: File in the run folder that initial weights are copied to, so that the run can be moved.
-INITIAL_WEIGHTS = "initial_weights.safetensors"
-
 #: Colours that encoders were trained with.
-COLOURS = 3
+_COLOURS = 3
 
 #: Under which of these a checkpoint file may keep its weights.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -27,10 +24,10 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 #: So many tensors that do not fit are named in an error.
 _NAMED = 3
 
-Weights = dict[str, torch.Tensor]
+_Tensors = dict[str, torch.Tensor]
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> _Tensors:
     """Read a model's weights from a ``.safetensors`` file, or from one that torch saved; no code in it is run.
 
     Raises:
@@ -63,7 +60,7 @@ def _load_torch(path: Path) -> dict[Any, Any]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def imagenet_weights(encoder: str) -> Weights:
+def imagenet_weights(encoder: str) -> _Tensors:
     """The weights that timm has for a model; they are downloaded where this machine has not got them yet.
 
     Raises:
@@ -85,7 +82,7 @@ def fit_weights(
     weights: Mapping[str, torch.Tensor],
     channels: Literal["repeat", "mean"],
     others: frozenset[str] = frozenset(),
-) -> tuple[Weights, list[str]]:
+) -> tuple[_Tensors, list[str]]:
     """Match weights to a network's own tensors by their names.
 
     Args:
@@ -99,7 +96,7 @@ def fit_weights(
         The network's name → new tensor, and in words what does not fit.
     """
     named = {name if name in own else name.replace(".", "_", 1): name for name in weights}
-    fitted: Weights = {}
+    fitted: _Tensors = {}
     unfit = []
     for name, tensor in own.items():
         if name not in named:
@@ -107,7 +104,7 @@ def fit_weights(
                 unfit.append(f"{name} is missing")
             continue
         new = weights[named[name]]
-        colours = new.ndim == 4 and new.shape[1] == COLOURS and tensor.ndim == 4 and tensor.shape[1] != COLOURS
+        colours = new.ndim == 4 and new.shape[1] == _COLOURS and tensor.ndim == 4 and tensor.shape[1] != _COLOURS
         if colours and (*new.shape[:1], *new.shape[2:]) == (*tensor.shape[:1], *tensor.shape[2:]):
             new = adapt_channels(new, tensor.shape[1], channels)
         if new.shape != tensor.shape:
@@ -179,7 +176,7 @@ def check_fit(network: Inflated, in_channels: int, weights: Mapping[str, torch.T
     load_encoder(module, {name: tensor.to("meta") for name, tensor in weights.items()}, source)
 
 
-def initialize(network: nn.Module, initialization: Initialization, folder: Path) -> str | None:
+def load_pretrained(network: nn.Module, initialization: Initialization, folder: Path) -> str | None:
     """Give a freshly built network the weights that its training starts from.
 
     Args:

@@ -1,48 +1,48 @@
-"""A trained model as the starting point of another: which one, what of it is of use, and its weights in the run folder.
+"""A trained model as the starting point of another (``--source``): which one, and what of it is used.
 
-Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); what the tensors make of that is in
-:mod:`autoseg.transfer.surgery`.
+Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); what becomes of each tensor is in
+:mod:`autoseg.transfer.record` and :mod:`autoseg.transfer.surgery`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from torch import nn
 
+from autoseg.data.dataset import Dataset
 from autoseg.data.names import channel_key, output_key, pair
-from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
-from autoseg.networks.weights import (
-    content_of,
-    is_of,
-    load_weights,
-    planned_weights,
-    save_weights,
-)
-from autoseg.plans.configuration import Configuration
+from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
+from autoseg.planning.carried import CARRIED
+from autoseg.planning.planners import starting_from
+from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
-from autoseg.transfer.surgery import Carried, Inlet, carry_over, of_raters
+from autoseg.transfer.record import (
+    BACKGROUND,
+    HANDED_ON,
+    RECORD,
+    head_names,
+    input_names,
+    transfer_table,
+    unfilled,
+    write_record,
+)
+from autoseg.transfer.surgery import TensorTransfer
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, write_json
-
-#: What the background's head is called: of exclusive labels it is one like the others.
-BACKGROUND = "background"
-
-#: Before the name of a channel that holds what the stage before found.
-HANDED_ON = "found: "
-
-#: File in the run folder that says what became of each tensor.
-RECORD = "transfer.json"
 
 #: With ``--map-channel NAME=new``, a channel gets nothing from the source.
 NEW = "new"
 
 
+@CARRIED.register("source")
 @dataclass(frozen=True)
 class Source:
     """A model that somebody asks to start from.
@@ -62,6 +62,77 @@ class Source:
     channels: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
+    kind: ClassVar[str] = "source"
+    option: ClassVar[str] = "--source"
+    provides: ClassVar[str] = "what the training starts from"
+    start: ClassVar[str] = "model"
+
+    @cached_property
+    def model(self) -> "SourceModel":
+        """The model that is asked for.
+
+        Raises:
+            AutosegError: the folder is no run.
+            UsageError: nothing is trained there, or not what is asked for.
+        """
+        return open_source(self)
+
+    @cached_property
+    def content(self) -> str:
+        """Fingerprint of the weights, and of how they are to be used."""
+        weights = {stage.name: content_of(self.model.weights(stage)) for stage in self.model.stage.chain}
+        return digest([weights, dict(self.channels), dict(self.outputs), self.tuning])
+
+    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+        """Refuse a folder that is no trained run, or is the one to write."""
+        if Path(self.path).resolve() == out.resolve():
+            raise UsageError(f"--source {self.path} is the run folder that --out writes; choose another one to write.")
+        _ = self.model
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan as it is: its planner has looked at the source."""
+        if all(stage.recipe.initialization.source != "model" for stage in plan.all_stages):
+            raise UsageError(
+                f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
+            )
+        return plan
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse networks of another architecture than the source's."""
+        self._tables(plan)
+
+    def install(self, plan: Plan, run: Path) -> None:
+        """Copy the weights into the run folder, and note what becomes of each tensor."""
+        for stage in _starting(plan):
+            save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
+        source = {
+            "source": str(Path(self.path).absolute()),
+            "configuration": self.model.stage.name,
+            "fold": self.model.fold,
+        }
+        files = {stage.name: stage.recipe.initialization.file for stage in _starting(plan)}
+        write_record(run, source, files, self._tables(plan))
+
+    @classmethod
+    def remove_unused(cls, run: Path, plan: Plan) -> None:
+        """Remove the weights that the plan does not name, and the record where it starts from no model."""
+        used = {stage.recipe.initialization.file for stage in _starting(plan)}
+        if not used:
+            (run / RECORD).unlink(missing_ok=True)
+        for path in run.glob("source_*.safetensors"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+
+    def _tables(self, plan: Plan) -> dict[str, list[TensorTransfer]]:
+        return {stage.name: transfer_table(stage, self.model.weights(self._of(stage))) for stage in _starting(plan)}
+
+    def _of(self, stage: Stage) -> Stage:
+        """The source's stage that a stage of the plan is made of: that of the same name."""
+        return self.model.run.plan.stage(stage.name)
+
+
+def _starting(plan: Plan) -> list[Stage]:
+    return [stage for stage in plan.all_stages if stage.recipe.initialization.source == "model"]
 
 
 @dataclass(frozen=True)
@@ -71,25 +142,28 @@ class SourceModel:
     Attributes:
         asked: for it.
         run: its folder.
-        plan: that it was trained by.
-        name: of the configuration.
+        stage: that is the source, with the stages before it.
         fold: number.
         dimension: 2 where it was trained on pictures, 3 on volumes.
     """
 
     asked: Source
     run: Run
-    plan: Plan
-    name: str
+    stage: Stage
     fold: int
     dimension: int
 
     @property
+    def plan(self) -> Plan:
+        """That it was trained by."""
+        return self.run.plan
+
+    @property
     def title(self) -> str:
         """What to call it in reasons and messages."""
-        return f"{self.run.path} ({self.name}, fold {self.fold})"
+        return f"{self.run.path} ({self.stage.name}, fold {self.fold})"
 
-    def weights(self, stage: str) -> dict[str, torch.Tensor]:
+    def weights(self, stage: Stage) -> dict[str, torch.Tensor]:
         """Tensors of one of its stages by name, each once.
 
         Raises:
@@ -97,10 +171,9 @@ class SourceModel:
         """
         path = self.run.fold(stage, self.fold).weights
         weights = load_weights(path)
-        if not is_of(self.plan.stage(stage), path):
+        if not is_of(stage, path):
             raise AutosegError(f"--source: {path} was trained under another plan than the one beside it.")
-        configuration = self.plan.configurations[stage]
-        return {name: weights[name] for name in own_tensors(_unfilled(self.plan, configuration)) if name in weights}
+        return {name: weights[name] for name in own_tensors(unfilled(stage)) if name in weights}
 
 
 def open_source(source: Source) -> SourceModel:
@@ -131,7 +204,7 @@ def open_source(source: Source) -> SourceModel:
         raise UsageError(
             f"--source-fold {fold} of {name} is not trained in {path}; trained: {', '.join(map(str, trained))}."
         )
-    return SourceModel(source, run, plan, name, fold, run.fingerprint.dimension)
+    return SourceModel(source, run, plan.stage(name), fold, run.fingerprint.dimension)
 
 
 def match_channels(names: Sequence[str], model: SourceModel) -> dict[str, str]:
@@ -156,11 +229,7 @@ def match_outputs(names: Sequence[str], model: SourceModel) -> dict[str, str]:
     Raises:
         UsageError: the user names an unknown one.
     """
-    known = dict.fromkeys(
-        output.name
-        for stage in model.plan.stages(model.name)
-        for output in model.plan.target_of(model.plan.configurations[stage]).outputs
-    )
+    known = dict.fromkeys(output.name for stage in model.stage.chain for output in stage.target.outputs)
     return _match(names, list(known), model.asked.outputs, output_key, "--map-label")
 
 
@@ -177,24 +246,9 @@ def _match(
     return {name: found[name] for name in names if name in found}
 
 
-def input_names(plan: Plan, configuration: Configuration) -> list[str]:
-    """What a configuration's network is given, channel by channel."""
-    names = list(plan.channel_names)
-    previous = configuration.previous
-    if previous is not None and previous.use == "channels":
-        before = plan.target_of(plan.configurations[previous.configuration])
-        names += [f"{HANDED_ON}{output.name}" for output in before.outputs]
-    return names
-
-
-def head_names(target: Target) -> list[str]:
-    """What a network's heads speak of, in order."""
-    return [*([BACKGROUND] if target.kind == "labels" else []), *(output.name for output in target.outputs)]
-
-
-def initialization(
+def source_initialization(
     model: SourceModel,
-    stage: str,
+    stage: Stage,
     inputs: Sequence[str],
     target: Target,
     channels: Mapping[str, str],
@@ -204,15 +258,15 @@ def initialization(
 
     Args:
         model: to start from.
-        stage: the source's configuration that this one is made of.
-        inputs: see :func:`input_names`, of the new configuration.
+        stage: of the source, that this configuration is made of.
+        inputs: see :func:`autoseg.transfer.record.input_names`, of the new configuration.
         target: of the new configuration.
         channels: from :func:`match_channels`.
         outputs: from :func:`match_outputs`.
     """
-    configuration = model.plan.configurations[stage]
-    source_channels = input_names(model.plan, configuration)
-    source_outputs = head_names(model.plan.target_of(configuration))
+    source_channels = input_names(stage)
+    source_outputs = head_names(stage.target)
+    content = content_of(model.weights(stage))
     pairs = {
         **channels,
         **{f"{HANDED_ON}{name}": f"{HANDED_ON}{other}" for name, other in outputs.items()},
@@ -220,120 +274,24 @@ def initialization(
     heads = {BACKGROUND: BACKGROUND, **outputs}
     return Initialization(
         source="model",
-        file=f"source_{stage}.safetensors",
-        content=content_of(model.weights(stage)),
+        file=f"source_{stage.name}_{content}.safetensors",
+        content=content,
         source_channels=source_channels,
         source_outputs=source_outputs,
         source_raters=model.plan.raters,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
         outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
         reasons={
-            "source": f"all that {model.title} has to give",
-            "channels": _say(inputs, channels),
-            "outputs": _say([output.name for output in target.outputs], outputs),
+            "source": f"all weights of {model.title} that fit",
+            "channels": _matches(inputs, channels),
+            "outputs": _matches([output.name for output in target.outputs], outputs),
         },
     )
 
 
-def _say(names: Sequence[str], pairs: Mapping[str, str]) -> str:
+def _matches(names: Sequence[str], pairs: Mapping[str, str]) -> str:
     same = [name for name in names if pairs.get(name) == name]
     renamed = [f"{name} is the source's {pairs[name]}" for name in names if name in pairs and pairs[name] != name]
     new = [name for name in names if name not in pairs and not name.startswith(HANDED_ON)]
     parts = [f"{', '.join(same)} by name" if same else "", *renamed, f"{', '.join(new)} new" if new else ""]
     return "; ".join(part for part in parts if part) or "none"
-
-
-def carry(model: SourceModel, plan: Plan) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, list[Carried]]]:
-    """Check that a plan's networks can start from a source.
-
-    Args:
-        model: the source.
-        plan: of the new run, whose recipes say what comes from where; its configurations have the source's names.
-
-    Returns:
-        File name → the source's tensors, and configuration → what becomes of each tensor.
-
-    Raises:
-        AutosegError: a network is of another architecture than the source's.
-    """
-    files: dict[str, dict[str, torch.Tensor]] = {}
-    tables: dict[str, list[Carried]] = {}
-    for name, configuration in plan.configurations.items():
-        given = configuration.recipe.initialization
-        if given.source != "model":
-            continue
-        files[given.file] = model.weights(name)
-        tables[name] = _apply(_unfilled(plan, configuration), plan, configuration, files[given.file])
-    return files, tables
-
-
-def keep(
-    run: Path,
-    model: SourceModel,
-    files: Mapping[str, Mapping[str, torch.Tensor]],
-    tables: Mapping[str, Sequence[Carried]],
-) -> None:
-    """Put a source's weights into a run folder, and the table of what becomes of each tensor."""
-    for file, weights in files.items():
-        save_weights(run / file, weights)
-    record = {
-        "source": str(Path(model.run.path).absolute()),
-        "configuration": model.name,
-        "fold": model.fold,
-        "tensors": {name: [asdict(row) for row in rows] for name, rows in tables.items()},
-    }
-    write_json(run / RECORD, record)
-    # Last, so that a full disk leaves what an earlier plan kept.
-    for path in run.glob("source_*.safetensors"):
-        if path.name not in files:
-            path.unlink(missing_ok=True)
-
-
-def forget(run: Path) -> None:
-    """Remove what an earlier plan of a run folder kept of a source."""
-    for path in (run / RECORD, *run.glob("source_*.safetensors")):
-        path.unlink(missing_ok=True)
-
-
-def read_record(run: Path) -> dict[str, list[Carried]]:
-    """Configuration → what became of each tensor; empty for a run that started from no model."""
-    path = run / RECORD
-    if not path.is_file():
-        return {}
-    return {name: [Carried(**row) for row in rows] for name, rows in read_json(path)["tensors"].items()}
-
-
-def start_from_model(network: nn.Module, plan: Plan, configuration: Configuration, run: Path) -> str:
-    """Give a freshly built network what the source in the run folder has for it.
-
-    Returns:
-        In words, what was taken over.
-
-    Raises:
-        AutosegError: the file is gone, damaged or another one.
-    """
-    weights = planned_weights(configuration.recipe.initialization, run, load_weights, "--source")
-    return summary(_apply(network, plan, configuration, weights))
-
-
-def summary(rows: Sequence[Carried]) -> str:
-    """How many tensors were copied, adapted, new."""
-    copied = sum(row.done == "copied" for row in rows)
-    new = sum(not row.source for row in rows)
-    return f"of {len(rows)} tensors {copied} are the source's, {len(rows) - copied - new} adapted and {new} new"
-
-
-def _unfilled(plan: Plan, configuration: Configuration) -> nn.Module:
-    """A network without memory for its weights."""
-    with torch.device("meta"):
-        return build(configuration.network, plan.in_channels(configuration), plan.target_of(configuration).heads)
-
-
-def _apply(
-    network: nn.Module, plan: Plan, configuration: Configuration, weights: Mapping[str, torch.Tensor]
-) -> list[Carried]:
-    given = configuration.recipe.initialization
-    channels = Inlet(input_names(plan, configuration), given.source_channels, given.channels)
-    heads = Inlet(head_names(plan.target_of(configuration)), given.source_outputs, given.outputs)
-    ours = of_raters(weights, given.source_raters, plan.raters)
-    return carry_over(configuration.network, network, ours, channels, heads)

@@ -10,11 +10,11 @@ from autoseg.networks.parts import Axis, head_axes, input_axes, own_tensors
 from autoseg.plans.architecture import Network
 from autoseg.utils.errors import AutosegError
 
-Weights = Mapping[str, torch.Tensor]
+_Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Inlet:
+class Correspondence:
     """Where a network's channels, or its heads, come from.
 
     Attributes:
@@ -55,7 +55,7 @@ class Inlet:
 
 
 @dataclass(frozen=True)
-class Carried:
+class TensorTransfer:
     """What became of one tensor.
 
     Attributes:
@@ -72,8 +72,8 @@ class Carried:
 
 
 def carry_over(
-    architecture: Network, network: nn.Module, weights: Weights, channels: Inlet, heads: Inlet
-) -> list[Carried]:
+    architecture: Network, network: nn.Module, weights: _Tensors, channels: Correspondence, heads: Correspondence
+) -> list[TensorTransfer]:
     """Give a network the weights of another one of the same architecture.
 
     The weights of a channel that both have are taken over; a channel that is new gets the mean of the other network's
@@ -94,10 +94,10 @@ def carry_over(
     Raises:
         AutosegError: the weights are not of this architecture.
     """
-    widening = input_axes(architecture, len(channels.names), len(heads.names))
-    speaking = head_axes(architecture, len(channels.names), len(heads.names))
+    first_axes = input_axes(architecture, len(channels.names), len(heads.names))
+    output_axes = head_axes(architecture, len(channels.names), len(heads.names))
     own = own_tensors(network)
-    carried = []
+    table = []
     for name, tensor in own.items():
         other = weights.get(name)
         shape = _sides(tensor)
@@ -106,14 +106,14 @@ def carry_over(
                 continue
             raise AutosegError(f"the source has no weights called {name}: it is of another architecture.")
         source = f"{name} {_sides(other)}"
-        if name in widening:
-            (axis,) = widening[name]
+        if name in first_axes:
+            (axis,) = first_axes[name]
             fitted = _inputs(other, axis, channels)
             kept = len(set(channels.pairs.values()))
             mean = f"from the mean of {', '.join(channels.source)}"
             done = channels.say(mean, f", the others times {len(channels.source)}/{kept}")
-        elif name in speaking:
-            fitted = _outputs(tensor, other, speaking[name], heads)
+        elif name in output_axes:
+            fitted = _outputs(tensor, other, output_axes[name], heads)
             done = heads.say("new")
             if not heads.pairs:
                 source = ""
@@ -126,11 +126,11 @@ def carry_over(
         if tensor.device.type != "meta":
             with torch.no_grad():
                 tensor.copy_(fitted)
-        carried.append(Carried(name, shape, source, done))
-    return carried
+        table.append(TensorTransfer(name, shape, source, done))
+    return table
 
 
-def of_raters(weights: Weights, before: Sequence[str], now: Sequence[str]) -> dict[str, torch.Tensor]:
+def match_decoders(weights: _Tensors, before: Sequence[str], now: Sequence[str]) -> dict[str, torch.Tensor]:
     """Weights under the names of a network with other decoders: one for all, or one for each rater.
 
     A rater who is among those of before gets their decoder; everybody else, and a single decoder, the mean of all. They
@@ -155,7 +155,7 @@ def of_raters(weights: Weights, before: Sequence[str], now: Sequence[str]) -> di
     return rest
 
 
-def _inputs(other: torch.Tensor, axis: Axis, channels: Inlet) -> torch.Tensor:
+def _inputs(other: torch.Tensor, axis: Axis, channels: Correspondence) -> torch.Tensor:
     found = channels.found
     kept = {index for index in found if index is not None}
     scale = len(channels.source) / len(kept) if channels.dropped and kept else 1.0
@@ -164,7 +164,7 @@ def _inputs(other: torch.Tensor, axis: Axis, channels: Inlet) -> torch.Tensor:
     return torch.stack(slices, dim=axis.number)
 
 
-def _outputs(fresh: torch.Tensor, other: torch.Tensor, axes: Sequence[Axis], heads: Inlet) -> torch.Tensor:
+def _outputs(fresh: torch.Tensor, other: torch.Tensor, axes: Sequence[Axis], heads: Correspondence) -> torch.Tensor:
     """Slices that both have from ``other``, the rest from ``fresh``."""
     fitted = fresh.detach().clone()
     own: list[list[int]] = [list(range(size)) for size in fresh.shape]

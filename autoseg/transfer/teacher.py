@@ -1,4 +1,4 @@
-"""A teacher: a trained run that another one learns from, checked, and copied into that one's folder at planning.
+"""A teacher (``--teacher``): a trained run that another one learns from, copied into that one's folder at planning.
 
 Rahimpour et al. 2022: a student that is given fewer MR sequences learns from a teacher that was given all.
 """
@@ -11,57 +11,66 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from autoseg.data.dataset import Dataset
 from autoseg.inference.members import load_member
+from autoseg.planning.carried import CARRIED
+from autoseg.planning.derived import refresh
+from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 
-#: Folder in the student's run folder: a run folder of its own, with no more than what prediction needs.
-FOLDER = "teacher"
+#: Folder in the student's run folder. In it, under the name of its content, is a run folder with no more than what
+#: prediction needs; earlier versions put that run folder right here.
+TEACHER_FOLDER = "teacher"
 
 #: What is copied beside the weights.
 _FILES = ("plan.json", "fingerprint.json", "dataset.json", "splits.json")
 
+#: Before the name of a copy that is not finished.
+_UNFINISHED = f".{TEACHER_FOLDER}."
+
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherModel:
     """A trained run as a teacher.
 
     Attributes:
         run: its run folder.
-        configuration: that predicts.
+        stage: that predicts.
         folds: that are trained in it and in all stages before it.
     """
 
     run: Run
-    configuration: str
+    stage: Stage
     folds: tuple[int, ...]
 
     @classmethod
-    def of(cls, path: str | Path) -> "Teacher":
+    def of(cls, path: str | Path) -> "TeacherModel":
         """The recommended configuration of a run, or the one that is trained, with whatever folds there are."""
         run = Run.open(path)
-        name = run.usual_configuration()
-        trained = [set(run.trained_folds(stage)) for stage in run.plan.stages(name)]
-        return cls(run, name, tuple(sorted(set.intersection(*trained))))
+        stage = run.plan.stage(run.usual_configuration())
+        trained = [set(run.trained_folds(each.name)) for each in stage.chain]
+        return cls(run, stage, tuple(sorted(set.intersection(*trained))))
 
     @property
     def target(self) -> Target:
-        """What it speaks about."""
-        return self.run.plan.result_of(self.configuration)
+        """What it segments."""
+        return self.stage.result
 
     @property
     def weights(self) -> list[str]:
         """Files of weights, of every stage, relative to the run folder."""
         return [
-            str((self.run.fold(stage, fold).weights).relative_to(self.run.path))
-            for stage in self.run.plan.stages(self.configuration)
+            str(self.run.fold(stage, fold).weights.relative_to(self.run.path))
+            for stage in self.stage.chain
             for fold in self.folds
         ]
 
@@ -79,74 +88,166 @@ class Teacher:
         return tuple(k for k in self.folds if k < len(splits) and set(splits[k]["train"]).isdisjoint(cases))
 
 
-def open_teacher(path: str | Path, dataset: Dataset, out: str | Path) -> Teacher:
-    """A run as a teacher on a dataset, once it is known to be able to.
+@CARRIED.register("teacher")
+@dataclass(frozen=True)
+class Teacher:
+    """A run that somebody asks to learn from; its outputs are a further term of the loss.
 
-    Args:
-        path: run folder.
-        dataset: that the student will be trained on.
-        out: the student's run folder.
+    Attributes:
+        path: its run folder.
+    """
+
+    path: str | Path
+    kind: ClassVar[str] = "teacher"
+    option: ClassVar[str] = "--teacher"
+    provides: ClassVar[str] = "which model is learned from"
+    start: ClassVar[str] = "scratch"
+
+    @cached_property
+    def model(self) -> TeacherModel:
+        """The run, opened."""
+        return TeacherModel.of(self.path)
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of its plan, splits and weights."""
+        return self.model.content
+
+    @cached_property
+    def distillation(self) -> Distillation:
+        """The recipe's part that names the teacher, with the usual weight and temperature."""
+        weight, temperature = (Distillation.model_fields[name].default for name in ("weight", "temperature"))
+        model = self.model
+        return Distillation(
+            teacher=self.content,
+            reasons={
+                "weight": f"{weight:g}, ours: as much as Dice and as cross-entropy",
+                "temperature": f"{temperature:g}, ours",
+                "teacher": f"{model.stage.name} of {model.run.path}, {list_folds(model.folds)}; copied to "
+                f"{TEACHER_FOLDER}",
+            },
+        )
+
+    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+        """Refuse a run that can't teach on this dataset.
+
+        Raises:
+            AutosegError: nothing is trained, weights are damaged, or a channel is missing that the teacher needs.
+            UsageError: it is the student's own run folder, or several annotations are to be learned separately.
+        """
+        if request.raters:
+            raise UsageError(
+                "--raters and --teacher can't be had together: a teacher has one answer a case; leave one out."
+            )
+        path = self.path
+        if Path(path).resolve() == out.resolve():
+            raise UsageError(
+                f"--teacher {path} is the run folder that --out writes; choose another one for the student."
+            )
+        teacher = self.model
+        if not teacher.folds:
+            raise AutosegError(
+                f"--teacher {path} has no trained fold of {teacher.stage.name}; train it first with "
+                f"'autoseg train {path}'."
+            )
+        plan = teacher.run.plan
+        if plan.raters:
+            raise UsageError(
+                f"--teacher {path} learned several raters separately and can't teach; choose one that learned from "
+                "one label map a case."
+            )
+        for name in _FILES:
+            if not (teacher.run.path / name).is_file():
+                raise AutosegError(f"--teacher {path} lacks its {name}; take a run folder that is whole.")
+        does_without = teacher.stage.takes_missing_channels
+        lacking = [name for name in plan.channel_names if name not in dataset.channels]
+        if lacking and not (does_without and len(lacking) < len(plan.channels)):
+            raise AutosegError(
+                f"--teacher {path} needs the channel {', '.join(lacking)}, which {dataset.name} does not have "
+                f"({', '.join(dataset.channels)}); choose a teacher that was trained on its channels."
+            )
+        for case in dataset.cases:
+            absent = [name for name in plan.channel_names if name not in case.channels]
+            if absent and not (does_without and len(absent) < len(plan.channels)):
+                raise AutosegError(
+                    f"case {case.id} lacks the channel {', '.join(absent)}, which --teacher {path} needs; take the "
+                    "case out, or choose a teacher that was trained "
+                    f"{'on other channels' if does_without else 'for missing channels'}."
+                )
+        # All of it, so that a damaged file is found now and not in the student's training.
+        load_member(teacher.run, teacher.stage.name, teacher.folds, torch.device("cpu"), "weights")
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan with the teacher's term in the loss of all configurations."""
+        return distilled(plan, self.distillation)
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a plan with outputs that the teacher lacks."""
+        for stage in plan.all_stages:
+            match_heads(stage.target, self.model.target)
+
+    def install(self, plan: Plan, run: Path) -> None:
+        """Copy what predicting needs of the teacher into the student's run folder."""
+        teacher, place = self.model, run / TEACHER_FOLDER / self.content
+        if place.exists() and TeacherModel.of(place).content == self.content:
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=run) as temporary:
+            copy = Path(temporary) / TEACHER_FOLDER
+            for name in (*_FILES, *teacher.weights):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(teacher.run.path / name, copy / name)
+            if place.exists():
+                os.replace(place, Path(temporary) / "damaged")
+            os.replace(copy, place)
+
+    @classmethod
+    def remove_unused(cls, run: Path, plan: Plan) -> None:
+        """Remove the teachers that the plan does not name, and copies that a kill left unfinished."""
+        used = {stage.recipe.distillation.teacher for stage in plan.all_stages if stage.recipe.distillation is not None}
+        folder = run / TEACHER_FOLDER
+        of_now = {content for content in used if (folder / content).is_dir()}
+        if used == of_now:  # else it lies right in the folder, as earlier versions had it
+            for path in folder.glob("*"):
+                if path.name not in used:
+                    _remove(path)
+            if not used:
+                shutil.rmtree(folder, ignore_errors=True)
+        for path in run.glob(f"{_UNFINISHED}*"):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def distilled(plan: Plan, distillation: Distillation) -> Plan:
+    """The plan with a teacher's term in the loss of all configurations, and the memory that it takes.
 
     Raises:
-        AutosegError: nothing is trained, weights are damaged, or a channel is missing that the teacher needs.
-        UsageError: it is the student's own run folder.
+        AutosegError: a configuration is a stage after another one.
     """
-    if Path(path).resolve() == Path(out).resolve():
-        raise UsageError(f"--teacher {path} is the run folder that --out writes; choose another one for the student.")
-    teacher = Teacher.of(path)
-    if not teacher.folds:
-        raise AutosegError(
-            f"--teacher {path} has no trained fold of {teacher.configuration}; train it first with "
-            f"'autoseg train {path}'."
-        )
-    plan = teacher.run.plan
-    if plan.raters:
-        raise UsageError(
-            f"--teacher {path} learned several raters separately and can't teach; choose one that learned from "
-            "one label map a case."
-        )
-    for name in _FILES:
-        if not (teacher.run.path / name).is_file():
-            raise AutosegError(f"--teacher {path} lacks its {name}; take a run folder that is whole.")
-    does_without = plan.takes_missing_channels(plan.configurations[teacher.configuration])
-    lacking = [name for name in plan.channel_names if name not in dataset.channels]
-    if lacking and not (does_without and len(lacking) < len(plan.channels)):
-        raise AutosegError(
-            f"--teacher {path} needs the channel {', '.join(lacking)}, which {dataset.name} does not have "
-            f"({', '.join(dataset.channels)}); choose a teacher that was trained on its channels."
-        )
-    for case in dataset.cases:
-        absent = [name for name in plan.channel_names if name not in case.channels]
-        if absent and not (does_without and len(absent) < len(plan.channels)):
+    configurations = {}
+    for stage in plan.all_stages:
+        if stage.previous is not None:
             raise AutosegError(
-                f"case {case.id} lacks the channel {', '.join(absent)}, which --teacher {path} needs; take the case "
-                "out, or choose a teacher that was trained "
-                f"{'on other channels' if does_without else 'for missing channels'}."
+                f"--teacher: planner {plan.planner} makes {stage.name} a stage after another one, and only "
+                "configurations of one stage can learn from a teacher; choose another --planner."
             )
-    # All of it, so that a damaged file is found now and not in the student's training.
-    load_member(teacher.run, teacher.configuration, teacher.folds, torch.device("cpu"), "weights")
-    return teacher
+        recipe = stage.recipe.model_copy(update={"distillation": distillation})
+        configurations[stage.name] = stage.configuration.model_copy(update={"recipe": recipe})
+    return refresh(plan.model_copy(update={"configurations": configurations}))
 
 
-def distillation_of(teacher: Teacher) -> Distillation:
-    """The recipe's part that names a teacher, with the usual weight and temperature."""
-    weight, temperature = (Distillation.model_fields[name].default for name in ("weight", "temperature"))
-    return Distillation(
-        teacher=teacher.content,
-        reasons={
-            "weight": f"{weight:g}, ours: as much as Dice and as cross-entropy",
-            "temperature": f"{temperature:g}, ours",
-            "teacher": f"{teacher.configuration} of {teacher.run.path}, {say_folds(teacher.folds)}; copied to {FOLDER}",
-        },
-    )
-
-
-def say_folds(folds: Sequence[int]) -> str:
+def list_folds(folds: Sequence[int]) -> str:
     """``fold 2`` or ``folds 0, 1``."""
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
 
 
-def heads_of(target: Target, teacher: Target) -> list[list[int]]:
+def match_heads(target: Target, teacher: Target) -> list[list[int]]:
     """For each head of a student, the teacher's heads that it is made of.
 
     Outputs are matched by name. Labels that the student does not have belong to its background.
@@ -169,46 +270,20 @@ def heads_of(target: Target, teacher: Target) -> list[list[int]]:
     return [[0, *(index + 1 for index in rest)], *([index + 1] for index in wanted)]
 
 
-def check_student(plan: Plan, teacher: Teacher) -> None:
-    """Refuse a plan whose outputs a teacher does not speak of.
-
-    Raises:
-        AutosegError: names the outputs of both.
-    """
-    for configuration in plan.configurations.values():
-        heads_of(plan.target_of(configuration), teacher.target)
-
-
-def keep_teacher(teacher: Teacher, out: str | Path) -> None:
-    """Copy what predicting needs of a teacher into the student's run folder, in place of a teacher of before."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".teacher.", dir=out) as temporary:
-        copy = Path(temporary) / FOLDER
-        for name in (*_FILES, *teacher.weights):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(teacher.run.path / name, copy / name)
-        if (out / FOLDER).exists():
-            os.replace(out / FOLDER, Path(temporary) / "before")
-        os.replace(copy, out / FOLDER)
-
-
-def forget_teacher(out: str | Path) -> None:
-    """Remove the teacher that an earlier plan of a run folder kept."""
-    shutil.rmtree(Path(out) / FOLDER, ignore_errors=True)
-
-
-def kept_teacher(run: Run, distillation: Distillation) -> Teacher:
+def installed_teacher(run: Run, distillation: Distillation) -> TeacherModel:
     """The teacher in a student's run folder.
 
     Raises:
         AutosegError: it is gone, or is not the one that the plan was made for.
     """
-    path = run.path / FOLDER
+    folder = run.path / TEACHER_FOLDER
+    path = folder / distillation.teacher
+    if not path.is_dir():
+        path = folder  # where earlier versions put it
     remedy = f"plan {run.path} again with 'autoseg plan DATASET --out {run.path} --teacher TEACHER'"
     if not (path / "plan.json").is_file():
         raise AutosegError(f"{path} is missing, which the plan learns from; {remedy}.")
-    teacher = Teacher.of(path)
+    teacher = TeacherModel.of(path)
     if teacher.content != distillation.teacher:
         raise AutosegError(f"{path} is not the teacher that the plan was made for; {remedy}.")
     return teacher

@@ -7,32 +7,34 @@ constant 1e-3, equal weights of overlapping tiles, windows a quarter of a patch 
 from collections.abc import Sequence
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import Inflated
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization, Loss, Optimizer, Recipe, Schedule
-from planners.rules.systems import adopt, assemble, base_recipe, configure, fit, open_setting
+from planners.rules.fitting import Wanted, fit
+from planners.rules.systems import adopt, assemble, base_recipe, configure
+from planners.rules.task import open_task
 
 #: Red, green and blue of the paper.
-CHANNELS = ("flair", "t1c", "t2")
+_CHANNELS = ("flair", "t1c", "t2")
 
 #: The weights that the paper's code starts from are torchvision's.
-ENCODER = "resnet34.tv_in1k"
+_ENCODER = "resnet34.tv_in1k"
 
 #: Windows of the sliding prediction; they overlap in the plane, and follow each other along z. Without depth layers it
 #: changes nothing, and is faster, to look at as many slices together.
-WINDOW = (24, 128, 128)
-STEP_IN_PLANE = 32
+_WINDOW = (24, 128, 128)
+_STEP_IN_PLANE = 32
 
 #: Steps in which a patch is made smaller, and the smallest: a slice of 64×64 leaves the encoder 2×2 pixels.
-UNIT = (4, 32, 32)
-LEAST = (8, 64, 64)
+_UNIT = (4, 32, 32)
+_LEAST = (8, 64, 64)
 
-PAPER = "Wacker et al. 2019"
+_PAPER = "Wacker et al. 2019"
 
 
 def plan_albunet(
-    fingerprint: Fingerprint, request: Request, name: str, patch: Sequence[int], batch: int, depth_layers: bool
+    fingerprint: Fingerprint, request: ResolvedRequest, name: str, patch: Sequence[int], batch: int, depth_layers: bool
 ) -> Plan:
     """Plan a dataset for an AlbuNet.
 
@@ -48,30 +50,30 @@ def plan_albunet(
         UsageError: unknown channels or regions are asked for.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
-    setting = open_setting(fingerprint, request, CHANNELS, exclusive=True)
+    task = open_task(fingerprint, request, _CHANNELS, exclusive=True)
     network = Inflated(
-        encoder=ENCODER,
+        encoder=_ENCODER,
         first_pool="2x2",
         skips=[4, 8, 16, 32],
         depth_layers=depth_layers,
         reasons={
-            "encoder": f"ResNet34 with every k×k convolution made 1×k×k ({PAPER})",
-            "first_pool": f"2×2 instead of 3×3 ({PAPER})",
-            "skips": f"none at half the resolution ({PAPER}, released code)",
-            "decoder_features": f"{PAPER}, released code",
-            "decoder_widths": f"{PAPER}, released code",
-            "depth_layers": f"3×1×1 convolutions that join slices ({PAPER})"
+            "encoder": f"ResNet34 with every k×k convolution made 1×k×k ({_PAPER})",
+            "first_pool": f"2×2 instead of 3×3 ({_PAPER})",
+            "skips": f"none at half the resolution ({_PAPER}, released code)",
+            "decoder_features": f"{_PAPER}, released code",
+            "decoder_widths": f"{_PAPER}, released code",
+            "depth_layers": f"3×1×1 convolutions that join slices ({_PAPER})"
             if depth_layers
-            else f"single slices: nothing to join ({PAPER})",
+            else f"single slices: nothing to join ({_PAPER})",
         },
     )
-    unit = [u if side > 1 else 1 for u, side in zip(UNIT, patch, strict=True)]
-    least = [low if side > 1 else 1 for low, side in zip(LEAST, patch, strict=True)]
+    unit = [u if side > 1 else 1 for u, side in zip(_UNIT, patch, strict=True)]
+    least = [low if side > 1 else 1 for low, side in zip(_LEAST, patch, strict=True)]
     adam = Optimizer(
         name="adam",
         learning_rate=1e-3,
         weight_decay=0.0,
-        reasons={"name": f"{PAPER}, released code", "learning_rate": f"{PAPER}, released code"},
+        reasons={"name": f"{_PAPER}, released code", "learning_rate": f"{_PAPER}, released code"},
     )
     dice = Loss(
         dice_weight=1.0,
@@ -79,43 +81,44 @@ def plan_albunet(
         background=True,
         batch_dice=True,
         reasons={
-            "dice_weight": f"multiple Dice: averaged over the tissue classes ({PAPER})",
-            "ce_weight": f"Dice alone ({PAPER})",
-            "background": f"a class, too ({PAPER}, released code): else nothing keeps it out of a class not found yet",
-            "batch_dice": f"over the whole batch ({PAPER}, released code)",
+            "dice_weight": f"multiple Dice: averaged over the tissue classes ({_PAPER})",
+            "ce_weight": f"Dice alone ({_PAPER})",
+            "background": f"a class, too ({_PAPER}, released code): else nothing keeps it out of a class not found yet",
+            "batch_dice": f"over the whole batch ({_PAPER}, released code)",
         },
     )
-    size = fit(setting, network, patch, batch, Recipe(loss=dice, optimizer=adam, ema_decay=0), unit=unit, least=least)
-    base, applied = base_recipe(setting, size.patch, size.batch)
-    recipe = adopt(
-        base,
+    own = Recipe(
         loss=dice,
         optimizer=adam,
-        schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{PAPER}, released code"}),
+        schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{_PAPER}, released code"}),
         initialization=Initialization(
             reasons={"source": "the paper's is --weights imagenet, which timm downloads; or --weights FILE"}
         ),
-        no_average="the paper has none",
+        ema_decay=0.0,
+        reasons={"ema_decay": "the paper has none"},
     )
-    tile = [max(side, mine) for side, mine in zip(_covering(WINDOW, setting.grid.shape), size.patch, strict=True)]
+    size = fit(task.full, network, own, Wanted(patch, batch, unit, least))
+    base, applied = base_recipe(task.full, size.patch, size.batch)
+    recipe = adopt(base, own)
+    tile = [max(side, mine) for side, mine in zip(_covering(_WINDOW, task.grid.shape), size.patch, strict=True)]
     inference = applied.model_copy(
         update={
             "patch_size": tile,
-            "step": [tile[0], STEP_IN_PLANE, STEP_IN_PLANE],
+            "step": [tile[0], _STEP_IN_PLANE, _STEP_IN_PLANE],
             "gaussian_sigma": 0.0,
             "reasons": {
                 **applied.reasons,
-                "patch_size": f"windows as large as the 3D network's patches, where the images are ({PAPER})",
-                "step": f"{STEP_IN_PLANE} pixels in the plane, the window's depth along z ({PAPER})",
-                "gaussian_sigma": f"overlapping windows count alike ({PAPER}, released code)",
+                "patch_size": f"windows as large as the 3D network's patches, where the images are ({_PAPER})",
+                "step": f"{_STEP_IN_PLANE} pixels in the plane, the window's depth along z ({_PAPER})",
+                "gaussian_sigma": f"overlapping windows count alike ({_PAPER}, released code)",
             },
         }
     )
-    configuration = configure(setting, network, size, recipe, inference)
-    return assemble(setting, name, {"3d_fullres": configuration}, "3d_fullres", "the only one")
+    configuration = configure(task.full, network, size, recipe, inference)
+    return assemble(task, name, {"3d_fullres": configuration}, "3d_fullres", "the only one")
 
 
 def _covering(window: Sequence[int], image: Sequence[float]) -> list[int]:
     """The window, no larger than it takes to cover the image (in whole units of the network's)."""
-    units = [1, UNIT[1], UNIT[2]]
+    units = [1, _UNIT[1], _UNIT[2]]
     return [min(side, -(-round(n) // u) * u) for side, n, u in zip(window, image, units, strict=True)]

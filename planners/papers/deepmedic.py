@@ -3,112 +3,101 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.inference.sliding_window import tile_starts
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
+from planners.rules.fitting import Wanted, fit
 from planners.rules.mirroring import mirror_axes
-from planners.rules.systems import (
-    Setting,
-    adopt,
-    assemble,
-    base_recipe,
-    case_shapes,
-    configure,
-    fit,
-    open_setting,
-    refuse_pictures,
-)
+from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
+from planners.rules.task import Task, case_shapes, open_task, refuse_pictures
 
 #: Voxels of a patch, patches a step and cases they come from at most (Rahimpour et al. 2022).
-PATCH = (25, 25, 25)
-BATCH = 60
-CASES = 10
+_PATCH = (25, 25, 25)
+_BATCH = 60
+_CASES = 10
 
-#: Sides of what a tile may speak about at inference, besides what holds the largest image: 63³ are 343 times the voxels
+#: Sides of a tile's output at inference, besides what holds the largest image: 63³ are 343 times the voxels
 #: of training's 9³ and take 45 times its work.
-SIDES = (9, 18, 27, 36, 45, 54, 63)
+_SIDES = (9, 18, 27, 36, 45, 54, 63)
 
 #: Tensors of the widest part of the network (the joined pathways and the 1×1×1 layers) that are alive at once in
 #: inference: the two pathways and what joins them, and a layer's input and result.
-ALIVE = 3
+_ALIVE = 3
 
 #: Share of the rounds of Kamnitsas' own configuration after which the rate is halved for the first time (17 of 35),
 #: and what five halvings leave of it.
-EXPLORE, FLOOR = 17 / 35, 0.5**5
+_EXPLORE, _FLOOR = 17 / 35, 0.5**5
 
-PAPER = "Rahimpour et al. 2022"
-ORIGINAL = "Kamnitsas et al. 2017"
+_PAPER = "Rahimpour et al. 2022"
+_ORIGINAL = "Kamnitsas et al. 2017"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for DeepMedic.
 
     Raises:
         UsageError: unknown channels or regions are asked for, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    setting = open_setting(fingerprint, request)
-    refuse_pictures(setting, "deepmedic")
+    task = open_task(fingerprint, request)
+    refuse_pictures(task, "deepmedic")
     network = DeepMedic(
         reasons={
-            "features": f"{ORIGINAL}; a third of the resolution, means of 3×3×3 voxels, for the second pathway",
-            "norm": f"after every layer but the last ({PAPER})",
-            "dropout": PAPER,
-            "fully_connected_dropout": PAPER,
+            "features": f"{_ORIGINAL}; a third of the resolution, means of 3×3×3 voxels, for the second pathway",
+            "norm": f"after every layer but the last ({_PAPER})",
+            "dropout": _PAPER,
+            "fully_connected_dropout": _PAPER,
         }
     )
     taken = 2 * len(network.features)
-    size = fit(
-        setting,
-        network,
-        PATCH,
-        BATCH,
-        Recipe(loss=_loss(), optimizer=_optimizer(), ema_decay=0),
-        unit=[network.factor] * 3,
-        least=[taken + network.factor] * 3,
-        # The result, not the patch, need not be larger than the image.
-        shape=[side + taken for side in setting.grid.shape],
-    )
-    base, _ = base_recipe(setting, network.output_size(size.patch), size.batch)
-    augmentation = _augmentation(setting, base.augmentation)
-    recipe = adopt(
-        base,
+    own = Recipe(
         loss=_loss(),
         optimizer=_optimizer(),
         schedule=Schedule(
             name="explore_exploit",
             warmup=0.0,
-            explore=round(EXPLORE, 2),
-            floor=FLOOR,
+            explore=round(_EXPLORE, 2),
+            floor=_FLOOR,
             reasons={
-                "name": f"a straight line through the five halvings of {ORIGINAL}'s released configuration",
+                "name": f"a straight line through the five halvings of {_ORIGINAL}'s released configuration",
                 "explore": "the first of them, after 17 of 35 rounds",
                 "floor": "five halvings",
             },
         ),
-        augmentation=augmentation,
         sampling=_sampling(),
-        no_average="the paper averages no weights",
+        ema_decay=0.0,
+        reasons={"ema_decay": "the paper averages no weights"},
     )
-    configuration = configure(setting, network, size, recipe, _inference(setting, network, augmentation.mirror_axes))
+    # The result, not the patch, need not be larger than the image.
+    around = replace(task.full, shape=[side + taken for side in task.grid.shape])
+    least = [taken + network.factor] * 3
+    size = fit(around, network, own, Wanted(_PATCH, _BATCH, [network.factor] * 3, least))
+    base, _ = base_recipe(task.full, network.output_size(size.patch), size.batch)
+    augmentation = _augmentation(task, base.augmentation)
+    recipe = adopt(base, own.model_copy(update={"augmentation": augmentation}))
+    inference = _inference(task, network, augmentation.mirror_axes)
+    configuration = configure(task.full, network, size, recipe, inference)
     return assemble(
-        setting,
+        task,
         "deepmedic",
         {"3d_fullres": configuration},
         "3d_fullres",
         "the only one: DeepMedic has its low resolution inside",
-        normalization=Normalization(
-            scheme="zscore",
-            masked=True,
-            reasons={"scheme": PAPER, "masked": f"mean and deviation of the voxels that are not zero ({PAPER})"},
+        Preparation(
+            normalization=Normalization(
+                scheme="zscore",
+                masked=True,
+                reasons={"scheme": _PAPER, "masked": f"mean and deviation of the voxels that are not zero ({_PAPER})"},
+            )
         ),
     )
 
@@ -117,7 +106,7 @@ def _loss() -> Loss:
     return Loss(
         dice_weight=0.0,
         ce_weight=1.0,
-        reasons={"dice_weight": f"none ({ORIGINAL})", "ce_weight": f"cross-entropy alone ({ORIGINAL})"},
+        reasons={"dice_weight": f"none ({_ORIGINAL})", "ce_weight": f"cross-entropy alone ({_ORIGINAL})"},
     )
 
 
@@ -127,9 +116,9 @@ def _optimizer() -> Optimizer:
         learning_rate=1e-3,
         weight_decay=2e-4,
         reasons={
-            "name": f"ours: Adam is RMSProp with momentum, which {ORIGINAL} used",
-            "learning_rate": ORIGINAL,
-            "weight_decay": f"L2 penalty of 1e-4 times the squares ({ORIGINAL}); their L1 penalty of 1e-6 is left out",
+            "name": f"ours: Adam is RMSProp with momentum, which {_ORIGINAL} used",
+            "learning_rate": _ORIGINAL,
+            "weight_decay": f"L2 penalty of 1e-4 times the squares ({_ORIGINAL}); their L1 penalty of 1e-6 is left out",
         },
     )
 
@@ -139,22 +128,22 @@ def _sampling() -> Sampling:
         foreground_share=0.0,
         foreground="voxel",
         background="mask",
-        cases_per_batch=CASES,
+        cases_per_batch=_CASES,
         reasons={
-            "foreground_share": f"none: uniformly in the mask, as {PAPER}; --set recipe.sampling.foreground_share=0.5 "
-            f"centres half on lesions, as {ORIGINAL}",
+            "foreground_share": f"none: uniformly in the mask, as {_PAPER}; --set recipe.sampling.foreground_share=0.5 "
+            f"centres half on lesions, as {_ORIGINAL}",
             "background": "the brain mask, or the voxels that are not zero; --set recipe.sampling.background=healthy, "
             "besides, keeps the other half off the lesions",
-            "cases_per_batch": f"{BATCH} patches from at most {CASES} subjects ({PAPER})",
+            "cases_per_batch": f"{_BATCH} patches from at most {_CASES} subjects ({_PAPER})",
         },
     )
 
 
-def _augmentation(setting: Setting, base: Augmentation) -> Augmentation:
+def _augmentation(task: Task, base: Augmentation) -> Augmentation:
     """Reflections only; this project's changes of intensities stay."""
-    outputs = [output.name for output in setting.target.outputs]
-    mirrored, why = mirror_axes(setting.fingerprint, "cpu", outputs, setting.grid.transpose, 3)
-    still = f"none ({ORIGINAL}); and turned boxes of 57³ for each patch would take longer than the step"
+    outputs = [output.name for output in task.target.outputs]
+    mirrored, why = mirror_axes(task.fingerprint, "cpu", outputs, task.grid.transpose, 3)
+    still = f"none ({_ORIGINAL}); and turned boxes of 57³ for each patch would take longer than the step"
     return base.model_copy(
         update={
             "rotation_probability": 0.0,
@@ -164,26 +153,26 @@ def _augmentation(setting: Setting, base: Augmentation) -> Augmentation:
                 **{name: reason for name, reason in base.reasons.items() if not name.startswith("rotation")},
                 "rotation_probability": still,
                 "scaling_probability": still,
-                "mirror_axes": f"left and right only ({ORIGINAL})" if mirrored else why,
+                "mirror_axes": f"left and right only ({_ORIGINAL})" if mirrored else why,
             },
         }
     )
 
 
-def _tile(setting: Setting, network: DeepMedic) -> list[int]:
-    """What a tile speaks about: of those that fit the memory, the one with which all cases take the least work.
+def _tile(task: Task, network: DeepMedic) -> list[int]:
+    """A tile's output: of those that fit the memory, the one with which all cases take the least work.
 
     A large tile computes less of the surroundings twice, and a tile that just holds the images nothing but them.
     """
     taken, factor = 2 * len(network.features), network.factor
-    images = np.asarray(case_shapes(setting))
+    images = np.asarray(case_shapes(task))
     largest = [factor * math.ceil(n / factor) for n in images.max(axis=0)]
     width = 2 * network.features[-1] + max(network.fully_connected)
     # Along each axis: side → tiles that each image takes.
     counts = [
         {
             side: np.array([len(tile_starts(n, side, 0.0)) for n in images[:, axis]])
-            for side in {*SIDES, min(most, SIDES[-1])}
+            for side in {*_SIDES, min(most, _SIDES[-1])}
         }
         for axis, most in enumerate(largest)
     ]
@@ -197,15 +186,15 @@ def _tile(setting: Setting, network: DeepMedic) -> list[int]:
     fitting = [
         tile
         for tile in itertools.product(*(sorted(sides) for sides in counts))
-        if ALIVE * 4 * width * math.prod(n + taken for n in tile) <= setting.budget
+        if _ALIVE * 4 * width * math.prod(n + taken for n in tile) <= task.budget
     ]
-    return list(min(fitting, key=work, default=(SIDES[0],) * 3))
+    return list(min(fitting, key=work, default=(_SIDES[0],) * 3))
 
 
-def _inference(setting: Setting, network: DeepMedic, mirrored: Sequence[int]) -> Inference:
+def _inference(task: Task, network: DeepMedic, mirrored: Sequence[int]) -> Inference:
     """Larger tiles than training's."""
     taken = 2 * len(network.features)
-    tile = _tile(setting, network)
+    tile = _tile(task, network)
     patch = [n + taken for n in tile]
     return Inference(
         patch_size=patch,
@@ -214,7 +203,7 @@ def _inference(setting: Setting, network: DeepMedic, mirrored: Sequence[int]) ->
         mirror_axes=list(mirrored),
         tile_batch=1,
         reasons={
-            "patch_size": f"speaks about {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
+            "patch_size": f"an output of {'×'.join(map(str, tile))} voxels: the least work for all cases; the "
             "network is the same at any size",
             "overlap": "none: without padding, what lies at the edge of a tile is as good as its middle",
             "gaussian_sigma": "equal weights: tiles do not overlap",

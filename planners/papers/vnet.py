@@ -1,73 +1,69 @@
 """Planner ``vnet``: V-Net (Milletari et al. 2016), which Yildiz et al. train on brain tumors."""
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import VNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
-from planners.rules.systems import adopt, assemble, base_recipe, configure, fit, open_setting, refuse_pictures
+from planners.rules.fitting import Wanted, fit
+from planners.rules.systems import adopt, assemble, base_recipe, configure
+from planners.rules.task import open_task, refuse_pictures
 
 #: Voxels ``(z, y, x)`` of a volume and volumes a step (paper).
-PATCH = (64, 128, 128)
-BATCH = 2
+_PATCH = (64, 128, 128)
+_BATCH = 2
 
 #: Smallest side of a patch, of an image that is no smaller: two voxels are left of it at the lowest level.
-LEAST = 32
+_LEAST = 32
 
 #: Share of the paper's 30,000 steps after which the rate falls to a tenth (25,000).
-EXPLORE, FLOOR = 25 / 30, 0.1
+_EXPLORE, _FLOOR = 25 / 30, 0.1
 
-PAPER = "Milletari et al. 2016"
-CODE = "its released code"
+_PAPER = "Milletari et al. 2016"
+_CODE = "its released code"
 
 
-def plan(fingerprint: Fingerprint, request: Request) -> Plan:
+def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for V-Net.
 
     Raises:
         UsageError: unknown channels or regions are asked for, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    setting = open_setting(fingerprint, request)
-    refuse_pictures(setting, "vnet")
+    task = open_task(fingerprint, request)
+    refuse_pictures(task, "vnet")
     network = VNet(
         reasons={
-            "features": PAPER,
-            "convolutions": PAPER,
-            "kernel_size": PAPER,
+            "features": _PAPER,
+            "convolutions": _PAPER,
+            "kernel_size": _PAPER,
             "norm": "ours, as in most programs for V-Net since: the paper has none; --set network.norm=none",
-            "dropout": f"none ({PAPER})",
+            "dropout": f"none ({_PAPER})",
         }
     )
     divisor = network.divisor[0]
-    size = fit(
-        setting,
-        network,
-        [PATCH[axis] for axis in setting.grid.transpose],
-        BATCH,
-        Recipe(loss=_loss(), optimizer=_optimizer(), ema_decay=0),
-        least=[LEAST if n > divisor else divisor for n in setting.grid.shape],
-    )
-    base, inference = base_recipe(setting, size.patch, size.batch)
-    recipe = adopt(
-        base,
+    own = Recipe(
         loss=_loss(),
         optimizer=_optimizer(),
         schedule=Schedule(
             name="explore_exploit",
             warmup=0.0,
-            explore=round(EXPLORE, 2),
-            floor=FLOOR,
+            explore=round(_EXPLORE, 2),
+            floor=_FLOOR,
             reasons={
-                "name": f"{PAPER}'s step to a tenth, as a straight line",
-                "explore": f"after 25,000 of 30,000 steps ({PAPER})",
-                "floor": PAPER,
+                "name": f"{_PAPER}'s step to a tenth, as a straight line",
+                "explore": f"after 25,000 of 30,000 steps ({_PAPER})",
+                "floor": _PAPER,
             },
         ),
-        no_average="the paper averages no weights",
+        ema_decay=0.0,
+        reasons={"ema_decay": "the paper averages no weights"},
     )
-    configuration = configure(setting, network, size, recipe, inference)
-    return assemble(setting, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {PAPER} trained")
+    least = [_LEAST if n > divisor else divisor for n in task.grid.shape]
+    size = fit(task.full, network, own, Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least))
+    base, inference = base_recipe(task.full, size.patch, size.batch)
+    configuration = configure(task.full, network, size, adopt(base, own), inference)
+    return assemble(task, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {_PAPER} trained")
 
 
 def _loss() -> Loss:
@@ -78,11 +74,11 @@ def _loss() -> Loss:
         background=True,
         batch_dice=False,
         reasons={
-            "dice_weight": f"soft Dice alone ({PAPER})",
-            "ce_weight": f"soft Dice alone ({PAPER})",
-            "dice_denominator": f"{PAPER}, section 3",
+            "dice_weight": f"soft Dice alone ({_PAPER})",
+            "ce_weight": f"soft Dice alone ({_PAPER})",
+            "dice_denominator": f"{_PAPER}, section 3",
             "background": "ours, of several exclusive labels: nothing else keeps it out of one that is not found yet",
-            "batch_dice": f"a volume at a time ({PAPER})",
+            "batch_dice": f"a volume at a time ({_PAPER})",
         },
     )
 
@@ -94,9 +90,9 @@ def _optimizer() -> Optimizer:
         momentum=0.99,
         weight_decay=5e-4,
         reasons={
-            "name": f"{PAPER}; Nesterov's momentum is ours",
-            "learning_rate": PAPER,
-            "momentum": PAPER,
-            "weight_decay": f"{PAPER}, {CODE}",
+            "name": f"{_PAPER}; Nesterov's momentum is ours",
+            "learning_rate": _PAPER,
+            "momentum": _PAPER,
+            "weight_decay": f"{_PAPER}, {_CODE}",
         },
     )

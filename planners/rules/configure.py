@@ -1,26 +1,24 @@
 """From fingerprint and request to a plan: what planners of all U-Net families have in common, top to bottom."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.networks import parameters_of
-from autoseg.planning.making import Request
 from autoseg.planning.memory import step_memory
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
-from autoseg.plans.target import Target
 from autoseg.step.setup import StepSetup
 from autoseg.utils.errors import UsageError
-from planners.rules.budget import USABLE, precision
+from planners.rules.budget import precision
 from planners.rules.compute import CPU_PATCH_VOXELS, choose_width, cpu_batch
-from planners.rules.mirroring import mirror_axes
+from planners.rules.fitting import Size
 from planners.rules.patches import Choice, Need, Patch, choose, largest_batch, patches
-from planners.rules.recipe import Data, inference, optimizer, recipe
-from planners.rules.spacing import Grid, coarsen
-from planners.rules.systems import Setting, assemble, open_setting
+from planners.rules.recipe import optimizer
+from planners.rules.spacing import coarsen
+from planners.rules.systems import assemble, base_recipe, configure
+from planners.rules.task import StageTask, Task, open_task
 from planners.rules.topology import BASE_FEATURES, Family, network
 
 #: A patch that sees less than this share of the median image lacks context: a low-resolution stage is planned
@@ -37,92 +35,46 @@ HALVED = 2.0
 FEW_SLICES = 4
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What all configurations of a plan share."""
-
-    family: Family
-    fingerprint: Fingerprint
-    request: Request
-    target: Target
-    in_channels: int
-
-    @property
-    def cpu(self) -> bool:
-        return self.request.device == "cpu"
-
-    def need(self, base_features: int = BASE_FEATURES) -> Need:
-        chosen, _, ema = optimizer(self.request.device)
-        return Need(
-            self.family,
-            self.in_channels,
-            self.target,
-            Recipe(optimizer=chosen, ema_decay=ema),
-            precision(self.request.device),
-            base_features,
-            self.request.device,
-        )
-
-
-def plan_family(fingerprint: Fingerprint, request: Request, family: Family) -> Plan:
+def plan_family(fingerprint: Fingerprint, request: ResolvedRequest, family: Family) -> Plan:
     """Plan a dataset for one family of networks.
 
     Raises:
         UsageError: unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    setting = open_setting(fingerprint, request)
-    family = replace(family, decoders=max(len(request.raters), 1))
-    configurations = _configurations(_task(setting, family), setting.grid)
-    recommended, why = _recommend(setting.cpu, configurations)
-    return assemble(setting, family.name, configurations, recommended, why, raters=request.raters)
+    task = open_task(fingerprint, request)
+    configurations = _configurations(task, replace(family, decoders=max(len(request.raters), 1)))
+    recommended, why = _recommend(task.cpu, configurations)
+    return assemble(task, family.name, configurations, recommended, why)
 
 
-def _task(setting: Setting, family: Family) -> _Task:
-    return _Task(family, setting.fingerprint, setting.request, setting.target, len(setting.names))
-
-
-def _configurations(task: _Task, grid: Grid) -> dict[str, Configuration]:
+def _configurations(task: Task, family: Family) -> dict[str, Configuration]:
     found: dict[str, Configuration] = {}
+    grid, full = task.grid, task.full
     # Slices share the volumes' folder where resampling to the target changes nothing between slices.
-    volumes = _has_volumes(task, grid)
-    shared = volumes and grid.same_slices
-    flat = (None, grid.spacing[1], grid.spacing[2])
-    found["2d"] = _configuration(
-        task,
-        "2d",
-        spacing=grid.spacing if shared else flat,
-        data="3d_fullres" if shared else "2d",
-        image=grid.shape,
-        dimensions=2,
-        transpose=grid.transpose,
-        reasons={
-            "spacing": f"{grid.spacing_reason}; each case keeps its own slices" if not shared else grid.spacing_reason
-        },
-    )
+    volumes = _has_volumes(task)
+    slices = full
+    if not (volumes and grid.same_slices):
+        slices = replace(
+            full,
+            spacing=(None, grid.spacing[1], grid.spacing[2]),
+            spacing_reason=f"{grid.spacing_reason}; each case keeps its own slices",
+            data="2d",
+        )
+    found["2d"] = _configuration(family, slices, _choose(family, slices, "2d"))
     if not volumes:
         return found
-    choice = _choose(task, "3d_fullres", grid.shape, grid.spacing, 3)
-    lowres = _low_resolution(task, grid, choice.patch)
-    found["3d_fullres"] = _configuration(
-        task,
-        "3d_fullres",
-        spacing=grid.spacing,
-        data="3d_fullres",
-        image=grid.shape,
-        dimensions=3,
-        transpose=grid.transpose,
-        batch_dice=lowres is not None,
-        choice=choice,
-        reasons={"spacing": grid.spacing_reason},
-    )
+    choice = _choose(family, full, "3d_fullres")
+    lowres = _low_resolution(family, full, choice.patch)
+    found["3d_fullres"] = _configuration(family, full, choice, batch_dice=lowres is not None)
     if lowres is not None:
-        found["3d_lowres"] = _low(task, grid, lowres, _coarse_enough(choice.patch))
+        low = replace(lowres, spacing_reason=_coarse_enough(choice.patch))
+        found["3d_lowres"] = _configuration(family, low, _choose(family, low, "3d_lowres"), batch_dice=False)
     return found
 
 
-def _has_volumes(task: _Task, grid: Grid) -> bool:
-    return task.fingerprint.dimension == 3 and grid.shape[0] >= FEW_SLICES
+def _has_volumes(task: Task) -> bool:
+    return task.fingerprint.dimension == 3 and task.grid.shape[0] >= FEW_SLICES
 
 
 def _coarse_enough(patch: Patch) -> str:
@@ -132,26 +84,25 @@ def _coarse_enough(patch: Patch) -> str:
     )
 
 
-def _low(task: _Task, grid: Grid, lowres: tuple[list[float], list[float]], reason: str) -> Configuration:
-    """The low-resolution stage of this spacing and shape."""
-    spacing, shape = lowres
-    return _configuration(
-        task,
-        "3d_lowres",
-        spacing=(spacing[0], spacing[1], spacing[2]),
-        data="3d_lowres",
-        image=shape,
-        dimensions=3,
-        transpose=grid.transpose,
-        batch_dice=False,
-        reasons={"spacing": reason},
+def _need(family: Family, stage: StageTask) -> Need:
+    device = stage.task.request.device
+    chosen, _, average = optimizer(device)
+    return Need(
+        family,
+        stage.in_channels,
+        stage.target,
+        Recipe(optimizer=chosen, ema_decay=average),
+        precision(device),
+        BASE_FEATURES,
+        device,
     )
 
 
-def _choose(
-    task: _Task, name: str, image: Sequence[float], spacing: Sequence[float], dimensions: int, base: int = BASE_FEATURES
-) -> Choice:
-    """Patch and batch for images of this shape; ``dimensions`` 2 takes the last two axes."""
+def _choose(family: Family, stage: StageTask, name: str) -> Choice:
+    """Patch and batch for a stage; that of the name ``2d`` takes the last two axes."""
+    task, image = stage.task, stage.shape
+    dimensions = 2 if name == "2d" else 3
+    spacing = [mm if mm is not None else 1.0 for mm in stage.spacing]
     candidates = patches(image[-dimensions:], spacing[-dimensions:])
     cases = len(task.fingerprint.cases)
     limits = [largest_batch(cases, image, patch) for patch in candidates]
@@ -159,147 +110,94 @@ def _choose(
     if task.cpu:
         most = CPU_PATCH_VOXELS
         limits = [cpu_batch(dimensions, p.voxels, limit) for p, limit in zip(candidates, limits, strict=True)]
-    return choose(candidates, task.need(base), USABLE * task.request.gpu_memory_gb * 1e9, limits, most, name)
+    return choose(candidates, _need(family, stage), task.budget, limits, most, name)
 
 
-def _low_resolution(task: _Task, grid: Grid, patch: Patch) -> tuple[list[float], list[float]] | None:
-    """Spacing and shape of a low-resolution stage, where the full-resolution patch sees too little of an image."""
+def _low_resolution(family: Family, full: StageTask, patch: Patch) -> StageTask | None:
+    """A low-resolution stage, where the full-resolution patch sees too little of an image."""
     if patch.share >= ENOUGH_CONTEXT:
         return None
-    spacing, shape = list(grid.spacing), list(grid.shape)
-    share = patch.share
+    stage, share = replace(full, data="3d_lowres"), patch.share
     while share < ENOUGH_CONTEXT:
-        spacing, shape = coarsen(spacing, shape)
-        share = _choose(task, "3d_lowres", shape, spacing, 3).patch.share
-    if math.prod(shape) > WORTHWHILE * math.prod(grid.shape):
+        stage = _coarser(stage)
+        share = _choose(family, stage, "3d_lowres").patch.share
+    if math.prod(stage.shape) > WORTHWHILE * math.prod(full.shape):
         return None
-    return spacing, shape
+    return stage
 
 
-def _configuration(
-    task: _Task,
-    name: str,
-    spacing: tuple[float | None, float | None, float | None],
-    data: str,
-    image: Sequence[float],
-    dimensions: int,
-    transpose: Sequence[int],
-    reasons: dict[str, str],
-    batch_dice: bool = True,
-    choice: Choice | None = None,
-) -> Configuration:
-    mm = [s if s is not None else 1.0 for s in spacing]
-    choice = choice or _choose(task, name, image, mm, dimensions)
-    patch, batch = choice.patch, choice.batch
+def _coarser(stage: StageTask) -> StageTask:
+    """The stage one step towards a lower resolution."""
+    spacing, shape = coarsen([float(mm) for mm in stage.spacing if mm is not None], stage.shape)
+    return replace(stage, spacing=(spacing[0], spacing[1], spacing[2]), shape=shape)
+
+
+def _configuration(family: Family, stage: StageTask, choice: Choice, batch_dice: bool = True) -> Configuration:
+    task, patch, batch = stage.task, choice.patch, choice.batch
     width, width_reason = BASE_FEATURES, "nnU-Net's 32 channels, doubled with each pooling up to a maximum"
     if task.cpu:
         width, _, width_reason = choose_width(
-            lambda base: network(task.family, patch.pooled, base),
-            task.in_channels,
-            task.target.heads,
-            patch.size,
-            batch,
+            lambda base: network(family, patch.pooled, base), stage.in_channels, stage.target.heads, patch.size, batch
         )
-    topology = network(task.family, patch.pooled, width)
+    topology = network(family, patch.pooled, width)
     divisor = "×".join(str(d) for d in patch.pooled.divisor)
     topology.reasons = {
         "features": width_reason,
         "strides": f"each axis while it keeps 4 voxels and its spacing is within twice the finest (in all {divisor})",
         "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
-        "encoder_blocks": task.family.reason,
-        **({"decoders": "one for each rater"} if task.family.decoders > 1 else {}),
+        "encoder_blocks": family.reason,
+        **({"decoders": "one for each rater"} if family.decoders > 1 else {}),
     }
-    mirrored, mirror_reason = mirror_axes(
-        task.fingerprint,
-        task.request.device,
-        [output.name for output in task.target.outputs],
-        transpose,
-        dimensions,
-    )
-    data_facts = Data(
-        task.request.device,
-        len(task.fingerprint.cases),
-        image,
-        patch.size,
-        batch,
-        batch_dice,
-        mirrored,
-        mirror_reason,
-    )
-    chosen = recipe(data_facts)
-    setup = StepSetup(topology, task.in_channels, task.target, patch.size, batch, chosen)
+    recipe, inference = base_recipe(stage, patch.size, batch, batch_dice)
+    setup = StepSetup(topology, stage.in_channels, stage.target, patch.size, batch, recipe)
     memory = step_memory(setup, precision(task.request.device), task.request.device)
-    parameters, with_statistics = parameters_of(topology, task.in_channels, task.target.heads)
-    return Configuration(
-        spacing=spacing,
-        data=data,
-        patch_size=list(patch.size),
-        batch_size=batch,
-        network=topology,
-        recipe=chosen,
-        inference=inference(mirrored, batch),
-        memory=memory,
-        parameters=parameters,
-        parameters_with_statistics=with_statistics,
-        reasons={
-            **reasons,
-            "patch_size": choice.patch_reason,
-            "batch_size": choice.batch_reason if not task.cpu else "small steps, many of them: compute is the budget",
-            "memory": f"computed for one training step in {memory.precision}: {memory.total / 1e9:.2f} GB",
-        },
-    )
+    batch_reason = "small steps, many of them: compute is the budget" if task.cpu else choice.batch_reason
+    size = Size(list(patch.size), batch, memory, choice.patch_reason, batch_reason)
+    return configure(stage, topology, size, recipe, inference)
 
 
 def _recommend(cpu: bool, configurations: dict[str, Configuration]) -> tuple[str, str]:
     if "3d_fullres" not in configurations:
-        return "2d", "the images have no third axis to speak of"
+        return "2d", "the images have hardly any slices"
     if "3d_lowres" in configurations and cpu:
         return "3d_lowres", "on a CPU a full-resolution patch sees too little of an image, and there would be many"
     return "3d_fullres", "all of the detail, in three dimensions"
 
 
-def plan_cascade(fingerprint: Fingerprint, request: Request, family: Family, planner: str) -> Plan:
+def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Family, planner: str) -> Plan:
     """Plan two stages: a low resolution, and the full one, which is given what the low one found (Isensee et al. 2021).
 
     Raises:
         UsageError: unknown channels or regions are asked for, or the images have too few slices.
         AutosegError: not even the smallest patch fits the budget.
     """
-    setting = open_setting(fingerprint, request)
-    task, grid = _task(setting, family), setting.grid
-    if not _has_volumes(task, grid):
-        raise UsageError(f"--planner {planner} is for volumes, and these have no third axis to speak of; use unet.")
-    patch = _choose(task, "3d_fullres", grid.shape, grid.spacing, 3).patch
-    lowres, reason = _low_resolution(task, grid, patch), _coarse_enough(patch)
-    if lowres is None:
-        lowres, reason = _halved(grid)
-    low = _low(task, grid, lowres, reason)
-    given = replace(task, in_channels=task.in_channels + len(task.target.outputs))
-    full = _configuration(
-        given,
-        "3d_cascade_fullres",
-        spacing=grid.spacing,
-        data="3d_fullres",
-        image=grid.shape,
-        dimensions=3,
-        transpose=grid.transpose,
-        batch_dice=True,
-        reasons={"spacing": grid.spacing_reason},
-    )
+    task = open_task(fingerprint, request)
+    if not _has_volumes(task):
+        raise UsageError(f"--planner {planner} is for volumes, and these have hardly any slices; use unet.")
+    patch = _choose(family, task.full, "3d_fullres").patch
+    low, reason = _low_resolution(family, task.full, patch), _coarse_enough(patch)
+    if low is None:
+        low, reason = _halved(task.full)
+    low = replace(low, spacing_reason=reason)
     why = "what it finds in the whole image tells a patch at full resolution what lies around it (Isensee et al. 2021)"
-    previous = Previous(configuration="3d_lowres", use="channels", reasons={"configuration": why})
-    configurations = {"3d_lowres": low, "3d_cascade_fullres": full.model_copy(update={"previous": previous})}
-    return assemble(
-        setting, planner, configurations, "3d_cascade_fullres", "the last stage, which the first is there for"
+    full = replace(
+        task.full,
+        in_channels=len(task.names) + len(task.target.outputs),
+        previous=Previous(configuration="3d_lowres", use="channels", reasons={"configuration": why}),
     )
+    configurations = {
+        "3d_lowres": _configuration(family, low, _choose(family, low, "3d_lowres"), batch_dice=False),
+        "3d_cascade_fullres": _configuration(family, full, _choose(family, full, "3d_cascade_fullres")),
+    }
+    return assemble(task, planner, configurations, "3d_cascade_fullres", "the last stage, which the first is there for")
 
 
-def _halved(grid: Grid) -> tuple[tuple[list[float], list[float]], str]:
-    """Spacing and shape of a low-resolution stage where none is needed, about half the resolution; and why."""
-    spacing, shape = list(grid.spacing), list(grid.shape)
-    while max(s / full for s, full in zip(spacing, grid.spacing, strict=True)) < HALVED:
-        spacing, shape = coarsen(spacing, shape)
-    return (spacing, shape), (
+def _halved(full: StageTask) -> tuple[StageTask, str]:
+    """A low-resolution stage where none is needed, of about half the resolution; and why."""
+    stage = replace(full, data="3d_lowres")
+    while max((mm or 1.0) / (fine or 1.0) for mm, fine in zip(stage.spacing, full.spacing, strict=True)) < HALVED:
+        stage = _coarser(stage)
+    return stage, (
         f"{HALVED:g} times coarser; a patch at full resolution sees enough of an image, so that a cascade has little "
         "to add, but it was asked for"
     )

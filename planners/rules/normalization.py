@@ -11,7 +11,7 @@ from autoseg.plans.preprocessing import Channel, Normalization
 CT = {"ct", "cta", "cbct", "ncct", "cect", "ctp"}
 
 #: Names with which an nnU-Net dataset asks for a normalization itself.
-NAMED = {"nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "minmax", "rgb_to_0_1": "minmax"}
+_NAMED = {"nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "minmax", "rgb_to_0_1": "minmax"}
 
 #: Where cropping leaves less than this share of the voxels, the background is most of an image and its zeros would
 #: decide the statistics (nnU-Net's threshold).
@@ -25,9 +25,9 @@ def channels(fingerprint: Fingerprint, names: list[str]) -> list[Channel]:
 
 def _normalization(fingerprint: Fingerprint, name: str) -> Normalization:
     modality = fingerprint.modalities.get(name, "")
-    if name.lower() in NAMED or modality.lower() in NAMED:
-        word = name.lower() if name.lower() in NAMED else modality.lower()
-        scheme = NAMED[word]
+    if name.lower() in _NAMED or modality.lower() in _NAMED:
+        word = name.lower() if name.lower() in _NAMED else modality.lower()
+        scheme = _NAMED[word]
         return Normalization.model_validate({"scheme": scheme, "reasons": {"scheme": f"the dataset asks for {word}"}})
     words = set(re.split(r"[^a-z0-9]+", f"{name} {modality}".lower()))
     pooled = fingerprint.intensities.get(name)

@@ -30,10 +30,10 @@ FILLING_BATCH = 8
 BATCH_SHARE = 0.05
 
 #: Candidates that need at least this share of the most that fits count as equal, and proportions decide.
-KEEP = 0.92
+_KEEP = 0.92
 
 #: The memory of a topology is guessed from another's to within this factor, by the channels that a voxel goes through.
-MARGIN = 1.4
+_MARGIN = 1.4
 
 #: Voxels that an axis of a patch has, at least (or all the image's).
 MIN_SIDE = 8
@@ -43,7 +43,7 @@ DISTORTION = 1.5
 
 #: Relative sizes of patches that are tried, from the smallest to the whole image; 2 % apart is finer than any axis
 #: can be rounded.
-SCALES = np.geomspace(0.04, 1.0, 160)
+_SCALES = np.geomspace(0.04, 1.0, 160)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def patches(shape: Sequence[float], spacing: Sequence[float]) -> list[Patch]:
     """
     image = [max(1, round(n)) for n in shape]
     found: dict[tuple[int, ...], Patch] = {}
-    for scale in SCALES:
+    for scale in _SCALES:
         ideal = [min(n, max(MIN_SIDE, scale * n)) for n in image]
         divisor = pooling([math.ceil(v - 1e-9) for v in ideal], spacing).divisor
         sides = []
@@ -179,9 +179,9 @@ def choose(
     ]
     options: list[tuple[float, Patch, int]] = []
     for guess, patch, batch in sorted(sizes, key=lambda item: (-item[0], item[1].size)):
-        if guess > budget * MARGIN:
+        if guess > budget * _MARGIN:
             continue
-        if options and guess * MARGIN < max(needed for needed, _, _ in options):
+        if options and guess * _MARGIN < max(needed for needed, _, _ in options):
             break
         needed = need.of(patch.pooled).peak(batch * patch.voxels)
         if needed <= budget:
@@ -212,7 +212,7 @@ def _batches(patch: Patch, limit: int, max_voxels: float) -> range:
 
 
 def _best(options: Sequence[tuple[float, Patch, int]]) -> tuple[float, Patch, int]:
-    enough = KEEP * max(needed for needed, _, _ in options)
+    enough = _KEEP * max(needed for needed, _, _ in options)
     return min(
         (option for option in options if option[0] >= enough),
         key=lambda option: (not option[1].covers and option[2], option[1].distortion, -option[0], option[1].size),

@@ -42,5 +42,5 @@ def plain_unet(
 
 
 def assumed(reason: str) -> str:
-    """The reason for a patch or a batch that no paper gives, from that of :func:`planners.rules.systems.fit`."""
+    """The reason for a patch or a batch that no paper gives, from that of :func:`planners.rules.fitting.fit`."""
     return "assumed" if reason == "the paper's" else reason.replace("the paper's", "an assumed")

@@ -23,7 +23,7 @@ SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """The full-resolution grid of a dataset, in the order of axes that the network sees.
 
     Attributes:
@@ -48,7 +48,7 @@ class Grid:
         return all(abs(s - self.spacing[0]) <= SAME * self.spacing[0] for s in self.slice_spacing)
 
 
-def full_resolution(fingerprint: Fingerprint) -> Grid:
+def full_resolution(fingerprint: Fingerprint) -> VoxelGrid:
     """Choose target spacing and order of axes."""
     spacings = np.asarray([case.spacing for case in fingerprint.cases], float)
     shapes = np.asarray([case.cropped_shape for case in fingerprint.cases], float)
@@ -66,7 +66,7 @@ def full_resolution(fingerprint: Fingerprint) -> Grid:
         rest = [axis for axis in range(3) if axis != worst]
         order = (worst, rest[0], rest[1])
         order_why = f"axis {'zyx'[worst]} has the lowest resolution ({target[worst]:.3g} mm) and comes first"
-    return Grid(
+    return VoxelGrid(
         transpose=order,
         spacing=(float(target[order[0]]), float(target[order[1]]), float(target[order[2]])),
         shape=(float(resampled[order[0]]), float(resampled[order[1]]), float(resampled[order[2]])),

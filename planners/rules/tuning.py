@@ -9,24 +9,25 @@ import numpy as np
 
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.recipe import Freeze, Initialization, Optimizer, Recipe, Schedule
+from autoseg.plans.stage import Stage
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError
 from planners.rules.recipe import CPU_ITERATIONS_PER_EPOCH, ITERATIONS_PER_EPOCH, Data, optimizer, steps
-from planners.rules.systems import Setting
+from planners.rules.task import Task
 
 #: A fine-tuning takes this share of the steps that a training from scratch on the same cases would take. An estimate.
-SHORT = 0.25
+_SHORT = 0.25
 
 #: Share of the budget over which the rate rises: the optimizer's moments must settle before it moves good weights far.
-WARMUP = 0.1
+_WARMUP = 0.1
 
 #: Share of the source's weights in the result (half, as Wortsman et al. 2022): few cases show little of what there is,
 #: and the source has seen more. On the sites of :data:`DEFAULT`, a Dice of 0.882 with it and 0.880 without.
-KEEP = 0.5
+_KEEP = 0.5
 
 #: Decay of the weights' moving average; a few hundred steps on a CPU, thousands elsewhere.
-DECAY = {"cpu": 0.995}
-USUAL_DECAY = 0.999
+_DECAY = {"cpu": 0.995}
+_USUAL_DECAY = 0.999
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tuning:
     layer_decay: float = 1.0
     part: Literal["none", "encoder", "body"] = "none"
     until: float = 1.0
-    keep: float = KEEP
+    keep: float = _KEEP
     why: str = ""
 
 
@@ -70,13 +71,13 @@ TUNINGS = {
 DEFAULT = "unfreeze"
 
 
-def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
+def tuned(task: Task, model: SourceModel, stage: Stage) -> Recipe:
     """The recipe to fine-tune a stage of a source with: the source's, but for its length and rates.
 
     Args:
-        setting: the data.
+        task: the data.
         model: the source.
-        stage: name of its configuration.
+        stage: of it.
 
     Raises:
         UsageError: an unknown way is asked for, or the network has no encoder.
@@ -86,17 +87,17 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
     if name not in TUNINGS:
         raise UsageError(f"--tuning {name} is unknown; choose one of {', '.join(TUNINGS)}.")
     way = TUNINGS[name]
-    before = model.plan.configurations[stage]
+    before = stage.configuration
     if way.part == "encoder" and not before.network.encoder_prefixes:
         raise UsageError(f"--tuning {name}: a network of the family {before.network.family} has no encoder; use heads.")
-    device = setting.request.device
+    device = task.request.device
     usual, _, _ = optimizer(device)
     base: Optimizer = before.recipe.optimizer if model.plan.device == device else usual
     rate, rate_reason = _rate(way, before.recipe, base, usual)
     reason = "as asked" if asked else "the default"
     per_epoch = CPU_ITERATIONS_PER_EPOCH if device == "cpu" else ITERATIONS_PER_EPOCH
-    total, _ = steps(_data(setting, model, before))
-    epochs = max(1, math.ceil(SHORT * total / per_epoch))
+    total, _ = steps(_data(task, model, before))
+    epochs = max(1, math.ceil(_SHORT * total / per_epoch))
     return before.recipe.model_copy(
         update={
             "epochs": epochs,
@@ -115,13 +116,13 @@ def tuned(setting: Setting, model: SourceModel, stage: str) -> Recipe:
             ),
             "schedule": Schedule(
                 name="cosine",
-                warmup=WARMUP,
+                warmup=_WARMUP,
                 reasons={"warmup": "the moments must settle before the rate may move good weights far"},
             ),
             "freeze": Freeze(part=way.part, until=way.until, reasons={"part": f"tuning {name}, {reason}: {way.why}"}),
-            "ema_decay": DECAY.get(device, USUAL_DECAY),
+            "ema_decay": _DECAY.get(device, _USUAL_DECAY),
             "reasons": {
-                "epochs": f"{epochs * per_epoch} steps, {SHORT:g} of those that a training from scratch would take",
+                "epochs": f"{epochs * per_epoch} steps, {_SHORT:g} of those that a training from scratch would take",
                 "ema_decay": "averaged weights: with few cases single steps go far astray",
             },
         }
@@ -145,8 +146,8 @@ def keeping(
     Args:
         start: of the recipe.
         inputs: channels that the network is given.
-        heads: what it speaks of.
-        raters: for whom it speaks.
+        heads: of it, by name.
+        raters: whom it learns separately.
         tuning: as asked for.
     """
     share = TUNINGS[tuning or DEFAULT].keep
@@ -164,7 +165,7 @@ def keeping(
     return start.model_copy(update={"keep": share, "reasons": {**start.reasons, "keep": why}})
 
 
-def _data(setting: Setting, model: SourceModel, before: Configuration) -> Data:
+def _data(task: Task, model: SourceModel, before: Configuration) -> Data:
     """The new images as the source's configuration sees them."""
     order = model.plan.preprocessing.transpose
     shapes = [
@@ -172,11 +173,11 @@ def _data(setting: Setting, model: SourceModel, before: Configuration) -> Data:
             case.cropped_shape[axis] * (1.0 if mm is None else case.spacing[axis] / mm)
             for axis, mm in zip(order, before.spacing, strict=True)
         ]
-        for case in setting.fingerprint.cases
+        for case in task.fingerprint.cases
     ]
     return Data(
-        setting.request.device,
-        len(setting.fingerprint.cases),
+        task.request.device,
+        len(task.fingerprint.cases),
         [float(side) for side in np.median(np.array(shapes), axis=0)],
         before.patch_size,
         before.batch_size,

@@ -12,7 +12,7 @@ import torch
 from autoseg.cli.main import run
 from autoseg.networks import build
 from autoseg.runs.run import Run
-from autoseg.transfer.source import start_from_model
+from autoseg.transfer.record import start_from_model
 from tests.interop.model import NAME, dataset, scan, write_model
 
 
@@ -79,6 +79,6 @@ def test_fine_tuning_starts_from_the_imported_weights(tmp_path: Path, monkeypatc
     assert plan.preprocessing.orientation == "stored"
     assert (configuration.inference.manner, configuration.recipe.precision) == ("nnunet", "auto")
     module = build(configuration.network, 1, 3)
-    start_from_model(module, plan, configuration, run.path)
+    start_from_model(module, plan.stage("3d_fullres"), run.path)
     expected = net.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in module.state_dict().items())

@@ -19,7 +19,7 @@ from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
-from autoseg.transfer.source import read_record, start_from_model
+from autoseg.transfer.record import read_record, start_from_model
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
@@ -77,7 +77,7 @@ def started(run: Run, name: str = "3d_fullres") -> tuple[dict[str, torch.Tensor]
     configuration = stage.configuration
     torch.manual_seed(0)
     network = build(stage.network, stage.in_channels, stage.heads)
-    start_from_model(network, plan, configuration, run.path)
+    start_from_model(network, stage, run.path)
     return own_tensors(network), plan, configuration
 
 
@@ -90,7 +90,7 @@ def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_
     # The table of tensors (whose cells are broken into lines), and the short line that is always there.
     assert "Weights of 3d_fullres" in result.output
     assert "of 16 tensors 15 are the source's, 1 adapted and 0 new" in result.output
-    (rows,) = read_record(tmp_path / "run").values()
+    (rows,) = read_record(Run.open(tmp_path / "run")).values()
     assert all(row.tensor in result.output for row in rows)
     assert rows[0].done == "t1c from t1c; flair from flair; t1, t2 from the mean of t1c, flair"
     weights, now, configuration = started(run)
@@ -120,7 +120,7 @@ def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_
     weights, *_ = started(Run.open(tmp_path / "run"))
     source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 2).weights)
     torch.testing.assert_close(weights[FIRST], 2 * source[FIRST][:, 2:])
-    (rows,) = read_record(tmp_path / "run").values()
+    (rows,) = read_record(Run.open(tmp_path / "run")).values()
     assert [row.done for row in rows if row.tensor == FIRST] == [
         "t2 from t2; flair from flair; t1, t1c dropped, the others times 4/2"
     ]
@@ -276,7 +276,7 @@ def test_planning_again_without_a_source(phantoms: Path, sources: dict[str, Path
     assert plan(phantoms, "--source", sources["four"], "--out", tmp_path / "run").exit_code == 0
     assert (tmp_path / "run" / "transfer.json").exists()
     assert plan(phantoms, "--out", tmp_path / "run").exit_code == 0
-    assert read_record(tmp_path / "run") == {}
+    assert read_record(Run.open(tmp_path / "run")) == {}
     assert list((tmp_path / "run").glob("source_*")) == []
 
 
@@ -340,7 +340,7 @@ def test_bad_pairs_get_one_sentence(
 def test_the_file_in_the_run_folder_is_checked(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     assert plan(phantoms, "--source", sources["two"], "--out", tmp_path / "run").exit_code == 0
     run = Run.open(tmp_path / "run")
-    file = tmp_path / "run" / "source_3d_fullres.safetensors"
+    (file,) = (tmp_path / "run").glob("source_3d_fullres_*.safetensors")
     weights = load_weights(file)
     save_weights(file, {**weights, FIRST: weights[FIRST] + 1})
     with pytest.raises(AutosegError, match="is not the file that was planned with"):
@@ -360,13 +360,13 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     result = plan(phantoms, "--source", tmp_path / "source", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     run = Run.open(tmp_path / "run")
-    chain = before.plan.stages(before.plan.recommended)
+    chain = [stage.name for stage in before.plan.stage().chain]
     assert list(run.plan.configurations) == chain
     for stage in chain:
         weights, now, configuration = started(run, stage)
         source = load_weights(before.fold(stage, 0).weights)
         given = configuration.recipe.initialization
-        assert set(given.outputs) >= {output.name for output in now.target_of(configuration).outputs}
+        assert set(given.outputs) >= {output.name for output in now.stage(stage).target.outputs}
         assert set(given.channels.values()) == set(given.source_channels)
         assert sum(torch.equal(weights[name], source[name]) for name in weights) >= 0.9 * len(weights)
     last = run.plan.configurations[chain[-1]]

@@ -12,7 +12,7 @@ from autoseg.cli.main import app
 from autoseg.data.phantom import Cohort, generate
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
-from tests.transfer.test_teaching import pretend
+from tests.transfer.test_teacher_scores import pretend
 
 Command = Callable[..., Result]
 
@@ -63,8 +63,9 @@ def test_a_student_with_fewer_channels(plan: Command, tmp_path: Path) -> None:
         assert (distillation.weight, distillation.temperature) == (0.5, 4)
         assert distillation.reasons["weight"] == "set by the user"
     # All that the teacher needs to be asked comes along: its weights, and where the scans of all its channels are.
-    kept = sorted(str(path.relative_to(student.path)) for path in student.path.rglob("*.safetensors"))
-    assert kept == [f"teacher/3d_fullres/fold_{fold}/weights.safetensors" for fold in (0, 2)]
+    (copy,) = (student.path / "teacher").iterdir()
+    kept = sorted(str(path.relative_to(copy)) for path in student.path.rglob("*.safetensors"))
+    assert kept == [f"3d_fullres/fold_{fold}/weights.safetensors" for fold in (0, 2)]
     assert set(student.dataset.cases[0].channels) == {"t1", "t1c", "t2", "flair"}
     # Who starts from the student does not go on learning from its teacher, unless it is said.
     pretend(student, (0,))

@@ -16,7 +16,6 @@ from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.phantom import Cohort, generate
 from autoseg.runs.run import Run
-from autoseg.transfer.pretrained import INITIAL_WEIGHTS
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import inflated
@@ -38,7 +37,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setattr(inflated, "PATCH", (8, 64, 64))
+    monkeypatch.setattr(inflated, "_PATCH", (8, 64, 64))
 
     def run(*arguments: object, planner: str = "inflated") -> Result:
         options = ["--device", "cuda", "--gpu-memory", "8", "--workers", "1", "--planner", planner]
@@ -65,7 +64,8 @@ def test_training_starts_from_a_file_that_moves_with_the_run(
     shutil.move(tmp_path / "run", moved)
     run = Run.open(moved)
     recipe = run.plan.configurations["3d_fullres"].recipe
-    assert (recipe.initialization.source, recipe.initialization.file) == ("file", INITIAL_WEIGHTS)
+    (file,) = moved.glob("initial_weights_*.safetensors")
+    assert (recipe.initialization.source, recipe.initialization.file) == ("file", file.name)
     # So small a step that what was learned can't be told from what was loaded.
     still = run.plan.model_copy(deep=True)
     still.configurations["3d_fullres"].recipe.optimizer.learning_rate = 1e-12
@@ -73,14 +73,14 @@ def test_training_starts_from_a_file_that_moves_with_the_run(
     (moved / "plan.json").write_text(still.model_dump_json())
     train(moved, folds=[0], length=Length(epochs=1), compute=Compute("cpu", 1))
     log = (moved / "3d_fullres" / "fold_0" / "log.txt").read_text()
-    assert f"120 of 120 tensors of the encoder resnet18 start from {INITIAL_WEIGHTS}" in log
+    assert f"120 of 120 tensors of the encoder resnet18 start from {file.name}" in log
     trained = load_file(str(moved / "3d_fullres" / "fold_0" / "weights.safetensors"))
     wanted = load_file(str(resnet18))
     name = "layer3.1.conv2.weight"
     torch.testing.assert_close(trained[f"encoder.model.{name}"], wanted[name])
     torch.testing.assert_close(trained["encoder.model.conv1.weight"], wanted["conv1.weight"].sum(1, keepdim=True))
     # A training that goes on does not start again, even where the file is gone.
-    (moved / INITIAL_WEIGHTS).unlink()
+    file.unlink()
     train(moved, folds=[0], length=Length(epochs=2), compute=Compute("cpu", 1))
     with pytest.raises(AutosegError, match="is gone"):
         train(moved, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu", 1))
@@ -102,7 +102,7 @@ def test_weights_that_need_no_file(plan: Command, tmp_path: Path, source: str) -
     initialization = Run.open(tmp_path / "run").plan.configurations["3d_fullres"].recipe.initialization
     assert (initialization.source, initialization.file) == (source, "")
     assert initialization.reasons["source"] == f"asked for with --weights {source}"
-    assert not (tmp_path / "run" / INITIAL_WEIGHTS).exists()
+    assert not list((tmp_path / "run").glob("initial_weights*"))
 
 
 @pytest.mark.parametrize(

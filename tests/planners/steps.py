@@ -4,18 +4,19 @@ import torch
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
-from autoseg.planning.making import Planner, Request
+from autoseg.planning.planners import Planner
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 
 
 def planned(planner: Planner, data: Fingerprint, device: str = "cuda", gigabytes: float = 8.0) -> Plan:
     """A plan that is valid, whose network answers at the announced size, and whose step fits the budget."""
-    plan = planner(data, Request(device=device, gpu_memory_gb=gigabytes))
+    plan = planner(data, ResolvedRequest(device=device, gpu_memory_gb=gigabytes))
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
-    for name, configuration in plan.configurations.items():
-        network, patch, channels = configuration.network, configuration.patch_size, plan.in_channels(configuration)
-        heads = plan.target_of(configuration).heads
+    for stage in plan.all_stages:
+        name, configuration, channels, heads = stage.name, stage.configuration, stage.in_channels, stage.heads
+        network, patch = configuration.network, configuration.patch_size
         with torch.device("meta"):
             given = torch.empty(configuration.batch_size, channels, *network.input_size(patch))
             answer = build(network, channels, heads)(given)

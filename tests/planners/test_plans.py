@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
@@ -44,7 +44,7 @@ def runs(plan: Plan) -> None:
 
 def test_hippocampus_is_planned_as_by_nnunet() -> None:
     """nnU-Net 2.8.1 plans the same patch, batch, topology and 2d configuration for these 200 cases."""
-    plan = unet.plan(hippocampus(), Request(gpu_memory_gb=8))
+    plan = unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=8))
     full, flat = plan.configurations["3d_fullres"], plan.configurations["2d"]
     assert (full.patch_size, full.batch_size) == ([40, 56, 40], 7)
     assert full.network.features == [32, 64, 128, 256]
@@ -57,7 +57,7 @@ def test_hippocampus_is_planned_as_by_nnunet() -> None:
 
 
 def test_brats_regions_are_painted_back_to_labels() -> None:
-    plan = unet.plan(brats(), Request(gpu_memory_gb=8))
+    plan = unet.plan(brats(), ResolvedRequest(gpu_memory_gb=8))
     assert plan.target.kind == "regions"
     assert [(output.name, output.paint) for output in plan.target.outputs] == [
         ("whole_tumor", 2),
@@ -75,7 +75,7 @@ def test_brats_regions_are_painted_back_to_labels() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_anisotropic_ct() -> None:
-    plan = unet.plan(abdomen(), Request(gpu_memory_gb=8))
+    plan = unet.plan(abdomen(), ResolvedRequest(gpu_memory_gb=8))
     full = plan.configurations["3d_fullres"]
     scheme = plan.channels[0].normalization
     assert (scheme.scheme, scheme.lower, scheme.mean) == ("ct", STATISTICS.percentile_00_5, STATISTICS.mean)
@@ -87,7 +87,7 @@ def test_anisotropic_ct() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_coarsest_axis_comes_first() -> None:
-    plan = unet.plan(fingerprint((200, 30, 180), (1.0, 4.0, 1.0)), Request(gpu_memory_gb=4))
+    plan = unet.plan(fingerprint((200, 30, 180), (1.0, 4.0, 1.0)), ResolvedRequest(gpu_memory_gb=4))
     assert plan.preprocessing.transpose == (1, 0, 2)
     assert plan.configurations["3d_fullres"].spacing == (4.0, 1.0, 1.0)
 
@@ -98,7 +98,7 @@ def test_tenth_percentile_along_a_strongly_anisotropic_axis() -> None:
     cases = [
         case.model_copy(update={"spacing": (3.0 + 0.2 * index, 0.5, 0.5)}) for index, case in enumerate(data.cases)
     ]
-    plan = unet.plan(data.model_copy(update={"cases": cases}), Request(gpu_memory_gb=4))
+    plan = unet.plan(data.model_copy(update={"cases": cases}), ResolvedRequest(gpu_memory_gb=4))
     # Tenth percentile of 3.0, 3.2, …, 6.8.
     assert plan.configurations["3d_fullres"].spacing[0] == pytest.approx(3.38)
     assert plan.configurations["2d"].spacing[0] is None
@@ -108,7 +108,7 @@ def test_tenth_percentile_along_a_strongly_anisotropic_axis() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_a_large_image_gets_a_low_resolution_stage() -> None:
-    plan = unet.plan(fingerprint((500, 400, 400), (0.8, 0.8, 0.8)), Request(gpu_memory_gb=4))
+    plan = unet.plan(fingerprint((500, 400, 400), (0.8, 0.8, 0.8)), ResolvedRequest(gpu_memory_gb=4))
     low, full = plan.configurations["3d_lowres"], plan.configurations["3d_fullres"]
     assert full.recipe.loss.batch_dice
     factor = (low.spacing[0] or 0) / 0.8
@@ -119,7 +119,7 @@ def test_a_large_image_gets_a_low_resolution_stage() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_pictures_get_a_2d_plan_only() -> None:
-    plan = unet.plan(pictures(), Request(gpu_memory_gb=4))
+    plan = unet.plan(pictures(), ResolvedRequest(gpu_memory_gb=4))
     assert list(plan.configurations) == ["2d"]
     assert plan.recommended == "2d"
     assert plan.configurations["2d"].spacing[0] is None
@@ -128,7 +128,7 @@ def test_pictures_get_a_2d_plan_only() -> None:
 
 
 def test_residual_planner() -> None:
-    plan = resenc.plan(hippocampus(), Request(gpu_memory_gb=8))
+    plan = resenc.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=8))
     network = plan.configurations["3d_fullres"].network
     assert (plan.planner, network.family) == ("resenc", "resenc")
     assert network.encoder_blocks == [1, 3, 4, 6]
@@ -138,7 +138,7 @@ def test_residual_planner() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_part_of_the_channels_and_regions() -> None:
-    plan = unet.plan(brats(), Request(gpu_memory_gb=4, channels=("t2f", "t1c"), regions=("whole_tumor",)))
+    plan = unet.plan(brats(), ResolvedRequest(gpu_memory_gb=4, channels=("t2f", "t1c"), regions=("whole_tumor",)))
     assert plan.channel_names == ["t1c", "t2f"]
     assert [output.name for output in plan.target.outputs] == ["whole_tumor"]
     assert plan.target.outputs[0].paint == 2
@@ -147,32 +147,32 @@ def test_part_of_the_channels_and_regions() -> None:
 
 @pytest.mark.usefixtures("generous")
 def test_part_of_the_labels() -> None:
-    target = unet.plan(hippocampus(), Request(gpu_memory_gb=4, regions=("Posterior",))).target
+    target = unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=4, regions=("Posterior",))).target
     assert (target.kind, target.heads, target.outputs[0].values) == ("labels", 2, [2])
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(channels=("flair",)), "--channels flair is unknown; the dataset has t1n, t1c, t2w, t2f"),
-        (Request(regions=("tumour",)), "--regions tumour is unknown; the dataset has .*whole_tumor"),
+        (ResolvedRequest(channels=("flair",)), "--channels flair is unknown; the dataset has t1n, t1c, t2w, t2f"),
+        (ResolvedRequest(regions=("tumour",)), "--regions tumour is unknown; the dataset has .*whole_tumor"),
     ],
 )
-def test_unknown_names_are_refused(request_: Request, message: str) -> None:
+def test_unknown_names_are_refused(request_: ResolvedRequest, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         unet.plan(brats(), request_)
 
 
 def test_a_hopeless_budget_is_refused() -> None:
     with pytest.raises(AutosegError, match="--gpu-memory"):
-        unet.plan(brats(), Request(gpu_memory_gb=0.05))
+        unet.plan(brats(), ResolvedRequest(gpu_memory_gb=0.05))
 
 
 @pytest.mark.usefixtures("generous")
 def test_missing_channels_are_allowed_where_cases_lack_some() -> None:
     data = hippocampus()
     lacking = data.cases[0].model_copy(update={"intensities": {}})
-    plan = unet.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), Request(gpu_memory_gb=4))
+    plan = unet.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), ResolvedRequest(gpu_memory_gb=4))
     assert plan.allow_missing_channels
     assert {c.recipe.channel_dropout for c in plan.configurations.values()} == {0.0}, (
         "the only channel is never dropped"
@@ -183,20 +183,20 @@ def test_missing_channels_are_allowed_where_cases_lack_some() -> None:
 @pytest.mark.parametrize("planner", [unet, resenc])
 def test_channels_are_dropped_where_cases_lack_some(planner: Any) -> None:
     data = brats()
-    whole = planner.plan(data, Request(gpu_memory_gb=8))
+    whole = planner.plan(data, ResolvedRequest(gpu_memory_gb=8))
     assert {c.recipe.channel_dropout for c in whole.configurations.values()} == {0.0}
     first = data.cases[0]
     lacking = first.model_copy(update={"intensities": dict(list(first.intensities.items())[1:])})
-    plan = planner.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), Request(gpu_memory_gb=8))
-    for configuration in plan.configurations.values():
-        assert 0 < configuration.recipe.channel_dropout < 0.5
-        assert "not measured" in configuration.recipe.reasons["channel_dropout"]
-        assert plan.takes_missing_channels(configuration)
+    plan = planner.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), ResolvedRequest(gpu_memory_gb=8))
+    for stage in plan.all_stages:
+        assert 0 < stage.recipe.channel_dropout < 0.5
+        assert "not measured" in stage.recipe.reasons["channel_dropout"]
+        assert stage.takes_missing_channels
 
 
 @pytest.mark.usefixtures("generous")
 def test_every_derived_value_has_a_reason() -> None:
-    found = {path for path, _, _ in explanations(unet.plan(hippocampus(), Request(gpu_memory_gb=8)))}
+    found = {path for path, _, _ in explanations(unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=8)))}
     for name in (
         "spacing",
         "patch_size",
@@ -216,7 +216,7 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds()
     )
-    plan = unet.plan(hippocampus(), Request(device="cpu", gpu_memory_gb=8))
+    plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))
     full = plan.configurations["3d_fullres"]
     assert full.network.features[0] == 16
     assert full.patch_size == [40, 56, 40]
@@ -228,7 +228,7 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("generous")
 def test_a_slow_cpu_gets_the_narrowest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planners.rules.compute.time_step", lambda *rest: 60.0)
-    plan = unet.plan(fingerprint((138, 170, 138), cases=20), Request(device="cpu", gpu_memory_gb=8))
+    plan = unet.plan(fingerprint((138, 170, 138), cases=20), ResolvedRequest(device="cpu", gpu_memory_gb=8))
     assert plan.configurations["3d_fullres"].network.features[0] == WIDTHS[-1]
     assert plan.recommended == "3d_lowres"
     assert math.prod(plan.configurations["3d_lowres"].patch_size) <= 64**3
@@ -246,7 +246,7 @@ def datasets(draw: st.DrawFn) -> Fingerprint:
 @given(data=datasets(), gigabytes=st.floats(4, 80))
 @pytest.mark.usefixtures("generous")
 def test_any_dataset_gets_a_plan_that_runs(data: Fingerprint, gigabytes: float) -> None:
-    plan = unet.plan(data, Request(gpu_memory_gb=gigabytes))
+    plan = unet.plan(data, ResolvedRequest(gpu_memory_gb=gigabytes))
     runs(plan)
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
 
@@ -254,7 +254,7 @@ def test_any_dataset_gets_a_plan_that_runs(data: Fingerprint, gigabytes: float) 
 def test_memory_grows_with_the_budget() -> None:
     before = 0
     for gigabytes in (4, 8):
-        configuration = unet.plan(brats(), Request(gpu_memory_gb=gigabytes)).configurations["3d_fullres"]
+        configuration = unet.plan(brats(), ResolvedRequest(gpu_memory_gb=gigabytes)).configurations["3d_fullres"]
         assert configuration.memory is not None
         assert before <= configuration.memory.total <= gigabytes * 1e9
         before = configuration.memory.total

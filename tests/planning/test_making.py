@@ -1,28 +1,52 @@
 """How a planner is found and asked."""
 
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from autoseg.planning.making import (
-    DEFAULT_GB,
-    Request,
-    _learn_from,
-    _within_budget,
-    compute_memory,
-    default_budget,
-    find_planner,
-    make_plan,
-    refresh,
-)
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.carried import Carried
+from autoseg.planning.derived import compute_memory, refresh
+from autoseg.planning.making import make_plan
+from autoseg.planning.planners import find_planner
+from autoseg.planning.request import DEFAULT_GB, Request, ResolvedRequest, default_budget
 from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
+from autoseg.transfer.teacher import distilled
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
 from tests.plans.test_plan import example
+
+
+@dataclass(frozen=True)
+class AnyTeacher:
+    """A teacher that need not exist."""
+
+    kind: ClassVar[str] = "teacher"
+    option: ClassVar[str] = "--teacher"
+    provides: ClassVar[str] = "which model is learned from"
+    start: ClassVar[str] = "scratch"
+    content: str = "any"
+
+    def check(self, *_: Any) -> None: ...
+
+    def apply(self, plan: Plan) -> Plan:
+        return distilled(plan, Distillation(teacher=self.content))
+
+    def check_plan(self, plan: Plan) -> None: ...
+
+    def install(self, plan: Plan, run: Path) -> None: ...
+
+    @classmethod
+    def remove_unused(cls, run: Path, plan: Plan) -> None: ...
+
+
+TEACHER: tuple[Carried, ...] = (AnyTeacher(),)
 
 
 def test_planners_are_found_by_name() -> None:
@@ -35,13 +59,13 @@ def test_planners_are_found_by_name() -> None:
     ("options", "message"),
     [({"gpu_memory_gb": 0.0}, "--gpu-memory 0"), ({"device": "tpu"}, "--device tpu is unknown")],
 )
-def test_impossible_requests(options: dict[str, object], message: str) -> None:
+def test_impossible_requests(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make_plan(hippocampus(), **options)  # type: ignore[arg-type]
+        make_plan(hippocampus(), Request(**options))
 
 
 def test_a_plan_can_be_made_for_another_machine() -> None:
-    plan = make_plan(hippocampus(), device="cuda", gpu_memory_gb=5)
+    plan = make_plan(hippocampus(), Request(device="cuda", gpu_memory_gb=5))
     assert (plan.device, plan.gpu_memory_gb) == ("cuda", 5)
 
 
@@ -50,9 +74,9 @@ def test_the_default_budget_off_the_gpu() -> None:
 
 
 def test_memory_is_computed_anew_after_an_override() -> None:
-    plan = make_plan(hippocampus(), device="cuda", overrides=["configurations.3d_fullres.batch_size=2"])
+    plan = make_plan(hippocampus(), Request(device="cuda", overrides=("configurations.3d_fullres.batch_size=2",)))
     configuration = plan.configurations["3d_fullres"]
-    assert configuration.memory == compute_memory(plan, configuration)
+    assert configuration.memory == compute_memory(plan.stage("3d_fullres"), "cuda")
     assert "set by the user" in configuration.reasons["batch_size"]
 
 
@@ -61,7 +85,7 @@ def test_a_network_of_another_family_has_its_memory_and_parameters() -> None:
     plan = refresh(override(Plan.model_validate(example()), [assignment("network", vnet)]))
     slices, volumes = plan.configurations["2d"], plan.configurations["3d_fullres"]
     assert (slices.network.family, volumes.network.family) == ("unet", "vnet")
-    assert volumes.memory == compute_memory(plan, volumes)
+    assert volumes.memory == compute_memory(plan.stage("3d_fullres"), plan.device)
     # By hand: 3×3×3 convolutions of 4 and 8 channels and 8 on the way out, 2×2×2 ones in between, each with a bias
     # and a slope a channel; then the classification.
     channels, heads = len(plan.channels), plan.target.heads
@@ -71,28 +95,28 @@ def test_a_network_of_another_family_has_its_memory_and_parameters() -> None:
 
 
 def test_a_teacher_is_in_every_configuration_and_within_the_budget() -> None:
-    teacher = Distillation(teacher="any")
-    alone = make_plan(hippocampus(), device="cuda", gpu_memory_gb=2)
-    taught = make_plan(hippocampus(), device="cuda", gpu_memory_gb=2, distillation=teacher)
+    alone = make_plan(hippocampus(), Request(device="cuda", gpu_memory_gb=2))
+    taught = make_plan(hippocampus(), Request(device="cuda", gpu_memory_gb=2, carried=TEACHER))
     assert taught.gpu_memory_gb == 2
     for name, configuration in taught.configurations.items():
-        assert configuration.recipe.distillation == teacher
-        assert configuration.memory == compute_memory(taught, configuration)
+        assert configuration.recipe.distillation == Distillation(teacher="any")
+        assert configuration.memory == compute_memory(taught.stage(name), "cuda")
         assert configuration.memory.total <= 2e9
         assert alone.configurations[name].recipe.distillation is None
 
 
-def test_a_teachers_term_that_would_not_fit_is_planned_for() -> None:
+def test_a_teachers_term_that_would_not_fit_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a planner that fills its budget to the last byte."""
 
-    def planner(request: Request) -> Plan:
+    def planner(_: Fingerprint, request: ResolvedRequest) -> Plan:
         return refresh(by_hand(make_configuration(batch_size=4 if request.gpu_memory_gb >= full else 2)))
 
-    full = compute_memory(by_hand(), make_configuration(batch_size=4)).total / 1e9
-    request = Request(gpu_memory_gb=full)
-    change = partial(_learn_from, Distillation(teacher="any"))
-    assert compute_memory(by_hand(), change(planner(request)).configurations["small"]).total > full * 1e9
-    plan = _within_budget(planner, request, change, planner(request))
+    large = by_hand(make_configuration(batch_size=4))
+    full = compute_memory(large.stage(), large.device).total / 1e9
+    taught = AnyTeacher().apply(planner(hippocampus(), ResolvedRequest(gpu_memory_gb=full)))
+    assert compute_memory(taught.stage(), taught.device).total > full * 1e9
+    monkeypatch.setattr("autoseg.planning.making.find_planner", lambda _: planner)
+    plan = make_plan(hippocampus(), Request(device="cuda", gpu_memory_gb=full, carried=TEACHER))
     configuration = plan.configurations["small"]
     assert configuration.batch_size == 2
     assert configuration.memory is not None
@@ -103,18 +127,18 @@ def test_a_teachers_term_that_would_not_fit_is_planned_for() -> None:
 
 def test_no_teacher_before_the_second_of_two_stages() -> None:
     with pytest.raises(AutosegError, match=r"planner cascade makes .* a stage after another one"):
-        make_plan(abdomen(), "cascade", device="cuda", distillation=Distillation(teacher="any"))
+        make_plan(abdomen(), Request("cascade", "cuda", carried=TEACHER))
 
 
 def test_a_teachers_numbers_are_set_like_any() -> None:
-    overrides = ["recipe.distillation.weight=0.5", "configurations.2d.recipe.distillation.temperature=4"]
-    plan = make_plan(hippocampus(), device="cuda", overrides=overrides, distillation=Distillation(teacher="any"))
+    overrides = ("recipe.distillation.weight=0.5", "configurations.2d.recipe.distillation.temperature=4")
+    plan = make_plan(hippocampus(), Request(device="cuda", overrides=overrides, carried=TEACHER))
     found = {name: c.recipe.distillation for name, c in plan.configurations.items()}
     assert all(each is not None and each.weight == 0.5 for each in found.values())
     assert found["2d"] is not None
     assert found["2d"].temperature == 4
     for wrong in ("recipe.distillation.weight=-1", "recipe.distillation.temperature=0"):
         with pytest.raises(UsageError, match=r"recipe\.distillation"):
-            make_plan(hippocampus(), overrides=[wrong], distillation=Distillation(teacher="any"))
+            make_plan(hippocampus(), Request(overrides=(wrong,), carried=TEACHER))
     with pytest.raises(UsageError, match="distillation"):
-        make_plan(hippocampus(), overrides=["recipe.distillation.weight=1"])
+        make_plan(hippocampus(), Request(overrides=("recipe.distillation.weight=1",)))

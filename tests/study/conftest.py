@@ -10,6 +10,7 @@ import pytest
 
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.files import load_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
@@ -41,16 +42,10 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let every planner make the plan of ``tests.builders``; the names of those asked, as they are."""
     asked: list[str] = []
 
-    def plan(
-        fingerprint: Fingerprint,
-        planner: str,
-        device: str,
-        memory: float,
-        channels: Sequence[str],
-        regions: Sequence[str],
-    ) -> Plan:
-        asked.append(planner)
-        return make_plan(channels=channels or fingerprint.channels, planner=planner, device=device)
+    def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
+        asked.append(str(request.planner))
+        channels = request.channels or fingerprint.channels
+        return make_plan(channels=channels, planner=request.planner, device=request.device)
 
     monkeypatch.setattr("autoseg.study.preparation.make_plan", plan)
     return asked

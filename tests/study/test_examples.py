@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.planning.making import FINETUNE, make_plan
+from autoseg.planning.making import make_plan
+from autoseg.planning.planners import default_planner
+from autoseg.planning.request import Request
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.study.grid import read_grid
@@ -27,7 +29,7 @@ TUMOURS = fingerprint(
 
 @cache
 def planned(planner: str) -> Plan:
-    return make_plan(TUMOURS, planner, "cuda", 8.0)
+    return make_plan(TUMOURS, Request(planner=planner or None, device="cuda", gpu_memory_gb=8.0))
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -66,4 +68,4 @@ def test_systems_names_every_planner_installed_with_this_project() -> None:
     ours = {point.name for point in entry_points(group="autoseg.planners") if point.value.startswith("planners.")}
     path = next(path for path in GRIDS if path.stem == "systems")
     # Fine-tuning is no system of its own: it needs a model to start from.
-    assert {setting.planner for setting in read_grid(path)[1]} == ours - {FINETUNE}
+    assert {setting.planner for setting in read_grid(path)[1]} == ours - {default_planner("model")}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.data.dataset import Dataset
+from autoseg.planning.request import Request
 from autoseg.plans.families import DeepMedic, VNet
 from autoseg.study import preparation
 from autoseg.study.grid import Setting
@@ -19,16 +20,20 @@ Grid = Callable[[str], Path]
 TWO = '[[setting]]\nname = "one"\n[[setting]]\nname = "two"\nset = { "recipe.optimizer.learning_rate" = 0.5 }\n'
 
 
+#: What all studies here have in common.
+ASKED = Request(device="cpu", workers=1)
+
+
 def test_one_fingerprint_one_set_of_splits_one_plan_a_planner(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
 ) -> None:
-    study = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    study = prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
     assert planned == ["unet"]
     rates = [study.plans[name].configurations["small"].recipe.optimizer.learning_rate for name in ("one", "two")]
     assert rates == [1e-3, 0.5]
     assert [structure.name for structure in study.structures] == ["outer", "inner"]
     assert len(study.folds) == len(study.splits) == 4
-    again = prepare(dataset, grid(TWO), tmp_path / "out", "auto", workers=1)
+    again = prepare(dataset, grid(TWO), tmp_path / "out", Request(device="auto", workers=1))
     assert planned == ["unet"]  # kept
     assert again.splits == study.splits
     for setting in study.settings:
@@ -41,12 +46,12 @@ def test_a_settings_plan_is_made_once(
     computed = []
     real = preparation.refresh
     monkeypatch.setattr(preparation, "refresh", lambda plan: computed.append(1) or real(plan))
-    first = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
-    again = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    first = prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
+    again = prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
     assert len(computed) == 1  # the setting "one" changes nothing
     plans = [{name: plan.model_dump(mode="json") for name, plan in study.plans.items()} for study in (first, again)]
     assert plans[0] == plans[1]
-    changed = prepare(dataset, grid(TWO.replace("0.5", "0.25")), tmp_path / "out", "cpu", workers=1)
+    changed = prepare(dataset, grid(TWO.replace("0.5", "0.25")), tmp_path / "out", ASKED)
     assert changed.plans["two"].configurations["small"].recipe.optimizer.learning_rate == 0.25
     assert len(computed) == 2
 
@@ -55,7 +60,7 @@ def test_an_identity_changes_with_what_decides_a_training_only(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
 ) -> None:
     def identity(text: str, folder: str = "out") -> str:
-        study = prepare(dataset, grid(text + TWO), tmp_path / folder, "cpu", workers=1)
+        study = prepare(dataset, grid(text + TWO), tmp_path / folder, ASKED)
         return study.identity(study.settings[1], 0)
 
     usual = identity("")
@@ -74,7 +79,7 @@ def test_every_setting_is_checked(dataset: Dataset, grid: Grid, tmp_path: Path, 
     text = TWO + '[[setting]]\nname = "three"\nset = { recipe.los.ce_weight = 1 }\n'
     text += '[[setting]]\nname = "four"\nset = { recipe.epochs = 0 }\n'
     with pytest.raises(UsageError) as raised:
-        prepare(dataset, grid(text), tmp_path / "out", "cpu", workers=1)
+        prepare(dataset, grid(text), tmp_path / "out", ASKED)
     lines = str(raised.value).splitlines()
     assert len(lines) == 3
     assert "setting three: recipe.los.ce_weight=1: there is no key los in configurations.small.recipe" in lines[1]
@@ -95,22 +100,27 @@ def test_what_the_dataset_does_not_have(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], text: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        prepare(dataset, grid(text + TWO), tmp_path / "out", "cpu", workers=1)
+        prepare(dataset, grid(text + TWO), tmp_path / "out", ASKED)
 
 
 def test_an_unknown_planner_is_named_with_its_setting(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"setting a: planner nix is unknown; installed planners: .*unet"):
-        prepare(dataset, grid('[[setting]]\nname = "a"\nplanner = "nix"\n'), tmp_path / "out", "cpu", workers=1)
+        prepare(
+            dataset,
+            grid('[[setting]]\nname = "a"\nplanner = "nix"\n'),
+            tmp_path / "out",
+            ASKED,
+        )
 
 
 def test_structures_are_the_datasets_regions_whatever_a_plan_trains(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
 ) -> None:
     dataset = dataset.model_copy(update={"regions": {"whole": (1, 2), "core": (2,)}})
-    study = prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+    study = prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
     assert study.plans["one"].target.kind == "labels"
     assert [(s.name, s.values) for s in study.structures] == [("whole", (1, 2)), ("core", (2,))]
-    named = prepare(dataset, grid("structures = ['outer', 'core']\n" + TWO), tmp_path / "out", "cpu", workers=1)
+    named = prepare(dataset, grid("structures = ['outer', 'core']\n" + TWO), tmp_path / "out", ASKED)
     assert [(s.name, s.values) for s in named.structures] == [("outer", (1,)), ("core", (2,))]
 
 
@@ -120,7 +130,7 @@ def test_a_setting_that_cannot_speak_of_a_structure_is_refused(
     whole = REGIONS.model_copy(update={"outputs": REGIONS.outputs[:1]})
     monkeypatch.setattr("autoseg.study.preparation.make_plan", lambda *_: make_plan(target=whole))
     with pytest.raises(UsageError, match=r"setting one does not segment outer, inner; give structures ="):
-        prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+        prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
 
 
 def test_a_run_folder_is_no_study(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
@@ -137,20 +147,20 @@ def test_a_changed_file_of_the_dataset_is_read_again(
     real = preparation.checked_fingerprint
     monkeypatch.setattr(preparation, "checked_fingerprint", lambda *a: read.append(1) or real(*a))
     with pytest.raises(UsageError, match="there is no key nothing"):
-        prepare(dataset, grid(TWO + "[grid]\nrecipe.nothing = [1]\n"), tmp_path / "out", "cpu", workers=1)
+        prepare(dataset, grid(TWO + "[grid]\nrecipe.nothing = [1]\n"), tmp_path / "out", ASKED)
     for _ in range(2):
-        prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=1)
+        prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
     assert len(read) == 1
     write(dataset.cases[0].channels["mr"].path, picture_of(blob(), seed=9))
-    prepare(dataset, grid(TWO), tmp_path / "out", "cpu", workers=0)
+    prepare(dataset, grid(TWO), tmp_path / "out", Request(device="cpu", workers=0))
     assert len(read) == 2
 
 
 def test_the_device_is_the_one_that_the_study_was_begun_for(
     dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
 ) -> None:
-    prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", "cuda", workers=1)
-    study = prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", "auto", workers=1)
+    prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", Request(device="cuda", workers=1))
+    study = prepare(dataset, grid("gpu_memory = 5\n" + TWO), tmp_path / "out", Request(device="auto", workers=1))
     assert study.plans["one"].device == "cuda"
     assert json.loads((tmp_path / "out" / "study.json").read_text())["gpu_memory"] == 5
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
+from autoseg.planning.request import Request
 from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
 from autoseg.study.results import SettingResult
@@ -39,7 +40,9 @@ def evaluation(dice: dict[str, tuple[float, float]]) -> Evaluation:
 
 @pytest.fixture
 def study(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]):
-    return prepare(dataset, grid("folds = [0]\nseeds = [0, 1]\n" + TWO), tmp_path / "out", "cpu", workers=1)
+    return prepare(
+        dataset, grid("folds = [0]\nseeds = [0, 1]\n" + TWO), tmp_path / "out", Request(device="cpu", workers=1)
+    )
 
 
 @pytest.fixture
@@ -95,9 +98,8 @@ def test_records(study, result: SettingResult) -> None:
 def table(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], trainings: Trainings) -> StudyTable:
     """Setting ``plain`` is right everywhere; ``off`` is one slice off, ``far`` three."""
     text = "[grid]\nbatch_size = [1, 2, 4]\n"
-    return sweep(
-        dataset, grid("seeds = [0, 1]\nbaseline = 'batch_size=1'\n" + text), tmp_path / "out", "cpu", workers=1
-    )
+    source = grid("seeds = [0, 1]\nbaseline = 'batch_size=1'\n" + text)
+    return sweep(dataset, source, tmp_path / "out", Request(device="cpu", workers=1))
 
 
 def test_label_maps_are_measured_on_the_studys_structures(table: StudyTable) -> None:
@@ -169,10 +171,10 @@ def test_a_cascade_counts_all_its_stages(
     plan = make_plan(configurations={"low": low, "small": last})
     monkeypatch.setattr("autoseg.study.preparation.make_plan", lambda *_: plan)
     source = grid('folds = [1]\n[[setting]]\nname = "two_stages"\n')
-    sweep(dataset, source, tmp_path / "out", "cpu", workers=1)
+    sweep(dataset, source, tmp_path / "out", Request(device="cpu", workers=1))
     # The stand-in for training noted 10 iterations in 5 s for the last stage.
     write_json(tmp_path / "out/two_stages/seed_0/low/fold_1/done.json", {"iterations": 30, "seconds": 3.0})
-    table = tabulate(prepare(dataset, source, tmp_path / "out", workers=1))
+    table = tabulate(prepare(dataset, source, tmp_path / "out", Request(workers=1)))
     record = table.records()[0]
     assert (record["iterations"], record["seconds"], record["seconds_per_iteration"]) == (40, 8, 0.2)
     assert (record["parameters"], record["parameters_with_statistics"]) == (1100, 1210)
@@ -186,8 +188,8 @@ def test_only_the_table_of_a_study_under_way(
     source = grid("folds = [0, 1]\n" + TWO)
     trainings.wrong["two", 0, 1] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        sweep(dataset, source, tmp_path / "out", "cpu", workers=1)
-    table = tabulate(prepare(dataset, source, tmp_path / "out", "auto", workers=1))
+        sweep(dataset, source, tmp_path / "out", Request(device="cpu", workers=1))
+    table = tabulate(prepare(dataset, source, tmp_path / "out", Request(device="auto", workers=1)))
     assert [result.status for result in table.results] == ["done", "unfinished"]
     assert table.notes() == ["two unfinished: 1 of 2 trained", "Nothing is compared: only one is finished."]
     assert "1 of 2 trained" in markdown(table)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from autoseg.data.dataset import Dataset
+from autoseg.planning.request import Request
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
 from autoseg.study import StudyTable, sweep
@@ -27,7 +28,7 @@ HEAD = "folds = [0, 1]\nseeds = [0, 7]\n"
 
 @pytest.fixture
 def run(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], trainings: Trainings) -> Sweep:
-    return lambda text: sweep(dataset, grid(text), tmp_path / "out", "cpu", workers=1)
+    return lambda text: sweep(dataset, grid(text), tmp_path / "out", Request(device="cpu", workers=1))
 
 
 def test_every_setting_seed_and_fold_once(run: Sweep, trainings: Trainings, tmp_path: Path) -> None:

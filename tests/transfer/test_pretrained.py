@@ -11,7 +11,7 @@ from autoseg.networks import build
 from autoseg.networks.weights import content_of
 from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
-from autoseg.transfer.pretrained import adapt_channels, check_fit, initialize, load_encoder, read_weights
+from autoseg.transfer.pretrained import adapt_channels, check_fit, load_encoder, load_pretrained, read_weights
 from autoseg.utils.errors import AutosegError
 
 NETWORK = Inflated(encoder="resnet18", decoder_features=[8] * 5, decoder_widths=[8] * 5)
@@ -48,7 +48,7 @@ def test_a_volume_of_identical_slices_gives_the_features_of_the_2d_network(
         save_file(flat.state_dict(), str(path))
     network = build(NETWORK, 3, 2).eval()
     initialization = Initialization(source="file", file=path.name, content=content_of(read_weights(path)))
-    said = initialize(network, initialization, tmp_path)
+    said = load_pretrained(network, initialization, tmp_path)
     assert said == f"120 of 120 tensors of the encoder resnet18 start from {path.name}"
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -122,10 +122,10 @@ def test_another_file_of_the_same_name_is_refused(tmp_path: Path, file: Path, fl
     save_file({**flat.state_dict(), "fc.bias": torch.ones(1000)}, str(file))
     network = build(NETWORK, 3, 2)
     with pytest.raises(AutosegError, match="is not the file that was planned with; plan again with --weights"):
-        initialize(network, initialization, tmp_path)
+        load_pretrained(network, initialization, tmp_path)
     file.unlink()
     with pytest.raises(AutosegError, match="is gone; plan again with --weights FILE"):
-        initialize(network, initialization, tmp_path)
+        load_pretrained(network, initialization, tmp_path)
 
 
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
 def test_random_weights_are_left_alone() -> None:
     network = build(NETWORK, 1, 2)
     before = network.encoder.model.state_dict()["conv1.weight"].clone()
-    assert initialize(network, Initialization(), Path("nowhere")) is None
+    assert load_pretrained(network, Initialization(), Path("nowhere")) is None
     assert torch.equal(network.encoder.model.state_dict()["conv1.weight"], before)
 
 
@@ -162,7 +162,7 @@ def test_imagenet_weights_come_from_timm(monkeypatch: pytest.MonkeyPatch, flat: 
     names = frozenset(flat.state_dict())
     monkeypatch.setattr("autoseg.transfer.pretrained._names_of", lambda encoder: names)
     monkeypatch.setattr("timm.create_model", create)
-    said = initialize(network, Initialization(source="imagenet"), Path("nowhere"))
+    said = load_pretrained(network, Initialization(source="imagenet"), Path("nowhere"))
     assert asked == [("resnet18", {"pretrained": True})]
     assert said == "120 of 120 tensors of the encoder resnet18 start from ImageNet (timm)"
 
@@ -174,4 +174,4 @@ def test_without_a_network_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) 
     network = build(NETWORK, 4, 2)
     monkeypatch.setattr("timm.create_model", create)
     with pytest.raises(AutosegError, match=r"resnet18 can't be had from timm \(no route to host\); .* --weights FILE"):
-        initialize(network, Initialization(source="imagenet"), Path("nowhere"))
+        load_pretrained(network, Initialization(source="imagenet"), Path("nowhere"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.parts import own_tensors
-from autoseg.transfer.surgery import Inlet, carry_over
+from autoseg.transfer.surgery import Correspondence, carry_over
 from autoseg.utils.errors import AutosegError
 from tests.builders import make_network
 from tests.networks.test_parts import SMALL
@@ -16,8 +16,8 @@ FIRST = "encoder.stages.0.0.convs.0.conv.weight"
 HEAD = "decoder.seg_layers.0"
 
 
-def same(*names: str) -> Inlet:
-    return Inlet(names, names, {name: name for name in names})
+def same(*names: str) -> Correspondence:
+    return Correspondence(names, names, {name: name for name in names})
 
 
 def weights_of(channels: int, heads: int, seed: int = 1, architecture=None) -> dict[str, torch.Tensor]:
@@ -48,8 +48,8 @@ def test_reordered_channels_and_heads(name: str) -> None:
     torch.manual_seed(1)
     source = build(architecture, 3, 3).eval()
     target = fresh(3, 3, architecture).eval()
-    channels = Inlet(["C", "A", "B"], ["a", "b", "c"], {"A": "a", "B": "b", "C": "c"})
-    heads = Inlet(["Z", "X", "Y"], ["x", "y", "z"], {"X": "x", "Y": "y", "Z": "z"})
+    channels = Correspondence(["C", "A", "B"], ["a", "b", "c"], {"A": "a", "B": "b", "C": "c"})
+    heads = Correspondence(["Z", "X", "Y"], ["x", "y", "z"], {"X": "x", "Y": "y", "Z": "z"})
     carry_over(architecture, target, own_tensors(source), channels, heads)
     for network in (source, target):
         set_deep_supervision(network, False)
@@ -65,7 +65,11 @@ def test_a_new_channel_gets_the_mean() -> None:
     before = weights_of(2, 2)
     network = fresh(3, 2)
     rows = carry_over(
-        make_network(), network, before, Inlet(["a", "new", "b"], ["b", "a"], {"a": "a", "b": "b"}), same("0", "1")
+        make_network(),
+        network,
+        before,
+        Correspondence(["a", "new", "b"], ["b", "a"], {"a": "a", "b": "b"}),
+        same("0", "1"),
     )
     found, source = own_tensors(network)[FIRST], before[FIRST]
     assert torch.equal(found[:, 0], source[:, 1])
@@ -88,14 +92,16 @@ def test_dropped_channels_leave_an_answer_of_the_same_strength(before: int, seed
     weights = weights_of(before, 2, seed)
     weights[FIRST] = weights[FIRST][:, :1].expand(-1, before, -1, -1, -1).clone()  # each channel counts the same
     network = fresh(len(kept), 2)
-    carry_over(make_network(), network, weights, Inlet(kept, source, {name: name for name in kept}), same("0", "1"))
+    carry_over(
+        make_network(), network, weights, Correspondence(kept, source, {name: name for name in kept}), same("0", "1")
+    )
     torch.testing.assert_close(own_tensors(network)[FIRST].sum(1), weights[FIRST].sum(1), atol=1e-5, rtol=1e-4)
 
 
 def test_dropping_by_hand() -> None:
     before = weights_of(4, 2)
     network = fresh(2, 2)
-    inlet = Inlet(["d", "b"], ["a", "b", "c", "d"], {"d": "d", "b": "b"})
+    inlet = Correspondence(["d", "b"], ["a", "b", "c", "d"], {"d": "d", "b": "b"})
     rows = carry_over(make_network(), network, before, inlet, same("0", "1"))
     torch.testing.assert_close(own_tensors(network)[FIRST], 2 * before[FIRST][:, [3, 1]])
     assert next(row for row in rows if row.tensor == FIRST).done.endswith("a, c dropped, the others times 4/2")
@@ -104,7 +110,9 @@ def test_dropping_by_hand() -> None:
 def test_a_new_head_keeps_what_it_was_built_with() -> None:
     before, built = weights_of(1, 3), own_tensors(fresh(1, 4))[f"{HEAD}.weight"].detach().clone()
     network = fresh(1, 4)
-    heads = Inlet(["background", "new", "y", "x"], ["background", "x", "y"], {n: n for n in ("background", "x", "y")})
+    heads = Correspondence(
+        ["background", "new", "y", "x"], ["background", "x", "y"], {n: n for n in ("background", "x", "y")}
+    )
     rows = carry_over(make_network(), network, before, same("mr"), heads)
     found = own_tensors(network)
     assert torch.equal(found[f"{HEAD}.weight"][[0, 2, 3]], before[f"{HEAD}.weight"][[0, 2, 1]])
@@ -117,7 +125,9 @@ def test_a_new_head_keeps_what_it_was_built_with() -> None:
 
 def test_all_heads_new() -> None:
     network, built = fresh(1, 2), own_tensors(fresh(1, 2))[f"{HEAD}.weight"]
-    rows = carry_over(make_network(), network, weights_of(1, 3), same("mr"), Inlet(["p", "q"], ["x", "y", "z"], {}))
+    rows = carry_over(
+        make_network(), network, weights_of(1, 3), same("mr"), Correspondence(["p", "q"], ["x", "y", "z"], {})
+    )
     assert torch.equal(own_tensors(network)[f"{HEAD}.weight"], built)
     assert [row.tensor for row in rows if not row.source] == [f"{HEAD}.weight", f"{HEAD}.bias"]
 

@@ -12,7 +12,7 @@ from autoseg.interop.nnunet.folder import ModelFolder, open_folder
 from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
-from autoseg.planning.making import refresh
+from autoseg.planning.derived import refresh
 from autoseg.plans.plan import Plan
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder

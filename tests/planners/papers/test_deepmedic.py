@@ -3,7 +3,7 @@
 import pytest
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -58,7 +58,7 @@ def test_little_memory_makes_tiles_and_batch_smaller() -> None:
 
 def test_a_cpu_gets_fewer_patches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "planners.rules.systems.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch
+        "planners.rules.fitting.time_step", lambda network, channels, heads, patch, batch: 0.095 * batch
     )
     found = only(planned(deepmedic, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([25, 25, 25], 6)
@@ -77,4 +77,4 @@ def test_sides_are_not_swapped() -> None:
 
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner deepmedic is for volumes"):
-        deepmedic(pictures(), Request())
+        deepmedic(pictures(), ResolvedRequest())

@@ -3,7 +3,7 @@
 import pytest
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -71,7 +71,7 @@ def test_small_images_are_covered() -> None:
 
 def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "planners.rules.systems.time_step",
+        "planners.rules.fitting.time_step",
         lambda network, channels, heads, patch, batch: batch * patch[0] * patch[1] * patch[2] * 1e-5,
     )
     found = only(planned(fullimage, hippocampus(), "cpu"))
@@ -83,4 +83,4 @@ def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPat
 
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner fullimage_unet is for volumes"):
-        fullimage(pictures(), Request())
+        fullimage(pictures(), ResolvedRequest())

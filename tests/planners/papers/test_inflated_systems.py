@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build, count_parameters
-from autoseg.planning.making import Request, make_plan
+from autoseg.planning.making import make_plan
+from autoseg.planning.request import Request, ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import Inflated, UNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
-from planners import albunet2d, albunet3d, cropped_unet, inflated, region_unet
+from planners import inflated
+from planners.papers import albunet2d, albunet3d, cropped_unet, region_unet
 from tests.planners.fingerprints import abdomen, brats, fingerprint, hippocampus
 
 PLANNERS = {
@@ -24,6 +27,10 @@ PLANNERS = {
     "region_unet": region_unet.plan,
     "cropped_unet": cropped_unet.plan,
 }
+
+
+def asked(device: str, gigabytes: float, **more: Any) -> ResolvedRequest:
+    return ResolvedRequest(device=device, gpu_memory_gb=gigabytes, **more)
 
 
 def gliomas() -> Fingerprint:
@@ -43,7 +50,7 @@ def gliomas() -> Fingerprint:
 @pytest.fixture(autouse=True)
 def _slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 2 µs a voxel, whatever else it is doing."""
-    monkeypatch.setattr("planners.rules.systems.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
+    monkeypatch.setattr("planners.rules.fitting.time_step", lambda n, c, h, size, batch: 2e-6 * math.prod(size) * batch)
 
 
 def the_one(plan: Plan) -> Configuration:
@@ -53,8 +60,10 @@ def the_one(plan: Plan) -> Configuration:
 
 @pytest.mark.parametrize("name", PLANNERS)
 @pytest.mark.parametrize("data", [gliomas, hippocampus, abdomen])
-@pytest.mark.parametrize("request_", [Request("cuda", 8), Request("cuda", 24), Request("cpu", 8)])
-def test_plans_are_valid_fit_the_budget_and_run(name: str, data: Callable[[], Fingerprint], request_: Request) -> None:
+@pytest.mark.parametrize("request_", [asked("cuda", 8), asked("cuda", 24), asked("cpu", 8)])
+def test_plans_are_valid_fit_the_budget_and_run(
+    name: str, data: Callable[[], Fingerprint], request_: ResolvedRequest
+) -> None:
     plan = PLANNERS[name](data(), request_)
     configuration = the_one(plan)
     assert plan.planner == name
@@ -72,7 +81,7 @@ def test_plans_are_valid_fit_the_budget_and_run(name: str, data: Callable[[], Fi
 
 
 def test_albunet3d_is_the_papers() -> None:
-    plan = albunet3d.plan(gliomas(), Request("cuda", 24))
+    plan = albunet3d.plan(gliomas(), asked("cuda", 24))
     configuration = the_one(plan)
     assert plan.channel_names == ["flair", "t1c", "t2"]
     assert plan.target.kind == "labels"
@@ -89,7 +98,7 @@ def test_albunet3d_is_the_papers() -> None:
 
 
 def test_albunet2d_is_the_papers() -> None:
-    configuration = the_one(albunet2d.plan(gliomas(), Request("cuda", 24)))
+    configuration = the_one(albunet2d.plan(gliomas(), asked("cuda", 24)))
     assert isinstance(configuration.network, Inflated)
     assert not configuration.network.depth_layers
     assert (configuration.patch_size, configuration.batch_size) == ([1, 128, 128], 64)
@@ -98,37 +107,37 @@ def test_albunet2d_is_the_papers() -> None:
 
 def test_albunets_on_small_budgets_keep_the_papers_windows() -> None:
     """On a CPU the patch of a step shrinks; a window of a prediction, which nothing is kept for, need not."""
-    configuration = the_one(albunet3d.plan(gliomas(), Request("cpu", 8)))
+    configuration = the_one(albunet3d.plan(gliomas(), asked("cpu", 8)))
     assert math.prod(configuration.patch_size) * configuration.batch_size * 2e-6 <= 0.6
     assert configuration.inference.patch_size == [24, 128, 128]
-    assert the_one(albunet3d.plan(hippocampus(), Request("cpu", 8))).inference.patch_size == [24, 64, 64]
+    assert the_one(albunet3d.plan(hippocampus(), asked("cpu", 8))).inference.patch_size == [24, 64, 64]
 
 
 def test_what_the_user_names_comes_before_what_the_paper_does() -> None:
-    plan = albunet3d.plan(gliomas(), Request("cuda", 8, ("t1", "flair"), ("whole_tumor",)))
+    plan = albunet3d.plan(gliomas(), asked("cuda", 8, channels=("t1", "flair"), regions=("whole_tumor",)))
     assert plan.channel_names == ["t1", "flair"]
     assert (plan.target.kind, plan.target.heads) == ("regions", 1)
 
 
 def test_any_encoder_can_be_asked_for() -> None:
-    plan = inflated.plan(gliomas(), Request("cuda", 8, options={"encoder": "convnext_atto"}))
+    plan = inflated.plan(gliomas(), asked("cuda", 8, options={"encoder": "convnext_atto"}))
     network = the_one(plan).network
     assert isinstance(network, Inflated)
     assert (network.encoder, network.reduction) == ("convnext_atto", 32)
     assert plan.channel_names == ["t1", "t1c", "t2", "flair"]
     assert plan.target.kind == "regions"
     with pytest.raises(AutosegError, match="swin_tiny_patch4_window7_224 can't be inflated"):
-        inflated.plan(gliomas(), Request("cuda", 8, options={"encoder": "swin_tiny_patch4_window7_224"}))
+        inflated.plan(gliomas(), asked("cuda", 8, options={"encoder": "swin_tiny_patch4_window7_224"}))
 
 
 @pytest.mark.parametrize("planner", ["unet", "albunet3d"])
 def test_an_encoder_is_refused_where_there_is_none_to_choose(planner: str) -> None:
     with pytest.raises(UsageError, match=f"--encoder resnet50: planner {planner} has no encoder to choose"):
-        make_plan(hippocampus(), planner, "cuda", 8, encoder="resnet50")
+        make_plan(hippocampus(), Request(planner, "cuda", 8, options={"encoder": "resnet50"}))
 
 
 def test_region_unet_is_the_papers() -> None:
-    plan = region_unet.plan(gliomas(), Request("cuda", 8))
+    plan = region_unet.plan(gliomas(), asked("cuda", 8))
     configuration = the_one(plan)
     recipe = configuration.recipe
     assert plan.channel_names == ["t1c", "t2", "flair"]
@@ -144,7 +153,7 @@ def test_region_unet_is_the_papers() -> None:
 
 
 def test_cropped_unet_is_the_papers() -> None:
-    plan = cropped_unet.plan(gliomas(), Request("cuda", 8))
+    plan = cropped_unet.plan(gliomas(), asked("cuda", 8))
     configuration = the_one(plan)
     recipe = configuration.recipe
     assert plan.channel_names == ["t1c", "t2", "flair"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.planning.making import Request
+from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
@@ -45,11 +45,11 @@ def test_small_images_are_covered() -> None:
 
 
 def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planners.rules.systems.time_step", lambda *_: 9.0)
+    monkeypatch.setattr("planners.rules.fitting.time_step", lambda *_: 9.0)
     found = only(planned(vnet, hippocampus(), "cpu"))
     assert (found.patch_size, found.batch_size) == ([32, 32, 32], 1)
 
 
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner vnet is for volumes"):
-        vnet(pictures(), Request())
+        vnet(pictures(), ResolvedRequest())

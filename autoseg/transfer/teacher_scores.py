@@ -1,4 +1,4 @@
-"""What a teacher says of the training cases: predicted once, before a training, and kept by the preprocessed cases."""
+"""A teacher's scores of the training cases: predicted once, before a training, and stored by the preprocessed cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,33 +10,32 @@ import torch
 
 from autoseg.inference.chain import ABSENT
 from autoseg.inference.predictor import Predictor
-from autoseg.plans.configuration import Configuration
-from autoseg.plans.plan import Plan
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.preprocessing.fields import TEACHER, StoredField
 from autoseg.preprocessing.resample import resample_scores
 from autoseg.preprocessing.store import StoredCase, save, stored_key
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
-from autoseg.transfer.teacher import Teacher, heads_of, kept_teacher, say_folds
+from autoseg.transfer.teacher import TeacherModel, installed_teacher, list_folds, match_heads
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import Steps
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherScores:
     """A teacher for one fold of a student.
 
     Attributes:
         teacher: the copy in the student's run folder.
-        folds: of it, which speak.
+        folds: of it, whose mean is used.
         clean: whether they were trained on none of the cases that the student's fold is validated on.
         heads: for each head of the student, the teacher's heads that it is made of.
         kind: of the target: ``labels`` or ``regions``.
-        folder: of what it says.
+        folder: of the stored scores.
     """
 
-    teacher: Teacher
+    teacher: TeacherModel
     folds: tuple[int, ...]
     clean: bool
     heads: list[list[int]]
@@ -49,16 +48,16 @@ class Lessons:
         return digest({"teacher": self.teacher.content, "folds": self.folds, "heads": self.heads, "kind": self.kind})
 
     def of(self, case: StoredCase) -> StoredCase:
-        """A case with what the teacher says of it, once :meth:`fetch` has asked."""
-        said = StoredField(TEACHER, StoredCase(self.folder, case.id), self.identity)
-        return replace(case, extra=(*case.extra, said))
+        """A case with the teacher's scores of it, once :meth:`predict` has stored them."""
+        scores = StoredField(TEACHER, StoredCase(self.folder, case.id), self.identity)
+        return replace(case, extra=(*case.extra, scores))
 
     def __str__(self) -> str:
         seen = "" if self.clean else "; it has seen validation cases, so the figures are better than they should be"
-        return f"taught by {say_folds(self.folds)} of {self.teacher.configuration} in {self.teacher.run.path}{seen}"
+        return f"taught by {list_folds(self.folds)} of {self.teacher.stage.name} in {self.teacher.run.path}{seen}"
 
-    def fetch(self, run: Run, cases: Sequence[StoredCase], patch: Sequence[int], device: str) -> None:
-        """Ask the teacher about cases, those left out whose answer is kept from before.
+    def predict(self, run: Run, cases: Sequence[StoredCase], patch: Sequence[int], device: str) -> None:
+        """Predict cases with the teacher, but for those whose scores are stored already.
 
         Args:
             run: the student's, whose dataset names the scans.
@@ -76,59 +75,60 @@ class Lessons:
             return
         dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
         predictor = Predictor.load(
-            self.teacher.run.path, self.teacher.configuration, self.folds, device, postprocessing=False
+            self.teacher.run.path, self.teacher.stage.name, self.folds, device, postprocessing=False
         )
-        with Steps("Asking the teacher", len(due)) as steps:
+        with Steps("Predicting with the teacher", len(due)) as steps:
             for case in due:
                 source = dataset.case(case.id)
                 needed = [file.path for name, file in source.channels.items() if name in teaches_with]
                 gone = next((path for path in needed if not path.exists()), None)
                 if gone is not None:
                     raise AutosegError(
-                        f"the teacher has to be asked about case {case.id}, but {gone} is gone; bring the scan back."
+                        f"the teacher has to predict case {case.id}, but {gone} is gone; bring the scan back."
                     )
                 scores, trace = predictor.scores(source)
-                said = on_student(list(scores), trace, self, case)
-                label = np.zeros(case.shape, np.int16)  # nobody asks for one
-                stored = PreprocessedCase(said, label, case.trace)
+                moved = on_student(list(scores), trace, self, case)
+                label = np.zeros(case.shape, np.int16)  # not used
+                stored = PreprocessedCase(moved, label, case.trace)
                 save(self.folder, case.id, stored, (1,) * (3 - len(patch)) + tuple(patch), keys[case.id])
                 steps.advance(note=case.id)
 
 
-def lessons(run: Run, plan: Plan, configuration: Configuration, fold: int) -> Lessons | None:
+def teacher_scores(fold: Fold) -> TeacherScores | None:
     """The teacher of a fold, or None where the recipe has none.
 
-    Those of the teacher's folds speak that were trained on none of the cases that the student's fold is validated on:
-    with the same splits, the fold of the same number. Where there are none such, all speak.
+    Those of the teacher's folds predict that were trained on none of the cases that the student's fold is validated on:
+    with the same splits, the fold of the same number. Where there are none such, all do.
 
     Raises:
         AutosegError: the teacher in the run folder is not the plan's, or lacks an output.
     """
-    distillation = configuration.recipe.taught
+    stage, run = fold.stage, fold.run
+    distillation = stage.recipe.taught
     if distillation is None:
         return None
-    teacher = kept_teacher(run, distillation)
-    unseen = teacher.unseen(run.split(fold)["validation"])
+    teacher = installed_teacher(run, distillation)
+    unseen = teacher.unseen(fold.validation_cases)
     folds = unseen or teacher.folds
-    target = plan.target_of(configuration)
-    folder = run.preprocessed(configuration.data) / "teacher" / "-".join(map(str, folds))
-    return Lessons(teacher, folds, bool(unseen), heads_of(target, teacher.target), target.kind, folder)
+    folder = run.preprocessed(stage.configuration.data) / "teacher" / "-".join(map(str, folds))
+    heads = match_heads(stage.target, teacher.target)
+    return TeacherScores(teacher, folds, bool(unseen), heads, stage.target.kind, folder)
 
 
-def on_student(scores: Sequence[torch.Tensor], trace: Trace, lessons: Lessons, case: StoredCase) -> np.ndarray:
+def on_student(scores: Sequence[torch.Tensor], trace: Trace, teacher: TeacherScores, case: StoredCase) -> np.ndarray:
     """A teacher's scores of a case on the student's grid.
 
     Args:
         scores: logits of the teacher's heads on its crop of the original grid.
         trace: from there to the scan.
-        lessons: which heads are wanted.
-        case: as the student sees it.
+        teacher: which heads are wanted.
+        case: as the student is given it.
 
     Returns:
         float16 ``(heads, z, y, x)``: log-probabilities of labels or logits of regions, which can be softened by any
         temperature, none further from 0 than 30. Outside the teacher's crop there is background.
     """
-    labels = lessons.kind == "labels"
+    labels = teacher.kind == "labels"
     own = case.trace
     moved = []
     for index, head in enumerate(scores):
@@ -138,5 +138,5 @@ def on_student(scores: Sequence[torch.Tensor], trace: Trace, lessons: Lessons, c
     found = torch.stack(moved)
     if labels:
         found = torch.log_softmax(found, dim=0)
-    said = torch.stack([torch.logsumexp(found[heads], dim=0) for heads in lessons.heads])
-    return said.clamp(ABSENT, -ABSENT).numpy().astype(np.float16)
+    found = torch.stack([torch.logsumexp(found[heads], dim=0) for heads in teacher.heads])
+    return found.clamp(ABSENT, -ABSENT).numpy().astype(np.float16)

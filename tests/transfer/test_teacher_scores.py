@@ -15,6 +15,7 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
+from autoseg.planning.request import Request
 from autoseg.plans.configuration import Previous
 from autoseg.plans.files import save_plan
 from autoseg.plans.plan import Plan
@@ -23,8 +24,8 @@ from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
-from autoseg.transfer.teacher import FOLDER, distillation_of, heads_of, keep_teacher, kept_teacher, open_teacher
-from autoseg.transfer.teaching import Lessons, lessons
+from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher, match_heads
+from autoseg.transfer.teacher_scores import TeacherScores, teacher_scores
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, make_configuration, make_fingerprint, make_plan, make_recipe, make_run
@@ -50,27 +51,33 @@ def pretend(run: Run, folds: tuple[int, ...] = (0, 1)) -> Run:
 def student_of(teacher: Run, root: Path, splits: Any = None, **changes: Any) -> Run:
     """A run on the teacher's dataset that is to learn from it."""
     dataset = teacher.dataset
-    found = open_teacher(teacher.path, dataset, root / "student")
+    found = Teacher(teacher.path)
+    found.check(Request(), dataset, root / "student")
     configuration = make_configuration(
-        recipe=make_recipe(distillation=distillation_of(found)), **changes.pop("configuration", {})
+        recipe=make_recipe(distillation=found.distillation), **changes.pop("configuration", {})
     )
     plan = make_plan(configuration, **changes)
-    keep_teacher(found, root / "student")
+    found.install(plan, root / "student")
     return Run.create(root / "student", plan, make_fingerprint(dataset), dataset, splits or teacher.splits)
 
 
-def lesson_of(run: Run, fold: int = 0) -> Lessons:
-    plan = run.plan
-    found = lessons(run, plan, plan.configurations["small"], fold)
+def copy_in(student: Run) -> Path:
+    """The teacher's copy in a student's run folder."""
+    (copy,) = (student.path / TEACHER_FOLDER).iterdir()
+    return copy
+
+
+def scores_for(run: Run, fold: int = 0) -> TeacherScores:
+    found = teacher_scores(run.fold("small", fold))
     assert found is not None
     return found
 
 
 def fetch(run: Run, fold: int = 0) -> list[StoredCase]:
     preprocess(run, "small", 1)
-    lesson = lesson_of(run, fold)
-    cases = [lesson.of(StoredCase(run.preprocessed("fullres"), case)) for case in run.split(fold)["train"]]
-    lesson.fetch(run, cases, (8, 8, 8), "cpu")
+    scores = scores_for(run, fold)
+    cases = [scores.of(StoredCase(run.preprocessed("fullres"), case)) for case in run.split(fold)["train"]]
+    scores.predict(run, cases, (8, 8, 8), "cpu")
     return list(cases)
 
 
@@ -137,14 +144,14 @@ def test_labels_that_the_student_does_not_have_are_background(tmp_path: Path) ->
 
 def test_outputs_are_matched_by_name() -> None:
     turned = LABELS.model_copy(update={"outputs": LABELS.outputs[::-1]})
-    assert heads_of(LABELS, turned) == [[0], [2], [1]]
-    assert heads_of(REGIONS, REGIONS) == [[0], [1]]
+    assert match_heads(LABELS, turned) == [[0], [2], [1]]
+    assert match_heads(REGIONS, REGIONS) == [[0], [1]]
     inner = REGIONS.model_copy(update={"outputs": REGIONS.outputs[1:]})
-    assert heads_of(inner, REGIONS) == [[1]]
+    assert match_heads(inner, REGIONS) == [[1]]
     with pytest.raises(AutosegError, match=r"regions inner, the student the regions whole, inner"):
-        heads_of(REGIONS, inner)
+        match_heads(REGIONS, inner)
     with pytest.raises(AutosegError, match="of the same kind"):
-        heads_of(inner.model_copy(update={"kind": "labels"}), REGIONS)
+        match_heads(inner.model_copy(update={"kind": "labels"}), REGIONS)
 
 
 # --- which folds, and what is kept ---
@@ -153,8 +160,8 @@ def test_outputs_are_matched_by_name() -> None:
 def test_the_fold_of_the_same_splits_that_saw_no_validation_case(tmp_path: Path) -> None:
     student = student_of(pretend(make_run(tmp_path)), tmp_path)
     for fold in (0, 1):
-        assert lesson_of(student, fold).folds == (fold,)
-        assert str(lesson_of(student, fold)) == f"taught by fold {fold} of small in {student.path / 'teacher'}"
+        assert scores_for(student, fold).folds == (fold,)
+        assert str(scores_for(student, fold)) == f"taught by fold {fold} of small in {copy_in(student)}"
 
 
 def test_all_folds_where_each_has_seen_validation_cases(tmp_path: Path) -> None:
@@ -162,13 +169,13 @@ def test_all_folds_where_each_has_seen_validation_cases(tmp_path: Path) -> None:
     names = [case.id for case in teacher.dataset.cases]
     splits = [{"train": names[2:], "validation": names[:2]}, {"train": names[:2], "validation": names[2:]}]
     student = student_of(teacher, tmp_path, splits)
-    assert lesson_of(student).folds == (0, 1)
-    assert "it has seen validation cases" in str(lesson_of(student))
+    assert scores_for(student).folds == (0, 1)
+    assert "it has seen validation cases" in str(scores_for(student))
     # A teacher of other cases has seen none of them.
     write_json(student.path / "splits.json", [{"train": ["x"], "validation": ["y"]}])
     student = Run.open(student.path)
-    assert lesson_of(student).folds == (0, 1)
-    assert lesson_of(student).clean
+    assert scores_for(student).folds == (0, 1)
+    assert scores_for(student).clean
 
 
 def test_answers_are_kept_until_something_changes(tmp_path: Path) -> None:
@@ -176,13 +183,13 @@ def test_answers_are_kept_until_something_changes(tmp_path: Path) -> None:
     student = student_of(teacher, tmp_path)
 
     def times() -> dict[str, int]:
-        return {case.id: (lesson_of(student).folder / f"{case.id}.json").stat().st_mtime_ns for case in fetch(student)}
+        return {case.id: (scores_for(student).folder / f"{case.id}.json").stat().st_mtime_ns for case in fetch(student)}
 
     before = times()
     assert times() == before
     first, second = before
     # Killed while writing: the file that is written last is not there.
-    (lesson_of(student).folder / f"{first}.json").unlink()
+    (scores_for(student).folder / f"{first}.json").unlink()
     after = times()
     assert after[first] != before[first]
     assert after[second] == before[second]
@@ -200,8 +207,8 @@ def test_a_scan_that_is_gone(tmp_path: Path) -> None:
     fetch(student)
     shutil.rmtree(tmp_path / "data")
     fetch(student)  # what is there will do
-    shutil.rmtree(lesson_of(student).folder)
-    with pytest.raises(AutosegError, match=r"has to be asked about case case_1, but .* is gone"):
+    shutil.rmtree(scores_for(student).folder)
+    with pytest.raises(AutosegError, match=r"the teacher has to predict case case_1, but .* is gone"):
         fetch(student)
 
 
@@ -223,7 +230,7 @@ def test_from_a_trained_teacher_to_a_trained_student(tmp_path: Path) -> None:
     train(moved, epochs=1)
     assert (moved.fold("small", 0).weights).stat().st_mtime_ns == done
     # The teacher is of no use any more once the student is trained: it predicts by itself.
-    shutil.rmtree(moved.path / FOLDER)
+    shutil.rmtree(moved.path / TEACHER_FOLDER)
     assert Predictor.load(moved.path, device="cpu").predict_case(moved.dataset.cases[0]).label.shape == (10, 12, 14)
 
 
@@ -236,9 +243,9 @@ def test_a_cascade_as_teacher(tmp_path: Path) -> None:
         recommended="full",
     )
     student = student_of(pretend(make_run(tmp_path, plan)), tmp_path)
-    copied = {str(path.relative_to(student.path / FOLDER).parent) for path in student.path.rglob("*.safetensors")}
+    copied = {str(path.relative_to(copy_in(student)).parent) for path in student.path.rglob("*.safetensors")}
     assert copied == {"low/fold_0", "low/fold_1", "full/fold_0", "full/fold_1"}
-    predictor = Predictor.load(student.path / FOLDER, folds=[0], device="cpu")
+    predictor = Predictor.load(copy_in(student), folds=[0], device="cpu")
     for case in fetch(student):
         expected = predictor.predict_case(student.dataset.case(case.id), ["probabilities"]).probabilities
         np.testing.assert_allclose(np.exp(scores_of(case, 3)[1]), expected["outer"], atol=2e-3)
@@ -249,7 +256,7 @@ def test_a_cascade_as_teacher(tmp_path: Path) -> None:
 
 def refuse(path: Path, message: str, dataset: Dataset, out: Path, kind: type[Exception] = AutosegError) -> None:
     with pytest.raises(kind, match=message):
-        open_teacher(path, dataset, out)
+        Teacher(path).check(Request(), dataset, out)
 
 
 def test_teachers_that_can_not_teach(tmp_path: Path) -> None:
@@ -258,7 +265,9 @@ def test_teachers_that_can_not_teach(tmp_path: Path) -> None:
     refuse(run.path, r"has no trained fold of small; train it first with 'autoseg train", dataset, out)
     refuse(tmp_path / "nowhere", "is no run folder", dataset, out)
     pretend(run, (0,))
-    assert open_teacher(run.path, dataset, out).folds == (0,)
+    teacher = Teacher(run.path)
+    teacher.check(Request(), dataset, out)
+    assert teacher.model.folds == (0,)
     refuse(run.path, r"is the run folder that --out writes", dataset, run.path, UsageError)
     other = dataset.model_copy(update={"channels": ("ct",)})
     refuse(run.path, r"needs the channel mr, which blobs does not have \(ct\)", other, out)
@@ -298,16 +307,17 @@ def test_another_teacher_in_the_run_folder_is_refused(tmp_path: Path) -> None:
     student = student_of(pretend(make_run(tmp_path)), tmp_path)
     distillation = student.plan.configurations["small"].recipe.distillation
     assert distillation is not None
-    assert kept_teacher(student, distillation).folds == (0, 1)
+    assert installed_teacher(student, distillation).folds == (0, 1)
     # Planned again from the copy, it is the same one.
-    again = open_teacher(student.path / FOLDER, student.dataset, student.path)
-    keep_teacher(again, student.path)
-    assert kept_teacher(student, distillation).content == distillation.teacher
+    again = Teacher(copy_in(student))
+    again.check(Request(), student.dataset, student.path)
+    again.install(student.plan, student.path)
+    assert installed_teacher(student, distillation).content == distillation.teacher
     assert not list(student.path.glob(".teacher*"))
-    (student.path / FOLDER / "small" / "fold_1" / "weights.safetensors").unlink()
+    (copy_in(student) / "small" / "fold_1" / "weights.safetensors").unlink()
     with pytest.raises(AutosegError, match=r"is not the teacher that the plan was made for; plan .* again"):
         train(student, folds=[0], epochs=1)
-    shutil.rmtree(student.path / FOLDER)
+    shutil.rmtree(student.path / TEACHER_FOLDER)
     with pytest.raises(AutosegError, match=r"teacher is missing, which the plan learns from"):
         train(student, folds=[0], epochs=1)
 

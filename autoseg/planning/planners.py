@@ -1,0 +1,105 @@
+"""How the mechanism reaches a planner: through the entry-point group ``autoseg.planners``, ours or somebody else's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, TypeVar
+
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.plan import Plan
+from autoseg.utils.errors import UsageError
+
+#: Entry-point group that planners are found in.
+GROUP = "autoseg.planners"
+
+#: A planner reads a fingerprint and a request and writes a plan.
+Planner = Callable[[Fingerprint, ResolvedRequest], Plan]
+
+_P = TypeVar("_P", bound=Planner)
+
+#: What of a planner's abilities messages ask for.
+Ability = Literal["raters", "encoders", "image_weights"]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a planner says about itself, so that messages can name it and a default be found.
+
+    Attributes:
+        start: what its plans start from: ``scratch``, or a trained ``model``.
+        default: whether it is taken where the user names no planner; one for each ``start``.
+        raters: whether it can learn several raters separately.
+        encoders: whether ``--encoder`` chooses the network's encoder.
+        image_weights: whether ``--weights`` gives the network weights that were learned on pictures.
+    """
+
+    start: Literal["scratch", "model"] = "scratch"
+    default: bool = False
+    raters: bool = False
+    encoders: bool = False
+    image_weights: bool = False
+
+
+def planner_can(abilities: Abilities) -> Callable[[_P], _P]:
+    """Decorator of a planner: what it can do. Without, it has the abilities of ``Abilities()``."""
+
+    def note(planner: _P) -> _P:
+        planner.abilities = abilities  # type: ignore[attr-defined]
+        return planner
+
+    return note
+
+
+def find_planner(name: str) -> Planner:
+    """The planner registered under ``name``.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    found = _installed()
+    if name not in found:
+        raise UsageError(f"--planner {name} is unknown; installed planners: {', '.join(sorted(found)) or 'none'}.")
+    planner: Planner = found[name].load()
+    return planner
+
+
+def default_planner(start: str = "scratch") -> str:
+    """Name of the planner to take where the user names none.
+
+    Args:
+        start: what the plan has to start from.
+
+    Raises:
+        UsageError: no installed planner, or more than one, is the default.
+    """
+    found = [name for name, can in _abilities().items() if can.start == start]
+    defaults = [name for name in found if _abilities()[name].default]
+    if len(defaults) != 1:
+        raise UsageError(
+            f"{' and '.join(defaults) or 'no installed planner'} would be the default for a start from {start}; "
+            f"choose one with --planner: {', '.join(found) or 'none is installed'}."
+        )
+    return defaults[0]
+
+
+def starting_from(start: str) -> str:
+    """Names of the planners whose plans start so, for messages: ``a, b or c``."""
+    return _listed([name for name, can in _abilities().items() if can.start == start])
+
+
+def able_to(ability: Ability) -> str:
+    """Names of the planners with an ability, for messages: ``a, b or c``."""
+    return _listed([name for name, can in _abilities().items() if can.start == "scratch" and getattr(can, ability)])
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _abilities() -> dict[str, Abilities]:
+    return {name: getattr(point.load(), "abilities", Abilities()) for name, point in _installed().items()}
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names) or "another planner"

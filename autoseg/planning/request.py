@@ -1,0 +1,107 @@
+"""Request: everything that a user asks of planning, one object from the command line to the planner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from autoseg.utils.device import select_device
+from autoseg.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from autoseg.planning.carried import Carried
+
+_T = TypeVar("_T")
+
+#: Kinds of devices that can be planned for.
+DEVICES = ("cuda", "mps", "cpu")
+
+#: Memory budget in GB where there is no GPU to ask: nnU-Net's.
+DEFAULT_GB = 8.0
+
+#: Share of a GPU's memory that is the default budget; the rest is for the CUDA context and the display.
+_BUDGET_SHARE = 0.92
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of planning; everything may be left out.
+
+    Attributes:
+        planner: name of an installed planner; None for the default one.
+        device: that will train, ``cuda``, ``mps`` or ``cpu``, which need not be of this machine; ``auto`` takes this
+            machine's best.
+        gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
+        channels: names of the dataset's channels to use; empty for all.
+        regions: names of the regions or labels to segment; empty for all.
+        raters: names of the raters to learn separately, or ``all``; empty to learn from one label map a case.
+        options: what a planner of its own understands; ``encoder``: name of a timm model.
+        overrides: ``path.to.key=value`` each, see :func:`autoseg.plans.overrides.override`.
+        folds: of the cross-validation, 5 where None; 1 for a training on all cases, without validation.
+        seed: of the splits and of the fingerprint's sample of voxels.
+        workers: processes that read cases; None for one a core.
+        carried: what is brought into the run from elsewhere: initial weights, a source model, a teacher.
+
+    Example:
+        >>> from autoseg import Request
+        >>> Request(gpu_memory_gb=11, channels=("t1c", "flair")).resolved().gpu_memory_gb
+        11
+    """
+
+    planner: str | None = None
+    device: str = "auto"
+    gpu_memory_gb: float | None = None
+    channels: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    raters: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    folds: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    carried: "tuple[Carried, ...]" = ()
+
+    @property
+    def start(self) -> str:
+        """What the plan has to start from: ``scratch``, or a ``model`` that is carried into the run."""
+        return next((item.start for item in self.carried if item.start != "scratch"), "scratch")
+
+    def carries(self, kind: type[_T]) -> _T | None:
+        """What of this kind is carried into the run, or None."""
+        return next((item for item in self.carried if isinstance(item, kind)), None)
+
+    def resolved(self) -> "ResolvedRequest":
+        """The request with a device and a budget, this machine's where the user names none.
+
+        Raises:
+            UsageError: an impossible device or budget.
+        """
+        if self.gpu_memory_gb is not None and self.gpu_memory_gb <= 0:
+            raise UsageError(f"--gpu-memory {self.gpu_memory_gb:g} is no budget; give 10⁹ bytes, such as 8.")
+        if self.device != "auto" and self.device not in DEVICES:
+            raise UsageError(f"--device {self.device} is unknown; choose auto, {', '.join(DEVICES)}.")
+        device = select_device().type if self.device == "auto" else self.device
+        budget = default_budget(device) if self.gpu_memory_gb is None else self.gpu_memory_gb
+        given = {each.name: getattr(self, each.name) for each in fields(Request)}
+        return ResolvedRequest(**{**given, "device": device, "gpu_memory_gb": budget})
+
+
+@dataclass(frozen=True)
+class ResolvedRequest(Request):
+    """A request as a planner is given it.
+
+    Attributes:
+        device: ``cuda``, ``mps`` or ``cpu``.
+        gpu_memory_gb: memory budget in 10⁹ bytes.
+    """
+
+    device: str = "cuda"
+    gpu_memory_gb: float = DEFAULT_GB
+
+
+def default_budget(device: str) -> float:
+    """Memory budget in 10⁹ bytes where the user names none."""
+    if device == "cuda" and torch.cuda.is_available():
+        return round(_BUDGET_SHARE * torch.cuda.get_device_properties(0).total_memory / 1e9, 2)
+    return DEFAULT_GB

@@ -1,0 +1,114 @@
+"""What a run takes over from its source: which tensor comes from where, and giving a network these weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoseg.networks import build
+from autoseg.networks.weights import load_weights, planned_weights
+from autoseg.plans.stage import Stage
+from autoseg.plans.target import Target
+from autoseg.runs.run import Run
+from autoseg.transfer.surgery import Correspondence, TensorTransfer, carry_over, match_decoders
+from autoseg.utils.files import read_json, write_json
+
+#: File in the run folder that says what became of each tensor.
+RECORD = "transfer.json"
+
+#: Name of the background's head: of exclusive labels it is one like the others.
+BACKGROUND = "background"
+
+#: Before the name of a channel that holds what the stage before found.
+HANDED_ON = "found: "
+
+
+def input_names(stage: Stage) -> list[str]:
+    """Names of the channels that a stage's network is given."""
+    handed_on = [] if stage.input_target is None else stage.input_target.outputs
+    return [*stage.channel_names, *(f"{HANDED_ON}{output.name}" for output in handed_on)]
+
+
+def head_names(target: Target) -> list[str]:
+    """Names of a network's heads, in order."""
+    return [*([BACKGROUND] if target.kind == "labels" else []), *(output.name for output in target.outputs)]
+
+
+def start_from_model(network: nn.Module, stage: Stage, run: Path) -> str:
+    """Give a freshly built network of a stage what the source in the run folder has for it.
+
+    Returns:
+        In words, what was taken over.
+
+    Raises:
+        AutosegError: the file is gone, damaged or another one.
+    """
+    weights = planned_weights(stage.recipe.initialization, run, load_weights, "--source")
+    return summary(_transfer(network, stage, weights))
+
+
+def transfer_table(stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[TensorTransfer]:
+    """What becomes of each tensor of a stage's network, given the source's weights by name.
+
+    Raises:
+        AutosegError: the network is of another architecture than the source's.
+    """
+    return _transfer(unfilled(stage), stage, weights)
+
+
+def write_record(
+    run: Path, source: Mapping[str, object], files: Mapping[str, str], tables: Mapping[str, Sequence[TensorTransfer]]
+) -> None:
+    """Note in a run folder what becomes of each tensor.
+
+    Args:
+        run: folder.
+        source: where the weights come from.
+        files: configuration → its file of weights in the run folder.
+        tables: configuration → what becomes of each of its tensors.
+    """
+    tensors = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
+    write_json(run / RECORD, {**source, "files": dict(files), "tensors": tensors})
+
+
+def read_record(run: Run) -> dict[str, list[TensorTransfer]]:
+    """Configuration → what became of each tensor; empty for a run that started from no model."""
+    stages = [stage for stage in run.plan.all_stages if stage.recipe.initialization.source == "model"]
+    if not stages:
+        return {}
+    files = {stage.name: stage.recipe.initialization.file for stage in stages}
+    path = run.path / RECORD
+    record: dict[str, Any] = read_json(path) if path.is_file() else {"files": None}
+    if record.get("files", files) == files:
+        return {name: [TensorTransfer(**row) for row in rows] for name, rows in record["tensors"].items()}
+    # Planning was stopped between this file and the plan: the weights beside the plan say the same.
+    return {
+        stage.name: transfer_table(
+            stage, planned_weights(stage.recipe.initialization, run.path, load_weights, "--source")
+        )
+        for stage in stages
+    }
+
+
+def summary(rows: Sequence[TensorTransfer]) -> str:
+    """How many tensors were copied, adapted, new."""
+    copied = sum(row.done == "copied" for row in rows)
+    new = sum(not row.source for row in rows)
+    return f"of {len(rows)} tensors {copied} are the source's, {len(rows) - copied - new} adapted and {new} new"
+
+
+def unfilled(stage: Stage) -> nn.Module:
+    """A stage's network without memory for its weights."""
+    with torch.device("meta"):
+        return build(stage.network, stage.in_channels, stage.heads)
+
+
+def _transfer(network: nn.Module, stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[TensorTransfer]:
+    given = stage.recipe.initialization
+    channels = Correspondence(input_names(stage), given.source_channels, given.channels)
+    heads = Correspondence(head_names(stage.target), given.source_outputs, given.outputs)
+    ours = match_decoders(weights, given.source_raters, stage.raters)
+    return carry_over(stage.network, network, ours, channels, heads)
