@@ -1,9 +1,9 @@
 """The run folder: everything a later command needs, movable to a machine that never saw the data.
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
-RUN/initial_weights.safetensors    where a planned --weights FILE was given
-RUN/source_<configuration>.safetensors  transfer.json    where a model is fine-tuned
-RUN/teacher/…                      a run folder, where a planned --teacher was given
+RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
+RUN/source_<configuration>_<content>.safetensors  transfer.json    where a model is fine-tuned
+RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…

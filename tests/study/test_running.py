@@ -17,6 +17,7 @@ from autoseg.study.running import share_preprocessed
 from autoseg.utils.errors import AutosegError
 from tests.builders import make_configuration, make_plan, make_run
 from tests.study.conftest import Trainings
+from tests.transfer.test_carried import Note
 
 Grid = Callable[[str], Path]
 Sweep = Callable[[str], StudyTable]
@@ -39,6 +40,17 @@ def test_every_setting_seed_and_fold_once(run: Sweep, trainings: Trainings, tmp_
     assert Run.open(tmp_path / "out" / "two" / "seed_7").plan.configurations["small"].batch_size == 3
     run(HEAD + TWO)
     assert trainings.names() == []
+
+
+def test_what_is_carried_is_in_every_run(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], trainings: Trainings
+) -> None:
+    """And the planner is asked again where it is something else."""
+    for text in ("a", "b"):
+        request = Request(device="cpu", workers=1, carried=(Note(text),))
+        sweep(dataset, grid("folds = [0]\nseeds = [0]\n" + TWO), tmp_path / "out", request)
+        assert all((tmp_path / "out" / name / "seed_0" / f"note_{text}").exists() for name in ("one", "two"))
+    assert len(planned) == 2
 
 
 def test_a_killed_study_goes_on(run: Sweep, trainings: Trainings) -> None:
