@@ -32,7 +32,7 @@ from typing import Generic, TypeVar, overload
 
 from autoseg.utils.errors import AutosegError, UsageError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: Entry points of this group name modules that register components when they are imported.
 EXTENSIONS = "autoseg.extensions"
@@ -67,12 +67,12 @@ def load_extensions() -> None:
         _all_loaded = True
 
 
-class Registry(Generic[T]):
+class Registry(Generic[_T]):
     """Components of one kind by name, in the order of their registration.
 
     Args:
         kind: what it holds, in the singular, for messages (``metric``).
-        option: the option or the plan's key that chooses one, for messages (``--metrics``).
+        option: the option or the plan's key that chooses one, for messages in place of the kind (``--metrics``).
         package: a package whose modules register components when they are imported; None if all components
             register before anybody looks for one.
     """
@@ -81,16 +81,16 @@ class Registry(Generic[T]):
         self.kind = kind
         self.option = option
         self._package = package
-        self._things: dict[str, T] = {}
+        self._things: dict[str, _T] = {}
         self._package_imported = package is None
 
     @overload
-    def register(self, name: str) -> Callable[[T], T]: ...
+    def register(self, name: str) -> Callable[[_T], _T]: ...
 
     @overload
-    def register(self, name: str, thing: T) -> T: ...
+    def register(self, name: str, thing: _T) -> _T: ...
 
-    def register(self, name: str, thing: T | None = None) -> T | Callable[[T], T]:
+    def register(self, name: str, thing: _T | None = None) -> _T | Callable[[_T], _T]:
         """Make a component known by a name: ``@REGISTRY.register("name")``, or ``REGISTRY.register("name", thing)``.
 
         Returns:
@@ -100,18 +100,17 @@ class Registry(Generic[T]):
             AutosegError: another component has this name. Registering the same object again does nothing.
         """
 
-        def add(new: T) -> T:
+        def add(new: _T) -> _T:
             known = self._things.setdefault(name, new)
             if known is not new:
                 raise AutosegError(
-                    f"two {self.kind} components have the name {name}, "
-                    f"{_origin(known)} and {_origin(new)}; rename one."
+                    f"two {self.kind} components have the name {name}, {_origin(known)} and {_origin(new)}; rename one."
                 )
             return new
 
         return add if thing is None else add(thing)
 
-    def find(self, name: str) -> T:
+    def find(self, name: str) -> _T:
         """The component of this name; imports the kind's package, then extensions, where it is not known yet.
 
         Raises:
@@ -119,8 +118,7 @@ class Registry(Generic[T]):
             AutosegError: an extension can't be loaded.
         """
         if name not in self:
-            prefix = f"{self.option} " if self.option else ""
-            raise UsageError(f"{prefix}{name}: unknown {self.kind}; choose one of {', '.join(self._things)}.")
+            raise UsageError(f"{self.option or self.kind} {name} is unknown; {self._choice()}.")
         return self._things[name]
 
     def names(self) -> tuple[str, ...]:
@@ -138,6 +136,9 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def _choice(self) -> str:
+        return f"choose one of {', '.join(self._things)}" if self._things else "there is none to choose from"
 
     def _import_package(self) -> None:
         if self._package is None or self._package_imported:

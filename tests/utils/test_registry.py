@@ -25,10 +25,7 @@ def differ(a: int, b: int) -> float:
 
 
 def _find_in_worker(name: str) -> float:
-    empty: Registry[Metric] = Registry("metric", "--metrics", "temporary_metrics")
-    module = sys.modules[__name__]
-    module.METRICS = empty  # type: ignore[attr-defined]
-    return empty.find(name)(1, 1)
+    return METRICS.find(name)(1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +94,9 @@ def test_unknown_name_lists_the_known_ones() -> None:
     metrics.register("differ", differ)
     with pytest.raises(UsageError) as error:
         metrics.find("dicee")
-    assert str(error.value) == "--metrics dicee: unknown metric; choose one of agree, differ."
+    assert str(error.value) == "--metrics dicee is unknown; choose one of agree, differ."
+    with pytest.raises(UsageError, match=r"^metric dicee is unknown; there is none to choose from\.$"):
+        Registry("metric").find("dicee")
     assert "dicee" not in metrics
     assert "agree" in metrics
 
