@@ -74,7 +74,8 @@ def command(
     plans = [run.plan for run in opened]
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
-        cases = [single_case(files, plans, name, mask, [config or run.usual_configuration() for run in opened])]
+        stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]
+        cases = [single_case(files, stages, name, mask)]
     else:
         assert source is not None
         cases = cases_to_predict(source, plans[0], layout, everything)

@@ -101,12 +101,12 @@ class Ensemble:
             UsageError: by rater, where the members have not learned the same ones separately.
         """
         if group == "rater":
-            self.refuse_one_answer()
+            self.require_raters()
             return gather(self.answers(prepared, self.scores(prepared)))
         return gather(self._predictions(prepared, group))
 
-    def refuse_one_answer(self) -> None:
-        """Refuse to tell raters apart where the members have not all learned the same ones separately.
+    def require_raters(self) -> None:
+        """Check that all members have learned the same raters separately.
 
         Raises:
             UsageError: they have not.

@@ -11,6 +11,7 @@ from autoseg.data.layouts.layout import recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.data.nifti import faults
 from autoseg.plans.plan import Plan
+from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 
@@ -36,7 +37,7 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
         raise AutosegError(f"{path} does not exist.")
     if layout is None and path.is_file() and is_image(path):
         if _components(path) != len(plan.channels):
-            return [single_case({plan.channel_names[0]: path}, [plan])]
+            return [single_case({plan.channel_names[0]: path}, [plan.stage()])]
         return [Case(id=_stem(path), channels=_all_of(path, plan))]
     if layout is None and path.is_dir() and recognise_layout(path) is None:
         return _bare_images(path, plan)
@@ -47,38 +48,32 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
 
 def single_case(
     files: dict[str, Path],
-    plans: Sequence[Plan],
+    stages: Sequence[Stage],
     name: str | None = None,
     mask: Path | None = None,
-    configurations: Sequence[str] = (),
 ) -> Case:
     """One case of files named by channel (``--channel t1c=PATH``).
 
     Args:
         files: channel name → file.
-        plans: of every run that will predict the case; each takes the channels it knows.
+        stages: that will predict the case, one of every run; each takes the channels it knows.
         name: of the case; the first file's by default.
         mask: its brain mask, if any (``--mask``).
-        configurations: of each plan, the one that will predict the case; the recommended ones by default.
 
     Raises:
-        UsageError: a channel that no plan has, or one not given that a plan can't do without; no such configuration.
+        UsageError: a channel that no plan has, or one not given that a plan can't do without.
         AutosegError: a file does not exist.
     """
-    known = list(dict.fromkeys(channel for plan in plans for channel in plan.channel_names))
+    known = list(dict.fromkeys(channel for stage in stages for channel in stage.channel_names))
     for channel in files:
         if channel not in known:
             raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(known)}.")
     for path in (*files.values(), *([mask] if mask else [])):
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
-    chosen = configurations or [plan.recommended for plan in plans]
     needed = list(
         dict.fromkeys(
-            channel
-            for plan, configuration in zip(plans, chosen, strict=True)
-            if not plan.stage(configuration).takes_missing_channels
-            for channel in plan.channel_names
+            channel for stage in stages if not stage.takes_missing_channels for channel in stage.channel_names
         )
     )
     lacking = [channel for channel in needed if channel not in files]

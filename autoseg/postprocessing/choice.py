@@ -117,14 +117,13 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
     if workers < 1:
         raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
     run = run if isinstance(run, Run) else Run.open(run)
-    plan = run.plan
-    stage = plan.stage(run.usual_configuration() if configuration is None else configuration)
+    stage = run.plan.stage(run.usual_configuration() if configuration is None else configuration)
     name = stage.name
     evaluations = _validated(run, name)
     target = stage.result
     empty = next(iter(evaluations.values())).empty
     with ThreadPoolExecutor(workers) as pool:
-        files = list(_files(run, name, evaluations, result_ending(plan.file_ending)))
+        files = list(_files(run, name, evaluations, result_ending(stage.file_ending)))
         with Steps("Reading", len(files)) as progress:
             pairs = list(_each(pool, partial(_read, target), files, progress))
         chooser = _Chooser(pairs, target, empty, pool)
@@ -143,7 +142,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         folds=list(evaluations),
         all_folds=len(run.splits),
         empty=empty,
-        weights=weights_digests(run.path, _weights(stage, evaluations)),
+        weights=weights_digests(run.path, _weights(run, stage, evaluations)),
         tried=tried,
     )
     found.write(run.path / name / POSTPROCESSING_FILE)
@@ -298,8 +297,10 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     return found
 
 
-def _weights(stage: Stage, folds: Iterable[int]) -> list[str]:
-    return [f"{part.name}/fold_{fold}/weights.safetensors" for part in stage.chain for fold in folds]
+def _weights(run: Run, stage: Stage, folds: Iterable[int]) -> list[str]:
+    """The files of weights, in the run folder, that predictions of these folds depend on."""
+    files = [run.fold(part, fold).weights for part in stage.chain for fold in folds]
+    return [file.relative_to(run.path).as_posix() for file in files]
 
 
 def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, Path]]:

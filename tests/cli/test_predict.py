@@ -93,6 +93,16 @@ def test_single_scan_by_runs_of_other_channels(run: Run, scans: Path, tmp_path: 
     assert (tmp_path / "out" / "me.nii.gz").exists()
 
 
+def test_results_by_name(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    code, _, err = call(run.path, scans, "--out", tmp_path / "out", "--no-tta", "--results", "probabilities")
+    assert code == 0, err
+    assert (tmp_path / "out" / "a_probability_inner.nii.gz").exists()
+    code, _, err = call(run.path, scans, "--out", tmp_path / "out2", "--results", "label", "--results", "feelings")
+    assert code == 2
+    assert "--results feelings" in err
+    assert "choose one of label, probabilities, raters, disagreement" in err
+
+
 def test_a_picture_that_fails_is_told_at_the_end(
     run: Run, scans: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,40 +137,40 @@ def test_broken_dataset_says_what_is_broken(tmp_path: Path, write_json) -> None:
 
 def test_single_case(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.nii.gz", VOLUME), write(tmp_path / "b.nii.gz", VOLUME)
-    case = single_case({"t2": b, "t1": a}, [TWO])
+    case = single_case({"t2": b, "t1": a}, [TWO.stage()])
     assert case.id == "b"
     assert case.channels["t1"].path == a
-    assert single_case({"t1": a, "t2": b}, [TWO], "patient").id == "patient"
+    assert single_case({"t1": a, "t2": b}, [TWO.stage()], "patient").id == "patient"
     with pytest.raises(UsageError, match="the plan's channels are t1, t2"):
-        single_case({"flair": a}, [TWO])
+        single_case({"flair": a}, [TWO.stage()])
     with pytest.raises(UsageError, match="--channel t2=PATH is missing"):
-        single_case({"t1": a}, [TWO])
+        single_case({"t1": a}, [TWO.stage()])
     allowing = TWO.model_copy(update={"allow_missing_channels": True})
-    assert set(single_case({"t1": a}, [allowing]).channels) == {"t1"}
+    assert set(single_case({"t1": a}, [allowing.stage()]).channels) == {"t1"}
     dropping = make_configuration(recipe=make_recipe(channel_dropout=0.1))
     mixed = make_plan(channels=("t1", "t2"), configurations={"small": dropping, "strict": make_configuration()})
-    assert set(single_case({"t1": a}, [mixed]).channels) == {"t1"}
+    assert set(single_case({"t1": a}, [mixed.stage()]).channels) == {"t1"}
     with pytest.raises(UsageError, match="--channel t2=PATH is missing"):
-        single_case({"t1": a}, [mixed], configurations=["strict"])
+        single_case({"t1": a}, [mixed.stage("strict")])
     with pytest.raises(AutosegError, match="does not exist"):
-        single_case({"t1": tmp_path / "c.nii.gz", "t2": b}, [TWO])
-    assert single_case({"t1": a, "t2": b}, [TWO], mask=a).mask == a
+        single_case({"t1": tmp_path / "c.nii.gz", "t2": b}, [TWO.stage()])
+    assert single_case({"t1": a, "t2": b}, [TWO.stage()], mask=a).mask == a
     with pytest.raises(AutosegError, match=r"mask\.nii\.gz does not exist"):
-        single_case({"t1": a, "t2": b}, [TWO], mask=tmp_path / "mask.nii.gz")
+        single_case({"t1": a, "t2": b}, [TWO.stage()], mask=tmp_path / "mask.nii.gz")
 
 
 def test_single_case_of_several_plans(tmp_path: Path) -> None:
     """Every plan's channels are known; those are needed that a plan can't do without."""
     a, b = write(tmp_path / "a.nii.gz", VOLUME), write(tmp_path / "b.nii.gz", VOLUME)
-    assert set(single_case({"mr": a, "t1": b, "t2": b}, [ONE, TWO]).channels) == {"mr", "t1", "t2"}
+    assert set(single_case({"mr": a, "t1": b, "t2": b}, [ONE.stage(), TWO.stage()]).channels) == {"mr", "t1", "t2"}
     with pytest.raises(UsageError, match="--channel t1=PATH is missing; the plan needs mr, t1, t2"):
-        single_case({"mr": a}, [ONE, TWO])
+        single_case({"mr": a}, [ONE.stage(), TWO.stage()])
     with pytest.raises(UsageError, match="the plan's channels are mr, t1, t2"):
-        single_case({"flair": a}, [ONE, TWO])
+        single_case({"flair": a}, [ONE.stage(), TWO.stage()])
     allowing = TWO.model_copy(update={"allow_missing_channels": True})
-    assert set(single_case({"mr": a, "t2": b}, [ONE, allowing]).channels) == {"mr", "t2"}
+    assert set(single_case({"mr": a, "t2": b}, [ONE.stage(), allowing.stage()]).channels) == {"mr", "t2"}
     with pytest.raises(UsageError, match="--channel mr=PATH is missing; the plan needs mr"):
-        single_case({"t1": a}, [ONE, allowing])
+        single_case({"t1": a}, [ONE.stage(), allowing.stage()])
 
 
 def test_a_datasets_other_names_of_a_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class ResultWriter:
             UsageError: it can't.
         """
         if self.each_rater or "rater" in self.groups:
-            ensemble.refuse_one_answer()
+            ensemble.require_raters()
 
     def names(self, ensemble: Ensemble) -> list[str]:
         """Names of a case's volumes: ``disagreement`` is in ``CASE_disagreement.nii.gz``, "" in ``CASE.nii.gz``."""
