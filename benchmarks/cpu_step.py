@@ -26,13 +26,12 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     import torch
 
     from autoseg.networks import build
-    from autoseg.plans.configuration import Configuration
     from autoseg.plans.families import UNet
+    from autoseg.plans.recipe import Recipe
     from autoseg.plans.target import Output, Target
-    from autoseg.step.optimizer import build_optimizer
+    from autoseg.step.batch import Batch
     from autoseg.step.precision import resolve_precision
-    from autoseg.training.batches import Batch
-    from autoseg.training.loop import train_step
+    from autoseg.step.training_step import TrainingStep
     from autoseg.utils.device import keep_large_blocks
     from autoseg.utils.parallel import available_cpus
 
@@ -47,23 +46,16 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
         encoder_blocks=[2] * 4,
         decoder_convs=[2] * 3,
     )
-    configuration = Configuration(
-        spacing=(1.0, 1.0, 1.0), data="benchmark", patch_size=[40, 56, 40], batch_size=batch, network=network
-    )
     target = Target(
         kind="labels", outputs=[Output(name="a", values=[1], paint=1), Output(name="b", values=[2], paint=2)]
     )
-    module = build(network, 1, target.heads)
-    optimizer = build_optimizer(module.parameters(), configuration.recipe.optimizer)
-    device = torch.device("cpu")
-    dtype = resolve_precision(precision, device)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    image = torch.randn(batch, 1, 40, 56, 40)
-    label = torch.randint(0, 3, (batch, 40, 56, 40))
+    dtype = resolve_precision(precision, torch.device("cpu"))
+    train = TrainingStep(build(network, 1, target.heads), Recipe(ema_decay=0.0), target, dtype)
+    given = Batch(torch.randn(batch, 1, 40, 56, 40), torch.randint(0, 3, (batch, 40, 56, 40)))
     seconds = []
     for _ in range(4):
         started = time.perf_counter()
-        train_step(module, optimizer, scaler, Batch(image, label), configuration, target, device, dtype)
+        train(given)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 

@@ -261,5 +261,5 @@ def _verify(plan: "Plan") -> None:
     from autoseg.utils.progress import say
 
     device = select_device("cpu" if plan.device == "cpu" else "auto")
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         say(f"{stage.name}: {confirm(stage, device)}")

@@ -156,7 +156,7 @@ def find_table(path: Path) -> Path:
     run = Run.open(path)
     plan = run.plan
     # An earlier stage may segment one region only.
-    whole = [name for name in plan.configurations if plan.result_of(name) == plan.target]
+    whole = [stage.name for stage in plan.stages if stage.result == plan.target]
     found = {name: file for name in whole if (file := path / name / "crossval" / "metrics.csv").is_file()}
     if not found:
         raise AutosegError(f"{path} has no cross-validation yet; {run.how_to_validate}.")

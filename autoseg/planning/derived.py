@@ -11,7 +11,7 @@ from autoseg.step.setup import StepSetup
 def refresh(plan: Plan) -> Plan:
     """The plan with memory and numbers of parameters computed anew, after values they depend on were changed."""
     configurations = {}
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         memory = compute_memory(stage, plan.device)
         trainable, with_statistics = parameters_of(stage.network, stage.in_channels, stage.heads)
         configurations[stage.name] = stage.configuration.model_copy(

@@ -36,7 +36,7 @@ class Plan(Reasoned):
         gpu_memory_gb: memory budget, 10⁹ bytes.
         channels: input of the network, in order.
         allow_missing_channels: whether a case may lack a channel (it is then zero); without it, cases may where the
-            recipe drops channels (:meth:`takes_missing_channels`).
+            recipe drops channels (:attr:`autoseg.plans.stage.Stage.takes_missing_channels`).
         target: what to segment.
         raters: names of the raters of the cases who are learned separately, each by a decoder of its own, in this
             order; empty to learn from one label map a case.
@@ -82,7 +82,7 @@ class Plan(Reasoned):
                     f"configurations.{name}.recipe.channel_dropout is {dropout:g}, but {self.channel_names[0]} is the "
                     "only channel and always kept; set it to 0"
                 )
-            unsuited = configuration.network.suits(self.target_of(configuration).kind)
+            unsuited = configuration.network.suits(self._target_of(name).kind)
             if unsuited:
                 raise ValueError(f"configurations.{name}.{unsuited}")
             self._check_raters(name)
@@ -107,7 +107,7 @@ class Plan(Reasoned):
         found: set[str] = set()
         while True:
             configuration = self.configurations[seen[-1]]
-            found |= {output.name for output in self.target_of(configuration).outputs}
+            found |= {output.name for output in self._target_of(seen[-1]).outputs}
             previous = configuration.previous
             if previous is None:
                 break
@@ -116,7 +116,7 @@ class Plan(Reasoned):
                 raise ValueError(f"{where}.configuration names {previous.configuration}, which does not exist")
             if previous.configuration in seen:
                 raise ValueError(f"{where} goes round in a circle: {' → '.join([*seen, previous.configuration])}")
-            outputs = self.target_of(self.configurations[previous.configuration]).outputs
+            outputs = self._target_of(previous.configuration).outputs
             if previous.use == "box" and previous.output not in [output.name for output in outputs]:
                 raise ValueError(f"{where}.output names {previous.output}, which {previous.configuration} has not")
             for shared in ("spacing", "data", "resampling") if previous.use == "box" else ():
@@ -135,7 +135,7 @@ class Plan(Reasoned):
     def _check_result(self, name: str) -> None:
         """Where stages end, what each of them contributes to the plan's target must mean the same there."""
         where = f"configurations.{name}.target"
-        own = self.target_of(self.configurations[name])
+        own = self._target_of(name)
         if self.target.kind == "labels":
             same_outputs = without_reasons(own.model_dump()["outputs"]) == without_reasons(
                 self.target.model_dump()["outputs"]
@@ -144,8 +144,8 @@ class Plan(Reasoned):
                 raise ValueError(f"{where}: labels come from the last stage, whose outputs must be the plan's")
             return
         for output in self.target.outputs:
-            for stage in self.stages(name):
-                target = self.target_of(self.configurations[stage])
+            for stage in self._chain(name):
+                target = self._target_of(stage)
                 same = [found for found in target.outputs if found.name == output.name]
                 if same and (target.kind != "regions" or same[0].values != output.values):
                     raise ValueError(
@@ -164,13 +164,14 @@ class Plan(Reasoned):
             raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
         configuration = self.configurations[name]
         previous = configuration.previous
+        followed = {c.previous.configuration for c in self.configurations.values() if c.previous is not None}
         return Stage(
             name=name,
             configuration=configuration,
             channels=tuple(self.channels),
             preprocessing=self.preprocessing,
-            target=self.target_of(configuration),
-            result=self.result_of(name),
+            target=self._target_of(name),
+            result=self._target_of(name) if name in followed else self.target,
             before=None if previous is None else self.stage(previous.configuration),
             raters=tuple(self.raters),
             allows_missing=self.allow_missing_channels,
@@ -178,52 +179,16 @@ class Plan(Reasoned):
         )
 
     @property
-    def all_stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage]:
         """All configurations, resolved, in the plan's order."""
         return [self.stage(name) for name in self.configurations]
 
-    def target_of(self, configuration: Configuration) -> Target:
-        """What a configuration is trained to segment."""
-        return configuration.target or self.target
+    def _target_of(self, name: str) -> Target:
+        return self.configurations[name].target or self.target
 
-    def in_channels(self, configuration: Configuration) -> int:
-        """Channels that a configuration's network is given: the image's, and what the stage before hands on."""
-        previous = configuration.previous
-        if previous is None or previous.use != "channels":
-            return len(self.channels)
-        return len(self.channels) + len(self.target_of(self.configurations[previous.configuration]).outputs)
-
-    def stages(self, name: str) -> list[str]:
+    def _chain(self, name: str) -> list[str]:
         """The configurations that have to be trained for this one, in order; it comes last."""
         chain = [name]
         while (previous := self.configurations[chain[0]].previous) is not None:
             chain.insert(0, previous.configuration)
         return chain
-
-    def takes_missing_channels(self, configuration: Configuration) -> bool:
-        """Whether a configuration, with all stages before it, is meant for cases that lack a channel.
-
-        Either the plan allows them, or every one of these stages learns to do without (``recipe.channel_dropout``).
-        """
-        if self.allow_missing_channels:
-            return True
-        before = configuration.previous
-        return configuration.recipe.channel_dropout > 0 and (
-            before is None or self.takes_missing_channels(self.configurations[before.configuration])
-        )
-
-    def result_of(self, name: str) -> Target:
-        """What a prediction with a configuration says: the plan's target, or a stage's own if others follow it."""
-        followed = {c.previous.configuration for c in self.configurations.values() if c.previous is not None}
-        return self.target_of(self.configurations[name]) if name in followed else self.target
-
-    def configuration(self, name: str | None) -> tuple[str, Configuration]:
-        """The configuration of this name, or the recommended one.
-
-        Raises:
-            UsageError: the plan has no such configuration.
-        """
-        name = name or self.recommended
-        if name not in self.configurations:
-            raise UsageError(f"--config {name} is not in the plan; it has {', '.join(self.configurations)}.")
-        return name, self.configurations[name]

@@ -183,7 +183,7 @@ def _mean_and_std(found: Statistics, digits: int) -> str:
 def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> str:
     picked = pick_cases(evaluation)
     cases = {case.id: case for case in run.dataset.cases}
-    names = {output.name: output.values for output in plan.result_of(found.name).outputs}
+    names = {output.name: output.values for output in plan.stage(found.name).result.outputs}
     figures = []
     for what, case in track(picked, "drawing", len(picked)):
         folder = run.fold(found.name, found.fold_of[case]).validation

@@ -121,7 +121,7 @@ class Run:
     def usual_configuration(self) -> str:
         """The recommended configuration; where it is not trained, the first trained one that segments as much."""
         plan = self.plan
-        trained = [c for c in plan.configurations if self.trained_folds(c) and plan.result_of(c) == plan.target]
+        trained = [s.name for s in plan.stages if self.trained_folds(s.name) and s.result == plan.target]
         return plan.recommended if plan.recommended in trained or not trained else trained[0]
 
     @property

@@ -180,7 +180,7 @@ class TrainedConfiguration:
             UsageError: the run has no such configuration.
         """
         run = run if isinstance(run, Run) else Run.open(run)
-        name = run.plan.configuration(run.usual_configuration() if name is None else name)[0]
+        name = run.plan.stage(run.usual_configuration() if name is None else name).name
         # Where no fold is trained, loading one raises the error that says so.
         return cls(run, name, tuple(folds or run.trained_folds(name) or [0]), device, mirror)
 
@@ -252,7 +252,7 @@ def evaluate_channel_subsets(
         )
     if out_of_reach := [name_of(subset) for subset in order if subset not in possible]:
         say(f"No case has all of the channels {', or all of '.join(out_of_reach)}: left out.")
-    target = plan.result_of(networks.name)
+    target = plan.stage(networks.name).result
     protocol = protocol.with_ignore(source.ignore_label).with_ignore(target.ignore).with_metrics("dice", *COUNTED)
 
     def measure_case(label: np.ndarray, case: LoadedCase) -> dict[str, dict[str, float]]:
@@ -277,7 +277,7 @@ def _check_channels(networks: TrainedConfiguration) -> None:
     run, name = networks.run, networks.name
     if len(run.plan.channels) == 1:
         raise UsageError(f"{run.path} has the one channel {run.plan.channel_names[0]}; there is no subset to evaluate.")
-    if not run.plan.takes_missing_channels(run.plan.configurations[name]):
+    if not run.plan.stage(name).takes_missing_channels:
         raise UsageError(
             f"{name} of {run.path} was not trained for missing channels; plan it with --set recipe.channel_dropout=0.2 "
             "and train it."

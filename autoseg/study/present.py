@@ -41,7 +41,7 @@ def plan_table(study: Study) -> Table:
         found.add_column(heading, overflow="fold")
     for setting in study.settings:
         plan = study.plans[setting.name]
-        networks = [plan.configurations[name].network.summary for name in plan.stages(plan.recommended)]
+        networks = [stage.network.summary for stage in plan.stage().chain]
         result = SettingResult(setting, plan, "unfinished", "", math.nan, math.nan, 0, {})
         planner, parameters, memory, patch = facts_of(result)[:4]
         cells = [planner, ", ".join(plan.channel_names), " → ".join(networks), parameters, memory, patch]

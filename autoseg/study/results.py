@@ -56,7 +56,7 @@ class SettingResult:
     @property
     def stages(self) -> list[str]:
         """Configurations that are trained, in order."""
-        return self.plan.stages(self.plan.recommended)
+        return [stage.name for stage in self.plan.stage().chain]
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -220,11 +220,7 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
                     failure = f"seed {seed}: {read_json(run.path / FAILED)['reason']}"
                 continue
             evaluations[seed, fold] = _evaluate(study, run, plan, fold)
-            done = [
-                read_json(path)
-                for name in plan.stages(plan.recommended)
-                if (path := run.fold(name, fold).folder / DONE).exists()
-            ]
+            done = [read_json(path) for stage in plan.stage().chain if (path := run.fold(stage, fold).done).exists()]
             iterations.append(sum(part["iterations"] for part in done))
             seconds.append(sum(part["seconds"] for part in done))
     wanted = len(study.grid.seeds) * len(study.folds)

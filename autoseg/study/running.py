@@ -147,7 +147,7 @@ def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> No
     made each run preprocesses for itself.
     """
     keys: dict[str, list[str]] = {}
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         found = {case_key(case, stage).split("-")[0] for case in dataset.cases}
         keys.setdefault(stage.configuration.data, []).extend(found)
     for data, found_keys in keys.items():

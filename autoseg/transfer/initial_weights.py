@@ -62,7 +62,7 @@ class InitialWeights:
 
     def apply(self, plan: Plan) -> Plan:
         """The plan, in which all networks that can start from these weights."""
-        able = [stage for stage in plan.all_stages if stage.network.takes_image_weights]
+        able = [stage for stage in plan.stages if stage.network.takes_image_weights]
         if not able and self.initialization.source != "random":
             raise UsageError(
                 f"--weights: planner {plan.planner} makes no network with an encoder for pictures; use --planner "
@@ -76,7 +76,7 @@ class InitialWeights:
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse a file that does not fit an encoder of the plan."""
-        for stage in plan.all_stages:
+        for stage in plan.stages:
             if stage.recipe.initialization.source == "file" and isinstance(stage.network, Inflated):
                 check_fit(stage.network, stage.in_channels, self._tensors, str(self.asked))
 
@@ -88,7 +88,7 @@ class InitialWeights:
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove the files that the plan does not name."""
-        used = {stage.recipe.initialization.file for stage in plan.all_stages}
+        used = {stage.recipe.initialization.file for stage in plan.stages}
         for path in run.glob("initial_weights*.safetensors"):
             if path.name not in used:
                 path.unlink(missing_ok=True)

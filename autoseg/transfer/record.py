@@ -76,7 +76,7 @@ def write_record(
 
 def read_record(run: Run) -> dict[str, list[TensorTransfer]]:
     """Configuration → what became of each tensor; empty for a run that started from no model."""
-    stages = [stage for stage in run.plan.all_stages if stage.recipe.initialization.source == "model"]
+    stages = [stage for stage in run.plan.stages if stage.recipe.initialization.source == "model"]
     if not stages:
         return {}
     files = {stage.name: stage.recipe.initialization.file for stage in stages}

@@ -91,7 +91,7 @@ class Source:
 
     def apply(self, plan: Plan) -> Plan:
         """The plan as it is: its planner has looked at the source."""
-        if all(stage.recipe.initialization.source != "model" for stage in plan.all_stages):
+        if all(stage.recipe.initialization.source != "model" for stage in plan.stages):
             raise UsageError(
                 f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
             )
@@ -132,7 +132,7 @@ class Source:
 
 
 def _starting(plan: Plan) -> list[Stage]:
-    return [stage for stage in plan.all_stages if stage.recipe.initialization.source == "model"]
+    return [stage for stage in plan.stages if stage.recipe.initialization.source == "model"]
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class Teacher:
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse a plan with outputs that the teacher lacks."""
-        for stage in plan.all_stages:
+        for stage in plan.stages:
             match_heads(stage.target, self.model.target)
 
     def install(self, plan: Plan, run: Path) -> None:
@@ -204,7 +204,7 @@ class Teacher:
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove the teachers that the plan does not name, and copies that a kill left unfinished."""
-        used = {stage.recipe.distillation.teacher for stage in plan.all_stages if stage.recipe.distillation is not None}
+        used = {stage.recipe.distillation.teacher for stage in plan.stages if stage.recipe.distillation is not None}
         folder = run / TEACHER_FOLDER
         of_now = {content for content in used if (folder / content).is_dir()}
         if used == of_now:  # else it lies right in the folder, as earlier versions had it
@@ -231,7 +231,7 @@ def distilled(plan: Plan, distillation: Distillation) -> Plan:
         AutosegError: a configuration is a stage after another one.
     """
     configurations = {}
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         if stage.previous is not None:
             raise AutosegError(
                 f"--teacher: planner {plan.planner} makes {stage.name} a stage after another one, and only "

@@ -43,7 +43,7 @@ def plan(*arguments: object) -> Result:
 def pretend_trained(run: Run, folds: Sequence[int] = (0,)) -> Run:
     """Put random weights where those of a training would be."""
     plan = run.plan
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         for fold in folds:
             torch.manual_seed(10 + fold)
             network = build(stage.network, stage.in_channels, stage.heads)

@@ -329,8 +329,8 @@ def test_plans_that_contradict_themselves() -> None:
         )
 
     swapped = Output(name="inner", values=[2], paint=5)
-    assert plan().result_of("first") == first
-    assert plan().result_of("last") == REGIONS
+    assert plan().stage("first").result == first
+    assert plan().stage("last").result == REGIONS
     for name, value in {"spacing": (2.0, 2.0, 2.0), "data": "other", "resampling": {"label_order": 0}}.items():
         with pytest.raises(ValueError, match=f"inside another one's box must have the same {name}"):
             plan(**{name: value})

@@ -59,7 +59,7 @@ def chain(use: str, first: Target, last: Target | None, target: Target = LABELS,
 
 
 def predictor(plan: Plan, *networks: nn.Module) -> Predictor:
-    stages = [TrainedStage(stage, [network]) for stage, network in zip(plan.all_stages, networks, strict=True)]
+    stages = [TrainedStage(stage, [network]) for stage, network in zip(plan.stages, networks, strict=True)]
     return Predictor([Member("run", stages)], CPU)
 
 
@@ -113,7 +113,7 @@ def test_the_box_and_its_margin(margin: int, size: tuple[int, ...]) -> None:
         shapes.append(tuple(image.shape[1:]))
         return Above(0.5)(image[None])[0] if trained.stage.target is ANYTHING else Perfect()(image[None])[0]
 
-    stages = [TrainedStage(stage, []) for stage in plan.all_stages]
+    stages = [TrainedStage(stage, []) for stage in plan.stages]
     heads = apply_stages(stages, [case, case], LABELS, predict)
     assert shapes == [(10, 12, 14), size]
     # Outside of it the background is all but certain, whatever it says within.

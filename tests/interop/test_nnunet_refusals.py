@@ -243,7 +243,7 @@ def test_folders_in_use(tmp_path: Path) -> None:
 def trained(root: Path, plan: Plan) -> Run:
     """A run whose first fold has random weights."""
     run = make_run(root, plan)
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         net = build(stage.network, stage.in_channels, stage.heads)
         metadata = identity_of(stage)
         save_weights(run.fold(stage, 0).weights, stirred(net).state_dict(), metadata)

@@ -14,7 +14,7 @@ def planned(planner: Planner, data: Fingerprint, device: str = "cuda", gigabytes
     """A plan that is valid, whose network answers at the announced size, and whose step fits the budget."""
     plan = planner(data, ResolvedRequest(device=device, gpu_memory_gb=gigabytes))
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         name, configuration, channels, heads = stage.name, stage.configuration, stage.in_channels, stage.heads
         network, patch = configuration.network, configuration.patch_size
         with torch.device("meta"):

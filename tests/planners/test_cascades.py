@@ -26,7 +26,7 @@ def no_matter_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def valid(plan: Plan) -> Plan:
     """As it is read from its file; every network is given what its stage has, and answers for its target."""
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         patch = stage.configuration.patch_size
         with torch.device("meta"):
             network = build(stage.network, stage.in_channels, stage.heads).eval()

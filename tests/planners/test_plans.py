@@ -188,7 +188,7 @@ def test_channels_are_dropped_where_cases_lack_some(planner: Any) -> None:
     first = data.cases[0]
     lacking = first.model_copy(update={"intensities": dict(list(first.intensities.items())[1:])})
     plan = planner.plan(data.model_copy(update={"cases": [lacking, *data.cases[1:]]}), ResolvedRequest(gpu_memory_gb=8))
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         assert 0 < stage.recipe.channel_dropout < 0.5
         assert "not measured" in stage.recipe.reasons["channel_dropout"]
         assert stage.takes_missing_channels

@@ -275,7 +275,7 @@ def test_the_only_channel_is_never_dropped() -> None:
 
 def test_missing_channels_are_for_what_was_trained_for_them() -> None:
     def takes(of: Plan, name: str) -> bool:
-        return of.takes_missing_channels(of.configurations[name])
+        return of.stage(name).takes_missing_channels
 
     assert not takes(plan(), "3d_fullres")
     assert takes(override(plan(), ["allow_missing_channels=true"]), "3d_fullres")
@@ -290,4 +290,4 @@ def test_every_stage_must_be_trained_for_missing_channels() -> None:
     chain = Plan.model_validate({**stages, "recommended": "b"})
     for dropping, expected in ((["a"], False), (["b"], False), (["a", "b"], True)):
         some = override(chain, [f"configurations.{name}.recipe.channel_dropout=0.1" for name in dropping])
-        assert some.takes_missing_channels(some.configurations["b"]) == expected
+        assert some.stage("b").takes_missing_channels == expected

@@ -84,7 +84,7 @@ def again(path: Path, carried: tuple[Carried, ...]) -> Run:
 def check_whole(path: Path) -> None:
     """The plan finds all its files, with the right content."""
     run = Run.open(path)
-    for stage in run.plan.all_stages:
+    for stage in run.plan.stages:
         start = stage.recipe.initialization
         if start.source == "model":
             network = build(stage.network, stage.in_channels, stage.heads)
@@ -100,8 +100,8 @@ def check_whole(path: Path) -> None:
 def left_over(path: Path) -> list[str]:
     """Files of things carried that the plan does not use."""
     run = Run.open(path)
-    used = {stage.recipe.initialization.file for stage in run.plan.all_stages}
-    used |= {stage.recipe.distillation.teacher for stage in run.plan.all_stages if stage.recipe.distillation}
+    used = {stage.recipe.initialization.file for stage in run.plan.stages}
+    used |= {stage.recipe.distillation.teacher for stage in run.plan.stages if stage.recipe.distillation}
     found = [*path.glob("*.safetensors"), *path.glob(f"{TEACHER_FOLDER}/*"), *path.glob(".*")]
     return [found.name for found in found if found.name not in used]
 

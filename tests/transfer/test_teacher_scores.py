@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 def pretend(run: Run, folds: tuple[int, ...] = (0, 1)) -> Run:
     """Random weights instead of trained ones, of every stage; each fold its own."""
     plan = run.plan
-    for stage in plan.all_stages:
+    for stage in plan.stages:
         for fold in folds:
             torch.manual_seed(fold)
             network = build(stage.network, stage.in_channels, stage.heads)

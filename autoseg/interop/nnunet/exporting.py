@@ -11,10 +11,10 @@ from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.translation import RESAMPLING
 from autoseg.networks.weights import load_network
-from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import UNet
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
@@ -57,7 +57,8 @@ def export_nnunet(
     """
     opened, out = Run.open(run), Path(out)
     plan = opened.plan
-    name, chosen = plan.configuration(configuration or opened.usual_configuration())
+    stage = plan.stage(configuration or opened.usual_configuration())
+    name = stage.name
     trained = opened.trained_folds(name)
     for fold in folds if folds is not None else trained:
         if fold not in trained:
@@ -67,27 +68,26 @@ def export_nnunet(
     for taken in ("plans.json", "plan.json", "dataset.json"):
         if (out / taken).exists():
             raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
-    network = _refuse(plan, name, chosen, str(run))
+    network = _refuse(plan, stage, str(run))
     flat = opened.fingerprint.dimension == 2
     axes = [] if flat else _mirrored_axes(plan, network)
     reader, ending = _reader(plan, flat)
-    plans = _plans(plan, name, chosen, mirrored_architecture(network, axes), reader, opened)
-    dataset = _dataset(plan, chosen, ending, len(opened.fingerprint.cases))
-    in_channels, heads = plan.in_channels(chosen), plan.target_of(chosen).heads
+    plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, opened)
+    dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
     for fold in folds if folds is not None else trained:
         for ours, theirs in _CHECKPOINTS.items():
-            file = opened.fold(name, fold).folder / f"{ours}.safetensors"
+            file = opened.fold(stage, fold).checkpoint(ours)
             if not file.exists():
                 continue
-            module = load_network(file, plan.stage(name), torch.device("cpu"))
+            module = load_network(file, stage, torch.device("cpu"))
             if axes:
-                module = mirrored(module, network, in_channels, heads, axes)
+                module = mirrored(module, network, stage.in_channels, stage.heads, axes)
             write_checkpoint(
                 out / f"fold_{fold}" / theirs,
                 module.state_dict(),
                 name,
                 fold,
-                chosen.inference.mirror_axes,
+                stage.inference.mirror_axes,
                 {"plans": plans, "dataset_json": dataset},
             )
     write_json(out / "dataset.json", dataset)
@@ -95,16 +95,15 @@ def export_nnunet(
     return out
 
 
-def _refuse(plan: Plan, name: str, configuration: Configuration, run: str) -> UNet:
+def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
     """The network, where nnU-Net can do all that the plan says."""
-    inference, network = configuration.inference, configuration.network
+    configuration, inference, network, target = stage.configuration, stage.inference, stage.network, stage.target
     flat = network.dimensions == 2
-    target = plan.target_of(configuration)
     reasons = [
         (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
-        (network.answers > 1, "nnU-Net has no decoders for several raters"),
-        (configuration.previous is not None, "it follows another stage"),
-        (plan.result_of(name) != plan.target, "another stage follows it"),
+        (network.answers > 1, "nnU-Net has one decoder"),
+        (stage.before is not None, "it follows another stage"),
+        (stage.result != plan.target, "another stage follows it"),
         (plan.preprocessing.box is not None, "nnU-Net can't cut to a box"),
         (plan.preprocessing.bias_correction != "none", "nnU-Net does not correct bias fields"),
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
@@ -124,7 +123,7 @@ def _refuse(plan: Plan, name: str, configuration: Configuration, run: str) -> UN
     ]
     for unfit, reason in reasons:
         if unfit:
-            raise AutosegError(f"{run}: {name} can't become a model of nnU-Net: {reason}.")
+            raise AutosegError(f"{run}: {stage.name} can't become a model of nnU-Net: {reason}.")
     assert isinstance(network, UNet)
     return network
 
@@ -160,8 +159,8 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     return next((reader for reader, endings in known.items() if ".nii.gz" in endings)), ".nii.gz"
 
 
-def _dataset(plan: Plan, configuration: Configuration, ending: str, cases: int) -> dict[str, Any]:
-    target = plan.target_of(configuration)
+def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any]:
+    target = stage.target
     labels: dict[str, Any] = {"background": 0}
     found: dict[str, Any] = {
         "channel_names": {str(number): name for number, name in enumerate(plan.channel_names)},
@@ -190,7 +189,8 @@ def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
     return {**labels, "ignore": max(values) + 1}
 
 
-def _plans(plan: Plan, name: str, configuration: Configuration, network: UNet, reader: str, run: Run) -> dict[str, Any]:
+def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> dict[str, Any]:
+    name, configuration = stage.name, stage.configuration
     resampling = configuration.resampling
     across = {
         "order_z": 0,
