@@ -5,7 +5,7 @@ of the scan.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd, inse
 from torch import nn
 
 from autoseg.data.boxes import Box, box_around
-from autoseg.inference.decoding import one_hot, paint_scores
+from autoseg.inference.decoding import mean_of_answers, one_hot, paint_scores
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
@@ -63,12 +63,16 @@ class StageScores:
         """Logits ``(z, y, x)`` of one head on the whole grid; outside of the box there is background."""
         if self.scores is not None and tuple(self.scores.shape[1:]) == self.shape:
             return self.scores[index]
-        background = self.target.kind == "labels" and index == 0
+        background = self.target.kind == "labels" and index % self.target.heads == 0
         device = None if self.scores is None else self.scores.device
         whole = torch.full(self.shape, 0.0 if background else ABSENT, device=device)
         if self.scores is not None and self.box is not None:
             insert_crop_into_image(whole, self.scores[index], limits(self.box))
         return whole
+
+    def mean_answer(self) -> "StageScores":
+        """The mean of the answers, where the network gives several: what the next stage is given."""
+        return self if self.scores is None else replace(self, scores=mean_of_answers(self.scores, self.target))
 
     def mask(self, output: str) -> np.ndarray:
         """Where on the grid an output is segmented, bool ``(z, y, x)``."""
@@ -133,8 +137,8 @@ def apply_stages(
         shape = tuple(image.shape[1:])
         box: Box | None = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
         if previous is not None:
-            before = found[-1]
-            assert before is not None
+            assert found[-1] is not None
+            before = found[-1].mean_answer()
             if previous.use == "channels":
                 image = torch.cat([image, _segmentation_channels(before, case, stage.stage)])
             else:
@@ -148,7 +152,7 @@ def apply_stages(
         for index, head in sources:
             scored = found[index]
             assert scored is not None
-            heads.append((scored, head + answer * stages[-1].stage.heads))
+            heads.append((scored, head + answer * scored.stage.heads))
     return ScoresOnScan(heads)
 
 

@@ -113,8 +113,6 @@ class Configuration(Reasoned):
             )
         if self.recipe.freeze.part == "encoder" and not self.network.encoder_prefixes:
             raise ValueError(f"recipe.freeze.part is encoder, but the family {self.network.family} has none; use body")
-        if self.recipe.distillation is not None and self.previous is not None:
-            raise ValueError("recipe.distillation is for configurations of one stage, and this one follows another")
         for name in ("patch_size", "step"):
             sizes = getattr(self.inference, name)
             if sizes is not None and len(sizes) != dimensions:

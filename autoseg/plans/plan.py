@@ -85,21 +85,17 @@ class Plan(Reasoned):
             unsuited = configuration.network.suits(self._target_of(name).kind)
             if unsuited:
                 raise ValueError(f"configurations.{name}.{unsuited}")
-            self._check_raters(name)
+            self._check_answers(name)
         return self
 
-    def _check_raters(self, name: str) -> None:
-        """A network must answer for as many raters as there are, and stages can't hand on several answers."""
-        configuration = self.configurations[name]
-        if configuration.network.answers != max(len(self.raters), 1):
+    def _check_answers(self, name: str) -> None:
+        """A network must give as many answers as there are raters to learn."""
+        answers = self.configurations[name].network.answers
+        if answers != max(len(self.raters), 1):
             raise ValueError(
-                f"configurations.{name}.network answers for {configuration.network.answers} rater(s), but the plan "
-                f"names {len(self.raters)}; only the families unet and resenc have a decoder for each (decoders)"
+                f"configurations.{name}.network answers for {answers} rater(s), but the plan names "
+                f"{len(self.raters)}; only families with several decoders can (network.decoders)"
             )
-        if self.raters and configuration.previous is not None:
-            raise ValueError(f"configurations.{name}.previous: raters can't be learned separately in several stages")
-        if self.raters and configuration.recipe.distillation is not None:
-            raise ValueError(f"configurations.{name}.recipe.distillation: a teacher speaks for none of the raters")
 
     def _check_stages(self, name: str) -> None:
         """A chain of stages must end, hand on what is asked for, and segment all of the plan's target together."""

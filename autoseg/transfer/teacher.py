@@ -133,12 +133,8 @@ class Teacher:
 
         Raises:
             AutosegError: nothing is trained, weights are damaged, or a channel is missing that the teacher needs.
-            UsageError: it is the student's own run folder, or several annotations are to be learned separately.
+            UsageError: it is the student's own run folder, or learned several annotations separately.
         """
-        if request.raters:
-            raise UsageError(
-                "--raters and --teacher can't be had together: a teacher has one answer a case; leave one out."
-            )
         path = self.path
         if Path(path).resolve() == out.resolve():
             raise UsageError(
@@ -225,18 +221,9 @@ def _remove(path: Path) -> None:
 
 
 def distilled(plan: Plan, distillation: Distillation) -> Plan:
-    """The plan with a teacher's term in the loss of all configurations, and the memory that it takes.
-
-    Raises:
-        AutosegError: a configuration is a stage after another one.
-    """
+    """The plan with a teacher's term in the loss of all configurations, and the memory that it takes."""
     configurations = {}
     for stage in plan.stages:
-        if stage.previous is not None:
-            raise AutosegError(
-                f"--teacher: planner {plan.planner} makes {stage.name} a stage after another one, and only "
-                "configurations of one stage can learn from a teacher; choose another --planner."
-            )
         recipe = stage.recipe.model_copy(update={"distillation": distillation})
         configurations[stage.name] = stage.configuration.model_copy(update={"recipe": recipe})
     return refresh(plan.model_copy(update={"configurations": configurations}))

@@ -78,7 +78,7 @@ class TeacherScores:
             self.teacher.run.path, self.teacher.stage.name, self.folds, device, postprocessing=False
         )
         with Steps("Predicting with the teacher", len(due)) as steps:
-            for case in due:
+            for case in (StoredCase(case.folder, case.id) for case in due):  # whole, where a stage works in a box
                 source = dataset.case(case.id)
                 needed = [file.path for name, file in source.channels.items() if name in teaches_with]
                 gone = next((path for path in needed if not path.exists()), None)
@@ -110,7 +110,10 @@ def teacher_scores(fold: Fold) -> TeacherScores | None:
     teacher = installed_teacher(run, distillation)
     unseen = teacher.unseen(fold.validation_cases)
     folds = unseen or teacher.folds
-    folder = run.preprocessed(stage.configuration.data) / "teacher" / "-".join(map(str, folds))
+    folder = run.preprocessed(stage.configuration.data) / "teacher"
+    if stage.configuration.target is not None:
+        folder /= stage.name  # other heads than those of other stages on the same grid
+    folder /= "-".join(map(str, folds))
     heads = match_heads(stage.target, teacher.target)
     return TeacherScores(teacher, folds, bool(unseen), heads, stage.target.kind, folder)
 

@@ -172,6 +172,7 @@ def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Fam
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)
+    family = replace(family, decoders=max(len(request.raters), 1))
     if not _has_volumes(task):
         raise UsageError(f"--planner {planner} is for volumes, and these have hardly any slices; use unet.")
     patch = _choose(family, task.full, "3d_fullres").patch

@@ -15,10 +15,8 @@ from autoseg.evaluation.agreement import Agreement
 from autoseg.planning.making import make_plan
 from autoseg.planning.raters import choose_raters
 from autoseg.planning.request import Request, ResolvedRequest
-from autoseg.plans.configuration import Previous
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
-from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
@@ -26,7 +24,7 @@ from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from planners import unet
 from tests import builders
-from tests.builders import blob, make_configuration, make_dataset, make_fingerprint, make_network, make_run, write
+from tests.builders import blob, make_dataset, make_fingerprint, make_run, write
 from tests.inference.test_raters import Two, plan_of
 from tests.planners.fingerprints import hippocampus
 
@@ -102,7 +100,6 @@ def test_planners_without_decoders_refuse(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_plan_and_its_networks_agree() -> None:
     plan = plan_of(*BOTH)
     for assignment, message in (
-        ('configurations.small.recipe.distillation={"teacher":"x"}', "a teacher speaks for none of the raters"),
         ("configurations.small.network.decoders=3", r"answers for 3 rater\(s\), but the plan names 2"),
         ("raters=[]", r"answers for 2 rater\(s\), but the plan names 0"),
         ('raters=["ann"]', "two different ones or more"),
@@ -111,16 +108,6 @@ def test_a_plan_and_its_networks_agree() -> None:
     ):
         with pytest.raises((AutosegError, UsageError), match=message):
             override(plan, [assignment])
-    low, full = plan.configurations["small"], make_configuration(network=make_network(decoders=2))
-    full = full.model_copy(update={"previous": Previous(configuration="low", use="channels")})
-    with pytest.raises(ValueError, match="can't be learned separately in several stages"):
-        Plan.model_validate(
-            {
-                **plan.model_dump(),
-                "configurations": {"low": low.model_dump(), "full": full.model_dump()},
-                "recommended": "full",
-            }
-        )
     swapped = plan.model_copy(update={"raters": ["ben", "ann"]})
     assert plan.stage().identity != swapped.stage().identity
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.plans.recipe import Loss
+from autoseg.plans.recipe import Distillation, Loss
 from autoseg.plans.target import Output, Target
+from autoseg.step.distillation import distillation_loss
 from autoseg.step.losses import deep_supervision_loss, encode, segmentation_loss, supervision_weights
 from tests.builders import LABELS, REGIONS
 
@@ -211,3 +212,20 @@ def test_perfect_is_better_than_anything_else() -> None:
         perfect = deep_supervision_loss(40.0 * truth - 20, label, Loss(), target).item()
         assert perfect == pytest.approx(0, abs=1e-4)
         assert deep_supervision_loss(20.0 - 40 * truth, label, Loss(), target).item() > 10
+
+
+def test_a_teacher_is_compared_with_each_answer() -> None:
+    """The mean over the answers; a voxel of the ignore label counts for the answers whose label map does not say so."""
+    torch.manual_seed(0)
+    target = LABELS.model_copy(update={"ignore": 9})
+    logits, teacher = torch.randn(2, 2 * target.heads, 4, 4, 4), torch.randn(2, target.heads, 4, 4, 4)
+    said = torch.cat([teacher, torch.ones(2, 1, 4, 4, 4)], dim=1)
+    label = torch.zeros((2, 2, 4, 4, 4), dtype=torch.int16)
+    label[:, 1, 0] = 9
+    recipe = Distillation(weight=0.5, temperature=2.0, teacher="any")
+    both = distillation_loss(logits, label, said, recipe, target)
+    parts = [
+        distillation_loss(logits[:, : target.heads], label[:, 0], said, recipe, target),
+        distillation_loss(logits[:, target.heads :], label[:, 1], said, recipe, target),
+    ]
+    assert both.item() == pytest.approx(sum(part.item() for part in parts) / 2, rel=1e-6)

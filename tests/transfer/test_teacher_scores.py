@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train as train_anywhere
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
@@ -19,13 +20,14 @@ from autoseg.planning.request import Request
 from autoseg.plans.configuration import Previous
 from autoseg.plans.files import save_plan
 from autoseg.plans.plan import Plan
-from autoseg.plans.recipe import Distillation
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.fields import TEACHER
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher, match_heads
 from autoseg.transfer.teacher_scores import TeacherScores, teacher_scores
+from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from tests.builders import LABELS, REGIONS, make_configuration, make_fingerprint, make_plan, make_recipe, make_run
@@ -82,11 +84,12 @@ def fetch(run: Run, fold: int = 0) -> list[StoredCase]:
 
 
 def scores_of(case: StoredCase, heads: int) -> np.ndarray:
-    return case.image()[1 : 1 + heads]
+    return case.field(TEACHER)[:heads]
 
 
 def train(*arguments: Any, **options: Any) -> Evaluation:
-    return train_anywhere(*arguments, workers=0, device="cpu", **options)
+    length = Length(epochs=options.pop("epochs"))
+    return train_anywhere(*arguments, length=length, compute=Compute("cpu", 0), **options)
 
 
 # --- what it says ---
@@ -320,12 +323,6 @@ def test_another_teacher_in_the_run_folder_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(student.path / TEACHER_FOLDER)
     with pytest.raises(AutosegError, match=r"teacher is missing, which the plan learns from"):
         train(student, folds=[0], epochs=1)
-
-
-def test_a_stage_after_another_has_no_teacher() -> None:
-    recipe = make_recipe(distillation=Distillation(teacher="any"))
-    with pytest.raises(ValueError, match=r"recipe\.distillation is for configurations of one stage"):
-        make_configuration(recipe=recipe, previous=Previous(configuration="low"))
 
 
 def test_plans_of_before_have_no_teacher() -> None:
