@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planners.rules.topology import network, pooling
-from planners.unet import FAMILY
+from planners.unet import PLAIN_UNET
 
 
 def test_hippocampus() -> None:
@@ -29,9 +29,9 @@ def test_anisotropic_axis_waits_until_the_others_are_as_coarse() -> None:
 
 
 def test_features_double_up_to_a_maximum() -> None:
-    assert network(FAMILY, pooling((128, 128, 128), (1, 1, 1))).features == [32, 64, 128, 256, 320, 320]
-    assert network(FAMILY, pooling((512, 512), (1, 1))).features == [32, 64, 128, 256, 512, 512, 512, 512]
-    assert network(FAMILY, pooling((128, 128, 128), (1, 1, 1)), 16).features == [16, 32, 64, 128, 160, 160]
+    assert network(PLAIN_UNET, pooling((128, 128, 128), (1, 1, 1))).features == [32, 64, 128, 256, 320, 320]
+    assert network(PLAIN_UNET, pooling((512, 512), (1, 1))).features == [32, 64, 128, 256, 512, 512, 512, 512]
+    assert network(PLAIN_UNET, pooling((128, 128, 128), (1, 1, 1)), 16).features == [16, 32, 64, 128, 160, 160]
 
 
 @given(
