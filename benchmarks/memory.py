@@ -25,20 +25,20 @@ from planners.rules.topology import network, pooling
 
 #: Family, patch, spacing, channels, heads, batch, precision, optimizer, kind; on a GPU.
 GPU = [
-    (unet.FAMILY, (128, 128, 128), (1, 1, 1), 4, 3, 2, "fp16", "sgd", "regions"),
-    (unet.FAMILY, (128, 128, 128), (1, 1, 1), 4, 3, 2, "bf16", "adamw", "regions"),
-    (unet.FAMILY, (96, 160, 160), (1, 1, 1), 2, 3, 2, "fp16", "sgd", "regions"),
-    (unet.FAMILY, (96, 96, 96), (1, 1, 1), 1, 3, 2, "fp32", "sgd", "labels"),
-    (unet.FAMILY, (40, 224, 192), (5, 0.8, 0.8), 1, 4, 2, "fp16", "sgd", "labels"),
-    (unet.FAMILY, (40, 56, 40), (1, 1, 1), 1, 3, 7, "fp16", "sgd", "labels"),
-    (unet.FAMILY, (160, 160, 160), (1, 1, 1), 1, 14, 2, "fp16", "sgd", "labels"),
-    (unet.FAMILY, (512, 512), (1, 1), 1, 3, 12, "fp16", "sgd", "labels"),
-    (unet.FAMILY, (256, 256), (1, 1), 3, 2, 40, "bf16", "adamw", "labels"),
-    (resenc.FAMILY, (96, 96, 96), (1, 1, 1), 1, 3, 2, "fp16", "sgd", "labels"),
-    (resenc.FAMILY, (128, 128, 128), (1, 1, 1), 4, 3, 2, "fp16", "sgd", "regions"),
-    (resenc.FAMILY, (160, 160, 160), (1, 1, 1), 4, 3, 2, "bf16", "adamw", "regions"),
-    (resenc.FAMILY, (40, 224, 192), (5, 0.8, 0.8), 1, 4, 2, "fp16", "adamw", "labels"),
-    (resenc.FAMILY, (512, 512), (1, 1), 1, 3, 12, "fp32", "sgd", "labels"),
+    (unet.PLAIN_UNET, (128, 128, 128), (1, 1, 1), 4, 3, 2, "fp16", "sgd", "regions"),
+    (unet.PLAIN_UNET, (128, 128, 128), (1, 1, 1), 4, 3, 2, "bf16", "adamw", "regions"),
+    (unet.PLAIN_UNET, (96, 160, 160), (1, 1, 1), 2, 3, 2, "fp16", "sgd", "regions"),
+    (unet.PLAIN_UNET, (96, 96, 96), (1, 1, 1), 1, 3, 2, "fp32", "sgd", "labels"),
+    (unet.PLAIN_UNET, (40, 224, 192), (5, 0.8, 0.8), 1, 4, 2, "fp16", "sgd", "labels"),
+    (unet.PLAIN_UNET, (40, 56, 40), (1, 1, 1), 1, 3, 7, "fp16", "sgd", "labels"),
+    (unet.PLAIN_UNET, (160, 160, 160), (1, 1, 1), 1, 14, 2, "fp16", "sgd", "labels"),
+    (unet.PLAIN_UNET, (512, 512), (1, 1), 1, 3, 12, "fp16", "sgd", "labels"),
+    (unet.PLAIN_UNET, (256, 256), (1, 1), 3, 2, 40, "bf16", "adamw", "labels"),
+    (resenc.RESIDUAL_UNET, (96, 96, 96), (1, 1, 1), 1, 3, 2, "fp16", "sgd", "labels"),
+    (resenc.RESIDUAL_UNET, (128, 128, 128), (1, 1, 1), 4, 3, 2, "fp16", "sgd", "regions"),
+    (resenc.RESIDUAL_UNET, (160, 160, 160), (1, 1, 1), 4, 3, 2, "bf16", "adamw", "regions"),
+    (resenc.RESIDUAL_UNET, (40, 224, 192), (5, 0.8, 0.8), 1, 4, 2, "fp16", "adamw", "labels"),
+    (resenc.RESIDUAL_UNET, (512, 512), (1, 1), 1, 3, 12, "fp32", "sgd", "labels"),
 ]
 
 #: The same for a CPU, with the width of the first stage; small enough for 2 GB of memory.
@@ -46,14 +46,14 @@ CPU = [
     (family, patch, spacing, channels, heads, batch, precision, "adamw", kind)
     for precision in ("fp32", "bf16")
     for family, patch, spacing, channels, heads, batch, kind in (
-        (unet.FAMILY, (40, 56, 40), (1, 1, 1), 1, 3, 4, "labels"),
-        (unet.FAMILY, (64, 64, 64), (1, 1, 1), 4, 3, 2, "regions"),
-        (unet.FAMILY, (20, 96, 80), (5, 0.8, 0.8), 1, 14, 2, "labels"),
-        (unet.FAMILY, (256, 256), (1, 1), 3, 2, 4, "labels"),
-        (resenc.FAMILY, (40, 56, 40), (1, 1, 1), 1, 3, 2, "labels"),
-        (resenc.FAMILY, (64, 64, 64), (1, 1, 1), 4, 3, 2, "regions"),
-        (resenc.FAMILY, (20, 96, 80), (5, 0.8, 0.8), 1, 4, 2, "labels"),
-        (resenc.FAMILY, (192, 192), (1, 1), 1, 3, 4, "regions"),
+        (unet.PLAIN_UNET, (40, 56, 40), (1, 1, 1), 1, 3, 4, "labels"),
+        (unet.PLAIN_UNET, (64, 64, 64), (1, 1, 1), 4, 3, 2, "regions"),
+        (unet.PLAIN_UNET, (20, 96, 80), (5, 0.8, 0.8), 1, 14, 2, "labels"),
+        (unet.PLAIN_UNET, (256, 256), (1, 1), 3, 2, 4, "labels"),
+        (resenc.RESIDUAL_UNET, (40, 56, 40), (1, 1, 1), 1, 3, 2, "labels"),
+        (resenc.RESIDUAL_UNET, (64, 64, 64), (1, 1, 1), 4, 3, 2, "regions"),
+        (resenc.RESIDUAL_UNET, (20, 96, 80), (5, 0.8, 0.8), 1, 4, 2, "labels"),
+        (resenc.RESIDUAL_UNET, (192, 192), (1, 1), 1, 3, 4, "regions"),
     )
 ]
 CPU_WIDTH = 16

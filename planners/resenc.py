@@ -10,7 +10,7 @@ from planners.rules.topology import Family
 #: Residual blocks of the first stages; deeper ones have as many as the last.
 BLOCKS = (1, 3, 4, 6)
 
-_FAMILY = Family(
+RESIDUAL_UNET = Family(
     "resenc",
     lambda stage: BLOCKS[min(stage, len(BLOCKS) - 1)],
     1,
@@ -26,4 +26,4 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are asked for.
         AutosegError: not even the smallest patch fits the budget.
     """
-    return plan_family(fingerprint, request, _FAMILY)
+    return plan_family(fingerprint, request, RESIDUAL_UNET)
