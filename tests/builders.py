@@ -28,10 +28,10 @@ from autoseg.runs.run import Run
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.training.augmentation import augment_maps
 from autoseg.training.callback import Callback
-from autoseg.training.callbacks import InitialWeights, Progress, SourceAverage
+from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State
-from autoseg.training.training import Budget, Cases, Settings
+from autoseg.training.training import Budget, Cases, TrainingSettings
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {
@@ -287,11 +287,11 @@ def train_in(
     """
     report, load = more.pop("report", None), more.pop("load", None)
     keep = stage.recipe.initialization.keep
-    callbacks: list[Callback] = [] if load is None else [InitialWeights(load, always=bool(keep))]
+    callbacks: list[Callback] = [] if load is None else [LoadWeights(load, always=bool(keep))]
     callbacks += [SourceAverage(keep)] if keep else []
     callbacks += [] if report is None else [Progress(report)]
     fold = FoldIn(Run(folder), stage, 0, folder)
-    settings = Settings(more.pop("device", torch.device("cpu")), **more)
+    settings = TrainingSettings(more.pop("device", torch.device("cpu")), **more)
     return train_fold(fold, Cases(training, validation), budget, settings, callbacks)
 
 

@@ -8,26 +8,22 @@ import typer
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import console
 
-#: Commands in the order a user meets them; each module of this package defines ``command``.
-COMMANDS = (
-    "demo",
-    "inspect",
-    "plan",
-    "train",
-    "postprocess",
-    "predict",
-    "evaluate",
-    "compare",
-    "agreement",
-    "sweep",
-    "report",
-)
+#: Steps of the flow → their commands, in the order a user meets them; each module of this package defines ``command``.
+COMMANDS = {
+    "Start": ("demo", "inspect"),
+    "Train": ("plan", "train", "postprocess"),
+    "Use": ("predict", "report"),
+    "Measure": ("evaluate", "compare", "agreement", "sweep"),
+}
 
 #: Commands with a further word, what they do, and the words; a module ``COMMAND_WORD`` of this package each.
 GROUPS = {
     "import": ("Make a run of another tool's model.", ("nnunet",)),
     "export": ("Write a run as another tool's model.", ("nnunet",)),
 }
+
+#: Panel of the help that the groups stand in.
+_OTHER_TOOLS = "Other tools"
 
 app = typer.Typer(
     name="autoseg",
@@ -47,14 +43,15 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit()
 
 
-for _name in COMMANDS:
-    app.command(_name)(import_module(f"autoseg.cli.{_name}").command)
+for _step, _names in COMMANDS.items():
+    for _name in _names:
+        app.command(_name, rich_help_panel=_step)(import_module(f"autoseg.cli.{_name}").command)
 
 for _name, (_help, _words) in GROUPS.items():
     _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
     for _word in _words:
         _group.command(_word)(import_module(f"autoseg.cli.{_name}_{_word}").command)
-    app.add_typer(_group)
+    app.add_typer(_group, rich_help_panel=_OTHER_TOOLS)
 
 
 def run() -> None:

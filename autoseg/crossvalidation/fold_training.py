@@ -17,10 +17,10 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.step.precision import resolve_precision
 from autoseg.training.callback import Callback
-from autoseg.training.callbacks import InitialWeights, Progress, SourceAverage
+from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State
-from autoseg.training.training import Budget, Cases, Settings, training_identity
+from autoseg.training.training import Budget, Cases, TrainingSettings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
@@ -34,7 +34,7 @@ LARGEST_RESERVE = 0.3
 _PREVIOUS_FILE = "previous.json"
 
 
-def train_job(job: Job, settings: Settings) -> None:
+def train_job(job: Job, settings: TrainingSettings) -> None:
     """Train a fold and validate it, unless that is done already."""
     fold, stage, recipe = job.fold, job.fold.stage, job.fold.stage.recipe
     fold.folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     initialization = fold.stage.recipe.initialization
     if initialization.source == "random":
         return []
-    load = InitialWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(initialization.keep))
+    load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(initialization.keep))
     return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
 
 

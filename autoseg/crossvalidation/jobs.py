@@ -17,7 +17,7 @@ from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.runs.run import Run
-from autoseg.training.training import Settings
+from autoseg.training.training import TrainingSettings
 from autoseg.utils.device import Compute, keep_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import available_cpus
@@ -63,7 +63,7 @@ def train(
             f"{run.path} has no cases to train on: its model was imported; to fine-tune it, plan a dataset with "
             f"'autoseg plan DATASET --source {run.path} --out RUN'."
         )
-    settings = Settings(_prepared(compute.device), seed, compute.workers, resume is not False)
+    settings = TrainingSettings(_prepared(compute.device), seed, compute.workers, resume is not False)
     last = run.plan.stage(configuration)
     refuse_lacking(run.dataset, last)  # before a stage is trained that no other could follow
     refuse_unpredicted(run, last)

@@ -15,7 +15,7 @@ from autoseg.plans.architecture import Network
 
 
 @dataclass(frozen=True)
-class Axis:
+class GrowingAxis:
     """An axis of a tensor that grows with the number of channels or of heads.
 
     Attributes:
@@ -28,7 +28,7 @@ class Axis:
 
 
 #: Name of a tensor → its axes that grow.
-Axes = dict[str, list[Axis]]
+GrowingAxes = dict[str, list[GrowingAxis]]
 
 
 def own_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -36,13 +36,13 @@ def own_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def input_axes(network: Network, in_channels: int, heads: int) -> Axes:
-    """Axes that grow with the number of input channels."""
+def input_axes(network: Network, in_channels: int, heads: int) -> GrowingAxes:
+    """GrowingAxes that grow with the number of input channels."""
     return _growing(_shapes(network, in_channels, heads), _shapes(network, in_channels + 1, heads), in_channels)
 
 
-def head_axes(network: Network, in_channels: int, heads: int) -> Axes:
-    """Axes that grow with the number of heads."""
+def head_axes(network: Network, in_channels: int, heads: int) -> GrowingAxes:
+    """GrowingAxes that grow with the number of heads."""
     return _growing(_shapes(network, in_channels, heads), _shapes(network, in_channels, heads + 1), heads)
 
 
@@ -51,11 +51,11 @@ def _shapes(network: Network, in_channels: int, heads: int) -> dict[str, torch.S
         return {name: tensor.shape for name, tensor in own_tensors(build(network, in_channels, heads)).items()}
 
 
-def _growing(fewer: dict[str, torch.Size], more: dict[str, torch.Size], count: int) -> Axes:
-    found: Axes = {}
+def _growing(fewer: dict[str, torch.Size], more: dict[str, torch.Size], count: int) -> GrowingAxes:
+    found: GrowingAxes = {}
     for name, shape in fewer.items():
         axes = [
-            Axis(number, large - small)
+            GrowingAxis(number, large - small)
             for number, (small, large) in enumerate(zip(shape, more.get(name, shape), strict=True))
             if large != small and small == count * (large - small)
         ]

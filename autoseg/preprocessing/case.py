@@ -16,6 +16,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
+    Shape,
     resample_image,
     resample_label,
     resample_mask,
@@ -24,8 +25,6 @@ from autoseg.preprocessing.resample import (
     separate_axis,
     target_spacing,
 )
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

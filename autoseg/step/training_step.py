@@ -26,7 +26,7 @@ from autoseg.step.precision import autocast
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What became of a step.
 
     Attributes:
@@ -68,7 +68,7 @@ class TrainingStep:
         #: The casts of the forward pass; another one stands in where there is no such device.
         self.casts: Callable[[], AbstractContextManager[object]] = partial(autocast, self.device, dtype)
 
-    def __call__(self, batch: Batch) -> Outcome:
+    def __call__(self, batch: Batch) -> StepOutcome:
         """Learn from a batch, and take the weights into their average."""
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(batch)
@@ -86,7 +86,7 @@ class TrainingStep:
         """The objective, a scalar."""
         return objective(outputs, batch, self.recipe, self.target)
 
-    def learn(self, loss: torch.Tensor) -> Outcome:
+    def learn(self, loss: torch.Tensor) -> StepOutcome:
         """Backward pass, clipping and the optimizer's step, which is left out where something is not a number."""
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -97,13 +97,13 @@ class TrainingStep:
             del norm
             if finite:
                 self.optimizer.step()
-            return Outcome(value, finite)
+            return StepOutcome(value, finite)
         # The scaler leaves out a step whose gradients overflowed 16 bits, and halves the scale.
         scale = self.scaler.get_scale()
         if math.isfinite(value):
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        return Outcome(value, math.isfinite(value) and self.scaler.get_scale() >= scale)
+        return StepOutcome(value, math.isfinite(value) and self.scaler.get_scale() >= scale)
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that it needs to go on exactly."""

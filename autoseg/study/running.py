@@ -46,7 +46,7 @@ def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request 
             ``workers`` are those of the trainings, too.
 
     Returns:
-        The table, which is also written to ``out``. Settings that failed are in it with the reason.
+        The table, which is also written to ``out``. TrainingSettings that failed are in it with the reason.
 
     Raises:
         UsageError: something is wrong with the grid file.

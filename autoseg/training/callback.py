@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from autoseg.step.training_step import Outcome
+    from autoseg.step.training_step import StepOutcome
     from autoseg.training.training import Training
 
 
@@ -27,7 +27,7 @@ class Callback:
     def before_step(self, training: "Training") -> None:
         """The learning rate is set, the batch not made yet."""
 
-    def after_step(self, training: "Training", outcome: "Outcome") -> None:
+    def after_step(self, training: "Training", outcome: "StepOutcome") -> None:
         """The step is counted; of the last one of an epoch, before :meth:`on_epoch_end`."""
 
     def on_epoch_end(self, training: "Training") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
-from autoseg.step.training_step import Outcome
+from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
 from autoseg.training.freezing import frozen_names, hold
 from autoseg.training.source_average import average_with_source, weights_of
@@ -28,7 +28,7 @@ PATIENCE_NOT_FINITE = 30
 KEPT_BATCHES = 8
 
 
-class InitialWeights(Callback):
+class LoadWeights(Callback):
     """Gives a new network the weights that it starts from.
 
     Args:
@@ -73,7 +73,7 @@ class NotFinite(Callback):
     def __init__(self) -> None:
         self._steps = 0
 
-    def after_step(self, training: Training, outcome: Outcome) -> None:
+    def after_step(self, training: Training, outcome: StepOutcome) -> None:
         """Count steps without a finite gradient."""
         self._steps = 0 if outcome.finite else self._steps + 1
         if self._steps > PATIENCE_NOT_FINITE:

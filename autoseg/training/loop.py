@@ -7,12 +7,12 @@ from autoseg.training.callback import Callback
 from autoseg.training.callbacks import usual_callbacks
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.state import State
-from autoseg.training.training import Budget, Cases, Settings, Training
+from autoseg.training.training import Budget, Cases, Training, TrainingSettings
 from autoseg.utils.errors import AutosegError
 
 
 def train_fold(
-    fold: Fold, cases: Cases, budget: Budget, settings: Settings, callbacks: Sequence[Callback] = ()
+    fold: Fold, cases: Cases, budget: Budget, settings: TrainingSettings, callbacks: Sequence[Callback] = ()
 ) -> State:
     """Train one fold until its budget is spent; goes on where an interrupted one stopped.
 

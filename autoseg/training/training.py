@@ -23,7 +23,7 @@ from autoseg.step.batch import Batch
 from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
 from autoseg.step.precision import resolve_precision
-from autoseg.step.training_step import Outcome, TrainingStep
+from autoseg.step.training_step import StepOutcome, TrainingStep
 from autoseg.training.augmentation import loading_size
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
@@ -67,7 +67,7 @@ class Cases:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How a training is run on the machine at hand.
 
     Attributes:
@@ -95,7 +95,7 @@ class Training(AbstractContextManager["Training"]):
     """
 
     def __init__(
-        self, fold: Fold, cases: Cases, budget: Budget, settings: Settings, callbacks: Sequence[Callback]
+        self, fold: Fold, cases: Cases, budget: Budget, settings: TrainingSettings, callbacks: Sequence[Callback]
     ) -> None:
         self.started = time.monotonic()
         self.fold, self.cases, self.budget, self.settings = fold, cases, budget, settings
@@ -184,7 +184,7 @@ class Training(AbstractContextManager["Training"]):
             self.loader.batch(number), np.random.default_rng([self.settings.seed, AUGMENTATION, number])
         )
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: StepOutcome) -> None:
         """Note a step."""
         self.state.iteration += 1
         if outcome.finite:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autoseg.networks.parts import Axis, head_axes, input_axes, own_tensors
+from autoseg.networks.parts import GrowingAxis, head_axes, input_axes, own_tensors
 from autoseg.plans.architecture import Network
 from autoseg.utils.errors import AutosegError
 
@@ -155,7 +155,7 @@ def match_decoders(weights: _Tensors, before: Sequence[str], now: Sequence[str])
     return rest
 
 
-def _inputs(other: torch.Tensor, axis: Axis, channels: Correspondence) -> torch.Tensor:
+def _inputs(other: torch.Tensor, axis: GrowingAxis, channels: Correspondence) -> torch.Tensor:
     found = channels.found
     kept = {index for index in found if index is not None}
     scale = len(channels.source) / len(kept) if channels.dropped and kept else 1.0
@@ -164,7 +164,9 @@ def _inputs(other: torch.Tensor, axis: Axis, channels: Correspondence) -> torch.
     return torch.stack(slices, dim=axis.number)
 
 
-def _outputs(fresh: torch.Tensor, other: torch.Tensor, axes: Sequence[Axis], heads: Correspondence) -> torch.Tensor:
+def _outputs(
+    fresh: torch.Tensor, other: torch.Tensor, axes: Sequence[GrowingAxis], heads: Correspondence
+) -> torch.Tensor:
     """Slices that both have from ``other``, the rest from ``fresh``."""
     fitted = fresh.detach().clone()
     own: list[list[int]] = [list(range(size)) for size in fresh.shape]

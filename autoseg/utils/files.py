@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from autoseg.utils.errors import AutosegError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def read_json(path: str | Path) -> Any:
         raise AutosegError(f"{path} is not valid JSON ({error}); restore it or make it again.") from None
 
 
-def first_fault(error: ValidationError) -> str:
+def first_fault(error: "ValidationError") -> str:
     """Where in a file the first wrong value is, and what is wrong with it."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,8 +1,10 @@
 """The entry point: errors of the system are one sentence, too."""
 
+import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from autoseg.cli import main
 
@@ -27,3 +29,22 @@ def test_errors_of_the_system(
         main.run()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == sentence
+
+
+def test_the_help_follows_the_flow() -> None:
+    shown = CliRunner().invoke(main.app, ["--help"], env={"COLUMNS": "120"}).output
+    places = [shown.index(f"─ {panel}") for panel in (*main.COMMANDS, "Other tools")]
+    assert places == sorted(places)
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    """Each of these takes longer to import than all the rest of the help."""
+    heavy = {"torch", "SimpleITK", "numpy", "scipy", "skimage", "matplotlib", "pydantic"}
+    code = f"import sys, autoseg.cli.main; sys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "autoseg", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()

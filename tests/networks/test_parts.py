@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoseg.networks import build
-from autoseg.networks.parts import Axis, depths, encoder_names, head_axes, input_axes, own_tensors
+from autoseg.networks.parts import GrowingAxis, depths, encoder_names, head_axes, input_axes, own_tensors
 from autoseg.plans.architecture import Network
 from autoseg.plans.families import DeepMedic, FullImageUNet, Inflated, MultiView, UNet, VNet
 from tests.builders import make_network
@@ -67,7 +67,7 @@ def test_encoders() -> None:
 def test_multiview_heads_stand_side_by_side() -> None:
     """Its last convolution joins three opinions of each head."""
     axes = head_axes(MultiView(features=[8, 8]), 1, 4)
-    assert axes["views.0.join.weight"] == [Axis(0, 1), Axis(1, 3)]
+    assert axes["views.0.join.weight"] == [GrowingAxis(0, 1), GrowingAxis(1, 3)]
 
 
 def test_shared_tensors_come_once() -> None:

@@ -16,7 +16,7 @@ from autoseg.plans.plan import Plan
 from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.store import StoredCase
 from autoseg.step.batch import Batch
-from autoseg.step.training_step import Outcome, TrainingStep
+from autoseg.step.training_step import StepOutcome, TrainingStep
 from autoseg.training.augmentation import loading_size
 from autoseg.training.missing_channels import kept_channels, only_channels
 from autoseg.training.sampling import AUGMENTATION, Patches, PatchLoader
@@ -124,7 +124,7 @@ def seen(
     images: list[torch.Tensor] = []
     real = TrainingStep.__call__
 
-    def watched(step: TrainingStep, batch: Batch) -> Outcome:
+    def watched(step: TrainingStep, batch: Batch) -> StepOutcome:
         images.append(batch.image.clone())
         return real(step, batch)
 
