@@ -37,7 +37,7 @@ from planners.rules.tuning import keeping, tuned
 _LEAST, _STEP = 12, 4
 
 
-@planner_can(Abilities(start="model", default=True, raters=True))
+@planner_can(Abilities(start="model", default=True, decoders=True))
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan to fine-tune the source that the request names.
 
@@ -56,7 +56,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             f"{kinds[fingerprint.dimension]}; give a source of the same kind."
         )
     networks = [stage.network for stage in model.stage.chain]
-    if request.raters and not (len(networks) == 1 and isinstance(networks[0], UNet)):
+    if request.annotators and not (len(networks) == 1 and isinstance(networks[0], UNet)):
         raise UsageError(
             f"--raters: --source {model.run.path} is no single U-Net, which alone can have a decoder for each rater; "
             "leave --raters out."
@@ -82,7 +82,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         ),
         configurations=_configurations(task, model, channels, outputs),
         recommended=model.stage.name,
-        raters=list(request.raters),
+        raters=list(request.annotators),
         file_ending=fingerprint.file_ending,
         reasons={
             "channels": _channel_reason(names, channels, before.channel_names),
@@ -132,11 +132,11 @@ def _configurations(
             task.target if before.target is None else _stage_target(task, model, stage.name, before.target, outputs)
         )
         previous = None if before.previous is None else _previous(before.previous, outputs)
-        network = _network(before.network, target.kind, len(task.request.raters))
+        network = _network(before.network, target.kind, len(task.request.annotators))
         inputs = _inputs(task, found, previous)
         recipe = dropping(task, tuned(task, model, stage))
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        start = keeping(start, inputs, head_names(target), task.request.raters, model.asked.tuning)
+        start = keeping(start, inputs, head_names(target), task.request.annotators, model.asked.tuning)
         augmentation, inference = _mirrored(task, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(
@@ -198,13 +198,13 @@ def _previous(before: Previous, outputs: Mapping[str, str]) -> Previous:
     return before.model_copy(update={"output": own.get(before.output, before.output)})
 
 
-def _network(before: Network, kind: str, raters: int) -> Network:
+def _network(before: Network, kind: str, decoders: int) -> Network:
     """The source's network; what it fuses views by has no weights and follows the target; a decoder for each rater."""
     update: dict[str, object] = {"reasons": dict.fromkeys(before.reasons, "the source's")}
     if isinstance(before, MultiView):
         update["fusion"] = "sigmoid" if kind == "regions" else "softmax"
     if isinstance(before, UNet):
-        update["decoders"] = max(raters, 1)
+        update["decoders"] = max(decoders, 1)
     return before.model_copy(update=update)
 
 

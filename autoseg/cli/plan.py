@@ -127,7 +127,7 @@ def command(
             gpu_memory_gb=gpu_memory,
             channels=_names(channels),
             regions=_names(regions),
-            raters=_names(raters),
+            annotators=_names(raters),
             options={"encoder": encoder} if encoder else {},
             overrides=tuple(assignments or ()),
             folds=folds,

@@ -11,6 +11,7 @@ from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.results.writer import write_label
 from autoseg.networks.weights import is_of
+from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import Trace, restore
 from autoseg.preprocessing.resample import resample_label
@@ -18,7 +19,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 
 #: Folder beside the validation's label maps with those of each rater, and with the table of whom they agree with.
-DECODERS = "raters"
+DECODERS = ANNOTATORS_KEY
 
 
 def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: Path, file: str) -> dict[str, Path]:
@@ -32,8 +33,8 @@ def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: P
         file: name of a label map of the case.
     """
     found = {}
-    for index, (name, drew) in enumerate(zip(stage.raters, stored.drawn, strict=True) if stage.raters else ()):
-        if drew and (path := case.raters[name]).exists():
+    for index, (name, drew) in enumerate(zip(stage.annotators, stored.drawn, strict=True) if stage.annotators else ()):
+        if drew and (path := case.annotations[name]).exists():
             found[name] = path
         elif drew:
             found[name] = restored_label(stored.annotations()[index], stored.trace, references / name / file)
@@ -58,8 +59,8 @@ def measure_decoders(
         drawn: case → rater → what they drew.
         stage: names the annotators, and what to measure.
     """
-    references = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in stage.raters}
-    folders = {f"decoder {name}": out / DECODERS / name for name in stage.raters} | {"mean of decoders": out}
+    references = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in stage.annotators}
+    folders = {f"decoder {name}": out / DECODERS / name for name in stage.annotators} | {"mean of decoders": out}
     models = {name: {case: folder / file for case, file in files.items()} for name, folder in folders.items()}
     dice_agreement(references, models, stage.result.outputs, ignore=stage.result.ignore).write(out / DECODERS)
 
@@ -69,7 +70,7 @@ def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
 
     None where no annotators are learned separately.
     """
-    if not stage.raters:
+    if not stage.annotators:
         return None
     folders = [fold.validation / DECODERS for fold in run.folds(stage) if is_of(stage, fold.weights)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]
@@ -83,7 +84,7 @@ def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
 def read_agreement(run: Run, stage: Stage) -> Agreement | None:
     """What :func:`annotators_agreement` wrote; None where it had nothing to write."""
     folder = _agreement_folder(run, stage)
-    return Agreement.read(folder) if stage.raters and (folder / "agreement.json").exists() else None
+    return Agreement.read(folder) if stage.annotators and (folder / "agreement.json").exists() else None
 
 
 def _agreement_folder(run: Run, stage: Stage) -> Path:

@@ -17,7 +17,8 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.results.writer import write_label
+from autoseg.inference.results.raters import EACH_ANSWER
+from autoseg.inference.results.writer import LABEL, write_label
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network
@@ -64,7 +65,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     out.mkdir(parents=True, exist_ok=True)
     stages = [TrainedStage(one, [load_network(fold.of_stage(one).weights, one, device)]) for one in stage.chain]
     predictor = Predictor([Member(str(run.path), stages)], device)
-    wanted = ("label", "raters") if stage.raters else ("label",)
+    wanted = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, Path]] = []
     drawn: dict[str, dict[str, Path]] = {}
@@ -79,7 +80,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
             found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, wanted)
             file = f"{case_id}{result_ending(stage.file_ending)}"
             labels = {out / file: found.label}
-            labels |= {out / DECODERS / name / file: label for name, label in found.raters.items()}
+            labels |= {out / DECODERS / name / file: label for name, label in found.answers.items()}
             if writing is not None:
                 writing.result()
             writing = writer.submit(_write_labels, labels, found.geometry)
@@ -92,7 +93,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
             steps.advance()
         if writing is not None:
             writing.result()
-    if stage.raters:
+    if stage.annotators:
         measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, stage)
     return evaluate_pairs(pairs, stage.result.outputs, out, EvaluationProtocol(ignore=stage.result.ignore))
 

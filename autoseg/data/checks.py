@@ -151,7 +151,7 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
 
     voxels, spacing = _channels(found, names, geometries, dataset)
     label = _label(found, case.label, geometries, dataset)
-    for path in case.raters.values():
+    for path in case.annotations.values():
         if path != case.label:
             _label(found, path, geometries, dataset)
     mask = _mask(found, geometries)
@@ -335,7 +335,7 @@ def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
     for case in cases:
         for name, source in case.channels.items():
             used[source.path, source.component].append((case.id, name))
-        for path in {case.label, case.mask, *case.raters.values()} - {None}:
+        for path in {case.label, case.mask, *case.annotations.values()} - {None}:
             assert path is not None
             used[path, -1].append((case.id, "label or mask"))
     problems = []

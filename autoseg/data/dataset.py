@@ -60,7 +60,7 @@ class LoadedCase(BaseModel):
         geometry: of the first channel's file.
         label: integer ``(z, y, x)``, or None.
         mask: bool ``(z, y, x)``, or None.
-        raters: what each rater asked for drew, likewise; None for one who did not draw the case.
+        annotations: what each annotator asked for drew, likewise; None for one who did not draw the case.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
@@ -71,11 +71,11 @@ class LoadedCase(BaseModel):
     geometry: Geometry
     label: np.ndarray | None = None
     mask: np.ndarray | None = None
-    raters: tuple[np.ndarray | None, ...] = ()
+    annotations: tuple[np.ndarray | None, ...] = ()
 
 
 def load_case(
-    case: Case, channels: tuple[str, ...] | list[str], with_label: bool = True, raters: Sequence[str] = ()
+    case: Case, channels: tuple[str, ...] | list[str], with_label: bool = True, annotators: Sequence[str] = ()
 ) -> LoadedCase:
     """Read the voxels of a case.
 
@@ -83,7 +83,7 @@ def load_case(
         case: which files.
         channels: names of the channels wanted, in the order wanted.
         with_label: read the label map too, where there is one.
-        raters: names of those whose label maps to read too, in the order wanted.
+        annotators: names of those whose label maps to read too, in the order wanted.
 
     Raises:
         AutosegError: a file is unreadable, or the files do not share one grid (both named).
@@ -121,7 +121,7 @@ def load_case(
     for index, array in enumerate(arrays):
         if array is not None:
             voxels[index] = array
-    labels = [case.label if with_label else None, *(case.raters.get(name) for name in raters)]
+    labels = [case.label if with_label else None, *(case.annotations.get(name) for name in annotators)]
     drawn = [
         None if path is None else np.rint(_load_map(case, path, first, first_path)).astype(np.int16) for path in labels
     ]
@@ -133,7 +133,7 @@ def load_case(
         geometry=first.geometry,
         label=drawn[0],
         mask=None if mask is None else mask > 0,
-        raters=tuple(drawn[1:]),
+        annotations=tuple(drawn[1:]),
     )
 
 

@@ -49,6 +49,11 @@ class Case(_Model):
     group: str = ""
 
     @property
+    def annotations(self) -> dict[str, Path]:
+        """Annotator → label map, where several people drew the case."""
+        return self.raters
+
+    @property
     def files(self) -> list[Path]:
         """Every file of the case, each once."""
         paths = [channel.path for channel in self.channels.values()]

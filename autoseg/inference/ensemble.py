@@ -52,8 +52,13 @@ class Ensemble:
     @property
     def answer_names(self) -> list[str]:
         """Raters that the networks answer for one by one; empty where not all members have learned the same ones."""
-        first = self.members[0].last.raters
-        return list(first) if all(member.last.raters == first for member in self.members) else []
+        first = self.members[0].last.annotators
+        return list(first) if all(member.last.annotators == first for member in self.members) else []
+
+    @property
+    def whose_mean(self) -> dict[str, list[str]]:
+        """What ``predictions.json`` says of several answers."""
+        return {"mean_of_raters": self.answer_names} if self.answer_names else {}
 
     def prepare(self, case: Case | LoadedCase) -> list[list[PreprocessedCase]]:
         """Preprocess a case for each stage of each member; stages on the same grid share one.
@@ -101,11 +106,11 @@ class Ensemble:
             UsageError: by rater, where the members have not learned the same ones separately.
         """
         if group == "rater":
-            self.require_raters()
+            self.require_answers()
             return gather(self.answers(prepared, self.scores(prepared)))
         return gather(self._predictions(prepared, group))
 
-    def require_raters(self) -> None:
+    def require_answers(self) -> None:
         """Check that all members have learned the same raters separately.
 
         Raises:

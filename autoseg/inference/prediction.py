@@ -17,7 +17,7 @@ class Prediction:
         probabilities: output name → float32 ``(z, y, x)``; empty unless asked for.
         geometry: of the original file.
         missing: channels of the plan that the case lacked.
-        raters: rater → label map like ``label``; empty unless asked for.
+        answers: rater → label map like ``label``; empty unless asked for.
         opinions: grouping → the opinions grouped that way; only those that were asked for.
     """
 
@@ -25,11 +25,11 @@ class Prediction:
     probabilities: dict[str, np.ndarray]
     geometry: Geometry
     missing: list[str] = field(default_factory=list)
-    raters: dict[str, np.ndarray] = field(default_factory=dict)
+    answers: dict[str, np.ndarray] = field(default_factory=dict)
     opinions: dict[Group, Opinions] = field(default_factory=dict)
 
     @property
     def disagreement(self) -> np.ndarray | None:
-        """How far the raters' probabilities differ, float32 ``(z, y, x)`` from 0 to 1; None unless asked for."""
+        """How far the answers' probabilities differ, float32 ``(z, y, x)`` from 0 to 1; None unless asked for."""
         opinions = self.opinions.get("rater")
         return None if opinions is None else opinions.disagreement().numpy()

@@ -266,13 +266,13 @@ class Predictor:
             painted = paint_scores(scored.scores[0], self.target)
             label = self._postprocessed(restore(painted.cpu().numpy(), trace), trace.geometry)
             return Prediction(label, {}, trace.geometry, missing, {}, opinions)
-        each_rater = any(writer.each_rater for writer in writers)
+        each_answer = any(writer.each_answer for writer in writers)
         answers = Opinions()
         labels: dict[str, np.ndarray] = {}
         for name, probabilities in zip(
             ensemble.answer_names or [""], ensemble.answers(prepared, scored.scores), strict=True
         ):
-            if each_rater:
+            if each_answer:
                 labels[name] = self._decided(probabilities, trace.geometry)
             answers.add(probabilities)
         if any("rater" in writer.groups for writer in writers):

@@ -64,8 +64,8 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
 class SharedEncoder(nn.Module):
     """One encoder and a decoder for each rater; weights are named ``encoder.…`` and ``decoders.0.…``, ``decoders.1.…``.
 
-    All decoders start from the same weights, so that they come to differ by what their raters drew and not by chance:
-    where nothing is dropped at random, raters who always agree keep them equal.
+    All decoders start from the same weights, so that they come to differ by what their annotators drew and not by
+    chance: where nothing is dropped at random, annotators who always agree keep them equal.
     """
 
     def __init__(self, single: nn.Module, count: int) -> None:
@@ -76,7 +76,7 @@ class SharedEncoder(nn.Module):
         self.decoders = nn.ModuleList([decoder, *(copy.deepcopy(decoder) for _ in range(count - 1))])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits ``(batch, raters × heads, *space)``, all heads of a rater together, at every resolution asked for."""
+        """Logits ``(batch, answers × heads, *space)``, all heads of an answer together, at every resolution."""
         skips = self.encoder(image)
         said: Sequence[Any] = [decoder(skips) for decoder in self.decoders]
         if isinstance(said[0], torch.Tensor):

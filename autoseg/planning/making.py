@@ -8,10 +8,10 @@ from pathlib import Path
 from autoseg.data.checks import examine
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.annotators import check_decoders, choose_annotators
 from autoseg.planning.carried import CARRIED, Carried
 from autoseg.planning.derived import refresh
 from autoseg.planning.planners import able_to, default_planner, find_planner
-from autoseg.planning.raters import choose_raters
 from autoseg.planning.request import Request, ResolvedRequest
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
@@ -68,8 +68,8 @@ def checked_request(dataset: Dataset, out: Path, request: Request) -> tuple[Data
         for other in request.carried[:index]:
             if other.provides == item.provides:
                 raise UsageError(f"{other.option} and {item.option} both say {item.provides}; give one of them.")
-    dataset, raters = choose_raters(dataset, request.raters)
-    resolved = replace(request, raters=raters).resolved()
+    dataset, annotators = choose_annotators(dataset, request.annotators)
+    resolved = replace(request, annotators=annotators).resolved()
     for item in resolved.carried:
         item.check(resolved, dataset, out)
     return dataset, resolved
@@ -138,7 +138,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
 
     Args:
         fingerprint: of the dataset.
-        request: what the user asks for; ``raters`` by their names. The defaults where None.
+        request: what the user asks for; ``annotators`` by their names. The defaults where None.
 
     Raises:
         UsageError: something is asked for that does not exist.
@@ -161,10 +161,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
         raise UsageError(
             f"--encoder {encoder}: planner {name} has no encoder to choose; use --planner {able_to('encoders')}."
         )
-    if resolved.raters and plan.raters != list(resolved.raters):
-        raise UsageError(
-            f"--raters: planner {name} learns from one label map a case; use --planner {able_to('raters')}."
-        )
+    check_decoders(plan, resolved.annotators, able_to("decoders"))
     return refresh(override(plan, list(resolved.overrides))) if resolved.overrides else plan
 
 

@@ -19,7 +19,7 @@ Planner = Callable[[Fingerprint, ResolvedRequest], Plan]
 _P = TypeVar("_P", bound=Planner)
 
 #: What of a planner's abilities messages ask for.
-Ability = Literal["raters", "encoders", "image_weights"]
+Ability = Literal["decoders", "encoders", "image_weights"]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Abilities:
     Attributes:
         start: what its plans start from: ``scratch``, or a trained ``model``.
         default: whether it is taken where the user names no planner; one for each ``start``.
-        raters: whether it can learn several raters separately.
+        decoders: whether it can learn several annotators separately, a decoder each.
         encoders: whether ``--encoder`` chooses the network's encoder.
         image_weights: whether ``--weights`` gives the network weights that were learned on pictures.
     """
 
     start: Literal["scratch", "model"] = "scratch"
     default: bool = False
-    raters: bool = False
+    decoders: bool = False
     encoders: bool = False
     image_weights: bool = False
 

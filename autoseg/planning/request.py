@@ -35,7 +35,7 @@ class Request:
         gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions or labels to segment; empty for all.
-        raters: names of the raters to learn separately, or ``all``; empty to learn from one label map a case.
+        annotators: names of those to learn separately, or ``all``; empty to learn from one label map a case.
         options: what a planner of its own understands; ``encoder``: name of a timm model.
         overrides: ``path.to.key=value`` each, see :func:`autoseg.plans.overrides.override`.
         folds: of the cross-validation, 5 where None; 1 for a training on all cases, without validation.
@@ -54,7 +54,7 @@ class Request:
     gpu_memory_gb: float | None = None
     channels: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
-    raters: tuple[str, ...] = ()
+    annotators: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     folds: int | None = None

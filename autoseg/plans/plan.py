@@ -169,7 +169,7 @@ class Plan(Reasoned):
             target=self._target_of(name),
             result=self._target_of(name) if name in followed else self.target,
             before=None if previous is None else self.stage(previous.configuration),
-            raters=tuple(self.raters),
+            annotators=tuple(self.raters),
             allows_missing=self.allow_missing_channels,
             file_ending=self.file_ending,
         )

@@ -1,5 +1,6 @@
 """Recipe: how a configuration is trained; the part of a plan that training executes."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
@@ -16,6 +17,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 #: An axis of a patch; a configuration knows how many there are.
 Axis = Annotated[int, Field(ge=0, le=2)]
+
+
+#: Name of what several annotators drew, in files and fingerprints.
+ANNOTATORS_KEY = "raters"
 
 
 class LossTerm(Reasoned):
@@ -302,6 +307,15 @@ class Initialization(Reasoned):
     channels: dict[str, str] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
     keep: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def source_annotators(self) -> list[str]:
+        """Whom the model learned separately, a decoder each."""
+        return self.source_raters
+
+    def from_annotators(self, names: Sequence[str]) -> "Initialization":
+        """The same from a model that learned these annotators separately."""
+        return self.model_copy(update={"source_raters": list(names)})
 
     @model_validator(mode="after")
     def _named(self) -> "Self":

@@ -9,7 +9,7 @@ from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.inference import Inference
 from autoseg.plans.preprocessing import Channel, Preprocessing
 from autoseg.plans.reasons import without_reasons
-from autoseg.plans.recipe import Recipe
+from autoseg.plans.recipe import ANNOTATORS_KEY, Recipe
 from autoseg.plans.target import Target
 from autoseg.utils.digest import digest
 
@@ -27,7 +27,7 @@ class Stage:
         result: what a prediction with it, and with the stages before it, says: the plan's target, or its own where
             another stage follows it.
         before: the stage that is trained first and whose segmentation this one uses; None for the first.
-        raters: whom the network answers for one by one; empty where it gives one answer.
+        annotators: for each of whom the network gives an answer of its own; empty where it gives one.
         allows_missing: whether the plan allows cases that lack a channel.
         file_ending: of results.
     """
@@ -39,7 +39,7 @@ class Stage:
     target: Target
     result: Target
     before: "Stage | None" = None
-    raters: tuple[str, ...] = ()
+    annotators: tuple[str, ...] = ()
     allows_missing: bool = False
     file_ending: str = ".nii.gz"
 
@@ -103,6 +103,11 @@ class Stage:
         """
         return self.allows_missing or all(stage.recipe.channel_dropout > 0 for stage in self.chain)
 
+    @property
+    def annotators_part(self) -> dict[str, Any]:
+        """What fingerprints say of the annotators: nothing where there are none, as before there could be any."""
+        return {ANNOTATORS_KEY: self.annotators} if self.annotators else {}
+
     @cached_property
     def identity(self) -> str:
         """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out.
@@ -117,8 +122,7 @@ class Stage:
             "target": self.target.model_dump(exclude_defaults=True),
             "network": {"family": self.network.family, **self.network.model_dump(exclude_defaults=True)},
         }
-        if self.raters:
-            parts["raters"] = self.raters
+        parts |= self.annotators_part
         if self.before is not None and self.previous is not None:
             parts["previous"] = self.previous.model_dump(exclude_defaults=True)
             parts["handed_on"] = self.before.target.model_dump(exclude_defaults=True)

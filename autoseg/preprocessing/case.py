@@ -174,7 +174,7 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
         label=on_grid(case.label),
         trace=trace,
         inside=resample_mask(inside, new_shape),
-        annotations=tuple(on_grid(label) for label in case.raters),
+        annotations=tuple(on_grid(label) for label in case.annotations),
     )
 
 

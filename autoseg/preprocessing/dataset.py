@@ -34,8 +34,7 @@ def case_key(case: Case, stage: Stage) -> str:
         # Which channel of a file is which.
         "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
-    if stage.raters:
-        parts["raters"] = stage.raters
+    parts |= stage.annotators_part
     # Names, not paths: a dataset may move.
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
     return f"{digest(parts)}-{digest(files)}"
@@ -60,11 +59,11 @@ class _Job:
 
 def _one(job: _Job) -> None:
     case, stage = job.case, job.stage
-    loaded = load_case(case, stage.channel_names, raters=stage.raters)
+    loaded = load_case(case, stage.channel_names, annotators=stage.annotators)
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
-    if stage.raters and all(label is None for label in loaded.raters):
-        raise AutosegError(f"case {case.id} was drawn by none of the raters {', '.join(stage.raters)}; take it out.")
+    if stage.annotators and all(label is None for label in loaded.annotations):
+        raise AutosegError(f"case {case.id} was drawn by none of {', '.join(stage.annotators)}; take it out.")
     patch = tuple(stage.configuration.patch_size)
     done = preprocess_case(loaded, stage)
     save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)

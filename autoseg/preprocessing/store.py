@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import blosc2
 import numpy as np
 
+from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.preprocessing.fields import ANNOTATIONS, Field, StoredField
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic, read_json, write_json
@@ -32,7 +33,7 @@ POSITIONS = 10_000
 PLACES = ("inside", "healthy")
 
 #: Ending of the file with what each of several annotators drew.
-_ANNOTATIONS = "raters.b2nd"
+_ANNOTATIONS = f"{ANNOTATORS_KEY}.b2nd"
 
 blosc2.set_nthreads(1)
 

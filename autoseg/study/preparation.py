@@ -114,8 +114,8 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
         grid: the grid file, which says what is planned; it goes before the request.
         out: the study's folder.
         request: what all settings have in common: ``device`` (``auto`` takes the one that the study was begun for, or
-            this machine's best), ``workers`` (this process where 0 or 1), ``raters``, and what is carried into every
-            run.
+            this machine's best), ``workers`` (this process where 0 or 1), ``annotators``, and what is carried into
+            every run.
 
     Raises:
         UsageError: something is wrong with the grid file (all settings that can't be planned are listed).
@@ -247,8 +247,8 @@ def _planner_plan(folder: Path, fingerprint: Fingerprint, request: ResolvedReque
         "regions": request.regions,
     }
     # Only where there are any, so that a study of an earlier version goes on.
-    if request.raters:
-        asked["raters"] = request.raters
+    if request.annotators:
+        asked["annotators"] = request.annotators
     if request.options or request.overrides:
         asked["changes"] = [dict(request.options), request.overrides]
     if request.carried:

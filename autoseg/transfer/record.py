@@ -110,5 +110,5 @@ def _transfer(network: nn.Module, stage: Stage, weights: Mapping[str, torch.Tens
     given = stage.recipe.initialization
     channels = Correspondence(input_names(stage), given.source_channels, given.channels)
     heads = Correspondence(head_names(stage.target), given.source_outputs, given.outputs)
-    ours = match_decoders(weights, given.source_raters, stage.raters)
+    ours = match_decoders(weights, given.source_annotators, stage.annotators)
     return carry_over(stage.network, network, ours, channels, heads)

@@ -278,7 +278,6 @@ def source_initialization(
         content=content,
         source_channels=source_channels,
         source_outputs=source_outputs,
-        source_raters=model.plan.raters,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
         outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
         reasons={
@@ -286,7 +285,7 @@ def source_initialization(
             "channels": _matches(inputs, channels),
             "outputs": _matches([output.name for output in target.outputs], outputs),
         },
-    )
+    ).from_annotators(model.plan.stage().annotators)
 
 
 def _matches(names: Sequence[str], pairs: Mapping[str, str]) -> str:

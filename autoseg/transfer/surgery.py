@@ -138,8 +138,8 @@ def match_decoders(weights: _Tensors, before: Sequence[str], now: Sequence[str])
 
     Args:
         weights: by name, each once.
-        before: raters of the network that they are of; empty for a single decoder.
-        now: raters of the network that they are for; empty for a single decoder.
+        before: annotators of the network that they are of; empty for a single decoder.
+        now: annotators of the network that they are for; empty for a single decoder.
     """
     if list(before) == list(now):
         return dict(weights)

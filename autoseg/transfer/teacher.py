@@ -147,9 +147,9 @@ class Teacher:
                 f"'autoseg train {path}'."
             )
         plan = teacher.run.plan
-        if plan.raters:
+        if teacher.stage.annotators:
             raise UsageError(
-                f"--teacher {path} learned several raters separately and can't teach; choose one that learned from "
+                f"--teacher {path} learned several annotators separately and can't teach; choose one that learned from "
                 "one label map a case."
             )
         for name in _FILES:

@@ -43,7 +43,7 @@ def plan_family(fingerprint: Fingerprint, request: ResolvedRequest, family: Fami
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)
-    configurations = _configurations(task, replace(family, decoders=max(len(request.raters), 1)))
+    configurations = _configurations(task, replace(family, decoders=max(len(request.annotators), 1)))
     recommended, why = _recommend(task.cpu, configurations)
     return assemble(task, family.name, configurations, recommended, why)
 
@@ -172,7 +172,7 @@ def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Fam
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)
-    family = replace(family, decoders=max(len(request.raters), 1))
+    family = replace(family, decoders=max(len(request.annotators), 1))
     if not _has_volumes(task):
         raise UsageError(f"--planner {planner} is for volumes, and these have hardly any slices; use unet.")
     patch = _choose(family, task.full, "3d_fullres").patch

@@ -158,7 +158,7 @@ def assemble(
         name: configuration.model_copy(update={"recipe": dropping(task, configuration.recipe)})
         for name, configuration in configurations.items()
     }
-    asked = task.request.raters
+    asked = task.request.annotators
     apart = bool(asked) and all(c.network.answers == len(asked) for c in configurations.values())
     if apart:
         reasons["raters"] = "asked for: each is learned by a decoder of its own, behind one encoder"

@@ -139,7 +139,7 @@ def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer) -> tup
 
 
 def keeping(
-    start: Initialization, inputs: Sequence[str], heads: Sequence[str], raters: Sequence[str], tuning: str
+    start: Initialization, inputs: Sequence[str], heads: Sequence[str], annotators: Sequence[str], tuning: str
 ) -> Initialization:
     """Where the weights come from, and how much of them is kept: something where the source can do as it is.
 
@@ -147,18 +147,18 @@ def keeping(
         start: of the recipe.
         inputs: channels that the network is given.
         heads: of it, by name.
-        raters: whom it learns separately.
+        annotators: whom it learns separately.
         tuning: as asked for.
     """
     share = TUNINGS[tuning or DEFAULT].keep
     same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
-    same = same and list(raters) == start.source_raters
+    same = same and list(annotators) == start.source_annotators
     same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
     if not share or not same:
         why = (
             "this way of tuning keeps nothing"
             if same
-            else "the source's channels, outputs or raters are not just these"
+            else "the source's channels, outputs or annotators are not just these"
         )
         return start.model_copy(update={"reasons": {**start.reasons, "keep": why}})
     why = "few cases show little of what there is, and the source has seen more (Wortsman et al. 2022)"

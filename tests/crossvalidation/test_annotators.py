@@ -12,8 +12,8 @@ from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.agreement import Agreement
+from autoseg.planning.annotators import choose_annotators
 from autoseg.planning.making import make_plan
-from autoseg.planning.raters import choose_raters
 from autoseg.planning.request import Request, ResolvedRequest
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
@@ -54,9 +54,9 @@ BOTH = ("ann", "ben")
 def test_who_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     plain = make_dataset(tmp_path)
     dataset = drawn_by(plain, BOTH, ("ann",), ("eve",), BOTH)
-    assert choose_raters(plain, []) == (plain, ())
-    assert choose_raters(dataset, ["all"]) == (dataset, ("ann", "ben", "eve"))
-    chosen, names = choose_raters(dataset, ["ben", "ann"])
+    assert choose_annotators(plain, []) == (plain, ())
+    assert choose_annotators(dataset, ["all"]) == (dataset, ("ann", "ben", "eve"))
+    chosen, names = choose_annotators(dataset, ["ben", "ann"])
     assert names == ["ben", "ann"]
     assert [case.id for case in chosen.cases] == ["case_0", "case_1", "case_3"]
     said = " ".join(capsys.readouterr().err.split())
@@ -66,12 +66,12 @@ def test_who_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (["ann", "ann"], "--raters ann is only one; give two or more, or all"),
     ):
         with pytest.raises(UsageError, match=message):
-            choose_raters(dataset, wanted)
+            choose_annotators(dataset, wanted)
     with pytest.raises(UsageError, match="names no raters of its cases"):
-        choose_raters(plain, ["all"])
+        choose_annotators(plain, ["all"])
     odd = dataset.cases[0].model_copy(update={"raters": dict.fromkeys(("a/b", "c"), tmp_path)})
     with pytest.raises(UsageError, match="a/b can't be part of a file's name"):
-        choose_raters(dataset.model_copy(update={"cases": (odd,)}), ["all"])
+        choose_annotators(dataset.model_copy(update={"cases": (odd,)}), ["all"])
 
 
 def test_decoders_are_paid_for_with_patch_or_batch() -> None:
@@ -79,7 +79,7 @@ def test_decoders_are_paid_for_with_patch_or_batch() -> None:
     single = unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=4)).configurations["3d_fullres"]
     assert single.memory is not None
     budget = single.memory.total / 1e9
-    plan = unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=budget, raters=("ann", "ben", "eve")))
+    plan = unet.plan(hippocampus(), ResolvedRequest(gpu_memory_gb=budget, annotators=("ann", "ben", "eve")))
     assert plan.raters == ["ann", "ben", "eve"]
     for configuration in plan.configurations.values():
         assert configuration.network.answers == 3
@@ -94,7 +94,7 @@ def test_decoders_are_paid_for_with_patch_or_batch() -> None:
 def test_planners_without_decoders_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoseg.planning.making.find_planner", lambda _: lambda *_: builders.make_plan())
     with pytest.raises(UsageError, match="--raters: planner vnet learns from one label map a case; use --planner unet"):
-        make_plan(hippocampus(), Request(planner="vnet", raters=tuple(BOTH)))
+        make_plan(hippocampus(), Request(planner="vnet", annotators=tuple(BOTH)))
 
 
 def test_a_plan_and_its_networks_agree() -> None:

@@ -71,8 +71,8 @@ def test_raters_in_several_stages(tmp_path: Path, use: str) -> None:
     assert case.field(ANNOTATIONS).shape == (2, *case.shape)
     predictor = Predictor.load(run.path, folds=[0], device="cpu")
     found = predictor.predict_case(run.dataset.cases[0], ["label", "raters"])
-    assert set(found.raters) == set(BOTH)
-    assert all(label.shape == found.label.shape for label in found.raters.values())
+    assert set(found.answers) == set(BOTH)
+    assert all(label.shape == found.label.shape for label in found.answers.values())
 
 
 @pytest.mark.parametrize("use", ["channels", "box"])

@@ -79,9 +79,9 @@ def probabilities(logits: torch.Tensor, target: Target) -> torch.Tensor:
 def test_each_rater_the_mean_and_the_disagreement(target: Target) -> None:
     image = picture_of(blob())
     found = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), results=RATERS)
-    assert list(found.raters) == ["ann", "ben"]
-    assert np.array_equal(found.raters["ann"], blob())
-    assert np.array_equal(found.raters["ben"], np.where(blob() > 0, 2, 0))
+    assert list(found.answers) == ["ann", "ben"]
+    assert np.array_equal(found.answers["ann"], blob())
+    assert np.array_equal(found.answers["ben"], np.where(blob() > 0, 2, 0))
     logits = Two(target)(torch.from_numpy(image)[None, None])[0]
     each = torch.stack([probabilities(part, target) for part in logits.split(target.heads)])
     assert found.disagreement is not None
@@ -102,8 +102,8 @@ def test_folds_and_runs_are_averaged_rater_by_rater() -> None:
     found = Predictor([first, second], CPU).predict_case(loaded(picture_of(blob())), (*RATERS, "probabilities"))
     ann = (torch.softmax(torch.tensor([0.0, 3, 0]), 0) + torch.softmax(torch.tensor([0.0, 0, 1]), 0)) / 2
     ben = (torch.softmax(torch.tensor([2.0, 0, 0]), 0) + torch.softmax(torch.zeros(3), 0)) / 2
-    assert (found.raters["ann"] == int(ann.argmax())).all()
-    assert (found.raters["ben"] == int(ben.argmax())).all()
+    assert (found.answers["ann"] == int(ann.argmax())).all()
+    assert (found.answers["ben"] == int(ben.argmax())).all()
     assert found.probabilities["outer"] == pytest.approx(float((ann + ben)[1] / 2), abs=1e-6)
     assert found.disagreement == pytest.approx(float((ann - ben)[1:].abs().max()), abs=1e-5)
     single = member(Constant(0, 0, 5), raters=())
@@ -123,8 +123,8 @@ def test_post_processing_is_of_each_and_of_the_mean() -> None:
     found = Predictor([member(Two(LABELS))], CPU, postprocessing=steps).predict_case(
         loaded(picture_of(label)), results=RATERS
     )
-    assert not any(part[9].any() for part in (found.label, *found.raters.values()))
-    assert all(part.any() for part in (found.label, *found.raters.values()))
+    assert not any(part[9].any() for part in (found.label, *found.answers.values()))
+    assert all(part.any() for part in (found.label, *found.answers.values()))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_files(tmp_path: Path) -> None:
     names = ["p.nii.gz", "p_disagreement.nii.gz", "p_rater_ann.nii.gz", "p_rater_ben.nii.gz", "predictions.json"]
     assert sorted(path.name for path in out.iterdir()) == names
     found = source.predict_case(case, results=RATERS)
-    for name, wanted in (("rater_ben", found.raters["ben"]), ("disagreement", found.disagreement)):
+    for name, wanted in (("rater_ben", found.answers["ben"]), ("disagreement", found.disagreement)):
         image = sitk.ReadImage(str(out / f"p_{name}.nii.gz"))
         assert np.array_equal(sitk.GetArrayFromImage(image), wanted)
         assert image.GetSpacing() == pytest.approx((0.9, 1.1, 2.0))

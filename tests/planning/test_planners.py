@@ -50,13 +50,13 @@ def test_the_default_is_what_a_planner_says(installed: dict[str, Abilities | Non
 
 
 def test_messages_list_the_planners_that_can(installed: dict[str, Abilities | None]) -> None:
-    assert able_to("raters") == "another planner"
-    installed.update(a=Abilities(raters=True), b=Abilities(raters=True, encoders=True), c=None)
-    assert (able_to("raters"), able_to("encoders"), starting_from("scratch")) == ("a or b", "b", "a, b or c")
+    assert able_to("decoders") == "another planner"
+    installed.update(a=Abilities(decoders=True), b=Abilities(decoders=True, encoders=True), c=None)
+    assert (able_to("decoders"), able_to("encoders"), starting_from("scratch")) == ("a or b", "b", "a, b or c")
 
 
 def test_ours_say_what_they_can() -> None:
-    assert default_planner() in able_to("raters")
+    assert default_planner() in able_to("decoders")
     assert default_planner("model") == starting_from("model")
     assert "inflated" in able_to("image_weights")
 

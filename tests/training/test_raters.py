@@ -101,7 +101,7 @@ def plan_of(raters: tuple[str, ...] = ("ann", "ben"), **recipe: object) -> Plan:
 def put(folder: Path, name: str, label: np.ndarray, *raters: np.ndarray | None) -> StoredCase:
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_of(("a", "b", "c")[: len(raters)])
-    case = loaded(picture_of(label), label, raters=raters)
+    case = loaded(picture_of(label), label, annotations=raters)
     save(folder, name, preprocess_case(case, plan.stage("small")), (8, 8, 8), "key")
     return StoredCase(folder, name)
 

@@ -25,6 +25,10 @@ else:
 FILE_NAME = "autoseg.toml"
 
 
+#: Key of a label that several people drew, a pattern each.
+SEVERAL_KEY = "raters"
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
+from autoseg.data.layouts.manifest import SEVERAL_KEY
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
 
@@ -275,15 +276,17 @@ def _write_labels(roles: list[_Role]) -> list[str]:
     if len(roles) == 1:
         lines.append(f"file = {_text(roles[0].pattern)}")
     else:
-        # One that stands apart from a row of alike ones is the agreed map, the others are raters'.
+        # One that stands apart from a row of alike ones is the agreed map, the others are each annotator's.
         parents = defaultdict(list)
         for role in roles:
             parents[os.path.dirname(role.pattern)].append(role)
         alone = [group[0] for group in parents.values() if len(group) == 1]
         if len(alone) == 1:
             lines.append(f"file = {_text(alone[0].pattern)}")
-        raters = [role for role in roles if len(alone) != 1 or role is not alone[0]]
-        lines.append("raters = { " + ", ".join(f"{_key(_rater(r))} = {_text(r.pattern)}" for r in raters) + " }")
+        several = [role for role in roles if len(alone) != 1 or role is not alone[0]]
+        lines.append(
+            f"{SEVERAL_KEY} = {{ " + ", ".join(f"{_key(_rater(r))} = {_text(r.pattern)}" for r in several) + " }"
+        )
     if len(named) > 6:
         return [*lines, "", "[label.values]", *named]
     return [*lines, f"values = {{ {', '.join(named)} }}"]

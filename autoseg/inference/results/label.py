@@ -21,9 +21,9 @@ class LabelMap(ResultWriter):
         return {"": prediction.label}
 
     def provenance(self, ensemble: Ensemble) -> dict[str, Any]:
-        """The value of each output, and whose mean is segmented where each rater was learned separately."""
+        """The value of each output; and whose mean is segmented, where the networks give several answers."""
         values = {output.name: output.paint for output in ensemble.target.outputs}
-        return {"outputs": values, **({"mean_of_raters": ensemble.answer_names} if ensemble.answer_names else {})}
+        return {"outputs": values, **ensemble.whose_mean}
 
 
 RESULTS.register(LABEL, LabelMap())

@@ -8,11 +8,14 @@ from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.results.writer import RESULTS, ResultWriter
 
+#: The result that names each rater's label map.
+EACH_ANSWER = "raters"
+
 
 class RaterLabelMaps(ResultWriter):
     """``CASE_rater_NAME.nii.gz``: the label map that each rater would draw."""
 
-    each_rater = True
+    each_answer = True
 
     def names(self, ensemble: Ensemble) -> list[str]:
         """A volume for each rater."""
@@ -20,7 +23,7 @@ class RaterLabelMaps(ResultWriter):
 
     def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
         """The label map of each rater."""
-        return {f"rater_{name}": label for name, label in prediction.raters.items()}
+        return {f"rater_{name}": label for name, label in prediction.answers.items()}
 
 
 class Disagreement(ResultWriter):
@@ -45,5 +48,5 @@ class Disagreement(ResultWriter):
         }
 
 
-RESULTS.register("raters", RaterLabelMaps())
+RESULTS.register(EACH_ANSWER, RaterLabelMaps())
 RESULTS.register("disagreement", Disagreement())

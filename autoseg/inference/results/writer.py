@@ -40,13 +40,13 @@ class ResultWriter:
     Attributes:
         fractions: whether its volumes hold numbers between 0 and 1, which some formats of pictures can't.
         probabilities: whether it needs :attr:`Prediction.probabilities`.
-        each_rater: whether it needs :attr:`Prediction.raters`.
+        each_answer: whether it needs :attr:`Prediction.answers`.
         groups: which of :attr:`Prediction.opinions` it needs; ``fold`` and ``mirroring`` take another prediction each.
     """
 
     fractions: ClassVar[bool] = False
     probabilities: ClassVar[bool] = False
-    each_rater: ClassVar[bool] = False
+    each_answer: ClassVar[bool] = False
     groups: ClassVar[tuple[Group, ...]] = ()
 
     def check(self, ensemble: Ensemble) -> None:
@@ -55,8 +55,8 @@ class ResultWriter:
         Raises:
             UsageError: it can't.
         """
-        if self.each_rater or "rater" in self.groups:
-            ensemble.require_raters()
+        if self.each_answer or "rater" in self.groups:
+            ensemble.require_answers()
 
     def names(self, ensemble: Ensemble) -> list[str]:
         """Names of a case's volumes: ``disagreement`` is in ``CASE_disagreement.nii.gz``, "" in ``CASE.nii.gz``."""

@@ -1,8 +1,9 @@
-"""Which raters of a dataset a run learns separately."""
+"""Which annotators of a dataset a run learns separately."""
 
 from collections.abc import Sequence
 
 from autoseg.data.dataset import Dataset
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from autoseg.utils.progress import say
 
@@ -10,11 +11,11 @@ from autoseg.utils.progress import say
 _LISTED = 5
 
 
-def choose_raters(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
-    """The raters to learn separately, and the dataset without the cases that none of them drew.
+def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+    """Those to learn separately, and the dataset without the cases that none of them drew.
 
     Args:
-        dataset: whose cases name their raters.
+        dataset: whose cases name who drew them.
         wanted: names, or ``all``; empty for none.
 
     Raises:
@@ -22,7 +23,7 @@ def choose_raters(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tup
     """
     if not wanted:
         return dataset, ()
-    known = list(dict.fromkeys(name for case in dataset.cases for name in case.raters))
+    known = list(dict.fromkeys(name for case in dataset.cases for name in case.annotations))
     names = known if list(wanted) == ["all"] and "all" not in known else list(dict.fromkeys(wanted))
     if not known:
         raise UsageError(f"--raters: {dataset.root} names no raters of its cases; name them in its autoseg.toml.")
@@ -36,10 +37,25 @@ def choose_raters(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tup
         raise UsageError(
             f"--raters {unfit[0]} can't be part of a file's name; call the rater otherwise in autoseg.toml."
         )
-    lost = [case.id for case in dataset.cases if not set(names) & set(case.raters)]
+    lost = [case.id for case in dataset.cases if not set(names) & set(case.annotations)]
     if lost:
         listed = ", ".join(lost[:_LISTED]) + (", …" if len(lost) > _LISTED else "")
         say(f"{len(lost)} of {len(dataset.cases)} cases were drawn by none of {', '.join(names)}, left out: {listed}.")
         kept = tuple(case for case in dataset.cases if case.id not in lost)
         dataset = dataset.model_copy(update={"cases": kept})
     return dataset, tuple(names)
+
+
+def check_decoders(plan: Plan, annotators: Sequence[str], able: str) -> None:
+    """Refuse a plan that does not learn separately whom it was asked to.
+
+    Args:
+        plan: as a planner made it.
+        annotators: whom the user asked for.
+        able: planners that can, for the message.
+
+    Raises:
+        UsageError: names ``--raters``.
+    """
+    if annotators and list(plan.stage().annotators) != list(annotators):
+        raise UsageError(f"--raters: planner {plan.planner} learns from one label map a case; use --planner {able}.")
