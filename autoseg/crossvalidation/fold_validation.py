@@ -17,8 +17,7 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.results.raters import EACH_ANSWER
-from autoseg.inference.results.writer import LABEL, write_label
+from autoseg.inference.results.writer import EACH_ANSWER, LABEL, write_label
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build, set_deep_supervision
 from autoseg.networks.weights import load_network

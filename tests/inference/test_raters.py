@@ -91,7 +91,7 @@ def test_each_rater_the_mean_and_the_disagreement(target: Target) -> None:
     said = Predictor([member(Two(target), target=target)], CPU).predict_case(loaded(image), results=["probabilities"])
     for index, output in enumerate(target.outputs):
         assert said.probabilities[output.name] == pytest.approx(each.mean(0)[index].numpy(), abs=1e-5)
-    assert (said.raters, said.disagreement) == ({}, None)
+    assert (said.answers, said.disagreement) == ({}, None)
     assert np.array_equal(said.label, found.label)
 
 

@@ -6,10 +6,7 @@ import numpy as np
 
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.prediction import Prediction
-from autoseg.inference.results.writer import RESULTS, ResultWriter
-
-#: The result that names each rater's label map.
-EACH_ANSWER = "raters"
+from autoseg.inference.results.writer import EACH_ANSWER, RESULTS, ResultWriter
 
 
 class RaterLabelMaps(ResultWriter):

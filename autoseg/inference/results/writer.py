@@ -25,6 +25,7 @@ from autoseg.data.image import Geometry, write_image
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.opinions import Group
 from autoseg.inference.prediction import Prediction
+from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.utils.registry import Registry
 
 #: File formats that can't hold a probability between 0 and 1.
@@ -32,6 +33,9 @@ _INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")
 
 #: The result that every case gets.
 LABEL = "label"
+
+#: The result that holds each answer's own label map, where the networks give several.
+EACH_ANSWER = ANNOTATORS_KEY
 
 
 class ResultWriter:
