@@ -310,7 +310,7 @@ def test_bad_pairs_get_one_sentence(
     wrong: list[tuple[list[object], int, str]] = [
         ([pictures, "--source", two], 2, "was trained on volumes (3D) and the dataset has pictures (2D)"),
         ([phantoms, "--source", two, "--channels", "t1,t2"], 2, "none is the same; say which is which with"),
-        ([phantoms, "--source", foreign], 1, "the family is unknown"),
+        ([phantoms, "--source", foreign], 1, "network family mamba is unknown"),
         ([phantoms, "--source", phantoms], 2, "is no run folder"),
         ([phantoms, "--source", nnunet], 2, "import it first with 'autoseg import nnunet"),
         ([phantoms, "--source", "untrained"], 2, "has no trained fold of 3d_fullres"),

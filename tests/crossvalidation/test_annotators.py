@@ -57,7 +57,7 @@ def test_who_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert choose_annotators(plain, []) == (plain, ())
     assert choose_annotators(dataset, ["all"]) == (dataset, ("ann", "ben", "eve"))
     chosen, names = choose_annotators(dataset, ["ben", "ann"])
-    assert names == ["ben", "ann"]
+    assert names == ("ben", "ann")
     assert [case.id for case in chosen.cases] == ["case_0", "case_1", "case_3"]
     said = " ".join(capsys.readouterr().err.split())
     assert "1 of 4 cases were drawn by none of ben, ann, left out: case_2." in said
@@ -92,8 +92,11 @@ def test_decoders_are_paid_for_with_patch_or_batch() -> None:
 
 
 def test_planners_without_decoders_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg.planning.making.find_planner", lambda _: lambda *_: builders.make_plan())
-    with pytest.raises(UsageError, match="--raters: planner vnet learns from one label map a case; use --planner unet"):
+    plan = builders.make_plan(planner="vnet")
+    monkeypatch.setattr("autoseg.planning.making.find_planner", lambda _: lambda *_: plan)
+    with pytest.raises(
+        UsageError, match=r"--raters: planner vnet learns from one label map.*--planner cascade, .*unet"
+    ):
         make_plan(hippocampus(), Request(planner="vnet", annotators=tuple(BOTH)))
 
 

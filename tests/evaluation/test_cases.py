@@ -15,7 +15,7 @@ from autoseg.evaluation.folders import dataset_structures, evaluate, label_maps,
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, Statistics
-from autoseg.plans import plan
+from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.report.fake import make_plan
 
@@ -249,7 +249,7 @@ def test_predictions_written_beside_their_image_match(tmp_path: Path) -> None:
 def test_a_model_is_measured_by_what_its_label_maps_can_say(
     outputs: dict[str, tuple[list[int], int]], kind: Literal["labels", "regions"], expected: str
 ) -> None:
-    target = plan.Target(kind=kind, outputs=[plan.Output(name=n, values=v, paint=p) for n, (v, p) in outputs.items()])
+    target = Target(kind=kind, outputs=[Output(name=n, values=v, paint=p) for n, (v, p) in outputs.items()])
     dataset = Dataset(
         name="brats",
         root=Path("brats"),

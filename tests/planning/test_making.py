@@ -16,7 +16,7 @@ from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
 from autoseg.transfer.teacher import distilled
-from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.errors import UsageError
 from tests.builders import make_configuration
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
@@ -125,9 +125,9 @@ def test_a_teachers_term_that_would_not_fit_is_planned_for(monkeypatch: pytest.M
     assert "teacher" in plan.reasons["gpu_memory_gb"]
 
 
-def test_no_teacher_before_the_second_of_two_stages() -> None:
-    with pytest.raises(AutosegError, match=r"planner cascade makes .* a stage after another one"):
-        make_plan(abdomen(), Request("cascade", "cuda", carried=TEACHER))
+def test_every_stage_of_a_cascade_learns_from_the_teacher() -> None:
+    plan = make_plan(abdomen(), Request("cascade", "cuda", carried=TEACHER))
+    assert [stage.recipe.distillation is not None for stage in plan.stage().chain] == [True, True]
 
 
 def test_a_teachers_numbers_are_set_like_any() -> None:

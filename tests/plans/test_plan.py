@@ -211,8 +211,8 @@ def test_explanations_give_path_value_and_reason() -> None:
 
 def test_an_unknown_configuration_names_those_there_are() -> None:
     with pytest.raises(UsageError, match="it has 2d, 3d_fullres"):
-        plan().configuration("3d")
-    assert plan().configuration(None)[0] == "3d_fullres"
+        plan().stage("3d")
+    assert plan().stage().name == "3d_fullres"
 
 
 WRONG = [

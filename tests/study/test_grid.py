@@ -43,7 +43,7 @@ def test_settings_one_by_one_add_to_what_is_common(tmp_path: Path) -> None:
         [3, 5],
         5400,
     )
-    assert (first.planner, first.width, first.channels) == ("unet", 8, ("t1", "t2"))
+    assert (first.planner, first.width, first.channels) == ("", 8, ("t1", "t2"))
     assert first.values == {"recipe.epochs": 10, "batch_size": 2}
     assert (second.planner, second.width, second.channels) == ("resenc", 16, ("t2",))
     assert second.values == {"recipe.epochs": 20, "batch_size": 2, "recipe.loss.ce_weight": 0}

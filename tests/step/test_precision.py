@@ -1,0 +1,47 @@
+"""In which precision a step is computed."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from autoseg.step import precision as precision_of
+from autoseg.step.precision import autocast, has_fast_bfloat16, resolve_precision
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("fp32", CPU, torch.float32),
+        ("bf16", CPU, torch.bfloat16),
+        ("fp16", CPU, torch.bfloat16),  # no CPU computes in float16
+        ("fp32", CUDA, torch.float32),
+        ("bf16", CUDA, torch.bfloat16),
+        ("fp16", CUDA, torch.float16),
+        ("auto", torch.device("mps"), torch.float32),
+    ],
+)
+def test_precision(precision: Any, device: torch.device, expected: torch.dtype) -> None:
+    assert resolve_precision(precision, device) == expected
+
+
+def test_automatic_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert resolve_precision("auto", CUDA) == expected
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision_of, "has_fast_bfloat16", lambda found=fast: found)
+        assert resolve_precision("auto", CPU) == expected
+
+
+def test_autocast_casts() -> None:
+    a = torch.ones(2, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (a @ a).dtype == dtype
+
+
+def test_bfloat16_is_fast_or_not() -> None:
+    assert has_fast_bfloat16() in (True, False)
