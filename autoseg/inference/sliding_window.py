@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from autoseg.plans.inference import Inference
 from autoseg.plans.stage import Stage
+from autoseg.plans.tiles import Manner, tile_starts
 from autoseg.step.precision import autocast, resolve_precision
 from autoseg.utils.errors import AutosegError
 
@@ -25,29 +25,8 @@ MEMORY_LIMIT = 4_000_000_000
 SCORES_SHARE = 0.4
 
 
-#: Whose details (see :class:`autoseg.plans.inference.Inference`).
-Manner = Literal["autoseg", "nnunet"]
-
-
 #: Only the image as it is.
 NO_MIRRORING: tuple[tuple[int, ...], ...] = ((),)
-
-
-def tile_starts(
-    size: int, patch: int, overlap: float, step: int | None = None, manner: Manner = "autoseg"
-) -> list[int]:
-    """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
-
-    With ``step``, neighbours are at most so many voxels apart instead. nnU-Net counts half voxels, so that tiles of an
-    odd size may share half a voxel less.
-    """
-    if size <= patch:
-        return [0]
-    stride = patch * (1 - overlap) if step is None else float(min(step, patch))
-    if manner == "autoseg":
-        stride = max(1, int(stride))
-    count = math.ceil((size - patch) / stride) + 1
-    return [round(i * (size - patch) / (count - 1)) for i in range(count)]
 
 
 def tile_weight(patch: Sequence[int], sigma: float, manner: Manner = "autoseg") -> torch.Tensor:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.inference.sliding_window import tile_starts
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
+from autoseg.plans.tiles import tile_starts
 from planners.rules.fitting import Wanted, fit
 from planners.rules.mirroring import mirror_axes
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoseg.inference import sliding_window as module
-from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings, tile_starts, tile_weight
+from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings, tile_weight
 from autoseg.networks import build
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
+from autoseg.plans.tiles import tile_starts
 from autoseg.utils.errors import AutosegError
 from tests.builders import make_configuration, make_network, make_plan
 

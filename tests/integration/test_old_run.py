@@ -93,7 +93,7 @@ def test_fine_tuned_from(run: Path, tmp_path: Path) -> None:
     planned = json.loads((tuned / "plan.json").read_text(encoding="utf-8"))
     assert planned["planner"] == "finetune"
     assert planned["configurations"]["3d_fullres"]["network"]["features"] == [4, 8]
-    carried = load_file(tuned / "source_3d_fullres.safetensors")
+    carried = load_file(next(tuned.glob("source_3d_fullres_*.safetensors")))
     old = load_file(run / FOLD / "weights.safetensors")
     assert carried
     assert all(np.array_equal(carried[name], old[name]) for name in carried)

@@ -16,8 +16,9 @@ from torch import nn
 
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.sliding_window import tile_starts, tile_weight
+from autoseg.inference.sliding_window import tile_weight
 from autoseg.interop import import_nnunet
+from autoseg.plans.tiles import tile_starts
 from autoseg.runs.run import Run
 from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
 

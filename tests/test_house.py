@@ -1,0 +1,143 @@
+"""The house: rooms that import downward only, no two public things of one name, short signatures and modules."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Rooms of ``autoseg`` from the bottom up; those of one line don't import each other.
+LAYERS = (
+    {"utils"},
+    {"plans", "data"},
+    {"runs"},
+    {"preprocessing", "networks", "evaluation"},
+    {"step"},
+    {"planning"},
+    {"postprocessing"},
+    {"inference"},
+    {"training"},
+    {"transfer"},
+    {"crossvalidation", "execution"},
+    {"report", "interop", "study"},
+    {"clinical"},
+    {"cli"},
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+#: What a planner may import besides what planning may.
+FOR_PLANNERS = {"planning", "transfer"}
+
+#: Functions that a seam calls by their name, one in each module.
+HOOKS = {"plan", "recognise", "read", "command"}
+
+#: Parameters of a function outside the command line, and lines of a module, at most.
+PARAMETERS, LINES = 7, 450
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for package in ("autoseg", "planners"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def room(dotted: str) -> str:
+    first, *rest = dotted.split(".")
+    return "planners" if first == "planners" else (rest[0] if rest else "")
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Rooms that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from (room(name) for name in names if name.split(".")[0] in ("autoseg", "planners"))
+
+
+def allowed(importing: str, imported: str) -> bool:
+    if imported in ("", importing):
+        return True
+    if importing == "planners":
+        return imported in FOR_PLANNERS or LEVEL[imported] < LEVEL["planning"]
+    return imported != "planners" and LEVEL[imported] < LEVEL[importing]
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        f"{path} imports {imported}"
+        for path, tree in modules()
+        if len(path.parts) > 2 or path.parts[0] == "planners"
+        for imported in imports(tree)
+        if not allowed(room(".".join(path.parts)), imported)
+    ]
+    assert wrong == []
+
+
+def test_no_loose_modules() -> None:
+    loose = {path.name for path in (ROOT / "autoseg").glob("*.py")}
+    assert loose == {"__init__.py", "__main__.py"}
+
+
+def test_no_two_public_things_of_one_name() -> None:
+    where = defaultdict(set)
+    for path, tree in modules():
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            names += [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            for name in names:
+                where[name].add(str(path))
+    twice = {name: places for name, places in where.items() if len(places) > 1 and not name.startswith("_")}
+    assert {name: places for name, places in twice.items() if name not in HOOKS} == {}
+
+
+def test_signatures_and_modules_are_short() -> None:
+    wide, long = [], []
+    for path, tree in modules():
+        lines = (ROOT / path).read_text(encoding="utf-8").count("\n")
+        long += [f"{path}: {lines} lines"] if lines > LINES else []
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef) or "cli" in path.parts:
+                continue
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([argument for argument in given if argument.arg not in ("self", "cls")])
+            wide += [f"{path}: {node.name} has {count} parameters"] if count > PARAMETERS else []
+            wide += [f"{path}: {node.name} takes any keyword"] if node.args.kwarg is not None else []
+    assert (wide, long) == ([], [])
+
+
+def test_the_mechanism_names_no_planner() -> None:
+    """Not in a message, not as a default; names that are also a network family's stand for that where it is built."""
+    names = {point.name for point in entry_points(group="autoseg.planners")}
+    of_families = {"plans", "networks", "interop", "data"}
+    found = [
+        f"{path}: {node.value}"
+        for path, tree in modules()
+        if path.parts[0] == "autoseg" and path.parts[1] not in of_families
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("without", "imported"),
+    [
+        (("torch", "SimpleITK"), "autoseg.plans.files, autoseg.plans.overrides, autoseg.evaluation.folders"),
+        (
+            ("SimpleITK",),
+            "autoseg.networks.weights, autoseg.step.training_step, autoseg.training.loop, "
+            "autoseg.inference.sliding_window, autoseg.planning.memory, autoseg.planning.verification",
+        ),
+    ],
+)
+def test_what_imports_without_the_heavy_libraries(without: tuple[str, ...], imported: str) -> None:
+    hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in without)
+    subprocess.run([sys.executable, "-c", f"import sys; {hidden}; import {imported}"], check=True)
