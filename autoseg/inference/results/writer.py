@@ -21,15 +21,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from autoseg.data.file_names import holds_fractions
 from autoseg.data.image import Geometry, write_image
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.opinions import Group
 from autoseg.inference.prediction import Prediction
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.utils.registry import Registry
-
-#: File formats that can't hold a probability between 0 and 1.
-_INTEGER_FORMATS = (".png", ".jpg", ".jpeg", ".bmp")
 
 #: The result that every case gets.
 LABEL = "label"
@@ -119,7 +117,7 @@ def chosen_writers(names: Iterable[str], ensemble: Ensemble) -> list[ResultWrite
 def beside(label: Path, case: str, name: str) -> Path:
     """Where a volume of numbers between 0 and 1 is written, given the file of the case's label map."""
     ending = _ending(label, case)
-    return label.with_name(f"{case}_{name}{'.tiff' if ending in _INTEGER_FORMATS else ending}")
+    return label.with_name(f"{case}_{name}{ending if holds_fractions(ending) else '.tiff'}")
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
