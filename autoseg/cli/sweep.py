@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import WIDE_TERMINAL, print_comparison
+from autoseg.cli.common import WIDE_TERMINAL, parse_names, print_comparison
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from autoseg.planning.carried import Carried
     from autoseg.study import StudyTable
 
 
@@ -24,6 +25,9 @@ def command(
     workers: Annotated[int | None, typer.Option(help="Processes that read, preprocess and load.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan all settings, show them, and stop.")] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Make the tables of what is there, and stop.")] = False,
+    source: Annotated[Path | None, typer.Option(help="Trained run that every setting starts from.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Trained run that every setting learns from as well.")] = None,
+    raters: Annotated[str, typer.Option(help="Raters whom every setting learns separately, with commas, or all.")] = "",
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -35,6 +39,8 @@ def command(
     from autoseg.planning.request import Request
     from autoseg.study import prepare, sweep, tabulate
     from autoseg.study.present import plan_table
+    from autoseg.transfer.source import Source
+    from autoseg.transfer.teacher import Teacher
     from autoseg.utils.progress import silenced
 
     if dry_run and only_table:
@@ -44,7 +50,10 @@ def command(
     if only_table and not (out / "study.json").exists():
         raise UsageError(f"--table: {out} holds no study yet; begin it with the same command without --table.")
     with silenced() if as_json else nullcontext():
-        opened, request = Dataset.open(dataset, layout), Request(device=device, workers=workers)
+        opened = Dataset.open(dataset, layout)
+        carried: tuple[Carried, ...] = (*([Source(source)] if source else []), *([Teacher(teacher)] if teacher else []))
+        names = tuple(parse_names(raters, "--raters")) if raters else ()
+        request = Request(device=device, workers=workers, annotators=names, carried=carried)
         if dry_run or only_table:
             study = prepare(opened, grid, out, request)
         if dry_run:

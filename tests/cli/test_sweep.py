@@ -11,8 +11,14 @@ import pytest
 
 from autoseg.cli.main import run as main
 from autoseg.crossvalidation.jobs import train
+from autoseg.data.dataset import Dataset
 from autoseg.data.phantom import Cohort, generate
+from autoseg.planning.making import plan_dataset
+from autoseg.planning.request import Request
+from autoseg.plans.files import load_plan
+from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
+from tests.cli.test_plan_source import pretend_trained
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -138,3 +144,18 @@ def test_wrong_usage_ends_with_2(call: Call, tmp_path: Path, grid: str, options:
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_settings_start_from_a_source_and_learn_from_a_teacher(call: Call, phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(GRID.replace("width = 4\n", ""))
+    plan_dataset(Dataset.open(phantoms), tmp_path / "before", Request(device="cuda", workers=1, folds=2))
+    before = pretend_trained(Run.open(tmp_path / "before"), folds=(0, 1))
+    code, _, err = call("--dry-run", "--source", before.path, "--teacher", before.path)
+    assert code == 0, err
+    plans = [load_plan(path) for path in (tmp_path / "out" / "plans").rglob("*.json")]
+    assert plans
+    for plan in plans:
+        assert plan.stage().recipe.initialization.source == "model"
+        assert plan.stage().recipe.distillation is not None
+    code, _, err = call("--dry-run", "--raters", "all")
+    assert (code, "names no raters of its cases" in err) == (2, True)
