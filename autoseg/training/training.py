@@ -103,7 +103,6 @@ class Training(AbstractContextManager["Training"]):
         self.stage = stage = fold.stage
         self.device = settings.device
         self.stopped = False
-        self.interrupted = False
         begun = settings.resume and fold.begun
         torch.manual_seed(settings.seed)
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
