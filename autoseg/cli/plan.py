@@ -220,13 +220,13 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from autoseg.transfer.record import read_record, summary
+    from autoseg.transfer.tensors import summary, transfer_tables
     from autoseg.utils.progress import say
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
-    for name, rows in read_record(run).items():
+    for name, rows in transfer_tables(run).items():
         if explain:
             table = Table(
                 "tensor", "shape", "source", "what was done", title=f"Weights of {name}", title_justify="left"

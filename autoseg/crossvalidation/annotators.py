@@ -1,5 +1,6 @@
 """Validation where several annotators are learned: each decoder against each of them, beside the mean's usual table."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,13 +69,12 @@ def measure_decoders(
 def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
     """How far each decoder agrees with each annotator in all validated folds; written beside the cross-validation.
 
-    None where no annotators are learned separately.
+    None where no annotators are learned separately, or no fold is validated; the table of an earlier plan goes then.
     """
-    if not stage.annotators:
-        return None
     folders = [fold.validation / DECODERS for fold in run.folds(stage) if is_of(stage, fold.weights)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]
-    if not parts:
+    if not (stage.annotators and parts):
+        shutil.rmtree(_agreement_folder(run, stage), ignore_errors=True)
         return None
     merged = replace(parts[0], rows=tuple(row for part in parts for row in part.rows))
     merged.write(_agreement_folder(run, stage))

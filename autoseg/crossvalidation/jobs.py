@@ -57,7 +57,7 @@ def train(
     """
     length, compute = length or Length(), compute or Compute()
     _refuse_odd(length)
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run.path if isinstance(run, Run) else run)
     if not run.dataset.cases:
         raise AutosegError(
             f"{run.path} has no cases to train on: its model was imported; to fine-tune it, plan a dataset with "

@@ -30,10 +30,17 @@ class TrainedStage:
     Attributes:
         stage: of the plan; says what it uses of the stage before.
         networks: of its folds.
+        folds: their numbers, in the same order; counted from 0 where None.
     """
 
     stage: Stage
     networks: list[nn.Module]
+    folds: Sequence[int] | None = None
+
+    @property
+    def by_fold(self) -> dict[int, nn.Module]:
+        """Number of a fold → its network."""
+        return dict(zip(range(len(self.networks)) if self.folds is None else self.folds, self.networks, strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from autoseg.inference.chain import ScoresOnScan, TrainedStage, apply_stages
 from autoseg.inference.decoding import probability_channels
 from autoseg.inference.inputs import refuse_incomplete
 from autoseg.inference.members import Member
-from autoseg.inference.opinions import Group, Opinions, gather
+from autoseg.inference.opinions import FROM_SCORES, Group, Opinions, gather
 from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, collector, mirrorings
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
@@ -92,22 +92,25 @@ class Ensemble:
                 ]
             )
 
-    def opinions(self, prepared: Prepared, group: Group) -> Opinions:
+    def opinions(self, prepared: Prepared, group: Group, scores: Sequence[ScoresOnScan] | None = None) -> Opinions:
         """Apply the networks to a case, and group what they predict.
 
         Args:
             prepared: the case.
-            group: what makes an opinion. ``fold``: the same fold's network of every stage, of every run (a stage with
-                another number of folds than the last one averages its own). ``run``: a run, its folds averaged.
+            group: what makes an opinion. ``fold``: the same fold's network of every stage, of every run (a stage
+                that was not trained in that fold averages all of its own). ``run``: a run, its folds averaged.
                 ``mirroring``: one mirrored copy of the image in a run, its folds averaged. ``rater``: a rater, all
                 runs and folds averaged.
+            scores: of the case, which opinions by run and by rater come from; the networks are applied where None.
 
         Raises:
             UsageError: by rater, where the members have not learned the same ones separately.
         """
         if group == "rater":
             self.require_answers()
-            return gather(self.answers(prepared, self.scores(prepared)))
+        if group in FROM_SCORES:
+            scores = self.scores(prepared) if scores is None else scores
+            return gather(self.answers(prepared, scores) if group == "rater" else self._by_run(prepared, scores))
         return gather(self._predictions(prepared, group))
 
     def require_answers(self) -> None:
@@ -151,18 +154,23 @@ class Ensemble:
                 by_grid[grid] = preprocess_case(loaded, trained.stage)
         return [by_grid[trained.stage.configuration.data] for trained in member.stages]
 
+    def _by_run(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> Iterator[torch.Tensor]:
+        """Probabilities ``(outputs, z, y, x)`` of each member."""
+        for seen, of_member in zip(prepared, scores, strict=True):
+            answers = of_member.answers(self.target.heads)
+            yield self._mean([(seen[-1].trace, one, len(answers)) for one in answers])
+
     def _predictions(self, prepared: Prepared, group: Group) -> Iterator[torch.Tensor]:
-        """Probabilities ``(outputs, z, y, x)`` of each fold, run or mirroring of each member."""
+        """Probabilities ``(outputs, z, y, x)`` of each fold or mirroring of each member."""
         for member, seen in zip(self.members, prepared, strict=True):
-            parts: list[tuple[Member, tuple[int, ...] | None]] = [(member, None)]
+            parts: list[tuple[Member, tuple[int, ...] | None]]
             if group == "fold":
                 parts = [(of_fold, None) for of_fold in member.by_fold()]
-            elif group == "mirroring":
+            else:
                 axes = member.last.inference.mirror_axes
                 parts = [(member, mirroring) for mirroring in (mirrorings(axes) if self.mirror else NO_MIRRORING)]
             for part, mirroring in parts:
-                answers = self._scores(part, seen, mirroring).answers(self.target.heads)
-                yield self._mean([(seen[-1].trace, one, len(answers)) for one in answers])
+                yield from self._by_run([seen], [self._scores(part, seen, mirroring)])
 
     def _scores(
         self, member: Member, seen: Sequence[PreprocessedCase], mirroring: tuple[int, ...] | None = None

@@ -39,14 +39,14 @@ class Member:
     def by_fold(self) -> "list[Member]":
         """A member for each fold of the last stage, with the same fold of the stages before it.
 
-        A stage that has another number of folds than the last one keeps all of them in each.
+        A stage that was not trained in that fold keeps all of its folds.
         """
-        count = len(self.stages[-1].networks)
 
-        def only(stage: TrainedStage, fold: int) -> TrainedStage:
-            return replace(stage, networks=[stage.networks[fold]]) if len(stage.networks) == count else stage
+        def only(trained: TrainedStage, fold: int) -> TrainedStage:
+            network = trained.by_fold.get(fold)
+            return trained if network is None else replace(trained, networks=[network], folds=[fold])
 
-        return [replace(self, stages=[only(stage, fold) for stage in self.stages]) for fold in range(count)]
+        return [replace(self, stages=[only(stage, fold) for stage in self.stages]) for fold in self.stages[-1].by_fold]
 
 
 def load_member(
@@ -75,6 +75,7 @@ def load_member(
                 load_network(run.fold(stage, number).checkpoint(checkpoint), stage, device)
                 for number in of_stage[stage.name]
             ],
+            of_stage[stage.name],
         )
         for stage in last.chain
     ]

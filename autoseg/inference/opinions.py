@@ -11,6 +11,9 @@ from autoseg.plans.target import Target
 #: What makes an opinion: one fold's network, one run, one mirrored copy of the image, or one rater.
 Group = Literal["fold", "run", "mirroring", "rater"]
 
+#: Groups whose opinions are in the scores of any prediction; the others take a prediction of their own.
+FROM_SCORES: frozenset[Group] = frozenset({"run", "rater"})
+
 
 class Opinions:
     """Mean and spread of the probabilities in several predictions of one case.

@@ -21,7 +21,7 @@ from autoseg.inference.chain import ScoresOnScan
 from autoseg.inference.decoding import paint_probabilities, paint_scores
 from autoseg.inference.ensemble import Ensemble, Prepared
 from autoseg.inference.members import Member, load_member
-from autoseg.inference.opinions import Group, Opinions
+from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
@@ -252,7 +252,7 @@ class Predictor:
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""
-        groups = dict.fromkeys(group for writer in writers for group in writer.groups if group != "rater")
+        groups = dict.fromkeys(group for writer in writers for group in writer.groups if group not in FROM_SCORES)
         scores = self.ensemble.scores(prepared)
         return _Scored(prepared, scores, {group: self.ensemble.opinions(prepared, group) for group in groups})
 
@@ -262,6 +262,9 @@ class Predictor:
         trace = prepared[0][-1].trace
         missing, opinions = ensemble.missing_channels(prepared), dict(scored.opinions)
         with_probabilities = any(writer.probabilities for writer in writers)
+        groups = {group for writer in writers for group in writer.groups}
+        if "run" in groups:
+            opinions["run"] = ensemble.opinions(prepared, "run", scored.scores)
         if len(self.members) == 1 and not with_probabilities and not ensemble.answer_names:
             painted = paint_scores(scored.scores[0], self.target)
             label = self._postprocessed(restore(painted.cpu().numpy(), trace), trace.geometry)
@@ -275,7 +278,7 @@ class Predictor:
             if each_answer:
                 labels[name] = self._decided(probabilities, trace.geometry)
             answers.add(probabilities)
-        if any("rater" in writer.groups for writer in writers):
+        if "rater" in groups:
             opinions["rater"] = answers
         named = {output.name: answers.mean[index].numpy() for index, output in enumerate(self.target.outputs)}
         label = self._decided(answers.mean, trace.geometry)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from autoseg.data.dataset import Dataset
+from autoseg.planning.planners import able_to
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from autoseg.utils.progress import say
@@ -46,16 +47,17 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
     return dataset, tuple(names)
 
 
-def check_decoders(plan: Plan, annotators: Sequence[str], able: str) -> None:
+def check_decoders(plan: Plan, annotators: Sequence[str]) -> None:
     """Refuse a plan that does not learn separately whom it was asked to.
 
     Args:
         plan: as a planner made it.
         annotators: whom the user asked for.
-        able: planners that can, for the message.
 
     Raises:
         UsageError: names ``--raters``.
     """
     if annotators and list(plan.stage().annotators) != list(annotators):
-        raise UsageError(f"--raters: planner {plan.planner} learns from one label map a case; use --planner {able}.")
+        raise UsageError(
+            f"--raters: planner {plan.planner} learns from one label map a case; use --planner {able_to('decoders')}."
+        )

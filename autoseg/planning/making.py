@@ -98,11 +98,12 @@ def planned_run(
     """
     for item in carried:
         item.check_plan(plan)
+    kinds = [CARRIED.find(name) for name in CARRIED]
     for item in carried:
         item.install(plan, path)
     run = Run.create(path, plan, fingerprint, dataset, splits)
-    for name in CARRIED:
-        CARRIED.find(name).remove_unused(path, plan)
+    for kind in kinds:
+        kind.remove_unused(path, plan)
     return run
 
 
@@ -161,7 +162,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
         raise UsageError(
             f"--encoder {encoder}: planner {name} has no encoder to choose; use --planner {able_to('encoders')}."
         )
-    check_decoders(plan, resolved.annotators, able_to("decoders"))
+    check_decoders(plan, resolved.annotators)
     return refresh(override(plan, list(resolved.overrides))) if resolved.overrides else plan
 
 

@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 from autoseg.networks import build
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Memory
+from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Recipe
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
@@ -296,8 +297,8 @@ def scaling(setup: StepSetup, precision: TrainingPrecision, device: str = "cuda"
     a sample that statistics of normalization layers take. Patch and batch of ``setup`` do not matter.
     """
     parts = {
-        "network": setup.network.model_dump(mode="json", exclude={"reasons"}),
-        "recipe": setup.recipe.model_dump(mode="json", exclude={"reasons"}),
+        "network": without_reasons(setup.network.model_dump(mode="json")),
+        "recipe": without_reasons(setup.recipe.model_dump(mode="json")),
         "target": (setup.target.kind, setup.target.heads),
         "in_channels": setup.in_channels,
     }

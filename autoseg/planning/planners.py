@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.plan import Plan
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 
 #: Entry-point group that planners are found in.
 GROUP = "autoseg.planners"
@@ -56,11 +56,18 @@ def find_planner(name: str) -> Planner:
 
     Raises:
         UsageError: there is none; the message lists those there are.
+        AutosegError: its package can't be imported.
     """
     found = _installed()
     if name not in found:
         raise UsageError(f"--planner {name} is unknown; installed planners: {', '.join(sorted(found)) or 'none'}.")
-    planner: Planner = found[name].load()
+    try:
+        planner: Planner = found[name].load()
+    except Exception as error:  # of somebody else's package: anything
+        raise AutosegError(
+            f"--planner {name}: {found[name].value} can't be imported ({type(error).__name__}: {error}); mend or "
+            "uninstall its package, or choose another planner."
+        ) from error
     return planner
 
 
@@ -98,7 +105,14 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _abilities() -> dict[str, Abilities]:
-    return {name: getattr(point.load(), "abilities", Abilities()) for name, point in _installed().items()}
+    """Of all planners that can be imported: a broken package of somebody else's must not stop the others."""
+    found = {}
+    for name in _installed():
+        try:
+            found[name] = getattr(find_planner(name), "abilities", Abilities())
+        except AutosegError:
+            continue
+    return found
 
 
 def _listed(names: list[str]) -> str:

@@ -116,7 +116,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
     """
     if workers < 1:
         raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run.path if isinstance(run, Run) else run)
     stage = run.plan.stage(run.usual_configuration() if configuration is None else configuration)
     name = stage.name
     evaluations = _validated(run, name)

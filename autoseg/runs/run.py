@@ -2,7 +2,7 @@
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
-RUN/source_<configuration>_<content>.safetensors  transfer.json    where a model is fine-tuned
+RUN/source_<configuration>_<content>.safetensors    where a model is fine-tuned
 RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
@@ -26,7 +26,7 @@ from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.splits import Split, read_splits
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import first_fault, read_json, write_json
+from autoseg.utils.files import first_fault, read_json, write_changed_json
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
     def create(
         cls, path: str | Path, plan: Plan, fingerprint: Fingerprint, dataset: Dataset, splits: list[Split]
     ) -> "Run":
-        """Write a new run folder (or update the plan of one).
+        """Write a new run folder, or a new plan into one: plan.json comes last, and files that stay are not touched.
 
         Raises:
             UsageError: the folder holds a dataset.
@@ -61,9 +61,9 @@ class Run:
         path = Path(path)
         refuse_dataset_folder(path, dataset)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "fingerprint.json", fingerprint.model_dump(mode="json"))
-        write_json(path / "dataset.json", dataset.model_dump(mode="json"))
-        write_json(path / "splits.json", splits)
+        write_changed_json(path / "fingerprint.json", fingerprint.model_dump(mode="json"))
+        write_changed_json(path / "dataset.json", dataset.model_dump(mode="json"))
+        write_changed_json(path / "splits.json", splits)
         save_plan(plan, path / "plan.json")
         return cls(path)
 

@@ -179,7 +179,7 @@ class TrainedConfiguration:
         Raises:
             UsageError: the run has no such configuration.
         """
-        run = run if isinstance(run, Run) else Run.open(run)
+        run = Run.open(run.path if isinstance(run, Run) else run)
         name = run.plan.stage(run.usual_configuration() if name is None else name).name
         # Where no fold is trained, loading one raises the error that says so.
         return cls(run, name, tuple(folds or run.trained_folds(name) or [0]), device, mirror)

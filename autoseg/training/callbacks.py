@@ -1,7 +1,7 @@
 """The callbacks of every training: not-finite losses, freezing, validation, early stopping, history, saved states."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -171,6 +171,6 @@ class SavedState(Callback):
             self._last = time.monotonic()
 
 
-def usual_callbacks() -> list[Callback]:
-    """Those of every training, in order."""
-    return [NotFinite(), Freezing(), Validation(), EarlyStopping(), History(), SavedState()]
+def with_usual_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Those of every training, in order; others come before what writes the history and saves the state."""
+    return [NotFinite(), Freezing(), Validation(), EarlyStopping(), *callbacks, History(), SavedState()]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autoseg.runs.fold import Fold
 from autoseg.training.callback import Callback
-from autoseg.training.callbacks import usual_callbacks
+from autoseg.training.callbacks import with_usual_callbacks
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
@@ -21,12 +21,12 @@ def train_fold(
         cases: to learn from and to watch.
         budget: how long.
         settings: device, seed, processes.
-        callbacks: what else happens, after the usual things.
+        callbacks: what else happens, before the history is written and the state saved.
 
     Raises:
         AutosegError: the saved state belongs to another plan, or the loss stays not finite.
     """
-    hooks = [*usual_callbacks(), *callbacks]
+    hooks = with_usual_callbacks(callbacks)
     with Training(fold, cases, budget, settings, hooks) as training, postponed_interrupt() as interrupted:
         fold.done.unlink(missing_ok=True)
         for hook in hooks:
@@ -39,7 +39,7 @@ def train_fold(
             for hook in hooks:
                 hook.before_step(training)
             try:
-                batch = training.next_batch()
+                loaded = training.next_patches()
             except RuntimeError:
                 if interrupted():  # Ctrl-C ends the loading workers, too
                     continue
@@ -48,7 +48,7 @@ def train_fold(
                     "of a damaged file; give the command again with --workers 0 to go on without such processes and "
                     "to see which."
                 ) from None
-            outcome = training.step(batch)
+            outcome = training.step(training.make_batch(loaded))
             training.count(outcome)
             for hook in hooks:
                 hook.after_step(training, outcome)

@@ -164,13 +164,16 @@ class Training(AbstractContextManager["Training"]):
         set_rate(self.step.optimizer, rate)
         return rate
 
-    def next_batch(self) -> Batch:
-        """The next batch, augmented.
+    def next_patches(self) -> dict[str, np.ndarray]:
+        """The patches of the next batch.
 
         Raises:
             RuntimeError: a process that loads patches died.
         """
-        loaded = next(self.stream)
+        return next(self.stream)
+
+    def make_batch(self, loaded: dict[str, np.ndarray]) -> Batch:
+        """A batch of loaded patches, augmented; from here on, the step's random numbers are the iteration's."""
         rng = np.random.default_rng([self.settings.seed, AUGMENTATION, self.state.iteration])
         batch = self.maker.make(loaded, rng)
         # Only dropout draws from the global generator; it, too, must be the same after a resume.

@@ -6,7 +6,7 @@ from torch import nn
 
 from autoseg.runs.fold import Fold
 from autoseg.transfer.pretrained import load_pretrained
-from autoseg.transfer.record import start_from_model
+from autoseg.transfer.tensors import start_from_model
 
 
 def load_initial_weights(network: nn.Module, fold: Fold, log: Callable[[str], None]) -> None:

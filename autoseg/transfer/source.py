@@ -1,7 +1,7 @@
 """A trained model as the starting point of another (``--source``): which one, and what of it is used.
 
 Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); what becomes of each tensor is in
-:mod:`autoseg.transfer.record` and :mod:`autoseg.transfer.surgery`.
+:mod:`autoseg.transfer.tensors` and :mod:`autoseg.transfer.surgery`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,17 +24,14 @@ from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
-from autoseg.transfer.record import (
+from autoseg.transfer.tensors import (
     BACKGROUND,
     HANDED_ON,
-    RECORD,
     head_names,
     input_names,
     transfer_table,
     unfilled,
-    write_record,
 )
-from autoseg.transfer.surgery import TensorTransfer
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 
@@ -99,32 +96,22 @@ class Source:
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse networks of another architecture than the source's."""
-        self._tables(plan)
+        for stage in _starting(plan):
+            transfer_table(stage, self.model.weights(self._of(stage)))
 
     def install(self, plan: Plan, run: Path) -> None:
-        """Copy the weights into the run folder, and note what becomes of each tensor."""
+        """Copy the weights into the run folder."""
         for stage in _starting(plan):
             save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
-        source = {
-            "source": str(Path(self.path).absolute()),
-            "configuration": self.model.stage.name,
-            "fold": self.model.fold,
-        }
-        files = {stage.name: stage.recipe.initialization.file for stage in _starting(plan)}
-        write_record(run, source, files, self._tables(plan))
 
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
-        """Remove the weights that the plan does not name, and the record where it starts from no model."""
+        """Remove the weights that the plan does not name."""
         used = {stage.recipe.initialization.file for stage in _starting(plan)}
-        if not used:
-            (run / RECORD).unlink(missing_ok=True)
+        (run / "transfer.json").unlink(missing_ok=True)  # of earlier versions; the weights say what it said
         for path in run.glob("source_*.safetensors"):
             if path.name not in used:
                 path.unlink(missing_ok=True)
-
-    def _tables(self, plan: Plan) -> dict[str, list[TensorTransfer]]:
-        return {stage.name: transfer_table(stage, self.model.weights(self._of(stage))) for stage in _starting(plan)}
 
     def _of(self, stage: Stage) -> Stage:
         """The source's stage that a stage of the plan is made of: that of the same name."""
@@ -259,7 +246,7 @@ def source_initialization(
     Args:
         model: to start from.
         stage: of the source, that this configuration is made of.
-        inputs: see :func:`autoseg.transfer.record.input_names`, of the new configuration.
+        inputs: see :func:`autoseg.transfer.tensors.input_names`, of the new configuration.
         target: of the new configuration.
         channels: from :func:`match_channels`.
         outputs: from :func:`match_outputs`.

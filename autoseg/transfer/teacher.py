@@ -185,7 +185,7 @@ class Teacher:
     def install(self, plan: Plan, run: Path) -> None:
         """Copy what predicting needs of the teacher into the student's run folder."""
         teacher, place = self.model, run / TEACHER_FOLDER / self.content
-        if place.exists() and TeacherModel.of(place).content == self.content:
+        if _holds(place, self.content):
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=run) as temporary:
@@ -211,6 +211,14 @@ class Teacher:
                 shutil.rmtree(folder, ignore_errors=True)
         for path in run.glob(f"{_UNFINISHED}*"):
             _remove(path)
+
+
+def _holds(place: Path, content: str) -> bool:
+    """Whether a folder is a whole copy of the teacher with this content."""
+    try:
+        return TeacherModel.of(place).content == content
+    except (AutosegError, OSError):
+        return False
 
 
 def _remove(path: Path) -> None:

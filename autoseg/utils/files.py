@@ -53,6 +53,13 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2) + "\n")
 
 
+def write_changed_json(path: str | Path, data: Any) -> None:
+    """:func:`write_json`, but a file that says this already stays untouched."""
+    path, text = Path(path), json.dumps(data, indent=2) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
 def write_csv(path: str | Path, rows: Iterable[Sequence[object]]) -> None:
     """Write rows (the first is the header) to ``path`` atomically, as comma-separated UTF-8."""
     buffer = io.StringIO()

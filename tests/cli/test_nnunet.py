@@ -12,7 +12,7 @@ import torch
 from autoseg.cli.main import run
 from autoseg.networks import build
 from autoseg.runs.run import Run
-from autoseg.transfer.record import start_from_model
+from autoseg.transfer.tensors import start_from_model
 from tests.interop.model import NAME, dataset, scan, write_model
 
 

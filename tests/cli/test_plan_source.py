@@ -19,7 +19,7 @@ from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
-from autoseg.transfer.record import read_record, start_from_model
+from autoseg.transfer.tensors import start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
@@ -90,7 +90,7 @@ def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_
     # The table of tensors (whose cells are broken into lines), and the short line that is always there.
     assert "Weights of 3d_fullres" in result.output
     assert "of 16 tensors 15 are the source's, 1 adapted and 0 new" in result.output
-    (rows,) = read_record(Run.open(tmp_path / "run")).values()
+    (rows,) = transfer_tables(Run.open(tmp_path / "run")).values()
     assert all(row.tensor in result.output for row in rows)
     assert rows[0].done == "t1c from t1c; flair from flair; t1, t2 from the mean of t1c, flair"
     weights, now, configuration = started(run)
@@ -120,7 +120,7 @@ def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_
     weights, *_ = started(Run.open(tmp_path / "run"))
     source = load_weights(Run.open(sources["four"]).fold("3d_fullres", 2).weights)
     torch.testing.assert_close(weights[FIRST], 2 * source[FIRST][:, 2:])
-    (rows,) = read_record(Run.open(tmp_path / "run")).values()
+    (rows,) = transfer_tables(Run.open(tmp_path / "run")).values()
     assert [row.done for row in rows if row.tensor == FIRST] == [
         "t2 from t2; flair from flair; t1, t1c dropped, the others times 4/2"
     ]
@@ -274,9 +274,9 @@ def test_a_full_disk_leaves_the_weights_of_the_earlier_plan(
 
 def test_planning_again_without_a_source(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     assert plan(phantoms, "--source", sources["four"], "--out", tmp_path / "run").exit_code == 0
-    assert (tmp_path / "run" / "transfer.json").exists()
+    assert list((tmp_path / "run").glob("source_*")) != []
     assert plan(phantoms, "--out", tmp_path / "run").exit_code == 0
-    assert read_record(Run.open(tmp_path / "run")) == {}
+    assert transfer_tables(Run.open(tmp_path / "run")) == {}
     assert list((tmp_path / "run").glob("source_*")) == []
 
 

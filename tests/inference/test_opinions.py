@@ -127,6 +127,16 @@ def test_by_fold_of_a_chain() -> None:
     assert found.standard_deviation().any()
 
 
+def test_folds_are_matched_by_number() -> None:
+    """The first stage was trained in folds 0 and 1, the second in 1 and 2: only fold 1 has both."""
+    first, second = chain("box", WHOLE, INNER, target=REGIONS).stage("last").chain
+    networks = [Above(0.5), Above(1.5)], [Above(2.5), Above(3.5)]
+    run = Member("run", [TrainedStage(first, networks[0], [0, 1]), TrainedStage(second, networks[1], [1, 2])])
+    one, two = run.by_fold()
+    assert [stage.networks for stage in one.stages] == [[networks[0][1]], [networks[1][0]]]
+    assert [stage.networks for stage in two.stages] == [networks[0], [networks[1][1]]]
+
+
 class Slope(nn.Module):
     """Logits of the first output that rise along the last axis of a tile."""
 

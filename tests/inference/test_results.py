@@ -14,7 +14,7 @@ from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.results.writer import RESULTS, ResultWriter, beside, chosen_writers
 from autoseg.utils.errors import UsageError
-from tests.builders import blob, picture_of, write
+from tests.builders import blob, loaded, picture_of, write
 from tests.inference.test_opinions import Constant, member, softmax
 
 CPU = torch.device("cpu")
@@ -34,6 +34,40 @@ class FoldSpread(ResultWriter):
 
     def provenance(self, ensemble: Ensemble) -> dict[str, str]:
         return {"spread": "over the folds"}
+
+
+class RunSpread(FoldSpread):
+    """The standard deviation of the first output over the runs."""
+
+    groups = ("run",)
+
+    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
+        return {"spread": prediction.opinions["run"].standard_deviation()[0].numpy()}
+
+
+class Counted(Constant):
+    """Counts how often it is applied."""
+
+    calls = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_opinions_by_run_need_no_further_prediction(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = [Counted(0, 2, 0), Counted(0, 0, 0)][:runs]
+    predictor = Predictor([member(network) for network in networks], CPU)
+    case = loaded(picture_of(blob()))
+    predictor.predict_case(case)
+    alone = [network.calls for network in networks]
+    monkeypatch.setitem(RESULTS._things, "run_spread", RunSpread())
+    found = predictor.predict_case(case, ["run_spread"]).opinions["run"]
+    assert [network.calls for network in networks] == [2 * calls for calls in alone]
+    assert found.count == runs
+    inside = found.standard_deviation()[0][blob() > 0].numpy()
+    assert inside == pytest.approx(np.std([softmax(0, 2, 0)[0], softmax(0, 0, 0)[0]][:runs]), abs=1e-6)
 
 
 @pytest.fixture

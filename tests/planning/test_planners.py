@@ -10,15 +10,17 @@ import pytest
 
 import autoseg
 from autoseg.planning import planners
-from autoseg.planning.planners import Abilities, able_to, default_planner, planner_can, starting_from
+from autoseg.planning.planners import Abilities, able_to, default_planner, find_planner, planner_can, starting_from
 from autoseg.plans.families import FAMILIES
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 
 PACKAGE = Path(autoseg.__file__).parent
 
 
 class Point:
     """An entry point."""
+
+    value = "somebody:plan"
 
     def __init__(self, name: str, abilities: Abilities | None) -> None:
         self.name = name
@@ -53,6 +55,21 @@ def test_messages_list_the_planners_that_can(installed: dict[str, Abilities | No
     assert able_to("decoders") == "another planner"
     installed.update(a=Abilities(decoders=True), b=Abilities(decoders=True, encoders=True), c=None)
     assert (able_to("decoders"), able_to("encoders"), starting_from("scratch")) == ("a or b", "b", "a, b or c")
+
+
+class Broken(Point):
+    """An entry point of a package that can't be imported."""
+
+    def load(self) -> object:
+        raise ImportError("no module named missing")
+
+
+def test_a_broken_package_stops_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [Broken("bad", None), Point("good", Abilities(default=True, decoders=True))]
+    monkeypatch.setattr(planners, "entry_points", lambda group: points)
+    assert default_planner() == able_to("decoders") == "good"
+    with pytest.raises(AutosegError, match=r"--planner bad: somebody:plan can't be imported \(ImportError: no module"):
+        find_planner("bad")
 
 
 def test_ours_say_what_they_can() -> None:

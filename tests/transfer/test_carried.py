@@ -1,6 +1,5 @@
 """What is carried into a run: planning again, and being killed on the way, leaves a run folder that is whole."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,9 +21,9 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
 from autoseg.runs.run import Run
 from autoseg.transfer.initial_weights import InitialWeights
-from autoseg.transfer.record import input_names, read_record, start_from_model
 from autoseg.transfer.source import Source, source_initialization
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher
+from autoseg.transfer.tensors import input_names, start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration, make_fingerprint, make_plan, make_run
 from tests.transfer.test_teacher_scores import pretend
@@ -89,7 +88,7 @@ def check_whole(path: Path) -> None:
         if start.source == "model":
             network = build(stage.network, stage.in_channels, stage.heads)
             assert "are the source's" in start_from_model(network, stage, path)
-            assert [row.done for row in read_record(run)[stage.name]].count("copied") > 0
+            assert [row.done for row in transfer_tables(run)[stage.name]].count("copied") > 0
         elif start.source == "file":
             assert content_of(planned_weights(start, path, load_weights, "--weights")) == start.content
         if stage.recipe.distillation is not None:
@@ -172,7 +171,6 @@ def test_a_kill_leaves_the_plan_of_before_or_the_new_one(
     # And after a kill, planning again leaves nothing behind either.
     again(run, worlds["nothing"])
     assert left_over(run) == []
-    assert not (run / "transfer.json").exists()
     assert not (run / TEACHER_FOLDER).exists()
 
 
@@ -208,14 +206,25 @@ def test_run_folders_of_earlier_versions(worlds: dict[str, tuple[Carried, ...]],
     (path / "plan.json").write_text(
         (path / "plan.json").read_text().replace(stage.recipe.initialization.file, old.name)
     )
-    record = json.loads((path / "transfer.json").read_text())
-    del record["files"]
-    (path / "transfer.json").write_text(json.dumps(record))
+    (path / "transfer.json").write_text("{}")  # which tensor came from where
     check_whole(path)
     for name in ("source and teacher", "nothing"):
         again(path, worlds[name])
         check_whole(path)
         assert left_over(path) == []
+        assert not (path / "transfer.json").exists()
+
+
+@pytest.mark.parametrize("gone", ["plan.json", "splits.json"])
+def test_a_damaged_copy_of_the_teacher_is_made_anew(
+    worlds: dict[str, tuple[Carried, ...]], tmp_path: Path, gone: str
+) -> None:
+    run = again(tmp_path / "run", worlds["teacher"])
+    (teacher,) = (run.path / TEACHER_FOLDER).iterdir()
+    (teacher / gone).unlink()
+    again(run.path, worlds["teacher"])
+    check_whole(run.path)
+    assert left_over(run.path) == []
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """What a run takes over from its source: which tensor comes from where, and giving a network these weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +12,6 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.transfer.surgery import Correspondence, TensorTransfer, carry_over, match_decoders
-from autoseg.utils.files import read_json, write_json
-
-#: File in the run folder that says what became of each tensor.
-RECORD = "transfer.json"
 
 #: Name of the background's head: of exclusive labels it is one like the others.
 BACKGROUND = "background"
@@ -59,37 +53,18 @@ def transfer_table(stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[Te
     return _transfer(unfilled(stage), stage, weights)
 
 
-def write_record(
-    run: Path, source: Mapping[str, object], files: Mapping[str, str], tables: Mapping[str, Sequence[TensorTransfer]]
-) -> None:
-    """Note in a run folder what becomes of each tensor.
+def transfer_tables(run: Run) -> dict[str, list[TensorTransfer]]:
+    """Configuration → what becomes of each tensor; empty for a run that starts from no model.
 
-    Args:
-        run: folder.
-        source: where the weights come from.
-        files: configuration → its file of weights in the run folder.
-        tables: configuration → what becomes of each of its tensors.
+    Raises:
+        AutosegError: the source's weights are gone, damaged or others.
     """
-    tensors = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
-    write_json(run / RECORD, {**source, "files": dict(files), "tensors": tensors})
-
-
-def read_record(run: Run) -> dict[str, list[TensorTransfer]]:
-    """Configuration → what became of each tensor; empty for a run that started from no model."""
-    stages = [stage for stage in run.plan.stages if stage.recipe.initialization.source == "model"]
-    if not stages:
-        return {}
-    files = {stage.name: stage.recipe.initialization.file for stage in stages}
-    path = run.path / RECORD
-    record: dict[str, Any] = read_json(path) if path.is_file() else {"files": None}
-    if record.get("files", files) == files:
-        return {name: [TensorTransfer(**row) for row in rows] for name, rows in record["tensors"].items()}
-    # Planning was stopped between this file and the plan: the weights beside the plan say the same.
     return {
         stage.name: transfer_table(
             stage, planned_weights(stage.recipe.initialization, run.path, load_weights, "--source")
         )
-        for stage in stages
+        for stage in run.plan.stages
+        if stage.recipe.initialization.source == "model"
     }
 
 

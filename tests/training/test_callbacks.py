@@ -1,0 +1,124 @@
+"""Callbacks: validation on the way, early stopping, losses that are no numbers, and one of a user's own."""
+
+import csv
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.networks.weights import load_weights
+from autoseg.runs.fold import Fold
+from autoseg.runs.run import Run
+from autoseg.training import batches, callbacks, validation
+from autoseg.training.augmentation import augment_maps
+from autoseg.training.callback import Callback
+from autoseg.training.loop import train_fold
+from autoseg.training.training import Budget, Cases, Training, TrainingSettings
+from autoseg.training.validation import evenly_chosen, validation_dice
+from autoseg.utils.errors import AutosegError
+from tests.builders import LABELS, REGIONS, Perfect, make_plan, store
+from tests.training.test_loop import CPU, plan_with, train
+
+
+def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9])
+
+    def dice(*_: Any) -> dict[str, list[float]]:
+        return {"outer": [next(found)]}
+
+    monkeypatch.setattr(validation, "validation_dice", dice)
+    plan = plan_with(early_stopping=3)
+    state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
+    # Better at the second, not at the third, fourth (equal) and fifth.
+    assert [row["validation_dice"] for row in state.history] == [0.1, 0.5, 0.4, 0.5, 0.3]
+    assert state.best_dice == 0.5
+    assert state.finished
+    assert (tmp_path / "f" / "weights.safetensors").exists()
+
+
+def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.2, 0.8, 0.4])
+    copies = []
+
+    def dice(network: torch.nn.Module, *_: Any) -> dict[str, list[float]]:
+        copies.append({k: v.clone() for k, v in network.state_dict().items()})
+        return {"outer": [next(found), math.nan], "inner": [math.nan]}
+
+    monkeypatch.setattr(validation, "validation_dice", dice)
+    state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
+    best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
+    assert all(torch.equal(best[key], copies[1][key]) for key in best)
+    assert all(torch.equal(last[key], copies[2][key]) for key in last)
+    assert state.history[0]["validation_dice"] == 0.2
+    assert math.isnan(state.history[0]["validation_dice_inner"])
+
+
+def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def poisoned(image: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        image, label = augment_maps(image, *rest, **more)
+        return (image * math.nan if len(calls) == 2 else image), label
+
+    monkeypatch.setattr(batches, "augment_maps", poisoned)
+    state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=4))
+    assert all(math.isfinite(row["loss"]) for row in state.history)
+    assert all(torch.isfinite(t).all() for t in load_weights(tmp_path / "f" / "weights.safetensors").values())
+
+
+def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "PATIENCE_NOT_FINITE", 3)
+    monkeypatch.setattr(
+        batches,
+        "augment_maps",
+        lambda image, maps, *_, **__: (image[..., :8, :8, :8] * math.nan, maps[..., :8, :8, :8]),
+    )
+    with pytest.raises(AutosegError, match="not a number since 4 steps; lower the learning rate"):
+        train(tmp_path / "f", plan_with(), cases, Budget(iterations=50))
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+def test_validation_dice_of_the_truth(cases: list, target) -> None:
+    found = validation_dice(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
+    assert found == {output.name: [1.0] * 3 for output in target.outputs}
+
+
+def test_validation_dice_by_hand(tmp_path: Path) -> None:
+    """The network sees label 2 nowhere and one voxel of label 1 too many; ignored voxels don't count."""
+    label = np.zeros((4, 4, 4), np.int16)
+    label[0, 0, :3] = 1
+    label[1, 1, 1] = 9
+    image = 100.0 * (label == 1) + 0.5
+    image[2, 2, 2] = image[1, 1, 1] = 100.5
+    case = store(tmp_path, "c", label, image)
+    ignoring = LABELS.model_copy(update={"ignore": 9})
+    found = validation_dice(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
+    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
+    assert math.isnan(found["inner"][0])
+    found = validation_dice(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
+    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
+
+
+def test_only_some_cases_are_watched() -> None:
+    names = [SimpleNamespace(id=n) for n in range(10)]
+    assert [c.id for c in evenly_chosen(names, 3)] == [0, 3, 6]
+    assert [c.id for c in evenly_chosen(names, 20)] == list(range(10))
+
+
+class Counts(Callback):
+    """Adds a number to each row of the history."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        training.state.history[-1]["count"] = float(len(training.state.history))
+
+
+def test_what_a_callback_adds_to_the_last_row_is_written(tmp_path: Path, cases: list) -> None:
+    fold = Fold(Run(tmp_path), plan_with(iterations_per_epoch=1).stage("small"), 0)
+    train_fold(fold, Cases(cases[:-1], cases[-1:]), Budget(iterations=2), TrainingSettings(CPU), [Counts()])
+    with open(fold.history) as file:
+        assert [row["count"] for row in csv.DictReader(file)] == ["1", "2"]
