@@ -12,7 +12,7 @@ class Reasoned(BaseModel):
     """A part of a plan.
 
     Attributes:
-        reasons: field name → one line that says why its value is what it is.
+        reasons: field name → one line with the reason of its value.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -28,7 +28,7 @@ class Reasoned(BaseModel):
 
 
 def without_reasons(node: Any) -> Any:
-    """Dumped models, in whatever lists and tables, without their reasons."""
+    """Dumped models, also nested in lists and tables, without their reasons."""
     if isinstance(node, dict):
         return {key: without_reasons(value) for key, value in node.items() if key != "reasons"}
     if isinstance(node, list):

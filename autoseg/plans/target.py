@@ -16,7 +16,7 @@ class Output(Reasoned):
     Attributes:
         name: of the label or region.
         values: label values it is made of (one, for a label).
-        paint: value written into a predicted label map where this output is the last one that holds.
+        paint: value written into a predicted label map where this output is the last one that is positive.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Target(Reasoned):
     Attributes:
         kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).
         outputs: in painting order: a later region is painted over an earlier one.
-        ignore: label value of voxels without a say in the loss.
+        ignore: label value of voxels that the loss leaves out.
     """
 
     kind: Literal["labels", "regions"]

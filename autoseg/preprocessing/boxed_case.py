@@ -1,4 +1,4 @@
-"""BoxedCase: the part of a case inside a box, as a stage works on it that looks inside another one's structure."""
+"""BoxedCase: the part of a case inside a box, for a stage that works inside the bounding box of a structure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -96,7 +96,7 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> "SimpleITK.Image":
 
 
 def _canonical_direction(geometry: Geometry) -> tuple[float, ...]:
-    """The direction cosines that a file of this geometry has after :func:`read_image` reoriented it."""
+    """The direction cosines that a file of this geometry has after SimpleITK reoriented it to canonical axes (LPS)."""
     import SimpleITK as sitk
 
     reference = sitk.Image([2, 2, 2], sitk.sitkUInt8)
