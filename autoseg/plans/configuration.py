@@ -47,8 +47,8 @@ class Previous(Reasoned):
 
     Attributes:
         configuration: name of the other one.
-        use: ``channels``: its segmentation is further input, one channel for each output; ``box``: this configuration works
-            inside the bounding box of its output ``output``.
+        use: ``channels``: its segmentation is further input, one channel for each output; ``box``: this configuration
+            works inside the bounding box of its output ``output``.
         output: name of the output whose bounding box it is.
         margin: voxels added to that box on every side.
     """

@@ -1,4 +1,4 @@
-"""The network families: the hyperparameters of each, as the part of a plan that :func:`autoseg.networks.build` builds."""
+"""The network families: hyperparameters of each, as the part of a plan that :func:`autoseg.networks.build` takes."""
 
 import math
 from collections.abc import Sequence

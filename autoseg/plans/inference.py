@@ -19,9 +19,9 @@ class Inference(Reasoned):
         patch_size: voxels of a tile, where it is not the training's patch.
         step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
         precision: of the network in predictions, where it is not the recipe's.
-        manner: ``nnunet`` reproduces nnU-Net exactly: first voxels of tiles of an odd size, Gaussian weights half a voxel
-            off the centre and rounded to 16 bits, and, when scores are resampled to the scan, the anisotropic axis
-            first taken from the target's spacing.
+        manner: ``nnunet`` reproduces nnU-Net exactly: first voxels of tiles of an odd size, Gaussian weights half a
+            voxel off the centre and rounded to 16 bits, and, when scores are resampled to the scan, the anisotropic
+            axis first taken from the target's spacing.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)

@@ -98,7 +98,7 @@ class Plan(Reasoned):
             )
 
     def _check_stages(self, name: str) -> None:
-        """A chain of stages must end, provide the outputs that later stages use, and segment the whole target together."""
+        """A chain of stages must end, provide the outputs that later stages use, and cover the plan's target."""
         chain = [name]
         segmented: set[str] = set()
         while True:

@@ -270,8 +270,8 @@ class Sampling(Reasoned):
         background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain
             mask, or the voxels that are non-zero in any channel), or on ``healthy`` tissue (of these, those without a
             label).
-        cases_per_batch: most cases that the patches of one batch come from; where None, every patch comes from another case
-            (if there are as many).
+        cases_per_batch: most cases that the patches of one batch come from; where None, every patch comes from another
+            case (if there are as many).
     """
 
     foreground_share: float = Field(0.33, ge=0, le=1)
@@ -368,8 +368,8 @@ class Recipe(Reasoned):
         optimizer: name and hyperparameters.
         schedule: of the learning rate.
         augmentation: of training batches.
-        channel_dropout: probability that a channel of a sample is set to zero, as if the case lacked it; at least one is
-            kept (:mod:`autoseg.training.missing_channels`). Channels of the previous stage are never dropped.
+        channel_dropout: probability that a channel of a sample is set to zero, as if the case lacked it; at least one
+            is kept (:mod:`autoseg.training.missing_channels`). Channels of the previous stage are never dropped.
         sampling: of training patches.
         initialization: where the weights come from.
         freeze: which of them are frozen, and how long.

@@ -12,8 +12,8 @@ def tile_starts(
 ) -> list[int]:
     """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
 
-    With ``step``, neighbours are at most that many voxels apart instead. nnU-Net counts half voxels, so that tiles of an
-    odd size may share half a voxel less.
+    With ``step``, neighbours are at most that many voxels apart instead. nnU-Net counts half voxels, so that tiles of
+    an odd size may share half a voxel less.
     """
     if size <= patch:
         return [0]

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 #: The field is smooth, so it is estimated on every fourth voxel of an axis (the paper's, as in most pipelines) …
 SHRINK = 4
 
-#: … but on no fewer voxels per axis than this, where a small image has them: the finest level has 11 control points an axis.
+#: … but on no fewer voxels per axis than this, where a small image has them: the finest level has 11 control points an
+#: axis.
 LEAST_VOXELS = 16
 
 #: Iterations at each level.

@@ -1,4 +1,4 @@
-"""One case, forward: turn → transpose → crop → correct the bias field → normalize → resample; and the inverse for predictions."""
+"""One case: reorient → transpose → crop → correct the bias field → normalize → resample; and the inverse."""
 
 from dataclasses import dataclass
 from typing import Any

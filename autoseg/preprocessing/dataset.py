@@ -41,7 +41,7 @@ def case_key(case: Case, stage: Stage) -> str:
 
 
 def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Its values; newer keys at their defaults are left out, so that cases preprocessed by older versions stay valid."""
+    """Its values; newer keys at their defaults are left out, so that cases stored by older versions stay valid."""
     values = preprocessing.model_dump(exclude={"reasons"})
     changed = preprocessing.model_dump(exclude={"reasons"}, exclude_defaults=True)
     return {name: value for name, value in values.items() if name in ("transpose", "crop") or name in changed}

@@ -79,7 +79,7 @@ class StoredCase:
 
     @property
     def drawn(self) -> list[bool]:
-        """For each annotator who is learned separately, whether they annotated the case; empty without such annotators."""
+        """For each annotator who is learned separately, whether they annotated the case; else empty."""
         return [bool(drew) for drew in self.info.get("drawn", [])]
 
     @property
