@@ -1,4 +1,4 @@
-"""A picture of a map of values from 0 to 1, such as disagreement, on its image: three orthogonal views."""
+"""Figure of a map with values from 0 to 1, such as disagreement, on its image: three orthogonal views."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from autoseg.report.overlay import Plane, best_slice, draw_image, draw_scale, fi
 from autoseg.report.style import figure, png
 from autoseg.utils.files import atomic
 
-#: Values from here on decide which part of the image is shown, and which slices.
+#: Values from this threshold on determine the field of view and the slices.
 NOTABLE = 0.25
 
 #: Colours of 0 to 1; values near 0 are transparent.

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, its pictures inside."""
+"""The report of a run: one self-contained HTML page with embedded figures."""
 
 import base64
 import json
@@ -38,11 +38,11 @@ PER_AXIS = ("patch_size", "spacing", "strides", "kernel_sizes")
 
 
 def write_report(run: Run, out: str | Path | None = None) -> Path:
-    """Write the report of a run, whatever is there of it so far.
+    """Write the report of a run, also of an unfinished one.
 
     The page shows the results of each configuration (cross-validated metrics and their distribution, best, median
     and worst case, training curves), the dataset, and the plan with its reasons. It needs no other file, so it
-    can be mailed; pictures show the predictions alone where the dataset's files are gone.
+    can be mailed; figures show the predictions alone if the dataset's files are gone.
 
     Args:
         run: the run folder.
@@ -321,7 +321,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
 
 
 def _show(value: Any, path: str = "") -> str:
-    """A plan's value for people; lists that have a number an axis are written 8×16×16."""
+    """A plan's value as text; lists with a number for each axis are written 8×16×16."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
+"""Figures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from autoseg.evaluation.masks import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 
-#: How much of the image a filled prediction covers.
+#: Opacity of a filled prediction.
 OPACITY = 0.45
 
-#: By the axis of a canonical (z, y, x) array that a picture cuts: the plane's name, and what lies at the left, right,
-#: top and bottom in the radiological convention.
+#: For each axis of a canonical (z, y, x) array, perpendicular to the slice: the plane's name, and the directions at the
+#: left, right, top and bottom in the radiological convention.
 PLANES = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
 
-#: Least width of the surroundings shown on each side of the structures, in mm.
+#: Least margin shown on each side of the structures, in mm.
 CONTEXT_MM = 40.0
 
 #: Grey of the background where there is no image.
 DARK = "0.13"
 
-#: Dark rim that sets lines and letters off from any grey.
+#: Dark outline that keeps lines and letters readable on any grey.
 _HALO = [effects.withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.55))]
 
 #: The axes that run down and across a picture of a slice along each axis.
@@ -51,7 +51,7 @@ def overlay_png(
     """Draw a case in the three planes that show most of its structures.
 
     Args:
-        image: one channel ``(z, y, x)``; None where it is not at hand (the background is then plain).
+        image: one channel ``(z, y, x)``; None if not available (the background is then plain).
         prediction: label values ``(z, y, x)``, filled.
         reference: label values, outlined; None where there is none.
         spacing: mm ``(z, y, x)``; pixels are drawn in proportion.
@@ -107,7 +107,7 @@ def field_of_view(
     spacing: tuple[float, float, float],
     values: LabelValues,
 ) -> Box:
-    """The box that is shown: the structures with :data:`CONTEXT_MM` or half their size on each side."""
+    """The box to show: the structures with :data:`CONTEXT_MM` or half their size on each side."""
     wanted = [value for several in values.values() for value in several]
     shown = np.isin(prediction, wanted)
     if reference is not None:
@@ -124,10 +124,10 @@ def field_of_view(
 
 
 def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values: LabelValues) -> int:
-    """The slice along an axis that shows most, every structure having the same weight whatever its size.
+    """The slice along an axis with the largest area of the structures, each relative to its own largest area.
 
-    The reference decides; the prediction does where the reference has none of the structures, and the middle
-    slice is taken where neither has.
+    By the reference; by the prediction if the reference has none of the structures, and the middle slice if neither
+    has.
     """
     others = tuple(other for other in range(3) if other != axis)
     for labels in (reference, prediction):
@@ -153,10 +153,10 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Plane:
-    """What a picture shows of a volume: a slice along an axis, and the box of it that is seen.
+    """The visible part of a volume: a slice perpendicular to an axis, inside a box.
 
     Attributes:
-        axis: that the slice cuts, of ``(z, y, x)``.
+        axis: perpendicular to the slice, of ``(z, y, x)``.
         index: of the slice.
         box: the visible part of the volume.
         spacing: mm ``(z, y, x)``.
@@ -193,7 +193,7 @@ class Plane:
         return 0.0, self.width, self.height, 0.0
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """The visible part of a slice, its first row at the top (z points up, so slices along z are turned over)."""
+        """The visible part of a slice, its first row at the top (flipped where z is vertical, as z points up)."""
         plane = np.take(array, self.index, axis=self.axis)[self.box[self.down], self.box[self.across]]
         return plane if self.axis == 0 else plane[::-1]
 
@@ -233,7 +233,7 @@ def _draw_outlines(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValu
 
 
 def name_plane(ax: Axes, plane: Plane, slices: int) -> None:
-    """Which slice of how many, and letters at the left, right, top and bottom."""
+    """Label the plane: slice number, and letters of the directions at the left, right, top and bottom."""
     name, sides = PLANES[plane.axis]
     ax.set_title(f"{name}, slice {plane.index + 1} of {slices}", fontsize=8.5, color=MUTED)
     for side, x, y in zip(sides, (0.025, 0.975, 0.5, 0.5), (0.5, 0.5, 0.965, 0.035), strict=True):
@@ -242,7 +242,7 @@ def name_plane(ax: Axes, plane: Plane, slices: int) -> None:
 
 
 def draw_scale(ax: Axes, width: float) -> None:
-    """A bar of a round length, a quarter of the picture at most."""
+    """Draw a scale bar of a round length, at most a quarter of the width."""
     step = 10 ** np.floor(np.log10(width / 4))
     length = max(factor * step for factor in (1, 2, 5) if factor * step <= width / 4)
     bottom = ax.get_ylim()[0]

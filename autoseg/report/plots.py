@@ -11,12 +11,12 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.report.collect import Curve
 from autoseg.report.style import INK, colours, figure, svg
 
-#: Points of a strip beyond which they are drawn as pixels: a report stays small with thousands of cases.
+#: Number of points from which they are rasterized, to keep a report with thousands of cases small.
 VECTOR_POINTS = 2000
 
 
 def training_curves(curves: Sequence[Curve]) -> str:
-    """Loss and validation Dice over the epochs, a line a fold."""
+    """Loss and validation Dice over the epochs, one line for each fold; an SVG element."""
     palette = colours(len(curves))
     with figure(9.6, 3.3) as drawn:
         left, right = drawn.subplots(1, 2)
@@ -36,7 +36,7 @@ def training_curves(curves: Sequence[Curve]) -> str:
 
 
 def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "hd95")) -> str:
-    """A box and every case's value, for each target and metric."""
+    """A box plot with every case's value, for each target and metric; an SVG element."""
     targets = evaluation.targets
     palette = colours(len(targets))
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The formats that SimpleITK reads and people use."""
+"""Common formats that SimpleITK reads and writes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

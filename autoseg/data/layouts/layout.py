@@ -1,4 +1,4 @@
-"""Layout: a way in which datasets lie on disk, and the registry of those that autoseg reads.
+"""Layout: a convention for datasets on disk, and the registry of those that autoseg reads.
 
 One more layout is one module of :mod:`autoseg.data.layouts` (or an extension, see :mod:`autoseg.utils.registry`)::
 
@@ -25,9 +25,9 @@ class Layout:
 
     Attributes:
         recognise: whether a folder or file has this layout.
-        read: reads one that has; raises AutosegError where the files contradict the layout.
-        rank: layouts are tried from the lowest rank on: what a user wrote for autoseg comes before other tools'
-            description files, and these before the names of files.
+        read: reads it; raises AutosegError where the files contradict the layout.
+        rank: layouts are tried from the lowest rank on: autoseg's own description files, then other tools'
+            description files, then names of files.
     """
 
     recognise: Callable[[Path], bool]
