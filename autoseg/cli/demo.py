@@ -25,7 +25,7 @@ def command(
     ),
     sites: int = typer.Option(1, help="Scanners that they come from, each with its own look of images."),
     missing: float = typer.Option(0.0, help="Share of the sequences that are left out at random, from 0 to below 1."),
-    raters: int = typer.Option(1, help="With 2 or more: label maps by so many raters for each case, beside the truth."),
+    raters: int = typer.Option(1, help="Raters; from 2 on, each has a label map of every case, beside the truth."),
     max_time: str = typer.Option("150s", help="Time to train."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     seed: int = typer.Option(0, min=0, help="Of everything random; the same seed makes the same phantoms."),

@@ -167,7 +167,7 @@ def _files(fold: Fold) -> list[Path]:
 
 
 def _best(state: State) -> str:
-    return f"; best validation Dice on the way {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+    return f"; best validation Dice {state.best_dice:.4f}" if state.best_dice >= 0 else ""
 
 
 class _Log:

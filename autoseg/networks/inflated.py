@@ -64,7 +64,7 @@ def encoder_maps(name: str) -> dict[int, int]:
         reduction = max(maps)
         plane = (2 * reduction, 3 * reduction)
         try:
-            found = [tuple(output.shape) for output in model(torch.empty(2, 3, *plane))]
+            shapes = [tuple(output.shape) for output in model(torch.empty(2, 3, *plane))]
         except Exception as error:  # any of a thousand models may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise AutosegError(
@@ -74,7 +74,7 @@ def encoder_maps(name: str) -> dict[int, int]:
         (2, count, plane[0] // factor, plane[1] // factor)
         for factor, count in zip(model.feature_info.reduction(), model.feature_info.channels(), strict=True)
     ]
-    if found != expected or any(factor & (factor - 1) for factor in maps):
+    if shapes != expected or any(factor & (factor - 1) for factor in maps):
         raise AutosegError(f"{_refusal(name)} its feature maps do not halve the plane step by step.")
     return maps
 
@@ -162,14 +162,14 @@ class InflatedNet(nn.Module):
         super().__init__()
         self.encoder = SliceEncoder(network, in_channels)
         maps = encoder_maps(network.encoder)
-        wanted = list(maps) if network.skips is None else network.skips
-        unknown = [str(factor) for factor in wanted if factor not in maps]
+        skips = list(maps) if network.skips is None else network.skips
+        unknown = [str(factor) for factor in skips if factor not in maps]
         if unknown:
             raise AutosegError(
                 f"network.skips names {', '.join(unknown)}, but {network.encoder} has maps reduced by "
                 f"{', '.join(map(str, maps))}."
             )
-        given = {factor: count for factor, count in maps.items() if factor in wanted}
+        given = {factor: count for factor, count in maps.items() if factor in skips}
         self.skips = sorted(given)
         lowest = network.reduction
         self.levels = [lowest >> stage for stage in range(len(network.decoder_features))]
@@ -216,9 +216,9 @@ def _upwards(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*_in_plane(inputs, width), doubling, nn.ReLU(inplace=True))
 
 
-def _depth_layer(channels: int, wanted: bool) -> nn.Module:
+def _depth_layer(channels: int, enabled: bool) -> nn.Module:
     """A convolution along z, or nothing."""
-    if not wanted:
+    if not enabled:
         return nn.Identity()
     convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), bias=False)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))

@@ -101,17 +101,17 @@ def depths(network: Network, in_channels: int, heads: int, patch: Sequence[int])
 def _distances(results: Sequence[Any]) -> dict[int, int]:
     """``id`` of each parameter → layers (operations with parameters) on its longest path to an output."""
     order: list[Any] = []
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     waiting = [(node, False) for node in results]
     while waiting:  # depth first, without recursion: deep networks have long graphs
         node, finished = waiting.pop()
         if finished:
             order.append(node)
-        elif node is not None and node not in seen:
-            seen.add(node)
+        elif node is not None and node not in visited:
+            visited.add(node)
             waiting.append((node, True))
             waiting += [(before, False) for before, _ in node.next_functions]
-    steps = dict.fromkeys(seen, 0)
+    steps = dict.fromkeys(visited, 0)
     for node in reversed(order):  # from the outputs back, each node after all that use it
         befores = [before for before, _ in node.next_functions if before is not None]
         layer = any(hasattr(before, "variable") for before in befores)

@@ -349,8 +349,8 @@ class MultiView(Architecture):
 
     def suits(self, kind: str) -> str | None:
         """Labels are fused as softmax, regions as sigmoid."""
-        wanted = "sigmoid" if kind == "regions" else "softmax"
-        return None if self.fusion == wanted else f"network.fusion is {self.fusion}, but {kind} need {wanted}"
+        required = "sigmoid" if kind == "regions" else "softmax"
+        return None if self.fusion == required else f"network.fusion is {self.fusion}, but {kind} need {required}"
 
     @property
     def summary(self) -> str:

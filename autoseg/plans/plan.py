@@ -142,7 +142,7 @@ class Plan(Reasoned):
         for output in self.target.outputs:
             for stage in self._chain(name):
                 target = self._target_of(stage)
-                same = [found for found in target.outputs if found.name == output.name]
+                same = [candidate for candidate in target.outputs if candidate.name == output.name]
                 if same and (target.kind != "regions" or same[0].values != output.values):
                     raise ValueError(
                         f"configurations.{stage}.target: {output.name} must be a region of the values {output.values}, "

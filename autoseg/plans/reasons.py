@@ -38,7 +38,7 @@ def without_reasons(node: Any) -> Any:
 
 def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
     """Every value of a plan (or a part of one) that has a reason: (path, value, reason), in the order of the file."""
-    found: list[tuple[str, Any, str]] = []
+    explained: list[tuple[str, Any, str]] = []
 
     def walk(node: Any, path: str) -> None:
         if isinstance(node, BaseModel):
@@ -47,7 +47,7 @@ def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
                 value = getattr(node, name)
                 here = f"{path}.{name}" if path else name
                 if name in reasons:
-                    found.append((here, value, reasons[name]))
+                    explained.append((here, value, reasons[name]))
                 walk(value, here)
         elif isinstance(node, dict):
             for key, value in node.items():
@@ -57,4 +57,4 @@ def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
                 walk(value, f"{path}.{getattr(value, 'name', None) or index}")
 
     walk(plan, "")
-    return [item for item in found if not item[0].endswith("reasons")]
+    return [item for item in explained if not item[0].endswith("reasons")]

@@ -321,7 +321,7 @@ class Initialization(Reasoned):
         if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
             raise ValueError(f"source {self.source} needs the name of a file in the run folder")
         if self.keep and self.source != "model":
-            raise ValueError(f"keep is {self.keep:g}, but weights of source {self.source} are of no use untrained")
+            raise ValueError(f"keep is {self.keep:g}, but source is {self.source}; only weights of a model can be kept")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:

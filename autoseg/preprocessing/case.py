@@ -152,9 +152,9 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
             for voxels, channel, present in zip(image, stage.channels, case.present, strict=True)
         ]
     )
-    wanted = target_spacing(spacing, stage.configuration.spacing)
-    new_shape = resampled_shape(image.shape[1:], spacing, wanted)
-    axis = separate_axis(spacing, wanted, resampling)
+    target = target_spacing(spacing, stage.configuration.spacing)
+    new_shape = resampled_shape(image.shape[1:], spacing, target)
+    axis = separate_axis(spacing, target, resampling)
     trace = Trace(
         geometry=case.geometry,
         transpose=order,
@@ -208,6 +208,6 @@ def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torc
     """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
     axis = trace.separate_axis
     if stage.inference.manner == "nnunet":
-        wanted = target_spacing(trace.spacing, stage.configuration.spacing)
-        axis = separate_axis(wanted, trace.spacing, stage.configuration.resampling)
+        target = target_spacing(trace.spacing, stage.configuration.spacing)
+        axis = separate_axis(target, trace.spacing, stage.configuration.resampling)
     return resample_scores(scores, trace.cropped_shape, axis)

@@ -101,16 +101,16 @@ class StoredCase:
 
         return Trace.from_json(self.info["trace"])
 
-    def positions(self, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    def positions(self, select: Callable[[str], bool]) -> dict[str, np.ndarray]:
         """Label value as text, or one of :data:`PLACES` → int32 ``(n, 3)`` positions of some of its voxels.
 
         Args:
-            wanted: which of these names to read.
+            select: which of these names to read.
         """
         path = self.folder / f"{self.id}.foreground.npz"
         try:
-            with np.load(path) as found:
-                return {name: found[name] for name in found.files if wanted(name)}
+            with np.load(path) as stored:
+                return {name: stored[name] for name in stored.files if select(name)}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise _damaged(path, str(error)) from None
 

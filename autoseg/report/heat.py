@@ -48,8 +48,8 @@ def heat_png(
     ]
     widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 11.5 if len(planes) == 3 else 6.5
-    with figure(width, min((width - 1.2) / sum(widths) * highest, 8.0) + 0.8) as drawn:
-        axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
+    with figure(width, min((width - 1.2) / sum(widths) * highest, 8.0) + 0.8) as fig:
+        axes = fig.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for plane, ax in zip(planes, axes, strict=True):
             draw_image(ax, image, plane)
             shown = np.clip(plane.cut(heat), 0, 1)
@@ -59,10 +59,10 @@ def heat_png(
             if len(planes) == 3:
                 name_plane(ax, plane, heat.shape[plane.axis])
         draw_scale(axes[0], widths[0])
-        bar = drawn.colorbar(ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOUR_MAP), ax=list(axes), shrink=0.8)
+        bar = fig.colorbar(ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOUR_MAP), ax=list(axes), shrink=0.8)
         bar.set_label(what, fontsize=8.5)
-        drawn.suptitle(title, fontsize=11, x=0.012, ha="left")
-        content = png(drawn)
+        fig.suptitle(title, fontsize=11, x=0.012, ha="left")
+        content = png(fig)
     if out is not None:
         with atomic(out) as temporary:
             temporary.write_bytes(content)

@@ -77,8 +77,8 @@ def overlay_png(
     ]
     widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 10.5 if len(planes) == 3 else 6.0
-    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as drawn:
-        axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
+    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as fig:
+        axes = fig.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for plane, ax in zip(planes, axes, strict=True):
             draw_image(ax, image, plane)
             _draw_filled(ax, prediction, plane, values, palette)
@@ -87,14 +87,14 @@ def overlay_png(
             if len(planes) == 3:
                 name_plane(ax, plane, prediction.shape[plane.axis])
         draw_scale(axes[0], widths[0])
-        drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
+        fig.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [
             Patch(facecolor=(*rgb(palette[name]), OPACITY + 0.35), label=name) for name in values
         ]
         if reference is not None:
             handles.append(Line2D([], [], color=MUTED, linewidth=1.8, label="outline: reference"))
-        drawn.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 6), fontsize=9)
-        content = png(drawn)
+        fig.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 6), fontsize=9)
+        content = png(fig)
     if out is not None:
         with atomic(out) as temporary:
             temporary.write_bytes(content)
@@ -108,10 +108,10 @@ def field_of_view(
     values: LabelValues,
 ) -> Box:
     """The box to show: the structures with :data:`CONTEXT_MM` or half their size on each side."""
-    wanted = [value for several in values.values() for value in several]
-    shown = np.isin(prediction, wanted)
+    label_values = [value for several in values.values() for value in several]
+    shown = np.isin(prediction, label_values)
     if reference is not None:
-        shown |= np.isin(reference, wanted)
+        shown |= np.isin(reference, label_values)
     parts = []
     for part, size, step in zip(bounding_box(shown), shown.shape, spacing, strict=True):
         if part.stop == part.start:  # nothing to show: all of the image
@@ -132,8 +132,8 @@ def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values:
     others = tuple(other for other in range(3) if other != axis)
     for labels in (reference, prediction):
         score = np.zeros(labels.shape[axis])
-        for wanted in values.values():
-            area = np.isin(labels, wanted).sum(axis=others)
+        for label_values in values.values():
+            area = np.isin(labels, label_values).sum(axis=others)
             score += area / max(area.max(), 1)
         if score.any():
             return int(score.argmax())
@@ -213,8 +213,8 @@ def draw_image(ax: Axes, image: np.ndarray | None, plane: Plane) -> None:
 def _draw_filled(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValues, palette: Mapping[str, str]) -> None:
     shown = plane.cut(labels)
     colour = np.zeros((*shown.shape, 4))
-    for name, wanted in values.items():
-        colour[np.isin(shown, wanted)] = (*rgb(palette[name]), OPACITY)
+    for name, label_values in values.items():
+        colour[np.isin(shown, label_values)] = (*rgb(palette[name]), OPACITY)
     ax.imshow(colour, extent=plane.extent, interpolation="nearest")
 
 
@@ -224,11 +224,11 @@ def _draw_outlines(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValu
     down, across = plane.spacing[plane.down], plane.spacing[plane.across]
     y = (np.arange(shown.shape[0]) - 0.5) * down
     x = (np.arange(shown.shape[1]) - 0.5) * across
-    for name, wanted in values.items():
-        mask = np.isin(shown, wanted)
+    for name, label_values in values.items():
+        mask = np.isin(shown, label_values)
         if mask.any():
-            drawn = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
-            drawn.set(path_effects=_HALO)
+            lines = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
+            lines.set(path_effects=_HALO)
     ax.set(xlim=(0, x[-1] - 0.5 * across), ylim=(y[-1] - 0.5 * down, 0))
 
 
@@ -256,8 +256,8 @@ def _title(title: str, prediction: np.ndarray, reference: np.ndarray | None, val
     if reference is None:
         return title
     scores = []
-    for name, wanted in values.items():
-        value = dice(np.isin(prediction, wanted), np.isin(reference, wanted))
+    for name, label_values in values.items():
+        value = dice(np.isin(prediction, label_values), np.isin(reference, label_values))
         scores.append(f"{name} absent" if np.isnan(value) else f"{name} {value:.3f}")
     text = "Dice: " + ", ".join(scores[:6]) + (" …" if len(scores) > 6 else "")
     return f"{title}   {text}" if title else text

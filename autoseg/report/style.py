@@ -56,16 +56,16 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def svg(drawn: Figure) -> str:
+def svg(fig: Figure) -> str:
     """The figure as an SVG element for an HTML page."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def png(drawn: Figure, dpi: int = 110) -> bytes:
+def png(fig: Figure, dpi: int = 110) -> bytes:
     """The figure as a PNG file's content."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

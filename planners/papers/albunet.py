@@ -47,7 +47,7 @@ def plan_albunet(
         depth_layers: whether 3×1×1 convolutions join slices.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS, exclusive=True)

@@ -34,7 +34,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the cropped U-Net.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS)

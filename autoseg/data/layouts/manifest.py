@@ -319,7 +319,7 @@ def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) ->
     missing = [name for name in dict.fromkeys(wanted) if name not in columns]
     if missing:
         raise AutosegError(
-            f"{table} has no column {', '.join(missing)}, which {FILE_NAME} speaks of; "
+            f"{table} has no column {', '.join(missing)}, which {FILE_NAME} names; "
             f"its columns are {', '.join(columns)}."
         )
     cases = []

@@ -56,22 +56,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise AutosegError(f"{path} can't be read safely with torch {torch.__version__}; update torch to 2.6 or newer.")
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AutosegError(f"{path} does not exist.") from None
     except Exception as error:  # a manipulated file can fail in any way
         raise _unreadable(path, error) from None
-    if not isinstance(found, dict) or not _is_state(found.get("network_weights")):
+    if not isinstance(content, dict) or not _is_state(content.get("network_weights")):
         raise AutosegError(f'{path} has no "network_weights"; give a checkpoint that nnU-Net v2 has written.')
-    arguments = found.get("init_args")
+    arguments = content.get("init_args")
     name = arguments.get("configuration") if isinstance(arguments, dict) else None
-    axes = found.get("inference_allowed_mirroring_axes")
+    axes = content.get("inference_allowed_mirroring_axes")
     if axes is not None and not (isinstance(axes, Sequence) and all(isinstance(axis, int) for axis in axes)):
         raise AutosegError(f'{path}: "inference_allowed_mirroring_axes" must be numbers of axes, not {axes!r}.')
     return Checkpoint(
         path,
-        _undistributed(found["network_weights"]),
-        str(found.get("trainer_name") or "nnUNetTrainer"),
+        _undistributed(content["network_weights"]),
+        str(content.get("trainer_name") or "nnUNetTrainer"),
         name if isinstance(name, str) else None,
         sorted(set(axes or ())),
     )

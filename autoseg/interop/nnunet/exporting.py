@@ -166,7 +166,7 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
 def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any]:
     target = stage.target
     labels: dict[str, Any] = {"background": 0}
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "channel_names": {str(number): name for number, name in enumerate(plan.channel_names)},
         "labels": labels,
         "numTraining": cases,
@@ -175,14 +175,14 @@ def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any
     }
     if target.kind == "labels":
         labels.update({output.name: output.paint for output in target.outputs})
-        return {**found, "labels": _with_ignore(labels, target)}
+        return {**content, "labels": _with_ignore(labels, target)}
     # nnU-Net detects regions by a list of several values; where no region has two, each value is written twice.
     single = all(len(output.values) == 1 for output in target.outputs)
     for output in target.outputs:
         alone = output.values[0] if len(output.values) == 1 else list(output.values)
         labels[output.name] = output.values * 2 if single else alone
     order = [output.paint for output in target.outputs]
-    return {**found, "labels": _with_ignore(labels, target), "regions_class_order": order}
+    return {**content, "labels": _with_ignore(labels, target), "regions_class_order": order}
 
 
 def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
@@ -242,10 +242,10 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
 def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
     """Intensity properties of each channel: for CT those of the plan's normalization, else the fingerprint's."""
     known = run.fingerprint.intensities
-    found = {}
+    properties = {}
     for number, channel in enumerate(plan.channels):
-        scheme, seen = channel.normalization, known.get(channel.name)
-        values = {} if seen is None else {**seen.model_dump(), "median": seen.percentile_50}
+        scheme, measured = channel.normalization, known.get(channel.name)
+        values = {} if measured is None else {**measured.model_dump(), "median": measured.percentile_50}
         if scheme.scheme == "ct":
             values |= {
                 "mean": scheme.mean,
@@ -256,5 +256,5 @@ def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
         values.pop("percentile_50", None)
         values.setdefault("median", values.get("mean", 0.0))
         low, high = values.get("percentile_00_5", 0.0), values.get("percentile_99_5", 0.0)
-        found[str(number)] = {"min": low, "max": high, **values}
-    return found
+        properties[str(number)] = {"min": low, "max": high, **values}
+    return properties

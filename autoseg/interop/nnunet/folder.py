@@ -142,7 +142,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     path = Path(path)
     for name in ("plans.json", "dataset.json"):
         if not (path / name).is_file():
-            below = sorted(found.parent.name for found in path.glob("*/plans.json")) if path.is_dir() else []
+            below = sorted(file.parent.name for file in path.glob("*/plans.json")) if path.is_dir() else []
             hint = f", such as {below[0]} in it" if below else ""
             raise AutosegError(
                 f"{path} is no nnU-Net model folder (it has no {name}); give the folder that holds plans.json, "
@@ -156,11 +156,11 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def _folds(path: Path) -> dict[int, Path]:
-    trained = [found for found in sorted(path.glob("fold_*")) if any(found.glob("checkpoint_*.pth"))]
+    trained = [folder for folder in sorted(path.glob("fold_*")) if any(folder.glob("checkpoint_*.pth"))]
     numbered = {
-        int(found.name.removeprefix("fold_")): found
-        for found in trained
-        if found.name.removeprefix("fold_").isdecimal()
+        int(folder.name.removeprefix("fold_")): folder
+        for folder in trained
+        if folder.name.removeprefix("fold_").isdecimal()
     }
     everything = path / "fold_all"
     if everything in trained:

@@ -64,15 +64,15 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
 
 def _files(fold: Path) -> list[tuple[Path, str]]:
     """Checkpoints of a fold and the names of their weights; if only the best exists, it is the final one, too."""
-    found = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
-    if not found:
+    checkpoints = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
+    if not checkpoints:
         raise AutosegError(
             f"{fold} has neither checkpoint_final.pth nor checkpoint_best.pth; finish its training, or take it away."
         )
-    if found[0][1] != "weights.safetensors":
+    if checkpoints[0][1] != "weights.safetensors":
         say(f"{fold} has no checkpoint_final.pth; checkpoint_best.pth is taken in its place.")
-        found.insert(0, (found[0][0], "weights.safetensors"))
-    return found
+        checkpoints.insert(0, (checkpoints[0][0], "weights.safetensors"))
+    return checkpoints
 
 
 def _configuration_name(folder: ModelFolder, checkpoint: Checkpoint) -> str:
@@ -107,13 +107,13 @@ def _fingerprint(folder: ModelFolder, dataset: Dataset) -> Fingerprint:
     """The fingerprint of the training data, as far as the model folder has it: without the cases."""
     intensities = {}
     for number, name in enumerate(dataset.channels):
-        found = folder.plans.intensities.get(str(number))
-        if found is not None:
+        properties = folder.plans.intensities.get(str(number))
+        if properties is not None:
             intensities[name] = Intensity(
-                mean=found.mean,
-                std=found.std,
-                percentile_00_5=found.percentile_00_5,
-                percentile_50=found.median,
-                percentile_99_5=found.percentile_99_5,
+                mean=properties.mean,
+                std=properties.std,
+                percentile_00_5=properties.percentile_00_5,
+                percentile_50=properties.median,
+                percentile_99_5=properties.percentile_99_5,
             )
     return Fingerprint.of(dataset, 2 if is_flat(folder) else 3, [], intensities)

@@ -112,15 +112,15 @@ def _refuse(folder: ModelFolder, settings: Settings, where: str) -> None:
             f"{folder.plans_file}: images are read by {plans.image_reader_writer}, which autoseg does not know; models "
             f"with {', '.join(READERS)} can be imported."
         )
-    for what, found, usual in (
+    for what, actual, usual in (
         ("labels are handled by", plans.label_manager, "LabelManager"),
         ("images are preprocessed by", settings.preprocessor_name, "DefaultPreprocessor"),
         ("images are resampled by", settings.resampling_fn_data, RESAMPLING),
         ("label maps are resampled by", settings.resampling_fn_seg, RESAMPLING),
         ("scores are resampled by", settings.resampling_fn_probabilities, RESAMPLING),
     ):
-        if found != usual:
-            raise AutosegError(f"{where}: {what} {found}; only models with {usual} can be imported.")
+        if actual != usual:
+            raise AutosegError(f"{where}: {what} {actual}; only models with {usual} can be imported.")
 
 
 def _channels(folder: ModelFolder, settings: Settings, dataset: Dataset, where: str) -> list[Channel]:
