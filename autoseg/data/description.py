@@ -17,7 +17,7 @@ class _Model(BaseModel):
 
 
 class ChannelFile(_Model):
-    """Where one channel of one case is stored.
+    """File of one channel of one case.
 
     Attributes:
         path: the image file.

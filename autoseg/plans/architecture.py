@@ -31,7 +31,7 @@ class Architecture(Reasoned):
 
     @property
     def divisor(self) -> list[int]:
-        """What each axis of a patch must be a multiple of."""
+        """For each axis, the number that a patch's size must be a multiple of."""
         return [1] * self.dimensions
 
     @property

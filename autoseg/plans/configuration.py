@@ -22,7 +22,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
-#: What a folder inside the run folder is called.
+#: Name of a folder inside the run folder.
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 

@@ -139,12 +139,12 @@ class DeepMedic(Architecture):
         return None
 
     def nearest(self, patch: Sequence[int]) -> list[int]:
-        """What the convolutions take off, and a whole number of the coarse pathway's voxels."""
+        """Rounded down to the convolutions' margin plus a whole number of the coarse pathway's voxels."""
         taken = 2 * len(self.features)
         return [taken + max((size - taken) // self.factor, 1) * self.factor for size in patch]
 
     def output_size(self, patch: Sequence[int]) -> list[int]:
-        """What unpadded convolutions leave of the patch."""
+        """The patch without the margin of the unpadded convolutions."""
         return [size - 2 * len(self.features) for size in patch]
 
     def input_size(self, patch: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""How a trained configuration is applied to whole images."""
+"""Inference settings: sliding window and test-time augmentation."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from autoseg.plans.recipe import Axis, Precision
 
 
 class Inference(Reasoned):
-    """How a trained configuration is applied to a whole image.
+    """Inference settings of a configuration for whole images.
 
     Attributes:
         overlap: share of a patch that neighbouring tiles have in common.

@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 
 class Plan(Reasoned):
-    """What to do with a dataset.
+    """The plan of a dataset: preprocessing, networks, training and inference.
 
     Attributes:
         schema_version: of the file format.

@@ -1,4 +1,4 @@
-"""Recipe: how a configuration is trained."""
+"""Recipe: the training settings of a configuration."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -115,7 +115,7 @@ class Optimizer(Reasoned):
 
 
 class Schedule(Reasoned):
-    """How the learning rate follows the share of the budget (iterations or time) that is spent.
+    """Learning-rate schedule over the share of the budget (iterations or time) that is spent.
 
     Attributes:
         name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
@@ -260,7 +260,7 @@ class Augmentation(Reasoned):
 
 
 class Sampling(Reasoned):
-    """Where training patches are cut.
+    """Positions of training patches.
 
     Attributes:
         foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one a
@@ -359,7 +359,7 @@ class Distillation(Reasoned):
 
 
 class Recipe(Reasoned):
-    """How a configuration is trained.
+    """Training settings of a configuration.
 
     Attributes:
         epochs: default length of a training; an epoch is a fixed number of iterations.

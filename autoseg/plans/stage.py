@@ -50,17 +50,17 @@ class Stage:
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained."""
+        """Its training settings."""
         return self.configuration.recipe
 
     @property
     def inference(self) -> Inference:
-        """How it is applied."""
+        """Its inference settings."""
         return self.configuration.inference
 
     @property
     def previous(self) -> Previous | None:
-        """What is used of the previous stage, if there is one."""
+        """How the previous stage's segmentation is used, if there is one."""
         return self.configuration.previous
 
     @property

@@ -1,4 +1,4 @@
-"""What a network is trained to segment."""
+"""Target of a segmentation: labels or regions."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Output(Reasoned):
-    """One thing to segment.
+    """One label or region to segment.
 
     Attributes:
         name: of the label or region.
@@ -25,7 +25,7 @@ class Output(Reasoned):
 
 
 class Target(Reasoned):
-    """What the network is trained to segment.
+    """The labels or regions that a network segments.
 
     Attributes:
         kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).

@@ -40,7 +40,7 @@ TEACHER = Field("teacher", "linear", "target")
 
 @dataclass(frozen=True)
 class StoredField:
-    """Where a case's field is stored.
+    """A field of a case on disk.
 
     Attributes:
         field: which.

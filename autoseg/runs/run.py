@@ -126,7 +126,7 @@ class Run:
 
     @property
     def how_to_validate(self) -> str:
-        """How to get validated folds, for messages where a run has none."""
+        """Advice on how to get validated folds, for messages."""
         if any(split["validation"] for split in self.splits):
             return f"train it with 'autoseg train {self.path}'"
         return "it learns from all cases (--folds 1), so plan its dataset with --folds 2 or more and train that"

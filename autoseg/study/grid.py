@@ -274,7 +274,7 @@ def _short_names(paths: list[str]) -> dict[str, str]:
 
 
 def _label(path: str, value: Any, short: str) -> str:
-    """How a value of an axis appears in a setting's name."""
+    """A value of an axis as part of a setting's name."""
     text = _text(value)
     label = text if isinstance(value, dict) or path.split(".")[-1] in _PLAIN else f"{short}={text}"
     return re.sub(r"[^\w.+=-]+", "-", label)

@@ -27,7 +27,7 @@ PATCHES, ORDER, AUGMENTATION = 1, 2, 3
 
 @dataclass(frozen=True)
 class Patches:
-    """Which patches a batch holds.
+    """Description of the patches of a batch.
 
     Attributes:
         count: patches a batch.

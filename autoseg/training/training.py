@@ -38,7 +38,7 @@ WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "rea
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: iterations, or seconds, whichever is set.
+    """Length of a training: iterations or seconds, whichever is set.
 
     Attributes:
         iterations: optimizer steps; 0 where time decides.
@@ -68,7 +68,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a training is run on the machine at hand.
+    """Settings of a training that are not in the plan.
 
     Attributes:
         device: to compute on.
@@ -135,7 +135,7 @@ class Training(AbstractContextManager["Training"]):
 
     @property
     def recipe(self) -> Recipe:
-        """How the stage is trained."""
+        """Training settings of the stage."""
         return self.stage.recipe
 
     @property

@@ -21,7 +21,7 @@ from autoseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Layout:
-    """How to recognise and to read a layout.
+    """Functions that recognise and read a layout.
 
     Attributes:
         recognise: whether a folder or file has this layout.

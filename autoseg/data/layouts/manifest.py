@@ -41,7 +41,7 @@ class ChannelEntry(_Model):
 
 
 class LabelEntry(_Model):
-    """Where the label maps are and what their values mean."""
+    """Pattern of the label maps, and the meaning of their values."""
 
     file: str | None = None
     raters: dict[str, str] = Field(default_factory=dict)
@@ -51,7 +51,7 @@ class LabelEntry(_Model):
 
 
 class MaskEntry(_Model):
-    """Where the brain (or body) masks are."""
+    """Pattern of the brain (or body) masks."""
 
     file: str
 
