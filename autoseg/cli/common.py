@@ -1,4 +1,4 @@
-"""What several commands share: parsers of options, and how a comparison is printed."""
+"""Shared by several commands: parsers of options, and printing a comparison."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
     from autoseg.evaluation.comparison import Comparison
 
-#: Columns of a terminal from which a table of all metrics or settings fits.
+#: Width of a terminal, in columns, that a table of all metrics or settings needs.
 WIDE_TERMINAL = 130
 
-#: Columns of a terminal from which the table of a comparison fits with raw p-values.
+#: Width of a terminal, in columns, that the table of a comparison with raw p-values needs.
 _WIDE_FOR_COMPARISON = 110
 
 
@@ -33,7 +33,7 @@ def parse_folds(text: str, option: str = "--fold") -> list[int] | None:
     """``all`` → None; ``0`` or ``0,2`` → numbers.
 
     Raises:
-        UsageError: neither.
+        UsageError: the text is neither.
     """
     if text == "all":
         return None
@@ -47,7 +47,7 @@ def parse_names(text: str, option: str) -> list[str]:
     """``dice, hd95`` → ``["dice", "hd95"]``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the text has no name.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -59,7 +59,7 @@ def parse_channels(pairs: list[str]) -> dict[str, str]:
     """``["t1c=a.nii.gz"]`` → ``{"t1c": "a.nii.gz"}``.
 
     Raises:
-        UsageError: without ``=``, or a channel given twice.
+        UsageError: an item has no ``=``, or a channel is given twice.
     """
     return parse_pairs(pairs, "--channel", "NAME=PATH")
 
@@ -68,7 +68,7 @@ def parse_pairs(pairs: list[str], option: str, form: str = "NAME=SOURCE") -> dic
     """``["a=b"]`` → ``{"a": "b"}``.
 
     Raises:
-        UsageError: without ``=``, or a name given twice.
+        UsageError: an item has no ``=``, or a name is given twice.
     """
     found: dict[str, str] = {}
     for pair in pairs:

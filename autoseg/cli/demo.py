@@ -1,4 +1,4 @@
-"""``autoseg demo``: the whole way from nothing, on generated head phantoms."""
+"""``autoseg demo``: the whole pipeline on generated head phantoms."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from autoseg.utils.progress import say
 if TYPE_CHECKING:
     from autoseg.data.phantom import Cohort
 
-#: Further phantoms without a label, for the demo to predict, where none are asked for.
+#: Default number of phantoms without a label, for the demo to predict.
 NEW_SCANS = 2
 
 
@@ -25,7 +25,7 @@ def command(
     ),
     sites: int = typer.Option(1, help="Scanners that they come from, each with its own look of images."),
     missing: float = typer.Option(0.0, help="Share of the sequences that are left out at random, from 0 to below 1."),
-    raters: int = typer.Option(1, help="With 2 or more: label maps by so many raters for each case, beside the truth."),
+    raters: int = typer.Option(1, help="Raters; from 2 on, each has a label map of every case, beside the truth."),
     max_time: str = typer.Option("150s", help="Time to train."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     seed: int = typer.Option(0, min=0, help="Of everything random; the same seed makes the same phantoms."),
@@ -45,7 +45,7 @@ def command(
 
 
 def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -> None:
-    """Plan, train one fold, predict the new scans, and report; prints the command that each step stands for."""
+    """Plan, train one fold, predict the new scans, and report; prints the command of each step."""
     import autoseg
     from autoseg.inference.inputs import cases_to_predict
     from autoseg.report.pictures import prediction_picture
@@ -82,7 +82,7 @@ def make_dataset(out: Path, cohort: "Cohort") -> Path:
     """Generate phantoms into ``out/dataset``.
 
     Raises:
-        AutosegError: the folder has something in it, which would get mixed up with the phantoms.
+        AutosegError: the folder is not empty; its files would be mixed with the phantoms.
     """
     from autoseg.data.phantom import generate
 

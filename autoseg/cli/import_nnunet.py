@@ -1,4 +1,4 @@
-"""``autoseg import nnunet``: a run folder of a model that nnU-Net v2 has trained."""
+"""``autoseg import nnunet``: a run folder from a trained nnU-Net v2 model."""
 
 from pathlib import Path
 from typing import Annotated

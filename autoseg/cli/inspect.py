@@ -1,4 +1,4 @@
-"""``autoseg inspect``: what a dataset holds, everything that is wrong with it, and a description where it has none."""
+"""``autoseg inspect``: content and problems of a dataset, and a proposed description if it has none."""
 
 import json
 from collections import Counter
@@ -111,7 +111,7 @@ def _show(dataset: "Dataset", examination: "Examination", proposal: str | None, 
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)  # a file or pipe has no width; 80 would break file names
+        console = Console(highlight=False, width=160)  # a file or pipe has no width; 80 would wrap file names
     if proposal is not None:
         target = (path if path.is_dir() else path.parent) / FILE_NAME
         console.print(

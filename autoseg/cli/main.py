@@ -1,4 +1,4 @@
-"""The command line: registers one module a command (or word of one); errors become one sentence and an exit code."""
+"""The command line: registers one module for each command; turns errors into one sentence and an exit code."""
 
 import sys
 from importlib import import_module
@@ -22,7 +22,7 @@ GROUPS = {
     "export": ("Write a run as another tool's model.", ("nnunet",)),
 }
 
-#: Panel of the help that the groups stand in.
+#: Panel of the help that lists the groups.
 _OTHER_TOOLS = "Other tools"
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def run() -> None:
         console.print(f"Error: {error}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
-        # Whatever the file: no permission, no room left, a folder where a file should be.
+        # Any file: no permission, no space left, a folder instead of a file.
         where = f"{error.filename}: " if error.filename else ""
         console.print(f"Error: {where}{error.strerror or error}.", markup=False, soft_wrap=True)
         sys.exit(1)

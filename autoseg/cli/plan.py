@@ -1,4 +1,4 @@
-"""``autoseg plan``: decide how to train on a dataset, and write it down."""
+"""``autoseg plan``: plan the training on a dataset, and write the plan."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autoseg.runs.run import Run
 
 
-#: What can be asked about a planned run.
+#: Options that show a planned run.
 _SHOWING = ("dataset", "explain", "verify", "as_json")
 
 
@@ -216,7 +216,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
 
 
 def _show_transfer(run: "Run", explain: bool) -> None:
-    """What became of the source's tensors, where the run starts from a model: all of them, or their number."""
+    """Print the fate of the source model's tensors, if there is one: each of them, or their number."""
     from rich.console import Console
     from rich.table import Table
 

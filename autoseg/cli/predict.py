@@ -101,7 +101,7 @@ def command(
 def _draw(
     cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path, disagreement: bool
 ) -> dict[str, str]:
-    """Draw each case that has a result, and its map of disagreement; return what went wrong, one sentence a case."""
+    """Draw each case that has a result, and its map of disagreement; return case → error."""
     from autoseg.inference.results.writer import beside
     from autoseg.report.pictures import disagreement_picture, prediction_picture
 
@@ -113,6 +113,6 @@ def _draw(
                 if disagreement:
                     found = beside(results[case.id], case.id, "disagreement")
                     disagreement_picture(case, found, plan, folder / f"{case.id}_disagreement.png")
-            except AutosegError as error:  # the result is there; the other pictures are still wanted
+            except AutosegError as error:  # the result exists; the other figures are still drawn
                 undrawn[case.id] = str(error)
     return undrawn

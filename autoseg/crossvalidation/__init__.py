@@ -1,1 +1,1 @@
-"""All folds: jobs, validation of a fold, cascades."""
+"""Cross-validation: folds as jobs, their validation, cascades, and the merged table."""

@@ -1,4 +1,4 @@
-"""Validation where several annotators are learned: each decoder against each of them, beside the mean's usual table."""
+"""Validation with several annotators: agreement of each decoder with each annotator, beside the mean's evaluation."""
 
 import shutil
 from collections.abc import Mapping
@@ -19,31 +19,31 @@ from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 
-#: Folder beside the validation's label maps with those of each rater, and with the table of whom they agree with.
+#: Folder in a validation with each decoder's label maps and the table of their agreement.
 DECODERS = ANNOTATORS_KEY
 
 
 def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: Path, file: str) -> dict[str, Path]:
-    """The label maps of those who are learned separately and drew a case.
+    """Annotator → label map of a case, of those who are learned separately and annotated it.
 
     Args:
         case: names the dataset's files.
-        stored: the case preprocessed; what it holds takes the place of files that are gone.
+        stored: the preprocessed case, whose label maps replace files that are gone.
         stage: names the annotators.
-        references: folder for these.
+        references: folder for these replacements.
         file: name of a label map of the case.
     """
-    found = {}
+    label_maps = {}
     for index, (name, drew) in enumerate(zip(stage.annotators, stored.drawn, strict=True) if stage.annotators else ()):
         if drew and (path := case.annotations[name]).exists():
-            found[name] = path
+            label_maps[name] = path
         elif drew:
-            found[name] = restored_label(stored.annotations()[index], stored.trace, references / name / file)
-    return found
+            label_maps[name] = restored_label(stored.annotations()[index], stored.trace, references / name / file)
+    return label_maps
 
 
 def restored_label(label: np.ndarray, trace: Trace, path: Path) -> Path:
-    """Write a preprocessed label map, put back on the grid of the scan; return its path."""
+    """Resample a preprocessed label map to the grid of the scan, write it and return its path."""
     label = resample_label(label, trace.cropped_shape, trace.separate_axis, 1)
     write_label(path, restore(label, trace).astype(np.int16), trace.geometry)
     return path
@@ -52,13 +52,13 @@ def restored_label(label: np.ndarray, trace: Trace, path: Path) -> Path:
 def measure_decoders(
     out: Path, files: Mapping[str, str], drawn: Mapping[str, Mapping[str, Path]], stage: Stage
 ) -> None:
-    """Write how far each decoder, and their mean, agree with each rater in a fold.
+    """Write the agreement of each decoder, and of their mean, with each annotator in a fold.
 
     Args:
         out: folder of the validation, with the mean's label maps.
-        files: case → name of its label map, there and in each rater's folder.
-        drawn: case → rater → what they drew.
-        stage: names the annotators, and what to measure.
+        files: case → name of its label map, there and in each decoder's folder.
+        drawn: case → annotator → their label map.
+        stage: names the annotators and outputs.
     """
     references = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in stage.annotators}
     folders = {f"decoder {name}": out / DECODERS / name for name in stage.annotators} | {"mean of decoders": out}
@@ -67,7 +67,7 @@ def measure_decoders(
 
 
 def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
-    """How far each decoder agrees with each annotator in all validated folds; written beside the cross-validation.
+    """Agreement of each decoder with each annotator in all validated folds; also written to ``crossval``.
 
     None where no annotators are learned separately, or no fold is validated; the table of an earlier plan goes then.
     """
@@ -82,7 +82,7 @@ def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
 
 
 def read_agreement(run: Run, stage: Stage) -> Agreement | None:
-    """What :func:`annotators_agreement` wrote; None where it had nothing to write."""
+    """The agreement that :func:`annotators_agreement` wrote, or None."""
     folder = _agreement_folder(run, stage)
     return Agreement.read(folder) if stage.annotators and (folder / "agreement.json").exists() else None
 

@@ -1,4 +1,4 @@
-"""Stages of a run that follow each other: which folds of each to train, for how long, and the cases each works on."""
+"""Cascades: which folds of each stage to train, for how long, and on which cases."""
 
 import zlib
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ from autoseg.utils.parallel import available_cpus, each
 
 
 def schedule(run: Run, last: Stage, folds: Sequence[int], length: Length) -> list[Job]:
-    """What has to be trained for some folds of a stage, in order.
+    """The jobs needed for some folds of a stage, in order.
 
-    A stage whose predictions are further input of the next is needed with all its folds: each case's come from the fold
-    that was not trained on it. A stage in whose box the next one works is needed with the same folds.
+    A stage whose predictions are further input of the next is needed with all its folds: each case is predicted by the
+    fold that was not trained on it. A stage in whose box the next one works is needed with the same folds.
 
     Args:
-        run: its splits say how many folds there are.
-        last: the stage that is asked for.
-        folds: of it.
-        length: of each; seconds are for each of ``folds`` with all it needs, and the stages share the sum equally.
+        run: gives the number of folds.
+        last: the requested stage.
+        folds: its requested folds.
+        length: of each; seconds are for each of ``folds`` with all stages, which share them equally.
     """
     chain = last.chain
     needed = {last.name: list(folds)}
@@ -49,10 +49,10 @@ def schedule(run: Run, last: Stage, folds: Sequence[int], length: Length) -> lis
 
 
 def stage_cases(run: Run, stage: Stage, names: Sequence[str]) -> list[StoredCase]:
-    """Preprocessed cases as a stage is trained on them.
+    """Preprocessed cases for the training of a stage.
 
-    Where it works on predictions of the stage before, :func:`fetch_previous` has to have fetched them. Where it works
-    inside the box of a structure, the reference's box is taken, and cases without the structure are left out.
+    Predictions of the previous stage must have been fetched (:func:`fetch_previous`). A stage that works inside the box
+    of a structure is trained in the reference's box; cases without the structure are left out.
 
     Args:
         run: with preprocessed cases.
@@ -63,8 +63,8 @@ def stage_cases(run: Run, stage: Stage, names: Sequence[str]) -> list[StoredCase
     if stage.before is None or stage.previous is None:
         return [StoredCase(data, case) for case in names]
     if stage.input_target is not None:
-        found = [StoredCase(_folder(run, stage), case) for case in names]
-        return [StoredCase(data, one.id, (StoredField(PREVIOUS, one, one.content),)) for one in found]
+        predictions = [StoredCase(_folder(run, stage), case) for case in names]
+        return [StoredCase(data, one.id, (StoredField(PREVIOUS, one, one.content),)) for one in predictions]
     previous = stage.previous
     values = next(output.values for output in stage.before.target.outputs if output.name == previous.output)
     cases: list[StoredCase] = []
@@ -76,10 +76,10 @@ def stage_cases(run: Run, stage: Stage, names: Sequence[str]) -> list[StoredCase
 
 
 def refuse_unpredicted(run: Run, last: Stage) -> None:
-    """Before hours of training: can every stage of a chain be given what it is to learn from?
+    """Check before training that every stage of a chain can get the predictions that it is trained on.
 
     Args:
-        run: whose splits say which fold predicts which case.
+        run: whose splits determine which fold predicts which case.
         last: of the chain.
 
     Raises:
@@ -91,15 +91,15 @@ def refuse_unpredicted(run: Run, last: Stage) -> None:
 
 
 def fetch_previous(run: Run, stage: Stage, workers: int | None = None) -> None:
-    """Bring what the stage before predicted of every case to a stage's grid; what is there already is kept.
+    """Resample the previous stage's prediction of every case to a stage's grid; finished cases are kept.
 
     Args:
-        run: whose stage before is trained and validated in all folds.
-        stage: that is given the predictions as further input.
+        run: whose previous stage is trained and validated in all folds.
+        stage: that has the predictions as further input.
         workers: processes; one a core (at most :data:`autoseg.preprocessing.dataset.LARGEST_POOL`) where None.
 
     Raises:
-        AutosegError: a case has no prediction of a fold that was not trained on it.
+        AutosegError: a case has no prediction by a fold that was not trained on it.
     """
     before = stage.before
     assert before is not None
@@ -127,7 +127,7 @@ def _folder(run: Run, stage: Stage) -> Path:
 
 
 def _out_of_fold(run: Run, before: Stage) -> dict[str, int]:
-    """Case → a fold that was not trained on it and has predicted it."""
+    """Case → a fold that validates it and was not trained on it."""
     splits = run.splits
     if not any(split["validation"] for split in splits):
         raise AutosegError(
@@ -166,6 +166,6 @@ def _fetch(job: _Prediction) -> None:
     cropped = trace.crop(labels.astype(np.int16))
     moved = resample_label(cropped, shape, trace.separate_axis, job.stage.configuration.resampling.label_order)
     patch = tuple(job.stage.configuration.patch_size)
-    # Only the label matters; it is stored as a case's so that patches of it are read as a label's are.
-    found = PreprocessedCase(np.zeros((1, *shape), np.float32), moved, trace)
-    save(job.folder, job.case.id, found, (1,) * (3 - len(patch)) + patch, job.key)
+    # Only the label matters; it is stored like a case, so that patches of it can be read.
+    prediction = PreprocessedCase(np.zeros((1, *shape), np.float32), moved, trace)
+    save(job.folder, job.case.id, prediction, (1,) * (3 - len(patch)) + patch, job.key)

@@ -1,4 +1,4 @@
-"""One fold's training as part of a run: what is there already, what it starts from, how long it may take."""
+"""Training one fold of a run: skip, resume or start over; initial weights; budget."""
 
 import time
 from collections.abc import Sequence
@@ -27,15 +27,19 @@ from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import Steps, say
 
-#: Of a time budget at most this share is kept for predicting the validation cases at the end.
+#: Largest share of a time budget that is reserved for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
 
-#: Note in a fold's folder of the predictions that it was trained on.
+#: File in a fold's folder with fingerprints of the predictions that it was trained on.
 _PREVIOUS_FILE = "previous.json"
 
 
 def train_job(job: Job, settings: TrainingSettings) -> None:
-    """Train a fold and validate it, unless that is done already."""
+    """Train a fold and validate it, unless that is done already.
+
+    Raises:
+        AutosegError: no training case has the structure in whose box the stage works, or training fails.
+    """
     fold, stage, recipe = job.fold, job.fold.stage, job.fold.stage.recipe
     fold.folder.mkdir(parents=True, exist_ok=True)
     training = stage_cases(fold.run, stage, fold.training_cases)
@@ -84,7 +88,7 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
 
 
 def _starts(fold: Fold, log: "_Log") -> list[Callback]:
-    """What gives a new network the weights that the recipe has it start from, and keeps a share of them."""
+    """Callbacks for the recipe's initial weights: loading them, and averaging with them at the end."""
     initialization = fold.stage.recipe.initialization
     if initialization.source == "random":
         return []
@@ -93,7 +97,7 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
 
 
 def _budget(job: Job, device: torch.device) -> tuple[Budget, str]:
-    """How long the training itself may take, and that in words."""
+    """Budget of the training without the final validation, and the whole length in words."""
     fold, recipe, seconds = job.fold, job.fold.stage.recipe, job.length.seconds
     if seconds is None:
         rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
@@ -110,7 +114,7 @@ def _budget(job: Job, device: torch.device) -> tuple[Budget, str]:
 
 
 def _is_done(fold: Fold, request: str, identity: str, at_least: bool) -> bool:
-    """Whether a fold is trained and validated as asked for; with ``at_least``, or for longer."""
+    """Whether a fold is trained and validated with this request; with ``at_least``, or a longer one."""
     if not (fold.done.exists() and fold.trained):
         return False
     done = read_json(fold.done)
@@ -120,7 +124,7 @@ def _is_done(fold: Fold, request: str, identity: str, at_least: bool) -> bool:
 
 
 def _no_longer(request: str, other: str) -> bool:
-    """Whether a request (``9 seconds``, ``20 epochs``) asks for no more than another of its kind; an empty one does."""
+    """Whether a request (``9 seconds``, ``20 epochs``) is at most another one of its unit; True where empty."""
     if not request:
         return True
     (length, unit), (other_length, other_unit) = request.split(), other.split()
@@ -128,29 +132,29 @@ def _no_longer(request: str, other: str) -> bool:
 
 
 def _start_over_after_another(fold: Fold, training: Sequence[StoredCase]) -> None:
-    """A training on predictions of a stage that was since trained anew is of no use: start over.
+    """Start over if the previous stage has been trained again since: its predictions have changed.
 
-    Which predictions it works on is noted in ``previous.json``.
+    Fingerprints of the predictions are in ``previous.json``.
     """
-    found = {case.id: one.content for case in training for one in case.extra if one.field == PREVIOUS}
-    if not found:
+    contents = {case.id: one.content for case in training for one in case.extra if one.field == PREVIOUS}
+    if not contents:
         return
     path = fold.folder / _PREVIOUS_FILE
     before = read_json(path) if path.exists() else {}
-    if any(before.get(case, content) != content for case, content in found.items()):
+    if any(before.get(case, content) != content for case, content in contents.items()):
         say(f"The stage before {fold.stage.name} has been trained further: fold {fold.number} starts over.")
         start_over(fold)
-    write_json(path, found)
+    write_json(path, contents)
 
 
 def start_over(fold: Fold) -> None:
-    """Remove what an earlier training of a fold left."""
+    """Remove the files of an earlier training of a fold."""
     for path in _files(fold):
         path.unlink(missing_ok=True)
 
 
 def _files(fold: Fold) -> list[Path]:
-    """Files that a fold's training leaves."""
+    """Files that a fold's training writes."""
     return [
         fold.done,
         fold.state,
@@ -163,11 +167,11 @@ def _files(fold: Fold) -> list[Path]:
 
 
 def _best(state: State) -> str:
-    return f"; best validation Dice on the way {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+    return f"; best validation Dice {state.best_dice:.4f}" if state.best_dice >= 0 else ""
 
 
 class _Log:
-    """Lines with the time, to the fold's log and to the terminal."""
+    """Writes messages with the time to the fold's log, and without it to the terminal."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A fold's validation: its cases predicted as new ones are, and evaluated on their original grid."""
+"""Validation of a fold: its validation cases, predicted like new ones and evaluated on their original grid."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ from autoseg.runs.fold import Fold
 from autoseg.step.precision import resolve_precision
 from autoseg.utils.progress import Steps
 
-#: A validation takes longer than its networks alone: reading, resampling, writing. An estimate on the safe side.
+#: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
 RESERVE_MARGIN = 1.25
 
 
 def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.device) -> float:
-    """Estimate how long predicting cases will take: one tile, times tiles, mirrorings and cases."""
+    """Estimate the seconds to predict cases: time of one tile × tiles × mirrorings."""
     if not cases:
         return 0.0
     network = build(stage.network, stage.in_channels, stage.heads).to(device).eval()
@@ -53,10 +53,9 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
 def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
 
-    Where the dataset's own label files are gone, the preprocessed labels, put back on that grid, take their place. A
-    fold without validation cases has nothing to evaluate: the result has no rows and nothing is written. Where
-    annotators are learned separately their mean is evaluated, and a folder beside it gets each one's label maps and
-    their Dice with what each annotator drew.
+    If the dataset's label files are gone, the preprocessed labels, resampled to that grid, replace them. Without
+    validation cases the result has no rows and nothing is written. Where annotators are learned separately, the mean of
+    the decoders is evaluated, and a folder beside it gets each decoder's label maps and their Dice with each annotator.
     """
     stage, run, out = fold.stage, fold.run, fold.validation
     if not fold.validation_cases:
@@ -64,7 +63,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     out.mkdir(parents=True, exist_ok=True)
     stages = [TrainedStage(one, [load_network(fold.of_stage(one).weights, one, device)]) for one in stage.chain]
     predictor = Predictor([Member(str(run.path), stages)], device)
-    wanted = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
+    results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, Path]] = []
     drawn: dict[str, dict[str, Path]] = {}
@@ -75,14 +74,14 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
         writing: Future[None] | None = None
         for case_id in fold.validation_cases:
             stored = StoredCase(data, case_id)
-            seen = _as_earlier_stages_see(fold, case_id)
-            found = predictor.predict_preprocessed(stored.image(), stored.trace, seen, wanted)
+            earlier = _for_earlier_stages(fold, case_id)
+            prediction = predictor.predict_preprocessed(stored.image(), stored.trace, earlier, results)
             file = f"{case_id}{result_ending(stage.file_ending)}"
-            labels = {out / file: found.label}
-            labels |= {out / DECODERS / name / file: label for name, label in found.answers.items()}
+            labels = {out / file: prediction.label}
+            labels |= {out / DECODERS / name / file: label for name, label in prediction.answers.items()}
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_write_labels, labels, found.geometry)
+            writing = writer.submit(_write_labels, labels, prediction.geometry)
             case = run.dataset.case(case_id)
             reference = case.label
             if reference is None or not reference.exists():
@@ -98,16 +97,17 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
 
 
 def no_evaluation(stage: Stage) -> Evaluation:
-    """That of no case."""
+    """An evaluation without cases."""
     return Evaluation((), tuple(output.name for output in stage.result.outputs))
 
 
-def _as_earlier_stages_see(fold: Fold, case: str) -> list[PreprocessedCase]:
-    seen = []
+def _for_earlier_stages(fold: Fold, case: str) -> list[PreprocessedCase]:
+    """The case as it is preprocessed for each of the earlier stages, in order."""
+    cases = []
     for stage in fold.stage.chain[:-1]:
         stored = StoredCase(fold.run.preprocessed(stage.configuration.data), case)
-        seen.append(PreprocessedCase(stored.image(), None, stored.trace))
-    return seen
+        cases.append(PreprocessedCase(stored.image(), None, stored.trace))
+    return cases
 
 
 def _write_labels(labels: Mapping[Path, np.ndarray], geometry: Geometry) -> None:

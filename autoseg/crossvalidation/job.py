@@ -1,4 +1,4 @@
-"""Job: one fold to train and validate, and how long that may take."""
+"""Job: one fold to train and validate, and the length of its training."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from autoseg.runs.fold import Fold
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is asked to take; as long as the plan says where neither is given.
+    """Requested length of a training; the plan's where neither is given.
 
     Attributes:
         epochs: of each fold, in every stage.
-        seconds: wall-clock time for each fold, from its first step to its last validation prediction; where stages
-            follow each other, with all of them.
+        seconds: wall-clock time for each fold, from its first step to its last validation prediction; of all stages
+            together in a cascade.
     """
 
     epochs: int | None = None
@@ -27,10 +27,10 @@ class Job:
     """One fold to train and validate.
 
     Attributes:
-        fold: which.
+        fold: to train.
         length: of its training.
-        asked: whether the user asked for it, or only another stage needs its predictions.
-        last: whether it is of the stage that the user asked for.
+        asked: whether the user requested this fold; else another stage needs its predictions.
+        last: whether it belongs to the requested stage.
     """
 
     fold: Fold
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def request(self) -> str:
-        """What is asked for, in words that are kept with the result."""
+        """The requested length in words, stored with the result (``20 epochs``)."""
         length = self.length
         if length.seconds is None and length.epochs is None:
             length = Length(epochs=self.fold.stage.recipe.epochs)

@@ -1,6 +1,6 @@
 """``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table.
 
-A configuration that follows others has them trained first, as far as it needs them
+Earlier stages of a cascade are trained first, with the folds that are needed
 (:mod:`autoseg.crossvalidation.cascades`).
 """
 
@@ -33,7 +33,7 @@ def train(
     seed: int = 0,
     resume: bool | None = None,
 ) -> Evaluation:
-    """Train folds of a cross-validation and validate them; goes on where an interrupted training stopped.
+    """Train folds of a cross-validation and validate them; resumes interrupted trainings.
 
     Args:
         run: the run folder.
@@ -43,9 +43,9 @@ def train(
         length: of each fold's training; the plan's where None.
         compute: device and processes; chosen for the machine where None.
         seed: of initialisation, patches and augmentation.
-        resume: None continues a fold that was begun and starts others; True insists on there being one to continue;
-            False starts over these folds, in every stage; folds of an earlier stage that only their predictions are
-            needed of are kept.
+        resume: None continues folds that were begun and starts others; True requires that there is one to continue;
+            False starts these folds over, in every stage, and keeps other folds of earlier stages, of which only
+            predictions are needed.
 
     Returns:
         The evaluation of every fold of the configuration that is trained by now, these and earlier ones; written to
@@ -56,7 +56,7 @@ def train(
         UsageError: options that contradict each other or name what does not exist.
     """
     length, compute = length or Length(), compute or Compute()
-    _refuse_odd(length)
+    _refuse_invalid(length)
     run = Run.open(run.path if isinstance(run, Run) else run)
     if not run.dataset.cases:
         raise AutosegError(
@@ -65,7 +65,7 @@ def train(
         )
     settings = TrainingSettings(_prepared(compute.device), seed, compute.workers, resume is not False)
     last = run.plan.stage(configuration)
-    refuse_lacking(run.dataset, last)  # before a stage is trained that no other could follow
+    refuse_lacking(run.dataset, last)  # before hours of training an earlier stage
     refuse_unpredicted(run, last)
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for number in numbers:
@@ -90,22 +90,22 @@ def train(
     return evaluation
 
 
-def _refuse_odd(length: Length) -> None:
+def _refuse_invalid(length: Length) -> None:
     if length.epochs is not None and length.seconds is not None:
         raise UsageError("--epochs and --max-time can't both set the length of the training; give one.")
     if length.epochs is not None and length.epochs < 1:
         raise UsageError(f"--epochs {length.epochs} is too few; give 1 or more.")
     if length.seconds is not None and length.seconds <= 0:
-        raise UsageError("--max-time must be longer than nothing.")
+        raise UsageError("--max-time must be more than 0.")
 
 
 def _prepared(name: str) -> torch.device:
-    """The device, set up for hours of the same step."""
+    """The device, set up for a long training."""
     device = select_device(name)
     if device.type == "cpu":
         keep_large_blocks()
         torch.set_num_threads(available_cpus())
     elif device.type == "cuda":
-        # Every step has the same shapes, so that searching for the fastest convolutions once pays.
+        # Every step has the same shapes, so benchmarking the convolutions once pays off.
         torch.backends.cudnn.benchmark = True
     return device

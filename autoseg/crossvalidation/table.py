@@ -1,4 +1,4 @@
-"""The cross-validated table: the evaluations of all validated folds in one."""
+"""The cross-validated table: the merged evaluations of all validated folds."""
 
 from autoseg.crossvalidation.fold_validation import no_evaluation
 from autoseg.evaluation.summary import Evaluation
@@ -12,14 +12,14 @@ from autoseg.utils.progress import say
 
 
 def folds_of_plan(run: Run, stage: Stage) -> list[Fold]:
-    """Folds that are trained under the plan as it is now."""
+    """Folds that are trained under the current plan."""
     return [fold for fold in run.folds(stage) if is_of(stage, fold.weights)]
 
 
 def cross_validated(run: Run, stage: Stage) -> Evaluation:
     """Merge the evaluations of all validated folds into ``<configuration>/crossval``.
 
-    Of folds that were trained on all cases there is nothing to merge; the result then has no rows.
+    Folds that were trained on all cases have no evaluation; the result then has no rows.
 
     Raises:
         AutosegError: no fold is validated yet.

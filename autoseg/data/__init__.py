@@ -1,1 +1,1 @@
-"""What is on disk: datasets, cases, images, layouts, checks and the fingerprint."""
+"""Datasets on disk: cases, images, layouts, checks and the fingerprint."""

@@ -1,4 +1,4 @@
-"""Which part of an image carries information: the box that fingerprint and preprocessing crop to."""
+"""Foreground of an image and its bounding box, which fingerprint and preprocessing crop to."""
 
 from collections.abc import Sequence
 
@@ -38,10 +38,7 @@ def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
 
 
 def cropping_box(inside: np.ndarray) -> Box:
-    """The smallest box around the true voxels of a ``(z, y, x)`` array; all of it where none is true.
-
-    An image that is cropped to nothing would be of no use.
-    """
+    """The smallest box around the true voxels of a ``(z, y, x)`` array; the whole array where none is true."""
     z, y, x = bounding_box(inside) if inside.any() else (slice(0, size) for size in inside.shape)
     return z, y, x
 
@@ -54,13 +51,13 @@ def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
         mask: bool ``(z, y, x)``, or None.
 
     Returns:
-        Slices for the axes z, y and x. The whole image where nothing is non-zero.
+        Slices for the axes z, y and x; the whole image where all voxels are zero.
     """
     return cropping_box(foreground(image, mask))
 
 
 def middle_of(box: Box, largest: Sequence[int]) -> Box:
-    """The middle of a box, at most ``largest`` voxels along each axis; of an odd rest, the larger half lies behind."""
+    """The centre of a box, at most ``largest`` voxels along each axis; an odd rest is cut more at the end."""
     starts = [part.start + max(0, part.stop - part.start - most) // 2 for part, most in zip(box, largest, strict=True)]
     z, y, x = (
         slice(start, min(start + most, part.stop)) for start, part, most in zip(starts, box, largest, strict=True)

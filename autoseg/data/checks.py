@@ -1,4 +1,4 @@
-"""Everything that is wrong with a dataset, all at once, and its fingerprint from the same reading of the files."""
+"""Checking a dataset: all its problems at once, and its fingerprint from the same pass over the files."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -23,14 +23,14 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong or odd.
+    """A problem of a dataset.
 
     Attributes:
-        severity: an ``error`` must be corrected before training; a ``warning`` should be looked at.
+        severity: an ``error`` must be corrected before training; a ``warning`` should be checked.
         case: name of the case, or ``""`` for the dataset as a whole.
-        file: which file, or None.
-        what: is wrong.
-        remedy: what to do.
+        file: that has it, or None.
+        what: description of the problem.
+        remedy: how to correct it.
     """
 
     severity: Severity
@@ -41,7 +41,7 @@ class Problem:
 
 
 class Examination(NamedTuple):
-    """What one reading of a dataset found.
+    """Results of one pass over a dataset.
 
     Attributes:
         problems: errors first, then in the dataset's order of cases.
@@ -56,7 +56,7 @@ class Examination(NamedTuple):
 
 @dataclass
 class _CaseFindings:
-    """What the examination of one case found; small, as it comes from another process."""
+    """Results of checking one case; small, as they come from another process."""
 
     case: Case
     problems: list[Problem] = field(default_factory=list)
@@ -66,7 +66,7 @@ class _CaseFindings:
     measurement: Measurement | None = None
 
     def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(Problem(severity, self.case.id, file, what, remedy))
 
 
@@ -347,7 +347,7 @@ def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
 
 
 def _duplicates(found: Iterable[_CaseFindings]) -> list[Problem]:
-    """Different files with the very same voxels: one patient under two names leaks across a split."""
+    """Different files with identical voxels: one patient under two names would leak across a split."""
     first: dict[str, tuple[Case, str]] = {}
     problems = []
     for item in found:
@@ -364,7 +364,7 @@ def _duplicates(found: Iterable[_CaseFindings]) -> list[Problem]:
 
 
 def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Problem]:
-    """What is not the same in all cases: dimensions, orientation, voxel types, channels."""
+    """Properties that differ between cases: dimensions, orientation, voxel types, channels."""
     problems = []
     geometries = {item.case.id: item.geometry for item in found if item.geometry is not None}
     dimensions = Counter(f"{geometry.dimension}D" for geometry in geometries.values())

@@ -1,4 +1,4 @@
-"""Dataset: a description of what is on disk, read in whatever layout it has, and the voxels of its cases."""
+"""Dataset: a dataset on disk, opened in any layout, and the voxels of its cases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["Case", "ChannelFile", "Dataset", "LoadedCase", "load_case"]
 
 
 class Dataset(Description):
-    """What is on disk, independent of how it is laid out; see :class:`autoseg.data.description.Description`."""
+    """A dataset on disk, independent of its layout; see :class:`autoseg.data.description.Description`."""
 
     @classmethod
     def open(cls, path: str | Path, layout: str | None = None) -> "Dataset":
@@ -27,10 +27,10 @@ class Dataset(Description):
             layout: one of :data:`autoseg.data.layouts.layout.LAYOUTS` to skip the recognition.
 
         Raises:
-            AutosegError: nothing there, or nothing any layout recognises.
-            UsageError: an unknown ``layout``.
+            AutosegError: the path does not exist, or no layout recognises it.
+            UsageError: ``layout`` is unknown.
         """
-        # A run folder names the scans it was made from, and may be used from another folder.
+        # Absolute, since a run folder stores the paths and may be used from another working directory.
         path = Path(path).absolute()
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
@@ -51,7 +51,7 @@ class Dataset(Description):
 
 
 class LoadedCase(BaseModel):
-    """The voxels of a case, all in the same canonical grid.
+    """The voxels of a case, all on the same canonical grid.
 
     Attributes:
         image: float32 ``(channel, z, y, x)``; channels that the case lacks are zero.
@@ -60,7 +60,7 @@ class LoadedCase(BaseModel):
         geometry: of the first channel's file.
         label: integer ``(z, y, x)``, or None.
         mask: bool ``(z, y, x)``, or None.
-        annotations: what each annotator asked for drew, likewise; None for one who did not draw the case.
+        annotations: label map of each requested annotator, likewise; None for one who did not annotate the case.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
@@ -80,13 +80,13 @@ def load_case(
     """Read the voxels of a case.
 
     Args:
-        case: which files.
-        channels: names of the channels wanted, in the order wanted.
-        with_label: read the label map too, where there is one.
-        annotators: names of those whose label maps to read too, in the order wanted.
+        case: its files.
+        channels: names of the channels to read, in order.
+        with_label: whether to read the label map, too, if there is one.
+        annotators: names of those whose label maps to read, too, in order.
 
     Raises:
-        AutosegError: a file is unreadable, or the files do not share one grid (both named).
+        AutosegError: a file is unreadable, or two files (both named) differ in their grid.
     """
     arrays: list[np.ndarray | None] = []
     cache: dict[Path, Any] = {}

@@ -1,4 +1,4 @@
-"""Description: what a layout says of a dataset, its channels, labels, regions and cases with their files."""
+"""Description: a dataset's channels, labels, regions and cases with their files, as a layout reads them."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ class _Model(BaseModel):
 
 
 class ChannelFile(_Model):
-    """Where one channel of one case is stored.
+    """File of one channel of one case.
 
     Attributes:
         path: the image file.
@@ -35,10 +35,10 @@ class Case(_Model):
         id: unique in the dataset; results are named after it.
         channels: channel name → file. A channel that the case lacks is absent.
         label: the label map to train from, or None for a case to predict.
-        raters: rater name → label map, where several people drew the case; ``label`` is then
-            the first of them, or a map that the dataset names besides.
+        raters: rater name → label map, if several people annotated the case; ``label`` is then the first of them, or
+            another map that the dataset names.
         mask: voxels outside are background for cropping and normalization.
-        group: cases with the same group (one patient's exams) never lie on two sides of a split.
+        group: cases of the same group (one patient's exams) are never on both sides of a split.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Case(_Model):
 
     @property
     def annotations(self) -> dict[str, Path]:
-        """Annotator → label map, where several people drew the case."""
+        """Annotator → label map, if several people annotated the case."""
         return self.raters
 
     @property
@@ -62,17 +62,17 @@ class Case(_Model):
 
 
 class Description(_Model):
-    """What is on disk, independent of how it is laid out.
+    """A dataset on disk, independent of its layout.
 
     Attributes:
         name: of the dataset.
         root: folder (or CSV) it was read from.
         layout: name of the layout that it was read as (:mod:`autoseg.data.layouts`).
         channels: channel names, in the dataset's order.
-        modalities: channel name → what the dataset calls its modality (``MRI``, ``CT``), where it says so.
+        modalities: channel name → modality in the dataset's words (``MRI``, ``CT``), where it has one.
         labels: label name → value, without the background (0) and without the ignore label.
         regions: region name → the label values it unites; empty where labels are the targets.
-        ignore_label: a value whose voxels take no part in training or evaluation.
+        ignore_label: a value whose voxels are left out of training and evaluation.
         cases: labelled cases.
         unlabelled: cases without a label (a test set).
         file_ending: ending of the label files, and so of results (``.nii.gz``).

@@ -1,4 +1,4 @@
-"""What the name of a file says: whether it is an image, of which format, and what a result may be called."""
+"""File names of images: their formats, and the ending of results."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ def image_endings() -> tuple[str, ...]:
 
 
 def image_ending(path: Path) -> str | None:
-    """The ending by which a file is an image (``.nii.gz``), as the file writes it, or None."""
+    """The image ending of a file name (``.nii.gz``), in its own case, or None."""
     name = path.name.lower()
     ending = max((ending for ending in image_endings() if name.endswith(ending)), key=len, default=None)
     return None if ending is None else path.name[-len(ending) :]
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name says it is an image; a Mac's hidden ``._x.nii.gz`` is none."""
+    """Whether a file's name is that of an image; macOS' hidden ``._x.nii.gz`` is none."""
     return not path.name.startswith(".") and image_ending(path) is not None
 
 
@@ -42,7 +42,7 @@ def holds_fractions(ending: str | None) -> bool:
 def result_ending(*wanted: str | None) -> str:
     """The first of these file endings that can hold a label map in one file; ``.nii.gz`` where none can.
 
-    Of a scan's format and that of the training labels, say: a result comes in the former where it can.
+    For example of a scan's format and that of the training labels: a result has the scan's where possible.
     """
     for ending in wanted:
         if not ending:

@@ -1,4 +1,4 @@
-"""Fingerprint: what a planner may know about the data, and nothing else."""
+"""Fingerprint: the measured properties of a dataset, a planner's only knowledge of the data."""
 
 import zlib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
-#: Foreground voxels of a case and channel that go into the pooled statistics, at most.
+#: Largest number of foreground voxels that a case and channel adds to the pooled statistics.
 SAMPLE = 10_000
 
 
@@ -22,7 +22,7 @@ class _Model(BaseModel):
 
 
 class Intensity(_Model):
-    """Intensities of one channel inside the foreground: labelled voxels, or non-zero ones where none is."""
+    """Intensities of one channel inside the foreground: labelled voxels, or non-zero ones without any label."""
 
     mean: float
     std: float
@@ -61,12 +61,12 @@ class Fingerprint(_Model):
         dataset: name.
         dimension: 2 for pictures, 3 for volumes.
         channels: names, in the dataset's order.
-        modalities: channel name → modality, where the dataset says so.
+        modalities: channel name → modality, where the dataset has one.
         labels: label name → value, without background and ignore.
         regions: region name → values.
         ignore_label: label value whose voxels are not trained on or evaluated.
         file_ending: of the label files.
-        cases: one entry a labelled case.
+        cases: one entry for each labelled case.
         intensities: channel name → statistics pooled over all cases (for CT normalization).
     """
 
@@ -86,7 +86,7 @@ class Fingerprint(_Model):
     def of(
         cls, dataset: Dataset, dimension: int, cases: list[CaseFingerprint], intensities: dict[str, Intensity]
     ) -> "Fingerprint":
-        """What the dataset itself says, with what was measured."""
+        """Combine the dataset's description with the measurements."""
         return cls(
             dataset=dataset.name,
             dimension=dimension,
@@ -102,7 +102,7 @@ class Fingerprint(_Model):
 
 
 class Measurement(NamedTuple):
-    """What one case contributes: its entry, and each channel's sample for the pooled statistics."""
+    """The measurements of one case: its entry, and each channel's sample for the pooled statistics."""
 
     case: CaseFingerprint
     samples: dict[str, np.ndarray]
@@ -112,9 +112,9 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
     """Take the fingerprint of one case.
 
     Args:
-        case_id: name of the case; the sample drawn depends on it and on the seed only.
+        case_id: name of the case; the sample depends on it and the seed only.
         loaded: its voxels, with the dataset's channels in the dataset's order.
-        dataset: says which channels and label values there are.
+        dataset: names the channels and label values.
         seed: of the sample.
     """
     inside = foreground(loaded.image, loaded.mask)

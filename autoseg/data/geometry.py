@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a file's voxels lie, as the file says it (SimpleITK's x, y, z order; mm)."""
+    """Position of a file's voxels in space, as in its header (SimpleITK's x, y, z order; mm)."""
 
     size: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -62,7 +62,7 @@ class Geometry:
         )
 
     def differs_from(self, other: "Geometry", tolerance: float = 1e-3) -> str | None:
-        """Say in words how two geometries differ, or None where they agree within ``tolerance`` voxels.
+        """The difference of two geometries as a message, or None if they agree within ``tolerance`` voxels.
 
         Sizes must be equal, spacings within a thousandth, directions within a thousandth of a cosine, and origins
         within a hundredth of the largest voxel side or ``tolerance`` of it, whichever is more.
@@ -95,7 +95,7 @@ class Image:
 
 
 class Header(NamedTuple):
-    """What a file says before its voxels.
+    """A file's header.
 
     Attributes:
         geometry: 2D or 3D.

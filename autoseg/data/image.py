@@ -22,7 +22,7 @@ def read_geometry(path: str | Path) -> Header:
     """Read a file's header only.
 
     Raises:
-        AutosegError: the file is missing, is not an image, or has a shape we can't use.
+        AutosegError: the file is missing, is not an image, or has an unsupported shape.
     """
     try:
         return _format(path).read_header(Path(path))

@@ -1,9 +1,9 @@
-"""Names of MR sequences and tumor structures, which data sets call differently, and matching them."""
+"""Names of MR sequences and tumor structures, which differ between datasets, and matching them."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-#: What a sequence is called → how it is called here.
+#: Names of a sequence → its name in autoseg.
 SEQUENCES = {
     **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), "t1"),
     **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "t1km"), "t1c"),
@@ -12,7 +12,7 @@ SEQUENCES = {
     **{name: name for name in ("adc", "dwi", "swi", "pd", "pet", "ct", "cbf", "cbv", "mra", "dce")},
 }
 
-#: What a part of a glioma is called (BraTS and others) → how it is called here.
+#: Names of a part of a glioma (BraTS and others) → its name in autoseg.
 STRUCTURES = {
     **dict.fromkeys(("wholetumor", "wt", "wholelesion"), "whole_tumor"),
     **dict.fromkeys(("tumorcore", "tc", "core"), "tumor_core"),
@@ -24,13 +24,13 @@ STRUCTURES = {
 
 
 def channel_key(name: str) -> str:
-    """The same for all names of a sequence: ``T1ce``, ``t1_gd`` and ``t1c`` → ``t1c``."""
+    """One key for all names of a sequence: ``T1ce``, ``t1_gd`` and ``t1c`` → ``t1c``."""
     plain = _plain(name)
     return SEQUENCES.get(plain, plain)
 
 
 def output_key(name: str) -> str:
-    """The same for all names of a structure: ``WT`` and ``whole tumour`` → ``whole_tumor``."""
+    """One key for all names of a structure: ``WT`` and ``whole tumour`` → ``whole_tumor``."""
     plain = _plain(name).replace("tumour", "tumor").replace("oedema", "edema")
     return STRUCTURES.get(plain, plain)
 
@@ -40,11 +40,11 @@ def _plain(name: str) -> str:
 
 
 def pair(names: Sequence[str], others: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
-    """Match names to others: the same ones first, then those with the same key; each other one at most once.
+    """Match names to others: equal ones first, then those with the same key; each of the others at most once.
 
     Args:
-        names: to be matched.
-        others: that they are matched to.
+        names: to match.
+        others: to match them to.
         key: :func:`channel_key` or :func:`output_key`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What SimpleITK hides about a NIfTI file: it silently reads NaN and infinity, and what is cut off, as 0."""
+"""Faults of NIfTI files that SimpleITK hides: it silently reads NaN, infinity and missing voxels as 0."""
 
 import gzip
 import math
@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-#: Bytes looked at in one go; a multiple of every voxel's size.
+#: Bytes checked at once; a multiple of every voxel's size.
 _CHUNK = 1 << 22
 
 #: NIfTI's codes of the floating-point types → numpy's.
@@ -17,7 +17,7 @@ _FLOATS = {16: "f4", 64: "f8"}
 
 
 class Faults(NamedTuple):
-    """What is wrong with a file.
+    """Faults of a file.
 
     Attributes:
         non_finite: voxels that are NaN or infinite.
@@ -31,7 +31,7 @@ class Faults(NamedTuple):
 def faults(path: Path) -> Faults:
     """Look for faults in the bytes of a ``.nii`` or ``.nii.gz``.
 
-    None are found in other formats, nor in a file that is missing or no NIfTI, which is for the image reader to report.
+    Other formats have none here; the image reader reports files that are missing or no NIfTI.
     """
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):

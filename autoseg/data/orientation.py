@@ -1,4 +1,4 @@
-"""Orientation: the axes a network sees a volume in, as flips and an order of the canonical ones."""
+"""Orientation: the axes of a network's input, as flips and an order of the canonical axes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +38,7 @@ class Axes:
 
 
 def axes_in(orientation: Orientation, geometry: Geometry) -> Axes:
-    """The axes of an orientation for a file of this geometry; a flat picture keeps its own in all of them."""
+    """The axes of an orientation for a file of this geometry; 2D images keep their own."""
     if orientation == "canonical" or geometry.dimension != 3:
         return Axes()
     if orientation == "ras":

@@ -38,19 +38,19 @@ _BRAIN = np.array([60.0, 79.0, 66.0])
 
 @dataclass(frozen=True)
 class Cohort:
-    """What to generate. The same values give the same files.
+    """Parameters of a generated cohort; the same values give the same files.
 
     Attributes:
         cases: labelled cases.
         unlabelled: further cases without a label, to predict.
-        shape: voxels ``(z, y, x)``; the brain is made smaller where it would not fit.
+        shape: voxels ``(z, y, x)``; the brain is scaled down to fit.
         spacing: mm ``(z, y, x)``.
-        sites: scanners, each with its own brightness, contrast, sharpness, noise and bias; cases take turns.
+        sites: scanners, each with its own brightness, contrast, sharpness, noise and bias; assigned to cases in turn.
         noise: standard deviation of the (Rician) noise, relative to the brightest normal tissue.
         bias: strength of the bias field: the standard deviation of its logarithm.
         missing: share of the sequences that are left out at random; each case keeps one.
-        raters: with 2 or more, as many further label maps a case, each drawn with its own habits.
-        seed: of everything random.
+        raters: with 2 or more, number of further label maps of each case, each with a bias of its own.
+        seed: of all random choices.
     """
 
     cases: int = 12
@@ -78,7 +78,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Site:
-    """How a scanner makes images look.
+    """Appearance of a scanner's images.
 
     Attributes:
         gain: sequence → intensity of the brightest normal tissue.
@@ -101,7 +101,7 @@ class Phantom(NamedTuple):
     Attributes:
         images: sequence → int16 intensities, zero outside the brain.
         label: uint8, the truth.
-        raters: uint8, what each rater drew.
+        raters: uint8, each rater's label map.
         mask: bool, the brain.
     """
 
@@ -146,7 +146,7 @@ def generate(out: str | Path, cohort: Cohort | None = None) -> Path:
 
 
 def make_site(cohort: Cohort, number: int) -> Site:
-    """The appearance of a cohort's scanner of this number; the first is the plainest."""
+    """The appearance of a cohort's scanner with this number; the first one is the plainest."""
     rng = np.random.default_rng([cohort.seed, 1, number])
     apart = 0.0 if number == 0 else 1.0
     return Site(
@@ -159,7 +159,7 @@ def make_site(cohort: Cohort, number: int) -> Site:
 
 
 def make_phantom(cohort: Cohort, site: Site, number: int) -> Phantom:
-    """Generate one head: anatomy, tumour, and how the site's scanner shows them."""
+    """Generate one head: anatomy, tumour, and their images from the site's scanner."""
     rng = np.random.default_rng([cohort.seed, 2, number])
     shape, spacing = cohort.shape, np.asarray(cohort.spacing)
     # Anatomy is built in brain coordinates: mm from the centre, of a brain of average size.
@@ -352,7 +352,7 @@ def _acquire(
     site: Site,
     field: Callable[[float], np.ndarray],
 ) -> np.ndarray:
-    """What the site's scanner makes of the tissues in one sequence."""
+    """The site's image of the tissues in one sequence."""
     contrast = _CONTRAST[channel]
     image: np.ndarray = np.zeros(mask.shape, np.float32)
     for tissue, share in shares.items():

@@ -1,9 +1,11 @@
-"""Other tools' models, in and out.
+"""Import and export of other tools' models.
 
-from autoseg.interop import export_nnunet, import_nnunet
+Example::
 
-run = import_nnunet("nnUNetTrainer__nnUNetPlans__3d_fullres", "RUN")
-export_nnunet(run.path, "MODEL_FOLDER")
+    from autoseg.interop import export_nnunet, import_nnunet
+
+    run = import_nnunet("nnUNetTrainer__nnUNetPlans__3d_fullres", "RUN")
+    export_nnunet(run.path, "MODEL_FOLDER")
 """
 
 from autoseg.interop.nnunet.exporting import export_nnunet

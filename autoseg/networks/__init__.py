@@ -1,4 +1,4 @@
-"""Networks: from the plan's description to a module; one module of this package a family.
+"""Networks: build a module from the plan's description; one Python module for each family.
 
 Works on tensors only and imports without SimpleITK, so that a network can be profiled on a bare machine.
 """
@@ -19,15 +19,15 @@ __all__ = ["BUILDERS", "build", "count_parameters", "parameters_of", "set_deep_s
 #: Builds a module from a description, the number of input channels and the number of heads.
 Builder = Callable[[Any, int, int], nn.Module]
 
-#: Family → what builds it (:data:`autoseg.plans.architecture.FAMILIES` describes it). A family's module is imported
+#: Family → builder (:data:`autoseg.plans.architecture.FAMILIES` has its description). A family's module is imported
 #: when it is first built, since some need an extra to be installed.
 BUILDERS: Registry[Builder] = Registry("network family", package="autoseg.networks")
 
 
 def _in_module(module: str, function: str) -> Builder:
     def build_family(network: Any, in_channels: int, heads: int) -> nn.Module:
-        found: nn.Module = getattr(import_module(f"autoseg.networks.{module}"), function)(network, in_channels, heads)
-        return found
+        built: nn.Module = getattr(import_module(f"autoseg.networks.{module}"), function)(network, in_channels, heads)
+        return built
 
     return build_family
 
@@ -53,7 +53,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
     Args:
         network: topology, from the plan.
         in_channels: channels of the image.
-        heads: channels of the result (``plan.target.heads``), for each rater that the network answers for.
+        heads: output channels of each decoder (``plan.target.heads``).
         deep_supervision: overrides the plan's choice where given.
 
     Raises:
@@ -73,9 +73,10 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
 
 
 def set_deep_supervision(network: nn.Module, enabled: bool) -> None:
-    """Switch further results (of lower resolutions, of single views) on: a list, in training mode; or off: one tensor.
+    """Switch auxiliary outputs (lower resolutions, single views) on or off.
 
-    A network without any has no part with an attribute ``deep_supervision`` and stays as it is.
+    On, the network returns a list of logits in training mode; off, one tensor. A network without auxiliary outputs (no
+    part has an attribute ``deep_supervision``) is left unchanged.
     """
     for part in network.modules():
         if hasattr(part, "deep_supervision"):
@@ -90,6 +91,6 @@ def count_parameters(network: nn.Module) -> tuple[int, int]:
 
 
 def parameters_of(network: Network, in_channels: int, heads: int) -> tuple[int, int]:
-    """:func:`count_parameters` of a network that is built without any memory for its weights."""
+    """:func:`count_parameters` of a network that is built on the meta device, without memory for weights."""
     with torch.device("meta"):
         return count_parameters(build(network, in_channels, heads))

@@ -1,4 +1,4 @@
-"""Pieces that several networks are made of."""
+"""Building blocks that several networks share."""
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,9 @@ SLOPE = 0.25
 
 
 class Rectifier(nn.Module):
-    """PReLU with a slope a channel, whatever the type that autocast has given the features.
+    """PReLU with one slope per channel, for features of any dtype.
 
-    Torch's own needs slopes of the features' type, and not every device's autocast sees to that.
+    torch's own PReLU needs slopes of the features' dtype, and autocast does not cast them on every device.
     """
 
     def __init__(self, channels: int) -> None:
@@ -19,12 +19,12 @@ class Rectifier(nn.Module):
         self.slope = nn.Parameter(torch.full((channels,), SLOPE))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Same shape and type."""
+        """Same shape and dtype as ``features``, ``(batch, channel, z, y, x)``."""
         return torch.prelu(features, self.slope.to(features.dtype))
 
 
 def normalization(name: str, channels: int) -> nn.Module:
-    """An affine ``instance`` or ``batch`` normalization of volumes; nothing for ``none``."""
+    """Affine 3D normalization: ``instance``, ``batch``, or the identity for ``none``."""
     if name == "none":
         return nn.Identity()
     if name == "batch":
@@ -36,11 +36,11 @@ class Convolution(nn.Conv3d):
     """A convolution that pads an image smaller than its kernel beforehand; the result is the same.
 
     oneDNN (torch 2.15, CPU) gives such a convolution's weights gradients up to 1e36 in bfloat16 where it pads itself.
-    Seen with 3×3×3, 3×1×1 and 5×5×5; kernels within slices (1×3×3) are right.
+    Observed with 3×3×3, 3×1×1 and 5×5×5; kernels within slices (1×3×3) are correct.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """``(batch, channel, z, y, x)``."""
+        """Convolve ``(batch, channel, z, y, x)``."""
         short = any(side < kernel for side, kernel in zip(features.shape[2:], self.kernel_size, strict=True))
         if not short or self.kernel_size[0] == 1 or isinstance(self.padding, str):
             return super().forward(features)
@@ -49,14 +49,14 @@ class Convolution(nn.Conv3d):
 
 
 def pad_beforehand(network: nn.Module) -> None:
-    """Make a :class:`Convolution` of every plain one in a network, whoever built it; its weights keep their names."""
+    """Turn every plain ``nn.Conv3d`` of a network into a :class:`Convolution`; weights keep their names."""
     for part in network.modules():
         if type(part) is nn.Conv3d:
             part.__class__ = Convolution
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, norm: str, padding: int = 0) -> nn.Sequential:
-    """Convolution, normalization, ReLU. The convolution has no bias, which the normalization would take away again."""
+    """Convolution, normalization, ReLU. No bias: the normalization would cancel it."""
     return nn.Sequential(
         Convolution(in_channels, out_channels, kernel, padding=padding, bias=False),
         normalization(norm, out_channels),
@@ -65,13 +65,13 @@ def convolution(in_channels: int, out_channels: int, kernel: int, norm: str, pad
 
 
 def head(in_channels: int, widths: list[int], norm: str, dropout: float, heads: int) -> nn.Sequential:
-    """Fully connected layers of each voxel, each with dropout behind it, and the classification (with a bias).
+    """1×1×1 layers, each followed by dropout, and a 1×1×1 classification layer with a bias.
 
     Args:
         in_channels: of the features.
         widths: of the 1×1×1 layers.
         norm: normalization of each.
-        dropout: probability behind each; single values are dropped, as in the networks this is used for.
+        dropout: probability after each; drops single values, not channels, as the published networks do.
         heads: channels of the result.
     """
     layers: list[nn.Module] = []
@@ -84,7 +84,7 @@ def head(in_channels: int, widths: list[int], norm: str, dropout: float, heads: 
 def enlarge(features: torch.Tensor, factor: int) -> torch.Tensor:
     """Repeat each voxel ``factor`` times along each axis; ``(batch, channel, z, y, x)``.
 
-    Made of a copy alone: autocast leaves its type alone, the backward pass is a sum and needs nothing saved.
+    Only a copy: autocast keeps its dtype, and the backward pass is a sum that needs no saved activations.
     """
     batch, channels, depth, height, width = features.shape
     spread = features[:, :, :, None, :, None, :, None]

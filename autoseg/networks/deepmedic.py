@@ -9,24 +9,23 @@ from autoseg.plans.families import DeepMedic
 
 
 class TwoPathways(nn.Module):
-    """Convolutions at full and at a lower resolution around the same middle, joined by 1×1×1 layers.
+    """Convolutions at full and at a lower resolution around the same centre, joined by 1×1×1 layers.
 
-    It is given ``network.input_size(patch)`` voxels and speaks about ``network.output_size(patch)``: a patch of 25³ of
-    the fine pathway lies in the middle of 57³, whose means over 3×3×3 voxels are the coarse pathway's 19³; after eight
+    Its input has ``network.input_size(patch)`` voxels and its output ``network.output_size(patch)``: a patch of 25³ of
+    the fine pathway lies in the centre of 57³, whose means over 3×3×3 voxels are the coarse pathway's 19³; after eight
     convolutions 9³ and 3³ are left. A voxel of the result depends on 17³ voxels through the fine pathway and on 51³
     (around the 3³ that it is one of) through the coarse one.
 
-    The coarse pathway sees means, not every third voxel as in Kamnitsas' own program: what is finer than the coarse
-    grid is averaged away and can't appear on it as something else.
+    The coarse pathway takes means, not every third voxel as in Kamnitsas' own code, to avoid aliasing.
 
-    Parameters (Rahimpour et al. 2022 count 663,491 with four channels and one output) come out exactly with no bias
-    but the classification's, and normalization of all layers but it, the two of 1×1×1 included.
+    The number of parameters (663,491 with four channels and one output in Rahimpour et al. 2022) is matched exactly
+    where only the classification has a bias and every other layer, the two of 1×1×1 included, a normalization.
     """
 
     def __init__(self, network: DeepMedic, in_channels: int, heads: int) -> None:
         super().__init__()
         self.factor = network.factor
-        # The fine pathway needs so much less around the result, on each side, than the coarse one.
+        # Voxels on each side that only the coarse pathway needs around the result.
         self.surplus = len(network.features) * (network.factor - 1)
         self.fine = _pathway(network, in_channels)
         self.coarse = _pathway(network, in_channels)

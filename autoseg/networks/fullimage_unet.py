@@ -9,15 +9,15 @@ from autoseg.plans.families import FullImageUNet
 
 
 class WholeImageUNet(nn.Module):
-    """A 3D U-Net for images of any size: what can't be halved is halved upwards, and cut again on the way out.
+    """A 3D U-Net for images of any size: pooling rounds odd sizes up, and the decoder crops the extra voxel.
 
-    The paper says: four levels, the first with 20 and 40 kernels, two 1×1×1 layers of 20 with dropout, instance
-    normalization, ReLU, 3,878,841 parameters. The rest is assumed, as what comes nearest to that number among U-Nets
-    that are built regularly: the two convolutions of each level have n and 2n kernels, as in Çiçek et al. 2016; on the
-    way out a 1×1×1 convolution halves the channels before they are enlarged and concatenated, and two convolutions of n
-    kernels follow; no convolution has a bias but the classification, and every other one an affine normalization. That
-    makes 3,884,261 parameters with four channels and one output, 0.14 % more than the paper's. (Transposed
-    convolutions in place of the 1×1×1 ones: over 20 % more.)
+    From the paper: four levels, the first with 20 and 40 kernels, two 1×1×1 layers of 20 with dropout, instance
+    normalization, ReLU, 3,878,841 parameters. The rest is assumed, as the regular U-Net that comes nearest to that
+    number: the two convolutions of each level have n and 2n kernels, as in Çiçek et al. 2016; in the decoder a 1×1×1
+    convolution halves the channels before they are enlarged and concatenated, and two convolutions of n kernels follow;
+    no convolution has a bias but the classification, and every other one an affine normalization. That makes 3,884,261
+    parameters with four channels and one output, 0.14 % more than the paper's. (Transposed convolutions in place of the
+    1×1×1 ones: over 20 % more.)
     """
 
     def __init__(self, network: FullImageUNet, in_channels: int, heads: int) -> None:
@@ -43,7 +43,7 @@ class WholeImageUNet(nn.Module):
             skips.append(features)
         for up, join, skip in zip(self.up, self.join, reversed(skips[:-1]), strict=True):
             enlarged = enlarge(up(features), 2)
-            # Halved upwards, an odd axis comes back one voxel longer, at its end.
+            # An odd axis was rounded up by the pooling, so it is one voxel too long at its end.
             depth, height, width = skip.shape[2:]
             features = join(torch.cat([skip, enlarged[:, :, :depth, :height, :width]], dim=1))
         logits: torch.Tensor = self.head(features)

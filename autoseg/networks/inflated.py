@@ -2,7 +2,7 @@
 
 A convolution of 1×k×k over a volume is the k×k convolution of each of its slices. The same is true of every layer of a
 2D encoder once slices count as further images of the batch, over which batch norm then averages as a 3D one does. So
-the encoder stays timm's own, with its layers, names and weights; it is given the slices, and its maps are put together
+the encoder stays timm's own, with its layers, names and weights; its input are slices, and its feature maps are stacked
 to volumes again. The decoder works on volumes.
 """
 
@@ -38,7 +38,7 @@ def import_timm() -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its own imports' business, not the user's
+            warnings.simplefilter("ignore", FutureWarning)  # raised by timm's own imports; the user can't act on them
             import timm
     except ImportError:
         raise AutosegError(
@@ -55,8 +55,8 @@ def encoder_maps(name: str) -> dict[int, int]:
     Where several maps have the same reduction, the last of them counts.
 
     Raises:
-        AutosegError: timm is not installed or has no such encoder, or its maps are not those of a convolutional one,
-            whatever the size of the plane.
+        AutosegError: timm is not installed or has no such encoder, or the encoder is not convolutional (its maps do not
+            halve the plane step by step, for any plane).
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = _create(name, 3).to("meta").eval()
@@ -64,7 +64,7 @@ def encoder_maps(name: str) -> dict[int, int]:
         reduction = max(maps)
         plane = (2 * reduction, 3 * reduction)
         try:
-            found = [tuple(output.shape) for output in model(torch.empty(2, 3, *plane))]
+            shapes = [tuple(output.shape) for output in model(torch.empty(2, 3, *plane))]
         except Exception as error:  # any of a thousand models may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise AutosegError(
@@ -74,7 +74,7 @@ def encoder_maps(name: str) -> dict[int, int]:
         (2, count, plane[0] // factor, plane[1] // factor)
         for factor, count in zip(model.feature_info.reduction(), model.feature_info.channels(), strict=True)
     ]
-    if found != expected or any(factor & (factor - 1) for factor in maps):
+    if shapes != expected or any(factor & (factor - 1) for factor in maps):
         raise AutosegError(f"{_refusal(name)} its feature maps do not halve the plane step by step.")
     return maps
 
@@ -95,7 +95,7 @@ def _create(name: str, in_channels: int) -> Any:
     try:
         try:
             model = timm.create_model(name, **options)
-        except NotImplementedError:  # an initialisation that the meta device has no idea of
+        except NotImplementedError:  # an initialisation that the meta device does not support
             where = torch.get_default_device()
             with torch.device("cpu"):
                 model = timm.create_model(name, **options).to(where)
@@ -106,7 +106,7 @@ def _create(name: str, in_channels: int) -> Any:
 
 
 class SliceEncoder(nn.Module):
-    """A 2D encoder that is given every slice of a volume, and gives volumes of feature maps.
+    """A 2D encoder applied to every slice of a volume; returns volumes of feature maps.
 
     Args:
         network: which encoder, and with which first pooling.
@@ -115,7 +115,7 @@ class SliceEncoder(nn.Module):
     Attributes:
         name: of the timm model.
         channels: rule by which three colours' weights serve other channels.
-        reductions: of the maps, in the order in which they are given.
+        reductions: of the maps, in the order of the model's outputs.
     """
 
     def __init__(self, network: Inflated, in_channels: int) -> None:
@@ -162,14 +162,14 @@ class InflatedNet(nn.Module):
         super().__init__()
         self.encoder = SliceEncoder(network, in_channels)
         maps = encoder_maps(network.encoder)
-        wanted = list(maps) if network.skips is None else network.skips
-        unknown = [str(factor) for factor in wanted if factor not in maps]
+        skips = list(maps) if network.skips is None else network.skips
+        unknown = [str(factor) for factor in skips if factor not in maps]
         if unknown:
             raise AutosegError(
                 f"network.skips names {', '.join(unknown)}, but {network.encoder} has maps reduced by "
                 f"{', '.join(map(str, maps))}."
             )
-        given = {factor: count for factor, count in maps.items() if factor in wanted}
+        given = {factor: count for factor, count in maps.items() if factor in skips}
         self.skips = sorted(given)
         lowest = network.reduction
         self.levels = [lowest >> stage for stage in range(len(network.decoder_features))]
@@ -205,20 +205,20 @@ class InflatedNet(nn.Module):
 
 
 def _in_plane(inputs: int, outputs: int) -> nn.Sequential:
-    # A batch norm follows: a bias would be taken off again.
+    # No bias: the batch norm that follows would cancel it.
     convolution = nn.Conv3d(inputs, outputs, (1, 3, 3), padding=(0, 1, 1), bias=False)
     return nn.Sequential(convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
 
 
 def _upwards(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """A convolution, and a transposed one that doubles the plane (4×4: each output pixel is made of equally many)."""
+    """A convolution, and a transposed one that doubles the plane (4×4: all output pixels sum equally many terms)."""
     doubling = nn.ConvTranspose3d(width, outputs, (1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1))
     return nn.Sequential(*_in_plane(inputs, width), doubling, nn.ReLU(inplace=True))
 
 
-def _depth_layer(channels: int, wanted: bool) -> nn.Module:
+def _depth_layer(channels: int, enabled: bool) -> nn.Module:
     """A convolution along z, or nothing."""
-    if not wanted:
+    if not enabled:
         return nn.Identity()
     convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), bias=False)
     return nn.Sequential(convolution, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))

@@ -1,13 +1,13 @@
 """Anisotropic networks, one a view, and their fusion (Wang et al. 2017).
 
 Wang, Li, Ourselin, Vercauteren, "Automatic brain tumor segmentation using cascaded anisotropic convolutional neural
-networks" (https://arxiv.org/abs/1709.00382). A view looks at slices along one axis: its convolutions are large within
-a slice (1×3×3, dilated at the lowest resolution) and few across slices (3×1×1), so that it sees 217×217×9 voxels for
-little memory. Three views along different axes correct each other.
+networks" (https://arxiv.org/abs/1709.00382). A view stacks slices along one axis: its convolutions are large within
+a slice (1×3×3, dilated at the lowest resolution) and few across slices (3×1×1), for a receptive field of 217×217×9
+voxels with little memory. Three views along different axes correct each other.
 
-Read from the paper: ten residual blocks of two convolutions within slices, in four groups, each followed by one
-convolution across slices; batch normalization and PReLU after each; results of three depths joined into one. Assumed,
-where it leaves room: the plane is halved by 1×3×3 convolutions (its 217 voxels do not count them; with them 223); all
+From the paper: ten residual blocks of two convolutions within slices, in four groups, each followed by one convolution
+across slices; batch normalization and PReLU after each; results of three depths joined into one. Assumed, where the
+paper is silent: the plane is halved by 1×3×3 convolutions (its 217 voxels do not count them; with them 223); all
 convolutions are padded, so that the result is as large as the patch.
 """
 
@@ -28,7 +28,7 @@ SCALES = 3
 
 
 def build_multiview(network: MultiView, in_channels: int, heads: int) -> nn.Module:
-    """Build one network a view; in training mode they answer each on its own.
+    """Build one network for each view; in training mode each view's logits are returned.
 
     Raises:
         AutosegError: a softmax over one head, which is always 1.
@@ -46,9 +46,8 @@ class MultiViewNetwork(nn.Module):
     """Views along several axes.
 
     In training mode with ``deep_supervision`` a list of the views' logits ``(batch, heads, z, y, x)``; else their
-    fusion, the mean of their probabilities. It is given as logits again, since those are what everything downstream
-    averages over tiles and flips; averaging the views' own logits instead would let one view that is sure of itself
-    outvote two that are not.
+    fusion, the mean of their probabilities. It is returned as logits, which everything downstream averages over tiles
+    and flips; averaging the views' logits instead would let one confident view outvote two uncertain ones.
     """
 
     def __init__(self, networks: Sequence[nn.Module], axes: Sequence[int], fusion: str) -> None:
@@ -60,14 +59,14 @@ class MultiViewNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Logits for ``(batch, channel, z, y, x)``."""
-        said = [_along(network, image, axis) for network, axis in zip(self.views, self.axes, strict=True)]
+        logits = [_along(network, image, axis) for network, axis in zip(self.views, self.axes, strict=True)]
         if self.training and self.deep_supervision:
-            return said
-        return said[0] if len(said) == 1 else fuse(said, self.fusion)
+            return logits
+        return logits[0] if len(logits) == 1 else fuse(logits, self.fusion)
 
 
 def _along(network: nn.Module, image: torch.Tensor, axis: int) -> torch.Tensor:
-    """Apply a network to slices along ``axis`` (of z, y, x), which it sees as its first one."""
+    """Apply a network to slices along ``axis`` (of z, y, x), which becomes its first spatial axis."""
     result: torch.Tensor = network(image.movedim(axis + 2, 2)).movedim(2, axis + 2)
     return result
 
@@ -75,7 +74,7 @@ def _along(network: nn.Module, image: torch.Tensor, axis: int) -> torch.Tensor:
 def fuse(views: Sequence[torch.Tensor], fusion: str) -> torch.Tensor:
     """The mean of the views' probabilities as logits, in 32 bits: ``(batch, heads, *space)``.
 
-    For ``softmax`` its logarithm, which a softmax turns back into it; for ``sigmoid`` its logit.
+    For ``softmax`` the logarithm of the mean, for ``sigmoid`` its logit: the activation gives the mean again.
     """
     stacked = torch.stack([logits.float() for logits in views])
     count = torch.log(torch.tensor(float(len(views)), device=stacked.device))
@@ -148,7 +147,7 @@ class _Layer(nn.Sequential):
 
 
 class _Residual(nn.Module):
-    """Two layers within slices, added to what goes in (through 1×1×1 where the channels change)."""
+    """Two layers within slices, added to their input (through 1×1×1 where the channels change)."""
 
     def __init__(self, channels: int, width: int, dilation: int, norm: str) -> None:
         super().__init__()
@@ -164,7 +163,7 @@ class _Residual(nn.Module):
 
 
 class _Scores(nn.Sequential):
-    """What one depth says, brought to full resolution by a transposed convolution of the plane."""
+    """Logits of one depth, upsampled in the plane by a transposed convolution."""
 
     def __init__(self, width: int, heads: int, factor: int) -> None:
         parts: list[nn.Module] = [nn.Conv3d(width, heads, (1, 3, 3), padding=(0, 1, 1))]

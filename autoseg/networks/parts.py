@@ -1,6 +1,6 @@
-"""Parts of a network: which tensors depend on its channels, which on its heads, what is encoder, what comes first.
+"""Parts of a network: tensors that depend on its channels or heads, its encoder, and the depth of each parameter.
 
-Found by building and running it without memory (on torch's meta device), so that they hold for every family.
+Determined by building and running it on torch's meta device, without memory, so that this works for every family.
 """
 
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ def own_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def input_axes(network: Network, in_channels: int, heads: int) -> GrowingAxes:
-    """GrowingAxes that grow with the number of input channels."""
+    """Axes of each tensor that grow with the number of input channels."""
     return _growing(_shapes(network, in_channels, heads), _shapes(network, in_channels + 1, heads), in_channels)
 
 
 def head_axes(network: Network, in_channels: int, heads: int) -> GrowingAxes:
-    """GrowingAxes that grow with the number of heads."""
+    """Axes of each tensor that grow with the number of heads."""
     return _growing(_shapes(network, in_channels, heads), _shapes(network, in_channels, heads + 1), heads)
 
 
@@ -52,7 +52,7 @@ def _shapes(network: Network, in_channels: int, heads: int) -> dict[str, torch.S
 
 
 def _growing(fewer: dict[str, torch.Size], more: dict[str, torch.Size], count: int) -> GrowingAxes:
-    found: GrowingAxes = {}
+    growing: GrowingAxes = {}
     for name, shape in fewer.items():
         axes = [
             GrowingAxis(number, large - small)
@@ -60,8 +60,8 @@ def _growing(fewer: dict[str, torch.Size], more: dict[str, torch.Size], count: i
             if large != small and small == count * (large - small)
         ]
         if axes:
-            found[name] = axes
-    return found
+            growing[name] = axes
+    return growing
 
 
 def encoder_names(network: Network, names: Sequence[str]) -> set[str]:
@@ -70,23 +70,26 @@ def encoder_names(network: Network, names: Sequence[str]) -> set[str]:
 
 
 def depths(network: Network, in_channels: int, heads: int, patch: Sequence[int]) -> dict[str, float]:
-    """Where each parameter stands on the way through the network: 0 for the first layer, 1 for the last, and the heads.
+    """Relative depth of each parameter: 0 for the first layer, 1 for the last one and the heads.
 
-    What counts is the longest way from a parameter to a result: a U-Net's first layer is as far as the way through its
-    lowest resolution, however short the skip connection; parallel pathways stand side by side.
+    The longest path from a parameter to an output counts: for a U-Net's first layer that is the path through the lowest
+    resolution, not the skip connection. Parallel pathways have the same depths.
 
     Args:
         network: topology.
         in_channels: of the image.
         heads: of the result.
-        patch: voxels of one that the network takes.
+        patch: voxels of a patch that the network takes.
+
+    Returns:
+        Name of each parameter → depth from 0 to 1.
     """
     with torch.device("meta"):
         module = build(network, in_channels, heads, network.supervised_levels).train()
         # Two samples: batch norm must have something to average over.
         results = module(torch.empty((2, in_channels, *network.input_size(patch)), device="meta"))
-    way = _longest_ways([result.grad_fn for result in ([results] if isinstance(results, torch.Tensor) else results)])
-    far = {name: way[id(parameter)] for name, parameter in module.named_parameters()}
+    distances = _distances([result.grad_fn for result in ([results] if isinstance(results, torch.Tensor) else results)])
+    far = {name: distances[id(parameter)] for name, parameter in module.named_parameters()}
     nearest, farthest = min(far.values()), max(far.values())
     at_the_end = head_axes(network, in_channels, heads)
     return {
@@ -95,21 +98,21 @@ def depths(network: Network, in_channels: int, heads: int, patch: Sequence[int])
     }
 
 
-def _longest_ways(results: Sequence[Any]) -> dict[int, int]:
-    """Identity of each parameter → most layers (operations with parameters) between it and a result."""
+def _distances(results: Sequence[Any]) -> dict[int, int]:
+    """``id`` of each parameter → layers (operations with parameters) on its longest path to an output."""
     order: list[Any] = []
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     waiting = [(node, False) for node in results]
     while waiting:  # depth first, without recursion: deep networks have long graphs
         node, finished = waiting.pop()
         if finished:
             order.append(node)
-        elif node is not None and node not in seen:
-            seen.add(node)
+        elif node is not None and node not in visited:
+            visited.add(node)
             waiting.append((node, True))
             waiting += [(before, False) for before, _ in node.next_functions]
-    steps = dict.fromkeys(seen, 0)
-    for node in reversed(order):  # from the results on, each one after all that use it
+    steps = dict.fromkeys(visited, 0)
+    for node in reversed(order):  # from the outputs back, each node after all that use it
         befores = [before for before, _ in node.next_functions if before is not None]
         layer = any(hasattr(before, "variable") for before in befores)
         for before in befores:

@@ -1,4 +1,4 @@
-"""U-Nets, plain and with a residual encoder (dynamic-network-architectures): weights as nnU-Net."""
+"""U-Nets, plain and with a residual encoder (dynamic-network-architectures); weights have nnU-Net's names."""
 
 import copy
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
     if network.activation == "leaky_relu":
         arguments["nonlin_kwargs"]["negative_slope"] = NEGATIVE_SLOPE
     if network.dropout:
-        # Whole channels are dropped: neighbouring voxels are too alike for single ones to be missed.
+        # Whole channels are dropped: neighbouring voxels are so alike that dropping single ones has little effect.
         arguments["dropout_op"] = nn.Dropout2d if flat else nn.Dropout3d
         arguments["dropout_op_kwargs"] = {"p": network.dropout, "inplace": True}
     if network.family == "resenc":
@@ -62,10 +62,10 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
 
 
 class SharedEncoder(nn.Module):
-    """One encoder and a decoder for each rater; weights are named ``encoder.…`` and ``decoders.0.…``, ``decoders.1.…``.
+    """One encoder and several decoders; weights are named ``encoder.…`` and ``decoders.0.…``, ``decoders.1.…``.
 
-    All decoders start from the same weights, so that they come to differ by what their annotators drew and not by
-    chance: where nothing is dropped at random, annotators who always agree keep them equal.
+    All decoders start from the same weights, so that they differ only by their annotations and not by chance: without
+    dropout, identical annotations keep them equal.
     """
 
     def __init__(self, single: nn.Module, count: int) -> None:
@@ -76,12 +76,12 @@ class SharedEncoder(nn.Module):
         self.decoders = nn.ModuleList([decoder, *(copy.deepcopy(decoder) for _ in range(count - 1))])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits ``(batch, answers × heads, *space)``, all heads of an answer together, at every resolution."""
+        """Logits ``(batch, decoders × heads, *space)``, the heads of a decoder together, at every resolution."""
         skips = self.encoder(image)
-        said: Sequence[Any] = [decoder(skips) for decoder in self.decoders]
-        if isinstance(said[0], torch.Tensor):
-            return torch.cat(list(said), dim=1)
-        return [torch.cat(level, dim=1) for level in zip(*said, strict=True)]
+        logits: Sequence[Any] = [decoder(skips) for decoder in self.decoders]
+        if isinstance(logits[0], torch.Tensor):
+            return torch.cat(list(logits), dim=1)
+        return [torch.cat(level, dim=1) for level in zip(*logits, strict=True)]
 
 
 def _norm(name: str, flat: bool) -> type[nn.Module]:

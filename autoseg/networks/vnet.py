@@ -8,7 +8,7 @@ from autoseg.plans.families import VNet
 
 
 class Block(nn.Module):
-    """Convolutions, to whose last one's result the block's input is added before its rectifier (figure 2)."""
+    """A residual block: its input is added to the last convolution's output, before the rectifier (figure 2)."""
 
     def __init__(self, in_channels: int, channels: int, count: int, network: VNet) -> None:
         super().__init__()
@@ -31,26 +31,26 @@ class Block(nn.Module):
             in_channels = channels
         self.dropout = nn.Dropout3d(network.dropout)
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        """``(batch, channels, z, y, x)``; of fewer channels, as an image has, each is added several times in turn."""
-        features = given
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """``(batch, channel, z, y, x)``; an input of fewer channels is repeated to as many before it is added."""
+        features = inputs
         for convolution, rectifier in zip(list(self.convolutions)[:-1], list(self.rectifiers)[:-1], strict=True):
             features = rectifier(convolution(features))
         features = self.convolutions[-1](features)
-        if given.shape[1] != self.channels:
-            turns = -(-self.channels // given.shape[1])
-            given = given.repeat(1, turns, 1, 1, 1)[:, : self.channels]
-        # An image is no result of autocast: without the cast it would turn everything behind it into 32 bits.
-        result: torch.Tensor = self.dropout(self.rectifiers[-1](features + given.to(features.dtype)))
+        if inputs.shape[1] != self.channels:
+            repeats = -(-self.channels // inputs.shape[1])
+            inputs = inputs.repeat(1, repeats, 1, 1, 1)[:, : self.channels]
+        # The image is float32 under autocast: without the cast all later layers would be, too.
+        result: torch.Tensor = self.dropout(self.rectifiers[-1](features + inputs.to(features.dtype)))
         return result
 
 
 class ResidualVNet(nn.Module):
-    """The way in halves each axis and doubles the channels with 2×2×2 convolutions; the way out the other way round.
+    """The encoder halves each axis and doubles the channels with 2×2×2 convolutions; the decoder reverses that.
 
-    A block on the way out works on the enlarged features and the skipped ones side by side: twice the level's channels.
-    The first block's residual is the image itself, its channels repeated in turn to as many as the first level has
-    (for one channel that is the paper's broadcast).
+    A decoder block works on the upsampled features and the skipped ones concatenated: twice the level's channels.
+    The first block's residual is the image itself, its channels repeated to as many as the first level has (for one
+    channel that is the paper's broadcast).
     """
 
     def __init__(self, network: VNet, in_channels: int, heads: int) -> None:

@@ -1,4 +1,4 @@
-"""Weights on disk (safetensors), and what they were trained for: a network takes none of another plan's."""
+"""Weights on disk (safetensors), with the identity of the stage they were trained for."""
 
 import hashlib
 import textwrap
@@ -18,15 +18,21 @@ from autoseg.utils.files import atomic
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict atomically."""
+    """Write a state dict atomically.
+
+    Args:
+        path: of the safetensors file.
+        weights: name → tensor.
+        metadata: strings to store with them, such as :func:`identity_of`.
+    """
     tensors = {}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for name, tensor in weights.items():
         tensor = tensor.detach().cpu().contiguous()
         # safetensors refuses tensors that share memory (nnU-Net's U-Nets list a convolution under two names).
-        if tensor.numel() and tensor.data_ptr() in seen:
+        if tensor.numel() and tensor.data_ptr() in pointers:
             tensor = tensor.clone()
-        seen.add(tensor.data_ptr())
+        pointers.add(tensor.data_ptr())
         tensors[name] = tensor
     with atomic(path, suffix=".safetensors") as temporary:
         save_file(tensors, str(temporary), metadata=dict(metadata or {}))
@@ -47,7 +53,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What was noted with the weights; empty where they are unreadable."""
+    """Metadata stored with the weights; empty if the file is missing or unreadable."""
     try:
         with safe_open(str(path), framework="pt") as file:
             return dict(file.metadata() or {})
@@ -56,7 +62,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def content_of(weights: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of weights: other numbers, names or shapes give another one."""
+    """Fingerprint of weights (names, shapes and values), 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -68,12 +74,12 @@ def content_of(weights: Mapping[str, torch.Tensor]) -> str:
 def planned_weights(
     initialization: Initialization, folder: Path, read: Callable[[Path], dict[str, torch.Tensor]], option: str
 ) -> dict[str, torch.Tensor]:
-    """The weights in a run folder that its training starts from.
+    """Read the weights in a run folder that its training starts from.
 
     Args:
-        initialization: names the file, and what it must hold.
+        initialization: names the file and the fingerprint of its content.
         folder: of the run.
-        read: the file.
+        read: reads the file.
         option: that planned it, for messages.
 
     Raises:
@@ -89,12 +95,12 @@ def planned_weights(
 
 
 def identity_of(stage: Stage) -> dict[str, str]:
-    """What to note with weights of a stage, so that no other plan takes them for its own."""
+    """Metadata for a stage's weights, so that they are not loaded under another plan."""
     return {"identity": stage.identity}
 
 
 def is_of(stage: Stage, path: Path) -> bool:
-    """Whether weights were trained for this very stage, as far as they say what they were trained for."""
+    """Whether weights were trained for this stage; True where the file has no identity."""
     return read_metadata(path).get("identity", stage.identity) == stage.identity
 
 

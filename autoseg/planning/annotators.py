@@ -41,7 +41,9 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
     lost = [case.id for case in dataset.cases if not set(names) & set(case.annotations)]
     if lost:
         listed = ", ".join(lost[:_LISTED]) + (", …" if len(lost) > _LISTED else "")
-        say(f"{len(lost)} of {len(dataset.cases)} cases were drawn by none of {', '.join(names)}, left out: {listed}.")
+        say(
+            f"{len(lost)} of {len(dataset.cases)} cases were annotated by none of {', '.join(names)}, left out: {listed}."
+        )
         kept = tuple(case for case in dataset.cases if case.id not in lost)
         dataset = dataset.model_copy(update={"cases": kept})
     return dataset, tuple(names)

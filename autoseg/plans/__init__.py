@@ -1,1 +1,1 @@
-"""plan.json, the contract: what to do with a dataset."""
+"""The plan (``plan.json``): everything that preprocessing, training and inference execute, as validated data."""

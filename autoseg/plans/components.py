@@ -1,7 +1,7 @@
-"""Parts of a plan of which users will want one more: described by a class that is registered under a name.
+"""Extensible parts of a plan: each is described by a class that is registered under a name.
 
 In the plan's JSON, a key names the component (``family``, ``scheme``, ``name``), and the class that is registered under
-that name validates the rest. What the component does is registered under the same name in the room that does it; both
+that name validates the rest. Its implementation is registered under the same name in the package that uses it; both
 may stand in one file, which need not be part of autoseg (:mod:`autoseg.utils.registry`).
 """
 
@@ -16,7 +16,7 @@ from autoseg.utils.registry import Registry
 
 
 def by_name(registry: Registry[type[Any]], key: str, default: str) -> Callable[[Any], Any]:
-    """A validator that hands a JSON object to the class that its ``key`` names.
+    """A validator that parses a JSON object with the class that its ``key`` names.
 
     Args:
         registry: name → class.
@@ -33,7 +33,7 @@ def by_name(registry: Registry[type[Any]], key: str, default: str) -> Callable[[
 
 
 def table_of(registry: Registry[type[Any]]) -> Callable[[Any], Any]:
-    """A validator that hands each entry of a table, name → description, to the class of that name."""
+    """A validator that parses each entry of a table, name → description, with the class of that name."""
 
     def resolve(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -47,7 +47,11 @@ def table_of(registry: Registry[type[Any]]) -> Callable[[Any], Any]:
 
 
 def find(registry: Registry[type[Any]], name: str) -> type[BaseModel]:
-    """The class of this name, for a validator: an unknown name is a fault of the file."""
+    """The class of this name.
+
+    Raises:
+        PydanticCustomError: the name is unknown; inside a validator it is reported like any invalid value.
+    """
     try:
         return registry.find(name)
     except UsageError as error:

@@ -22,7 +22,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
-#: What a folder inside the run folder is called.
+#: Name of a folder inside the run folder.
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
@@ -43,12 +43,12 @@ class Memory(Reasoned):
 
 
 class Previous(Reasoned):
-    """The stage before: what a configuration takes over from another one, which is trained first.
+    """The previous stage: what a configuration uses of another one, which is trained first.
 
     Attributes:
         configuration: name of the other one.
-        use: ``channels``: its segmentation is further input, a channel an output; ``box``: this configuration works
-            inside the bounding box of its output ``output``.
+        use: ``channels``: its segmentation is further input, one channel for each output; ``box``: this configuration
+            works inside the bounding box of its output ``output``.
         output: name of the output whose bounding box it is.
         margin: voxels added to that box on every side.
     """
@@ -128,11 +128,11 @@ class Configuration(Reasoned):
 
     @property
     def tile_size(self) -> list[int]:
-        """Voxels that a tile speaks about at inference."""
+        """Voxels of a tile's output at inference."""
         return self.network.output_size(self.inference.patch_size or self.patch_size)
 
     @property
     def tile_context(self) -> list[int]:
-        """Voxels around a tile, on each side, that the network is given with it."""
+        """Voxels of context around a tile, on each side, that the network's input has."""
         given = self.network.input_size(self.inference.patch_size or self.patch_size)
         return [(n - tile) // 2 for n, tile in zip(given, self.tile_size, strict=True)]

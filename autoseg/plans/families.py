@@ -1,4 +1,4 @@
-"""The network families: what each is made of, as the part of a plan that :func:`autoseg.networks.build` builds."""
+"""The network families: hyperparameters of each, as the part of a plan that :func:`autoseg.networks.build` takes."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class UNet(Architecture):
     Attributes:
         family: ``unet``: stacked convolutions; ``resenc``: residual blocks in the encoder.
         features: channels of each stage, the highest resolution first.
-        strides: per stage, how much each axis is pooled on the way in (first stage: all 1).
+        strides: per stage, how much each axis is pooled in the encoder (first stage: all 1).
         kernel_sizes: per stage.
         encoder_blocks: convolutions (``unet``) or residual blocks (``resenc``) per encoder stage.
         decoder_convs: convolutions per decoder stage (one fewer than stages).
@@ -38,7 +38,7 @@ class UNet(Architecture):
         activation: non-linearity.
         dropout: probability after each convolution; 0 for none.
         deep_supervision: losses at lower decoder resolutions during training.
-        decoders: ways out of the one encoder, one for each rater that is learned separately.
+        decoders: number of decoders on the shared encoder, one for each annotator who is learned separately.
     """
 
     family: Literal["unet", "resenc"] = "unet"
@@ -55,7 +55,7 @@ class UNet(Architecture):
 
     @property
     def answers(self) -> int:
-        """One a decoder."""
+        """One for each decoder."""
         return self.decoders
 
     @property
@@ -70,7 +70,7 @@ class UNet(Architecture):
 
     @property
     def supervised_levels(self) -> bool:
-        """As the plan says."""
+        """Whether the plan switches deep supervision on."""
         return self.deep_supervision
 
     @property
@@ -107,7 +107,7 @@ class DeepMedic(Architecture):
     """DeepMedic (Kamnitsas et al. 2017): two pathways around the same centre, one at a lower resolution.
 
     No convolution is padded: ``len(features)`` convolutions of 3×3×3 take ``2·len(features)`` voxels off each axis.
-    The network speaks about what is left of the patch, and is given ``factor`` times the surroundings.
+    The output is what is left of the patch; the input has ``factor`` times its context.
 
     Attributes:
         family: of the network.
@@ -139,16 +139,16 @@ class DeepMedic(Architecture):
         return None
 
     def nearest(self, patch: Sequence[int]) -> list[int]:
-        """What the convolutions take off, and a whole number of the coarse pathway's voxels."""
+        """Rounded down to the convolutions' margin plus a whole number of the coarse pathway's voxels."""
         taken = 2 * len(self.features)
         return [taken + max((size - taken) // self.factor, 1) * self.factor for size in patch]
 
     def output_size(self, patch: Sequence[int]) -> list[int]:
-        """What unpadded convolutions leave of the patch."""
+        """The patch without the margin of the unpadded convolutions."""
         return [size - 2 * len(self.features) for size in patch]
 
     def input_size(self, patch: Sequence[int]) -> list[int]:
-        """The coarse pathway's surroundings: ``factor`` × (result / ``factor`` + what its convolutions take off)."""
+        """The coarse pathway's context: ``factor`` × (result / ``factor`` + what its convolutions take off)."""
         return [size + 2 * len(self.features) * self.factor for size in self.output_size(patch)]
 
     @property
@@ -210,8 +210,7 @@ class VNet(Architecture):
     Attributes:
         family: of the network.
         features: channels of each level, the highest resolution first; each level halves every axis.
-        convolutions: 5×5×5 convolutions in each level's block on the way in; the way out has the same, without the
-            lowest.
+        convolutions: 5×5×5 convolutions in each level's encoder block; the decoder has the same, without the lowest.
         kernel_size: of the blocks' convolutions.
         norm: normalization layer; the paper has none.
         dropout: probability after each block.
@@ -257,12 +256,12 @@ class Inflated(Architecture):
         family: of the network.
         encoder: name of a timm model with feature maps (``resnet34``).
         first_pool: the encoder's own first pooling, or maxima of 2×2 pixels in its place.
-        skips: reductions (2: half the resolution) of the encoder's maps that the decoder is given; all where None.
-        decoder_features: channels that each decoder stage gives, the lowest resolution first.
+        skips: reductions (2: half the resolution) of the encoder's maps that the decoder uses; all where None.
+        decoder_features: output channels of each decoder stage, the lowest resolution first.
         decoder_widths: channels of each stage's convolution, before the transposed one.
         depth_layers: 3×1×1 convolutions, which join slices: below the encoder and after every second stage of the
             decoder; without them a network for single slices.
-        channels: how weights for three colours serve another number of channels: ``repeat`` them in turn and rescale,
+        channels: how weights for three colours are adapted to other channels: ``repeat`` them in turn and rescale,
             or give each channel their ``mean``.
         reduction: how much the encoder reduces the plane: 32 for most.
     """
@@ -318,9 +317,9 @@ class Inflated(Architecture):
 
 @FAMILIES.register("multiview")
 class MultiView(Architecture):
-    """Anisotropic networks looking along several axes, their results averaged (Wang et al. 2017).
+    """Anisotropic networks along several axes (views), whose probabilities are averaged (Wang et al. 2017).
 
-    In training mode it gives a list with each view's result, so that each view is trained on its own.
+    In training mode it returns the logits of each view, so that each view has a loss of its own.
 
     Attributes:
         family: of the network.
@@ -328,8 +327,7 @@ class MultiView(Architecture):
         features: channels of the convolutions at full, half and quarter resolution in the plane (the networks of
             whole tumour and core; that of the enhancing tumour has no quarter).
         norm: normalization layer.
-        fusion: what the average is one of: of probabilities that exclude each other (``softmax``, for labels) or not
-            (``sigmoid``, for regions).
+        fusion: activation whose probabilities are averaged: ``softmax`` for labels, ``sigmoid`` for regions.
     """
 
     family: Literal["multiview"] = "multiview"
@@ -346,13 +344,13 @@ class MultiView(Architecture):
 
     @property
     def supervised_levels(self) -> bool:
-        """A result a view."""
+        """The logits of each view."""
         return True
 
     def suits(self, kind: str) -> str | None:
         """Labels are fused as softmax, regions as sigmoid."""
-        wanted = "sigmoid" if kind == "regions" else "softmax"
-        return None if self.fusion == wanted else f"network.fusion is {self.fusion}, but {kind} need {wanted}"
+        required = "sigmoid" if kind == "regions" else "softmax"
+        return None if self.fusion == required else f"network.fusion is {self.fusion}, but {kind} need {required}"
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""plan.json: reading, writing and validating it, and older versions of it."""
+"""Reading, writing, validating and upgrading ``plan.json``."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def validate_plan(data: dict[str, Any], source: str) -> Plan:
 
 
 def say_invalid(error: ValidationError) -> str:
-    """What is wrong with a plan, in words, with the path of each wrong key."""
+    """One message for all errors of a plan, with the path of each invalid key."""
     parts = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"] if part != "[key]") or "the plan"

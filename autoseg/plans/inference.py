@@ -1,4 +1,4 @@
-"""How a trained configuration is applied to whole images."""
+"""Inference settings: sliding window and test-time augmentation."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from autoseg.plans.recipe import Axis, Precision
 
 
 class Inference(Reasoned):
-    """How a trained configuration is applied to a whole image.
+    """Inference settings of a configuration for whole images.
 
     Attributes:
         overlap: share of a patch that neighbouring tiles have in common.
@@ -19,9 +19,9 @@ class Inference(Reasoned):
         patch_size: voxels of a tile, where it is not the training's patch.
         step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
         precision: of the network in predictions, where it is not the recipe's.
-        manner: ``nnunet`` does as nnU-Net in every detail: where tiles of an odd size start, weights that lie half a
-            voxel off the middle and are rounded to 16 bits, and an anisotropic axis that is looked for in the target's
-            spacing first on the way back to the scan.
+        manner: ``nnunet`` reproduces nnU-Net exactly: first voxels of tiles of an odd size, Gaussian weights half a
+            voxel off the centre and rounded to 16 bits, and, when scores are resampled to the scan, the anisotropic
+            axis first taken from the target's spacing.
     """
 
     overlap: float = Field(0.5, ge=0, lt=1)

@@ -20,9 +20,9 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
     is applied to every configuration, and ``*`` stands for every entry of a list or table
     (``channels.*.normalization.scheme``).
 
-    A value may be a whole part of the plan (``network={"family": "vnet"}``); what it leaves out is at its default. A
-    network that is put in every configuration goes to those of as many axes as it has, and patches that were not set,
-    too, are made to suit it.
+    A value may be a whole part of the plan (``network={"family": "vnet"}``); keys left out have their defaults. A
+    network set for every configuration is applied to those with its number of axes, and patch sizes that are not set
+    as well are rounded to what it can take.
 
     Raises:
         UsageError: no ``=``, an unknown key, or a value that the plan can't have.
@@ -59,7 +59,7 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
 
 
 def assignment(path: str, value: Any) -> str:
-    """``path.to.key=value`` as :func:`override` reads it back, whatever the value."""
+    """``path.to.key=value`` as :func:`override` parses it, for any value."""
     return f"{path}={json.dumps(value)}"
 
 
@@ -67,7 +67,7 @@ def _architecture(value: Any) -> Architecture | None:
     try:
         network: Architecture = TypeAdapter(Network).validate_python(value)
     except ValidationError:
-        return None  # what is wrong with it is said when the whole plan is validated
+        return None  # reported when the whole plan is validated
     return network
 
 
@@ -77,7 +77,7 @@ def _suits(value: Any, configuration: Configuration) -> bool:
 
 
 def _suit_patches(configuration: Any, assigned: list[list[str]]) -> None:
-    """Give a new network patches that it can take, in place of those that were not set together with it."""
+    """Round patch sizes that were not set together with a new network to what it can take."""
     network = _architecture(configuration["network"])
     if network is None:
         return

@@ -1,7 +1,7 @@
 """Plan: what to do with a dataset, as one readable and validated file.
 
 A planner writes it; preprocessing, training and inference execute it and decide nothing. Each model has a field
-``reasons`` (field name → one line) that says why a derived value is what it is.
+``reasons`` (field name → one line) with the reason of each derived value.
 
 Axes: all per-axis values are in array order ``(z, y, x)`` *after* ``Preprocessing.transpose``; spacing is in mm.
 """
@@ -20,12 +20,12 @@ from autoseg.utils.errors import UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-#: Version of the file format. A reader refuses newer files and upgrades older ones (:func:`_upgrade`).
+#: Version of the file format. A reader refuses newer files and upgrades older ones (:mod:`autoseg.plans.files`).
 SCHEMA_VERSION = 1
 
 
 class Plan(Reasoned):
-    """What to do with a dataset.
+    """The plan of a dataset: preprocessing, networks, training and inference.
 
     Attributes:
         schema_version: of the file format.
@@ -89,7 +89,7 @@ class Plan(Reasoned):
         return self
 
     def _check_answers(self, name: str) -> None:
-        """A network must give as many answers as there are raters to learn."""
+        """A network must have as many decoders as there are annotators to learn separately."""
         answers = self.configurations[name].network.answers
         if answers != max(len(self.raters), 1):
             raise ValueError(
@@ -98,20 +98,20 @@ class Plan(Reasoned):
             )
 
     def _check_stages(self, name: str) -> None:
-        """A chain of stages must end, hand on what is asked for, and segment all of the plan's target together."""
-        seen = [name]
-        found: set[str] = set()
+        """A chain of stages must end, provide the outputs that later stages use, and cover the plan's target."""
+        chain = [name]
+        segmented: set[str] = set()
         while True:
-            configuration = self.configurations[seen[-1]]
-            found |= {output.name for output in self._target_of(seen[-1]).outputs}
+            configuration = self.configurations[chain[-1]]
+            segmented |= {output.name for output in self._target_of(chain[-1]).outputs}
             previous = configuration.previous
             if previous is None:
                 break
-            where = f"configurations.{seen[-1]}.previous"
+            where = f"configurations.{chain[-1]}.previous"
             if previous.configuration not in self.configurations:
                 raise ValueError(f"{where}.configuration names {previous.configuration}, which does not exist")
-            if previous.configuration in seen:
-                raise ValueError(f"{where} goes round in a circle: {' → '.join([*seen, previous.configuration])}")
+            if previous.configuration in chain:
+                raise ValueError(f"{where} goes round in a circle: {' → '.join([*chain, previous.configuration])}")
             outputs = self._target_of(previous.configuration).outputs
             if previous.use == "box" and previous.output not in [output.name for output in outputs]:
                 raise ValueError(f"{where}.output names {previous.output}, which {previous.configuration} has not")
@@ -119,9 +119,9 @@ class Plan(Reasoned):
                 both = [c.model_dump()[shared] for c in (configuration, self.configurations[previous.configuration])]
                 if without_reasons(both[0]) != without_reasons(both[1]):
                     raise ValueError(f"{where}: a stage inside another one's box must have the same {shared}")
-            seen.append(previous.configuration)
+            chain.append(previous.configuration)
         last = [c.previous.configuration for c in self.configurations.values() if c.previous is not None]
-        missing = [output.name for output in self.target.outputs if output.name not in found]
+        missing = [output.name for output in self.target.outputs if output.name not in segmented]
         if name in last:
             return
         if missing:
@@ -129,7 +129,7 @@ class Plan(Reasoned):
         self._check_result(name)
 
     def _check_result(self, name: str) -> None:
-        """Where stages end, what each of them contributes to the plan's target must mean the same there."""
+        """Outputs of a chain's stages that belong to the plan's target must be defined as they are there."""
         where = f"configurations.{name}.target"
         own = self._target_of(name)
         if self.target.kind == "labels":
@@ -142,7 +142,7 @@ class Plan(Reasoned):
         for output in self.target.outputs:
             for stage in self._chain(name):
                 target = self._target_of(stage)
-                same = [found for found in target.outputs if found.name == output.name]
+                same = [candidate for candidate in target.outputs if candidate.name == output.name]
                 if same and (target.kind != "regions" or same[0].values != output.values):
                     raise ValueError(
                         f"configurations.{stage}.target: {output.name} must be a region of the values {output.values}, "

@@ -1,4 +1,4 @@
-"""What is done to a case before a network sees it: normalization, cropping, resampling."""
+"""Preprocessing settings of a plan: normalization, cropping, resampling."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Normalization(Reasoned):
-    """How one channel's intensities are brought to a common scale.
+    """How one channel's intensities are normalized.
 
     Attributes:
         scheme: ``zscore`` per image; ``ct`` clips to [lower, upper] and z-scores with the dataset's mean and std;
@@ -44,7 +44,7 @@ class Normalization(Reasoned):
         return self
 
 
-#: Normalizations: scheme → description. What each does is in :data:`autoseg.preprocessing.normalize.NORMALIZERS`.
+#: Normalizations: scheme → description. The functions are in :data:`autoseg.preprocessing.normalize.NORMALIZERS`.
 NORMALIZATIONS: Registry[type[Normalization]] = Registry("normalization", package="autoseg.preprocessing")
 for _scheme in ("zscore", "ct", "minmax", "percentile", "none"):
     NORMALIZATIONS.register(_scheme, Normalization)
@@ -60,17 +60,17 @@ class Channel(Reasoned):
 
 
 class Preprocessing(Reasoned):
-    """What is done to every case before resampling.
+    """Steps applied to every case before resampling.
 
     Attributes:
-        orientation: axes that a volume is brought to at first: ``canonical`` (LPS), so that all lie the same way round;
+        orientation: axes that a volume is reoriented to first: ``canonical`` (LPS), the same for all;
             ``stored``, each as its file has them (what nnU-Net does); or ``ras``.
         transpose: order of those ``(z, y, x)`` axes; the one with the lowest resolution comes first.
         crop: ``nonzero`` cuts to the bounding box of non-zero (or brain-mask) voxels.
-        box: voxels that a case is cut to at most, around the middle of that crop; what lies outside is never segmented.
+        box: largest size in voxels, around the centre of that crop; voxels outside are never segmented.
         bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
             normalization.
-        holes: whether zeros that non-zero voxels enclose count as ``outside`` of the image, or ``inside`` (nnU-Net).
+        holes: whether zeros enclosed by non-zero voxels count as ``outside`` of the image, or ``inside`` (nnU-Net).
     """
 
     orientation: Literal["canonical", "stored", "ras"] = "canonical"
@@ -88,7 +88,7 @@ class Preprocessing(Reasoned):
 
 
 class Resampling(Reasoned):
-    """How voxels get to the target spacing.
+    """How cases are resampled to the target spacing.
 
     Attributes:
         image_order: order of the spline for images (3: cubic).

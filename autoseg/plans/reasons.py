@@ -12,7 +12,7 @@ class Reasoned(BaseModel):
     """A part of a plan.
 
     Attributes:
-        reasons: field name → one line that says why its value is what it is.
+        reasons: field name → one line with the reason of its value.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -28,7 +28,7 @@ class Reasoned(BaseModel):
 
 
 def without_reasons(node: Any) -> Any:
-    """Dumped models, in whatever lists and tables, without their reasons."""
+    """Dumped models, also nested in lists and tables, without their reasons."""
     if isinstance(node, dict):
         return {key: without_reasons(value) for key, value in node.items() if key != "reasons"}
     if isinstance(node, list):
@@ -38,7 +38,7 @@ def without_reasons(node: Any) -> Any:
 
 def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
     """Every value of a plan (or a part of one) that has a reason: (path, value, reason), in the order of the file."""
-    found: list[tuple[str, Any, str]] = []
+    explained: list[tuple[str, Any, str]] = []
 
     def walk(node: Any, path: str) -> None:
         if isinstance(node, BaseModel):
@@ -47,7 +47,7 @@ def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
                 value = getattr(node, name)
                 here = f"{path}.{name}" if path else name
                 if name in reasons:
-                    found.append((here, value, reasons[name]))
+                    explained.append((here, value, reasons[name]))
                 walk(value, here)
         elif isinstance(node, dict):
             for key, value in node.items():
@@ -57,4 +57,4 @@ def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:
                 walk(value, f"{path}.{getattr(value, 'name', None) or index}")
 
     walk(plan, "")
-    return [item for item in found if not item[0].endswith("reasons")]
+    return [item for item in explained if not item[0].endswith("reasons")]

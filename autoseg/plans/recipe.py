@@ -1,4 +1,4 @@
-"""Recipe: how a configuration is trained; the part of a plan that training executes."""
+"""Recipe: the training settings of a configuration."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,19 +12,19 @@ from autoseg.utils.registry import Registry
 if TYPE_CHECKING:
     from typing import Self
 
-#: Numbers that a network computes with; ``auto`` takes 16-bit autocast where the device is faster with it.
+#: Precision of a network; ``auto`` uses 16-bit autocast where the device is faster with it.
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-#: An axis of a patch; a configuration knows how many there are.
+#: An axis of a patch; the configuration checks it against the number of axes.
 Axis = Annotated[int, Field(ge=0, le=2)]
 
 
-#: Name of what several annotators drew, in files and fingerprints.
+#: Name of several annotators' label maps, in files and fingerprints.
 ANNOTATORS_KEY = "raters"
 
 
 class LossTerm(Reasoned):
-    """A term of the loss that is registered in :data:`LOSS_TERMS`; others describe their numbers.
+    """Base of a loss term's description (:data:`LOSS_TERMS`); subclasses add their parameters.
 
     Attributes:
         weight: of the term.
@@ -33,15 +33,15 @@ class LossTerm(Reasoned):
     weight: float = Field(1.0, ge=0)
 
 
-#: Further terms of a loss: name → description. What each computes is in :data:`autoseg.step.terms.TERMS`.
+#: Further terms of a loss: name → description. The functions are in :data:`autoseg.step.terms.TERMS`.
 LOSS_TERMS: Registry[type[LossTerm]] = Registry("loss", package="autoseg.step")
 
 
 class Loss(Reasoned):
-    """What is minimised: the sum of weight × term over the terms below.
+    """The training loss: the sum of weight × term over the terms below.
 
-    Every term speaks about exclusive labels (softmax; Dice and Tversky leave the background out, unless
-    ``background``) or about regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
+    Every term is defined for exclusive labels (softmax; Dice and Tversky leave the background out, unless
+    ``background``) and for regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
 
     Attributes:
         dice_weight: of 1 − soft Dice.
@@ -53,13 +53,13 @@ class Loss(Reasoned):
             al. 2016).
         tversky_alpha: weight of false positives.
         tversky_beta: weight of false negatives; both ½ is Dice with the plain sum.
-        focal_gamma: how little the voxels count that are right already; 0 is cross-entropy.
+        focal_gamma: the larger, the less well-classified voxels count; 0 is cross-entropy.
         omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
             weigh 1 where None, so omega = ½ halves the loss.
-        topk_share: of a batch's voxels, how many are the hardest ones.
-        background: of exclusive labels, the background is a class of Dice and Tversky, too. Without a term that counts
-            every voxel (cross-entropy, focal) it should be: else nothing keeps the background's voxels out of a label
-            that is not found yet.
+        topk_share: share of a batch's voxels that count as the hardest.
+        background: whether the background is a class of Dice and Tversky, too (exclusive labels). Needed without a term
+            over every voxel (cross-entropy, focal): otherwise false positives of a label without overlap cost
+            nothing.
         batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
             structures.
         smooth: added to numerator and denominator of the soft Dice.
@@ -95,12 +95,12 @@ class Loss(Reasoned):
 
 
 class Optimizer(Reasoned):
-    """Which optimizer, and its numbers.
+    """Optimizer and its hyperparameters.
 
     Attributes:
         name: ``sgd`` (with Nesterov momentum), ``adam``, ``adamw``, or ``ranger21`` (Wright & Demeure 2021; needs the
             extra ``ranger21``).
-        learning_rate: the largest; the schedule makes it smaller.
+        learning_rate: the maximum, which the schedule scales.
         weight_decay: as the optimizer defines it.
         momentum: of ``sgd``.
         layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
@@ -115,7 +115,7 @@ class Optimizer(Reasoned):
 
 
 class Schedule(Reasoned):
-    """How the learning rate follows the share of the budget (iterations or time) that is spent.
+    """Learning-rate schedule over the share of the budget (iterations or time) that is spent.
 
     Attributes:
         name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
@@ -149,14 +149,14 @@ class Schedule(Reasoned):
         return self
 
 
-#: Learning-rate schedules: name → description. What each does is in :data:`autoseg.step.lr_schedule.RATE_FACTORS`.
+#: Learning-rate schedules: name → description. The functions are in :data:`autoseg.step.lr_schedule.RATE_FACTORS`.
 SCHEDULES: Registry[type[Schedule]] = Registry("learning-rate schedule", package="autoseg.step")
 for _name in ("cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"):
     SCHEDULES.register(_name, Schedule)
 
 
 class Transform(Reasoned):
-    """A random change of training images that is registered in :data:`TRANSFORMS`; others describe their numbers.
+    """Base of an augmentation's description (:data:`TRANSFORMS`); subclasses add their parameters.
 
     Attributes:
         probability: per sample.
@@ -165,25 +165,24 @@ class Transform(Reasoned):
     probability: float = Field(0.2, ge=0, le=1)
 
 
-#: Further augmentations: name → description. What each does is in
-#: :data:`autoseg.training.augmentation.TRANSFORMERS`.
+#: Further augmentations: name → description. The functions are in :data:`autoseg.training.augmentation.TRANSFORMERS`.
 TRANSFORMS: Registry[type[Transform]] = Registry("augmentation", package="autoseg.training")
 
 
 class Augmentation(Reasoned):
     """Random changes of a training batch; defaults are nnU-Net's ranges.
 
-    A probability is per sample, and per channel where said; a range is drawn from uniformly.
+    A probability is per sample, and per channel where noted; values are sampled uniformly from a range.
 
     Attributes:
-        rotation: degrees, drawn from ±rotation about each axis.
-        rotation_axes: which axes of the patch to turn about; for a strongly anisotropic patch only the first.
-        rotation_probability: of turning a sample.
+        rotation: degrees, sampled from ±rotation about each axis.
+        rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first.
+        rotation_probability: of rotating a sample.
         scaling: zoom factors.
         scaling_probability: of zooming a sample.
         elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
         elastic_spacing: voxels between the nodes of that field.
-        elastic_probability: of bending a sample.
+        elastic_probability: of deforming a sample.
         mirror_axes: axes that may be flipped, each with probability ½.
         noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
         noise_probability: per sample.
@@ -197,12 +196,12 @@ class Augmentation(Reasoned):
         low_resolution_probability: per sample; each channel then with ½.
         gamma: exponents.
         gamma_probability: per sample.
-        gamma_invert_probability: per sample, with the intensities turned upside down.
-        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of what the
-            stage before found; this and the next three do nothing where a network is given no such thing. All four are
-            nnU-Net's (Isensee et al. 2021, its cascade's data augmentation), so that a network learns not to trust it.
-        previous_morphology_radius: voxels of the ball that does it.
-        previous_removal_probability: per sample and label, of leaving out one of its connected components there.
+        gamma_invert_probability: per sample, of a gamma curve on the inverted intensities.
+        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of the
+            previous stage's segmentation; this and the next three only apply where the network has that as input. All
+            four are from nnU-Net's cascade (Isensee et al. 2021); they simulate errors of the previous stage.
+        previous_morphology_radius: of the ball, in voxels.
+        previous_removal_probability: per sample and label, of removing one of its connected components there.
         previous_removal_share: of the patch that such a component may cover, at most.
         transforms: further changes of the intensities, by name (:data:`TRANSFORMS`), after all those above and in this
             order.
@@ -261,7 +260,7 @@ class Augmentation(Reasoned):
 
 
 class Sampling(Reasoned):
-    """Where training patches are cut.
+    """Positions of training patches.
 
     Attributes:
         foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one a
@@ -271,8 +270,8 @@ class Sampling(Reasoned):
         background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain
             mask, or the voxels that are non-zero in any channel), or on ``healthy`` tissue (of these, those without a
             label).
-        cases_per_batch: most cases that the patches of one batch come from; every patch from another case (while there
-            are so many) where None.
+        cases_per_batch: most cases that the patches of one batch come from; where None, every patch comes from another
+            case (if there are as many).
     """
 
     foreground_share: float = Field(0.33, ge=0, le=1)
@@ -282,20 +281,20 @@ class Sampling(Reasoned):
 
 
 class Initialization(Reasoned):
-    """What the weights are before the first step.
+    """The initial weights of a training.
 
     Attributes:
         source: ``random``; ``imagenet``: the encoder's, from timm, which downloads them; ``file``: the encoder's, from
-            a file in the run folder; ``model``: all that another model has to give, from a file in the run folder.
+            a file in the run folder; ``model``: all weights of another model that fit, from a file in the run folder.
         file: name of that file.
-        content: fingerprint of what it holds, so that no other file is taken for it.
-        source_channels: of ``model``: what each of its input channels is, in order.
-        source_outputs: of ``model``: what each of its heads is, in order, the background among them.
-        source_raters: of ``model``: whom it learned separately, a decoder each.
+        content: fingerprint of its weights, to detect that the file was replaced.
+        source_channels: of ``model``: names of its input channels, in order.
+        source_outputs: of ``model``: names of its heads, in order, the background included.
+        source_raters: of ``model``: annotators that it learned separately, one decoder each.
         channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
         outputs: of ``model``: output → the model's output that its weights come from; the others are new.
-        keep: of ``model``: share of the weights at the start in those that are saved at the end; less where the
-            training cases do not bear it (:mod:`autoseg.training.keeping`).
+        keep: of ``model``: share of the initial weights in the average that is saved at the end; halved while it
+            raises the loss on training cases by more than a tolerance (:mod:`autoseg.training.source_average`).
     """
 
     source: Literal["random", "imagenet", "file", "model"] = "random"
@@ -310,11 +309,11 @@ class Initialization(Reasoned):
 
     @property
     def source_annotators(self) -> list[str]:
-        """Whom the model learned separately, a decoder each."""
+        """Annotators that the model learned separately, one decoder each."""
         return self.source_raters
 
     def from_annotators(self, names: Sequence[str]) -> "Initialization":
-        """The same from a model that learned these annotators separately."""
+        """The same, for a model that learned these annotators separately."""
         return self.model_copy(update={"source_raters": list(names)})
 
     @model_validator(mode="after")
@@ -322,7 +321,7 @@ class Initialization(Reasoned):
         if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
             raise ValueError(f"source {self.source} needs the name of a file in the run folder")
         if self.keep and self.source != "model":
-            raise ValueError(f"keep is {self.keep:g}, but weights of source {self.source} are of no use untrained")
+            raise ValueError(f"keep is {self.keep:g}, but source is {self.source}; only weights of a model can be kept")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:
@@ -331,11 +330,11 @@ class Initialization(Reasoned):
 
 
 class Freeze(Reasoned):
-    """Which part of a network keeps its weights for a while: what a model has learned, a few cases must not spoil.
+    """Part of a network that is frozen at first, so that few cases do not overwrite what a model has learned.
 
     Attributes:
         part: ``none``; ``encoder``; or ``body``: everything but the heads.
-        until: share of the budget after which all of it is trained; 1 for never.
+        until: share of the budget after which the whole network is trained; 1 for never.
     """
 
     part: Literal["none", "encoder", "body"] = "none"
@@ -346,12 +345,12 @@ class Distillation(Reasoned):
     """A trained model's outputs as a further term of the loss (Hinton et al. 2015).
 
     The term is weight · T² · KL(teacher ‖ student), both softened by the temperature T, averaged over the voxels that
-    the teacher speaks of. With T² its gradient stays of one size whatever the temperature (section 2.1 there).
+    the teacher has scores for. T² keeps the size of its gradient independent of the temperature (section 2.1 there).
 
     Attributes:
         weight: of the term; 0 trains as without a teacher.
-        temperature: T, which logits are divided by; the larger, the more unlikely outputs count.
-        teacher: fingerprint of the teacher, which is in the run folder.
+        temperature: T, which logits are divided by; the larger, the more the less likely classes count.
+        teacher: fingerprint of the teacher in the run folder.
     """
 
     weight: float = Field(1.0, ge=0)
@@ -360,27 +359,27 @@ class Distillation(Reasoned):
 
 
 class Recipe(Reasoned):
-    """How a configuration is trained.
+    """Training settings of a configuration.
 
     Attributes:
         epochs: default length of a training; an epoch is a fixed number of iterations.
         iterations_per_epoch: optimizer steps an epoch.
-        loss: what is minimised.
-        optimizer: how.
+        loss: to minimise.
+        optimizer: name and hyperparameters.
         schedule: of the learning rate.
         augmentation: of training batches.
-        channel_dropout: probability of each channel that a sample has to be zero, as if the case lacked it; one of them
-            is always left (:mod:`autoseg.training.missing_channels`). What a stage before hands on stays.
+        channel_dropout: probability that a channel of a sample is set to zero, as if the case lacked it; at least one
+            is kept (:mod:`autoseg.training.missing_channels`). Channels of the previous stage are never dropped.
         sampling: of training patches.
         initialization: where the weights come from.
-        freeze: which of them stay as they are, and how long.
-        distillation: what a trained model adds to the loss, if one does.
+        freeze: which of them are frozen, and how long.
+        distillation: term of the loss with a teacher's outputs, if any.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: ``auto`` takes 16-bit autocast where the device is faster with it.
         validate_every: epochs between validations on whole images (without test-time augmentation).
-        validate_cases: how many validation cases those look at, at most.
-        early_stopping: stop after so many validations without a better one; 0 for never.
+        validate_cases: validation cases used for these, at most.
+        early_stopping: validations without improvement after which training stops; 0 for never.
     """
 
     epochs: int = Field(200, ge=1)
@@ -403,5 +402,5 @@ class Recipe(Reasoned):
 
     @property
     def taught(self) -> Distillation | None:
-        """The distillation, where it has a say in the loss."""
+        """The distillation, where its weight in the loss is not 0."""
         return self.distillation if self.distillation is not None and self.distillation.weight > 0 else None

@@ -1,4 +1,4 @@
-"""Stage: one configuration of a plan with everything resolved that training, preprocessing and inference ask about."""
+"""Stage: one configuration of a plan, resolved for preprocessing, training and inference."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +24,10 @@ class Stage:
         channels: of the image, in order.
         preprocessing: steps before resampling, shared by all configurations of the plan.
         target: what this stage is trained to segment.
-        result: what a prediction with it, and with the stages before it, says: the plan's target, or its own where
-            another stage follows it.
+        result: target of a prediction with it and the stages before it: the plan's, or its own where another stage
+            follows it.
         before: the stage that is trained first and whose segmentation this one uses; None for the first.
-        annotators: for each of whom the network gives an answer of its own; empty where it gives one.
+        annotators: who are learned separately, each by a decoder; empty for a single decoder.
         allows_missing: whether the plan allows cases that lack a channel.
         file_ending: of results.
     """
@@ -50,17 +50,17 @@ class Stage:
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained."""
+        """Its training settings."""
         return self.configuration.recipe
 
     @property
     def inference(self) -> Inference:
-        """How it is applied."""
+        """Its inference settings."""
         return self.configuration.inference
 
     @property
     def previous(self) -> Previous | None:
-        """What is taken over from the stage before, if there is one."""
+        """How the previous stage's segmentation is used, if there is one."""
         return self.configuration.previous
 
     @property
@@ -75,29 +75,29 @@ class Stage:
 
     @property
     def input_target(self) -> Target | None:
-        """Target of the stage before, where its segmentation is further input, a channel an output."""
+        """Target of the previous stage, where its segmentation is further input, one channel for each output."""
         if self.before is None or self.previous is None or self.previous.use != "channels":
             return None
         return self.before.target
 
     @property
     def in_channels(self) -> int:
-        """Channels that the network is given: the image's, and what the stage before hands on."""
+        """Input channels of the network: the image's, and those of the previous stage's segmentation."""
         return len(self.channels) + (0 if self.input_target is None else len(self.input_target.outputs))
 
     @property
     def heads(self) -> int:
-        """Output channels of one answer of the network."""
+        """Output channels of one decoder of the network."""
         return self.target.heads
 
     @property
     def out_channels(self) -> int:
-        """Output channels of the network: the heads of each of its answers."""
+        """Output channels of the network: the heads of all its decoders."""
         return self.target.heads * self.network.answers
 
     @property
     def takes_missing_channels(self) -> bool:
-        """Whether it is meant, with all stages before it, for cases that lack a channel.
+        """Whether it accepts, with all stages before it, cases that lack a channel.
 
         Either the plan allows them, or every one of these stages learns to do without (``recipe.channel_dropout``).
         """
@@ -105,12 +105,12 @@ class Stage:
 
     @property
     def annotators_part(self) -> dict[str, Any]:
-        """What fingerprints say of the annotators: nothing where there are none, as before there could be any."""
+        """The annotators' part of fingerprints; empty without them, so that older fingerprints stay valid."""
         return {ANNOTATORS_KEY: self.annotators} if self.annotators else {}
 
     @cached_property
     def identity(self) -> str:
-        """A fingerprint of all that weights depend on to be right: what goes in, the network, what comes out.
+        """A fingerprint of all that weights depend on: input, network and target.
 
         Values at their defaults do not count, so that a later version's new keys leave the weights of older ones valid.
         """

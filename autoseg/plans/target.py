@@ -1,4 +1,4 @@
-"""What a network is trained to segment."""
+"""Target of a segmentation: labels or regions."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Output(Reasoned):
-    """One thing to segment.
+    """One label or region to segment.
 
     Attributes:
         name: of the label or region.
         values: label values it is made of (one, for a label).
-        paint: value written into a predicted label map where this output is the last one that holds.
+        paint: value written into a predicted label map where this output is the last one that is positive.
     """
 
     name: str
@@ -25,12 +25,12 @@ class Output(Reasoned):
 
 
 class Target(Reasoned):
-    """What the network is trained to segment.
+    """The labels or regions that a network segments.
 
     Attributes:
         kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).
         outputs: in painting order: a later region is painted over an earlier one.
-        ignore: label value of voxels without a say in the loss.
+        ignore: label value of voxels that the loss leaves out.
     """
 
     kind: Literal["labels", "regions"]

@@ -1,9 +1,9 @@
-"""Where tiles lie that cover an image: pure arithmetic, which planners need as well as prediction."""
+"""Positions of the tiles that cover an image, for prediction and for planners."""
 
 import math
 from typing import Literal
 
-#: Whose details (see :class:`autoseg.plans.inference.Inference`).
+#: Implementation whose details are followed (see :class:`autoseg.plans.inference.Inference`).
 Manner = Literal["autoseg", "nnunet"]
 
 
@@ -12,8 +12,8 @@ def tile_starts(
 ) -> list[int]:
     """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
 
-    With ``step``, neighbours are at most so many voxels apart instead. nnU-Net counts half voxels, so that tiles of an
-    odd size may share half a voxel less.
+    With ``step``, neighbours are at most that many voxels apart instead. nnU-Net counts half voxels, so that tiles of
+    an odd size may share half a voxel less.
     """
     if size <= patch:
         return [0]

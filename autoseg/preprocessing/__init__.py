@@ -1,1 +1,1 @@
-"""From a case as it is on disk to what a network sees, and back."""
+"""Preprocessing: crop, normalize and resample a case for the network, and invert that for its prediction."""

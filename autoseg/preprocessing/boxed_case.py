@@ -1,4 +1,4 @@
-"""BoxedCase: the part of a case inside a box, as a stage works on it that looks inside another one's structure."""
+"""BoxedCase: the part of a case inside a box, for a stage that works inside the bounding box of a structure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,15 +31,15 @@ class BoxedCase(StoredCase):
         z, y, x = (side.stop - side.start for side in self.box)
         return z, y, x
 
-    def positions(self, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    def positions(self, select: Callable[[str], bool]) -> dict[str, np.ndarray]:
         """Label value as text, or place → int32 ``(n, 3)`` positions of some of its voxels, in the box."""
         start = np.array([side.start for side in self.box], np.int32)
         stop = np.array([side.stop for side in self.box], np.int32)
-        found = {
+        inside = {
             name: positions[((positions >= start) & (positions < stop)).all(axis=1)] - start
-            for name, positions in super().positions(wanted).items()
+            for name, positions in super().positions(select).items()
         }
-        return {name: positions for name, positions in found.items() if len(positions) or name in PLACES}
+        return {name: positions for name, positions in inside.items() if len(positions) or name in PLACES}
 
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """float32 ``(channel, z, y, x)`` inside ``box``, counted from this case's own box."""

@@ -1,4 +1,4 @@
-"""One case, forward: turn → transpose → crop → correct the bias field → normalize → resample; and the way back."""
+"""One case: reorient → transpose → crop → correct the bias field → normalize → resample; and the inverse."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from autoseg.preprocessing.resample import (
 
 @dataclass(frozen=True)
 class Trace:
-    """How a preprocessed case came about: what is needed to put a prediction back where the scan was.
+    """How a case was preprocessed: what is needed to put a prediction back on the grid of the scan.
 
     Attributes:
         geometry: of the original file.
@@ -92,7 +92,7 @@ class Trace:
         )
 
     def crop(self, volume: np.ndarray) -> np.ndarray:
-        """What of a whole canonical ``(z, y, x)`` volume was preprocessed, before resampling; a view."""
+        """The preprocessed part of a whole canonical ``(z, y, x)`` volume, before resampling; a view."""
         return self.axes.turn(volume).transpose(self.transpose)[self.slices]
 
 
@@ -103,11 +103,11 @@ class PreprocessedCase:
     Attributes:
         image: float32 ``(channel, z, y, x)`` at the configuration's spacing.
         label: int16 ``(z, y, x)`` with the dataset's own values, or None.
-        trace: the way back.
-        inside: bool ``(z, y, x)``: the brain mask, or the voxels that are non-zero in any channel; None where nobody
-            asks.
-        annotations: what each annotator who is learned separately drew, as ``label``; None for one who did not draw the
-            case.
+        trace: how to put a prediction back on the grid of the scan.
+        inside: bool ``(z, y, x)``: the brain mask, or the voxels that are non-zero in any channel; None where it is not
+            needed.
+        annotations: label map of each annotator who is learned separately, as ``label``; None for one who did not
+            annotate the case.
     """
 
     image: np.ndarray
@@ -122,7 +122,10 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
 
     Args:
         case: voxels in canonical axes, channels in the plan's order.
-        stage: says how, and gives the spacing.
+        stage: preprocessing, channels and target spacing.
+
+    Returns:
+        Image ``(channel, z, y, x)``, labels ``(z, y, x)`` and the trace.
     """
     preprocessing, resampling = stage.preprocessing, stage.configuration.resampling
     order = preprocessing.transpose
@@ -149,9 +152,9 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
             for voxels, channel, present in zip(image, stage.channels, case.present, strict=True)
         ]
     )
-    wanted = target_spacing(spacing, stage.configuration.spacing)
-    new_shape = resampled_shape(image.shape[1:], spacing, wanted)
-    axis = separate_axis(spacing, wanted, resampling)
+    target = target_spacing(spacing, stage.configuration.spacing)
+    new_shape = resampled_shape(image.shape[1:], spacing, target)
+    axis = separate_axis(spacing, target, resampling)
     trace = Trace(
         geometry=case.geometry,
         transpose=order,
@@ -205,6 +208,6 @@ def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torc
     """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
     axis = trace.separate_axis
     if stage.inference.manner == "nnunet":
-        wanted = target_spacing(trace.spacing, stage.configuration.spacing)
-        axis = separate_axis(wanted, trace.spacing, stage.configuration.resampling)
+        target = target_spacing(trace.spacing, stage.configuration.spacing)
+        axis = separate_axis(target, trace.spacing, stage.configuration.resampling)
     return resample_scores(scores, trace.cropped_shape, axis)

@@ -17,12 +17,12 @@ from autoseg.utils.parallel import available_cpus, each
 #: Version of what is stored; raise it when the same plan would store other numbers.
 _STORE_VERSION = 1
 
-#: Processes at most, unless more are asked for: each holds a whole case, some of them several times over.
+#: Default limit of worker processes: each holds a whole case in memory, in several copies at times.
 LARGEST_POOL = 8
 
 
 def case_key(case: Case, stage: Stage) -> str:
-    """A fingerprint of all that a preprocessed case depends on: ``PLAN-FILES``, a digest of either."""
+    """A fingerprint of all that a preprocessed case depends on: ``PLAN-FILES``, a digest of each."""
     parts: dict[str, Any] = {
         "version": _STORE_VERSION,
         "channels": [
@@ -41,7 +41,7 @@ def case_key(case: Case, stage: Stage) -> str:
 
 
 def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Its values; later keys at their defaults are left out, so that what was preprocessed before them stays valid."""
+    """Its values; newer keys at their defaults are left out, so that cases stored by older versions stay valid."""
     values = preprocessing.model_dump(exclude={"reasons"})
     changed = preprocessing.model_dump(exclude={"reasons"}, exclude_defaults=True)
     return {name: value for name, value in values.items() if name in ("transpose", "crop") or name in changed}
@@ -63,7 +63,7 @@ def _one(job: _Job) -> None:
     if loaded.label is None:
         raise AutosegError(f"case {case.id} has no label.")
     if stage.annotators and all(label is None for label in loaded.annotations):
-        raise AutosegError(f"case {case.id} was drawn by none of {', '.join(stage.annotators)}; take it out.")
+        raise AutosegError(f"case {case.id} was annotated by none of {', '.join(stage.annotators)}; take it out.")
     patch = tuple(stage.configuration.patch_size)
     done = preprocess_case(loaded, stage)
     save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)
@@ -73,8 +73,8 @@ def refuse_lacking(dataset: Dataset, stage: Stage) -> None:
     """Refuse to train a stage on cases that lack a channel, where it was not planned for them.
 
     Args:
-        dataset: its labelled cases are looked at.
-        stage: the ones before it count, too.
+        dataset: whose labelled cases are checked.
+        stage: to train; the stages before it must allow missing channels, too.
 
     Raises:
         AutosegError: names the first such case.
@@ -108,7 +108,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     refuse_lacking(run.dataset, stage)
     folder = run.preprocessed(stage.configuration.data)
     if folder.is_symlink() and not folder.exists():
-        folder.unlink()  # a study's shared cases, which the run was moved away from
+        folder.unlink()  # a link to a study's shared cases, broken since the run was moved
     folder.mkdir(parents=True, exist_ok=True)
     dataset = run.dataset
     needs_places = stage.recipe.sampling.background != "anywhere"
@@ -117,7 +117,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
         key = case_key(case, stage)
         stored = stored_key(folder, case.id)
         if stored is not None and needs_places and not StoredCase(folder, case.id).places:
-            stored = None  # of an earlier version; for all other recipes it will do
+            stored = None  # written by an earlier version, without these positions
         if stored == key:
             continue
         if not any(path.exists() for path in case.files):
@@ -129,7 +129,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
                 "put back the plan that the run was preprocessed with."
             )
         due.append(_Job(case, stage, folder, key))
-    # Without loading workers (0), no others are wanted either.
+    # 0 means no loading workers; preprocessing then uses this process, too.
     processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
     for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
         pass

@@ -1,7 +1,7 @@
-"""Fields: further arrays a voxel that belong to a case beside its image and label, each with a name.
+"""Fields: named arrays on a case's voxel grid beside its image and label.
 
-What the stage before found, what a teacher says, what each of several annotators drew: sampling cuts all of them alike,
-augmentation moves them with the image, and what becomes of them is decided by their name and role.
+The previous stage's segmentation, a teacher's scores, the label maps of several annotators: sampling crops all of them
+alike, augmentation moves them with the image, and their name and role decide how the network and the loss use them.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Field:
-    """What kind of array it is.
+    """A kind of field.
 
     Attributes:
         name: of the field.
-        interpolation: when a patch is turned or zoomed: ``linear`` for numbers, ``nearest`` for label maps.
-        role: ``input``: the network is given it; ``target``: its outputs are compared with it.
+        interpolation: when a patch is rotated or scaled: ``linear`` for numbers, ``nearest`` for label maps.
+        role: ``input``: part of the network's input; ``target``: the loss compares the outputs with it.
     """
 
     name: str
@@ -31,21 +31,21 @@ class Field:
 #: One label map for each of several annotators, ``(annotator, z, y, x)``.
 ANNOTATIONS = Field("annotations", "nearest", "target")
 
-#: Label map of what the stage before found, ``(1, z, y, x)``.
+#: Label map that the previous stage predicted, ``(1, z, y, x)``.
 PREVIOUS = Field("previous", "nearest", "input")
 
-#: A teacher's scores, a channel a head, and ones, which end where the image does: ``(heads + 1, z, y, x)``.
+#: A teacher's scores, one channel for each head, and a channel that is 1 inside the image: ``(heads + 1, z, y, x)``.
 TEACHER = Field("teacher", "linear", "target")
 
 
 @dataclass(frozen=True)
 class StoredField:
-    """Where a case's field is stored.
+    """A field of a case on disk.
 
     Attributes:
         field: which.
         source: stored case whose label map (interpolation ``nearest``) or image (``linear``) it is.
-        content: fingerprint of what a training sees of it; another one means another training.
+        content: fingerprint of its values; a training on other values is another training.
     """
 
     field: Field
@@ -53,7 +53,7 @@ class StoredField:
     content: str
 
     def read(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
+        """The field inside ``box`` (all of it where empty): int16 or float32 ``(channel, z, y, x)``."""
         if self.field.interpolation == "nearest":
             return self.source.label(box)[None]
         values = self.source.image(box).astype(np.float32)

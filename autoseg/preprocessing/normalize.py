@@ -1,4 +1,4 @@
-"""Intensities to a common scale, one function a scheme."""
+"""Intensity normalization, one function for each scheme."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ _EPSILON = 1e-8
 #: Takes a channel ``(z, y, x)``, the values ``(voxels,)`` that statistics come from, and the description.
 Normalizer = Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
 
-#: Scheme → what it does (:data:`autoseg.plans.preprocessing.NORMALIZATIONS` describes it).
+#: Scheme → its function (:data:`autoseg.plans.preprocessing.NORMALIZATIONS` describes it).
 NORMALIZERS: Registry[Normalizer] = Registry("normalization", package="autoseg.preprocessing")
 
 
@@ -69,6 +69,6 @@ def minmax(channel: np.ndarray, values: np.ndarray, normalization: Normalization
 @NORMALIZERS.register("percentile")
 def percentile(channel: np.ndarray, values: np.ndarray, normalization: Normalization) -> np.ndarray:
     """Divided by the 95th percentile."""
-    # Where hardly anything is above zero, the percentile says nothing and the largest value stands in.
+    # Where almost no voxel is above zero, the percentile is 0; the largest value is used instead.
     scale = float(np.percentile(values, 95))
     return np.asarray(channel / max(scale if scale > _EPSILON else float(np.abs(values).max()), _EPSILON))

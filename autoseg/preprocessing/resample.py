@@ -1,7 +1,7 @@
 """Resampling between voxel grids of the same box, as nnU-Net does it (Isensee et al. 2021, supplementary note 2).
 
-Images: third-order spline. Label maps: linear on each label's indicator, then the largest. Along a strongly
-anisotropic axis both use nearest neighbour, since interpolating between slices centimetres apart invents tissue.
+Images: third-order spline. Label maps: linear on the one-hot labels, then argmax. Along a strongly anisotropic
+axis both use nearest neighbour, since interpolating between slices far apart invents tissue.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
 
 
 def separate_axis(spacing: Sequence[float], target: Sequence[float], rule: Resampling) -> int | None:
-    """The axis to resample on its own with nearest neighbour, or None.
+    """The axis to resample separately with nearest neighbour, or None.
 
-    It is the axis of the largest spacing, where that exceeds ``rule.anisotropy`` times the smallest: looked for first
-    in the image's spacing, then in the target's.
+    It is the axis of the largest spacing, where that exceeds ``rule.anisotropy`` times the smallest: first by the
+    image's spacing, then by the target's.
     """
     if rule.separate_axis == "never":
         return None

@@ -1,8 +1,8 @@
-"""Preprocessed cases on disk: blosc2 arrays that a training reads in part, with what is needed to use them.
+"""Preprocessed cases on disk: blosc2 arrays that training reads in part, and their metadata.
 
 A case is four files, ``<case>.image.b2nd``, ``<case>.label.b2nd``, ``<case>.foreground.npz`` and ``<case>.json``; where
-several annotators are learned separately, a fifth holds what each drew. The JSON is written last: where it is
-missing, the case is not finished.
+several annotators are learned separately, a fifth holds their label maps. The JSON is written last: a case without it
+is incomplete.
 """
 
 import json
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 #: patches anywhere in it).
 POSITIONS = 10_000
 
-#: What positions are of that belong to no label value: the mask, and the mask outside all labels.
+#: Stored positions that belong to no label value: the mask, and the mask outside all labels.
 PLACES = ("inside", "healthy")
 
-#: Ending of the file with what each of several annotators drew.
+#: Ending of the file with the label maps of several annotators.
 _ANNOTATIONS = f"{ANNOTATORS_KEY}.b2nd"
 
 blosc2.set_nthreads(1)
@@ -68,7 +68,7 @@ class StoredCase:
 
     @property
     def fields(self) -> list[Field]:
-        """What there is beside image and label; annotations take the label's place."""
+        """Fields beside image and label; annotations replace the label."""
         return [*([ANNOTATIONS] if self.drawn else []), *(stored.field for stored in self.extra)]
 
     def field(self, field: Field, box: tuple[slice, ...] = ()) -> np.ndarray:
@@ -79,7 +79,7 @@ class StoredCase:
 
     @property
     def drawn(self) -> list[bool]:
-        """For each annotator who is learned separately, whether they drew the case; empty where nobody is."""
+        """For each annotator who is learned separately, whether they annotated the case; else empty."""
         return [bool(drew) for drew in self.info.get("drawn", [])]
 
     @property
@@ -95,22 +95,22 @@ class StoredCase:
 
     @cached_property
     def trace(self) -> "Trace":
-        """The way back to the original image."""
-        # Imported here so that training, which never asks, runs where SimpleITK is not installed.
+        """How to put a prediction back on the grid of the scan."""
+        # Imported here so that training, which does not use it, runs where SimpleITK is not installed.
         from autoseg.preprocessing.case import Trace
 
         return Trace.from_json(self.info["trace"])
 
-    def positions(self, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    def positions(self, select: Callable[[str], bool]) -> dict[str, np.ndarray]:
         """Label value as text, or one of :data:`PLACES` → int32 ``(n, 3)`` positions of some of its voxels.
 
         Args:
-            wanted: which of these names to read.
+            select: which of these names to read.
         """
         path = self.folder / f"{self.id}.foreground.npz"
         try:
-            with np.load(path) as found:
-                return {name: found[name] for name in found.files if wanted(name)}
+            with np.load(path) as stored:
+                return {name: stored[name] for name in stored.files if select(name)}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise _damaged(path, str(error)) from None
 
@@ -121,7 +121,7 @@ class StoredCase:
 
     @cached_property
     def label_voxels(self) -> dict[int, int]:
-        """Label value → number of all its voxels; counted on the first look."""
+        """Label value → number of all its voxels; counted on first use."""
         maps = self.annotations()[self.drawn] if self.drawn else self.label()[None]
         return {value: int(np.count_nonzero((maps == value).any(axis=0))) for value in self.foreground}
 
@@ -129,8 +129,8 @@ class StoredCase:
     def places(self) -> dict[str, np.ndarray]:
         """``inside`` the mask, or ``healthy`` → int32 ``(n, 3)`` positions of some of its voxels.
 
-        ``inside`` is the brain mask, or what is non-zero in any channel; ``healthy`` is what of it has no label. Empty
-        where an earlier version stored the case.
+        ``inside`` is the brain mask, or what is non-zero in any channel; ``healthy`` is the part of it
+        without a label. Empty for cases stored by an earlier version.
         """
         return self.positions(PLACES.__contains__)
 
@@ -155,7 +155,7 @@ class StoredCase:
         return np.asarray(self._label[box or (slice(None),)])
 
     def annotations(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(annotator, z, y, x)`` inside ``box`` (all of it where empty); zero of who did not draw the case."""
+        """int16 ``(annotator, z, y, x)`` inside ``box`` (all of it where empty); zero where one is missing."""
         return np.asarray(self._annotations[(slice(None), *box)])
 
 
@@ -188,7 +188,7 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
     _write(folder / f"{case_id}.image.b2nd", case.image, patch)
     _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
     drawn = [label for label in case.annotations if label is not None]
-    # What is to be learned: a voxel is of a label's foreground where any of the annotators says so.
+    # A voxel is foreground of a label where any of the annotators gave it that label.
     maps = np.stack(drawn) if drawn else case.label[None]
     positions = {str(value): found for value, found in _foreground_positions(maps).items()}
     if case.inside is not None:
@@ -242,7 +242,7 @@ def _foreground_positions(maps: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _some(mask: np.ndarray) -> np.ndarray:
-    """int32 ``(n, 3)`` positions of true voxels, drawn without replacement where there are many."""
+    """int32 ``(n, 3)`` positions of true voxels; a random subset where there are more than :data:`POSITIONS`."""
     where = np.flatnonzero(mask)
     if len(where) > POSITIONS:
         where = np.sort(np.random.default_rng(mask.size).choice(where, POSITIONS, replace=False))

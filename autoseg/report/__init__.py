@@ -1,4 +1,4 @@
-"""Pictures of segmentations and the HTML report of a run."""
+"""Figures of segmentations and the HTML report of a run."""
 
 from autoseg.report.html import write_report
 from autoseg.report.overlay import overlay_png

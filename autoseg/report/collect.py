@@ -1,4 +1,4 @@
-"""What a run folder holds that a report shows; what is missing is left out, with a note."""
+"""Collecting a report's content from a run folder; missing parts are left out, with a note."""
 
 import csv
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Curve:
 
     Attributes:
         fold: number.
-        columns: name → one value an epoch, NaN where the file has none.
+        columns: name → one value for each epoch, NaN where the file has none.
     """
 
     fold: int
@@ -34,7 +34,7 @@ class Curve:
 
     @property
     def seconds(self) -> float:
-        """How long the training took so far."""
+        """Duration of the training so far, in seconds."""
         values = self.column("seconds")
         return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
 
@@ -46,10 +46,10 @@ class Results:
     Attributes:
         name: of the configuration.
         folds: numbers of the folds with finished weights.
-        curves: training history of each fold that was begun.
+        curves: training history of each fold with one.
         evaluation: of all validated cases, or None.
         fold_of: validated case → number of its fold.
-        note: what is missing or could not be read, for the reader of the report.
+        note: what is missing or could not be read, shown in the report.
     """
 
     name: str
@@ -117,7 +117,7 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Read a training history: column → values; cells that are empty or no numbers become NaN.
+    """Read a training history: column → values; empty or non-numeric cells become NaN.
 
     Raises:
         AutosegError: the file can't be read.
@@ -164,7 +164,7 @@ def load_picture(run: Run, plan: Plan, case: Case | None, prediction: Path) -> P
 
 
 def pick_cases(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """The best, the median and the worst case by mean Dice over its structures: (what it is, case)."""
+    """The best, the median and the worst case by mean Dice over its structures: (``best`` …, case)."""
     scores = {case: evaluation.case_mean(case) for case in evaluation.cases}
     ranked = sorted((case for case in scores if not np.isnan(scores[case])), key=lambda case: -scores[case])
     if not ranked:

@@ -1,4 +1,4 @@
-"""The look of the report's page: readable on a screen, a phone and paper."""
+"""Style sheet of the report's page, for screens, phones and paper."""
 
 CSS = """
 :root { --ink: #1d2733; --muted: #67727e; --line: #dde3e8; --soft: #f5f7f9; --accent: #0b6e8f; }

@@ -1,4 +1,4 @@
-"""A picture of a map of values from 0 to 1, such as disagreement, on its image: three orthogonal views."""
+"""Figure of a map with values from 0 to 1, such as disagreement, on its image: three orthogonal views."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from autoseg.report.overlay import Plane, best_slice, draw_image, draw_scale, fi
 from autoseg.report.style import figure, png
 from autoseg.utils.files import atomic
 
-#: Values from here on decide which part of the image is shown, and which slices.
+#: Values from this threshold on determine the field of view and the slices.
 NOTABLE = 0.25
 
 #: Colours of 0 to 1; values near 0 are transparent.
@@ -48,8 +48,8 @@ def heat_png(
     ]
     widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 11.5 if len(planes) == 3 else 6.5
-    with figure(width, min((width - 1.2) / sum(widths) * highest, 8.0) + 0.8) as drawn:
-        axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
+    with figure(width, min((width - 1.2) / sum(widths) * highest, 8.0) + 0.8) as fig:
+        axes = fig.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for plane, ax in zip(planes, axes, strict=True):
             draw_image(ax, image, plane)
             shown = np.clip(plane.cut(heat), 0, 1)
@@ -59,10 +59,10 @@ def heat_png(
             if len(planes) == 3:
                 name_plane(ax, plane, heat.shape[plane.axis])
         draw_scale(axes[0], widths[0])
-        bar = drawn.colorbar(ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOUR_MAP), ax=list(axes), shrink=0.8)
+        bar = fig.colorbar(ScalarMappable(matplotlib.colors.Normalize(0, 1), _COLOUR_MAP), ax=list(axes), shrink=0.8)
         bar.set_label(what, fontsize=8.5)
-        drawn.suptitle(title, fontsize=11, x=0.012, ha="left")
-        content = png(drawn)
+        fig.suptitle(title, fontsize=11, x=0.012, ha="left")
+        content = png(fig)
     if out is not None:
         with atomic(out) as temporary:
             temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, its pictures inside."""
+"""The report of a run: one self-contained HTML page with embedded figures."""
 
 import base64
 import json
@@ -38,11 +38,11 @@ PER_AXIS = ("patch_size", "spacing", "strides", "kernel_sizes")
 
 
 def write_report(run: Run, out: str | Path | None = None) -> Path:
-    """Write the report of a run, whatever is there of it so far.
+    """Write the report of a run, also of an unfinished one.
 
     The page shows the results of each configuration (cross-validated metrics and their distribution, best, median
     and worst case, training curves), the dataset, and the plan with its reasons. It needs no other file, so it
-    can be mailed; pictures show the predictions alone where the dataset's files are gone.
+    can be mailed; figures show the predictions alone if the dataset's files are gone.
 
     Args:
         run: the run folder.
@@ -56,10 +56,10 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     """
     out = run.path / "report" / "index.html" if out is None else Path(out)
     plan, dataset, fingerprint, folds = run.plan, run.dataset, run.fingerprint, len(run.splits)
-    results = [found for name in plan.configurations if (found := collect(run, name, folds)) is not None]
+    results = [result for name in plan.configurations if (result := collect(run, name, folds)) is not None]
     # The recommended configuration comes first.
-    results.sort(key=lambda found: found.name != plan.recommended)
-    sections = [("results-" + found.name, _heading(found), _results(run, plan, found)) for found in results]
+    results.sort(key=lambda result: result.name != plan.recommended)
+    sections = [("results-" + result.name, _heading(result), _results(run, plan, result)) for result in results]
     if not results:
         hint = f"Nothing is trained yet. Train with <code>autoseg train {escape(str(run.path))}</code>."
         sections.append(("results", "Results", f"<p class='note'>{hint}</p>"))
@@ -88,24 +88,24 @@ def _page(plan: Plan, dataset: Dataset, results: Sequence[Results], sections: Se
     )
 
 
-def _heading(found: Results) -> str:
-    return f"Results of {found.name}"
+def _heading(result: Results) -> str:
+    return f"Results of {result.name}"
 
 
-def _results(run: Run, plan: Plan, found: Results) -> str:
-    evaluation = found.evaluation
+def _results(run: Run, plan: Plan, result: Results) -> str:
+    evaluation = result.evaluation
     parts = []
     cards = []
     if evaluation is not None:
         cards.append(("mean Dice, cross-validated", number(evaluation.mean("dice"), 3)))
         cards.append(("mean HD95", f"{number(evaluation.mean('hd95'), 1)} mm"))
         cards.append(("validated cases", str(len(evaluation.cases))))
-    cards.append(("folds trained", f"{len(found.folds)} of {len(run.splits)}"))
-    if found.curves:
-        cards.append(("training time, all folds", _duration(sum(curve.seconds for curve in found.curves))))
+    cards.append(("folds trained", f"{len(result.folds)} of {len(run.splits)}"))
+    if result.curves:
+        cards.append(("training time, all folds", _duration(sum(curve.seconds for curve in result.curves))))
     parts.append(_cards(cards))
-    if found.note:
-        parts.append(f"<p class='note'>{escape(found.note)}</p>")
+    if result.note:
+        parts.append(f"<p class='note'>{escape(result.note)}</p>")
     if evaluation is not None:
         parts.append("<h3>Cross-validated metrics</h3>")
         parts.append(
@@ -120,7 +120,7 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
-        parts.append(_postprocessing(run.path / found.name / POSTPROCESSING_FILE))
+        parts.append(_postprocessing(run.path / result.name / POSTPROCESSING_FILE))
         parts.append(
             _figure(
                 _svg_uri(distributions(evaluation)),
@@ -128,12 +128,12 @@ def _results(run: Run, plan: Plan, found: Results) -> str:
                 "Each dot is a case; the box spans the quartiles, its bar is the median.",
             )
         )
-        parts.append(_pictures(run, plan, found, evaluation))
-        parts.append(_case_table(found, evaluation))
-    if found.curves:
+        parts.append(_pictures(run, plan, result, evaluation))
+        parts.append(_case_table(result, evaluation))
+    if result.curves:
         parts.append("<h3>Training</h3>")
         caption = "Loss, and Dice of a few validation cases predicted without test-time augmentation."
-        parts.append(_figure(_svg_uri(training_curves(found.curves)), "Training curves", caption))
+        parts.append(_figure(_svg_uri(training_curves(result.curves)), "Training curves", caption))
     return "".join(parts)
 
 
@@ -141,7 +141,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
     statistics = evaluation.statistics()
     digits = {metric: METRICS.find(metric).digits for metric in WIDE_TABLE}
     rows = []
-    for target, found in statistics.items():
+    for target, by_metric in statistics.items():
         counts = evaluation.counts(target)
         remarks = [
             f"{counts[key]} {word}"
@@ -149,7 +149,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
             if counts[key]
         ]
         name = escape(target) + (f"<br><small>{', '.join(remarks)}</small>" if remarks else "")
-        rows.append([name, *(_mean_and_std(found[metric], digits[metric]) for metric in WIDE_TABLE)])
+        rows.append([name, *(_mean_and_std(by_metric[metric], digits[metric]) for metric in WIDE_TABLE)])
     total = ["mean", *(number(evaluation.mean(metric), digits[metric]) for metric in WIDE_TABLE)]
     heads = ["", *(METRICS.find(metric).title for metric in WIDE_TABLE)]
     return _table(heads, rows, numbers=True, total=total if len(rows) > 1 else None)
@@ -175,18 +175,18 @@ def _dice(value: float | None) -> str:
     return number(np.nan if value is None else value, 4)
 
 
-def _mean_and_std(found: Statistics, digits: int) -> str:
-    deviation = f" <small>± {number(found.std, digits)}</small>" if found.n > 1 else ""
-    return number(found.mean, digits) + deviation
+def _mean_and_std(statistics: Statistics, digits: int) -> str:
+    deviation = f" <small>± {number(statistics.std, digits)}</small>" if statistics.n > 1 else ""
+    return number(statistics.mean, digits) + deviation
 
 
-def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> str:
+def _pictures(run: Run, plan: Plan, result: Results, evaluation: Evaluation) -> str:
     picked = pick_cases(evaluation)
     cases = {case.id: case for case in run.dataset.cases}
-    names = {output.name: output.values for output in plan.stage(found.name).result.outputs}
+    names = {output.name: output.values for output in plan.stage(result.name).result.outputs}
     figures = []
     for what, case in track(picked, "drawing", len(picked)):
-        folder = run.fold(found.name, found.fold_of[case]).validation
+        folder = run.fold(result.name, result.fold_of[case]).validation
         try:
             picture = load_picture(run, plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
         except AutosegError as error:
@@ -194,14 +194,14 @@ def _pictures(run: Run, plan: Plan, found: Results, evaluation: Evaluation) -> s
             continue
         content = overlay_png(picture.image, picture.prediction, picture.reference, picture.spacing, names, title=case)
         score = number(evaluation.case_mean(case), 3)
-        caption = f"{what} case: {case}, mean Dice {score}, fold {found.fold_of[case]}. "
+        caption = f"{what} case: {case}, mean Dice {score}, fold {result.fold_of[case]}. "
         caption += picture.note or f"Image: {picture.channel}; filled: prediction; outline: reference."
         uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
         figures.append(_figure(uri, f"{what} case {case}", caption))
     return "<h3>Best, median and worst case</h3>" + "".join(figures) if figures else ""
 
 
-def _case_table(found: Results, evaluation: Evaluation) -> str:
+def _case_table(result: Results, evaluation: Evaluation) -> str:
     targets = evaluation.targets if len(evaluation.targets) <= TARGET_COLUMNS else ()
     values = {(row.case, row.target): row.values for row in evaluation.rows}
     ranked = sorted(evaluation.cases, key=lambda case: np.nan_to_num(evaluation.case_mean(case), nan=2.0))
@@ -209,7 +209,7 @@ def _case_table(found: Results, evaluation: Evaluation) -> str:
     heads += [f"{target} {what}" for target in targets for what in ("Dice", "HD95")]
     rows = []
     for case in ranked:
-        row = [escape(case), str(found.fold_of[case])]
+        row = [escape(case), str(result.fold_of[case])]
         row += [number(evaluation.case_mean(case), 3), number(evaluation.case_mean(case, "hd95"), 1)]
         for target in targets:
             row += [number(values[case, target]["dice"], 3), number(values[case, target]["hd95"], 1)]
@@ -244,10 +244,10 @@ def _data(dataset: Dataset, fingerprint: Fingerprint) -> str:
     parts.append(_table(["", ""], facts))
     volumes = []
     for name, value in dataset.labels.items():
-        found = [case.label_voxels.get(value, 0) * float(np.prod(case.spacing)) / 1000 for case in cases]
-        present = [volume for volume in found if volume > 0]
+        sizes = [case.label_voxels.get(value, 0) * float(np.prod(case.spacing)) / 1000 for case in cases]
+        present = [volume for volume in sizes if volume > 0]
         volumes.append(
-            [escape(name), f"{len(present)} of {len(found)}", median_and_range(present, 2) if present else "–"]
+            [escape(name), f"{len(present)} of {len(sizes)}", median_and_range(present, 2) if present else "–"]
         )
     if volumes and cases:
         parts.append("<h3>Label volumes</h3>")
@@ -306,11 +306,11 @@ def _reasons_table(items: Iterable[tuple[str, Any, str]], prefix: str) -> str:
 
 def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
     paths = [run.path / name for name in ("plan.json", "dataset.json", "fingerprint.json", "splits.json")]
-    for found in results:
-        paths.append(run.path / found.name / "crossval" / "metrics.csv")
-        paths += [run.path / found.name / "crossval" / "summary.json", run.path / found.name / POSTPROCESSING_FILE]
-        for fold in found.folds:
-            paths.append(run.fold(found.name, fold).validation / "metrics.csv")
+    for result in results:
+        paths.append(run.path / result.name / "crossval" / "metrics.csv")
+        paths += [run.path / result.name / "crossval" / "summary.json", run.path / result.name / POSTPROCESSING_FILE]
+        for fold in result.folds:
+            paths.append(run.fold(result.name, fold).validation / "metrics.csv")
     links = [
         f"<li><a href='{escape(Path(relpath(path, folder)).as_posix())}'>"
         f"{escape(path.relative_to(run.path).as_posix())}</a></li>"
@@ -321,7 +321,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
 
 
 def _show(value: Any, path: str = "") -> str:
-    """A plan's value for people; lists that have a number an axis are written 8×16×16."""
+    """A plan's value as text; lists with a number for each axis are written 8×16×16."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
+"""Figures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from autoseg.evaluation.masks import dice
 from autoseg.report.style import MUTED, colours, figure, png, rgb
 from autoseg.utils.files import atomic
 
-#: How much of the image a filled prediction covers.
+#: Opacity of a filled prediction.
 OPACITY = 0.45
 
-#: By the axis of a canonical (z, y, x) array that a picture cuts: the plane's name, and what lies at the left, right,
-#: top and bottom in the radiological convention.
+#: For each axis of a canonical (z, y, x) array, perpendicular to the slice: the plane's name, and the directions at the
+#: left, right, top and bottom in the radiological convention.
 PLANES = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
 
-#: Least width of the surroundings shown on each side of the structures, in mm.
+#: Least margin shown on each side of the structures, in mm.
 CONTEXT_MM = 40.0
 
 #: Grey of the background where there is no image.
 DARK = "0.13"
 
-#: Dark rim that sets lines and letters off from any grey.
+#: Dark outline that keeps lines and letters readable on any grey.
 _HALO = [effects.withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.55))]
 
 #: The axes that run down and across a picture of a slice along each axis.
@@ -51,7 +51,7 @@ def overlay_png(
     """Draw a case in the three planes that show most of its structures.
 
     Args:
-        image: one channel ``(z, y, x)``; None where it is not at hand (the background is then plain).
+        image: one channel ``(z, y, x)``; None if not available (the background is then plain).
         prediction: label values ``(z, y, x)``, filled.
         reference: label values, outlined; None where there is none.
         spacing: mm ``(z, y, x)``; pixels are drawn in proportion.
@@ -77,8 +77,8 @@ def overlay_png(
     ]
     widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 10.5 if len(planes) == 3 else 6.0
-    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as drawn:
-        axes = drawn.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
+    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as fig:
+        axes = fig.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for plane, ax in zip(planes, axes, strict=True):
             draw_image(ax, image, plane)
             _draw_filled(ax, prediction, plane, values, palette)
@@ -87,14 +87,14 @@ def overlay_png(
             if len(planes) == 3:
                 name_plane(ax, plane, prediction.shape[plane.axis])
         draw_scale(axes[0], widths[0])
-        drawn.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
+        fig.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
         handles: list[Patch | Line2D] = [
             Patch(facecolor=(*rgb(palette[name]), OPACITY + 0.35), label=name) for name in values
         ]
         if reference is not None:
             handles.append(Line2D([], [], color=MUTED, linewidth=1.8, label="outline: reference"))
-        drawn.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 6), fontsize=9)
-        content = png(drawn)
+        fig.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 6), fontsize=9)
+        content = png(fig)
     if out is not None:
         with atomic(out) as temporary:
             temporary.write_bytes(content)
@@ -107,11 +107,11 @@ def field_of_view(
     spacing: tuple[float, float, float],
     values: LabelValues,
 ) -> Box:
-    """The box that is shown: the structures with :data:`CONTEXT_MM` or half their size on each side."""
-    wanted = [value for several in values.values() for value in several]
-    shown = np.isin(prediction, wanted)
+    """The box to show: the structures with :data:`CONTEXT_MM` or half their size on each side."""
+    label_values = [value for several in values.values() for value in several]
+    shown = np.isin(prediction, label_values)
     if reference is not None:
-        shown |= np.isin(reference, wanted)
+        shown |= np.isin(reference, label_values)
     parts = []
     for part, size, step in zip(bounding_box(shown), shown.shape, spacing, strict=True):
         if part.stop == part.start:  # nothing to show: all of the image
@@ -124,16 +124,16 @@ def field_of_view(
 
 
 def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values: LabelValues) -> int:
-    """The slice along an axis that shows most, every structure having the same weight whatever its size.
+    """The slice along an axis with the largest area of the structures, each relative to its own largest area.
 
-    The reference decides; the prediction does where the reference has none of the structures, and the middle
-    slice is taken where neither has.
+    By the reference; by the prediction if the reference has none of the structures, and the middle slice if neither
+    has.
     """
     others = tuple(other for other in range(3) if other != axis)
     for labels in (reference, prediction):
         score = np.zeros(labels.shape[axis])
-        for wanted in values.values():
-            area = np.isin(labels, wanted).sum(axis=others)
+        for label_values in values.values():
+            area = np.isin(labels, label_values).sum(axis=others)
             score += area / max(area.max(), 1)
         if score.any():
             return int(score.argmax())
@@ -153,10 +153,10 @@ def grey_window(image: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Plane:
-    """What a picture shows of a volume: a slice along an axis, and the box of it that is seen.
+    """The visible part of a volume: a slice perpendicular to an axis, inside a box.
 
     Attributes:
-        axis: that the slice cuts, of ``(z, y, x)``.
+        axis: perpendicular to the slice, of ``(z, y, x)``.
         index: of the slice.
         box: the visible part of the volume.
         spacing: mm ``(z, y, x)``.
@@ -193,7 +193,7 @@ class Plane:
         return 0.0, self.width, self.height, 0.0
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """The visible part of a slice, its first row at the top (z points up, so slices along z are turned over)."""
+        """The visible part of a slice, its first row at the top (flipped where z is vertical, as z points up)."""
         plane = np.take(array, self.index, axis=self.axis)[self.box[self.down], self.box[self.across]]
         return plane if self.axis == 0 else plane[::-1]
 
@@ -213,8 +213,8 @@ def draw_image(ax: Axes, image: np.ndarray | None, plane: Plane) -> None:
 def _draw_filled(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValues, palette: Mapping[str, str]) -> None:
     shown = plane.cut(labels)
     colour = np.zeros((*shown.shape, 4))
-    for name, wanted in values.items():
-        colour[np.isin(shown, wanted)] = (*rgb(palette[name]), OPACITY)
+    for name, label_values in values.items():
+        colour[np.isin(shown, label_values)] = (*rgb(palette[name]), OPACITY)
     ax.imshow(colour, extent=plane.extent, interpolation="nearest")
 
 
@@ -224,16 +224,16 @@ def _draw_outlines(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValu
     down, across = plane.spacing[plane.down], plane.spacing[plane.across]
     y = (np.arange(shown.shape[0]) - 0.5) * down
     x = (np.arange(shown.shape[1]) - 0.5) * across
-    for name, wanted in values.items():
-        mask = np.isin(shown, wanted)
+    for name, label_values in values.items():
+        mask = np.isin(shown, label_values)
         if mask.any():
-            drawn = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
-            drawn.set(path_effects=_HALO)
+            lines = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
+            lines.set(path_effects=_HALO)
     ax.set(xlim=(0, x[-1] - 0.5 * across), ylim=(y[-1] - 0.5 * down, 0))
 
 
 def name_plane(ax: Axes, plane: Plane, slices: int) -> None:
-    """Which slice of how many, and letters at the left, right, top and bottom."""
+    """Label the plane: slice number, and letters of the directions at the left, right, top and bottom."""
     name, sides = PLANES[plane.axis]
     ax.set_title(f"{name}, slice {plane.index + 1} of {slices}", fontsize=8.5, color=MUTED)
     for side, x, y in zip(sides, (0.025, 0.975, 0.5, 0.5), (0.5, 0.5, 0.965, 0.035), strict=True):
@@ -242,7 +242,7 @@ def name_plane(ax: Axes, plane: Plane, slices: int) -> None:
 
 
 def draw_scale(ax: Axes, width: float) -> None:
-    """A bar of a round length, a quarter of the picture at most."""
+    """Draw a scale bar of a round length, at most a quarter of the width."""
     step = 10 ** np.floor(np.log10(width / 4))
     length = max(factor * step for factor in (1, 2, 5) if factor * step <= width / 4)
     bottom = ax.get_ylim()[0]
@@ -256,8 +256,8 @@ def _title(title: str, prediction: np.ndarray, reference: np.ndarray | None, val
     if reference is None:
         return title
     scores = []
-    for name, wanted in values.items():
-        value = dice(np.isin(prediction, wanted), np.isin(reference, wanted))
+    for name, label_values in values.items():
+        value = dice(np.isin(prediction, label_values), np.isin(reference, label_values))
         scores.append(f"{name} absent" if np.isnan(value) else f"{name} {value:.3f}")
     text = "Dice: " + ", ".join(scores[:6]) + (" …" if len(scores) > 6 else "")
     return f"{title}   {text}" if title else text

@@ -1,4 +1,4 @@
-"""Pictures of one predicted case, beside its result."""
+"""Figures of one predicted case, written beside its result."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> N
     Args:
         case: the scan.
         prediction: its label map.
-        plan: names the channels and what was segmented.
+        plan: names the channels and the target.
         out: PNG file to write.
 
     Raises:

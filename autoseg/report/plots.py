@@ -11,15 +11,15 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.report.collect import Curve
 from autoseg.report.style import INK, colours, figure, svg
 
-#: Points of a strip beyond which they are drawn as pixels: a report stays small with thousands of cases.
+#: Number of points from which they are rasterized, to keep a report with thousands of cases small.
 VECTOR_POINTS = 2000
 
 
 def training_curves(curves: Sequence[Curve]) -> str:
-    """Loss and validation Dice over the epochs, a line a fold."""
+    """Loss and validation Dice over the epochs, one line for each fold; an SVG element."""
     palette = colours(len(curves))
-    with figure(9.6, 3.3) as drawn:
-        left, right = drawn.subplots(1, 2)
+    with figure(9.6, 3.3) as fig:
+        left, right = fig.subplots(1, 2)
         for curve, colour in zip(curves, palette, strict=True):
             epochs = _epochs(curve)
             _line(left, epochs, curve.column("loss"), colour, f"fold {curve.fold}")
@@ -32,17 +32,17 @@ def training_curves(curves: Sequence[Curve]) -> str:
             right.text(0.5, 0.5, "no validation yet", transform=right.transAxes, ha="center")
         if len(curves) > 1:
             left.legend(fontsize=8.5)
-        return svg(drawn)
+        return svg(fig)
 
 
 def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "hd95")) -> str:
-    """A box and every case's value, for each target and metric."""
+    """A box plot with every case's value, for each target and metric; an SVG element."""
     targets = evaluation.targets
     palette = colours(len(targets))
     random = np.random.default_rng(0)
-    with figure(9.6, 1.1 + 0.42 * len(targets)) as drawn:
-        axes = drawn.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
-        drawn.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
+    with figure(9.6, 1.1 + 0.42 * len(targets)) as fig:
+        axes = fig.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        fig.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
         for ax, metric in zip(axes, metrics, strict=True):
             for row, (target, colour) in enumerate(zip(targets, palette, strict=True)):
                 values = evaluation.values(metric, target)
@@ -59,7 +59,7 @@ def distributions(evaluation: Evaluation, metrics: tuple[str, ...] = ("dice", "h
             if METRICS.find(metric).kind == "distance":
                 ax.set_xlim(left=0)
             ax.grid(False, axis="y")
-        return svg(drawn)
+        return svg(fig)
 
 
 def _epochs(curve: Curve) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Colours and type shared by the pictures, the plots and the page."""
+"""Colours and fonts shared by figures, plots and the page."""
 
 import io
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-#: Colours of structures, told apart by people with colour-blindness and on grey images (Okabe & Ito 2008).
+#: Colours of structures, distinguishable with colour-blindness and on grey images (Okabe & Ito 2008).
 _COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
 
 INK = "#1d2733"
@@ -33,7 +33,7 @@ def rgb(colour: str) -> tuple[float, float, float]:
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure (inches) in the report's style, without a window or global state left behind."""
+    """A figure (size in inches) in the report's style, without a window; global settings are restored."""
     settings: Any = {
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
@@ -56,16 +56,16 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def svg(drawn: Figure) -> str:
-    """The figure as an SVG element to be put into a page."""
+def svg(fig: Figure) -> str:
+    """The figure as an SVG element for an HTML page."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def png(drawn: Figure, dpi: int = 110) -> bytes:
+def png(fig: Figure, dpi: int = 110) -> bytes:
     """The figure as a PNG file's content."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""The run folder: where everything of a run lies."""
+"""The run folder: paths, folds and splits of a run."""

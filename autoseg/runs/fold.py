@@ -1,4 +1,4 @@
-"""Fold: one training of one stage, with its paths, its split, and what of it is there."""
+"""Fold: one training of one stage, with its paths, its split and its state on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from autoseg.plans.stage import Stage
 if TYPE_CHECKING:
     from autoseg.runs.run import Run
 
-#: File in a fold's folder that says that it is trained and validated, and how long that was asked to take.
+#: File in a fold's folder, written when it is trained and validated; has the requested length of the training.
 DONE = "done.json"
 
 
@@ -18,7 +18,7 @@ class Fold:
     """One fold of one stage; small and picklable, so that it is also the job that is sent elsewhere.
 
     Attributes:
-        run: whose fold.
+        run: that it belongs to.
         stage: that is trained.
         number: of the fold, from 0.
     """
@@ -33,7 +33,7 @@ class Fold:
 
     @property
     def folder(self) -> Path:
-        """Where everything of it lies."""
+        """Folder of everything of this fold."""
         return self.run.path / self.stage.name / f"fold_{self.number}"
 
     @property
@@ -42,22 +42,22 @@ class Fold:
         return self.checkpoint("weights")
 
     def checkpoint(self, name: str) -> Path:
-        """Weights by the name of their file: ``weights`` (end of the training) or ``best`` (best on the way)."""
+        """Weights by the name of their file: ``weights`` (end of the training) or ``best`` (best validation Dice)."""
         return self.folder / f"{name}.safetensors"
 
     @property
     def state(self) -> Path:
-        """What an interrupted training goes on from."""
+        """State that an interrupted training resumes from."""
         return self.folder / "training_state.pt"
 
     @property
     def log(self) -> Path:
-        """What was said during the training."""
+        """Log of the training."""
         return self.folder / "log.txt"
 
     @property
     def history(self) -> Path:
-        """A row an epoch."""
+        """Table of the training, one row for each epoch."""
         return self.folder / "history.csv"
 
     @property
@@ -67,12 +67,12 @@ class Fold:
 
     @property
     def done(self) -> Path:
-        """Written when it is trained and validated: what was asked for."""
+        """Written when it is trained and validated; has the requested length of the training."""
         return self.folder / DONE
 
     @property
     def begun(self) -> bool:
-        """Whether there is a training to go on with."""
+        """Whether there is a training to resume."""
         return self.state.exists()
 
     @property
@@ -82,12 +82,12 @@ class Fold:
 
     @property
     def training_cases(self) -> list[str]:
-        """Names of the cases that it learns from."""
+        """Names of its training cases."""
         return self.run.split(self.number)["train"]
 
     @property
     def validation_cases(self) -> list[str]:
-        """Names of the cases that validate it."""
+        """Names of its validation cases."""
         return self.run.split(self.number)["validation"]
 
     def of_stage(self, stage: Stage) -> "Fold":

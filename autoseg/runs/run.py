@@ -1,4 +1,4 @@
-"""The run folder: everything a later command needs, movable to a machine that never saw the data.
+"""The run folder: everything a later command needs; it can be moved to a machine without the dataset.
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
@@ -31,13 +31,13 @@ from autoseg.utils.files import first_fault, read_json, write_changed_json
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and where things lie in it; each of its files is read once, when it is first asked for."""
+    """A run folder and the paths in it; each of its files is read once, on first use."""
 
     path: Path
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """An existing run folder.
+        """Open an existing run folder.
 
         Raises:
             AutosegError: there is no ``plan.json`` in it.
@@ -78,7 +78,7 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What the planner knew."""
+        """Fingerprint of the dataset that the planner used."""
         return _load(Fingerprint, self.path / "fingerprint.json")
 
     @cached_property
@@ -88,7 +88,7 @@ class Run:
 
     @cached_property
     def splits(self) -> list[Split]:
-        """One ``{"train": [...], "validation": [...]}`` of case names a fold.
+        """For each fold one ``{"train": [...], "validation": [...]}`` of case names.
 
         Raises:
             AutosegError: the file (which users may edit) is missing or is no such list.
@@ -116,17 +116,17 @@ class Run:
         """Folds of a configuration that have finished weights."""
         found = (self.path / configuration).glob("fold_*/weights.safetensors")
         numbers = [path.parent.name.removeprefix("fold_") for path in found]
-        return sorted(int(number) for number in numbers if number.isdecimal())  # fold_0_copy is none
+        return sorted(int(number) for number in numbers if number.isdecimal())  # skips fold_0_copy
 
     def usual_configuration(self) -> str:
-        """The recommended configuration; where it is not trained, the first trained one that segments as much."""
+        """The recommended configuration; if it is not trained, the first trained one with the plan's whole target."""
         plan = self.plan
         trained = [s.name for s in plan.stages if self.trained_folds(s.name) and s.result == plan.target]
         return plan.recommended if plan.recommended in trained or not trained else trained[0]
 
     @property
     def how_to_validate(self) -> str:
-        """What to do where nothing of the run is validated, for messages."""
+        """Advice on how to get validated folds, for messages."""
         if any(split["validation"] for split in self.splits):
             return f"train it with 'autoseg train {self.path}'"
         return "it learns from all cases (--folds 1), so plan its dataset with --folds 2 or more and train that"
@@ -154,7 +154,7 @@ def _load(model: type, path: Path):  # type: ignore[no-untyped-def]
 
 
 def refuse_dataset_folder(path: str | Path, dataset: Dataset) -> None:
-    """Refuse to make a run folder of a folder that holds a dataset, whose ``dataset.json`` it would replace.
+    """Refuse a folder that holds a dataset as run folder: its ``dataset.json`` would be replaced.
 
     Raises:
         UsageError: names ``--out``.
@@ -163,7 +163,7 @@ def refuse_dataset_folder(path: str | Path, dataset: Dataset) -> None:
     root = dataset.root if dataset.root.is_dir() else dataset.root.parent
     if path.resolve() == root.resolve():
         raise UsageError(f"--out {path} is the dataset's own folder; choose another one for the run.")
-    # The fingerprint is written first: with it, this is a run folder whose making was stopped.
+    # The fingerprint is written first: with it, this is a run folder that was not finished.
     begun = any((path / name).exists() for name in ("plan.json", "fingerprint.json"))
     if (path / "dataset.json").exists() and not begun:
         raise UsageError(f"--out {path} holds a dataset.json of something else; choose another folder for the run.")

@@ -1,4 +1,4 @@
-"""Splits: which cases each fold of a cross-validation is trained on, and which validate it."""
+"""Splits: training and validation cases of each fold of a cross-validation."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ Split = dict[str, list[str]]
 
 
 def read_splits(path: Path) -> list[Split]:
-    """One ``{"train": [...], "validation": [...]}`` of case names a fold, from a file that users may edit.
+    """For each fold one ``{"train": [...], "validation": [...]}`` of case names, from a file that users may edit.
 
     Raises:
         AutosegError: the file is missing or is no such list.
@@ -40,7 +40,7 @@ def _is_split(fold: object) -> bool:
 
 
 def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Split]:
-    """Deal cases to folds at random, whole groups (patients) at a time, folds of about equal size.
+    """Distribute cases to folds at random, whole groups (patients) at a time, in folds of about equal size.
 
     Fewer groups than ``folds`` give as many folds as there are groups. A single fold is trained on all cases.
 
@@ -77,16 +77,16 @@ def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Spl
 
 
 def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0, folds: int | None = None) -> list[Split]:
-    """The splits of the run folder where it has some for the same cases and patients; else new ones.
+    """The splits of the run folder if they fit the cases and patients; else new ones.
 
-    Planning again thus leaves what was trained comparable with what will be.
+    Results from before and after planning again thus stay comparable.
 
     Args:
         path: of the run folder.
         dataset: whose cases are split.
         seed: of new splits.
-        folds: number of new ones; stored ones of another number are given up. None for the usual number, or those
-            stored.
+        folds: number of folds; stored splits of another number are replaced. None keeps those stored, or makes the
+            default number.
 
     Raises:
         AutosegError: the stored ones (which users may edit) are damaged; or nothing could be validated.

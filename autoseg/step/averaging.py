@@ -9,12 +9,12 @@ from torch import nn
 class MovingAverage:
     """Exponential moving average of a network's weights, as a second network.
 
-    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten
-    (as in TensorFlow's ExponentialMovingAverage).
+    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that the initial weights soon have little
+    weight (as in TensorFlow's ExponentialMovingAverage).
 
     Args:
         network: whose weights are averaged.
-        decay: in the long run; 0 for no average: ``network`` is then the network itself, not a copy.
+        decay: final value; 0 for no average: ``network`` is then the network itself, not a copy.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -24,7 +24,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Update the average with the weights after a step."""
         self.steps += 1
         if self.network is network:
             return

@@ -1,4 +1,4 @@
-"""Batch: what a network is given in one step, and what it is compared with."""
+"""Batch: input and targets of one training step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-#: Type of the label maps that a step is given.
+#: Data type of a batch's label maps.
 LABEL_TYPE = torch.int16
 
 
@@ -16,10 +16,10 @@ class Batch:
 
     Attributes:
         image: float32 ``(batch, channel, *input)``.
-        label: integer ``(batch, *output)``, with the dataset's values; where the network gives several answers
-            ``(batch, answer, *output)``.
-        drawn: bool ``(batch, answer)``: which of these label maps there are of which sample; all of them where None.
-        fields: further things to compare with, by name: ``(batch, channel, *output)`` each
+        label: integer ``(batch, *output)``, with the dataset's values; for a network with several decoders
+            ``(batch, decoder, *output)``.
+        drawn: bool ``(batch, decoder)``: whether a sample has the label map for a decoder; all of them where None.
+        fields: further targets, by name: ``(batch, channel, *output)`` each
             (:data:`autoseg.step.objective.FIELD_LOSSES`).
     """
 

@@ -1,4 +1,4 @@
-"""A teacher's term of the loss (Hinton et al. 2015), at the full resolution alone."""
+"""Distillation: the loss term with a teacher's scores (Hinton et al. 2015)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from autoseg.plans.recipe import Distillation
 from autoseg.plans.target import Target
 from autoseg.step.terms import softened_divergence
 
-#: Least share of a voxel that lies inside the image for the teacher to have a say in it: all of it, but for rounding.
+#: Least share of a voxel inside the image for its teacher's scores to count: all of it, but for rounding.
 WITHIN = 0.999
 
 
@@ -19,16 +19,16 @@ def distillation_loss(
     distillation: Distillation,
     target: Target,
 ) -> torch.Tensor:
-    """The teacher's term of the loss, at the full resolution alone.
+    """Distillation loss of the outputs at full resolution; a scalar.
 
-    Outputs at lower resolutions help the gradient on its way and are thrown away after the training; the teacher's
-    scores are of the voxels of the full one, and their mean over larger voxels would be of none. Of several results at
-    that resolution, a network's views, each counts in full, as in the plan's loss; of several answers, their mean.
+    Outputs at lower resolutions are left out: the teacher's scores belong to voxels of the full resolution. Several
+    outputs at that resolution (a network's views) each count in full, as in the plan's loss; several decoders are
+    averaged.
 
     Args:
-        outputs: logits ``(batch, answers × heads, *space)``, or a list of them, the highest resolution first.
-        label: integer ``(batch, *space)`` or ``(batch, answer, *space)``; voxels of the ignore label do not count.
-        taught: ``(batch, heads + 1, *space)``: the teacher's scores, and how much of each voxel lies inside the image;
+        outputs: logits ``(batch, decoders × heads, *space)``, or a list of them, the highest resolution first.
+        label: integer ``(batch, *space)`` or ``(batch, decoder, *space)``; voxels of the ignore label do not count.
+        taught: ``(batch, heads + 1, *space)``: the teacher's scores, and the share of each voxel inside the image;
             voxels beyond the image do not count.
         distillation: weight and temperature.
         target: what to segment.

@@ -1,4 +1,4 @@
-"""The plan's loss: a weighted sum of terms (:mod:`autoseg.step.terms`), at every resolution of the network."""
+"""The training loss: a weighted sum of terms (:mod:`autoseg.step.terms`) at every resolution of the network."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from autoseg.plans.recipe import Loss
 from autoseg.plans.target import Target
 from autoseg.step.terms import TERMS, Scored
 
-#: Terms that the plan's loss describes itself, in the order in which they are added up.
+#: Terms with a weight in :class:`~autoseg.plans.recipe.Loss` itself, in the order of summation.
 OWN_TERMS = ("dice", "tversky", "ce", "focal", "topk")
 
 
 def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Turn a label map with the dataset's values into what the network should say.
+    """Encode a label map as the target of the network's heads.
 
     Args:
         label: integer ``(batch, *space)`` with the dataset's own values.
@@ -41,14 +41,14 @@ def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Ten
 def segmentation_loss(
     logits: torch.Tensor, truth: torch.Tensor, loss: Loss, kind: str, counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The plan's loss at one resolution; the background takes no part in Dice and Tversky unless it is asked to.
+    """The plan's loss at one resolution; a scalar. Dice and Tversky leave the background out, unless the plan says so.
 
     Args:
         logits: ``(batch, heads, *space)``.
         truth: bool, same shape.
         loss: weights of the terms.
         kind: ``labels`` or ``regions``.
-        counts: voxels that count.
+        counts: bool ``(batch, 1, *space)``, voxels that count; all where None.
     """
     scored = Scored(logits.float(), truth, kind, counts, loss.background)
     total = scored.logits.new_zeros(())
@@ -76,16 +76,16 @@ def training_loss(
     target: Target,
     drawn: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """The training loss: :func:`deep_supervision_loss`, or its mean over the network's answers where it gives several.
+    """The training loss, a scalar: :func:`deep_supervision_loss`, or its mean over the network's decoders.
 
-    Each label map counts alike; a sample does not exist for an answer that it has no label map for.
+    Each label map counts alike; samples without a label map for a decoder are skipped for it.
 
     Args:
-        outputs: as :func:`deep_supervision_loss` has them; of several answers ``(batch, answers × heads, *space)``.
-        label: integer ``(batch, *space)``, or ``(batch, answer, *space)``.
+        outputs: as for :func:`deep_supervision_loss`; for several decoders ``(batch, decoders × heads, *space)``.
+        label: integer ``(batch, *space)``, or ``(batch, decoder, *space)``.
         loss: weights of the terms.
         target: what to segment.
-        drawn: bool ``(batch, answer)``: which label maps there are of which sample; all of them where None.
+        drawn: bool ``(batch, decoder)``: whether a sample has the label map for a decoder; all of them where None.
     """
     levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
     if label.ndim < levels[0].ndim:
@@ -95,19 +95,19 @@ def training_loss(
     by_answer = [level.unflatten(1, (answers, -1)).unbind(1) for level in levels]
     total = levels[0].new_zeros((), dtype=torch.float32)
     for answer, count in enumerate(counts):
-        logits, wanted = [level[answer] for level in by_answer], label[:, answer]
+        logits, annotation = [level[answer] for level in by_answer], label[:, answer]
         if drawn is not None and 0 < count < samples:
             rows = torch.as_tensor(np.flatnonzero(drawn[:, answer]), device=label.device)
-            logits, wanted = [level[rows] for level in logits], wanted[rows]
+            logits, annotation = [level[rows] for level in logits], annotation[rows]
         if count:
-            total = total + count * deep_supervision_loss(logits, wanted, loss, target)
+            total = total + count * deep_supervision_loss(logits, annotation, loss, target)
     return total / max(sum(counts), 1)
 
 
 def deep_supervision_loss(
     outputs: torch.Tensor | Sequence[torch.Tensor], label: torch.Tensor, loss: Loss, target: Target
 ) -> torch.Tensor:
-    """The plan's loss at every resolution the network speaks at.
+    """The plan's loss summed over the network's output resolutions (:func:`supervision_weights`); a scalar.
 
     Args:
         outputs: logits ``(batch, heads, *space)``, or a list of them, the highest resolution first.
@@ -119,7 +119,7 @@ def deep_supervision_loss(
     total = levels[0].new_zeros((), dtype=torch.float32)
     weights = supervision_weights(len(levels))
     if len({logits.shape for logits in levels}) == 1:
-        # No lower resolutions but several opinions, of a network's views for one: each counts in full.
+        # Several outputs of one resolution, such as a network's views: each counts in full.
         weights = [1.0] * len(levels)
     for logits, weight in zip(levels, weights, strict=True):
         if weight == 0:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: which share of the rate is used at which share of the budget, be that iterations or time."""
+"""Learning-rate schedules: factor of the learning rate by the share of the budget (iterations or time) spent."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,23 +7,23 @@ from typing import Any
 from autoseg.plans.recipe import Schedule
 from autoseg.utils.registry import Registry
 
-#: ``one_cycle`` rises over this share of the budget, from this share of the rate (torch's and fastai's numbers for the
-#: cycle of Smith 2018).
+#: ``one_cycle`` rises over this share of the budget, from this factor (the defaults of torch and fastai for the cycle
+#: of Smith 2018).
 CYCLE_RISE, CYCLE_START = 0.3, 1 / 25
 
 #: A training loss counts as improved where it is lower by this share (as in torch's ReduceLROnPlateau).
 IMPROVEMENT = 1e-4
 
-#: Share of the learning rate, from the description, the share of the budget that is spent (0 to 1), and the mean
+#: Factor of the learning rate, from the description, the share of the budget that is spent (0 to 1), and the mean
 #: training loss of each epoch so far.
 RateFactor = Callable[[Any, float, Sequence[float]], float]
 
-#: Name → what it does (:data:`autoseg.plans.recipe.SCHEDULES` describes it).
+#: Name → its function (:data:`autoseg.plans.recipe.SCHEDULES` describes it).
 RATE_FACTORS: Registry[RateFactor] = Registry("learning-rate schedule", package="autoseg.step")
 
 
 def rate_factor(schedule: Schedule, progress: float, losses: Sequence[float] = ()) -> float:
-    """Share of the learning rate at ``progress`` (0 to 1) of the budget.
+    """Factor of the learning rate at ``progress`` (0 to 1) of the budget.
 
     Args:
         schedule: of the plan.
@@ -35,7 +35,7 @@ def rate_factor(schedule: Schedule, progress: float, losses: Sequence[float] = (
 
 @RATE_FACTORS.register("one_cycle")
 def one_cycle(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
-    """Up over the first 30 %, then down to the floor; it has a rise of its own (Smith 2018)."""
+    """Up over the first 30 %, then down to the floor, without the plan's warm-up (Smith 2018)."""
     if progress < CYCLE_RISE:
         return _cosine(CYCLE_START, 1.0, progress / CYCLE_RISE)
     return _cosine(1.0, schedule.floor, (progress - CYCLE_RISE) / (1 - CYCLE_RISE))
@@ -46,7 +46,7 @@ def after_warmup(factor: RateFactor) -> RateFactor:
 
     def warmed_up(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
         if progress < schedule.warmup:
-            # Never zero: the very first step should already move.
+            # Never zero: the first step should already change the weights.
             return max(progress / schedule.warmup, 0.01)
         return factor(schedule, progress, losses)
 
@@ -54,7 +54,7 @@ def after_warmup(factor: RateFactor) -> RateFactor:
 
 
 def _after(schedule: Schedule, progress: float) -> float:
-    """Share that is spent of the budget after the warm-up."""
+    """Share that is spent of the budget left after the warm-up."""
     return (progress - schedule.warmup) / (1 - schedule.warmup)
 
 
@@ -75,7 +75,7 @@ def poly(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
 @RATE_FACTORS.register("explore_exploit")
 @after_warmup
 def explore_exploit(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
-    """The full rate, then a straight line down to the floor (Wright & Demeure 2021)."""
+    """The full rate, then a linear decay to the floor (Wright & Demeure 2021)."""
     if progress <= schedule.explore:
         return 1.0
     return 1 - (1 - schedule.floor) * (progress - schedule.explore) / (1 - schedule.explore)
@@ -100,20 +100,20 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """How often a loss stopped falling for ``patience`` epochs; the waiting begins anew after each time.
+    """Number of plateaus: ``patience`` epochs without improvement, counted anew after each.
 
-    Computed from the history alone, so that an interrupted training goes on with the very rate it had.
+    Computed from the history alone, so that a resumed training continues with the same learning rate.
 
     Args:
         losses: of each epoch; NaN is no improvement.
         patience: epochs without improvement.
     """
-    best, waited, found = math.inf, 0, 0
+    best, waited, count = math.inf, 0, 0
     for loss in losses:
         if loss < best * (1 - IMPROVEMENT):
             best, waited = loss, 0
         else:
             waited += 1
         if waited == patience:
-            waited, found = 0, found + 1
-    return found
+            waited, count = 0, count + 1
+    return count

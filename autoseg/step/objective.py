@@ -1,4 +1,4 @@
-"""The objective of a training: the plan's loss, and a term for each further field that a batch brings."""
+"""The objective of a training: the training loss, and a term for each further field of a batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,26 +13,26 @@ from autoseg.utils.registry import Registry
 
 Outputs = torch.Tensor | Sequence[torch.Tensor]
 
-#: The term of a field: a scalar from the network's outputs, the batch, the recipe and what is segmented.
+#: The loss term of a field: a scalar from the network's outputs, the batch, the recipe and the target.
 FieldLoss = Callable[[Outputs, Batch, Recipe, Target], torch.Tensor]
 
-#: Name of a field (:mod:`autoseg.training.fields`) → its term of the loss.
+#: Name of a field (:mod:`autoseg.preprocessing.fields`) → its loss term.
 FIELD_LOSSES: Registry[FieldLoss] = Registry("field", package="autoseg.step")
 
 
 @FIELD_LOSSES.register("teacher")
 def teacher_loss(outputs: Outputs, batch: Batch, recipe: Recipe, target: Target) -> torch.Tensor:
-    """The teacher's softened outputs (:func:`autoseg.step.distillation.distillation_loss`)."""
+    """Distillation from the teacher's scores (:func:`autoseg.step.distillation.distillation_loss`)."""
     assert recipe.taught is not None
     return distillation_loss(outputs, batch.label, batch.fields["teacher"], recipe.taught, target)
 
 
 def objective(outputs: Outputs, batch: Batch, recipe: Recipe, target: Target) -> torch.Tensor:
-    """What a training minimises.
+    """The scalar that training minimises.
 
     Args:
-        outputs: logits ``(batch, answers × heads, *output)``, or a list of them, the highest resolution first.
-        batch: that they are of.
+        outputs: logits ``(batch, decoders × heads, *output)``, or a list of them, the highest resolution first.
+        batch: that they were computed from.
         recipe: weights of the terms.
         target: what to segment.
     """

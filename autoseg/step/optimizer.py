@@ -1,4 +1,4 @@
-"""The plan's optimizer."""
+"""Optimizers, and learning rates by layer."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,19 +9,19 @@ from torch import nn
 from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError
 
-#: What an optimizer is given: parameters, or groups of them (:func:`layer_groups`).
+#: Argument of an optimizer: parameters, or groups of them (:func:`layer_groups`).
 TrainedParameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 def layer_groups(network: nn.Module, depths: Mapping[str, float], layer_decay: float) -> list[dict[str, Any]]:
-    """Groups of parameters, each with the share ``rate_share`` of the learning rate that it is trained with.
+    """Groups of parameters by depth, each with its share ``rate_share`` of the learning rate.
 
     A parameter at depth d (0: first layer, 1: last) gets ``layer_decay`` ** (1 − d).
 
     Args:
-        network: whose parameters.
-        depths: name → depth.
-        layer_decay: share of the first layer.
+        network: whose parameters are grouped.
+        depths: name of each parameter → depth, 0 to 1.
+        layer_decay: ``rate_share`` of the first layer.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -32,16 +32,16 @@ def layer_groups(network: nn.Module, depths: Mapping[str, float], layer_decay: f
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Train with this learning rate, each group with its share of it."""
+    """Set the learning rate, of each group by its share."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_share", 1.0)
 
 
 def build_optimizer(parameters: TrainedParameters, optimizer: Optimizer) -> torch.optim.Optimizer:
-    """The plan's optimizer; SGD uses Nesterov momentum, where it has any.
+    """Build the plan's optimizer; SGD with momentum uses Nesterov's.
 
     Raises:
-        AutosegError: Ranger21 is asked for and not installed.
+        AutosegError: the optimizer is Ranger21, which is not installed.
     """
     rate, decay = optimizer.learning_rate, optimizer.weight_decay
     if optimizer.name == "sgd":
@@ -73,8 +73,8 @@ def _ranger21(parameters: TrainedParameters, rate: float, decay: float) -> torch
             "the optimizer ranger21 needs the package pytorch_optimizer; install it with pip install "
             "'autoseg[ranger21]', or choose another optimizer (--set recipe.optimizer.name=adamw)."
         ) from None
-    # Its own schedule counts iterations, whose number nobody knows where the budget is a time; so the loop sets the
-    # rate before each step as for every optimizer, and the number of iterations it insists on is used for nothing.
+    # Its own schedule needs the number of iterations, which is unknown where the budget is a time. The loop sets the
+    # rate before each step as for every optimizer; the required number of iterations has no effect.
     ranger: torch.optim.Optimizer = Ranger21(
         parameters, num_iterations=1, lr=rate, weight_decay=decay, disable_lr_scheduler=True
     )

@@ -1,4 +1,4 @@
-"""Numbers that a step computes with: 16-bit autocast, or 32 bits."""
+"""Precision of a step: 16-bit autocast, or 32 bits."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,7 +10,7 @@ from autoseg.plans.recipe import Precision
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The data type of autocast; float32 means none.
 
-    ``auto`` takes 16 bits where the device computes faster with them: bfloat16 on a CPU with AVX512-BF16 or AMX
+    ``auto`` uses 16 bits where the device computes faster with them: bfloat16 on a CPU with AVX512-BF16 or AMX
     (measured: half the step, ``benchmarks/cpu_step.py``) and on GPUs from compute capability 8, float16 on older GPUs.
     """
     if precision == "fp32":

@@ -14,7 +14,7 @@ from autoseg.step.batch import LABEL_TYPE, Batch
 
 @dataclass(frozen=True)
 class StepSetup:
-    """What a training step is made of; a planner weighs several before there is a plan.
+    """What determines time and memory of a training step; a planner compares several before there is a plan.
 
     Attributes:
         network: topology.
@@ -34,7 +34,7 @@ class StepSetup:
 
     @classmethod
     def of(cls, stage: Stage) -> "StepSetup":
-        """That of a plan's stage."""
+        """The setup of a plan's stage."""
         configuration = stage.configuration
         return cls(
             stage.network,
@@ -50,10 +50,10 @@ class StepSetup:
         return replace(self, patch_size=patch_size, batch_size=batch_size)
 
     def batch(self, device: torch.device | str, random: bool = False) -> Batch:
-        """A batch of the right shapes, without content: zeros, or random intensities.
+        """A batch of the right shapes without real data: an empty or random image, labels of zeros.
 
         Args:
-            device: where it lies; ``meta`` for shapes alone.
+            device: of its tensors; ``meta`` for shapes alone.
             random: fill the image from torch's global random state.
         """
         size = (self.batch_size, self.in_channels, *self.network.input_size(self.patch_size))
@@ -68,6 +68,6 @@ class StepSetup:
 
 
 def stand_in(kind: str, heads: int) -> Target:
-    """A target of so many heads, for a step whose labels do not matter: only its shapes and its time do."""
+    """A target with this number of heads, for steps of which only shapes and time matter."""
     outputs = [Output(name=str(i), values=[i], paint=i) for i in range(1, heads + (kind == "regions"))]
     return Target(kind="regions" if kind == "regions" else "labels", outputs=outputs)

@@ -1,7 +1,7 @@
-"""The terms that a loss is a sum of, on logits or probabilities; every one leaves out the voxels that do not count.
+"""Loss terms, on logits or probabilities; every one leaves out the voxels that do not count.
 
-All of them exist for exclusive labels (``labels``: softmax over the heads, the truth one-hot, the background first) and
-for regions (``regions``: each head says yes or no for itself).
+All are defined for exclusive labels (``labels``: softmax over the heads, the truth one-hot, the background first) and
+for regions (``regions``: a sigmoid for each head).
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from autoseg.plans.recipe import Loss
 from autoseg.utils.registry import Registry
 
-#: Least 1 − p in the focal loss: where a voxel is right for certain, its power has no gradient for 0 < γ < 1.
+#: Least 1 − p in the focal loss: at 1 − p = 0 its power has no finite gradient for 0 < γ < 1.
 _LEAST_DOUBT = 1e-8
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network says at one resolution, and the truth: all that a term of the loss is computed from.
+    """Logits at one resolution and the truth: the arguments of every loss term.
 
     Attributes:
         logits: float32 ``(batch, heads, *space)``.
@@ -54,11 +54,11 @@ class Scored:
         return self.truth[:, self._first :] if self.kind == "labels" else self.truth
 
 
-#: A term of the loss: a scalar from what a network says and the term's description.
+#: A loss term: a scalar from logits and truth, and the term's description.
 Term = Callable[[Scored, Any], torch.Tensor]
 
-#: Name → what it computes. Those of autoseg are described by :class:`autoseg.plans.recipe.Loss` itself, which weighs
-#: each by ``<name>_weight``; further ones by what :data:`autoseg.plans.recipe.LOSS_TERMS` has under their name.
+#: Name → function. autoseg's own terms have their weights and parameters in :class:`autoseg.plans.recipe.Loss`
+#: (``<name>_weight``); further ones have a description in :data:`autoseg.plans.recipe.LOSS_TERMS` under their name.
 TERMS: Registry[Term] = Registry("loss", package="autoseg.step")
 
 
@@ -130,11 +130,11 @@ def soft_dice_loss(
         truth = truth * counts
     overlap = (probabilities * truth).sum(axes)
     # The truth is 0 or 1, so it is its own square.
-    said = probabilities if denominator == "sum" else probabilities.square()
-    volume = said.sum(axes) + truth.sum(axes)
+    summands = probabilities if denominator == "sum" else probabilities.square()
+    volume = summands.sum(axes) + truth.sum(axes)
     if batch_dice:
         overlap, volume = overlap.sum(0), volume.sum(0)
-    # The clamp matters where nothing is there and nothing is added.
+    # The clamp matters for an absent, unpredicted structure with smooth = 0.
     return 1 - ((2 * overlap + smooth) / (volume + smooth).clamp(min=1e-8)).mean()
 
 
@@ -149,7 +149,7 @@ def tversky_loss(
 ) -> torch.Tensor:
     """1 − Tversky index TP / (TP + α·FP + β·FN), averaged over channels (Salehi et al. 2017, equation 4).
 
-    With α = β = ½ it is the soft Dice loss with the plain sum; ``smooth`` is halved so that this holds for any of it.
+    With α = β = ½ it is the soft Dice loss with the plain sum; ``smooth`` is halved so that this holds for any value.
 
     Args:
         probabilities: ``(batch, channel, *space)``.
@@ -175,7 +175,7 @@ def tversky_loss(
 
 
 def voxel_costs(logits: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.Tensor:
-    """−log of the probability that each voxel is given for what it is.
+    """−log of the predicted probability of each voxel's true class.
 
     Args:
         logits: ``(batch, heads, *space)``.
@@ -186,7 +186,7 @@ def voxel_costs(logits: torch.Tensor, truth: torch.Tensor, kind: str) -> torch.T
         ``(batch, 1, *space)`` for labels, ``(batch, heads, *space)`` for regions.
     """
     if kind == "labels":
-        # The truth is one-hot: a product and a sum, where class indices would have to be searched for first.
+        # With a one-hot truth a product and a sum suffice, without finding class indices first.
         return -(torch.log_softmax(logits, dim=1) * truth).sum(dim=1, keepdim=True)
     return F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
 
@@ -233,7 +233,7 @@ def focal_loss(
     gamma: float = 2.0,
     omega: float | None = None,
 ) -> torch.Tensor:
-    """Mean of −ω·(1 − p)^γ·log p, where p is the probability of what a voxel is (Lin et al. 2017, equation 5).
+    """Mean of −ω·(1 − p)^γ·log p, where p is the probability of a voxel's true class (Lin et al. 2017, equation 5).
 
     Args:
         logits: ``(batch, heads, *space)``.
@@ -272,11 +272,11 @@ def topk_cross_entropy(
     most = max(1, round(share * costs.numel()))
     if counts is None:
         return costs.flatten().topk(most).values.mean()
-    # How many voxels count is known on the device only: take as many as there could be, and use the first of them.
+    # The number of voxels that count is known on the device only: take the largest possible k and mask the rest.
     hardest = costs.masked_fill(~counts, 0).flatten().topk(most).values
-    wanted = (share * counts.sum()).round().clamp(1, most)
-    used = torch.arange(most, device=hardest.device) < wanted
-    return (hardest * used).sum() / wanted
+    number = (share * counts.sum()).round().clamp(1, most)
+    used = torch.arange(most, device=hardest.device) < number
+    return (hardest * used).sum() / number
 
 
 def softened_divergence(
@@ -288,23 +288,23 @@ def softened_divergence(
 ) -> torch.Tensor:
     """T² times the mean of KL(teacher ‖ student), both softened by T (Hinton et al. 2015, equation 1, section 2.1).
 
-    The gradient by a logit z is T·(q − p), where q and p are what student and teacher say at T: of one size whatever
-    the temperature, since the difference itself falls with 1/T.
+    The gradient by a logit z is T·(q − p), where q and p are the student's and teacher's probabilities at T. Its size
+    does not depend on T, since the difference falls with 1/T.
 
     Args:
         logits: of the student, ``(batch, heads, *space)``.
         teacher: logits or log-probabilities, same shape.
-        kind: ``labels`` (softmax) or ``regions`` (each head says yes or no for itself; heads are averaged).
+        kind: ``labels`` (softmax) or ``regions`` (a sigmoid for each head; heads are averaged).
         temperature: T.
         counts: voxels that count, ``(batch, 1, *space)``.
     """
-    said, wanted = logits / temperature, teacher / temperature
+    student, teacher = logits / temperature, teacher / temperature
     if kind == "labels":
-        wanted = torch.log_softmax(wanted, dim=1)
-        costs = (wanted.exp() * (wanted - torch.log_softmax(said, dim=1))).sum(dim=1, keepdim=True)
+        teacher = torch.log_softmax(teacher, dim=1)
+        costs = (teacher.exp() * (teacher - torch.log_softmax(student, dim=1))).sum(dim=1, keepdim=True)
     else:
         # p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)), where log p − log(1 − p) is the logit.
-        costs = torch.sigmoid(wanted) * (wanted - said) + F.softplus(said) - F.softplus(wanted)
+        costs = torch.sigmoid(teacher) * (teacher - student) + F.softplus(student) - F.softplus(teacher)
     return temperature**2 * _mean(costs, counts)
 
 

@@ -27,11 +27,11 @@ from autoseg.step.precision import autocast
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step.
+    """Result of a step.
 
     Attributes:
         loss: of the batch.
-        finite: whether loss and gradient were numbers; the weights stay as they were where not.
+        finite: whether loss and gradient were finite; if not, the weights are unchanged.
     """
 
     loss: float
@@ -39,14 +39,14 @@ class StepOutcome:
 
 
 class TrainingStep:
-    """Network, optimizer, gradient scaling and averaging, and what is done with a batch.
+    """One training step on a batch: forward, loss, backward, optimizer and average of the weights.
 
     Args:
         network: on its device.
         recipe: loss, optimizer, clipping, average.
         target: what to segment.
         dtype: of autocast; float32 for none.
-        parameters: what the optimizer is given; all parameters alike where None.
+        parameters: argument of the optimizer; all parameters alike where None.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class TrainingStep:
         self.optimizer = build_optimizer(network.parameters() if parameters is None else parameters, recipe.optimizer)
         self.average = MovingAverage(network, recipe.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        #: The casts of the forward pass; another one stands in where there is no such device.
+        #: Autocast of the forward pass; the memory model replaces it where the device is absent.
         self.casts: Callable[[], AbstractContextManager[object]] = partial(autocast, self.device, dtype)
 
     def __call__(self, batch: Batch) -> StepOutcome:
-        """Learn from a batch, and take the weights into their average."""
+        """Train on a batch, and update the average of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.forward(batch)
         outcome = self.learn(self.loss(outputs, batch))
@@ -87,7 +87,7 @@ class TrainingStep:
         return objective(outputs, batch, self.recipe, self.target)
 
     def learn(self, loss: torch.Tensor) -> StepOutcome:
-        """Backward pass, clipping and the optimizer's step, which is left out where something is not a number."""
+        """Backward pass, clipping and the optimizer's step, which is skipped where loss or gradient is not finite."""
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip or math.inf)
@@ -106,7 +106,7 @@ class TrainingStep:
         return StepOutcome(value, math.isfinite(value) and self.scaler.get_scale() >= scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """All tensors and plain values that it needs to go on exactly."""
+        """All tensors and plain values that are needed to resume exactly."""
         return {
             "network": self.network.state_dict(),
             "average": {} if self.average.network is self.network else self.average.network.state_dict(),
@@ -116,7 +116,7 @@ class TrainingStep:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave; other keys are left alone."""
+        """Load what :meth:`state_dict` returned; other keys are ignored."""
         self.network.load_state_dict(saved["network"])
         if saved["average"]:
             self.average.network.load_state_dict(saved["average"])
@@ -127,7 +127,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def mean_loss(self, network: nn.Module, batches: Iterable[Batch]) -> float:
-        """The mean objective of a network that is not trained any further, such as an average of weights."""
+        """The mean objective of a network in evaluation mode, such as an average of weights, over some batches."""
         network.eval()
         set_deep_supervision(network, False)
         losses = []

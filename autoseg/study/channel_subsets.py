@@ -1,7 +1,7 @@
-"""``autoseg evaluate --channel-subsets``: how well a run does without some of its channels.
+"""``autoseg evaluate --channel-subsets``: evaluation of a run with subsets of its channels.
 
-Every labelled case is read once and predicted in memory with each subset of its channels, the others put to zero as if
-the case lacked them.
+Every labelled case is read once and predicted in memory with each subset of its channels; the others are set to zero,
+as if the case lacked them.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: Some channels of a run, in its order.
 Subset = tuple[str, ...]
 
-#: Subsets that are evaluated unless some are chosen: all those of five channels.
+#: Largest number of subsets that are evaluated by default: all those of five channels.
 MOST_SUBSETS = 31
 
 
@@ -53,7 +53,7 @@ class SubsetEvaluation:
     parts: dict[Subset, Evaluation]
 
     def table(self) -> Table:
-        """For the terminal: a row a subset, mean Dice of each structure over the cases, and the mean of these."""
+        """Table for the terminal: for each subset the mean Dice of each structure over the cases, and their mean."""
         table = Table(title=f"{self.configuration}: mean Dice with some of the channels")
         table.add_column("channels", overflow="fold")
         for target in self._targets:
@@ -66,7 +66,7 @@ class SubsetEvaluation:
         return table
 
     def to_json(self) -> dict[str, Any]:
-        """What ``subsets.json`` holds; undefined values are null."""
+        """Content of ``subsets.json``; undefined values are null."""
         return {
             "run": self.run,
             "configuration": self.configuration,
@@ -78,7 +78,7 @@ class SubsetEvaluation:
         }
 
     def write(self, folder: str | Path) -> None:
-        """Write ``subsets.csv``, ``subsets.json``, and a folder a subset with the metrics of each case."""
+        """Write ``subsets.csv``, ``subsets.json``, and for each subset a folder with the metrics of each case."""
         folder = Path(folder)
         lines = [["channels", *self._targets, "mean", "cases"]]
         for subset, part in self.parts.items():
@@ -95,12 +95,12 @@ class SubsetEvaluation:
 
 
 def name_of(subset: Sequence[str]) -> str:
-    """``t1c+flair``."""
+    """Name of a subset: ``t1c+flair``."""
     return "+".join(subset)
 
 
 def folder_of(subset: Sequence[str]) -> str:
-    """What a subset's folder is called: its name, without what a folder's name can't have."""
+    """Name of a subset's folder: its name without slashes."""
     return name_of(subset).replace("/", "_").replace("\\", "_")
 
 
@@ -121,7 +121,7 @@ def choose_subsets(channels: Sequence[str], wanted: Sequence[Sequence[str]] | No
 
     Args:
         channels: of the run.
-        wanted: those to take, in this order; all non-empty ones where None, the largest first.
+        wanted: requested subsets, in this order; all non-empty ones where None, the largest first.
 
     Raises:
         UsageError: an unknown channel; or more than :data:`MOST_SUBSETS`, and none chosen.
@@ -142,12 +142,12 @@ def choose_subsets(channels: Sequence[str], wanted: Sequence[Sequence[str]] | No
 
 @dataclass(frozen=True)
 class TrainedConfiguration:
-    """A configuration of a run whose folds predict, on a device.
+    """A trained configuration of a run, with the folds to predict with and the device.
 
     Attributes:
         run: folder.
         name: of the configuration.
-        folds: numbers of those that predict.
+        folds: numbers of the folds to predict with.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         mirror: use test-time augmentation.
     """
@@ -167,7 +167,7 @@ class TrainedConfiguration:
         device: str = "auto",
         mirror: bool = True,
     ) -> "Self":
-        """What a run has to predict with.
+        """Choose configuration and folds of a run.
 
         Args:
             run: folder.
@@ -181,7 +181,7 @@ class TrainedConfiguration:
         """
         run = Run.open(run.path if isinstance(run, Run) else run)
         name = run.plan.stage(run.usual_configuration() if name is None else name).name
-        # Where no fold is trained, loading one raises the error that says so.
+        # If no fold is trained, loading fold 0 raises an error with the reason.
         return cls(run, name, tuple(folds or run.trained_folds(name) or [0]), device, mirror)
 
     def load(self, folds: Sequence[int], postprocessing: bool) -> Predictor:
@@ -211,27 +211,27 @@ def evaluate_channel_subsets(
     out: str | Path | None = None,
     workers: int = WORKERS,
 ) -> SubsetEvaluation:
-    """Predict labelled cases with every subset of a run's channels, and evaluate each.
+    """Predict labelled cases with every subset of a run's channels, and evaluate each subset.
 
-    A case counts for the subsets of which it has all channels.
+    A case is evaluated with the subsets of which it has all channels.
 
     Args:
         model: a run folder, or a :class:`TrainedConfiguration` of one; trained for missing channels.
         dataset: labelled cases, predicted as ``autoseg predict`` does. Where None, the run's own validation cases, each
             predicted by the fold that was not trained on it, without post-processing (which was chosen on them).
         subsets: channel names of each; all non-empty ones where None.
-        protocol: which metrics, and by which conventions; where it ignores no label, that of the dataset or run is
-            ignored, and the Dice and the volumes are always measured.
+        protocol: metrics and conventions; the ignore label of the dataset or run is added where it has none, and Dice
+            and volumes are always measured.
         out: folder for the table and every case's metrics; None to write nothing.
-        workers: cases measured at a time, while the next one is predicted.
+        workers: cases evaluated in parallel, while the next one is predicted.
 
     Raises:
         AutosegError: a case or weights can't be read; no labelled case has all channels of any subset.
         UsageError: the run has one channel, or was not trained for missing ones; wrong options.
 
     Example:
-        >>> found = autoseg.evaluate_channel_subsets("RUN", "DATASET")  # doctest: +SKIP
-        >>> found.parts["t1c", "flair"].mean("dice", "tumor core")  # doctest: +SKIP
+        >>> evaluation = autoseg.evaluate_channel_subsets("RUN", "DATASET")  # doctest: +SKIP
+        >>> evaluation.parts["t1c", "flair"].mean("dice", "tumor core")  # doctest: +SKIP
         0.812
     """
     if workers < 1:
@@ -338,11 +338,11 @@ def _predict_and_measure(
 
 
 def with_only(case: LoadedCase, channels: Sequence[str], subset: Sequence[str]) -> LoadedCase:
-    """The case as if it had been read without its other channels.
+    """The case with only some channels, as if it lacked the others.
 
     Args:
-        case: has all of the subset.
-        channels: what its channels are called.
+        case: with all channels of the subset.
+        channels: names of its channels, in order.
         subset: those to keep.
     """
     present = tuple(name in subset for name in channels)

@@ -1,4 +1,4 @@
-"""The grid file: which settings a study compares, and what they have in common (see ``docs/sweep.md``)."""
+"""The grid file: the settings that a study compares (see ``docs/sweep.md``)."""
 
 import itertools
 import re
@@ -34,10 +34,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Folders that a study keeps beside its settings'.
+#: Folders of a study beside those of its settings.
 RESERVED = ("plans", "preprocessed", "replaced")
 
-#: Axes that are no path in a plan, but something that a plan is made from or derived with.
+#: Axes that are no path in a plan, but options of planning.
 SPECIAL: dict[str, TypeAdapter[Any]] = {
     "planner": TypeAdapter(str),
     "channels": TypeAdapter(Annotated[list[str], Field(min_length=1)]),
@@ -56,7 +56,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-#: What a setting and its folder are called.
+#: Name of a setting and of its folder.
 Name = Annotated[str, AfterValidator(_check_name)]
 
 
@@ -65,7 +65,7 @@ class _Model(BaseModel):
 
 
 class SettingEntry(_Model):
-    """A ``[[setting]]`` of the file: a name and what distinguishes it; what it leaves out is common to all.
+    """A ``[[setting]]`` of the file; keys left out have the common value.
 
     Attributes:
         name: of the setting and of its folder.
@@ -100,7 +100,7 @@ class Grid(_Model):
         gpu_memory: memory budget in 10⁹ bytes.
         width: channels of the first stage of U-Nets; their other stages are scaled with it.
         set: values of the plan, path → value.
-        setting: settings one by one.
+        setting: single settings.
         grid: axis (a path in the plan, or one of :data:`SPECIAL`) → values; every setting is trained with every
             combination.
     """
@@ -124,12 +124,12 @@ class Grid(_Model):
 
     @property
     def max_seconds(self) -> float | None:
-        """``max_time`` as a number."""
+        """``max_time`` in seconds."""
         return None if self.max_time is None else parse_duration(self.max_time, "max_time")
 
     @property
     def length(self) -> str:
-        """How long each fold is trained, in words."""
+        """Length of each fold's training, in words."""
         if self.max_time is not None:
             return f"{self.max_time} a fold"
         return "the plan's length" if self.epochs is None else f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
@@ -155,7 +155,7 @@ class Grid(_Model):
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the study's table: what a plan is made from.
+    """One setting of a study, a row of its table: planner, channels, width and values.
 
     Attributes:
         name: of its folder.
@@ -218,7 +218,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _combine(grid: Grid) -> list[Setting]:
     axes = {path: _axis(path, values) for path, values in flatten(grid.grid)}
     shorts = _short_names(list(axes))
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     entries: list[SettingEntry | None] = [*grid.setting] or [None]
     for entry in entries:
         own = {} if entry is None else dict(flatten(entry.set))
@@ -231,7 +231,7 @@ def _combine(grid: Grid) -> list[Setting]:
             parts = [] if entry is None else [entry.name]
             parts += [_label(path, value, shorts[path]) for path, value in point.items()]
             name = _check_name("_".join(parts))
-            if name.casefold() in found:  # some file systems take them for one folder
+            if name.casefold() in settings:  # one folder on case-insensitive file systems
                 raise ValueError(f"two settings are called {name}; give each a name and values of its own")
 
             def chosen(key: str, entry: SettingEntry | None = entry, point: dict[str, Any] = point) -> Any:
@@ -241,14 +241,14 @@ def _combine(grid: Grid) -> list[Setting]:
                 return getattr(grid, key) if value is None else value
 
             at_point = dict(flatten({path: value for path, value in point.items() if path not in SPECIAL}))
-            found[name.casefold()] = Setting(
+            settings[name.casefold()] = Setting(
                 name=name,
                 planner=chosen("planner"),
                 channels=tuple(chosen("channels")),
                 width=chosen("width"),
                 values={**dict(flatten(grid.set)), **own, **at_point},
             )
-    return list(found.values())
+    return list(settings.values())
 
 
 def _axis(path: str, values: Any) -> list[Any]:
@@ -274,7 +274,7 @@ def _short_names(paths: list[str]) -> dict[str, str]:
 
 
 def _label(path: str, value: Any, short: str) -> str:
-    """How a value of an axis appears in a setting's name."""
+    """A value of an axis as part of a setting's name."""
     text = _text(value)
     label = text if isinstance(value, dict) or path.split(".")[-1] in _PLAIN else f"{short}={text}"
     return re.sub(r"[^\w.+=-]+", "-", label)

@@ -1,4 +1,4 @@
-"""Before the first training: one fingerprint, one set of splits, and a plan for every setting."""
+"""Preparation of a study: one fingerprint, one set of splits, and a plan for every setting."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
 
-#: In a run folder of a study: what the run was made from, and why it failed.
+#: Files in a run folder of a study: identity of what the run was made from, reason of a failure, and its traceback.
 MADE_FROM, FAILED, TRACEBACK = "study.json", "failed.json", "failed.txt"
 
 
@@ -38,15 +38,15 @@ class Study:
     Attributes:
         source: the grid file.
         out: the study's folder.
-        grid: what is common to all settings.
+        grid: content of that file.
         settings: in the table's order.
-        dataset: to learn from.
+        dataset: to train on.
         fingerprint: of it, shared by all settings.
         splits: shared by all settings.
         folds: to train.
         structures: that all settings are evaluated on.
         plans: setting's name → plan.
-        request: what all settings have in common.
+        request: common options of all settings.
     """
 
     source: Path
@@ -62,7 +62,7 @@ class Study:
     request: ResolvedRequest
 
     def run_folder(self, setting: Setting, seed: int) -> Path:
-        """Where a setting is trained with a seed."""
+        """Run folder of a setting and a seed."""
         return self.out / setting.name / f"seed_{seed}"
 
     @cached_property
@@ -70,20 +70,20 @@ class Study:
         return digest(self.fingerprint.model_dump(mode="json"))
 
     def is_begun(self, setting: Setting, seed: int) -> bool:
-        """Whether the run folder was made from the plan, the data and the length that the study has now."""
+        """Whether the run folder was made from the study's current plan, data and length."""
         made = self.run_folder(setting, seed) / MADE_FROM
         return made.exists() and bool(read_json(made)["identity"] == self.identity(setting, seed))
 
     def is_trained(self, setting: Setting, seed: int, fold: int) -> bool:
-        """Whether such a run's fold is trained and validated."""
+        """Whether a fold of such a run is trained and validated."""
         folder = Fold(Run(self.run_folder(setting, seed)), self.plans[setting.name].stage(), fold)
         return self.is_begun(setting, seed) and folder.done.exists()
 
     def identity(self, setting: Setting, seed: int) -> str:
-        """A fingerprint of all that decides what a run of this setting will be, but for which folds are trained.
+        """A fingerprint of all that a run of this setting depends on, except for the choice of folds.
 
-        What is computed from the plan's other values, and values at their defaults, do not count, so that a newer
-        version goes on where an older one stopped.
+        Computed values and values at their defaults are left out, so that a newer version can continue a study of an
+        older one.
         """
         plan = self.plans[setting.name]
         computed = {"memory", "parameters", "parameters_with_statistics"}
@@ -104,21 +104,20 @@ class Study:
 
 
 def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> Study:
-    """Read a grid file and plan every setting, so that whatever is wrong is known before the first training.
+    """Read a grid file and plan every setting, so that all errors are reported before the first training.
 
-    The fingerprint, the splits and each planner's own plan are kept in ``out``: a plan that depends on how fast this
-    machine is does not change when the study goes on.
+    The fingerprint, the splits and each planner's plan are stored in ``out``: a plan that depends on the speed of this
+    machine does not change when the study is continued.
 
     Args:
-        dataset: to learn from.
-        grid: the grid file, which says what is planned; it goes before the request.
+        dataset: to train on.
+        grid: the grid file; its values take precedence over the request's.
         out: the study's folder.
-        request: what all settings have in common: ``device`` (``auto`` takes the one that the study was begun for, or
-            this machine's best), ``workers`` (this process where 0 or 1), ``annotators``, and what is carried into
-            every run.
+        request: common options: ``device`` (``auto``: the one that the study was begun with, or this machine's best),
+            ``workers`` (this process where 0 or 1), ``annotators``, and what is carried into every run.
 
     Raises:
-        UsageError: something is wrong with the grid file (all settings that can't be planned are listed).
+        UsageError: the grid file is invalid, or settings can't be planned (all of them are listed).
         AutosegError: the dataset has errors.
     """
     source, out, request = Path(grid), Path(out), request or Request()
@@ -135,10 +134,10 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
     if before.get("data") == data and (out / "fingerprint.json").exists():
         fingerprint = Run(out).fingerprint
     else:
-        # Without loading workers (0), no others are wanted either.
+        # 0 means no loading workers; the fingerprint then uses this process, too.
         fingerprint = checked_fingerprint(dataset, None if asked.workers is None else max(asked.workers, 1))
         write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
-        # Noted now, so that the scans are not read again after a mistake in the grid file is corrected.
+        # Written now, so that the scans are not read again after an error in the grid file is corrected.
         write_json(out / "study.json", {**before, "data": data})
     if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
         splits = make_splits(dataset, seed=grid_.split_seed)
@@ -171,12 +170,12 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
 
 
 def _as_begun(request: Request, grid: Grid, before: Mapping[str, Any]) -> Request:
-    """The request with the device and the memory that the study was begun for, where nothing else is asked for.
+    """The request with the device and memory that the study was begun with, where the user sets no others.
 
     Args:
         request: of the user.
         grid: of the study.
-        before: what was noted of it.
+        before: content of its ``study.json``.
     """
     device = request.device
     if device == "auto":
@@ -187,7 +186,7 @@ def _as_begun(request: Request, grid: Grid, before: Mapping[str, Any]) -> Reques
 
 
 def _check_known(source: Path, grid: Grid, settings: Sequence[Setting], dataset: Dataset) -> None:
-    """Channels and regions before the scans are read, which takes long."""
+    """Check channels and regions before the scans are read, which takes long."""
     for name, wanted, known in (
         *((f"setting {setting.name}: channels", setting.channels, dataset.channels) for setting in settings),
         ("regions", grid.regions, (*dataset.labels, *dataset.regions)),
@@ -198,7 +197,7 @@ def _check_known(source: Path, grid: Grid, settings: Sequence[Setting], dataset:
 
 
 def _structures(source: Path, grid: Grid, dataset: Dataset) -> tuple[Structure, ...]:
-    """Those named; else the regions asked for, the dataset's regions, or its labels."""
+    """Structures to evaluate: those named; else the grid's regions, the dataset's regions, or its labels."""
     known = {name: Structure(name, (value,)) for name, value in dataset.labels.items()}
     known |= {structure.name: structure for structure in dataset_structures(dataset)}
     wanted = grid.structures or grid.regions or list(dataset.regions or dataset.labels)
@@ -222,7 +221,7 @@ def _check_structures(
 
 
 def _data_key(dataset: Dataset) -> str:
-    """A fingerprint of the files as they lie on the disk; names, not paths, as a dataset may move."""
+    """A fingerprint of the dataset's files on disk; by name, not path, as a dataset may move."""
     return digest(
         {
             "about": dataset.model_dump(mode="json", exclude={"root", "cases", "unlabelled"}),
@@ -246,7 +245,7 @@ def _planner_plan(folder: Path, fingerprint: Fingerprint, request: ResolvedReque
         "channels": request.channels,
         "regions": request.regions,
     }
-    # Only where there are any, so that a study of an earlier version goes on.
+    # Only where there are any, so that a study of an earlier version can be continued.
     if request.annotators:
         asked["annotators"] = request.annotators
     if request.options or request.overrides:
@@ -321,7 +320,7 @@ def plan_setting(plan: Plan, setting: Setting) -> Plan:
 
 
 def overrides_of(plan: Plan, setting: Setting) -> list[str]:
-    """What a setting changes in a planner's plan, as :func:`autoseg.plans.overrides.override` takes it.
+    """A setting's changes of a planner's plan, as arguments of :func:`autoseg.plans.overrides.override`.
 
     Raises:
         UsageError: a network without a width.
@@ -333,7 +332,7 @@ def overrides_of(plan: Plan, setting: Setting) -> list[str]:
 def scale_width(plan: Plan, width: int) -> list[str]:
     """Overrides that give each network's first stage ``width`` channels and scale its other stages alike.
 
-    Patch and batch stay as planned: what changes is the network alone.
+    Patch and batch stay as planned; only the network changes.
 
     Raises:
         UsageError: a network whose stages have no such widths.

@@ -14,15 +14,15 @@ from autoseg.plans.plan import Plan
 from autoseg.study.preparation import Study
 from autoseg.study.results import SettingResult, StudyTable, trained_cases
 
-#: Headings of what a setting is and took.
+#: Headings of a setting's properties and cost.
 FACTS = ("planner", "parameters", "step GB", "batch × patch", "iterations", "s/iteration")
 
-#: Heading of the standard deviation of the last column's mean over seeds, where there are several.
+#: Heading of the standard deviation over seeds of the last column's mean.
 BETWEEN_SEEDS = "seeds"
 
 
 def terminal_tables(table: StudyTable, *, wide: bool = True) -> list[Table]:
-    """One table with everything, or, where the terminal is narrow, what a setting is and what it reached apart."""
+    """One table with everything; in a narrow terminal one of the settings' properties and one of their scores."""
     facts = [facts_of(result) for result in table.results]
     scores = [scores_of(table, result) for result in table.results]
     title = f"{table.study.grid.name}: Dice, mean ± standard deviation over {trained_cases(table.results)} cases"
@@ -34,26 +34,26 @@ def terminal_tables(table: StudyTable, *, wide: bool = True) -> list[Table]:
 
 
 def plan_table(study: Study) -> Table:
-    """What ``--dry-run`` shows: every setting's network, memory and patch."""
-    found = Table(title=f"{study.grid.name}: {len(study.settings)} settings", box=box.SIMPLE_HEAD, show_edge=False)
-    found.add_column("", overflow="fold")
+    """Table of ``--dry-run``: every setting's network, memory and patch."""
+    table = Table(title=f"{study.grid.name}: {len(study.settings)} settings", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("", overflow="fold")
     for heading in ("planner", "channels", "network", "parameters", "step GB", "batch × patch"):
-        found.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold")
     for setting in study.settings:
         plan = study.plans[setting.name]
         networks = [stage.network.summary for stage in plan.stage().chain]
         result = SettingResult(setting, plan, "unfinished", "", math.nan, math.nan, 0, {})
         planner, parameters, memory, patch = facts_of(result)[:4]
         cells = [planner, ", ".join(plan.channel_names), " → ".join(networks), parameters, memory, patch]
-        found.add_row(escape(setting.name), *cells)
-    return found
+        table.add_row(escape(setting.name), *cells)
+    return table
 
 
 def facts_of(result: SettingResult) -> list[str]:
     """A cell for each of :data:`FACTS`.
 
-    Parameters count running statistics of normalization layers and all stages; memory is of the stage that takes
-    most; patch and batch are the last stage's.
+    Parameters include running statistics of normalization layers and all stages; memory is the largest of a stage;
+    patch and batch are those of the last stage.
     """
     plan = result.plan
     last = plan.configurations[plan.recommended]
@@ -68,12 +68,12 @@ def facts_of(result: SettingResult) -> list[str]:
 
 
 def score_headings(table: StudyTable) -> list[str]:
-    """The structures, their mean, and where there are several seeds the spread over them."""
+    """The structures, their mean, and with several seeds the standard deviation over them."""
     return [*table.columns, BETWEEN_SEEDS] if len(table.study.grid.seeds) > 1 else table.columns
 
 
 def scores_of(table: StudyTable, result: SettingResult) -> list[str]:
-    """A cell for each of :func:`score_headings`; where there is no result, the first one says why."""
+    """A cell for each of :func:`score_headings`; without a result, the first one has the reason."""
     headings = score_headings(table)
     if result.status != "done":
         state = "failed" if result.status == "failed" else result.note
@@ -90,7 +90,7 @@ def scores_of(table: StudyTable, result: SettingResult) -> list[str]:
 
 
 def markdown(table: StudyTable) -> str:
-    """The whole study as a page: what was done, the table, the comparison, and its verdicts."""
+    """The whole study as a Markdown page: its setup, the table, the comparison, and its verdicts."""
     study, grid = table.study, table.study.grid
     some_plan = next(iter(study.plans.values()))
     cases = trained_cases(table.results)

@@ -1,4 +1,4 @@
-"""What a study found: every setting evaluated on the same structures, and compared with the baseline."""
+"""Results of a study: every setting evaluated on the same structures, and compared with the baseline."""
 
 import math
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class SettingResult:
-    """What is known of one setting.
+    """The result of one setting.
 
     Attributes:
-        setting: what it is.
-        plan: of it.
+        setting: that was trained.
+        plan: of the setting.
         status: ``done``, ``failed`` (with one of the seeds at least), or ``unfinished``.
-        note: why it failed, or how much of it is there.
+        note: reason of a failure, or how many trainings are done.
         iterations: steps of a fold's training, its stages together; mean over folds and seeds, NaN without any.
-        seconds: of a fold's training likewise, validation on the way included.
-        trained: number of trainings that are there.
+        seconds: of a fold's training likewise, validation during training included.
+        trained: number of finished trainings.
         evaluations: (seed, fold) → evaluation.
     """
 
@@ -50,7 +50,7 @@ class SettingResult:
 
     @property
     def seconds_per_iteration(self) -> float:
-        """Of a training step, measured; NaN without any."""
+        """Measured seconds of a training step; NaN without any."""
         return self.seconds / self.iterations if self.iterations else math.nan
 
     @property
@@ -60,7 +60,7 @@ class SettingResult:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """Trainable ones, and with running statistics, of all stages together."""
+        """Number of trainable parameters of all stages, and the same plus running statistics."""
         parts = [self.plan.configurations[name] for name in self.stages]
         return sum(c.parameters for c in parts), sum(c.parameters_with_statistics for c in parts)
 
@@ -70,16 +70,16 @@ class SettingResult:
         As in ``autoseg compare``, a value that is undefined with one seed is undefined; the mean of structures is over
         those defined, with each seed.
         """
-        found: dict[str, dict[str, list[float]]] = {}
+        collected: dict[str, dict[str, list[float]]] = {}
         for evaluation in self.evaluations.values():
             for row in evaluation.rows:
-                found.setdefault(row.target, {}).setdefault(row.case, []).append(row.values[metric])
+                collected.setdefault(row.target, {}).setdefault(row.case, []).append(row.values[metric])
             if len(evaluation.targets) > 1:
                 for case in evaluation.cases:
                     mean = evaluation.case_mean(case, metric)
-                    found.setdefault(MEAN, {}).setdefault(case, []).append(mean)
-        order = sorted(found, key=lambda column: column == MEAN)
-        return {column: {case: float(np.mean(v)) for case, v in found[column].items()} for column in order}
+                    collected.setdefault(MEAN, {}).setdefault(case, []).append(mean)
+        order = sorted(collected, key=lambda column: column == MEAN)
+        return {column: {case: float(np.mean(v)) for case, v in collected[column].items()} for column in order}
 
     def between_seeds(self, column: str, metric: str = "dice") -> float:
         """Standard deviation over seeds of the mean over cases (of a structure, or :data:`MEAN`); NaN for one seed."""
@@ -102,8 +102,8 @@ class StudyTable:
     """A study's results.
 
     Attributes:
-        study: what was asked for.
-        results: one a setting, in the grid's order.
+        study: settings, dataset and plans.
+        results: one for each setting, in the grid's order.
         comparison: of the finished settings' Dice with the baseline's; None where there is nothing to compare.
     """
 
@@ -123,7 +123,7 @@ class StudyTable:
         return [*names, MEAN] if len(names) > 1 else names
 
     def notes(self) -> list[str]:
-        """Sentences about what is not in the table or not compared."""
+        """Sentences about settings that are not in the table or not compared."""
         notes = [f"{r.setting.name} {r.status}: {r.note}" for r in self.results if r.status != "done"]
         if self.comparison is None and len(self.results) > 1:
             baseline = self.study.grid.baseline
@@ -136,7 +136,7 @@ class StudyTable:
         return notes if self.comparison is None else notes + self.comparison.notes()
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat record a setting, with every number; undefined ones are NaN."""
+        """One flat record for each setting, with every number; undefined ones are NaN."""
         return [self._record(result) for result in self.results]
 
     def _record(self, result: SettingResult) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class StudyTable:
 
 
 def collect_results(study: Study) -> StudyTable:
-    """Evaluate what is trained, and compare it; evaluations are kept from one call to the next.
+    """Evaluate and compare the finished trainings; stored evaluations are reused.
 
     Raises:
         AutosegError: a label map is unreadable.
@@ -223,15 +223,15 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
             done = [read_json(path) for stage in plan.stage().chain if (path := run.fold(stage, fold).done).exists()]
             iterations.append(sum(part["iterations"] for part in done))
             seconds.append(sum(part["seconds"] for part in done))
-    wanted = len(study.grid.seeds) * len(study.folds)
+    expected = len(study.grid.seeds) * len(study.folds)
     status: Literal["done", "failed", "unfinished"] = "done"
-    if len(evaluations) < wanted:
+    if len(evaluations) < expected:
         status = "failed" if failure else "unfinished"
     return SettingResult(
         setting=setting,
         plan=plan,
         status=status,
-        note=failure if status == "failed" else "" if status == "done" else f"{len(evaluations)} of {wanted} trained",
+        note=failure if status == "failed" else "" if status == "done" else f"{len(evaluations)} of {expected} trained",
         iterations=float(np.mean(iterations)) if iterations else math.nan,
         seconds=float(np.mean(seconds)) if seconds else math.nan,
         trained=len(evaluations),
@@ -259,11 +259,11 @@ def _evaluate(study: Study, run: Run, plan: Plan, fold: int) -> Evaluation:
         pairs.append((case_id, folder / "validation" / f"{case_id}{result_ending(plan.file_ending)}", label))
     evaluate_pairs(pairs, study.structures, out, EvaluationProtocol(ignore=study.dataset.ignore_label))
     write_json(out / "made_from.json", made_from)
-    return Evaluation.read(out)  # with the digits of the file, so that the table is the same the next time
+    return Evaluation.read(out)  # rounded as in the file, so that the table is the same next time
 
 
 def _measured_by_training(study: Study, plan: Plan) -> bool:
-    """Whether the validation at the end of a training measured just what the study measures."""
+    """Whether the validation at the end of a training has the study's structures and ignore label."""
     outputs = [(output.name, tuple(output.values)) for output in plan.target.outputs]
     return (
         outputs == [(s.name, s.values) for s in study.structures] and plan.target.ignore == study.dataset.ignore_label

@@ -1,4 +1,4 @@
-"""Run a study: every setting, seed and fold, one after the other; a killed study goes on where it stopped."""
+"""Run a study: every setting, seed and fold, one after the other; an interrupted study is resumed."""
 
 import gc
 import os
@@ -35,21 +35,21 @@ from autoseg.utils.progress import say
 def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> StudyTable:
     """Train and evaluate every setting of a study, and compare them.
 
-    Given again, the same call goes on where it was stopped, and trains only what is missing. A setting whose plan,
-    data or length of training has changed is trained anew; what was trained before moves to ``OUT/replaced``.
+    The same call resumes an interrupted study and trains only what is missing. A setting whose plan, data or length of
+    training has changed is trained again; its earlier run moves to ``OUT/replaced``.
 
     Args:
-        dataset: to learn from.
+        dataset: to train on.
         grid: the grid file (``docs/sweep.md``).
         out: the study's folder.
-        request: what all settings have in common, see :func:`autoseg.study.preparation.prepare`; ``device`` and
+        request: common options, see :func:`autoseg.study.preparation.prepare`; ``device`` and
             ``workers`` are those of the trainings, too.
 
     Returns:
-        The table, which is also written to ``out``. TrainingSettings that failed are in it with the reason.
+        The table, which is also written to ``out``. Settings that failed are in it with the reason.
 
     Raises:
-        UsageError: something is wrong with the grid file.
+        UsageError: the grid file is invalid.
         AutosegError: the dataset has errors.
     """
     request = request or Request()
@@ -62,7 +62,7 @@ def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request 
 class _Job:
     """A run: one setting with one seed, and how many of its folds are missing.
 
-    Its folds are trained by one call, as a stage that works on another one's predictions needs all of the other's.
+    Its folds are trained by one call, as a stage that uses another one's predictions needs all folds of that one.
     """
 
     setting: Setting
@@ -71,7 +71,7 @@ class _Job:
 
 
 def run_study(study: Study, device: str = "auto", workers: int | None = None) -> None:
-    """Train what is not trained yet; a failure is noted in its run's folder and stops no other run."""
+    """Train all missing folds; a failure is written to its run folder and does not stop the other runs."""
     jobs = []
     for setting in study.settings:
         for seed in study.grid.seeds:
@@ -116,7 +116,7 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
         return
     except AutosegError as error:
         reason = str(error)
-    except Exception as error:  # whatever it is, the other settings are worth having
+    except Exception as error:  # whatever it is, the other settings are still trained
         reason = _in_one_sentence(error)
         write_text(folder / TRACEBACK, traceback.format_exc())
         say(f"The traceback is in {folder / TRACEBACK}.")
@@ -133,17 +133,17 @@ def _in_one_sentence(error: Exception) -> str:
 
 
 def _free_memory() -> None:
-    """A failed training must not leave the next one less room."""
+    """Free the memory of a failed training for the next one."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> None:
-    """Let a run's folders of preprocessed cases be links to folders that runs with the same preprocessing share.
+    """Link a run's folders of preprocessed cases to folders shared by runs with the same preprocessing.
 
-    A shared folder is named after all of a plan that :func:`autoseg.preprocessing.dataset.case_key` looks at; so
-    preprocessing that differs never meets. A folder that is none of our links is left alone, and where links can't be
+    The name of a shared folder is a digest of all that :func:`autoseg.preprocessing.dataset.case_key` depends on, so
+    that different preprocessing is never mixed. Existing folders that are no links are kept, and where links can't be
     made each run preprocesses for itself.
     """
     keys: dict[str, list[str]] = {}
@@ -168,7 +168,7 @@ def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> No
 
 
 def _set_aside_if_changed(study: Study, setting: Setting, seed: int) -> None:
-    """Move a run away that was made from another plan, other data or for another length."""
+    """Move a run that was made from another plan, data or length to ``OUT/replaced``."""
     folder = study.run_folder(setting, seed)
     if not (folder / "plan.json").exists() or study.is_begun(setting, seed):
         return
@@ -177,7 +177,7 @@ def _set_aside_if_changed(study: Study, setting: Setting, seed: int) -> None:
         number += 1
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(folder, aside)
-    # Its links to preprocessed cases are relative; there is nothing else in it that depends on where it lies.
+    # Its links to preprocessed cases are relative and would break; nothing else in it depends on its path.
     for link in (aside / "preprocessed").glob("*"):
         if link.is_symlink():
             link.unlink()
@@ -196,7 +196,7 @@ def _say_strangers(study: Study) -> None:
 
 
 class _Clock:
-    """How long the rest will take: as long as what was trained so far, or as the grid file says."""
+    """Estimate of the remaining time, from the trainings so far or from the grid file's ``max_time``."""
 
     def __init__(self, trainings: int, expected: float | None) -> None:
         self._due = trainings
@@ -205,13 +205,13 @@ class _Clock:
         self._seconds = 0.0
 
     def left(self) -> str:
-        """In words; empty where nothing is known yet."""
+        """Remaining time in words; empty where unknown."""
         each = self._seconds / self._done if self._done else self._expected
         return "" if each is None else say_duration(each * self._due)
 
     @contextmanager
     def timed(self, trainings: int) -> Iterator[None]:
-        """Count what happens inside as so many trainings."""
+        """Measure this block as the time of this number of trainings."""
         started = time.monotonic()
         yield
         self._seconds += time.monotonic() - started

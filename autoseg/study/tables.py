@@ -1,4 +1,4 @@
-"""The tables of a study on disk: every number, every case, and a page for readers."""
+"""Tables of a study on disk: one of the settings, one of the cases, and a Markdown page."""
 
 import math
 
@@ -10,7 +10,7 @@ from autoseg.utils.files import write_csv, write_text
 
 
 def tabulate(study: Study) -> StudyTable:
-    """Evaluate what is trained, compare it, and write the tables; evaluations are kept from one call to the next.
+    """Evaluate and compare the finished trainings, and write the tables; stored evaluations are reused.
 
     Raises:
         AutosegError: a label map is unreadable.

@@ -1,1 +1,1 @@
-"""Training: loss, augmentation, sampling, optimization, checkpoints, and the loop."""
+"""Training of one fold: the loop, sampling, augmentation, callbacks and saved states."""

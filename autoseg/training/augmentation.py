@@ -1,8 +1,8 @@
 """Augmentation as batched tensor operations on the training device.
 
-The few numbers that say what happens to each sample (angles, factors, which samples) are drawn on the CPU from a NumPy
-generator, so that a training is the same on every device and can be resumed exactly; noise fields are drawn on the
-device. Ranges are the plan's (:class:`autoseg.plans.recipe.Augmentation`).
+The random parameters (which samples, angles, factors) are sampled on the CPU from a NumPy generator, so that a training
+is the same on every device and can be resumed exactly; noise fields are sampled on the device. Ranges are the plan's
+(:class:`autoseg.plans.recipe.Augmentation`).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from autoseg.plans.recipe import Augmentation
 from autoseg.utils.registry import Registry
 
-#: Changes images ``(batch, channel, *space)``, given the description and a generator that decides.
+#: Augments images ``(batch, channel, *space)``, given the description and a random generator.
 Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
 
-#: Further augmentations: name → what it does (:data:`autoseg.plans.recipe.TRANSFORMS` describes it).
+#: Further augmentations: name → function (:data:`autoseg.plans.recipe.TRANSFORMS` describes it).
 TRANSFORMERS: Registry[Transformer] = Registry("augmentation", package="autoseg.training")
 
 
 def loading_size(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
-    """Size of the box to load so that a rotated and zoomed patch rarely reaches beyond it.
+    """Size of the box to load, so that a rotated and scaled patch rarely reaches beyond it.
 
     Args:
         patch: voxels of the final patch.
@@ -43,7 +43,7 @@ def loading_size(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
             turned[b] = max(turned[b], size[b] * np.cos(angle) + size[a] * np.sin(angle))
         size = turned
     if augmentation.scaling_probability:
-        # The extreme zoom is rare: nnU-Net, too, loads for 0.85 where it zooms out to 0.7.
+        # The largest zoom-out is rare; nnU-Net, too, loads for 0.85 where it scales down to 0.7.
         zoom = max(augmentation.scaling[0], 0.85)
         zoomed = size / min(zoom, 1.0)
         if _in_plane(augmentation, dimensions):
@@ -68,16 +68,15 @@ def augment_maps(
     rng: np.random.Generator,
     fields: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment a batch and cut it to the patch.
+    """Augment a batch and crop it to the patch.
 
     Args:
         image: float32 ``(batch, channel, *loaded)``.
-        maps: label maps of each sample, all moved alike: integer ``(batch, map, *loaded)``.
+        maps: label maps of each sample, transformed alike: integer ``(batch, map, *loaded)``.
         patch: size of the result's space.
-        augmentation: what may happen, how often and how far.
-        rng: decides; one state gives one result (on one kind of device).
-        fields: so many of the image's last channels hold no intensities: they are moved with it, and stay as they are
-            else.
+        augmentation: probabilities and ranges.
+        rng: random generator; the same state gives the same result (on one kind of device).
+        fields: number of the image's last channels that are no intensities: only spatial changes apply to them.
 
     Returns:
         Image ``(batch, channel, *patch)`` and label maps ``(batch, map, *patch)``.
@@ -85,7 +84,7 @@ def augment_maps(
     noise = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
     moved, maps = _spatial(image, maps, patch, augmentation, rng)
     batch = len(moved)
-    image = moved[:, : moved.shape[1] - fields]  # a view: what is assigned to it is in ``moved``, too
+    image = moved[:, : moved.shape[1] - fields]  # a view: assignments change ``moved``, too
 
     def happens(probability: float) -> np.ndarray:
         return np.flatnonzero(rng.random(batch) < probability)
@@ -155,7 +154,7 @@ def _per_channel(
 def _spatial(
     image: torch.Tensor, maps: torch.Tensor, patch: Sequence[int], a: Augmentation, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate, zoom and bend some samples, cut the patch from the middle of all."""
+    """Rotate, scale and deform some samples; crop the patch from the centre of all."""
     batch, dimensions = len(image), image.ndim - 2
     axes = _rotation_axes(a, dimensions)
     turned = rng.random(batch) < (a.rotation_probability if a.rotation else 0)
@@ -216,7 +215,7 @@ def _sampling_grid(
         coarse = torch.as_tensor(displacement, dtype=torch.float32, device=device)
         mode = "trilinear" if dimensions == 3 else "bilinear"
         coordinates = coordinates + F.interpolate(coarse, size=list(patch), mode=mode, align_corners=True)
-    # The patch's middle may lie half a voxel off the box's, exactly as the plain crop cuts it.
+    # The patch's centre may lie half a voxel off the box's, exactly as in the plain crop.
     shift = [(n - p) // 2 + (p - 1) / 2 - (n - 1) / 2 for n, p in zip(loaded, patch, strict=True)]
     half = torch.tensor(list(loaded), dtype=torch.float32, device=device) / 2
     coordinates = coordinates.movedim(1, -1) + torch.tensor(shift, dtype=torch.float32, device=device)
@@ -225,7 +224,7 @@ def _sampling_grid(
 
 def blur(channels: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
     """Gaussian blur of each ``(n, *space)`` channel by its own ``sigma`` (voxels), edges repeated."""
-    sigma = np.maximum(sigma, 1e-3)  # so narrow that nothing happens, where a plan allows a width of 0
+    sigma = np.maximum(sigma, 1e-3)  # no blur in effect, without dividing by a width of 0
     radius = int(np.ceil(3 * sigma.max()))
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets[None] / sigma[:, None]) ** 2)
@@ -242,7 +241,7 @@ def blur(channels: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
 
 
 def contrast(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Move intensities ``(n, channel, *space)`` away from their mean by ``factor``, within their old range."""
+    """Scale intensities ``(n, channel, *space)`` about their mean by ``factor``, clipped to their old range."""
     axes = tuple(range(2, image.ndim))
     mean = image.mean(axes, keepdim=True)
     low, high = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
@@ -250,12 +249,12 @@ def contrast(image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def low_resolution(channels: torch.Tensor, zoom: np.ndarray, in_plane: bool = False) -> torch.Tensor:
-    """Simulate a coarser acquisition of each channel: nearest down by ``zoom``, linear up.
+    """Simulate a coarser acquisition of each channel: nearest-neighbour downsampling by ``zoom``, linear upsampling.
 
     Args:
         channels: ``(n, *space)``.
-        zoom: a factor a channel.
-        in_plane: leave the first axis, whose resolution is low already, as it is (as nnU-Net does).
+        zoom: one factor for each channel.
+        in_plane: keep the first axis, whose resolution is low already (as nnU-Net does).
     """
     mode = "trilinear" if channels.ndim == 4 else "bilinear"
     done = []

@@ -1,4 +1,4 @@
-"""One batch of a training: from loaded patches, by augmentation, to what the network is given and compared with."""
+"""One batch of a training: loaded patches, augmented, to the network's input and targets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ class BatchMaker:
         first = 0 if label is None else 1
         fields |= dict(zip(nearest, _split(moved[:, first:], nearest), strict=True))
         image = with_input_fields(image, fields, self.stage, rng)
-        # After the augmentation, whose noise and brightness would give a missing channel a content.
+        # After the augmentation, whose noise would make a missing channel non-zero.
         image = only_channels(image, kept_channels(loaded["present"], recipe.channel_dropout, rng))
         targets = {field: self._middle(values) for field, values in fields.items() if field.role == "target"}
         annotations = targets.pop(ANNOTATIONS, None)
@@ -68,13 +68,13 @@ class BatchMaker:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _middle(self, maps: torch.Tensor) -> torch.Tensor:
-        """The middle ``(…, *size)`` of maps: what a network without padding gives results for."""
+        """The centre ``(…, *size)`` of maps: the output of a network without padding."""
         size = self.output_size
-        for axis, wanted in enumerate(size, start=maps.ndim - len(size)):
-            maps = maps.narrow(axis, (maps.shape[axis] - wanted) // 2, wanted)
+        for axis, voxels in enumerate(size, start=maps.ndim - len(size)):
+            maps = maps.narrow(axis, (maps.shape[axis] - voxels) // 2, voxels)
         return maps
 
 
 def _split(values: torch.Tensor, fields: Mapping[Field, torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Channels ``(batch, channel, *space)`` back to the fields that they were put together from."""
+    """Channels ``(batch, channel, *space)`` back to the fields that they were concatenated from."""
     return values.split([field.shape[1] for field in fields.values()], dim=1) if fields else ()

@@ -1,4 +1,4 @@
-"""Callback: what else happens during a training, without the loop knowing of it."""
+"""Callback: hooks of the training loop."""
 
 from typing import TYPE_CHECKING
 
@@ -16,28 +16,28 @@ class Callback:
         """The network is built and not trained yet.
 
         Args:
-            training: as far as it is made: fold, cases, settings.
+            training: partly built: fold, cases, settings.
             network: with freshly initialised weights, on its device.
-            fresh: whether the training starts; else it takes up a saved state afterwards.
+            fresh: whether the training starts from the beginning; else a saved state is loaded next.
         """
 
     def on_start(self, training: "Training") -> None:
-        """Before the first step, here and after each resume."""
+        """Before the first step, also after each resume."""
 
     def before_step(self, training: "Training") -> None:
-        """The learning rate is set, the batch not made yet."""
+        """After the learning rate is set, before the batch is made."""
 
     def after_step(self, training: "Training", outcome: "StepOutcome") -> None:
-        """The step is counted; of the last one of an epoch, before :meth:`on_epoch_end`."""
+        """After the step is counted; in the last step of an epoch, before :meth:`on_epoch_end`."""
 
     def on_epoch_end(self, training: "Training") -> None:
-        """The epoch's row is in the history, and may be added to."""
+        """After the epoch's row is added to the history; it may be extended."""
 
     def after_iteration(self, training: "Training") -> None:
-        """At the very end of each round of the loop."""
+        """At the end of each iteration of the loop."""
 
     def on_end(self, training: "Training", network: nn.Module) -> nn.Module:
-        """The training is over.
+        """After the training.
 
         Args:
             training: finished.

@@ -1,4 +1,4 @@
-"""The callbacks of every training: not-finite losses, freezing, validation, early stopping, history, saved states."""
+"""Callbacks: initial weights, non-finite losses, freezing, validation, early stopping, history, saved states."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,55 +8,55 @@ from torch import nn
 from autoseg.networks import set_deep_supervision
 from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
-from autoseg.training.freezing import frozen_names, hold
+from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
 from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
 from autoseg.training.validation import evenly_chosen, validate
 from autoseg.utils.errors import AutosegError
 
-#: Seconds between two saved states; an interruption loses at most these.
+#: Seconds between two saved states, which an interruption loses at most.
 SAVE_INTERVAL = 30.0
 
-#: Validation during training may take this share of the time so far.
+#: Largest share of the time so far that validation during training may take.
 VALIDATION_SHARE = 0.05
 
-#: So many steps in a row without a finite gradient end the training.
+#: Consecutive steps without a finite gradient that end the training.
 PATIENCE_NOT_FINITE = 30
 
-#: Batches of training cases that decide how much of its start a network may keep.
+#: Training batches on which the loss of averages with the initial weights is compared.
 KEPT_BATCHES = 8
 
 
 class LoadWeights(Callback):
-    """Gives a new network the weights that it starts from.
+    """Loads the initial weights.
 
     Args:
-        load: puts them into a network.
-        always: also where the training goes on, for callbacks that want to know the start.
+        load: loads them into a network.
+        always: also in a resumed training, for callbacks that need the initial weights.
     """
 
     def __init__(self, load: Callable[[nn.Module], None], always: bool = False) -> None:
         self._load, self._always = load, always
 
     def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
-        """Load them."""
+        """Load the weights."""
         if fresh or self._always:
             self._load(network)
 
 
 class SourceAverage(Callback):
-    """Keeps a share of the weights at the start in those that are saved at the end."""
+    """Averages the final weights with the initial ones (:mod:`autoseg.training.source_average`)."""
 
     def __init__(self, share: float) -> None:
         self._share = share
 
     def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
-        """Remember the start."""
+        """Copy the initial weights."""
         self._start = weights_of(network)
 
     def on_end(self, training: Training, network: nn.Module) -> nn.Module:
-        """Average with it, as far as the training cases bear it."""
+        """Average with them, as long as the loss on training batches allows."""
         first = training.state.iteration
         numbers = range(first, first + KEPT_BATCHES)
 
@@ -68,7 +68,7 @@ class SourceAverage(Callback):
 
 
 class NotFinite(Callback):
-    """Ends a training whose loss stays not a number."""
+    """Ends a training whose loss stays non-finite."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -84,31 +84,31 @@ class NotFinite(Callback):
 
 
 class Freezing(Callback):
-    """Keeps the weights of a part of the network for a share of the training."""
+    """Freezes a part of the network for a share of the training."""
 
     def on_start(self, training: Training) -> None:
-        """Find the part."""
+        """Determine the frozen parameters."""
         stage = training.stage
         self._names = frozen_names(
             training.recipe.freeze, stage.network, training.step.network, stage.in_channels, stage.heads
         )
 
     def before_step(self, training: Training) -> None:
-        """Hold it, or let it go."""
+        """Freeze or unfreeze them."""
         if self._names:
             until = training.recipe.freeze.until
-            hold(training.step.network, self._names, training.progress < until or until == 1)
+            set_frozen(training.step.network, self._names, training.progress < until or until == 1)
 
 
 class Validation(Callback):
-    """Adds the Dice of some whole validation images to the history; keeps the weights where it is the best so far."""
+    """Adds the Dice of some whole validation images to the history; saves the best weights so far."""
 
     def on_start(self, training: Training) -> None:
         """Choose the cases."""
         self._cases = evenly_chosen(training.cases.validation, training.recipe.validate_cases)
 
     def on_epoch_end(self, training: Training) -> None:
-        """Validate, where it is due and there is time."""
+        """Validate, if it is due and there is time."""
         state = training.state
         due = len(state.history) % training.recipe.validate_every == 0 or training.progress >= 1
         if not (self._cases and due and state.validation_seconds <= VALIDATION_SHARE * state.seconds):
@@ -121,16 +121,16 @@ class Validation(Callback):
 
 
 class EarlyStopping(Callback):
-    """Ends a training after so many validations in a row without a better one."""
+    """Ends a training after ``recipe.early_stopping`` validations in a row without improvement."""
 
     def on_start(self, training: Training) -> None:
-        """Also where a stopped training is taken up again."""
+        """Stop again where a stopped training is resumed."""
         patience = training.recipe.early_stopping
         if patience > 0 and training.state.without_better >= patience:
             training.stopped = True
 
     def on_epoch_end(self, training: Training) -> None:
-        """Look whether the last validation was one too many."""
+        """Stop if there were too many validations without improvement."""
         self.on_start(training)
 
 
@@ -143,7 +143,7 @@ class History(Callback):
 
 
 class Progress(Callback):
-    """Says where the training stands.
+    """Reports the progress of the training.
 
     Args:
         report: called with the progress (0 to 1) and a note after each step.
@@ -158,19 +158,19 @@ class Progress(Callback):
 
 
 class SavedState(Callback):
-    """Saves the state that an interrupted training goes on from."""
+    """Saves the state that an interrupted training resumes from."""
 
     def on_start(self, training: Training) -> None:
         """Start the clock."""
         self._last = time.monotonic()
 
     def after_iteration(self, training: Training) -> None:
-        """Save, where it is due."""
+        """Save every :data:`SAVE_INTERVAL` seconds."""
         if time.monotonic() - self._last > SAVE_INTERVAL:
             training.save()
             self._last = time.monotonic()
 
 
 def with_usual_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Those of every training, in order; others come before what writes the history and saves the state."""
+    """The callbacks of every training, in order; further ones come before what writes the history and the state."""
     return [NotFinite(), Freezing(), Validation(), EarlyStopping(), *callbacks, History(), SavedState()]

@@ -1,4 +1,4 @@
-"""The state that an interrupted training can be taken up from."""
+"""Saved state that an interrupted training resumes from."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a training state; only tensors and plain values are accepted.
 
     Raises:
-        AutosegError: damaged, or holding anything else.
+        AutosegError: the file is damaged or holds anything else.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

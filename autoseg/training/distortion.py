@@ -1,4 +1,4 @@
-"""Making a segmentation wrong at random, the way that a stage before is wrong on a case it was not trained on."""
+"""Random errors in a segmentation, as a previous stage makes them on cases it was not trained on."""
 
 from collections.abc import Callable
 
@@ -9,41 +9,45 @@ import torch.nn.functional as F
 from autoseg.plans.recipe import Augmentation
 
 
-def distort(found: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:
-    """Make a segmentation wrong the way that one of a case never seen is.
+def distort(label: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+    """Add random errors to a segmentation, as of an unseen case.
 
-    Isensee et al. 2021 (nnU-Net's cascade): a label grows, shrinks or is smoothed; a small component goes missing.
+    From nnU-Net's cascade (Isensee et al. 2021): a label is dilated, eroded, opened or closed; a small component is
+    removed.
 
     Args:
-        found: integer label map ``space``.
-        augmentation: how often and how far.
-        rng: decides.
+        label: integer label map ``space``.
+        augmentation: probabilities and sizes (``previous_…``).
+        rng: random generator.
+
+    Returns:
+        A changed copy.
     """
-    found = found.clone()
-    values = [int(value) for value in torch.unique(found) if value != 0]
+    label = label.clone()
+    values = [int(value) for value in torch.unique(label) if value != 0]
     low, high = augmentation.previous_morphology_radius
     if rng.random() < augmentation.previous_morphology_probability and values:
         value = values[int(rng.integers(len(values)))]
         operation = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
-        mask = found == value
+        mask = label == value
         changed = operation(mask.float(), int(rng.integers(low, high + 1))) > 0
-        found[mask & ~changed] = 0
-        found[changed] = value
+        label[mask & ~changed] = 0
+        label[changed] = value
     for value in values:
         if rng.random() < augmentation.previous_removal_probability:
-            numbered = components(found == value)
+            numbered = components(label == value)
             names, sizes = torch.unique(numbered[numbered > 0], return_counts=True)
-            small = names[sizes <= augmentation.previous_removal_share * found.numel()]
+            small = names[sizes <= augmentation.previous_removal_share * label.numel()]
             if len(small):
-                found[numbered == small[int(rng.integers(len(small)))]] = 0
-    return found
+                label[numbered == small[int(rng.integers(len(small)))]] = 0
+    return label
 
 
 def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Grow a mask (0/1 floats, ``space``) by a ball of a radius in voxels; beyond the edge there is nothing.
+    """Dilate a mask (0/1 floats, ``space``) by a ball of a radius in voxels; voxels beyond the edge count as 0.
 
-    The ball is that of the octagonal distance: steps to all neighbours and to those that share a face, in turn
-    (Rosenfeld & Pfaltz 1968), which needs no more than maxima of three voxels along an axis.
+    The ball is that of the octagonal distance: steps to face neighbours and to all neighbours, in turn (Rosenfeld &
+    Pfaltz 1968), which only takes maxima of three voxels along an axis.
     """
     for step in range(radius):
         if step % 2:
@@ -55,28 +59,28 @@ def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def _neighbours(mask: torch.Tensor, axis: int) -> torch.Tensor:
-    """The largest of each voxel and its two neighbours along an axis."""
+    """The maximum of each voxel and its two neighbours along an axis."""
     line = mask.movedim(axis, -1)
     shape = line.shape
     return F.max_pool1d(line.reshape(-1, 1, shape[-1]), 3, 1, 1).reshape(shape).movedim(-1, axis)
 
 
 def erode(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Shrink a mask by a ball; beyond the edge it goes on, so that it does not shrink from there."""
+    """Erode a mask by a ball; voxels beyond the edge count as 1, so that it does not shrink from there."""
     return 1 - dilate(1 - mask, radius)
 
 
 def opened(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Shrink, then grow: what is thinner than the ball is gone."""
+    """Erode, then dilate: removes what is thinner than the ball."""
     return dilate(erode(mask, radius), radius)
 
 
 def closed(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Grow, then shrink: gaps narrower than the ball are filled."""
+    """Dilate, then erode: fills gaps narrower than the ball."""
     return erode(dilate(mask, radius), radius)
 
 
-#: What may happen to a label.
+#: Operations of which one is applied to a label.
 OPERATIONS: tuple[Callable[[torch.Tensor, int], torch.Tensor], ...] = (dilate, erode, opened, closed)
 
 

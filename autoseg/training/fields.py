@@ -1,7 +1,7 @@
-"""What becomes of a case's fields in training: those the network is given, and those its outputs are compared with.
+"""Input fields: how a case's fields of role ``input`` become channels of the network's input.
 
-A label map travels as one map until just before the network, which is given a channel an output: a dataset of fifty
-labels is loaded and augmented once, not fifty times.
+A label map stays one map through loading and augmentation and is one-hot encoded just before the network, so that fifty
+labels cost no more than one.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,19 @@ from autoseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class InputField:
-    """How a network is given a field of role ``input``.
+    """Encoding of a field of role ``input``.
 
     Attributes:
         encode: ``(batch, channel, *space)`` as it is stored, and the stage → float32 ``(batch, channel, *space)``.
-        distort: one sample ``(channel, *space)`` made wrong at random, so that the network learns not to trust it.
+        distort: adds random errors to one sample ``(channel, *space)`` in training, so that the network does not rely
+            on it fully.
     """
 
     encode: Callable[[torch.Tensor, Stage], torch.Tensor]
     distort: Callable[[torch.Tensor, Augmentation, np.random.Generator], torch.Tensor] | None = None
 
 
-#: Name of a field → how a network is given it.
+#: Name of a field → its encoding.
 INPUT_FIELDS: Registry[InputField] = Registry("field", package="autoseg.training")
 
 
@@ -51,13 +52,13 @@ INPUT_FIELDS.register("previous", InputField(_one_channel_an_output, _distorted)
 def with_input_fields(
     image: torch.Tensor, fields: dict[Field, torch.Tensor], stage: Stage, rng: np.random.Generator | None = None
 ) -> torch.Tensor:
-    """The image with the channels of all input fields behind its own.
+    """The image with the channels of all input fields appended.
 
     Args:
         image: float32 ``(batch, channel, *space)``.
         fields: those of the batch, ``(batch, channel, *space)`` each.
-        stage: that is given them.
-        rng: decides how they are made wrong; as they are where None.
+        stage: whose input they are.
+        rng: random generator of :attr:`InputField.distort`; None for no errors.
     """
     parts = [image]
     for field, values in fields.items():
@@ -72,6 +73,6 @@ def with_input_fields(
 
 
 def network_input(case: StoredCase, stage: Stage) -> torch.Tensor:
-    """A whole case as the network is given it: float32 ``(channel, z, y, x)``."""
+    """The network's input for a whole case: float32 ``(channel, z, y, x)``."""
     fields = {field: torch.from_numpy(case.field(field))[None] for field in case.fields if field.role == "input"}
     return with_input_fields(torch.from_numpy(case.image())[None], fields, stage)[0]

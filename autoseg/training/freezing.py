@@ -1,4 +1,4 @@
-"""Parts of a network that keep their weights for a share of the training."""
+"""Freezing parts of a network for a share of the training."""
 
 from collections.abc import Collection
 
@@ -28,17 +28,17 @@ def frozen_names(freeze: Freeze, architecture: Network, network: nn.Module, in_c
     return set(names) - set(head_axes(architecture, in_channels, heads))
 
 
-def hold(network: nn.Module, names: Collection[str], held: bool) -> None:
-    """Keep the weights of these names as they are, statistics of batch norms with them; or let them go.
+def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> None:
+    """Freeze or unfreeze parameters, with the running statistics of their batch norms.
 
     Args:
-        network: in training mode; what is held of it is put into evaluation mode.
+        network: in training mode; frozen batch norms are put into evaluation mode.
         names: of parameters.
-        held: whether they are kept.
+        frozen: whether to freeze them.
     """
     for name, parameter in network.named_parameters():
         if name in names:
-            parameter.requires_grad_(not held)
+            parameter.requires_grad_(not frozen)
     for name, part in network.named_modules():
         if isinstance(part, _BatchNorm) and f"{name}.weight" in names:
-            part.train(not held)
+            part.train(not frozen)

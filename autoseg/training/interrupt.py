@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of a training, not in the middle of one."""
+"""Postpones Ctrl-C to the end of a training step."""
 
 import signal
 import threading
@@ -9,13 +9,13 @@ from types import FrameType
 
 @contextmanager
 def postponed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C inside this block; a second one is raised at once.
+    """Postpone the first Ctrl-C inside this block; a second one is raised at once.
 
-    What is saved in the middle of a step can't be resumed exactly: some weights have moved and others have not.
+    A state saved within a step can't be resumed exactly: only some of the weights are updated.
 
     Yields:
-        A function that says whether Ctrl-C was pressed. Outside the main thread, and where somebody else already
-        handles Ctrl-C, it always says no and nothing is held back.
+        A function that returns whether Ctrl-C was pressed. Outside the main thread, and where Ctrl-C has another
+        handler already, it always returns False and nothing is postponed.
     """
     pressed = False
 

@@ -1,4 +1,4 @@
-"""The training of one fold, top to bottom."""
+"""The training loop of one fold."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,17 @@ from autoseg.utils.errors import AutosegError
 def train_fold(
     fold: Fold, cases: Cases, budget: Budget, settings: TrainingSettings, callbacks: Sequence[Callback] = ()
 ) -> State:
-    """Train one fold until its budget is spent; goes on where an interrupted one stopped.
+    """Train one fold until its budget is spent; resumes an interrupted training.
 
     Args:
         fold: its folder gets weights, state and history; its stage is trained.
-        cases: to learn from and to watch.
-        budget: how long.
+        cases: to train on and to validate with.
+        budget: iterations or seconds.
         settings: device, seed, processes.
-        callbacks: what else happens, before the history is written and the state saved.
+        callbacks: further ones, called before the history is written and the state saved.
+
+    Returns:
+        The state at the end.
 
     Raises:
         AutosegError: the saved state belongs to another plan, or the loss stays not finite.

@@ -1,8 +1,8 @@
-"""Missing channels in training: what a case lacks stays zero, and what it has is left out at random.
+"""Missing channels in training: channels that a case lacks stay zero, and others are dropped at random.
 
-A network that is to segment cases without some sequence has to meet such cases: whole channels are dropped, as in
-HeMIS (Havaei et al. 2016) and later networks for incomplete exams. A channel that is dropped looks exactly like one
-that a case never had: zero in every voxel, after normalization and augmentation.
+A network for cases without some sequence has to be trained on such cases: whole channels are dropped, as in HeMIS
+(Havaei et al. 2016) and later networks for incomplete exams. A dropped channel is like a missing one: zero in every
+voxel, after normalization and augmentation.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ import torch
 
 
 def kept_channels(present: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw which channels each sample keeps.
+    """Choose at random which channels each sample keeps.
 
-    Each channel that a case has is dropped with ``probability``, one by one. Where all would be, one of them, any with
-    equal chance, stays. With a probability of 0 nothing is drawn.
+    Each channel that a case has is dropped with ``probability``, independently. If all would be dropped, one of them,
+    at random, is kept. With a probability of 0 the generator is not used.
 
     Args:
         present: bool ``(batch, channel)``: which channels each case has; one at least.
         probability: from 0 to below 1.
-        rng: decides.
+        rng: random generator.
 
     Returns:
         bool ``(batch, channel)``: those of ``present`` that are kept, one at least.
@@ -31,11 +31,11 @@ def kept_channels(present: np.ndarray, probability: float, rng: np.random.Genera
 
 
 def only_channels(image: torch.Tensor, kept: np.ndarray) -> torch.Tensor:
-    """The image with all but some channels at zero; where all are kept, the very same tensor.
+    """The image with dropped channels set to zero; the same tensor where all are kept.
 
     Args:
-        image: float32 ``(batch, channel, *space)``; channels beyond those of ``kept`` (which a stage before handed on)
-            stay as they are.
+        image: float32 ``(batch, channel, *space)``; channels beyond those of ``kept`` (of the previous stage) are
+            unchanged.
         kept: bool ``(batch, channel)``.
     """
     if kept.all():

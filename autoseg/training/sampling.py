@@ -1,7 +1,7 @@
-"""Training patches: where they are cut, and the workers that load them.
+"""Training patches: their positions, and the workers that load them.
 
-Which patches batch number ``n`` holds depends on the seed, the training cases and ``n`` alone, not on how many
-workers there are or where a training was interrupted.
+The patches of batch number ``n`` depend on the seed, the training cases and ``n`` alone, not on the number of workers
+or on interruptions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,24 +18,24 @@ from autoseg.plans.target import Target
 from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import StoredCase
 
-#: Cases kept decompressed in this process, in bytes; small cohorts then cost no decompression at all.
+#: Memory for decompressed cases, in bytes, shared by all workers; small datasets are decompressed only once.
 CACHE_BYTES = 500_000_000
 
-#: Streams of random numbers of one seed, kept apart by their second number: patches, order of cases, augmentation.
+#: Second number of the seed of each random stream: patches, order of cases, augmentation.
 PATCHES, ORDER, AUGMENTATION = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Which patches a batch holds.
+    """Description of the patches of a batch.
 
     Attributes:
         count: patches a batch.
-        size: voxels the network will see ``(z, y, x)``; two numbers cut slices across the first axis.
-        target: classes that guaranteed patches are centred on.
-        sampling: share of such patches, and where the others are.
-        loaded: voxels to cut around each patch, for augmentation to turn and zoom; the patch alone where None. The box
-            may reach beyond the image, where it is zero; the patch in its middle does so only as far as it must.
+        size: voxels of the patch ``(z, y, x)``; two numbers for slices across the first axis.
+        target: classes that foreground patches are centred on.
+        sampling: share of such patches, and positions of the others.
+        loaded: voxels to load around each patch, for rotation and scaling; the patch alone where None. The box may
+            reach beyond the image, where it is zero; the patch at its centre only where the image is smaller.
     """
 
     count: int
@@ -46,17 +46,16 @@ class Patches:
 
 
 class PatchLoader(SlimDataLoaderBase):
-    """Cuts the patches of one batch; a batchgenerators data loader.
+    """Loads the patches of one batch; a batchgenerators data loader.
 
-    A patch that is centred on a voxel near the image's border is moved until it reaches beyond the image only as far as
-    it must.
+    A patch centred on a voxel near the image's border is moved into the image, as far as its size allows.
 
     Args:
         cases: preprocessed training cases.
-        patches: which patches to cut.
-        seed: of everything random.
+        patches: which patches to load.
+        seed: of all random choices.
         start: number of the first batch.
-        workers: how many copies of this loader share the work.
+        workers: number of copies of this loader that share the work.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class PatchLoader(SlimDataLoaderBase):
         """Batch ``number`` of the training.
 
         Returns:
-            ``image`` (batch, channel, *loaded); ``label`` (batch, *loaded), but not where annotations take its place;
+            ``image`` (batch, channel, *loaded); ``label`` (batch, *loaded), unless annotations replace it;
             ``fields``: field → (batch, channel, *loaded); ``present`` (batch, channel): which of the image's own
             channels each case has; and with annotations ``drawn`` (batch, annotator): which of them there are.
         """
@@ -101,19 +100,19 @@ class PatchLoader(SlimDataLoaderBase):
             case = self._data[index]
             cases.append(case)
             patches.append(self._cut(case, self._corner(case, wants_foreground, rng)))
-        found: dict[str, Any] = {
+        batch: dict[str, Any] = {
             "image": np.stack([patch.image for patch in patches]),
             "present": np.array([case.present for case in cases], bool),
             "fields": {field: np.stack([patch.fields[field] for patch in patches]) for field in patches[0].fields},
         }
         if cases[0].drawn:
-            found["drawn"] = np.array([case.drawn for case in cases], bool)
+            batch["drawn"] = np.array([case.drawn for case in cases], bool)
         else:
-            found["label"] = np.stack([patch.label for patch in patches])
-        return found
+            batch["label"] = np.stack([patch.label for patch in patches])
+        return batch
 
     def _shuffled(self, number: int) -> list[int]:
-        """A case for each patch of batch ``number``: every case comes once a round, rounds shuffled anew."""
+        """Index of the case of each patch of batch ``number``: every case once a round, each round in a new order."""
         count = len(self._data)
         places = min(self.batch_size, self.sampling.cases_per_batch or self.batch_size)
         first = number * places
@@ -133,25 +132,25 @@ class PatchLoader(SlimDataLoaderBase):
             centre = self._background_voxel(case, rng)
         corner = []
         for axis, (n, p) in enumerate(zip(case.shape, size, strict=True)):
-            # A patch may reach beyond the image only as far as it must: centred where it is the larger one.
+            # Inside the image where it fits; centred on an axis where the patch is larger.
             low, high = (0, n - p) if n >= p else ((n - p) // 2, (n - p) // 2)
-            wanted = int(rng.integers(low, high + 1)) if centre is None else int(centre[axis]) - p // 2
-            corner.append(min(max(wanted, low), high) - margins[axis])
+            first = int(rng.integers(low, high + 1)) if centre is None else int(centre[axis]) - p // 2
+            corner.append(min(max(first, low), high) - margins[axis])
         return corner
 
     def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
         """A random voxel of a random output that the case has, or of all of them together."""
-        found = case.foreground
-        present = [o for o in self.target.outputs if any(value in found for value in o.values)]
+        voxels_of = case.foreground
+        present = [o for o in self.target.outputs if any(value in voxels_of for value in o.values)]
         if not present:
             return None
         if self.sampling.foreground == "voxel":
-            values = sorted({value for output in present for value in output.values if value in found})
+            values = sorted({value for output in present for value in output.values if value in voxels_of})
             # Of large labels not all positions are stored, but all their voxels count.
             sizes = np.array([case.label_voxels[value] for value in values], float)
-            return _one_of(found[int(rng.choice(values, p=sizes / sizes.sum()))], rng)
+            return _one_of(voxels_of[int(rng.choice(values, p=sizes / sizes.sum()))], rng)
         output = present[int(rng.integers(len(present)))]
-        voxels = [found[value] for value in output.values if value in found]
+        voxels = [voxels_of[value] for value in output.values if value in voxels_of]
         pick = int(rng.integers(sum(len(v) for v in voxels)))
         for positions in voxels:
             if pick < len(positions):
@@ -160,10 +159,10 @@ class PatchLoader(SlimDataLoaderBase):
         return None
 
     def _background_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
-        """A random voxel of where patches that need no foreground are centred; None for anywhere."""
+        """A random centre for a patch that needs no foreground; None for anywhere."""
         if self.sampling.background == "anywhere":
             return None
-        # An image may have no healthy voxel, or none that is not zero.
+        # An image may have no healthy voxel, or only zeros.
         for place in ("healthy", "inside") if self.sampling.background == "healthy" else ("inside",):
             if len(positions := case.places[place]):
                 return _one_of(positions, rng)
@@ -176,7 +175,7 @@ class PatchLoader(SlimDataLoaderBase):
         return self._read(case, inside).map(lambda array: self._padded(array, margins))
 
     def _padded(self, array: np.ndarray, margins: list[tuple[int, int]]) -> np.ndarray:
-        """With zeros beyond the image; a slice without its first axis of space."""
+        """Pad with zeros beyond the image; of a slice, drop the first spatial axis."""
         padded = np.pad(array, [*[(0, 0)] * (array.ndim - 3), *margins])
         return padded[..., 0, :, :] if len(self.patch) == 2 else padded
 
@@ -202,7 +201,7 @@ class _Arrays:
     def of(cls, case: StoredCase, box: tuple[slice, ...] = ()) -> "_Arrays":
         fields = {field: case.field(field, box) for field in case.fields}
         image = case.image(box)
-        # Annotations take the label's place.
+        # Annotations replace the label.
         label = np.empty(image.shape[1:], np.int8) if ANNOTATIONS in fields else case.label(box)
         return cls(image, label, fields)
 

@@ -1,7 +1,7 @@
-"""What a model knew before it was fine-tuned, kept in part: the average of its weights before and after.
+"""The average of a model's weights before and after fine-tuning.
 
-Weight-space ensembles (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): on the line between the two lie
-networks that are better than both ends, and forget less of the cases that the few new ones do not show.
+Weight-space ensembles (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): networks between the two can be
+better than both, and forget less about cases that the few new ones do not represent.
 """
 
 import copy
@@ -12,11 +12,11 @@ from torch import nn
 
 from autoseg.networks.parts import own_tensors
 
-#: A share that makes the training loss rise by more than this is halved: the source is no good for these data. Half of
-#: a source that fits costs some 0.02 on the hippocampus; of one that does not, the loss of no training at all.
+#: A share that raises the training loss by more than this is halved. Measured on the hippocampus: half of a source that
+#: suits the data raises the loss by some 0.02; half of one that does not, to that of an untrained network.
 TOLERANCE = 0.1
 
-#: A share below this is not worth having.
+#: Smallest share; below it nothing is kept.
 LEAST = 0.1
 
 
@@ -44,21 +44,21 @@ def blend(network: nn.Module, start: Mapping[str, torch.Tensor], share: float) -
 def average_with_source(
     network: nn.Module, start: Mapping[str, torch.Tensor], share: float, loss: Callable[[nn.Module], float]
 ) -> tuple[nn.Module, float]:
-    """Blend a trained network with what it started from, as far as the training cases bear it.
+    """Average a trained network with its initial weights, as long as the loss on training cases allows.
 
     Args:
         network: trained.
         start: from :func:`weights_of`, before the training.
         share: of the start; halved while the loss rises by more than :data:`TOLERANCE`.
-        loss: of a network, on training cases.
+        loss: mean loss of a network on training cases.
 
     Returns:
-        The blended network, and the share that was kept: 0 where nothing of the start is of use.
+        The averaged network and the share of the start in it, or the trained network and 0.
     """
-    bearable = loss(network) + TOLERANCE
+    limit = loss(network) + TOLERANCE
     while share >= LEAST:
         blended = blend(network, start, share)
-        if loss(blended) <= bearable:
+        if loss(blended) <= limit:
             return blended, share
         share /= 2
     return network, 0.0

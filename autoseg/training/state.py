@@ -1,4 +1,4 @@
-"""Where a training stands: what is kept of it between two steps, written to disk and shown."""
+"""State: the progress of a training between two steps, as it is saved and shown."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from autoseg.utils.files import write_text
 
 @dataclass
 class State:
-    """Where a training stands, apart from the tensors; ``kept`` is the source's share in a finished one's weights."""
+    """Progress of a training, without tensors; ``kept`` is the share of the initial weights in the final ones."""
 
     iteration: int = 0
     seconds: float = 0.0
@@ -29,12 +29,12 @@ class State:
 
 
 def save_training(path: Path, state: State, identity: str, step: TrainingStep) -> None:
-    """Write all that a training needs to go on exactly."""
+    """Write everything that a training needs to resume exactly."""
     save_state(path, {"identity": identity, "state": dict(vars(state)), **step.state_dict()})
 
 
 def resume_training(path: Path, identity: str, step: TrainingStep) -> State:
-    """Put a saved training back into its parts.
+    """Load a saved training into its step, and return its state.
 
     Raises:
         AutosegError: the file is damaged, or is of another plan, seed or split.
@@ -63,7 +63,7 @@ def end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int
 
 
 def write_history(path: Path, state: State) -> None:
-    """Write ``history.csv``: a row an epoch, a column a value."""
+    """Write ``history.csv``: one row for each epoch, one column for each value."""
     columns = list(dict.fromkeys(key for row in state.history for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -74,7 +74,7 @@ def write_history(path: Path, state: State) -> None:
 
 
 def note(state: State) -> str:
-    """Where the training stands, in a few words."""
+    """Progress in a few words, for the progress bar."""
     if not state.history:
         return f"iteration {state.iteration}"
     last = state.history[-1]

@@ -1,4 +1,4 @@
-"""Training: everything that belongs to the training of one fold while it runs."""
+"""Training: the running training of one fold, with its data, step and state."""
 
 import time
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ from autoseg.training.state import State, end_epoch, resume_training, save_train
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
 
-#: Parts of a recipe that say how long a training goes and how it is watched, not what it does.
+#: Parts of a recipe that set the length and the validation of a training, but do not change its steps.
 WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: iterations, or seconds, whichever is set.
+    """Length of a training: iterations or seconds, whichever is set.
 
     Attributes:
         iterations: optimizer steps; 0 where time decides.
@@ -58,8 +58,8 @@ class Cases:
     """Preprocessed cases of a fold.
 
     Attributes:
-        training: to learn from, with their fields.
-        validation: to watch.
+        training: to train on, with their fields.
+        validation: to validate with.
     """
 
     training: Sequence[StoredCase]
@@ -68,13 +68,13 @@ class Cases:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a training is run on the machine at hand.
+    """Settings of a training that are not in the plan.
 
     Attributes:
         device: to compute on.
         seed: of initialisation, patches and augmentation.
         workers: processes that load patches; chosen for the device where None, 0 for none.
-        resume: take up the saved state of the fold, if there is one.
+        resume: continue from the saved state of the fold, if there is one.
     """
 
     device: torch.device
@@ -89,9 +89,9 @@ class Training(AbstractContextManager["Training"]):
     Args:
         fold: paths, and the stage that is trained.
         cases: of the fold.
-        budget: how long.
-        settings: how.
-        callbacks: what else happens on the way.
+        budget: iterations or seconds.
+        settings: device, seed, processes.
+        callbacks: whose ``on_build`` is called.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Training(AbstractContextManager["Training"]):
         self.seconds_before = self.state.seconds
         workers = settings.workers
         if workers is None:
-            # On a CPU the network wants every core and cutting patches takes a few per mille of the step.
+            # On a CPU the network needs every core, and loading patches takes a few per mille of the step.
             workers = 0 if self.device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
         self.maker = BatchMaker(stage, self.device)
         patches = Patches(
@@ -134,7 +134,7 @@ class Training(AbstractContextManager["Training"]):
 
     @property
     def recipe(self) -> Recipe:
-        """How the stage is trained."""
+        """Training settings of the stage."""
         return self.stage.recipe
 
     @property
@@ -149,7 +149,7 @@ class Training(AbstractContextManager["Training"]):
 
     @property
     def rate(self) -> float:
-        """Learning rate at the present progress."""
+        """Learning rate at the current progress."""
         losses = [row["loss"] for row in self.state.history]
         return self.recipe.optimizer.learning_rate * rate_factor(self.recipe.schedule, self.progress, losses)
 
@@ -159,7 +159,7 @@ class Training(AbstractContextManager["Training"]):
         return self.step.average.network
 
     def set_rate(self) -> float:
-        """Let the optimizer use the present learning rate, and return it."""
+        """Set the optimizer's learning rate to the current one, and return it."""
         rate = self.rate
         set_rate(self.step.optimizer, rate)
         return rate
@@ -176,18 +176,18 @@ class Training(AbstractContextManager["Training"]):
         """A batch of loaded patches, augmented; from here on, the step's random numbers are the iteration's."""
         rng = np.random.default_rng([self.settings.seed, AUGMENTATION, self.state.iteration])
         batch = self.maker.make(loaded, rng)
-        # Only dropout draws from the global generator; it, too, must be the same after a resume.
+        # Only dropout uses the global generator; it, too, must be the same after a resume.
         torch.manual_seed(int(rng.integers(2**62)))
         return batch
 
     def batch(self, number: int) -> Batch:
-        """Batch ``number``, whatever the training stands at."""
+        """Batch ``number``, independent of the progress."""
         return self.maker.make(
             self.loader.batch(number), np.random.default_rng([self.settings.seed, AUGMENTATION, number])
         )
 
     def count(self, outcome: StepOutcome) -> None:
-        """Note a step."""
+        """Count a step."""
         self.state.iteration += 1
         if outcome.finite:
             self.state.epoch_loss += outcome.loss
@@ -195,7 +195,7 @@ class Training(AbstractContextManager["Training"]):
         self.tick()
 
     def tick(self) -> None:
-        """Note the time."""
+        """Update the time spent."""
         self.state.seconds = self.seconds_before + time.monotonic() - self.started
 
     @property
@@ -208,7 +208,7 @@ class Training(AbstractContextManager["Training"]):
         end_epoch(self.fold.folder, self.state, rate, self.recipe.iterations_per_epoch)
 
     def save(self) -> None:
-        """Write the state that an interrupted training goes on from."""
+        """Write the state that an interrupted training resumes from."""
         save_training(self.fold.state, self.state, self.identity, self.step)
 
     def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
@@ -217,7 +217,7 @@ class Training(AbstractContextManager["Training"]):
 
 
 def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
-    """What the optimizer is given: all parameters alike, or layer by layer."""
+    """The optimizer's argument: all parameters alike, or in groups by layer."""
     decay = stage.recipe.optimizer.layer_decay
     if decay == 1:
         return network.parameters()
@@ -226,7 +226,7 @@ def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
 
 
 def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> str:
-    """A fingerprint of all that decides how a training goes on, except for how long and how it is watched."""
+    """A fingerprint of all that determines the steps of a training; its length and validation are left out."""
     return digest(
         without_reasons(
             {
@@ -242,7 +242,7 @@ def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> s
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides the numbers; defaults left out, so that a later version's keys leave states valid."""
+    """The parts of a recipe that determine the steps; without defaults, so that new keys leave saved states valid."""
 
     def plain(recipe: Recipe) -> dict[str, Any]:
         parts = {name: value for name, value in recipe if name not in WATCHING}

@@ -1,4 +1,4 @@
-"""Validation on the way: Dice of whole validation images, without test-time augmentation, on the way."""
+"""Validation during training: Dice of whole validation images, without test-time augmentation."""
 
 import math
 import time
@@ -18,14 +18,14 @@ from autoseg.training.training import Training
 
 
 def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
-    """At most ``count`` cases, evenly from the whole list."""
+    """At most ``count`` cases, evenly spaced in the list."""
     if len(cases) <= count:
         return list(cases)
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
 def validate(training: Training, cases: Sequence[StoredCase]) -> None:
-    """Add the Dice of some cases to the history; keep the weights where it is the best so far."""
+    """Add the Dice of some cases to the history; save the weights if it is the best so far."""
     started = time.monotonic()
     network, state = training.weights, training.state
     network.eval()
@@ -52,10 +52,10 @@ def validation_dice(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, list[float]]:
-    """Dice of whole preprocessed images, without test-time augmentation; of several answers their mean counts.
+    """Dice of whole preprocessed images, without test-time augmentation; several decoders are averaged.
 
     Returns:
-        Output name → Dice a case; NaN where a case neither has nor is said to have the output.
+        Output name → Dice of each case; NaN where both reference and prediction lack the output.
     """
     target, window = stage.target, SlidingWindow.of(stage, device, dtype, mirror=False)
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
@@ -66,10 +66,10 @@ def validation_dice(
         counts = reference != target.ignore if target.ignore is not None else np.ones(reference.shape, bool)
         for index, output in enumerate(target.outputs):
             if target.kind == "regions":
-                found = (scores[index] > 0).cpu().numpy() & counts
+                prediction = (scores[index] > 0).cpu().numpy() & counts
             else:
-                found = (predicted == output.paint) & counts
-            wanted = np.isin(reference, output.values) & counts
-            size = int(found.sum()) + int(wanted.sum())
-            dice[output.name].append(2 * int((found & wanted).sum()) / size if size else math.nan)
+                prediction = (predicted == output.paint) & counts
+            truth = np.isin(reference, output.values) & counts
+            size = int(prediction.sum()) + int(truth.sum())
+            dice[output.name].append(2 * int((prediction & truth).sum()) / size if size else math.nan)
     return dice

@@ -1,1 +1,1 @@
-"""No domain: errors, files, progress, parallel work, durations, devices."""
+"""General utilities: errors, files, progress, parallel work, durations, devices, registries."""

@@ -1,4 +1,4 @@
-"""The device at hand: which one, and what makes a CPU faster."""
+"""Choice of the device, and a setting that speeds up training on a CPU."""
 
 import ctypes
 import platform
@@ -12,7 +12,7 @@ from autoseg.utils.errors import UsageError
 
 @dataclass(frozen=True)
 class Compute:
-    """What of a machine a long job uses.
+    """Device and processes of a long job.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -27,7 +27,7 @@ def select_device(name: str = "auto") -> torch.device:
     """Turn ``--device auto|cpu|cuda|mps`` into a device.
 
     Raises:
-        UsageError: unknown, or not there.
+        UsageError: the device is unknown or not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -52,14 +52,14 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def keep_large_blocks() -> bool:
-    """Tell glibc's malloc to reuse large blocks instead of giving them back to the kernel after each use.
+    """Let glibc's malloc keep large blocks for reuse instead of returning them to the kernel.
 
-    A training step on a CPU frees and takes the same hundreds of megabytes over and over; by default each time goes
-    through the kernel's page faults (measured: 28 % of a step of batch 7, 5 % of one of batch 2,
-    ``benchmarks/cpu_step.py``). The price is that memory once used is kept by the process.
+    A training step on a CPU frees and allocates the same hundreds of megabytes again and again, by default with page
+    faults each time (measured: 28 % of a step of batch 7, 5 % of one of batch 2, ``benchmarks/cpu_step.py``). In turn,
+    the process keeps memory that it once used.
 
     Returns:
-        Whether it was done (only glibc has it).
+        Whether it was set (only glibc supports it).
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False

@@ -10,14 +10,14 @@ LENGTH = 16
 
 
 def digest(data: Any) -> str:
-    """A fingerprint of plain data, whatever the order of its keys."""
+    """A fingerprint of plain (JSON) data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:LENGTH]
 
 
 def file_digest(path: Path) -> str:
     """A fingerprint of a file's content."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()[:LENGTH]
+            checksum.update(block)
+    return checksum.hexdigest()[:LENGTH]

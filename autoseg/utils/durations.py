@@ -1,4 +1,4 @@
-"""Durations as people write them: ``1h30m``."""
+"""Durations as text: parsing ``1h30m``, and formatting."""
 
 import re
 
@@ -11,7 +11,7 @@ def parse_duration(text: str, option: str = "--max-time") -> float:
     """``30m``, ``1h30m``, ``90s`` → seconds.
 
     Raises:
-        UsageError: not of that form.
+        UsageError: the text has another form.
     """
     match = _DURATION.fullmatch(text.strip().lower())
     if not match or not any(match.groups()):
@@ -21,7 +21,7 @@ def parse_duration(text: str, option: str = "--max-time") -> float:
 
 
 def say_duration(seconds: float) -> str:
-    """Seconds → ``45 s``, ``12 min`` or ``3 h 20 min``, rounded to what matters."""
+    """Seconds → ``45 s``, ``12 min`` or ``3 h 20 min``, rounded."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

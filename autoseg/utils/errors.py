@@ -1,9 +1,9 @@
-"""Errors that a user can cause: one sentence that names the file or option, what is wrong, and the way out."""
+"""Errors that a user can cause: one sentence with the file or option, what is wrong, and how to correct it."""
 
 
 class AutosegError(Exception):
-    """Something about the user's data, plan or run folder is wrong; the command ends with exit code 1."""
+    """The user's data, plan or run folder is invalid; the command ends with exit code 1."""
 
 
 class UsageError(AutosegError):
-    """The command was asked for something that can't be meant; the command ends with exit code 2."""
+    """The options or arguments are invalid; the command ends with exit code 2."""

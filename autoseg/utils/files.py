@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes (a reader gets the old file or the new one, never a partial one), and reading JSON."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success it is flushed to disk and renamed over ``path``.
 
     Args:
-        path: where the finished file belongs; missing parent folders are made.
-        suffix: ending the temporary name needs, where a writer chooses the format by it (``.nii.gz``).
+        path: of the finished file; missing parent folders are made.
+        suffix: ending of the temporary name, for writers that choose the format by it (``.nii.gz``).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ def read_json(path: str | Path) -> Any:
 
 
 def first_fault(error: "ValidationError") -> str:
-    """Where in a file the first wrong value is, and what is wrong with it."""
+    """Path of the first invalid value in a file, and its error."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,4 +1,4 @@
-"""The same function over many items, in worker processes, with progress."""
+"""Applying a function to many items in worker processes, with progress."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ def available_cpus() -> int:
 
 def _start(started: Event) -> None:
     started.set()
-    # Each worker is one core's work; SimpleITK would otherwise start a thread a core in every one of them.
+    # One core for each worker; by default, SimpleITK would start a thread for every core in each of them.
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -35,13 +35,13 @@ def each(
 
     Args:
         function: importable by name (a module's function or a partial of one), as it runs in other processes.
-        items: what to work on; each is sent to a worker.
-        workers: processes; 1 runs everything in this one; None takes one a core.
-        description: what the progress says is being done.
+        items: arguments; each is sent to a worker.
+        workers: processes; 1 runs everything in this one; None starts one for each core.
+        description: label of the progress bar.
 
     Raises:
         UsageError: fewer than one worker.
-        AutosegError: the workers did not start, or one was killed, most likely for memory.
+        AutosegError: the workers did not start, or one was killed, most likely because memory ran out.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: at least 1 is needed.")

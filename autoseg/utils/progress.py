@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar with an estimate on a terminal, plain lines with the same figures elsewhere."""
+"""Progress of long steps: a bar with the remaining time on a terminal, plain lines with the same numbers elsewhere."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from rich.progress import (
 
 _T = TypeVar("_T")
 
-#: Where progress and messages go; results go to standard output.
+#: Standard error, for progress and messages; results go to standard output.
 console = Console(stderr=True, highlight=False)
 
 #: Seconds between two plain lines where there is no terminal.
@@ -30,7 +30,7 @@ _quiet = False
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """No progress inside this block (for ``--json`` and for library use)."""
+    """Suppress progress and messages inside this block (for ``--json`` and for library use)."""
     global _quiet
     before, _quiet = _quiet, True
     try:
@@ -40,7 +40,7 @@ def silenced() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print a line about what is going on to standard error."""
+    """Print a message to standard error, unless silenced."""
     if not _quiet:
         console.print(message, markup=False, soft_wrap=True)
 
@@ -50,7 +50,7 @@ class Steps:
 
     Args:
         description: of the work.
-        total: number of items; 1 to count shares of the whole.
+        total: number of items; 1 to count fractions.
     """
 
     def __init__(self, description: str, total: float) -> None:
@@ -88,11 +88,11 @@ class Steps:
             self._line(final=True)
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        """Say that ``amount`` more is done."""
+        """Advance the progress by ``amount``."""
         self.at(self._done + amount, note)
 
     def at(self, done: float, note: str = "") -> None:
-        """Say that ``done`` of the total is done."""
+        """Set the progress to ``done`` of the total."""
         self._done = min(done, self._total)
         self._note = note or self._note
         if self._bar is not None and self._task is not None:

@@ -1,26 +1,26 @@
-"""Registry: components by name, of which a user may want one more.
+"""Registry: extensible sets of components by name.
 
-A registry holds what one kind of setting can name: losses, metrics, image formats, layouts and so on. It stands beside
-the type of what it holds::
+A registry has all components of one kind: losses, metrics, image formats, layouts and so on. It is defined beside the
+type of its components::
 
     # autoseg/evaluation/metrics/__init__.py or a module beside it
     METRICS: Registry[Metric] = Registry("metric", option="--metrics", package="autoseg.evaluation.metrics")
 
-One more component is one file. Within autoseg, it lies in the package that the registry names, where it is found
-without a list that names it::
+One more component is one file. Within autoseg, it is put in the package that the registry names, whose modules are all
+imported::
 
     # autoseg/evaluation/metrics/accuracy.py
     @METRICS.register("accuracy")
     def accuracy(prediction: np.ndarray, reference: np.ndarray) -> float:
         return float((prediction == reference).mean())
 
-Outside autoseg, the same file belongs to a package that names it as an entry point::
+Outside autoseg, the same file is an entry point of another package::
 
     # pyproject.toml of the other package
     [project.entry-points."autoseg.extensions"]
     accuracy = "mypackage.accuracy"
 
-Loading that module registers its components, in worker processes as well, since each process looks for itself.
+Loading that module registers its components, also in worker processes, each of which loads the entry points itself.
 """
 
 import pkgutil
@@ -55,7 +55,7 @@ def load_extensions() -> None:
         for entry in entry_points(group=EXTENSIONS):
             if entry.value in _loaded:
                 continue
-            _loaded.add(entry.value)  # before loading, as an extension may look for a component itself
+            _loaded.add(entry.value)  # before loading, as an extension may look up a component itself
             try:
                 entry.load()
             except Exception as error:
@@ -71,10 +71,10 @@ class Registry(Generic[_T]):
     """Components of one kind by name, in the order of their registration.
 
     Args:
-        kind: what it holds, in the singular, for messages (``metric``).
+        kind: of its components, in the singular, for messages (``metric``).
         option: the option or the plan's key that chooses one, for messages in place of the kind (``--metrics``).
         package: a package whose modules register components when they are imported; None if all components
-            register before anybody looks for one.
+            are registered before one is looked up.
     """
 
     def __init__(self, kind: str, option: str = "", package: str | None = None) -> None:
@@ -91,7 +91,7 @@ class Registry(Generic[_T]):
     def register(self, name: str, thing: _T) -> _T: ...
 
     def register(self, name: str, thing: _T | None = None) -> _T | Callable[[_T], _T]:
-        """Make a component known by a name: ``@REGISTRY.register("name")``, or ``REGISTRY.register("name", thing)``.
+        """Register a component under a name: ``@REGISTRY.register("name")``, or ``REGISTRY.register("name", thing)``.
 
         Returns:
             The component itself, or the decorator.
@@ -111,10 +111,10 @@ class Registry(Generic[_T]):
         return add if thing is None else add(thing)
 
     def find(self, name: str) -> _T:
-        """The component of this name; imports the kind's package, then extensions, where it is not known yet.
+        """The component of this name; imports the registry's package, then extensions, if it is not registered yet.
 
         Raises:
-            UsageError: there is none; the message lists those that there are.
+            UsageError: the name is unknown; the message lists the known ones.
             AutosegError: an extension can't be loaded.
         """
         if name not in self:

@@ -1,1 +1,1 @@
-"""Planners of published systems, a module each."""
+"""Planners of published systems, one module for each."""

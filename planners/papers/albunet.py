@@ -1,6 +1,6 @@
-"""What planners ``albunet2d`` and ``albunet3d`` share: the networks of Wacker et al. 2019 (arXiv 1912.12452).
+"""Shared by planners ``albunet2d`` and ``albunet3d``: the networks of Wacker et al. 2019 (arXiv 1912.12452).
 
-Where the paper leaves something open, its authors' released code was the guide: the decoder's widths, Adam at a
+Where the paper is silent, its authors' released code decides: the decoder's widths, Adam at a
 constant 1e-3, equal weights of overlapping tiles, windows a quarter of a patch apart in the plane.
 """
 
@@ -21,12 +21,12 @@ _CHANNELS = ("flair", "t1c", "t2")
 #: The weights that the paper's code starts from are torchvision's.
 _ENCODER = "resnet34.tv_in1k"
 
-#: Windows of the sliding prediction; they overlap in the plane, and follow each other along z. Without depth layers it
-#: changes nothing, and is faster, to look at as many slices together.
+#: Window of the sliding prediction, overlapping in the plane and adjacent along z. Without depth layers the number of
+#: slices does not change the result, and several together are faster.
 _WINDOW = (24, 128, 128)
 _STEP_IN_PLANE = 32
 
-#: Steps in which a patch is made smaller, and the smallest: a slice of 64×64 leaves the encoder 2×2 pixels.
+#: Steps in which a patch is reduced, and the smallest: a slice of 64×64 leaves the encoder 2×2 pixels.
 _UNIT = (4, 32, 32)
 _LEAST = (8, 64, 64)
 
@@ -44,10 +44,10 @@ def plan_albunet(
         name: of the planner.
         patch: of the paper, voxels.
         batch: of the paper.
-        depth_layers: whether slices are joined.
+        depth_layers: whether 3×1×1 convolutions join slices.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS, exclusive=True)
@@ -119,6 +119,6 @@ def plan_albunet(
 
 
 def _covering(window: Sequence[int], image: Sequence[float]) -> list[int]:
-    """The window, no larger than it takes to cover the image (in whole units of the network's)."""
+    """The window, limited to what covers the image, in whole units of the network."""
     units = [1, _UNIT[1], _UNIT[2]]
     return [min(side, -(-round(n) // u) * u) for side, n, u in zip(window, image, units, strict=True)]

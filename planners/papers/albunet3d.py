@@ -16,7 +16,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for AlbuNet3D.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
     return plan_albunet(fingerprint, request, "albunet3d", _PATCH, _BATCH, depth_layers=True)

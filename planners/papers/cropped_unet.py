@@ -1,7 +1,7 @@
 """Planner ``cropped_unet``: Yildiz's 3D U-Net on volumes cropped to 128³.
 
-Known of the system: T1ce, T2 and FLAIR, volumes cropped to 128³, min–max scaling, Dice plus Tversky loss, Adam at 1e-3,
-reduced on a plateau down to 1e-6. Assumed: a U-Net of five levels that begins with 16 kernels, Tversky's weights
+From the publication: T1ce, T2 and FLAIR, volumes cropped to 128³, min–max scaling, Dice plus Tversky loss, Adam at
+1e-3, reduced on a plateau down to 1e-6. Assumed: a U-Net of five levels that begins with 16 kernels, Tversky's weights
 (0.3, 0.7) as in Salehi et al. 2017, a reduction by a factor of five, and batches of two.
 """
 
@@ -34,7 +34,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the cropped U-Net.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS)

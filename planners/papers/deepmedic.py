@@ -25,7 +25,7 @@ _PATCH = (25, 25, 25)
 _BATCH = 60
 _CASES = 10
 
-#: Sides of a tile's output at inference, besides what holds the largest image: 63³ are 343 times the voxels
+#: Sides of a tile's output at inference, besides the one that covers the largest image: 63³ are 343 times the voxels
 #: of training's 9³ and take 45 times its work.
 _SIDES = (9, 18, 27, 36, 45, 54, 63)
 
@@ -45,7 +45,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for DeepMedic.
 
     Raises:
-        UsageError: unknown channels or regions are asked for, or the images are no volumes.
+        UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)
@@ -77,7 +77,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         ema_decay=0.0,
         reasons={"ema_decay": "the paper averages no weights"},
     )
-    # The result, not the patch, need not be larger than the image.
+    # Not the patch but the output is limited by the image.
     around = replace(task.full, shape=[side + taken for side in task.grid.shape])
     least = [taken + network.factor] * 3
     size = fit(around, network, own, Wanted(_PATCH, _BATCH, [network.factor] * 3, least))
@@ -140,7 +140,7 @@ def _sampling() -> Sampling:
 
 
 def _augmentation(task: Task, base: Augmentation) -> Augmentation:
-    """Reflections only; this project's changes of intensities stay."""
+    """Mirroring as the only spatial augmentation, with this project's intensity augmentations."""
     outputs = [output.name for output in task.target.outputs]
     mirrored, why = mirror_axes(task.fingerprint, "cpu", outputs, task.grid.transpose, 3)
     still = f"none ({_ORIGINAL}); and turned boxes of 57³ for each patch would take longer than the step"
@@ -160,9 +160,9 @@ def _augmentation(task: Task, base: Augmentation) -> Augmentation:
 
 
 def _tile(task: Task, network: DeepMedic) -> list[int]:
-    """A tile's output: of those that fit the memory, the one with which all cases take the least work.
+    """A tile's output size: of those that fit the memory, the one with the least computation for all cases.
 
-    A large tile computes less of the surroundings twice, and a tile that just holds the images nothing but them.
+    Larger tiles compute less context twice; a tile that just covers the images computes nothing beyond them.
     """
     taken, factor = 2 * len(network.features), network.factor
     images = np.asarray(case_shapes(task))
@@ -178,7 +178,7 @@ def _tile(task: Task, network: DeepMedic) -> list[int]:
     ]
 
     def work(tile: Iterable[int]) -> float:
-        """Voxels that the fine pathway's layers compute for all cases."""
+        """Voxels that the layers of the fine pathway compute for all cases."""
         sizes = list(tile)
         tiles = np.prod([counts[axis][side] for axis, side in enumerate(sizes)], axis=0).sum()
         return float(tiles) * sum(math.prod(n + rest for n in sizes) for rest in range(0, taken, 2))
@@ -192,7 +192,7 @@ def _tile(task: Task, network: DeepMedic) -> list[int]:
 
 
 def _inference(task: Task, network: DeepMedic, mirrored: Sequence[int]) -> Inference:
-    """Larger tiles than training's."""
+    """Inference with larger tiles than in training."""
     taken = 2 * len(network.features)
     tile = _tile(task, network)
     patch = [n + taken for n in tile]

@@ -21,7 +21,7 @@ _BOX = (144, 196, 143)
 #: Images a step (paper).
 _BATCH = 2
 
-#: Where the image must be cut into patches: steps in which one shrinks, and the smallest.
+#: Where a whole image does not fit: steps in which the patch is reduced, and the smallest.
 _UNIT, _LEAST = 8, 24
 
 #: Share of the training after which the rate falls (300 of 525 epochs), and what is left of it at the end.
@@ -35,7 +35,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for the full-image U-Net.
 
     Raises:
-        UsageError: unknown channels or regions are asked for, or the images are no volumes.
+        UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)
@@ -132,14 +132,14 @@ def _covers(task: Task, size: Size) -> bool:
 
 
 def _whole(task: Task, size: Size) -> Size:
-    """Say it where images do not fit as a whole."""
+    """The size, with a note in its reason where whole images do not fit."""
     if _covers(task, size):
         return size
     return replace(size, patch_reason=f"{size.patch_reason}; whole images do not fit: inference slides over them")
 
 
 def _box(task: Task, box: Sequence[int]) -> tuple[tuple[int, int, int] | None, str]:
-    """The paper's box, where most images fit into it; and why, or why not."""
+    """The paper's box if most images fit into it, else None; and the reason."""
     if any(n > side for n, side in zip(task.grid.shape, box, strict=True)):
         return None, f"none: most images are larger than the paper's {'×'.join(map(str, box))}"
     shapes = case_shapes(task)

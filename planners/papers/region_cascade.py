@@ -1,7 +1,7 @@
-"""Planner ``region_cascade``: one structure inside the other, a network each (Wang et al. 2017, BraTS 2017).
+"""Planner ``region_cascade``: a cascade with one network for each nested region (Wang et al. 2017, BraTS 2017).
 
-The whole tumor is looked for in the image, its core inside the whole tumor's bounding box, the enhancing part inside
-the core's. Where regions are not nested, all structures are found together first, then told apart inside their box.
+The whole tumor is segmented in the image, its core inside the whole tumor's bounding box, the enhancing part inside the
+core's. Where regions are not nested, all structures are first segmented as one, then separately inside their box.
 """
 
 import math
@@ -44,13 +44,13 @@ _LEAST = 24
 #: quarter of a minute, and trying every size down from them several.
 _CPU_SIDE, _CPU_BATCH = 36, 2
 
-#: What all structures together are called.
+#: Name of all structures together.
 _TOGETHER = "foreground"
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """One network of the cascade: its name, what it segments and which of the paper's three it is like."""
+    """One network of the cascade: its name, its target and the index of the paper's network that it follows."""
 
     name: str
     target: Target
@@ -61,7 +61,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a cascade of regions.
 
     Raises:
-        UsageError: unknown channels or regions are asked for, or the images are no volumes.
+        UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"))
@@ -87,15 +87,15 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
 
 
 def _stages(target: Target) -> tuple[list[_Stage], str]:
-    """The stages, and why these."""
+    """The stages, and the reason for them."""
     outputs = target.outputs
     nested = all(set(inner.values) < set(outer.values) for outer, inner in pairwise(outputs))
     if target.kind == "regions" and nested:
-        found = [
+        stages = [
             _Stage(_folder(output.name), _only(output, target), min(index, len(_SIDES) - 1))
             for index, output in enumerate(outputs)
         ]
-        return found, f"a binary network each, from the largest region to the smallest ({_PAPER})"
+        return stages, f"a binary network each, from the largest region to the smallest ({_PAPER})"
     values = sorted({value for output in outputs for value in output.values})
     together = Output(name=_TOGETHER, values=values, paint=values[0])
     return (
@@ -122,7 +122,7 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
             "features": f"{_CHANNELS} everywhere, the plane halved {'twice' if levels > 2 else 'once'} ({_PAPER})",
         },
     )
-    # The paper cuts thin slabs for each view's own network; ours see the same patch, so it is a cube as large.
+    # The paper has thin slabs for each view's own network; our views share one patch, a cube with as many voxels.
     factor = network.divisor[0]
     side = factor * round((_SLICES * _SIDES[stage.like] ** 2) ** (1 / 3) / factor)
     paper = f"{_SLICES}×{_SIDES[stage.like]}×{_SIDES[stage.like]}"
@@ -168,7 +168,7 @@ def _size_reasons(task: Task, size: Size, paper: str) -> dict[str, str]:
 
 
 def _length(base: Recipe) -> Recipe:
-    """The base recipe, as long as the paper's training."""
+    """The base recipe with the length of the paper's training."""
     reasons = {**base.reasons, "epochs": f"{_STEPS} steps ({_CODE})"}
     return base.model_copy(update={"epochs": max(1, _STEPS // base.iterations_per_epoch), "reasons": reasons})
 

@@ -1,8 +1,9 @@
 """Planner ``region_unet``: Tweedy's narrow 3D U-Net for overlapping tumour regions.
 
-Known of the system: three sequences, 16 kernels in the first level, the regions whole tumour, tumour core and enhancing
-tumour, Dice plus focal loss (γ = 2), Ranger21 at 3e-3 with its warm-up and explore–exploit schedule, and test-time
-augmentation. Assumed: that the sequences are T1c, T2 and FLAIR, that the U-Net has five levels, and patches of 128³.
+From the publication: three sequences, 16 kernels in the first level, the regions whole tumour, tumour core and
+enhancing tumour, Dice plus focal loss (γ = 2), Ranger21 at 3e-3 with its warm-up and explore–exploit schedule, and
+test-time augmentation. Assumed: that the sequences are T1c, T2 and FLAIR, that the U-Net has five levels, and patches
+of 128³.
 """
 
 from autoseg.data.fingerprint import Fingerprint
@@ -14,7 +15,7 @@ from planners.rules.plain import assumed, plain_unet
 from planners.rules.systems import adopt, assemble, base_recipe, configure
 from planners.rules.task import open_task
 
-#: The three sequences; T1 says least about a tumour that T1c does not.
+#: The three sequences; T1 adds least to T1c.
 _CHANNELS = ("t1c", "t2", "flair")
 
 _FEATURES = 16
@@ -30,10 +31,10 @@ _EXPLORE = 0.72
 
 
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
-    """Plan a dataset for the region U-Net; labels take the regions' place where a dataset has none.
+    """Plan a dataset for the region U-Net; for its labels where a dataset has no regions.
 
     Raises:
-        UsageError: unknown channels or regions are asked for.
+        UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS)

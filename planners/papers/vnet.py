@@ -27,7 +27,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for V-Net.
 
     Raises:
-        UsageError: unknown channels or regions are asked for, or the images are no volumes.
+        UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request)

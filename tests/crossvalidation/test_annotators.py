@@ -60,7 +60,7 @@ def test_who_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert names == ("ben", "ann")
     assert [case.id for case in chosen.cases] == ["case_0", "case_1", "case_3"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 of 4 cases were drawn by none of ben, ann, left out: case_2." in said
+    assert "1 of 4 cases were annotated by none of ben, ann, left out: case_2." in said
     for wanted, message in (
         (["ann", "bob"], "--raters bob is unknown; the dataset has ann, ben, eve"),
         (["ann", "ann"], "--raters ann is only one; give two or more, or all"),

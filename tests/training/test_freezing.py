@@ -15,7 +15,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
 from autoseg.training import callbacks
-from autoseg.training.freezing import frozen_names, hold
+from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.training import Budget
 from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store, train_in
 
@@ -62,11 +62,11 @@ def test_thawed_after_its_share_of_the_budget(tmp_path: Path) -> None:
     assert first in moved(start, train(tmp_path, 4, freeze=frozen))  # steps 3 and 4 move it
     network = build(make_network(norm="batch"), 1, 3).train()
     names = frozen_names(frozen, make_network(norm="batch"), network, 1, 3)
-    hold(network, names, True)
+    set_frozen(network, names, True)
     held = [name for name, p in network.named_parameters() if not p.requires_grad]
     assert set(held) == names
     assert not any(part.training for part in network.modules() if isinstance(part, torch.nn.BatchNorm3d))
-    hold(network, names, False)
+    set_frozen(network, names, False)
     assert all(p.requires_grad for p in network.parameters())
     assert all(part.training for part in network.modules() if isinstance(part, torch.nn.BatchNorm3d))
 

@@ -70,7 +70,7 @@ def test_no_more_is_kept_than_the_cases_bear(share: float, barrier: float) -> No
 
 
 def test_only_a_model_is_kept() -> None:
-    with pytest.raises(ValidationError, match=r"keep is 0\.5, but weights of source random are of no use untrained"):
+    with pytest.raises(ValidationError, match=r"keep is 0\.5, but source is random; only weights of a model"):
         Initialization(keep=0.5)
 
 

@@ -1,1 +1,1 @@
-"""File formats of images, a module each or several alike together."""
+"""File formats of images, one module for each or for several similar ones."""

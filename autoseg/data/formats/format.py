@@ -17,7 +17,7 @@ from autoseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A format of image files. Its functions raise RuntimeError, OSError or ValueError where a file is unfit.
+    """A format of image files. Its functions raise RuntimeError, OSError or ValueError for an unfit file.
 
     Attributes:
         endings: of its files, in lower case and with the dot (``.nii.gz``).
@@ -25,9 +25,9 @@ class ImageFormat:
         read: reads all channels, in canonical (LPS) orientation.
         write: writes canonical voxels ``(z, y, x)`` or ``(channel, z, y, x)`` in a file's own order of axes.
         flat: its files are pictures, of which one may hold red, green and blue.
-        fractions: it holds numbers that are not whole.
-        lossless: what is read is what was written.
-        one_file: header and voxels lie in one file.
+        fractions: it can hold non-integer numbers.
+        lossless: reading returns the written values.
+        one_file: header and voxels are in one file.
     """
 
     endings: tuple[str, ...]
@@ -49,6 +49,6 @@ FORMATS: Registry[ImageFormat] = Registry("image format", package="autoseg.data.
 
 
 def format_of(ending: str | None) -> ImageFormat | None:
-    """The format whose files end so, in whatever case; None where no format does."""
+    """The format with this ending, case-insensitive, or None."""
     wanted = (ending or "").lower()
     return next((found for name in FORMATS if wanted in (found := FORMATS.find(name)).endings), None)

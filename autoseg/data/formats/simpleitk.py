@@ -1,4 +1,4 @@
-"""The formats that SimpleITK reads and people use."""
+"""Common formats that SimpleITK reads and writes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def to_sitk(array: np.ndarray, geometry: Geometry) -> "SimpleITK.Image":
 
 
 def _canonical_direction(geometry: Geometry) -> tuple[float, ...]:
-    """The direction cosines that a file of this geometry has after :func:`read_image` reoriented it."""
+    """The direction cosines that a file of this geometry has after SimpleITK reoriented it to canonical axes (LPS)."""
     import SimpleITK as sitk
 
     reference = sitk.Image([2, 2, 2], sitk.sitkUInt8)

@@ -1,1 +1,1 @@
-"""Layouts: one module a way in which datasets lie on disk; each recognises and reads it."""
+"""Layouts of datasets on disk, one module for each; it recognises and reads the layout."""

@@ -1,4 +1,4 @@
-"""What the readers of layouts share: ``dataset.json``, patients in case names, and errors that name the file."""
+"""Shared by the readers of layouts: ``dataset.json``, patients in case names, and errors that name the file."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
-#: Case names that say which patient they belong to; the patient is what is named ``patient``.
+#: Patterns of case names that contain the patient, as the group ``patient``.
 _PATIENTS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -29,7 +29,7 @@ def description_file(path: Path) -> Path:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """What the ``dataset.json`` of a folder (or that file) holds; None where there is none, or no object in it.
+    """Content of the ``dataset.json`` of a folder (or of that file); None if it is missing or no object.
 
     Raises:
         AutosegError: the file is no JSON.
@@ -42,7 +42,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
 
 def patient_of(case_id: str) -> str:
-    """The patient that a case's name speaks of in a well-known scheme, or ``""``."""
+    """The patient in a case's name, by well-known naming schemes, or ``""``."""
     for pattern in _PATIENTS:
         match = pattern.fullmatch(case_id)
         if match:
@@ -89,7 +89,7 @@ def whole(value: Any, what: str, source: Path) -> int:
 
 @contextmanager
 def inconsistencies_in(source: Path) -> Iterator[None]:
-    """Where the description made inside contradicts itself, say so of the file that it comes from.
+    """Report contradictions of a description made inside this block with the file that it comes from.
 
     Raises:
         AutosegError: names ``source`` and everything that is inconsistent.

@@ -1,4 +1,4 @@
-"""Layout: a way in which datasets lie on disk, and the registry of those that autoseg reads.
+"""Layout: a convention for datasets on disk, and the registry of those that autoseg reads.
 
 One more layout is one module of :mod:`autoseg.data.layouts` (or an extension, see :mod:`autoseg.utils.registry`)::
 
@@ -21,13 +21,13 @@ from autoseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Layout:
-    """How to recognise and to read a layout.
+    """Functions that recognise and read a layout.
 
     Attributes:
         recognise: whether a folder or file has this layout.
-        read: reads one that has; raises AutosegError where the files contradict the layout.
-        rank: layouts are tried from the lowest rank on: what a user wrote for autoseg comes before other tools'
-            description files, and these before the names of files.
+        read: reads it; raises AutosegError where the files contradict the layout.
+        rank: layouts are tried from the lowest rank on: autoseg's own description files, then other tools'
+            description files, then names of files.
     """
 
     recognise: Callable[[Path], bool]

@@ -25,7 +25,7 @@ else:
 FILE_NAME = "autoseg.toml"
 
 
-#: Key of a label that several people drew, a pattern each.
+#: Key of a label with several raters, a pattern for each.
 SEVERAL_KEY = "raters"
 
 
@@ -41,7 +41,7 @@ class ChannelEntry(_Model):
 
 
 class LabelEntry(_Model):
-    """Where the label maps are and what their values mean."""
+    """Pattern of the label maps, and the meaning of their values."""
 
     file: str | None = None
     raters: dict[str, str] = Field(default_factory=dict)
@@ -51,7 +51,7 @@ class LabelEntry(_Model):
 
 
 class MaskEntry(_Model):
-    """Where the brain (or body) masks are."""
+    """Pattern of the brain (or body) masks."""
 
     file: str
 
@@ -83,7 +83,7 @@ class Manifest(_Model):
     mask: MaskEntry | None = None
 
     def patterns(self) -> dict[str, str]:
-        """What to find for a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``mask`` → pattern."""
+        """Files of a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``mask`` → pattern."""
         found = {
             f"channel:{name}": entry if isinstance(entry, str) else entry.file for name, entry in self.channels.items()
         }
@@ -98,7 +98,7 @@ class Manifest(_Model):
 
 @dataclass
 class _CaseFiles:
-    """What was found for one case: role (a key of :meth:`Manifest.patterns`) → file."""
+    """Files of one case: role (a key of :meth:`Manifest.patterns`) → file."""
 
     id: str
     files: dict[str, Path] = field(default_factory=dict)
@@ -121,7 +121,7 @@ def parse(text: str, source: Path) -> Manifest:
     """Parse and validate a description.
 
     Raises:
-        AutosegError: names ``source`` and every key that is wrong.
+        AutosegError: names ``source`` and every invalid key.
     """
     try:
         data = tomllib.loads(text)
@@ -147,7 +147,7 @@ def parse(text: str, source: Path) -> Manifest:
 
 
 def _say(item: Any) -> str:
-    # Pydantic names the branch of a union it tried; a user wrote neither "str" nor "ChannelEntry".
+    # Pydantic adds the tried branch of a union ("str", "ChannelEntry"), which is not in the file.
     where = ".".join(str(part) for part in item["loc"] if part not in ("str", "ChannelEntry"))
     message = {"extra_forbidden": "this key is unknown", "missing": "this key is missing"}.get(
         item["type"], item["msg"]
@@ -159,7 +159,7 @@ def read(path: Path) -> Description:
     """Read a described dataset; cases without a label become unlabelled ones.
 
     Raises:
-        AutosegError: no description, one that is wrong, or several files where a pattern should find one.
+        AutosegError: the description is missing or invalid, or a pattern matches several files of a case.
     """
     file = _description(path)
     if not file.is_file():
@@ -175,7 +175,7 @@ def read_described(path: Path, manifest: Manifest) -> Description:
     """Read the dataset at ``path`` as ``manifest`` describes it, whether that lies beside it or not.
 
     Raises:
-        AutosegError: nothing found, or several files where a pattern should find one.
+        AutosegError: no file matches, or a pattern matches several files of a case.
     """
     file = _description(path)
     root = file.parent
@@ -319,7 +319,7 @@ def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) ->
     missing = [name for name in dict.fromkeys(wanted) if name not in columns]
     if missing:
         raise AutosegError(
-            f"{table} has no column {', '.join(missing)}, which {FILE_NAME} speaks of; "
+            f"{table} has no column {', '.join(missing)}, which {FILE_NAME} names; "
             f"its columns are {', '.join(columns)}."
         )
     cases = []

@@ -28,7 +28,7 @@ _FOLDER_WORDS = re.compile(
 #: More distinct values than this, and an image is no label map.
 _MOST_VALUES = 120
 
-#: Files looked into for each guess, at most.
+#: Largest number of files read for each guess.
 _LOOK_AT = 5
 
 #: Folders below the given one that are searched.
@@ -37,7 +37,7 @@ _DEPTH = 4
 
 @dataclass
 class _Role:
-    """A kind of file that recurs: one channel, label or mask of each case."""
+    """A recurring kind of file: one channel, label or mask of each case."""
 
     pattern: str
     files: list[Path] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Role:
 
     @property
     def words(self) -> str:
-        """What its name says, without placeholders and ending."""
+        """Its name without placeholders and ending."""
         name = self.pattern.replace("{id}", "").replace("*", "")
         for ending in image_endings():
             name = name.removesuffix(ending)

@@ -1,1 +1,1 @@
-"""Trained models of nnU-Net v2 (Isensee et al. 2021), in and out."""
+"""Import and export of trained nnU-Net v2 models (Isensee et al. 2021)."""

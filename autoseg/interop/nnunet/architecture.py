@@ -1,4 +1,4 @@
-"""nnU-Net's words for a U-Net and autoseg's: both build it with dynamic-network-architectures."""
+"""U-Net descriptions of nnU-Net and autoseg, translated; both build them with dynamic-network-architectures."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from autoseg.plans.families import UNet
 from autoseg.plans.files import say_invalid
 from autoseg.utils.errors import AutosegError
 
-#: Class → family. Before 2.3 the name stood alone.
+#: Class → family. Before nnU-Net 2.3 the name had no module.
 _FAMILIES = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "resenc"}
 
-#: What nnU-Net calls the number of convolutions or blocks of an encoder's stage.
+#: nnU-Net's key for the convolutions or blocks of each encoder stage.
 _BLOCKS = {"unet": "n_conv_per_stage", "resenc": "n_blocks_per_stage"}
 
 _NORMS = {"InstanceNorm": "instance", "BatchNorm": "batch"}
 _ACTIVATIONS = {"LeakyReLU": "leaky_relu", "ReLU": "relu"}
 
-#: Added to the variance before dividing.
+#: Epsilon of the normalization layers.
 _EPS = 1e-5
 
 
@@ -28,11 +28,11 @@ def network_of(settings: Settings, trainer: str, where: str) -> UNet:
 
     Args:
         settings: of the configuration.
-        trainer: name of the trainer class, which may have left deep supervision out.
+        trainer: name of the trainer class, which may switch deep supervision off.
         where: file and configuration, for messages.
 
     Raises:
-        AutosegError: it is another architecture, or has something that autoseg's U-Nets have not.
+        AutosegError: it is another architecture, or has a feature that autoseg's U-Nets lack.
     """
     if settings.architecture is None:
         class_name, given = _of_old_plans(settings, where)
@@ -97,7 +97,7 @@ def _axes(value: Any, stages: int, dimensions: int) -> list[list[int]]:
 
 
 def _of_old_plans(settings: Settings, where: str) -> tuple[str, dict[str, Any]]:
-    """The same of plans written before nnU-Net 2.3, where a few numbers said it all."""
+    """Class name and ``arch_kwargs`` for plans from before nnU-Net 2.3, which only have a few numbers."""
     needed: dict[str, Any] = {
         name: getattr(settings, name)
         for name in (
@@ -142,11 +142,12 @@ def _constants(dimensions: int, norm: str = "InstanceNorm", activation: str = "L
 
 
 def _back(table: dict[str, str], value: str) -> str:
-    return next(key for key, found in table.items() if found == value)
+    """The key of a value."""
+    return next(key for key, entry in table.items() if entry == value)
 
 
 def described(network: UNet) -> dict[str, Any]:
-    """The ``architecture`` of a network in nnU-Net's plans."""
+    """A network as the ``architecture`` of nnU-Net's plans."""
     dimensions = network.dimensions
     given = _constants(dimensions, _back(_NORMS, network.norm), _back(_ACTIVATIONS, network.activation))
     if network.dropout:

@@ -12,10 +12,10 @@ import torch
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
 
-#: What makes a numpy scalar of bytes; nnU-Net's log of losses holds such scalars.
+#: Function that unpickles a numpy scalar; nnU-Net's log of losses has such scalars.
 _SCALAR = np.float64(0).__reduce__()[0]
 
-#: Beside what torch lets through: numbers of numpy. None of it runs code that the file brings along.
+#: Allowed in addition to torch's own safe types: numpy's numbers, none of which runs code from the file.
 _HARMLESS: list[Any] = [
     np.dtype,
     (_SCALAR, "numpy._core.multiarray.scalar"),
@@ -23,19 +23,19 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
 
-#: First release of torch in which such a list can name what it lets through.
+#: First torch release with names in this list.
 _TORCH = (2, 6)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What of a checkpoint is used.
+    """The used part of a checkpoint.
 
     Attributes:
         path: of the file.
         weights: the network's state dict.
         trainer: name of the trainer class.
-        configuration: name, or None where the file does not say it.
+        configuration: name, or None where the file has none.
         mirror_axes: of the patch, for test-time augmentation.
     """
 
@@ -47,31 +47,31 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint without running anything that is in it.
+    """Read a checkpoint without running code from it.
 
     Raises:
-        AutosegError: it is damaged, holds other objects than tensors, numbers and text, or lacks what is needed.
+        AutosegError: it is damaged, holds other objects than tensors, numbers and text, or lacks a needed entry.
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _TORCH:
         raise AutosegError(f"{path} can't be read safely with torch {torch.__version__}; update torch to 2.6 or newer.")
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AutosegError(f"{path} does not exist.") from None
-    except Exception as error:  # a file that somebody made up can fail in any way
+    except Exception as error:  # a manipulated file can fail in any way
         raise _unreadable(path, error) from None
-    if not isinstance(found, dict) or not _is_state(found.get("network_weights")):
+    if not isinstance(content, dict) or not _is_state(content.get("network_weights")):
         raise AutosegError(f'{path} has no "network_weights"; give a checkpoint that nnU-Net v2 has written.')
-    arguments = found.get("init_args")
+    arguments = content.get("init_args")
     name = arguments.get("configuration") if isinstance(arguments, dict) else None
-    axes = found.get("inference_allowed_mirroring_axes")
+    axes = content.get("inference_allowed_mirroring_axes")
     if axes is not None and not (isinstance(axes, Sequence) and all(isinstance(axis, int) for axis in axes)):
         raise AutosegError(f'{path}: "inference_allowed_mirroring_axes" must be numbers of axes, not {axes!r}.')
     return Checkpoint(
         path,
-        _undistributed(found["network_weights"]),
-        str(found.get("trainer_name") or "nnUNetTrainer"),
+        _undistributed(content["network_weights"]),
+        str(content.get("trainer_name") or "nnUNetTrainer"),
         name if isinstance(name, str) else None,
         sorted(set(axes or ())),
     )
@@ -96,7 +96,7 @@ def _is_state(weights: Any) -> bool:
 
 
 def _undistributed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names without what training on several GPUs, or compiled, puts before all of them."""
+    """Weights without the prefixes of names that training on several GPUs or compiling adds."""
     for prefix in ("module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
@@ -111,7 +111,7 @@ def write_checkpoint(
     mirror_axes: Sequence[int],
     described: Mapping[str, Any],
 ) -> None:
-    """Write what nnU-Net's predictor reads of a checkpoint, atomically.
+    """Write a checkpoint with what nnU-Net's predictor reads, atomically.
 
     Args:
         path: of the file.

@@ -20,10 +20,10 @@ from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 
-#: Weights of a fold and what nnU-Net calls them.
+#: Weights of a fold → their file name in nnU-Net.
 _CHECKPOINTS = {"weights": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 
-#: How nnU-Net's classes name what autoseg's schemes do.
+#: autoseg's normalization schemes → nnU-Net's classes.
 _NORMALIZATIONS = {
     "zscore": "ZScoreNormalization",
     "ct": "CTNormalization",
@@ -52,7 +52,7 @@ def export_nnunet(
         The model folder.
 
     Raises:
-        AutosegError: nnU-Net can't do what the plan says.
+        AutosegError: nnU-Net lacks a feature of the plan.
         UsageError: no such configuration or fold; ``out`` holds a model, a run or a dataset.
     """
     opened, out = Run.open(run), Path(out)
@@ -96,7 +96,11 @@ def export_nnunet(
 
 
 def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
-    """The network, where nnU-Net can do all that the plan says."""
+    """The network, if nnU-Net has all features of the plan.
+
+    Raises:
+        AutosegError: names the one that it lacks.
+    """
     configuration, inference, network, target = stage.configuration, stage.inference, stage.network, stage.target
     flat = network.dimensions == 2
     reasons = [
@@ -140,12 +144,12 @@ def _mirrored_axes(plan: Plan, network: UNet) -> list[int]:
     """Axes of the patch that run the other way in nnU-Net's RAS order than in canonical order."""
     if plan.preprocessing.orientation != "canonical":
         return []
-    seen = plan.preprocessing.transpose[3 - network.dimensions :]
-    return [axis for axis, canonical in enumerate(seen) if canonical in (1, 2)]
+    order = plan.preprocessing.transpose[3 - network.dimensions :]
+    return [axis for axis, canonical in enumerate(order) if canonical in (1, 2)]
 
 
 def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
-    """The class that reads images as the network knows them, and the ending of image files."""
+    """nnU-Net's reader class for the plan's orientation, and the ending of image files."""
     if flat:
         known = {"NaturalImage2DIO": _PICTURES, "SimpleITKIO": _SIMPLEITK}
     elif plan.preprocessing.orientation == "stored":
@@ -155,14 +159,14 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     fitting = [reader for reader, endings in known.items() if plan.file_ending in endings]
     if fitting:
         return fitting[0], plan.file_ending
-    # Scans may come in another format than the training labels did; all three have a class for this one.
+    # Scans may have another format than the training labels; all orientations have a reader for this one.
     return next((reader for reader, endings in known.items() if ".nii.gz" in endings)), ".nii.gz"
 
 
 def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any]:
     target = stage.target
     labels: dict[str, Any] = {"background": 0}
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "channel_names": {str(number): name for number, name in enumerate(plan.channel_names)},
         "labels": labels,
         "numTraining": cases,
@@ -171,18 +175,18 @@ def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any
     }
     if target.kind == "labels":
         labels.update({output.name: output.paint for output in target.outputs})
-        return {**found, "labels": _with_ignore(labels, target)}
-    # nnU-Net knows regions by a list of more than one value; one value is written twice where no region has two.
+        return {**content, "labels": _with_ignore(labels, target)}
+    # nnU-Net detects regions by a list of several values; where no region has two, each value is written twice.
     single = all(len(output.values) == 1 for output in target.outputs)
     for output in target.outputs:
         alone = output.values[0] if len(output.values) == 1 else list(output.values)
         labels[output.name] = output.values * 2 if single else alone
     order = [output.paint for output in target.outputs]
-    return {**found, "labels": _with_ignore(labels, target), "regions_class_order": order}
+    return {**content, "labels": _with_ignore(labels, target), "regions_class_order": order}
 
 
 def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
-    """nnU-Net wants the ignore label to be the next number; its predictor has no use for it beyond that."""
+    """The labels with the ignore label as the next number, as nnU-Net requires; its predictor does not use it."""
     if target.ignore is None:
         return labels
     values = [v for value in labels.values() for v in (value if isinstance(value, list) else [value])]
@@ -236,12 +240,12 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
 
 
 def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
-    """Per channel: for CT what the plan normalizes with, else what the fingerprint knows."""
+    """Intensity properties of each channel: for CT those of the plan's normalization, else the fingerprint's."""
     known = run.fingerprint.intensities
-    found = {}
+    properties = {}
     for number, channel in enumerate(plan.channels):
-        scheme, seen = channel.normalization, known.get(channel.name)
-        values = {} if seen is None else {**seen.model_dump(), "median": seen.percentile_50}
+        scheme, measured = channel.normalization, known.get(channel.name)
+        values = {} if measured is None else {**measured.model_dump(), "median": measured.percentile_50}
         if scheme.scheme == "ct":
             values |= {
                 "mean": scheme.mean,
@@ -252,5 +256,5 @@ def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
         values.pop("percentile_50", None)
         values.setdefault("median", values.get("mean", 0.0))
         low, high = values.get("percentile_00_5", 0.0), values.get("percentile_99_5", 0.0)
-        found[str(number)] = {"min": low, "max": high, **values}
-    return found
+        properties[str(number)] = {"min": low, "max": high, **values}
+    return properties

@@ -1,4 +1,4 @@
-"""A model folder of nnU-Net v2: what its two JSON files say, and where its checkpoints are."""
+"""A model folder of nnU-Net v2: its two JSON files, and the paths of its checkpoints."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ _Part = TypeVar("_Part", bound=BaseModel)
 
 
 class _Lenient(BaseModel):
-    """Of nnU-Net's files, only what is used is checked."""
+    """Base of nnU-Net's files: keys that are not used are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -90,9 +90,9 @@ class ModelFolder:
 
     Attributes:
         path: of the folder.
-        plans: what ``plans.json`` says.
-        dataset: what ``dataset.json`` says.
-        folds: number → its folder.
+        plans: content of ``plans.json``.
+        dataset: content of ``dataset.json``.
+        folds: number → folder.
     """
 
     path: Path
@@ -102,19 +102,19 @@ class ModelFolder:
 
     @property
     def plans_file(self) -> Path:
-        """Where the plans are."""
+        """Path of ``plans.json``."""
         return self.path / "plans.json"
 
     @property
     def dataset_file(self) -> Path:
-        """Where the dataset's description is."""
+        """Path of ``dataset.json``."""
         return self.path / "dataset.json"
 
     def settings(self, name: str) -> Settings:
         """A configuration, with what it inherits.
 
         Raises:
-            AutosegError: there is none of this name, it inherits from itself, or it lacks something.
+            AutosegError: there is none of this name, it inherits from itself, or a key is missing or invalid.
         """
         chain: list[str] = []
         merged: dict[str, Any] = {}
@@ -142,7 +142,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     path = Path(path)
     for name in ("plans.json", "dataset.json"):
         if not (path / name).is_file():
-            below = sorted(found.parent.name for found in path.glob("*/plans.json")) if path.is_dir() else []
+            below = sorted(file.parent.name for file in path.glob("*/plans.json")) if path.is_dir() else []
             hint = f", such as {below[0]} in it" if below else ""
             raise AutosegError(
                 f"{path} is no nnU-Net model folder (it has no {name}); give the folder that holds plans.json, "
@@ -156,11 +156,11 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def _folds(path: Path) -> dict[int, Path]:
-    trained = [found for found in sorted(path.glob("fold_*")) if any(found.glob("checkpoint_*.pth"))]
+    trained = [folder for folder in sorted(path.glob("fold_*")) if any(folder.glob("checkpoint_*.pth"))]
     numbered = {
-        int(found.name.removeprefix("fold_")): found
-        for found in trained
-        if found.name.removeprefix("fold_").isdecimal()
+        int(folder.name.removeprefix("fold_")): folder
+        for folder in trained
+        if folder.name.removeprefix("fold_").isdecimal()
     }
     everything = path / "fold_all"
     if everything in trained:

@@ -1,4 +1,4 @@
-"""A model of nnU-Net v2 → a run folder that predicts the same."""
+"""A model folder of nnU-Net v2 → a run folder with the same predictions."""
 
 import textwrap
 from pathlib import Path
@@ -19,22 +19,22 @@ from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import Steps, say
 
-#: nnU-Net's checkpoints and what they become.
+#: nnU-Net's checkpoints → file names of the weights.
 _CHECKPOINTS = {"checkpoint_final.pth": "weights.safetensors", "checkpoint_best.pth": "best.safetensors"}
 
 
 def import_nnunet(model: str | Path, out: str | Path) -> Run:
     """Make a run folder of a trained nnU-Net v2 model.
 
-    The run has no cases: it predicts, and a fine-tuning may start from it. Nothing of a checkpoint is run.
+    The run has no cases; it can predict and be fine-tuned. No code from a checkpoint is run.
 
     Args:
         model: folder with ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pth``.
         out: run folder to make.
 
     Raises:
-        AutosegError: a file is damaged, a checkpoint can't be read safely, or autoseg can't do what the model does.
-        UsageError: ``out`` holds something already.
+        AutosegError: a file is damaged, a checkpoint can't be read safely, or autoseg lacks a feature of the model.
+        UsageError: ``out`` is a run folder or a dataset already.
     """
     folder, out = open_folder(model), Path(out)
     dataset = dataset_of(folder)
@@ -57,26 +57,26 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
             save_weights(path, network.state_dict(), metadata)
             steps.advance(note=f"fold {fold}")
     assert plan is not None
-    # Folds are numbered as before; which cases were in them, the model folder does not say.
+    # Folds keep their numbers; the model folder does not list their cases.
     splits: list[dict[str, list[str]]] = [{"train": [], "validation": []} for _ in range(max(folder.folds) + 1)]
     return Run.create(out, plan, _fingerprint(folder, dataset), dataset, splits)
 
 
 def _files(fold: Path) -> list[tuple[Path, str]]:
-    """The checkpoints of a fold and what they become; where only the best is left, it is the fold's weights, too."""
-    found = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
-    if not found:
+    """Checkpoints of a fold and the names of their weights; if only the best exists, it is the final one, too."""
+    checkpoints = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
+    if not checkpoints:
         raise AutosegError(
             f"{fold} has neither checkpoint_final.pth nor checkpoint_best.pth; finish its training, or take it away."
         )
-    if found[0][1] != "weights.safetensors":
+    if checkpoints[0][1] != "weights.safetensors":
         say(f"{fold} has no checkpoint_final.pth; checkpoint_best.pth is taken in its place.")
-        found.insert(0, (found[0][0], "weights.safetensors"))
-    return found
+        checkpoints.insert(0, (checkpoints[0][0], "weights.safetensors"))
+    return checkpoints
 
 
 def _configuration_name(folder: ModelFolder, checkpoint: Checkpoint) -> str:
-    """What the checkpoint says, as nnU-Net's predictor does; else ``trainer__plans__CONFIGURATION``."""
+    """The checkpoint's configuration, as in nnU-Net's predictor; else that of the folder's name."""
     if checkpoint.configuration is not None:
         return checkpoint.configuration
     parts = folder.path.resolve().name.split("__")
@@ -104,16 +104,16 @@ def _loaded(plan: Plan, checkpoint: Checkpoint) -> nn.Module:
 
 
 def _fingerprint(folder: ModelFolder, dataset: Dataset) -> Fingerprint:
-    """What the model folder knows of the data it was trained on: everything but the single cases."""
+    """The fingerprint of the training data, as far as the model folder has it: without the cases."""
     intensities = {}
     for number, name in enumerate(dataset.channels):
-        found = folder.plans.intensities.get(str(number))
-        if found is not None:
+        properties = folder.plans.intensities.get(str(number))
+        if properties is not None:
             intensities[name] = Intensity(
-                mean=found.mean,
-                std=found.std,
-                percentile_00_5=found.percentile_00_5,
-                percentile_50=found.median,
-                percentile_99_5=found.percentile_99_5,
+                mean=properties.mean,
+                std=properties.std,
+                percentile_00_5=properties.percentile_00_5,
+                percentile_50=properties.median,
+                percentile_99_5=properties.percentile_99_5,
             )
     return Fingerprint.of(dataset, 2 if is_flat(folder) else 3, [], intensities)

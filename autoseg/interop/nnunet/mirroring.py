@@ -1,10 +1,10 @@
 """A U-Net with the same results on mirrored images.
 
-nnU-Net can read images in RAS order, canonical images here lie in LPS: the same with two axes the other way round. A
-network's kernels are mirrored, so that it gives the mirrored result for the mirrored image. For a convolution that
-moves on by one voxel, and for a transposed one that moves on by its own width, that is all. A convolution of stride s
-starts at the first voxel, and mirrored has to start at the other end: its kernel is moved by s − 1 voxels inside a
-wider one. nnU-Net gives all convolutions of a stage one kernel size, so that the others are filled up with zeros.
+nnU-Net can read images in RAS order, while canonical images are in LPS: two axes are mirrored. With mirrored kernels, a
+network gives the mirrored output for the mirrored image. For a convolution of stride 1, and for a transposed one whose
+stride is its kernel size, that is enough. A convolution of stride s starts at the first voxel and, mirrored, has to
+start at the other end: its kernel is shifted by s − 1 voxels inside a wider one. nnU-Net has one kernel size for all
+convolutions of a stage, so the others are padded with zeros.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from autoseg.plans.families import UNet
 
 
 def mirrored_architecture(network: UNet, axes: Sequence[int]) -> UNet:
-    """The U-Net that can do the same on images mirrored along ``axes`` of the patch."""
+    """Description of the U-Net for images mirrored along ``axes`` of the patch."""
     wider = [
         [
             size + 2 * (stride - 1) * (axis in axes)
@@ -29,7 +29,7 @@ def mirrored_architecture(network: UNet, axes: Sequence[int]) -> UNet:
 
 
 def mirrored(module: nn.Module, network: UNet, in_channels: int, heads: int, axes: Sequence[int]) -> nn.Module:
-    """The module that does on mirrored images what ``module`` does, where strides divide the image's size.
+    """A module with the outputs of ``module`` on mirrored images, if strides divide the image's size.
 
     Args:
         module: with trained weights.

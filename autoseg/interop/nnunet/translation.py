@@ -1,4 +1,4 @@
-"""What nnU-Net's ``plans.json`` and ``dataset.json`` mean in a plan of autoseg."""
+"""nnU-Net's ``plans.json`` and ``dataset.json`` → a plan of autoseg."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
 
-#: Class that reads images → how they lie then.
+#: nnU-Net's reader class → orientation of its images.
 READERS: dict[str, Orientation] = {
     "SimpleITKIO": "stored",
     "NibabelIO": "stored",
@@ -31,14 +31,14 @@ READERS: dict[str, Orientation] = {
     "SimpleITKIOWithReorient": "ras",
 }
 
-#: The functions that nnU-Net resamples with unless somebody writes others.
+#: nnU-Net's default resampling function.
 RESAMPLING = "resample_data_or_seg_to_shape"
 
-#: What nnU-Net trains with (Isensee et al. 2021), unless a trainer class changes it.
+#: nnU-Net's number of epochs (Isensee et al. 2021), unless a trainer class changes it.
 _EPOCHS = 1000
 
-#: A patch this many times as wide as deep was augmented slice by slice; a slice this much longer than wide was turned
-#: a little only (nnU-Net's thresholds).
+#: Thresholds of nnU-Net's augmentation: ratio of width to depth above which a patch is augmented slice by slice, and of
+#: length to width above which a slice is rotated by small angles only.
 _FLAT_PATCH, _LONG_SLICE = 3.0, 1.5
 
 
@@ -46,7 +46,7 @@ def dataset_of(folder: ModelFolder) -> Dataset:
     """The dataset that a model was trained on, without its cases.
 
     Raises:
-        AutosegError: ``dataset.json`` does not say what it must.
+        AutosegError: ``dataset.json`` is invalid.
     """
     described, file = folder.dataset, folder.dataset_file
     names = by_number(described.get("channel_names", described.get("modality")), "channel_names", file)
@@ -68,7 +68,7 @@ def dataset_of(folder: ModelFolder) -> Dataset:
 
 
 def is_flat(folder: ModelFolder) -> bool:
-    """Whether the model was trained on pictures, not on volumes."""
+    """Whether the model was trained on 2D images, not on volumes."""
     shape = folder.plans.original_median_shape_after_transp
     return folder.plans.image_reader_writer == "NaturalImage2DIO" or shape[:1] == [1]
 
@@ -77,7 +77,7 @@ def plan_of(folder: ModelFolder, checkpoint: Checkpoint, name: str) -> Plan:
     """The plan of one trained configuration.
 
     Raises:
-        AutosegError: autoseg can't do what the model does.
+        AutosegError: autoseg lacks a feature of the model.
     """
     settings = folder.settings(name)
     where = f"{folder.plans_file}: configuration {name}"
@@ -112,15 +112,15 @@ def _refuse(folder: ModelFolder, settings: Settings, where: str) -> None:
             f"{folder.plans_file}: images are read by {plans.image_reader_writer}, which autoseg does not know; models "
             f"with {', '.join(READERS)} can be imported."
         )
-    for what, found, usual in (
+    for what, actual, usual in (
         ("labels are handled by", plans.label_manager, "LabelManager"),
         ("images are preprocessed by", settings.preprocessor_name, "DefaultPreprocessor"),
         ("images are resampled by", settings.resampling_fn_data, RESAMPLING),
         ("label maps are resampled by", settings.resampling_fn_seg, RESAMPLING),
         ("scores are resampled by", settings.resampling_fn_probabilities, RESAMPLING),
     ):
-        if found != usual:
-            raise AutosegError(f"{where}: {what} {found}; only models with {usual} can be imported.")
+        if actual != usual:
+            raise AutosegError(f"{where}: {what} {actual}; only models with {usual} can be imported.")
 
 
 def _channels(folder: ModelFolder, settings: Settings, dataset: Dataset, where: str) -> list[Channel]:
@@ -255,12 +255,12 @@ def _resampling(settings: Settings, where: str) -> Resampling:
 
 
 def _rule(given: dict[str, Any]) -> tuple[Any, float]:
-    # The function's own default is False; its plans always say None or something else.
+    # The function's default is False; nnU-Net's plans always have the key.
     return given.get("force_separate_z", False), float(given.get("separate_z_anisotropy_threshold", 3.0))
 
 
 def _recipe(settings: Settings, checkpoint: Checkpoint) -> Recipe:
-    """How nnU-Net trained the model, as far as its folder says."""
+    """nnU-Net's recipe of the model, as far as its folder has it."""
     named = re.search(r"_(\d+)epochs?$", checkpoint.trainer)
     size = settings.patch_size
     flat = len(size) == 3 and max(size) > _FLAT_PATCH * size[0]
