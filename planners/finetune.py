@@ -20,8 +20,8 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
-from autoseg.transfer.tensors import HANDED_ON, head_names
 from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
+from autoseg.transfer.tensors import HANDED_ON, head_names
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
 from planners.rules.fitting import Size, Wanted, fit

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.data.boxes import box_around
-from autoseg.data.image import result_ending
+from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import read_labels
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.boxed_case import BoxedCase

@@ -43,19 +43,6 @@ def cropping_box(inside: np.ndarray) -> Box:
     return z, y, x
 
 
-def nonzero_box(image: np.ndarray, mask: np.ndarray | None = None) -> Box:
-    """Bounding box of the voxels that are non-zero in any channel, or of the mask.
-
-    Args:
-        image: ``(channel, z, y, x)``.
-        mask: bool ``(z, y, x)``, or None.
-
-    Returns:
-        Slices for the axes z, y and x; the whole image where all voxels are zero.
-    """
-    return cropping_box(foreground(image, mask))
-
-
 def middle_of(box: Box, largest: Sequence[int]) -> Box:
     """The centre of a box, at most ``largest`` voxels along each axis; an odd rest is cut more at the end."""
     starts = [part.start + max(0, part.stop - part.start - most) // 2 for part, most in zip(box, largest, strict=True)]

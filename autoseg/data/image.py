@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.file_names import image_ending, result_ending
+from autoseg.data.file_names import image_ending
 from autoseg.data.formats.format import ImageFormat, format_of
 from autoseg.data.formats.simpleitk import ANY_OTHER
 from autoseg.data.geometry import Geometry, Header, Image
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
 
-__all__ = ["Geometry", "Header", "Image", "read_geometry", "read_image", "result_ending", "write_image"]
+__all__ = ["Geometry", "Header", "Image", "read_geometry", "read_image", "write_image"]
 
 
 def read_geometry(path: str | Path) -> Header:

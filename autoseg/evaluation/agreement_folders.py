@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.dataset import Dataset
-from autoseg.data.file_names import image_ending
-from autoseg.data.image import result_ending, write_image
+from autoseg.data.file_names import image_ending, result_ending
+from autoseg.data.image import write_image
 from autoseg.evaluation.agreement import CONSENSUS, Agreement, PairRow, pairs_of
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_arrays, grid_difference, read_labels
 from autoseg.evaluation.consensus import Consensus, check_method, consensus_of

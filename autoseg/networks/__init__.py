@@ -60,7 +60,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
         AutosegError: the topology can't be built.
 
     Example:
-        >>> from autoseg.plans.architecture import UNet
+        >>> from autoseg.plans.families import UNet
         >>> flat = UNet(features=[8, 16], strides=[[1, 1], [2, 2]], kernel_sizes=[[3, 3], [3, 3]],
         ...             encoder_blocks=[2, 2], decoder_convs=[2])
         >>> count_parameters(build(flat, in_channels=1, heads=2))

@@ -42,7 +42,8 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
     if lost:
         listed = ", ".join(lost[:_LISTED]) + (", …" if len(lost) > _LISTED else "")
         say(
-            f"{len(lost)} of {len(dataset.cases)} cases were annotated by none of {', '.join(names)}, left out: {listed}."
+            f"{len(lost)} of {len(dataset.cases)} cases were annotated by none of {', '.join(names)}, "
+            f"left out: {listed}."
         )
         kept = tuple(case for case in dataset.cases if case.id not in lost)
         dataset = dataset.model_copy(update={"cases": kept})

@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from autoseg import __version__
-from autoseg.data.image import result_ending
+from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.protocol import WORKERS

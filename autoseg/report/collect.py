@@ -139,7 +139,7 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
-def load_picture(run: Run, plan: Plan, case: Case | None, prediction: Path) -> Picture:
+def load_picture(plan: Plan, case: Case | None, prediction: Path) -> Picture:
     """The voxels of a validated case; image and reference are None where their files are gone.
 
     Raises:

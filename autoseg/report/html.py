@@ -13,8 +13,8 @@ import numpy as np
 
 from autoseg import __version__
 from autoseg.data.dataset import Dataset
+from autoseg.data.file_names import result_ending
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.data.image import result_ending
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.summary import WIDE_TABLE, Evaluation, Statistics, number
 from autoseg.plans.configuration import Configuration
@@ -66,11 +66,11 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     sections.append(("data", "Data", _data(dataset, fingerprint)))
     sections.append(("plan", "Plan", _plan(plan)))
     sections.append(("files", "Files", _files(run, results, out.parent)))
-    write_text(out, _page(plan, dataset, results, sections))
+    write_text(out, _page(plan, dataset, sections))
     return out
 
 
-def _page(plan: Plan, dataset: Dataset, results: Sequence[Results], sections: Sequence[tuple[str, str, str]]) -> str:
+def _page(plan: Plan, dataset: Dataset, sections: Sequence[tuple[str, str, str]]) -> str:
     what = ", ".join(output.name for output in plan.target.outputs)
     subtitle = f"Segmentation of {what} from {', '.join(plan.channel_names)}; {len(dataset.cases)} labelled cases"
     links = "".join(f"<a href='#{escape(key)}'>{escape(title)}</a>" for key, title, _ in sections)
@@ -188,7 +188,7 @@ def _pictures(run: Run, plan: Plan, result: Results, evaluation: Evaluation) -> 
     for what, case in track(picked, "drawing", len(picked)):
         folder = run.fold(result.name, result.fold_of[case]).validation
         try:
-            picture = load_picture(run, plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
+            picture = load_picture(plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
         except AutosegError as error:
             figures.append(f"<p class='note'>{escape(str(error))}</p>")
             continue

@@ -106,7 +106,7 @@ def markdown(table: StudyTable) -> str:
         "",
     ]
     rows = [[_name(study, r.setting.name), *facts_of(r), *scores_of(table, r)] for r in table.results]
-    lines += _markdown_table(["setting", *FACTS, *score_headings(table)], rows, left=2)
+    lines += _markdown_table(["setting", *FACTS, *score_headings(table)], rows)
     lines += ["", *[f"- {note}" for note in table.notes()], ""]
     found = table.comparison
     if found is not None:
@@ -121,7 +121,7 @@ def markdown(table: StudyTable) -> str:
             "effect",
         ]
         compared = [row for row in found.rows if row.name != found.baseline]
-        lines += _markdown_table(headings, [_compared(row) for row in compared], left=2)
+        lines += _markdown_table(headings, [_compared(row) for row in compared])
         lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]
         lines += [
             "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa), "
@@ -146,8 +146,8 @@ def _table(title: str, headings: Sequence[str], table: StudyTable, rows: Sequenc
     return found
 
 
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    rule = ["---"] * left + ["---:"] * (len(headings) - left)
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * 2 + ["---:"] * (len(headings) - 2)
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, rule, *rows)]
     return [f"| {' | '.join(row)} |" for row in cells]
 

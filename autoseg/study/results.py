@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autoseg.data.image import result_ending
+from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.comparison import Comparison, compare_samples
 from autoseg.evaluation.protocol import EvaluationProtocol

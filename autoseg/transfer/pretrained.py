@@ -13,6 +13,7 @@ from autoseg.networks.inflated import SliceEncoder, build_inflated, encoder_maps
 from autoseg.networks.weights import planned_weights
 from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
+from autoseg.transfer.surgery import sides_of
 from autoseg.utils.errors import AutosegError
 
 #: Colours that encoders were trained with.
@@ -108,7 +109,7 @@ def fit_weights(
         if colours and (*new.shape[:1], *new.shape[2:]) == (*tensor.shape[:1], *tensor.shape[2:]):
             new = adapt_channels(new, tensor.shape[1], channels)
         if new.shape != tensor.shape:
-            unfit.append(f"{name} is {_sides(new)} instead of {_sides(tensor)}")
+            unfit.append(f"{name} is {sides_of(new)} instead of {sides_of(tensor)}")
         else:
             fitted[name] = new
     unfit += [f"{old} is unknown" for name, old in named.items() if name not in own and old not in others]
@@ -209,10 +210,6 @@ def _names_of(encoder: str) -> frozenset[str]:
         except NotImplementedError:
             model = import_timm().create_model(encoder, pretrained=False)
     return frozenset(model.state_dict())
-
-
-def _sides(tensor: torch.Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "one number"
 
 
 def _first_line(error: Exception) -> str:

@@ -100,12 +100,12 @@ def carry_over(
     table = []
     for name, tensor in own.items():
         other = weights.get(name)
-        shape = _sides(tensor)
+        shape = sides_of(tensor)
         if other is None:
             if name.endswith("num_batches_tracked"):
                 continue
             raise AutosegError(f"the source has no weights called {name}: it is of another architecture.")
-        source = f"{name} {_sides(other)}"
+        source = f"{name} {sides_of(other)}"
         if name in first_axes:
             (axis,) = first_axes[name]
             fitted = _inputs(other, axis, channels)
@@ -121,7 +121,7 @@ def carry_over(
             fitted, done = other, "copied"
         if fitted.shape != tensor.shape:
             raise AutosegError(
-                f"the source's {name} is {_sides(other)} and {shape} is needed: it is of another architecture."
+                f"the source's {name} is {sides_of(other)} and {shape} is needed: it is of another architecture."
             )
         if tensor.device.type != "meta":
             with torch.no_grad():
@@ -194,5 +194,6 @@ def _mesh(indices: Sequence[Sequence[int]], device: torch.device) -> tuple[torch
     )
 
 
-def _sides(tensor: torch.Tensor) -> str:
+def sides_of(tensor: torch.Tensor) -> str:
+    """A tensor's shape for messages: ``16×2×3×3×3``."""
     return "×".join(map(str, tensor.shape)) or "one number"

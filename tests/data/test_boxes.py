@@ -3,29 +3,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.data.boxes import bounding_box, cropping_box, middle_of, nonzero_box
+from autoseg.data.boxes import bounding_box, cropping_box, foreground, middle_of
 
 
 def test_box_of_any_channel():
     image = np.zeros((2, 5, 6, 7))
     image[0, 1, 2, 3] = 4
     image[1, 3, 2, 5] = -1
-    assert nonzero_box(image) == (slice(1, 4), slice(2, 3), slice(3, 6))
+    assert cropping_box(foreground(image)) == (slice(1, 4), slice(2, 3), slice(3, 6))
 
 
 def test_mask_decides_where_there_is_one():
     mask = np.zeros((4, 4, 4), bool)
     mask[1:3, 2, 0] = True
-    assert nonzero_box(np.ones((1, 4, 4, 4)), mask) == (slice(1, 3), slice(2, 3), slice(0, 1))
+    assert cropping_box(foreground(np.ones((1, 4, 4, 4)), mask)) == (slice(1, 3), slice(2, 3), slice(0, 1))
 
 
 def test_nothing_to_crop_to_leaves_the_whole_image():
     whole = (slice(0, 2), slice(0, 3), slice(0, 4))
     assert cropping_box(np.zeros((2, 3, 4), bool)) == whole
-    assert nonzero_box(np.zeros((1, 2, 3, 4))) == whole
+    assert cropping_box(foreground(np.zeros((1, 2, 3, 4)))) == whole
     image = np.zeros((1, 2, 3, 4))
     image[0, 1] = 1
-    assert nonzero_box(image, np.zeros((2, 3, 4), bool)) == (slice(1, 2), *whole[1:])
+    assert cropping_box(foreground(image, np.zeros((2, 3, 4), bool))) == (slice(1, 2), *whole[1:])
 
 
 @settings(max_examples=50, deadline=None)

@@ -6,8 +6,9 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoseg.data.file_names import result_ending
 from autoseg.data.formats.simpleitk import to_sitk
-from autoseg.data.image import Geometry, read_geometry, read_image, result_ending, write_image
+from autoseg.data.image import Geometry, read_geometry, read_image, write_image
 from autoseg.utils.errors import AutosegError
 
 #: All 48 ways in which three axes can be ordered and flipped, as direction cosines.

@@ -11,7 +11,7 @@ from autoseg.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
 from autoseg.interop.nnunet.folder import ModelFolder, open_folder
 from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
 from autoseg.networks import build
-from autoseg.networks.weights import save_weights
+from autoseg.networks.weights import identity_of, save_weights
 from autoseg.planning.derived import refresh
 from autoseg.plans.plan import Plan
 from autoseg.runs.fold import Fold
@@ -49,10 +49,7 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
             if plan is None:
                 plan = refresh(plan_of(folder, checkpoint, _configuration_name(folder, checkpoint)))
             network = _loaded(plan, checkpoint)
-            metadata = {
-                "identity": plan.stage().identity,
-                "origin": "nnU-Net v2",
-            }
+            metadata = {**identity_of(plan.stage()), "origin": "nnU-Net v2"}
             path = Fold(Run(out), plan.stage(), fold).folder / target
             save_weights(path, network.state_dict(), metadata)
             steps.advance(note=f"fold {fold}")

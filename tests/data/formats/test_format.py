@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from autoseg.data.dataset import Dataset, load_case
-from autoseg.data.file_names import holds_fractions, image_ending, is_image, is_picture
+from autoseg.data.file_names import holds_fractions, image_ending, is_image, is_picture, result_ending
 from autoseg.data.formats.format import FORMATS, ImageFormat, format_of
 from autoseg.data.geometry import Geometry, Header, Image
-from autoseg.data.image import read_geometry, read_image, result_ending, write_image
+from autoseg.data.image import read_geometry, read_image, write_image
 from autoseg.utils.errors import AutosegError
 
 EYE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
