@@ -61,14 +61,7 @@ def find_planner(name: str) -> Planner:
     found = _installed()
     if name not in found:
         raise UsageError(f"--planner {name} is unknown; installed planners: {', '.join(sorted(found)) or 'none'}.")
-    try:
-        planner: Planner = found[name].load()
-    except Exception as error:  # of somebody else's package: anything
-        raise AutosegError(
-            f"--planner {name}: {found[name].value} can't be imported ({type(error).__name__}: {error}); mend or "
-            "uninstall its package, or choose another planner."
-        ) from error
-    return planner
+    return _load(found[name])
 
 
 def default_planner(start: str = "scratch") -> str:
@@ -80,8 +73,9 @@ def default_planner(start: str = "scratch") -> str:
     Raises:
         UsageError: no installed planner, or more than one, is the default.
     """
-    found = [name for name, can in _abilities().items() if can.start == start]
-    defaults = [name for name in found if _abilities()[name].default]
+    abilities = _abilities()
+    found = [name for name, can in abilities.items() if can.start == start]
+    defaults = [name for name in found if abilities[name].default]
     if len(defaults) != 1:
         raise UsageError(
             f"{' and '.join(defaults) or 'no installed planner'} would be the default for a start from {start}; "
@@ -104,12 +98,23 @@ def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def _load(point: EntryPoint) -> Planner:
+    try:
+        planner: Planner = point.load()
+    except Exception as error:  # of somebody else's package: anything
+        raise AutosegError(
+            f"--planner {point.name}: {point.value} can't be imported ({type(error).__name__}: {error}); mend or "
+            "uninstall its package, or choose another planner."
+        ) from error
+    return planner
+
+
 def _abilities() -> dict[str, Abilities]:
     """Of all planners that can be imported: a broken package of somebody else's must not stop the others."""
     found = {}
-    for name in _installed():
+    for name, point in _installed().items():
         try:
-            found[name] = getattr(find_planner(name), "abilities", Abilities())
+            found[name] = getattr(_load(point), "abilities", Abilities())
         except AutosegError:
             continue
     return found
