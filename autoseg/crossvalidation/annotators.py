@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.results.writer import write_label
-from autoseg.networks.weights import is_of
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import Trace, restore
@@ -71,7 +71,7 @@ def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
 
     None where no annotators are learned separately, or no fold is validated; the table of an earlier plan goes then.
     """
-    folders = [fold.validation / DECODERS for fold in run.folds(stage) if is_of(stage, fold.weights)]
+    folders = [fold.validation / DECODERS for fold in folds_of_plan(run, stage)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]
     if not (stage.annotators and parts):
         shutil.rmtree(_agreement_folder(run, stage), ignore_errors=True)

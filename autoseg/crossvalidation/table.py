@@ -1,19 +1,13 @@
 """The cross-validated table: the merged evaluations of all validated folds."""
 
 from autoseg.crossvalidation.fold_validation import no_evaluation
+from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.weights import is_of
 from autoseg.plans.stage import Stage
-from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
-
-
-def folds_of_plan(run: Run, stage: Stage) -> list[Fold]:
-    """Folds that are trained under the current plan."""
-    return [fold for fold in run.folds(stage) if is_of(stage, fold.weights)]
 
 
 def cross_validated(run: Run, stage: Stage) -> Evaluation:

@@ -29,6 +29,7 @@ from autoseg.transfer.tensors import (
     HANDED_ON,
     head_names,
     input_names,
+    stages_from_model,
     transfer_table,
     unfilled,
 )
@@ -88,7 +89,7 @@ class Source:
 
     def apply(self, plan: Plan) -> Plan:
         """The plan as it is: its planner has looked at the source."""
-        if all(stage.recipe.initialization.source != "model" for stage in plan.stages):
+        if not stages_from_model(plan):
             raise UsageError(
                 f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
             )
@@ -96,18 +97,18 @@ class Source:
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse networks of another architecture than the source's."""
-        for stage in _starting(plan):
+        for stage in stages_from_model(plan):
             transfer_table(stage, self.model.weights(self._of(stage)))
 
     def install(self, plan: Plan, run: Path) -> None:
         """Copy the weights into the run folder."""
-        for stage in _starting(plan):
+        for stage in stages_from_model(plan):
             save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
 
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove the weights that the plan does not name."""
-        used = {stage.recipe.initialization.file for stage in _starting(plan)}
+        used = {stage.recipe.initialization.file for stage in stages_from_model(plan)}
         (run / "transfer.json").unlink(missing_ok=True)  # of earlier versions; the weights say what it said
         for path in run.glob("source_*.safetensors"):
             if path.name not in used:
@@ -116,10 +117,6 @@ class Source:
     def _of(self, stage: Stage) -> Stage:
         """The source's stage that a stage of the plan is made of: that of the same name."""
         return self.model.run.plan.stage(stage.name)
-
-
-def _starting(plan: Plan) -> list[Stage]:
-    return [stage for stage in plan.stages if stage.recipe.initialization.source == "model"]
 
 
 @dataclass(frozen=True)

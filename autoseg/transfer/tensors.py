@@ -8,6 +8,7 @@ from torch import nn
 
 from autoseg.networks import build
 from autoseg.networks.weights import load_weights, planned_weights
+from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
@@ -53,6 +54,11 @@ def transfer_table(stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[Te
     return _transfer(unfilled(stage), stage, weights)
 
 
+def stages_from_model(plan: Plan) -> list[Stage]:
+    """Stages of a plan that start from a source's weights."""
+    return [stage for stage in plan.stages if stage.recipe.initialization.source == "model"]
+
+
 def transfer_tables(run: Run) -> dict[str, list[TensorTransfer]]:
     """Configuration → what becomes of each tensor; empty for a run that starts from no model.
 
@@ -63,8 +69,7 @@ def transfer_tables(run: Run) -> dict[str, list[TensorTransfer]]:
         stage.name: transfer_table(
             stage, planned_weights(stage.recipe.initialization, run.path, load_weights, "--source")
         )
-        for stage in run.plan.stages
-        if stage.recipe.initialization.source == "model"
+        for stage in stages_from_model(run.plan)
     }
 
 
