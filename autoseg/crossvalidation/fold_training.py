@@ -20,7 +20,7 @@ from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State
-from autoseg.training.training import Budget, Cases, TrainingSettings, training_identity
+from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
@@ -64,7 +64,7 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
         for stale in fold.folder.glob(f".{path.name}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
     if teacher is not None:
-        teacher.predict(fold.run, training, stage.configuration.patch_size, str(settings.device))
+        teacher.predict(fold.run, training, str(settings.device))
     budget, length = _budget(job, settings.device)
     log = _Log(fold.log)
     precision = str(resolve_precision(recipe.precision, settings.device)).removeprefix("torch.")
@@ -75,7 +75,7 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
     if teacher is not None:
         log(str(teacher))
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
-        callbacks = [*_starts(fold, log), Progress(steps.at)]
+        callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     if recipe.initialization.keep:
@@ -94,6 +94,17 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
         return []
     load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(initialization.keep))
     return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
+
+
+class _SaysWhereCasesLie(Callback):
+    """Logs where the training cases are read from."""
+
+    def __init__(self, log: "_Log") -> None:
+        self._log = log
+
+    def on_start(self, training: Training) -> None:
+        """Log it."""
+        self._log(f"training cases are read from {training.cache}")
 
 
 def _budget(job: Job, device: torch.device) -> tuple[Budget, str]:

@@ -34,8 +34,8 @@ class StepOutcome:
         finite: whether loss and gradient were finite; if not, the weights are unchanged.
     """
 
-    loss: float
-    finite: bool
+    loss: torch.Tensor
+    finite: torch.Tensor
 
 
 class TrainingStep:
@@ -97,13 +97,13 @@ class TrainingStep:
             del norm
             if finite:
                 self.optimizer.step()
-            return StepOutcome(value, finite)
+            return StepOutcome(loss.detach(), torch.tensor(finite))
         # The scaler leaves out a step whose gradients overflowed 16 bits, and halves the scale.
         scale = self.scaler.get_scale()
         if math.isfinite(value):
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        return StepOutcome(value, math.isfinite(value) and self.scaler.get_scale() >= scale)
+        return StepOutcome(loss.detach(), torch.tensor(math.isfinite(value) and self.scaler.get_scale() >= scale))
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that are needed to resume exactly."""
