@@ -4,9 +4,9 @@ A case is four files, ``<case>.image.npy``, ``<case>.label.npy``, ``<case>.foreg
 several annotators are learned separately, a fifth holds their label maps. The JSON is written last: a case without it
 is incomplete.
 
-The arrays are mapped into memory, not compressed: cutting a box out of one lets go of the interpreter's lock, and two
-threads read 34 batches of 2×4×128³ voxels a second where blosc2 arrays gave 10 to 19 and held the lock
-(``benchmarks/data_path.py``). Cases that an earlier version stored as blosc2 arrays are still read.
+The arrays are mapped into memory, not compressed: cutting a box out of one lets go of the interpreter's lock and is two
+to four times as fast as from blosc2 arrays, which hold it (``benchmarks/stored_arrays.py``). Cases that an earlier
+version stored as blosc2 arrays are still read.
 """
 
 import json

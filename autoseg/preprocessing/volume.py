@@ -73,7 +73,10 @@ class Volume:
         kind = np.uint8 if len(values) <= 2**8 else np.int16
         index = {value: position for position, value in enumerate(values)}
         if self.values:
-            return np.array([index.get(value, 0) for value in self.values], kind)[self.array]
+            table = np.array([index.get(value, 0) for value in self.values], kind)
+            if self.array.dtype == kind and np.array_equal(table, np.arange(len(table))):
+                return np.array(self.array)
+            return np.asarray(np.take(table, self.array))
         voxels = np.asarray(self.array)
         found = np.zeros(voxels.shape, kind)
         for value, position in index.items():
