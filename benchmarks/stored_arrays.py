@@ -2,9 +2,9 @@
 
     python benchmarks/stored_arrays.py IMAGE… [--size 128] [--batches 12]
 
-The images (one exam's channels, on one grid) are cropped to what is not zero, scaled and stored in 16 bits; patches of two exams
-a batch are cut at random places, by one thread and by two. Printed are batches a second, the size on disk, and for how long
-at most another thread could not run meanwhile (blosc2's slices hold the interpreter's lock).
+The images (one exam's channels, on one grid) are cropped to what is not zero, scaled and stored in 16 bits; patches of
+two exams a batch are cut at random places, by one thread and by two. Printed are batches a second, the size on disk,
+and for how long at most another thread could not run meanwhile (blosc2's slices hold the interpreter's lock).
 """
 
 import argparse

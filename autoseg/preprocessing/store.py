@@ -245,8 +245,8 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", key: str) -> None
         positions["healthy"] = _some(case.inside & (maps == 0).all(axis=0))
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **positions)  # type: ignore[arg-type]
-    # Another content is another training; that of the values as they are stored.
-    content = _checksum(volumes["image"].array) + _checksum(case.label)
+    # Another content is another training. Of the values before they were rounded to 16 bits, as earlier versions had it.
+    content = _checksum(case.image) + _checksum(case.label)
     info: dict[str, Any] = {"key": key, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     if drawn:
         maps = np.stack([np.zeros_like(case.label) if label is None else label for label in case.annotations])

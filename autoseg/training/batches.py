@@ -9,7 +9,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.step.batch import Batch
 from autoseg.training.augmentation import augment_intensities, mirror
-from autoseg.training.case_cache import Layout
+from autoseg.training.case_cache import CaseArrays
 from autoseg.training.deformation import resample_patch
 from autoseg.training.fields import with_input_fields
 from autoseg.training.missing_channels import kept_channels, only_channels
@@ -49,7 +49,7 @@ class BatchMaker:
         self.output_size = stage.network.output_size(patch)
         self.device = device
 
-    def make(self, loaded: LoadedBatch, layout: Layout) -> MadeBatch:
+    def make(self, loaded: LoadedBatch, layout: CaseArrays) -> MadeBatch:
         """A batch of loaded patches, augmented.
 
         Args:
@@ -83,7 +83,7 @@ class BatchMaker:
         named = {field.name: values.contiguous() for field, values in targets.items()}
         return MadeBatch(Batch(image, label, loaded.drawn, named), int(rng.integers(2**62)))
 
-    def _resampled(self, patch: LoadedPatch, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    def _resampled(self, patch: LoadedPatch, layout: CaseArrays) -> tuple[torch.Tensor, torch.Tensor]:
         """Numbers ``(channel, *input)`` and label maps ``(map, *input)`` of one sample."""
         arrays, labels = patch.voxels.on(self.device)
         numbers = []

@@ -37,7 +37,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CaseArrays:
     """The arrays of a case, in order: numbers, which are interpolated linearly, and label maps.
 
     Attributes:
@@ -51,8 +51,8 @@ class Layout:
     values: tuple[list[int], ...]
 
     @classmethod
-    def of(cls, case: StoredCase, stage: Stage) -> "Layout":
-        """The layout of a training's cases, which all have the same arrays."""
+    def of(cls, case: StoredCase, stage: Stage) -> "CaseArrays":
+        """Those of a training's cases, which all have the same arrays."""
         linear = [field for field in case.fields if field.interpolation == "linear"]
         nearest = [field for field in case.fields if field.interpolation == "nearest"]
         maps = [*([] if ANNOTATIONS in nearest else [None]), *nearest]
@@ -102,7 +102,7 @@ class CaseCache:
         self._cases = list(cases)
         self._device = device
         #: Arrays of each case.
-        self.layout = Layout.of(self._cases[0], stage)
+        self.layout = CaseArrays.of(self._cases[0], stage)
         self._kept: dict[int, Voxels] = {}
         self._locks = [threading.Lock() for _ in self._cases]
         left = {"device": 0 if device.type == "cpu" else room.device, "host": room.host}

@@ -37,7 +37,7 @@ from autoseg.utils.parallel import available_cpus
 GATHER = 10
 
 #: Threads that read patches for a GPU, at most; each patch is one read.
-READERS = 4
+READING_THREADS = 4
 
 #: Parts of a recipe that set the length and the validation of a training, but do not change its steps.
 WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
@@ -125,7 +125,7 @@ class Training(AbstractContextManager["Training"]):
         workers = settings.workers
         if workers is None:
             # On a CPU the network needs every core, and reading patches takes a few per mille of the step.
-            workers = 0 if self.device.type == "cpu" else min(available_cpus(), READERS)
+            workers = 0 if self.device.type == "cpu" else min(available_cpus(), READING_THREADS)
         self.maker = BatchMaker(stage, self.device)
         patches = Patches(
             stage.configuration.batch_size,
