@@ -245,7 +245,7 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", key: str) -> None
         positions["healthy"] = _some(case.inside & (maps == 0).all(axis=0))
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **positions)  # type: ignore[arg-type]
-    # Another content is another training. Of the values before they were rounded to 16 bits, as earlier versions had it.
+    # Another content is another training. As in earlier versions, of the values before they are rounded to 16 bits.
     content = _checksum(case.image) + _checksum(case.label)
     info: dict[str, Any] = {"key": key, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     if drawn:
