@@ -75,7 +75,7 @@ class NotFinite(Callback):
 
     def after_step(self, training: Training, outcome: StepOutcome) -> None:
         """Count steps without a finite gradient."""
-        self._steps = 0 if outcome.finite else self._steps + 1
+        self._steps = 0 if bool(outcome.finite) else self._steps + 1
         if self._steps > PATIENCE_NOT_FINITE:
             raise AutosegError(
                 f"the loss of {training.fold.folder} is not a number since {self._steps} steps; lower the learning "

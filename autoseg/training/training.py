@@ -24,6 +24,7 @@ from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
 from autoseg.step.precision import resolve_precision
 from autoseg.step.training_step import StepOutcome, TrainingStep
+from autoseg.step.variant import Variant
 from autoseg.training.augmentation import loading_size
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
@@ -108,8 +109,8 @@ class Training(AbstractContextManager["Training"]):
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
         for callback in self.callbacks:
             callback.on_build(self, network, fresh=not begun)
-        dtype = resolve_precision(stage.recipe.precision, self.device)
-        self.step = TrainingStep(network, stage.recipe, stage.target, dtype, _parameters(network, stage))
+        variant = Variant(resolve_precision(stage.recipe.precision, self.device))
+        self.step = TrainingStep(network, stage.recipe, stage.target, variant, _parameters(network, stage))
         self.identity = training_identity(stage, cases.training, settings.seed)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
         self.seconds_before = self.state.seconds
@@ -189,8 +190,8 @@ class Training(AbstractContextManager["Training"]):
     def count(self, outcome: StepOutcome) -> None:
         """Count a step."""
         self.state.iteration += 1
-        if outcome.finite:
-            self.state.epoch_loss += outcome.loss
+        if bool(outcome.finite):
+            self.state.epoch_loss += float(outcome.loss)
             self.state.epoch_steps += 1
         self.tick()
 

@@ -17,6 +17,7 @@ from autoseg.plans.recipe import Optimizer, Recipe
 from autoseg.step.precision import resolve_precision
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant
 from autoseg.utils.device import keep_large_blocks
 from autoseg.utils.parallel import available_cpus
 
@@ -145,7 +146,8 @@ def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tu
     setup = StepSetup(network, in_channels, stand_in("regions", heads), patch, samples, recipe)
     device = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
-        step = TrainingStep(build(network, in_channels, heads), recipe, setup.target, resolve_precision("auto", device))
+        variant = Variant(resolve_precision("auto", device))
+        step = TrainingStep(build(network, in_channels, heads), recipe, setup.target, variant)
         batch = setup.batch(device, random=True)
     best = float("inf")
     for repetition in range(1 + REPETITIONS):
