@@ -31,7 +31,7 @@ class _SampleNorm(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         features, weight, statistics = ctx.saved_tensors
         result = torch.empty_like(features)
@@ -59,15 +59,13 @@ class _KeepsFormat:
         """Normalize ``(batch, channel, *space)``."""
         norm: Any = self
         if not _is_channels_last(features) or norm.weight is None:
-            result: torch.Tensor = super().forward(features)  # type: ignore[misc]
-            return result
+            return super().forward(features)  # type: ignore[misc, no-any-return]
         if torch.compiler.is_compiling():  # which makes a kernel of this
             space = tuple(range(2, features.ndim))
             variance, mean = torch.var_mean(features.float(), space, correction=0, keepdim=True)
             scale, shift = (value.reshape(1, -1, *[1] * len(space)) for value in (norm.weight, norm.bias))
             return ((features - mean) * torch.rsqrt(variance + norm.eps) * scale + shift).to(features.dtype)
-        result = _SampleNorm.apply(features, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
-        return result
+        return _SampleNorm.apply(features, norm.weight, norm.bias, norm.eps)
 
 
 class InstanceNormFlat(_KeepsFormat, nn.InstanceNorm2d):

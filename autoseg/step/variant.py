@@ -1,5 +1,6 @@
 """Variant: how a device computes a network: precision, memory format, compiled or not."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -8,7 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoseg.step.precision import autocast
+from autoseg.plans.recipe import Recipe
+from autoseg.step.precision import autocast, resolve_precision
+
+#: Key of the variant in a saved state, and in the metadata of weights.
+VARIANT = "variant"
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _TYPES_OF = {name: dtype for dtype, name in _NAMES.items()}
@@ -63,6 +68,12 @@ class Variant:
         known = {name: bool(values.get(name, False)) for name in ("channels_last", "compiled", "graphs", "fused")}
         return cls(_TYPES_OF[values["dtype"]], **known)
 
+    @classmethod
+    def untimed(cls, recipe: Recipe, device: torch.device) -> "Variant":
+        """What the recipe pins, and a guess for the rest: what is taken where nothing was measured."""
+        dtype = resolve_precision(recipe.precision, device)
+        return cls(dtype, recipe.memory_format == "channels_last", recipe.compile == "always")
+
     def casts(self, device: torch.device) -> AbstractContextManager[object]:
         """Autocast of a forward pass on this device."""
         return autocast(device, self.dtype)
@@ -90,6 +101,20 @@ class Variant:
             network, dynamic=False, mode="reduce-overhead" if self.graphs else None
         )
         return function
+
+
+def record(variant: Variant, device: torch.device) -> str:
+    """A variant and the kind of device that it was chosen for, as text to keep."""
+    return json.dumps({"device": device.type, **variant.to_json()})
+
+
+def recorded(text: str, device: torch.device) -> Variant | None:
+    """The variant of :func:`record`; None for another kind of device, and for text that is none."""
+    try:
+        values = json.loads(text)
+        return Variant.from_json(values) if values["device"] == device.type else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def in_format(tensor: torch.Tensor, wanted: torch.memory_format) -> torch.Tensor:

@@ -22,14 +22,13 @@ from autoseg.runs.fold import Fold
 from autoseg.step.batch import Batch
 from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
-from autoseg.step.precision import resolve_precision
 from autoseg.step.training_step import StepOutcome, TrainingStep
-from autoseg.step.variant import Variant
+from autoseg.step.variant import VARIANT, Variant, record
 from autoseg.training.augmentation import loading_size
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
 from autoseg.training.sampling import AUGMENTATION, BatchStream, Patches, PatchLoader
-from autoseg.training.state import State, end_epoch, resume_training, save_training
+from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
 
@@ -76,12 +75,15 @@ class TrainingSettings:
         seed: of initialisation, patches and augmentation.
         workers: processes that load patches; chosen for the device where None, 0 for none.
         resume: continue from the saved state of the fold, if there is one.
+        variant: how to compute the step, in a training that begins; a guess for the device where None. A training that
+            is continued on the same kind of device keeps its own.
     """
 
     device: torch.device
     seed: int = 0
     workers: int | None = None
     resume: bool = True
+    variant: Variant | None = None
 
 
 class Training(AbstractContextManager["Training"]):
@@ -109,7 +111,9 @@ class Training(AbstractContextManager["Training"]):
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
         for callback in self.callbacks:
             callback.on_build(self, network, fresh=not begun)
-        variant = Variant(resolve_precision(stage.recipe.precision, self.device))
+        variant = begun_variant(fold, self.device) if begun else settings.variant
+        if variant is None:
+            variant = settings.variant or Variant.untimed(stage.recipe, self.device)
         self.step = TrainingStep(network, stage.recipe, stage.target, variant, _parameters(network, stage))
         self.identity = training_identity(stage, cases.training, settings.seed)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
@@ -214,7 +218,8 @@ class Training(AbstractContextManager["Training"]):
 
     def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
         """Write weights into the fold's folder."""
-        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage))
+        recorded = {VARIANT: record(self.step.variant, self.device)}
+        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage) | recorded)
 
 
 def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
