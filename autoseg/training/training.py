@@ -21,15 +21,15 @@ from autoseg.runs.fold import Fold
 from autoseg.step.batch import Batch
 from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
-from autoseg.step.precision import resolve_precision
 from autoseg.step.training_step import StepOutcome, TrainingStep
+from autoseg.step.variant import VARIANT, Variant, record
 from autoseg.training.batch_stream import BatchStream
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
 from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.room import room_for_cases
 from autoseg.training.sampling import Patches, PatchLoader
-from autoseg.training.state import State, end_epoch, resume_training, save_training
+from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
 
@@ -83,6 +83,8 @@ class TrainingSettings:
         workers: threads that read patches; chosen for the device where None, 0 for none.
         resume: continue from the saved state of the fold, if there is one.
         room: memory for whole cases; what is free where None.
+        variant: how to compute the step, in a training that begins; a guess for the device where None. A training that
+            is continued on the same kind of device keeps its own.
     """
 
     device: torch.device
@@ -90,6 +92,7 @@ class TrainingSettings:
     workers: int | None = None
     resume: bool = True
     room: Room | None = None
+    variant: Variant | None = None
 
 
 class Training(AbstractContextManager["Training"]):
@@ -117,8 +120,10 @@ class Training(AbstractContextManager["Training"]):
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
         for callback in self.callbacks:
             callback.on_build(self, network, fresh=not begun)
-        dtype = resolve_precision(stage.recipe.precision, self.device)
-        self.step = TrainingStep(network, stage.recipe, stage.target.indexed, dtype, _parameters(network, stage))
+        variant = begun_variant(fold, self.device) if begun else settings.variant
+        if variant is None:
+            variant = settings.variant or Variant.untimed(stage.recipe, self.device)
+        self.step = TrainingStep(network, stage.recipe, stage.target.indexed, variant, _parameters(network, stage))
         self.identity = training_identity(stage, cases.training, settings.seed)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
         self.seconds_before = self.state.seconds
@@ -135,7 +140,7 @@ class Training(AbstractContextManager["Training"]):
             stage.recipe.sampling,
             stage.recipe.augmentation,
         )
-        room = room_for_cases(stage, self.device, dtype) if settings.room is None else settings.room
+        room = room_for_cases(stage, self.device, variant.dtype) if settings.room is None else settings.room
         self.cache = CaseCache(cases.training, stage, self.device, room)
         self.loader = PatchLoader(cases.training, patches, self.cache, settings.seed, self.state.iteration)
         self.stream = BatchStream(self.loader, self.maker, workers)
@@ -202,7 +207,7 @@ class Training(AbstractContextManager["Training"]):
         """Fetch the losses of the steps since the last time; waits for the device."""
         if not self._outcomes:
             return
-        pairs = [torch.stack([outcome.loss.double(), outcome.finite.double()]) for outcome in self._outcomes]
+        pairs = [torch.stack([outcome.loss.float(), outcome.finite.float()]) for outcome in self._outcomes]
         self._outcomes = []
         for loss, finite in torch.stack(pairs).tolist():
             self.without_gradient = 0 if finite else self.without_gradient + 1
@@ -231,7 +236,8 @@ class Training(AbstractContextManager["Training"]):
 
     def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
         """Write weights into the fold's folder."""
-        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage))
+        recorded = {VARIANT: record(self.step.variant, self.device)}
+        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage) | recorded)
 
 
 def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
