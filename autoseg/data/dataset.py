@@ -113,7 +113,7 @@ def load_case(
                 f"case {case.id}: {source.path} does not lie on the grid of {first_path} ({difference}); "
                 "register or resample it first."
             )
-        arrays.append(image.array[index].astype(np.float32))
+        arrays.append(image.array[index])
     if first is None:
         raise AutosegError(f"case {case.id} has none of the channels {', '.join(channels)}.")
     shape = first.array.shape[1:]
@@ -122,9 +122,7 @@ def load_case(
         if array is not None:
             voxels[index] = array
     labels = [case.label if with_label else None, *(case.annotations.get(name) for name in annotators)]
-    drawn = [
-        None if path is None else np.rint(_load_map(case, path, first, first_path)).astype(np.int16) for path in labels
-    ]
+    drawn = [None if path is None else _whole(_load_map(case, path, first, first_path)) for path in labels]
     mask = _load_map(case, case.mask, first, first_path) if case.mask is not None else None
     return LoadedCase(
         image=voxels,
@@ -135,6 +133,11 @@ def load_case(
         mask=None if mask is None else mask > 0,
         annotations=tuple(drawn[1:]),
     )
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    """A label map as int16."""
+    return (array if array.dtype.kind in "uib" else np.rint(array)).astype(np.int16)
 
 
 def _load_map(case: Case, path: Path, first: Any, first_path: Path | None) -> np.ndarray:
