@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from autoseg.data.boxes import cropping_box, foreground
+from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, read_geometry, read_image
@@ -279,8 +280,7 @@ def _label(
                 "Save it as integers, and resample labels with nearest neighbour only.",
             )
             return None
-    values, counts = np.unique(array, return_counts=True)
-    table = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    table = value_counts(array)
     known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
     unknown = {value: count for value, count in table.items() if value not in known}
     if unknown:

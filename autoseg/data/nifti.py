@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,9 @@ _TYPES = {
 #: Bytes of the longer of both headers, NIfTI-2's.
 _HEADER = 540
 
+#: Bytes of NIfTI-1's header with the flag of extensions, and of a file's start that is sure to hold them, compressed.
+_SMALL, _START = 352, 4096
+
 #: First bytes of a gzip file, which some programs name ``.nii``, and ``wbits`` that lets zlib read it.
 _GZIP, _GZIP_BITS = b"\x1f\x8b", 31
 
@@ -30,6 +34,19 @@ _MOST_PACKED = 1032
 
 class IncompleteFile(ValueError):
     """Voxels are missing at a file's end, as after a broken download, or its compressed bytes are damaged."""
+
+
+class PlainHeader(NamedTuple):
+    """A header of one number a voxel, not scaled.
+
+    Attributes:
+        geometry: the header alone as the bytes of a NIfTI file; the same for files that differ in nothing but the
+            type of their voxels and remarks.
+        voxel_type: as numpy calls it.
+    """
+
+    geometry: bytes
+    voxel_type: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,11 @@ class _Header:
         """Bytes of the whole file."""
         return self.offset + math.prod(self.shape) * self.bits // 8
 
+    @property
+    def scaled(self) -> bool:
+        """Whether the values are others than those stored."""
+        return (self.slope, self.intercept) != (1, 0)
+
 
 def stored_voxels(path: Path) -> StoredVoxels:
     """Decode a ``.nii`` or ``.nii.gz``.
@@ -104,6 +126,32 @@ def stored_voxels(path: Path) -> StoredVoxels:
     return StoredVoxels(
         array.astype(array.dtype.newbyteorder("="), copy=False), header.slope, header.intercept, non_finite
     )
+
+
+def plain_header(path: Path) -> PlainHeader | None:
+    """The header of a NIfTI-1 file with voxels of a plain type; None for any other file.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    with open(path, "rb") as file:
+        data = file.read(_START)
+    try:
+        data = zlib.decompressobj(_GZIP_BITS).decompress(data, _SMALL) if data.startswith(_GZIP) else data[:_SMALL]
+    except zlib.error:
+        return None
+    header = _header(data)
+    if header is None or header.kind is None or len(header.shape) > 4 or header.scaled:
+        return None
+    if len(data) < _SMALL or data[344:346] != b"n+":
+        return None
+    order = header.kind[0]
+    geometry = bytearray(data)
+    struct.pack_into(f"{order}hh", geometry, 70, 2, 8)
+    geometry[124:252] = bytes(128)  # range of intensities and remarks, up to the codes of the orientation
+    geometry[348:] = bytes(4)  # no extensions
+    struct.pack_into(f"{order}f", geometry, 108, _SMALL)
+    return PlainHeader(bytes(geometry), _TYPES[struct.unpack_from(f"{order}h", data, 70)[0]])
 
 
 def _header(data: bytes) -> _Header | None:

@@ -16,8 +16,9 @@ from autoseg.data.boxes import Box, box_around
 from autoseg.inference.decoding import mean_of_answers, one_hot, paint_scores
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
+from autoseg.preprocessing.case import PreprocessedCase, Trace
 from autoseg.preprocessing.resample import resample_label
+from autoseg.preprocessing.scores import scores_on_original
 
 #: Logit of an output outside of the box that a stage worked in: a probability of 10⁻¹³.
 ABSENT = -30.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.data.formats.simpleitk import read_with_sitk
-from autoseg.data.image import read_image
+from autoseg.data.formats.simpleitk import read_header_with_sitk, read_with_sitk
+from autoseg.data.image import read_geometry, read_image
 from autoseg.data.nifti import IncompleteFile, StoredVoxels, stored_voxels
 from autoseg.utils.errors import AutosegError
 
@@ -51,6 +51,7 @@ def write_both(folder, content):
 
 
 def assert_as_simpleitk_reads_it(path):
+    assert read_geometry(path) == read_header_with_sitk(path)
     ours, theirs = read_image(path), read_with_sitk(path)
     assert ours.array.dtype == theirs.array.dtype
     np.testing.assert_array_equal(ours.array, theirs.array)

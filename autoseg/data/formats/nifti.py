@@ -1,41 +1,55 @@
 """NIfTI: geometry as SimpleITK reads it, voxels decoded once (:mod:`autoseg.data.nifti`)."""
 
-import os
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 
 from autoseg.data.formats.format import FORMATS, ImageFormat
 from autoseg.data.formats.simpleitk import FLAT_SPACING, read_header_with_sitk, read_with_sitk, write_with_sitk
-from autoseg.data.geometry import Header, Image
-from autoseg.data.nifti import stored_voxels
+from autoseg.data.geometry import Geometry, Header, Image
+from autoseg.data.nifti import plain_header, stored_voxels
 from autoseg.data.orientation import axes_in
 
-#: SimpleITK's words for a voxel type → the type that its arrays have.
+#: SimpleITK's words for a voxel type → numpy's, in which its arrays are.
 _TYPES = {
-    "8-bit unsigned integer": np.uint8,
-    "8-bit signed integer": np.int8,
-    "16-bit unsigned integer": np.uint16,
-    "16-bit signed integer": np.int16,
-    "32-bit unsigned integer": np.uint32,
-    "32-bit signed integer": np.int32,
-    "64-bit unsigned integer": np.uint64,
-    "64-bit signed integer": np.int64,
-    "32-bit float": np.float32,
-    "64-bit float": np.float64,
+    "8-bit unsigned integer": "u1",
+    "8-bit signed integer": "i1",
+    "16-bit unsigned integer": "u2",
+    "16-bit signed integer": "i2",
+    "32-bit unsigned integer": "u4",
+    "32-bit signed integer": "i4",
+    "64-bit unsigned integer": "u8",
+    "64-bit signed integer": "i8",
+    "32-bit float": "f4",
+    "64-bit float": "f8",
 }
+
+_WORDS = {kind: words for words, kind in _TYPES.items()}
 
 
 def _read_header(path: Path) -> Header:
-    found = os.stat(path)
-    return _header_of(path, found.st_size, found.st_mtime_ns)
+    plain = plain_header(path)
+    if plain is None:
+        return read_header_with_sitk(path)
+    try:
+        geometry, components = _geometry(plain.geometry)
+    except RuntimeError:  # which should name the file
+        return read_header_with_sitk(path)
+    return Header(geometry, components, _WORDS[plain.voxel_type])
 
 
 @lru_cache(maxsize=64)
-def _header_of(path: Path, size: int, changed: int) -> Header:
-    """Cached, as a file's header is read once to be checked and once with the voxels, which takes milliseconds."""
-    return read_header_with_sitk(path)
+def _geometry(header: bytes) -> tuple[Geometry, int]:
+    """Geometry and channels, as SimpleITK reads them from a file of nothing but the header.
+
+    It takes 1 ms for that and up to 4 ms for a compressed file; channels and label map of a case share a geometry.
+    """
+    with NamedTemporaryFile(suffix=".nii") as file:
+        file.write(header)
+        file.flush()
+        return read_header_with_sitk(Path(file.name))[:2]
 
 
 def _read(path: Path) -> Image:
@@ -58,7 +72,7 @@ def _read(path: Path) -> Image:
     return Image(_copied(axes.turn_back(array), kind), (z, y, x), geometry, stored.non_finite)
 
 
-def _copied(array: np.ndarray, kind: type) -> np.ndarray:
+def _copied(array: np.ndarray, kind: str) -> np.ndarray:
     return np.array(array, kind, order="C")
 
 
