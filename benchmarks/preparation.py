@@ -4,8 +4,8 @@
 
 Each command runs in a process of its own, autoseg's as ``python -m autoseg plan`` (checks, fingerprint and plan, for a
 GPU of 8 GB, as nnU-Net's planner has it) and ``autoseg.preprocess``; ENVIRONMENT is a virtual environment with
-nnunetv2, whose ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity -c 3d_fullres`` gets the same files and as many
-processes as there are cores. Rounds alternate. Processor time is that of all processes a command starts, looked at
+nnunetv2, whose ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity -c 3d_fullres`` gets the same files and as
+many processes as there are cores. Rounds alternate. Processor time is that of all processes a command starts, looked at
 every 20 ms. ``--curve`` prints autoseg's seconds over the number of cases, with the slope of their logarithms.
 """
 
@@ -165,9 +165,9 @@ def main() -> None:
     work = (options.work or Path(tempfile.mkdtemp(prefix="autoseg-preparation-"))).absolute()
     work.mkdir(parents=True, exist_ok=True)
     dataset = Dataset.open(options.dataset)
-    print(
-        f"{describe()}\n\n{options.dataset.name}: {len(dataset.cases)} cases, {len(dataset.channels)} channels; decodings a file: {decodings(dataset)}\n"
-    )
+    print(f"{describe()}\n")
+    size = f"{len(dataset.cases)} cases, {len(dataset.channels)} channels"
+    print(f"{options.dataset.name}: {size}; decodings a file: {decodings(dataset)}\n")
     if options.nnunet is not None:
         raw_folder(dataset, work / "nnunet" / "raw" / "Dataset001_Prepared")
     rows: dict[str, list[tuple[float, float]]] = {}
