@@ -19,8 +19,9 @@ from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
+from autoseg.preprocessing.case import PreprocessedCase, Trace
 from autoseg.preprocessing.resample import resample_label
+from autoseg.preprocessing.scores import scores_on_original
 from autoseg.step.variant import Variant
 
 #: Logit of an output outside of the box that a stage worked in: a probability of 10⁻¹³.

@@ -8,7 +8,6 @@ import torch
 from autoseg.data.dataset import Case, LoadedCase, load_case
 from autoseg.inference.chain import ScoresOnScan, TrainedStage, apply_stages
 from autoseg.inference.decoding import probability_channels
-from autoseg.inference.inputs import refuse_incomplete
 from autoseg.inference.members import Member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions, gather
 from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, collector, mirrorings
@@ -66,8 +65,6 @@ class Ensemble:
         Raises:
             AutosegError: the case can't be read, or lacks a channel that the plan insists on.
         """
-        if isinstance(case, Case):
-            refuse_incomplete(case)
         return [self._prepared_for(member, case) for member in self.members]
 
     def scores(self, prepared: Prepared) -> list[ScoresOnScan]:
