@@ -17,7 +17,7 @@ from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.step.setup import StepSetup
-from autoseg.step.tune import Choice, Extent, choose_variant
+from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
@@ -101,12 +101,12 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
 
 
-def _variant(job: Job, settings: TrainingSettings) -> Choice:
+def _variant(job: Job, settings: TrainingSettings) -> VariantChoice:
     """How to compute the step: as the fold began, or in the fastest variant."""
     fold, recipe, device = job.fold, job.fold.stage.recipe, settings.device
     kept = begun_variant(fold, device) if settings.resume and fold.begun else None
     if kept is not None:
-        return Choice(kept, f"{kept}, as the fold began")
+        return VariantChoice(kept, f"{kept}, as the fold began")
     rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
     steps = 0 if job.length.seconds else rounds * recipe.iterations_per_epoch
     return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))

@@ -40,7 +40,7 @@ HOPELESS, HOPELESS_FIRST = 1.2, 3.0
 COMPILE_SECONDS = 40.0
 
 #: A fused optimizer on a CPU must save this share of the step to be taken: less is within the noise.
-WORTHWHILE = 0.02
+FUSED_SAVES = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Choice:
+class VariantChoice:
     """A variant, and the reason for it as a sentence for the log."""
 
     variant: Variant
     reason: str
 
 
-def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Choice:
+def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> VariantChoice:
     """The fastest variant of a step, among those that the recipe leaves open.
 
     What is known from before is used; else the step is measured, for at most :data:`SHARE` of the training's length, on
@@ -82,9 +82,9 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Ch
     guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup.recipe, device)
     compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
     if len(open_ones) == 1 and not compiles:
-        return Choice(guess, f"{guess}, as planned")
+        return VariantChoice(guess, f"{guess}, as planned")
     if not SHARE:
-        return Choice(guess, f"{guess}, not measured")
+        return VariantChoice(guess, f"{guess}, not measured")
     findings = Findings.of(setup, device)
     tuner = _Tuner(setup, device, extent, dict(findings.timings))
     if not all(variant in tuner.timings for variant in open_ones):
@@ -93,11 +93,11 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Ch
         tuner.compile()
     findings.keep(tuner.timings)
     if not tuner.works(open_ones):
-        return Choice(guess, f"{guess}: the training is too short to measure what is faster")
+        return VariantChoice(guess, f"{guess}: the training is too short to measure what is faster")
     best = tuner.best(open_ones, compiles)
     if setup.recipe.compile == "always":
         best = replace(best, compiled=True)
-    return Choice(best, tuner.describe(best, device))
+    return VariantChoice(best, tuner.describe(best, device))
 
 
 def known_variant(setup: StepSetup, device: torch.device) -> Variant | None:
@@ -233,7 +233,7 @@ class _Tuner:
         best = min(timed, key=lambda variant: self.timings[variant].seconds)
         seconds = self.timings[best].seconds
         fused = replace(best, fused=True)
-        if fused in self.timings and self.timings[fused].seconds < (1 - WORTHWHILE) * seconds:
+        if fused in self.timings and self.timings[fused].seconds < (1 - FUSED_SAVES) * seconds:
             best, seconds = fused, self.timings[fused].seconds
         if not compiles:
             return best

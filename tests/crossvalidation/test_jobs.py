@@ -58,7 +58,7 @@ def test_all_folds(run: Run) -> None:
         # Two epochs of two iterations, as the plan says.
         assert [line.split(",")[1] for line in (folder / "history.csv").read_text().splitlines()[1:]] == ["2", "4"]
         assert (
-            "2 training and 2 validation cases, 2 epochs of 2 iterations, on cpu in float32"
+            "2 training and 2 validation cases, 2 epochs of 2 iterations, on cpu"
             in (folder / "log.txt").read_text()
         )
     # What is told is what lies in the files.
