@@ -1,5 +1,6 @@
 """Training one fold of a run: skip, resume or start over; initial weights; budget."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,6 +78,8 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
         f"validation cases, {length}, on {settings.device}"
     )
     log(f"computing in {choice.reason}")
+    if os.environ.get("OMP_WAIT_POLICY") == "passive":
+        log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
