@@ -18,11 +18,11 @@ from autoseg.data.dataset import Case, LoadedCase
 from autoseg.data.file_names import image_ending, result_ending
 from autoseg.data.geometry import Geometry
 from autoseg.inference.chain import ScoresOnScan
-from autoseg.inference.decoding import paint_probabilities, paint_scores
+from autoseg.inference.decoding import paint_probabilities
 from autoseg.inference.ensemble import Ensemble, Prepared
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
-from autoseg.inference.prediction import Prediction
+from autoseg.inference.prediction import NamedProbabilities, Prediction
 from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
@@ -52,13 +52,15 @@ class _Scored:
 
     Attributes:
         prepared: the case as each stage of each member sees it.
-        scores: logits of each member.
+        scores: logits of each member; None where nothing but the label map is wanted, and that is decided.
         opinions: grouping → opinions that took predictions of their own.
+        label: on the cropped grid of the scan, where there are no scores.
     """
 
     prepared: Prepared
-    scores: list[ScoresOnScan]
+    scores: list[ScoresOnScan] | None
     opinions: dict[Group, Opinions]
+    label: torch.Tensor | None = None
 
 
 class Predictor:
@@ -252,39 +254,36 @@ class Predictor:
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""
-        groups = dict.fromkeys(group for writer in writers for group in writer.groups if group not in FROM_SCORES)
-        scores = self.ensemble.scores(prepared)
-        return _Scored(prepared, scores, {group: self.ensemble.opinions(prepared, group) for group in groups})
+        groups = dict.fromkeys(group for writer in writers for group in writer.groups)
+        opinions = {group: self.ensemble.opinions(prepared, group) for group in groups if group not in FROM_SCORES}
+        from_scores = any(writer.probabilities or writer.each_answer for writer in writers)
+        if self.ensemble.decides_by_scores and not from_scores and not FROM_SCORES.intersection(groups):
+            return _Scored(prepared, None, opinions, self.ensemble.segment(prepared))
+        return _Scored(prepared, self.ensemble.scores(prepared), opinions)
 
     def _decode(self, scored: _Scored, writers: Sequence[ResultWriter]) -> Prediction:
         """Bring scores to the grid of the scan, and make label maps of them."""
-        prepared, ensemble = scored.prepared, self.ensemble
+        prepared, ensemble, scores = scored.prepared, self.ensemble, scored.scores
         trace = prepared[0][-1].trace
         missing, opinions = ensemble.missing_channels(prepared), dict(scored.opinions)
-        with_probabilities = any(writer.probabilities for writer in writers)
-        groups = {group for writer in writers for group in writer.groups}
-        if "run" in groups:
-            opinions["run"] = ensemble.opinions(prepared, "run", scored.scores)
-        if len(self.members) == 1 and not with_probabilities and not ensemble.answer_names:
-            painted = paint_scores(scored.scores[0], self.target)
-            label = self._postprocessed(restore(painted.cpu().numpy(), trace), trace.geometry)
+        if scores is None:
+            assert scored.label is not None
+            label = self._postprocessed(restore(scored.label.numpy(), trace), trace.geometry)
             return Prediction(label, {}, trace.geometry, missing, {}, opinions)
-        each_answer = any(writer.each_answer for writer in writers)
-        answers = Opinions()
+        groups = {group for writer in writers for group in writer.groups}
+        for group in FROM_SCORES & groups:
+            opinions[group] = ensemble.opinions(prepared, group, scores)
         labels: dict[str, np.ndarray] = {}
-        for name, probabilities in zip(
-            ensemble.answer_names or [""], ensemble.answers(prepared, scored.scores), strict=True
-        ):
-            if each_answer:
-                labels[name] = self._decided(probabilities, trace.geometry)
-            answers.add(probabilities)
-        if "rater" in groups:
-            opinions["rater"] = answers
-        named = {output.name: answers.mean[index].numpy() for index, output in enumerate(self.target.outputs)}
-        label = self._decided(answers.mean, trace.geometry)
-        return Prediction(label, named if with_probabilities else {}, trace.geometry, missing, labels, opinions)
+        if any(writer.each_answer for writer in writers):
+            answers = zip(ensemble.answer_names, ensemble.answers(prepared, scores), strict=True)
+            labels = {name: self._decided(one, trace.geometry) for name, one in answers}
+        mean = ensemble.mean(prepared, scores)
+        wanted = any(writer.probabilities for writer in writers)
+        probabilities = NamedProbabilities([output.name for output in self.target.outputs], mean) if wanted else None
+        label = self._decided(mean if probabilities is None else probabilities.volumes, trace.geometry)
+        return Prediction(label, probabilities or {}, trace.geometry, missing, labels, opinions)
 
-    def _decided(self, probabilities: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    def _decided(self, probabilities: Iterable[torch.Tensor], geometry: Geometry) -> np.ndarray:
         return self._postprocessed(paint_probabilities(probabilities, self.target).numpy(), geometry)
 
     def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:

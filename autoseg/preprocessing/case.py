@@ -16,11 +16,11 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
+    ScoreResampling,
     Shape,
     resample_image,
     resample_label,
     resample_mask,
-    resample_scores,
     resampled_shape,
     separate_axis,
     target_spacing,
@@ -204,10 +204,23 @@ def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:
     return full
 
 
-def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torch.Tensor:
-    """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
-    axis = trace.separate_axis
+def scores_resampling(shape: Shape, trace: Trace, stage: Stage, axis: int = 0) -> ScoreResampling:
+    """The way of scores from the network's grid to the cropped original grid.
+
+    Args:
+        shape: of the network's grid.
+        trace: of the case.
+        stage: that gives the scores.
+        axis: along which they come row by row.
+    """
+    nearest = trace.separate_axis
     if stage.inference.manner == "nnunet":
         target = target_spacing(trace.spacing, stage.configuration.spacing)
-        axis = separate_axis(target, trace.spacing, stage.configuration.resampling)
-    return resample_scores(scores, trace.cropped_shape, axis)
+        nearest = separate_axis(target, trace.spacing, stage.configuration.resampling)
+    return ScoreResampling(shape, trace.cropped_shape, nearest, axis)
+
+
+def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torch.Tensor:
+    """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
+    depth, height, width = scores.shape
+    return scores_resampling((depth, height, width), trace, stage).whole(scores)
