@@ -1,9 +1,11 @@
 """Predictor: trained folds of one or several runs, applied to cases.
 
-Reading, network and writing overlap: one thread reads and preprocesses the next case, this one runs the network, one
-writes the case before. There are no worker processes, and never more than three cases in memory.
+Reading, network and writing overlap: one thread reads and preprocesses the next case (large ones are read one after the
+other), this one runs the network, one writes the case before. There are no worker processes, and never more than three
+cases in memory.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,10 +29,14 @@ from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, select_device
+from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.progress import Steps, say
+
+#: Voxels of a scan, all channels together, above which the next one is read after it and not beside it: preprocessing
+#: takes some 30 bytes for each.
+READ_AHEAD = 1 << 25
 
 
 @dataclass
@@ -232,8 +238,12 @@ class Predictor:
                 current, reading = reading, None
                 try:
                     prepared = current.result()
-                    if index + 1 < len(due):
+                    del current  # else the case would stay in memory until the next one is read
+                    large = _is_large(prepared)
+                    if index + 1 < len(due) and not large:
                         reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                    if large:
+                        return_large_blocks()
                     scored = self._score(prepared, writers)
                     if writing is not None:
                         self._settle(*writing, outcome)
@@ -244,8 +254,8 @@ class Predictor:
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
-                    if reading is None and index + 1 < len(due):
-                        reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                if reading is None and index + 1 < len(due):
+                    reading = reader.submit(self.ensemble.prepare, due[index + 1])
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
@@ -336,6 +346,11 @@ class Predictor:
             "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
+
+
+def _is_large(prepared: Prepared) -> bool:
+    """Whether reading the next scan beside this one would take much memory, if it is as large."""
+    return max(math.prod(seen[-1].trace.shape) * len(seen[-1].image) for seen in prepared) > READ_AHEAD
 
 
 def _record_failure(outcome: Outcome, case: Case, error: Exception) -> None:

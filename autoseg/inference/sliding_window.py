@@ -16,8 +16,18 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.tiles import Manner, tile_starts
 from autoseg.step.precision import autocast, resolve_precision
 
-#: Voxels of the input and scores, all copies and tiles together, that one forward pass of mirrored copies may have.
+#: Scores that the tiles of one forward pass may have together (a GB with a plan's usual 32 bits), but for a single one.
+TILES_TOGETHER = 1 << 28
+
+#: Scores that mirrored copies of tiles may have together to go through the network at once on a GPU, where small tiles
+#: leave it waiting for the next kernel.
 MIRRORED_TOGETHER = 1 << 22
+
+#: On a CPU two mirrored copies go together where slices × rows of a tile are at most so many, else one by one. torch
+#: (2.14, 32 bits) convolves a single small tile of few channels with a kernel that takes four times as long: 8 channels
+#: at 40×56×40 take 4.0 s of CPU for eight passes one by one, 1.0 s in pairs, 1.3 s all at once; 32 channels take 3.6,
+#: 3.7 and 5.0 s, 8 channels at 64³ 2.0, 2.2 and 2.7 s (``benchmarks/mirrored_together.py``).
+SMALL_PLANE = 2560
 
 #: Only the image as it is.
 NO_MIRRORING: tuple[tuple[int, ...], ...] = ((),)
@@ -111,7 +121,9 @@ class SlidingWindow:
         padded, inside = pad_nd_image(image, shape, return_slicer=True)
         covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
         parts = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
-        sweep = Sweep(self.out_channels, covered, self._starts(covered), size, self.inference.tile_batch)
+        numbers = max(image.shape[0], self.out_channels) * math.prod(size)
+        together = max(1, min(self.inference.tile_batch, TILES_TOGETHER // numbers))
+        sweep = Sweep(self.out_channels, covered, self._starts(covered), size, together)
         sums = SlabSums(self.out_channels, sweep.turned(covered), sweep.depth, self.device)
         device = sums.sums.device
         weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(device)
@@ -124,6 +136,7 @@ class SlidingWindow:
             for start, scores in self._scored(networks, padded, chosen, uniform):
                 box = sweep.turned([slice(s, s + p) for s, p in zip(start, size, strict=True)])
                 sums.add(box, scores.to(device).movedim(sweep.axis + 1, 1), weight)
+                del scores  # else it would stay while the next tiles are computed
             stop = min(finished, rows.stop) - rows.start
             if stop > done:
                 kept = max(done - 1, 0) + rows.start
@@ -177,8 +190,7 @@ class SlidingWindow:
         """Logits ``(tile, out_channels, z, y, x)`` of some tiles, averaged over mirrorings and networks."""
         flat = len(self.tile_size) == 2
         batch = batch[:, :, 0] if flat else batch
-        numbers = len(batch) * max(batch.shape[1], self.out_channels) * math.prod(batch.shape[2:])
-        together = max(1, MIRRORED_TOGETHER // numbers)
+        together = self._mirrored_together(batch)
         total: torch.Tensor | None = None
         for first in range(0, len(self.mirrorings), together):
             group = [[axis + 2 for axis in axes] for axes in self.mirrorings[first : first + together]]
@@ -187,6 +199,13 @@ class SlidingWindow:
         assert total is not None
         total /= len(self.mirrorings) * len(networks)
         return total[:, :, None] if flat else total
+
+    def _mirrored_together(self, batch: torch.Tensor) -> int:
+        """How many mirrored copies of some tiles go through a network at once."""
+        if self.device.type == "cpu":
+            return 2 if len(batch) == 1 and batch[0, 0, ..., 0].numel() <= SMALL_PLANE else 1
+        numbers = len(batch) * max(batch.shape[1], self.out_channels) * math.prod(batch.shape[2:])
+        return max(1, MIRRORED_TOGETHER // numbers)
 
     def _add(
         self, total: torch.Tensor | None, network: nn.Module, batch: torch.Tensor, group: Sequence[list[int]]

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes
 
 from autoseg.data.boxes import cropping_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
@@ -137,6 +136,8 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     shape: Shape = image.shape[1:]
     inside = foreground(image, mask)
     if preprocessing.holes == "inside":
+        from scipy.ndimage import binary_fill_holes  # takes long to import
+
         inside = binary_fill_holes(inside)
     if preprocessing.crop == "nonzero":
         box = cropping_box(inside)

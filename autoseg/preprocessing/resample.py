@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.transform import resize
 
 from autoseg.plans.preprocessing import Resampling
 
@@ -57,6 +56,8 @@ def _nearest(old: int, new: int) -> np.ndarray:
 def _spline(volume: np.ndarray, shape: Shape, order: int, axis: int | None) -> np.ndarray:
     if volume.shape == shape:
         return volume
+    from skimage.transform import resize  # takes half a second to import, and many scans need no resampling
+
     if axis is None:
         return resize(volume, shape, order=order, mode="edge", anti_aliasing=False, preserve_range=True)
     planes = np.moveaxis(volume, axis, 0)

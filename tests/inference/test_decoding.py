@@ -74,3 +74,16 @@ def test_input_is_not_changed() -> None:
     list(OutputProbabilities(logits, LABELS))
     paint_probabilities(logits[1:].abs() / 10, LABELS)
     assert torch.equal(logits, before)
+
+
+def test_label_values_of_any_size() -> None:
+    """40000 and −40000 do not fit into 16 bits."""
+    logits = torch.eye(3)[:, None]
+    for value in (40000, -40000, 70000):
+        outputs = [Output(name="a", values=[value], paint=value), Output(name="b", values=[2], paint=2)]
+        target = Target(kind="labels", outputs=outputs)
+        for found in (paint_scores(logits, target), paint_probabilities(logits[1:], target)):
+            assert found.dtype == torch.int32
+            assert found.tolist() == [[0, value, 2]]
+        regions = Target(kind="regions", outputs=outputs)
+        assert paint_scores(logits[1:], regions).tolist() == [[0, value, 2]]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference import prediction
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
@@ -20,6 +21,7 @@ from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
@@ -334,3 +336,29 @@ def test_a_missing_brain_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     predictor(trained_with).predict([case_of(tmp_path / "scans", "bare", blob())], tmp_path / "out")
     assert "bare" in (said := capsys.readouterr().err)
     assert "brain mask" in said
+
+
+def test_large_label_values_are_written(tmp_path: Path) -> None:
+    outputs = [Output(name="outer", values=[40000], paint=40000), Output(name="inner", values=[2], paint=2)]
+    plan = make_plan(target=Target(kind="labels", outputs=outputs))
+    expected = np.where(blob() == 1, 40000, blob().astype(np.int64))
+    for number, results in enumerate([("label",), PROBABILITIES]):
+        found = predictor(member(Perfect(LABELS), plan=plan)).predict(
+            [case_of(tmp_path / "in", "c", blob())], tmp_path / str(number), results
+        )
+        assert found.failed == {}
+        assert np.array_equal(read(found.written["c"]), expected)
+
+
+def test_probabilities_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are kept, many are not; either way they are the same."""
+    case = loaded(picture_of(blob()))
+    kept = predictor().predict_case(case, PROBABILITIES)
+    assert kept.probabilities["outer"] is kept.probabilities["outer"]
+    monkeypatch.setattr(prediction, "KEPT_PROBABILITIES", 0)
+    made = predictor().predict_case(case, PROBABILITIES)
+    assert made.probabilities["outer"] is not made.probabilities["outer"]
+    assert list(made.probabilities) == ["outer", "inner"]
+    for name, volume in made.probabilities.items():
+        assert np.array_equal(volume, kept.probabilities[name])
+    assert np.array_equal(made.label, kept.label)
