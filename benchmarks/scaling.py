@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--out DIR]
 
 Generated CTs (see ``prediction_memory.py``), one untrained fold, tiles of 32³, no mirroring; each prediction in a
-process of its own. CPU time and not time on the clock, so that other jobs on the machine count little, and of the prediction
-alone: torch's import is no part of it. Memory is the largest resident one less that of a process that has loaded all
-libraries and the network. The slope is that of a straight line through the logarithms: 1 means in proportion.
+process of its own. CPU time, so that other jobs on the machine count little, and of the prediction alone, without the
+imports. Memory is the largest resident one less that of a process that has loaded all libraries and the
+network. The slope is that of a straight line through the logarithms: 1 means in proportion.
 """
 
 import argparse

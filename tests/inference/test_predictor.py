@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
-from autoseg.inference import prediction
+from autoseg.inference import prediction, stored_scores
+from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
@@ -362,3 +364,46 @@ def test_probabilities_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     for name, volume in made.probabilities.items():
         assert np.array_equal(volume, kept.probabilities[name])
     assert np.array_equal(made.label, kept.label)
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+def test_scores_in_a_file(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole scores are needed and don't fit, one run or two: the same label maps and probabilities."""
+    case = case_of(tmp_path / "in", "c", blob())
+    plan = make_plan(make_configuration(spacing=(1.5, 1.5, 1.5)), target=target)
+    members = [member(plan=plan), member(plan=make_plan(target=target), name="other")]
+    files: dict[int, dict[str, bytes]] = {}
+    for limit in (0, 1 << 40):
+        monkeypatch.setattr(stored_scores, "MEMORY_LIMIT", limit)
+        for count in (1, 2):
+            out = tmp_path / f"{limit}_{count}"
+            assert predictor(*members[:count]).predict([case], out, PROBABILITIES).failed == {}
+            found = {path.name: read(path).tobytes() for path in out.glob("*.nii.gz")}
+            assert len(found) == 3
+            assert files.setdefault(count, found) == found
+
+
+def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_AHEAD", 0)
+    events: list[str] = []
+    real = Ensemble.prepare
+
+    class Look(Perfect):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            events.append("network")
+            return super().forward(image)
+
+    def prepare(self: Ensemble, case: Case) -> object:
+        events.append("read")
+        return real(self, case)
+
+    monkeypatch.setattr(Ensemble, "prepare", prepare)
+    cases = [case_of(tmp_path / "in", f"c{n}", blob()) for n in range(3)]
+    (tmp_path / "in" / "c1.nii.gz").write_bytes(b"no image")
+    assert set(predictor(member(Look())).predict(cases, tmp_path / "out").written) == {"c0", "c2"}
+    assert [event for event, before in zip(events, [None, *events], strict=False) if event != before] == [
+        "read",
+        "network",
+        "read",
+        "network",
+    ]
