@@ -133,7 +133,7 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     shape: Shape = image.shape[1:]
     inside = foreground(image, mask)
     if preprocessing.holes == "inside":
-        from scipy.ndimage import binary_fill_holes
+        from scipy.ndimage import binary_fill_holes  # takes long to import
 
         inside = binary_fill_holes(inside)
     if preprocessing.crop == "nonzero":

@@ -50,7 +50,7 @@ def nearest_index(old: int, new: int) -> np.ndarray:
 def _spline(volume: np.ndarray, shape: Shape, order: int, axis: int | None) -> np.ndarray:
     if volume.shape == shape:
         return volume
-    from skimage.transform import resize  # here, as most cases have the target's spacing and its import takes long
+    from skimage.transform import resize  # takes half a second to import, and many scans need no resampling
 
     if axis is None:
         return resize(volume, shape, order=order, mode="edge", anti_aliasing=False, preserve_range=True)
