@@ -4,9 +4,9 @@
 
 REQUEST is a JSON file: ``preprocessed`` (the dataset's folder), ``configuration``, ``fold`` (a number or ``all``),
 ``device``, ``epochs``, ``iterations`` (an epoch), ``validation_iterations``, ``minutes`` (0: no limit), ``validate``
-(predict the fold's validation cases at the end) and ``events``, a file that gets one line of JSON for each epoch: when its training
-iterations began and ended, how many there were, the network's parameters and the epoch's own Dice. An option that is
-None keeps nnU-Net's default.
+(predict the fold's validation cases at the end) and ``events``, a file that gets one line of JSON for each epoch: when
+its training iterations began and ended, how many there were, the network's parameters and the epoch's own Dice. An
+option that is None keeps nnU-Net's default.
 """
 
 import json
