@@ -32,6 +32,7 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     from autoseg.step.batch import Batch
     from autoseg.step.precision import resolve_precision
     from autoseg.step.training_step import TrainingStep
+    from autoseg.step.variant import Variant
     from autoseg.utils.device import keep_large_blocks
     from autoseg.utils.parallel import available_cpus
 
@@ -49,8 +50,8 @@ def step(precision: str, malloc: bool, width: int, batch: int) -> float:
     target = Target(
         kind="labels", outputs=[Output(name="a", values=[1], paint=1), Output(name="b", values=[2], paint=2)]
     )
-    dtype = resolve_precision(precision, torch.device("cpu"))
-    train = TrainingStep(build(network, 1, target.heads), Recipe(ema_decay=0.0), target, dtype)
+    variant = Variant(resolve_precision(precision, torch.device("cpu")))
+    train = TrainingStep(build(network, 1, target.heads), Recipe(ema_decay=0.0), target, variant)
     given = Batch(torch.randn(batch, 1, 40, 56, 40), torch.randint(0, 3, (batch, 40, 56, 40)))
     seconds = []
     for _ in range(4):

@@ -26,9 +26,10 @@ from autoseg.preprocessing.store import StoredCase, save
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.step.setup import StepSetup, stand_in
-from autoseg.training.augmentation import augment_maps
+from autoseg.training.augmentation import augment_intensities, mirror
 from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
+from autoseg.training.deformation import draw_deformations, resample_patch
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, TrainingSettings
@@ -172,7 +173,7 @@ def store(folder: Path, name: str, label: np.ndarray, image: np.ndarray | None =
     folder.mkdir(parents=True, exist_ok=True)
     case = loaded(picture_of(label) if image is None else image, label)
     plan = make_plan(channels=[f"c{i}" for i in range(len(case.image))])
-    save(folder, name, preprocess_case(case, plan.stage("small")), (8, 8, 8), "key")
+    save(folder, name, preprocess_case(case, plan.stage("small")), "key")
     return StoredCase(folder, name)
 
 
@@ -293,6 +294,34 @@ def train_in(
     fold = FoldIn(Run(folder), stage, 0, folder)
     settings = TrainingSettings(more.pop("device", torch.device("cpu")), **more)
     return train_fold(fold, Cases(training, validation), budget, settings, callbacks)
+
+
+def augment_maps(
+    image: torch.Tensor,
+    maps: torch.Tensor,
+    patch: Sequence[int],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    fields: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment images ``(batch, channel, *loaded)`` with label maps ``(batch, map, *loaded)``, the patch in the middle.
+
+    The last ``fields`` channels are no intensities.
+    """
+    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    drawn = draw_deformations(len(image), patch, augmentation, rng)
+    first = [-((n - p) // 2) for n, p in zip(image.shape[2:], patch, strict=True)]
+    pairs = []
+    for one, labels, deformation in zip(image, maps, drawn, strict=True):
+        if deformation.matrix is None:  # a loaded box is then the patch itself
+            box = (slice(None), *(slice(-f, p - f) for f, p in zip(first, patch, strict=True)))
+            pairs.append((one[box], labels[box]))
+        else:
+            pairs.append(resample_patch(one, labels, first, deformation))
+    moved, moved_maps = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    augment_intensities(moved[:, : moved.shape[1] - fields], augmentation, rng, noise)
+    mirror([moved, moved_maps], augmentation.mirror_axes, rng)
+    return moved, moved_maps
 
 
 def augment(

@@ -1,6 +1,8 @@
 """Fixtures that all tests share."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,19 @@ settings.load_profile("autoseg")
 REAL_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 WriteVolume = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands that tests start keep what they measure out of the user's home."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which variant of a step is fastest here must not decide what a test finds."""
+    if "autoseg.step.tune" in sys.modules:
+        monkeypatch.setattr("autoseg.step.tune.SHARE", 0.0)
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of initialisation, patches and augmentation.", min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes that preprocess and load patches.", min=0)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that preprocess, and threads that read patches.", min=0)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train a planned run, fold by fold, and print the cross-validated table.

@@ -45,7 +45,7 @@ def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: P
 def restored_label(label: np.ndarray, trace: Trace, path: Path) -> Path:
     """Resample a preprocessed label map to the grid of the scan, write it and return its path."""
     label = resample_label(label, trace.cropped_shape, trace.separate_axis, 1)
-    write_label(path, restore(label, trace).astype(np.int16), trace.geometry)
+    write_label(path, restore(label, trace), trace.geometry)
     return path
 
 

@@ -20,6 +20,7 @@ from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.integers import whole_numbers
 from autoseg.utils.parallel import available_cpus, each
 
 
@@ -163,9 +164,8 @@ class _Prediction:
 def _fetch(job: _Prediction) -> None:
     labels, _ = read_labels(job.path)
     trace, shape = job.case.trace, job.case.shape
-    cropped = trace.crop(labels.astype(np.int16))
+    cropped = trace.crop(whole_numbers(labels))
     moved = resample_label(cropped, shape, trace.separate_axis, job.stage.configuration.resampling.label_order)
-    patch = tuple(job.stage.configuration.patch_size)
     # Only the label matters; it is stored like a case, so that patches of it can be read.
-    prediction = PreprocessedCase(np.zeros((1, *shape), np.float32), moved, trace)
-    save(job.folder, job.case.id, prediction, (1,) * (3 - len(patch)) + patch, job.key)
+    prediction = PreprocessedCase(np.zeros((0, *shape), np.float32), moved, trace)
+    save(job.folder, job.case.id, prediction, job.key)

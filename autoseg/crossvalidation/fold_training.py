@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,13 @@ from autoseg.crossvalidation.job import Job
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
-from autoseg.step.precision import resolve_precision
+from autoseg.step.setup import StepSetup
+from autoseg.step.tune import Choice, Extent, choose_variant
 from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
-from autoseg.training.state import State
-from autoseg.training.training import Budget, Cases, TrainingSettings, training_identity
+from autoseg.training.state import State, begun_variant
+from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
@@ -64,18 +66,21 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
         for stale in fold.folder.glob(f".{path.name}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
     if teacher is not None:
-        teacher.predict(fold.run, training, stage.configuration.patch_size, str(settings.device))
-    budget, length = _budget(job, settings.device)
+        teacher.predict(fold.run, training, str(settings.device))
+    started = time.monotonic()
+    choice = _variant(job, settings)
+    settings = replace(settings, variant=choice.variant)
+    budget, length = _budget(job, settings.device, started)
     log = _Log(fold.log)
-    precision = str(resolve_precision(recipe.precision, settings.device)).removeprefix("torch.")
     log(
         f"autoseg {__version__}, {stage.name}, fold {fold.number}: {len(training)} training and {len(validation)} "
-        f"validation cases, {length}, on {settings.device} in {precision}"
+        f"validation cases, {length}, on {settings.device}"
     )
+    log(f"computing in {choice.reason}")
     if teacher is not None:
         log(str(teacher))
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
-        callbacks = [*_starts(fold, log), Progress(steps.at)]
+        callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
     if recipe.initialization.keep:
@@ -96,14 +101,35 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
 
 
-def _budget(job: Job, device: torch.device) -> tuple[Budget, str]:
-    """Budget of the training without the final validation, and the whole length in words."""
+class _SaysWhereCasesLie(Callback):
+    """Logs where the training cases are read from."""
+
+    def __init__(self, log: "_Log") -> None:
+        self._log = log
+
+    def on_start(self, training: Training) -> None:
+        """Log it."""
+        self._log(f"training cases are read from {training.cache}")
+
+
+def _variant(job: Job, settings: TrainingSettings) -> Choice:
+    """How to compute the step: as the fold began, or in the fastest variant."""
+    fold, recipe, device = job.fold, job.fold.stage.recipe, settings.device
+    kept = begun_variant(fold, device) if settings.resume and fold.begun else None
+    if kept is not None:
+        return Choice(kept, f"{kept}, as the fold began")
+    rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
+    steps = 0 if job.length.seconds else rounds * recipe.iterations_per_epoch
+    return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))
+
+
+def _budget(job: Job, device: torch.device, started: float) -> tuple[Budget, str]:
+    """Budget of the training without the final validation, and the whole length in words; time counts from a start."""
     fold, recipe, seconds = job.fold, job.fold.stage.recipe, job.length.seconds
     if seconds is None:
         rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
         length = f"{rounds} epochs of {recipe.iterations_per_epoch} iterations"
         return Budget(iterations=rounds * recipe.iterations_per_epoch), length
-    started = time.monotonic()
     estimates = (
         prediction_seconds(stage_cases(fold.run, stage, fold.validation_cases), stage, device)
         for stage in fold.stage.chain

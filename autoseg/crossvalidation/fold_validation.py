@@ -19,13 +19,12 @@ from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.results.writer import EACH_ANSWER, LABEL, write_label
 from autoseg.inference.sliding_window import SlidingWindow
+from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
-from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
-from autoseg.step.precision import resolve_precision
 from autoseg.utils.progress import Steps
 
 #: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
@@ -40,7 +39,9 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
     set_deep_supervision(network, False)
     size = stage.configuration.tile_size
     tile = torch.zeros((stage.in_channels, *[1] * (3 - len(size)), *size))
-    window = SlidingWindow.of(stage, device, resolve_precision(stage.recipe.precision, device), mirror=False)
+    variant = inference_variant(stage, device)
+    variant.prepare(network)
+    window = SlidingWindow.of(stage, device, variant.dtype, mirror=False)
     fastest = float("inf")
     for _ in range(3):
         started = time.monotonic()
@@ -61,7 +62,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     if not fold.validation_cases:
         return no_evaluation(stage)
     out.mkdir(parents=True, exist_ok=True)
-    stages = [TrainedStage(one, [load_network(fold.of_stage(one).weights, one, device)]) for one in stage.chain]
+    stages = [TrainedStage.load(one, [fold.of_stage(one).weights], device) for one in stage.chain]
     predictor = Predictor([Member(str(run.path), stages)], device)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)

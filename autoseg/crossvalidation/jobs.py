@@ -122,7 +122,4 @@ def _prepared(name: str) -> torch.device:
     if device.type == "cpu":
         keep_large_blocks()
         torch.set_num_threads(available_cpus())
-    elif device.type == "cuda":
-        # Every step has the same shapes, so benchmarking the convolutions once pays off.
-        torch.backends.cudnn.benchmark = True
     return device

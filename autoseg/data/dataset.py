@@ -11,6 +11,7 @@ from autoseg.data.description import Case, ChannelFile, Description
 from autoseg.data.image import Geometry, read_image
 from autoseg.data.layouts.layout import LAYOUTS, by_rank, recognise_layout
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.integers import whole_numbers
 
 __all__ = ["Case", "ChannelFile", "Dataset", "LoadedCase", "load_case"]
 
@@ -122,9 +123,7 @@ def load_case(
         if array is not None:
             voxels[index] = array
     labels = [case.label if with_label else None, *(case.annotations.get(name) for name in annotators)]
-    drawn = [
-        None if path is None else np.rint(_load_map(case, path, first, first_path)).astype(np.int16) for path in labels
-    ]
+    drawn = [None if path is None else whole_numbers(_load_map(case, path, first, first_path)) for path in labels]
     mask = _load_map(case, case.mask, first, first_path) if case.mask is not None else None
     return LoadedCase(
         image=voxels,

@@ -6,6 +6,7 @@ of the scan.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,13 @@ from torch import nn
 
 from autoseg.data.boxes import Box, box_around
 from autoseg.inference.decoding import mean_of_answers, one_hot, paint_scores
+from autoseg.inference.variant_choice import inference_variant
+from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
 from autoseg.preprocessing.resample import resample_label
+from autoseg.step.variant import Variant
 
 #: Logit of an output outside of the box that a stage worked in: a probability of 10⁻¹³.
 ABSENT = -30.0
@@ -31,11 +35,28 @@ class TrainedStage:
         stage: of the plan; says what it uses of the stage before.
         networks: of its folds.
         folds: their numbers, in the same order; counted from 0 where None.
+        variant: to compute them in; chosen for the device where None.
     """
 
     stage: Stage
     networks: list[nn.Module]
     folds: Sequence[int] | None = None
+    variant: Variant | None = None
+
+    @classmethod
+    def load(
+        cls, stage: Stage, weights: Sequence[Path], device: torch.device, folds: Sequence[int] | None = None
+    ) -> "TrainedStage":
+        """Load the networks of a stage, in the variant that suits the device.
+
+        Raises:
+            AutosegError: weights are missing or fit another plan.
+        """
+        networks = [load_network(path, stage, device) for path in weights]
+        variant = inference_variant(stage, device, weights)
+        for network in networks:
+            variant.prepare(network)
+        return cls(stage, networks, folds, variant)
 
     @property
     def by_fold(self) -> dict[int, nn.Module]:

@@ -82,5 +82,10 @@ def paint_probabilities(probabilities: torch.Tensor, target: Target) -> torch.Te
 
 def one_hot(label: torch.Tensor, target: Target) -> torch.Tensor:
     """A label map ``(batch, *space)`` as a channel for each output: float32 ``(batch, outputs, *space)``, 0 or 1."""
-    values = [torch.tensor(output.values, dtype=label.dtype, device=label.device) for output in target.outputs]
-    return torch.stack([torch.isin(label, inside) for inside in values], dim=1).float()
+    channels = []
+    for output in target.outputs:
+        inside = label == output.values[0]
+        for value in output.values[1:]:
+            inside = inside | (label == value)
+        channels.append(inside)
+    return torch.stack(channels, dim=1).float()

@@ -178,7 +178,8 @@ class Ensemble:
         """Logits of one member; with one mirroring only, in the stages that use it, where it is given."""
 
         def apply(trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
-            window = SlidingWindow.of(trained.stage, self.device, mirror=self.mirror)
+            dtype = None if trained.variant is None else trained.variant.dtype
+            window = SlidingWindow.of(trained.stage, self.device, dtype, self.mirror)
             if mirroring is not None and mirroring in window.mirrorings:
                 window = replace(window, mirrorings=[mirroring])
             return window.scores(trained.networks, image)

@@ -7,7 +7,6 @@ import torch
 
 from autoseg import __version__
 from autoseg.inference.chain import TrainedStage
-from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
@@ -69,12 +68,10 @@ def load_member(
     last = plan.stage(run.usual_configuration() if configuration is None else configuration)
     of_stage = {stage.name: _folds(run, stage.name, folds) for stage in last.chain}
     stages = [
-        TrainedStage(
+        TrainedStage.load(
             stage,
-            [
-                load_network(run.fold(stage, number).checkpoint(checkpoint), stage, device)
-                for number in of_stage[stage.name]
-            ],
+            [run.fold(stage, number).checkpoint(checkpoint) for number in of_stage[stage.name]],
+            device,
             of_stage[stage.name],
         )
         for stage in last.chain

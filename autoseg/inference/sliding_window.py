@@ -12,10 +12,11 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import nn
 
+from autoseg.inference.variant_choice import inference_variant
 from autoseg.plans.inference import Inference
 from autoseg.plans.stage import Stage
 from autoseg.plans.tiles import Manner, tile_starts
-from autoseg.step.precision import autocast, resolve_precision
+from autoseg.step.precision import autocast
 from autoseg.utils.errors import AutosegError
 
 #: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
@@ -113,7 +114,7 @@ class SlidingWindow:
         Args:
             stage: of the plan.
             device: to compute on.
-            dtype: of autocast; the plan's precision for inference where None.
+            dtype: of autocast; chosen for the device where None (:func:`inference_variant`).
             mirror: use test-time augmentation: average over all combinations of the plan's mirror axes.
         """
         inference = stage.inference
@@ -122,7 +123,7 @@ class SlidingWindow:
             stage.out_channels,
             inference,
             device,
-            resolve_precision(inference.precision or stage.recipe.precision, device) if dtype is None else dtype,
+            inference_variant(stage, device).dtype if dtype is None else dtype,
             stage.configuration.tile_context,
             mirrorings(inference.mirror_axes) if mirror else NO_MIRRORING,
         )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.networks.blocks import pad_beforehand
+from autoseg.networks.channels_last import keep_format
 from autoseg.plans.architecture import Network
 from autoseg.utils.registry import Registry
 
@@ -68,6 +69,7 @@ def build(network: Network, in_channels: int, heads: int, deep_supervision: bool
     """
     module = BUILDERS.find(network.family)(network, in_channels, heads)
     pad_beforehand(module)
+    keep_format(module)
     set_deep_supervision(module, network.supervised_levels if deep_supervision is None else deep_supervision)
     return module
 

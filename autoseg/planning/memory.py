@@ -36,6 +36,7 @@ from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Memory
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Recipe
+from autoseg.step.optimizer import take_step
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
 
@@ -206,7 +207,7 @@ def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cu
     if precision != "fp32":
         step.casts = lambda: _Autocast(_TYPES[precision], device)
     for group in step.optimizer.param_groups:
-        # On CUDA torch takes the multi-tensor implementation, which needs more room than the plain one.
+        # Where it is not one kernel, torch may take the multi-tensor implementation, which needs most room.
         group["foreach"] = True
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -239,8 +240,10 @@ def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cu
             outputs = step.forward(batch)
             loss = step.loss(outputs, batch)
         tracker.trace.backward = len(tracker.trace.workspace)
-        with _ReadsOnes():
-            step.learn(loss)
+        finite = step.backward(loss)
+        if device != "cuda" or "fused" not in step.optimizer.defaults:  # one kernel, which needs no room, has no shapes
+            with _ReadsOnes():
+                take_step(step.optimizer, finite)
     return tracker.trace
 
 

@@ -11,6 +11,7 @@ from autoseg.plans.stage import Stage
 from autoseg.step.precision import resolve_precision
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant
 from autoseg.utils.errors import AutosegError
 
 
@@ -78,7 +79,7 @@ def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.d
     module = build(setup.network, setup.in_channels, setup.target.heads).to(device)
     # A CPU computes in bfloat16 whichever 16-bit type is meant; both have two bytes.
     dtype = resolve_precision(precision, device)
-    step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads), dtype)
+    step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads), Variant(dtype))
     if not cuda:
         return MemoryCheck("saved", trace.saved, _saved(step, setup, device), str(device))
     # The first step makes the optimizer's state.

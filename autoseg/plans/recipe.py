@@ -12,8 +12,11 @@ from autoseg.utils.registry import Registry
 if TYPE_CHECKING:
     from typing import Self
 
-#: Precision of a network; ``auto`` uses 16-bit autocast where the device is faster with it.
+#: Precision of a network; ``auto``: the fastest on the device, as measured.
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+#: How images and weights lie in memory; ``auto``: the fastest, as measured.
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 #: An axis of a patch; the configuration checks it against the number of axes.
 Axis = Annotated[int, Field(ge=0, le=2)]
@@ -376,7 +379,10 @@ class Recipe(Reasoned):
         distillation: term of the loss with a teacher's outputs, if any.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
-        precision: ``auto`` takes 16-bit autocast where the device is faster with it.
+        precision: of the step's autocast; ``auto``: the fastest on the device, as measured before the training
+            (:mod:`autoseg.step.tune`).
+        memory_format: of images and weights; ``auto``: the fastest, as measured with the precision.
+        compile: whether the network is compiled (``torch.compile``); ``auto``: where that pays within the training.
         validate_every: epochs between validations on whole images (without test-time augmentation).
         validate_cases: validation cases used for these, at most.
         early_stopping: validations without improvement after which training stops; 0 for never.
@@ -396,6 +402,8 @@ class Recipe(Reasoned):
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
+    memory_format: MemoryFormat = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
     validate_every: int = Field(10, ge=1)
     validate_cases: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)

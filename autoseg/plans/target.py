@@ -42,6 +42,22 @@ class Target(Reasoned):
         """Number of output channels of the network."""
         return len(self.outputs) + (1 if self.kind == "labels" else 0)
 
+    @property
+    def values(self) -> list[int]:
+        """0, and every label value that matters: those of the outputs in ascending order, then the ignored one."""
+        found = sorted({value for output in self.outputs for value in output.values} - {0})
+        return [0, *found, *([] if self.ignore is None or self.ignore in (0, *found) else [self.ignore])]
+
+    @property
+    def indexed(self) -> "Target":
+        """The same target for label maps that hold indices of :attr:`values`, in which values of any size fit."""
+        index = {value: position for position, value in enumerate(self.values)}
+        outputs = [
+            output.model_copy(update={"values": [index[value] for value in output.values]}) for output in self.outputs
+        ]
+        ignore = None if self.ignore is None else index[self.ignore]
+        return self.model_copy(update={"outputs": outputs, "ignore": ignore})
+
     @model_validator(mode="after")
     def _exclusive(self) -> "Self":
         names = [output.name for output in self.outputs]

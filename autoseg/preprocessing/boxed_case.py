@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from autoseg.data.boxes import Box
-from autoseg.preprocessing.fields import Field
+from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import PLACES, StoredCase
+from autoseg.preprocessing.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,11 @@ class BoxedCase(StoredCase):
         }
         return {name: positions for name, positions in inside.items() if len(positions) or name in PLACES}
 
-    def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """float32 ``(channel, z, y, x)`` inside ``box``, counted from this case's own box."""
-        return super().image(self._of_whole(box))
+    def volume(self, name: str) -> Volume:
+        """One of the case's arrays, inside the box; a view."""
+        return super().volume(name).cut(self.box)
 
-    def label(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(z, y, x)`` inside ``box``, counted from this case's own box."""
-        return super().label(self._of_whole(box))
-
-    def annotations(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(annotator, z, y, x)`` inside ``box``, counted from this case's own box."""
-        return super().annotations(self._of_whole(box))
-
-    def field(self, field: Field, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """``(channel, z, y, x)`` of a field inside ``box``, counted from this case's own box."""
-        stored = next((one for one in self.extra if one.field == field), None)
-        return super().field(field, box) if stored is None else stored.read(self._of_whole(box))
-
-    def _of_whole(self, box: tuple[slice, ...]) -> tuple[slice, ...]:
-        if not box:
-            return self.box
-        return tuple(
-            slice(outer.start + inner.start, outer.start + inner.stop)
-            for outer, inner in zip(self.box, box, strict=True)
-        )
+    def field_volume(self, field: Field) -> Volume:
+        """The array of a field, inside the box; a view."""
+        own = field == ANNOTATIONS  # of this case; the others are stored for all of it
+        return super().field_volume(field) if own else super().field_volume(field).cut(self.box)

@@ -64,9 +64,7 @@ def _one(job: _Job) -> None:
         raise AutosegError(f"case {case.id} has no label.")
     if stage.annotators and all(label is None for label in loaded.annotations):
         raise AutosegError(f"case {case.id} was annotated by none of {', '.join(stage.annotators)}; take it out.")
-    patch = tuple(stage.configuration.patch_size)
-    done = preprocess_case(loaded, stage)
-    save(job.folder, case.id, done, (1,) * (3 - len(patch)) + patch, job.key)
+    save(job.folder, case.id, preprocess_case(loaded, stage), job.key)
 
 
 def refuse_lacking(dataset: Dataset, stage: Stage) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from autoseg.preprocessing.store import StoredCase
+    from autoseg.preprocessing.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ ANNOTATIONS = Field("annotations", "nearest", "target")
 #: Label map that the previous stage predicted, ``(1, z, y, x)``.
 PREVIOUS = Field("previous", "nearest", "input")
 
-#: A teacher's scores, one channel for each head, and a channel that is 1 inside the image: ``(heads + 1, z, y, x)``.
+#: A teacher's scores, one channel for each head, and, as for every linear field, a channel that is 1 inside the image:
+#: ``(heads + 1, z, y, x)``.
 TEACHER = Field("teacher", "linear", "target")
 
 
@@ -52,9 +54,12 @@ class StoredField:
     source: "StoredCase"
     content: str
 
-    def read(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """The field inside ``box`` (all of it where empty): int16 or float32 ``(channel, z, y, x)``."""
-        if self.field.interpolation == "nearest":
-            return self.source.label(box)[None]
-        values = self.source.image(box).astype(np.float32)
-        return np.concatenate([values, np.ones_like(values[:1])])
+    @property
+    def volume(self) -> "Volume":
+        """Its array ``(channel, z, y, x)``, mapped into memory; of a linear field without the channel of ones."""
+        return self.source.volume("label" if self.field.interpolation == "nearest" else "image")
+
+
+def with_inside(field: Field, values: np.ndarray) -> np.ndarray:
+    """The values ``(channel, z, y, x)`` of a field; of a linear one with a channel that is 1 inside the image."""
+    return values if field.interpolation == "nearest" else np.concatenate([values, np.ones_like(values[:1])])

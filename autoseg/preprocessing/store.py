@@ -1,8 +1,12 @@
-"""Preprocessed cases on disk: blosc2 arrays that training reads in part, and their metadata.
+"""Preprocessed cases on disk: arrays of 16 bits or fewer a voxel that training reads in part, and their metadata.
 
-A case is four files, ``<case>.image.b2nd``, ``<case>.label.b2nd``, ``<case>.foreground.npz`` and ``<case>.json``; where
+A case is four files, ``<case>.image.npy``, ``<case>.label.npy``, ``<case>.foreground.npz`` and ``<case>.json``; where
 several annotators are learned separately, a fifth holds their label maps. The JSON is written last: a case without it
 is incomplete.
+
+The arrays are mapped into memory, not compressed: cutting a box out of one lets go of the interpreter's lock and is two
+to four times as fast as from blosc2 arrays, which hold it (``benchmarks/stored_arrays.py``). Cases that an earlier
+version stored as blosc2 arrays are still read.
 """
 
 import json
@@ -14,11 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import blosc2
 import numpy as np
 
 from autoseg.plans.recipe import ANNOTATORS_KEY
-from autoseg.preprocessing.fields import ANNOTATIONS, Field, StoredField
+from autoseg.preprocessing.fields import ANNOTATIONS, Field, StoredField, with_inside
+from autoseg.preprocessing.volume import Volume, encode_image, encode_labels
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic, read_json, write_json
 
@@ -32,10 +36,8 @@ POSITIONS = 10_000
 #: Stored positions that belong to no label value: the mask, and the mask outside all labels.
 PLACES = ("inside", "healthy")
 
-#: Ending of the file with the label maps of several annotators.
-_ANNOTATIONS = f"{ANNOTATORS_KEY}.b2nd"
-
-blosc2.set_nthreads(1)
+#: Arrays of a case; the last is there where several annotators are learned separately.
+_ARRAYS = ("image", "label", ANNOTATORS_KEY)
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ class StoredCase:
         """Fields beside image and label; annotations replace the label."""
         return [*([ANNOTATIONS] if self.drawn else []), *(stored.field for stored in self.extra)]
 
+    def field_volume(self, field: Field) -> Volume:
+        """The array of a field ``(channel, z, y, x)``; of a linear one without the channel of ones."""
+        if field == ANNOTATIONS:
+            return self.volume(ANNOTATORS_KEY)
+        return next(stored for stored in self.extra if stored.field == field).volume
+
     def field(self, field: Field, box: tuple[slice, ...] = ()) -> np.ndarray:
         """``(channel, z, y, x)`` of a field inside ``box`` (all of it where empty)."""
-        if field == ANNOTATIONS:
-            return self.annotations(box)
-        return next(stored for stored in self.extra if stored.field == field).read(box)
+        return with_inside(field, self.field_volume(field).cut(box).decoded())
 
     @property
     def drawn(self) -> list[bool]:
@@ -134,37 +140,82 @@ class StoredCase:
         """
         return self.positions(PLACES.__contains__)
 
-    @cached_property
-    def _image(self) -> Any:
-        return _open(self.folder / f"{self.id}.image.b2nd")
+    def volume(self, name: str) -> Volume:
+        """One of the case's arrays, mapped into memory.
+
+        Args:
+            name: ``image``; ``label``, ``(1, z, y, x)``; or the annotators' (:data:`ANNOTATORS_KEY`).
+        """
+        return self._volumes[name]
 
     @cached_property
-    def _label(self) -> Any:
-        return _open(self.folder / f"{self.id}.label.b2nd")
-
-    @cached_property
-    def _annotations(self) -> Any:
-        return _open(self.folder / f"{self.id}.{_ANNOTATIONS}")
+    def _volumes(self) -> "_Mapped":
+        return _Mapped(self.folder, self.id, self.info.get("arrays", {}))
 
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """float32 ``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
-        return np.asarray(self._image[(slice(None), *box)])
+        return self.volume("image").cut(box).decoded()
 
     def label(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(z, y, x)`` inside ``box`` (all of it where empty)."""
-        return np.asarray(self._label[box or (slice(None),)])
+        """Integers ``(z, y, x)``, with the dataset's values, inside ``box`` (all of it where empty)."""
+        found: np.ndarray = self.volume("label").cut(box).decoded()[0]
+        return found
 
     def annotations(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        """int16 ``(annotator, z, y, x)`` inside ``box`` (all of it where empty); zero where one is missing."""
-        return np.asarray(self._annotations[(slice(None), *box)])
+        """Integers ``(annotator, z, y, x)`` inside ``box`` (all of it where empty); zero where one is missing."""
+        return self.volume(ANNOTATORS_KEY).cut(box).decoded()
 
 
-def _open(path: Path) -> Any:
+class _Mapped(dict[str, Volume]):
+    """The arrays of a case by name, each mapped into memory when it is first used."""
+
+    def __init__(self, folder: Path, case: str, encodings: dict[str, Any]) -> None:
+        super().__init__()
+        self._folder, self._case, self._encodings = folder, case, encodings
+
+    def __missing__(self, name: str) -> Volume:
+        encoding = self._encodings.get(name)
+        if encoding is None:
+            volume = Volume(_EarlierArray(self._folder / f"{self._case}.{name}.b2nd"))
+        else:
+            path = self._folder / f"{self._case}.{name}.npy"
+            volume = Volume.of(_mapped(path), encoding)
+        self[name] = volume
+        return volume
+
+
+def _mapped(path: Path) -> np.ndarray:
     try:
-        # One thread: blosc2's own pool does not survive the fork into a loading worker.
-        return blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    except (RuntimeError, OSError, ValueError) as error:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise _damaged(path, str(error)) from None
+    # An ndarray: slices of a memmap are memmaps, which are slow to make.
+    return np.asarray(array)
+
+
+class _EarlierArray:
+    """An array that an earlier version stored with blosc2, read in part: float32 images and int16 label maps."""
+
+    def __init__(self, path: Path) -> None:
+        import blosc2
+
+        self._path = path
+        try:
+            # One thread: it is read under a lock.
+            self._array: Any = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        except (RuntimeError, OSError, ValueError) as error:
+            raise _damaged(path, str(error)) from None
+        self.shape: tuple[int, ...] = (1,) * (4 - self._array.ndim) + tuple(self._array.shape)
+        self.dtype = self._array.dtype
+        self.size = int(np.prod(self.shape))
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        found = np.asarray(self._array[index[4 - self._array.ndim :]])
+        return found.reshape((1,) * (4 - found.ndim) + found.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[(slice(None),) * 4].astype(dtype or self.dtype, copy=False)
 
 
 def _damaged(path: Path, reason: str) -> AutosegError:
@@ -172,21 +223,19 @@ def _damaged(path: Path, reason: str) -> AutosegError:
     return AutosegError(f"{path} can't be read ({first}); delete its folder, the next training rebuilds it.")
 
 
-def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int, ...], key: str) -> None:
+def save(folder: Path, case_id: str, case: "PreprocessedCase", key: str) -> None:
     """Write a case atomically.
 
     Args:
         folder: of the preprocessed data.
         case_id: name.
         case: what to write; it must have a label.
-        patch: typical size of a read ``(z, y, x)``; the arrays are chunked to match.
         key: identifies the preprocessing and the source files (see :func:`stored_key`).
     """
     assert case.label is not None
-    for name in ("json", _ANNOTATIONS):
+    for name in ("json", *(f"{array}.{ending}" for array in _ARRAYS for ending in ("npy", "b2nd"))):
         (folder / f"{case_id}.{name}").unlink(missing_ok=True)
-    _write(folder / f"{case_id}.image.b2nd", case.image, patch)
-    _write(folder / f"{case_id}.label.b2nd", case.label.astype(np.int16), patch)
+    volumes = {"image": encode_image(case.image), "label": encode_labels(case.label[None])}
     drawn = [label for label in case.annotations if label is not None]
     # A voxel is foreground of a label where any of the annotators gave it that label.
     maps = np.stack(drawn) if drawn else case.label[None]
@@ -196,35 +245,23 @@ def save(folder: Path, case_id: str, case: "PreprocessedCase", patch: tuple[int,
         positions["healthy"] = _some(case.inside & (maps == 0).all(axis=0))
     with atomic(folder / f"{case_id}.foreground.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **positions)  # type: ignore[arg-type]
-    content = f"{_checksum(case.image)}{_checksum(case.label)}"
-    info = {"key": key, "content": content, "shape": list(case.label.shape), "trace": case.trace.to_json()}
+    # Another content is another training. As in earlier versions, of the values before they are rounded to 16 bits.
+    content = _checksum(case.image) + _checksum(case.label)
+    info: dict[str, Any] = {"key": key, "shape": list(case.label.shape), "trace": case.trace.to_json()}
     if drawn:
         maps = np.stack([np.zeros_like(case.label) if label is None else label for label in case.annotations])
-        _write(folder / f"{case_id}.{_ANNOTATIONS}", maps.astype(np.int16), patch)
+        volumes[ANNOTATORS_KEY] = encode_labels(maps)
         info["drawn"] = [label is not None for label in case.annotations]
-        info["content"] = content + _checksum(maps) + "".join(f"{drew:d}" for drew in info["drawn"])
+        content += _checksum(maps) + "".join(f"{drew:d}" for drew in info["drawn"])
+    for name, volume in volumes.items():
+        with atomic(folder / f"{case_id}.{name}.npy", suffix=".npy") as temporary:
+            np.save(temporary, volume.array)
+    info |= {"content": content, "arrays": {name: volume.encoding for name, volume in volumes.items()}}
     write_json(folder / f"{case_id}.json", info)
 
 
 def _checksum(array: np.ndarray) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(array).tobytes()):08x}"
-
-
-def _write(path: Path, array: np.ndarray, patch: tuple[int, ...]) -> None:
-    spatial = array.shape[-3:]
-    chunk = [min(n, p) for n, p in zip(spatial, patch, strict=True)]
-    block = [min(n, 32) for n in chunk]
-    lead = [1] * (array.ndim - 3)
-    with atomic(path, suffix=".b2nd") as temporary:
-        temporary.unlink()
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            chunks=(*lead, *chunk),
-            blocks=(*lead, *block),
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
-            mode="w",
-        )
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 
 def _foreground_positions(maps: np.ndarray) -> dict[int, np.ndarray]:

@@ -97,11 +97,18 @@ def training_loss(
     for answer, count in enumerate(counts):
         logits, annotation = [level[answer] for level in by_answer], label[:, answer]
         if drawn is not None and 0 < count < samples:
-            rows = torch.as_tensor(np.flatnonzero(drawn[:, answer]), device=label.device)
-            logits, annotation = [level[rows] for level in logits], annotation[rows]
+            # Rows by number, not by an index tensor: copying one to a GPU waits for it.
+            rows = [int(row) for row in np.flatnonzero(drawn[:, answer])]
+            logits, annotation = [_rows(level, rows) for level in logits], _rows(annotation, rows)
         if count:
             total = total + count * deep_supervision_loss(logits, annotation, loss, target)
     return total / max(sum(counts), 1)
+
+
+def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Some rows of a tensor, copied."""
+    parts = tensor.unbind(0)
+    return torch.stack([parts[row] for row in rows])
 
 
 def deep_supervision_loss(

@@ -37,22 +37,78 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("rate_share", 1.0)
 
 
-def build_optimizer(parameters: TrainedParameters, optimizer: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(parameters: TrainedParameters, optimizer: Optimizer, fused: bool = False) -> torch.optim.Optimizer:
     """Build the plan's optimizer; SGD with momentum uses Nesterov's.
+
+    Args:
+        parameters: to train.
+        optimizer: name and hyperparameters.
+        fused: whether its step is one kernel, where there is one; it can then skip a step on the device
+            (:func:`take_step`).
 
     Raises:
         AutosegError: the optimizer is Ranger21, which is not installed.
     """
     rate, decay = optimizer.learning_rate, optimizer.weight_decay
-    if optimizer.name == "sgd":
-        return torch.optim.SGD(
-            parameters, rate, optimizer.momentum, nesterov=optimizer.momentum > 0, weight_decay=decay
-        )
-    if optimizer.name == "adam":
-        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    one_kernel = True if fused else None
     if optimizer.name == "ranger21":
         return _ranger21(parameters, rate, decay)
-    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+    if optimizer.name == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=one_kernel)
+    if optimizer.name == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=one_kernel)
+    momentum = optimizer.momentum
+    sgd = torch.optim.SGD(parameters, rate, momentum, nesterov=momentum > 0, weight_decay=decay, fused=one_kernel)
+    if fused and momentum:
+        sgd.register_step_pre_hook(_begin_momentum)
+    return sgd
+
+
+def take_step(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+    """Take the optimizer's step, unless the gradient is not finite.
+
+    A fused optimizer decides on the device; for another one this waits until the device knows.
+
+    Args:
+        optimizer: with unscaled gradients.
+        finite: bool, 0-d, on the device of the parameters.
+    """
+    if optimizer.defaults.get("fused"):
+        # What GradScaler.step sets (torch/amp/grad_scaler.py); the kernel does nothing where found_inf is 1.
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's state, also one that was saved on another device, by another implementation or format.
+
+    Args:
+        optimizer: built as for the training.
+        saved: its ``state_dict``.
+    """
+    own = [{key: group[key] for key in ("fused", "foreach") if key in group} for group in optimizer.param_groups]
+    groups = [{**group, **mine} for group, mine in zip(saved["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            # A fused kernel takes weights and moments only with the same strides.
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, arguments: Any, keywords: Any) -> None:
+    """Zeros as the momentum before the first step, which give torch's first step.
+
+    A fused first step that is skipped leaves an uninitialised momentum behind (torch 2.14), and one on some of the
+    parameters, the others being frozen, none for those.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _ranger21(parameters: TrainedParameters, rate: float, decay: float) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """StepSetup: all that time and memory of a training step depend on, apart from the device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,9 @@ from autoseg.plans.recipe import Recipe
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.step.batch import LABEL_TYPE, Batch
+
+#: Voxels of a batch that is timed in place of a larger one; the time is then scaled.
+TIMED_VOXELS = 60_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,22 @@ class StepSetup:
     def at(self, patch_size: Sequence[int], batch_size: int) -> "StepSetup":
         """The same with another patch and batch."""
         return replace(self, patch_size=patch_size, batch_size=batch_size)
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of all patches of a batch."""
+        return self.batch_size * math.prod(self.patch_size)
+
+    def reduced(self) -> "StepSetup":
+        """The same with fewer patches, the longest axes cut, until a step is quick to time (:data:`TIMED_VOXELS`)."""
+        factor, size = self.network.divisor, list(self.patch_size)
+        while math.prod(size) > 1.5 * TIMED_VOXELS:
+            axes = [axis for axis in range(len(size)) if size[axis] > factor[axis]]
+            if not axes:
+                break
+            longest = max(axes, key=lambda axis: size[axis])
+            size[longest] -= factor[longest]
+        return self.at(size, max(1, min(self.batch_size, TIMED_VOXELS // math.prod(size))))
 
     def batch(self, device: torch.device | str, random: bool = False) -> Batch:
         """A batch of the right shapes without real data: an empty or random image, labels of zeros.

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,31 +20,36 @@ from autoseg.plans.target import Target
 from autoseg.step.averaging import MovingAverage
 from autoseg.step.batch import Batch
 from autoseg.step.objective import Outputs, objective
-from autoseg.step.optimizer import TrainedParameters, build_optimizer
-from autoseg.step.precision import autocast
+from autoseg.step.optimizer import TrainedParameters, build_optimizer, restore_optimizer, take_step
+from autoseg.step.variant import Variant
+
+#: 32 bits, contiguous, not compiled.
+PLAIN = Variant()
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """Result of a step.
+    """Result of a step, on its device: reading it waits until the step is done.
 
     Attributes:
-        loss: of the batch.
-        finite: whether loss and gradient were finite; if not, the weights are unchanged.
+        loss: of the batch, 0-d.
+        finite: bool, 0-d: whether loss and gradient were finite; if not, the weights are unchanged.
     """
 
-    loss: float
-    finite: bool
+    loss: torch.Tensor
+    finite: torch.Tensor
 
 
 class TrainingStep:
     """One training step on a batch: forward, loss, backward, optimizer and average of the weights.
 
+    A step only gives a CUDA device its work, and never waits for it (with Ranger21 it does).
+
     Args:
-        network: on its device.
+        network: on its device; its weights are put into the variant's memory format.
         recipe: loss, optimizer, clipping, average.
         target: what to segment.
-        dtype: of autocast; float32 for none.
+        variant: how to compute.
         parameters: argument of the optimizer; all parameters alike where None.
     """
 
@@ -54,19 +58,28 @@ class TrainingStep:
         network: nn.Module,
         recipe: Recipe,
         target: Target,
-        dtype: torch.dtype = torch.float32,
+        variant: Variant = PLAIN,
         parameters: TrainedParameters | None = None,
     ) -> None:
         self.network = network
         self.recipe = recipe
         self.target = target
         self.device = next(network.parameters()).device
-        self.dtype = dtype
-        self.optimizer = build_optimizer(network.parameters() if parameters is None else parameters, recipe.optimizer)
+        self.variant = variant
+        variant.prepare(network)
+        fused = variant.fused or self.device.type == "cuda"
+        parameters = network.parameters() if parameters is None else parameters
+        self.optimizer = build_optimizer(parameters, recipe.optimizer, fused)
         self.average = MovingAverage(network, recipe.ema_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=variant.dtype == torch.float16)
+        self._run = variant.run(network)
         #: Autocast of the forward pass; the memory model replaces it where the device is absent.
-        self.casts: Callable[[], AbstractContextManager[object]] = partial(autocast, self.device, dtype)
+        self.casts: Callable[[], AbstractContextManager[object]] = lambda: variant.casts(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of autocast; float32 for none."""
+        return self.variant.dtype
 
     def __call__(self, batch: Batch) -> StepOutcome:
         """Train on a batch, and update the average of the weights."""
@@ -77,9 +90,11 @@ class TrainingStep:
         return outcome
 
     def forward(self, batch: Batch) -> Outputs:
-        """The network's logits of a batch, in the step's precision."""
+        """The network's logits of a batch, in the step's variant."""
+        if self.variant.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with self.casts():
-            outputs: Outputs = self.network(batch.image)
+            outputs: Outputs = self._run(self.variant.arrange(batch.image))
         return outputs
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
@@ -88,22 +103,17 @@ class TrainingStep:
 
     def learn(self, loss: torch.Tensor) -> StepOutcome:
         """Backward pass, clipping and the optimizer's step, which is skipped where loss or gradient is not finite."""
+        finite = self.backward(loss)
+        take_step(self.optimizer, finite)
+        self.scaler.update()  # where gradients overflowed 16 bits, it halves the scale
+        return StepOutcome(loss.detach(), finite)
+
+    def backward(self, loss: torch.Tensor) -> torch.Tensor:
+        """Backward pass and clipping; a 0-d bool: whether loss and gradient are finite."""
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip or math.inf)
-        value = float(loss.detach())
-        if not self.scaler.is_enabled():
-            finite = math.isfinite(value) and bool(torch.isfinite(norm))
-            del norm
-            if finite:
-                self.optimizer.step()
-            return StepOutcome(value, finite)
-        # The scaler leaves out a step whose gradients overflowed 16 bits, and halves the scale.
-        scale = self.scaler.get_scale()
-        if math.isfinite(value):
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return StepOutcome(value, math.isfinite(value) and self.scaler.get_scale() >= scale)
+        return torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that are needed to resume exactly."""
@@ -121,7 +131,7 @@ class TrainingStep:
         if saved["average"]:
             self.average.network.load_state_dict(saved["average"])
         self.average.steps = saved["average_steps"]
-        self.optimizer.load_state_dict(saved["optimizer"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
         if self.scaler.is_enabled() and saved["scaler"]:  # empty where it began on a device without 16-bit floats
             self.scaler.load_state_dict(saved["scaler"])
 
@@ -133,6 +143,6 @@ class TrainingStep:
         losses = []
         for batch in batches:
             with self.casts():
-                outputs = network(batch.image)
+                outputs = network(self.variant.arrange(batch.image))
             losses.append(float(self.loss(outputs, batch)))
         return float(np.mean(losses))

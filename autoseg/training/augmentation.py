@@ -1,11 +1,13 @@
-"""Augmentation as batched tensor operations on the training device.
+"""Augmentation of intensities, and mirroring, on the training device.
 
-The random parameters (which samples, angles, factors) are sampled on the CPU from a NumPy generator, so that a training
+The random parameters (which samples, which factors) are sampled on the CPU from a NumPy generator, so that a training
 is the same on every device and can be resumed exactly; noise fields are sampled on the device. Ranges are the plan's
-(:class:`autoseg.plans.recipe.Augmentation`).
+(:class:`autoseg.plans.recipe.Augmentation`). Samples are chosen by numbers, not by index tensors, and factors come from
+pinned memory: nothing waits for the device.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from autoseg.plans.recipe import Augmentation
+from autoseg.training.deformation import only_in_plane
+from autoseg.training.transfers import to_device
 from autoseg.utils.registry import Registry
 
 #: Augments images ``(batch, channel, *space)``, given the description and a random generator.
@@ -22,204 +26,97 @@ Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
 TRANSFORMERS: Registry[Transformer] = Registry("augmentation", package="autoseg.training")
 
 
-def loading_size(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
-    """Size of the box to load, so that a rotated and scaled patch rarely reaches beyond it.
+def augment_intensities(
+    image: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator, noise: torch.Generator
+) -> None:
+    """Change the intensities of some samples, in place.
 
     Args:
-        patch: voxels of the final patch.
-        augmentation: gives the largest rotation and zoom; a probability of 0 switches either off.
-
-    Returns:
-        Voxels an axis, at least the patch.
-    """
-    size = np.asarray(patch, float)
-    dimensions = len(patch)
-    if augmentation.rotation_probability and augmentation.rotation:
-        angle = np.radians(min(augmentation.rotation, 45.0))
-        turned = size.copy()
-        for axis in _rotation_axes(augmentation, dimensions):
-            a, b = [other for other in range(dimensions) if other != axis] if dimensions == 3 else (0, 1)
-            turned[a] = max(turned[a], size[a] * np.cos(angle) + size[b] * np.sin(angle))
-            turned[b] = max(turned[b], size[b] * np.cos(angle) + size[a] * np.sin(angle))
-        size = turned
-    if augmentation.scaling_probability:
-        # The largest zoom-out is rare; nnU-Net, too, loads for 0.85 where it scales down to 0.7.
-        zoom = max(augmentation.scaling[0], 0.85)
-        zoomed = size / min(zoom, 1.0)
-        if _in_plane(augmentation, dimensions):
-            zoomed[0] = size[0]
-        size = zoomed
-    return [int(n) for n in np.ceil(np.maximum(size, patch))]
-
-
-def _rotation_axes(augmentation: Augmentation, dimensions: int) -> list[int]:
-    return [0] if dimensions == 2 else [axis for axis in augmentation.rotation_axes if axis < 3]
-
-
-def _in_plane(augmentation: Augmentation, dimensions: int) -> bool:
-    return dimensions == 3 and list(augmentation.rotation_axes) == [0]
-
-
-def augment_maps(
-    image: torch.Tensor,
-    maps: torch.Tensor,
-    patch: Sequence[int],
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-    fields: int = 0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment a batch and crop it to the patch.
-
-    Args:
-        image: float32 ``(batch, channel, *loaded)``.
-        maps: label maps of each sample, transformed alike: integer ``(batch, map, *loaded)``.
-        patch: size of the result's space.
+        image: float32 ``(batch, channel, *space)``.
         augmentation: probabilities and ranges.
-        rng: random generator; the same state gives the same result (on one kind of device).
-        fields: number of the image's last channels that are no intensities: only spatial changes apply to them.
-
-    Returns:
-        Image ``(batch, channel, *patch)`` and label maps ``(batch, map, *patch)``.
+        rng: random generator of all parameters.
+        noise: random generator of noise, on the image's device.
     """
-    noise = torch.Generator(image.device).manual_seed(int(rng.integers(2**62)))
-    moved, maps = _spatial(image, maps, patch, augmentation, rng)
-    batch = len(moved)
-    image = moved[:, : moved.shape[1] - fields]  # a view: assignments change ``moved``, too
+    a, batch = augmentation, len(image)
 
-    def happens(probability: float) -> np.ndarray:
-        return np.flatnonzero(rng.random(batch) < probability)
+    def happens(probability: float) -> list[int]:
+        return [int(sample) for sample in np.flatnonzero(rng.random(batch) < probability)]
 
     def uniform(bounds: tuple[float, float], count: int) -> np.ndarray:
         return rng.uniform(bounds[0], bounds[1], count)
 
-    a = augmentation
     chosen = happens(a.noise_probability)
     sigma = uniform(a.noise_std, len(chosen))
-    if len(chosen):
-        picked = image[chosen]
-        field = torch.randn(picked.shape, device=image.device, generator=noise)
-        image[chosen] = picked + field * _column(sigma, picked)
+    if chosen:
+        field = torch.randn((len(chosen), *image.shape[1:]), device=image.device, generator=noise)
+        for sample, values, width in zip(chosen, field, sigma, strict=True):
+            image[sample].add_(values.mul_(float(width)))
     _per_channel(image, happens(a.blur_probability), rng, lambda x, n: blur(x, uniform(a.blur_sigma, n)))
     chosen = happens(a.brightness_probability)
-    factor = uniform(a.brightness, len(chosen))
-    if len(chosen):
-        image[chosen] = image[chosen] * _column(factor, image)
+    for sample, factor in zip(chosen, uniform(a.brightness, len(chosen)), strict=True):
+        image[sample].mul_(float(factor))
     chosen = happens(a.contrast_probability)
-    factor = uniform(a.contrast, len(chosen))
-    if len(chosen):
-        image[chosen] = contrast(image[chosen], _column(factor, image))
-    flat = _in_plane(a, len(patch))
+    factors = uniform(a.contrast, len(chosen))
+    _per_sample(image, chosen, lambda x: contrast(x, _column(factors, x)))
+    flat = only_in_plane(a, image.ndim - 2)
     _per_channel(
         image,
         happens(a.low_resolution_probability),
         rng,
         lambda x, n: low_resolution(x, uniform(a.low_resolution, n), flat),
     )
-    for probability, invert in ((a.gamma_invert_probability, True), (a.gamma_probability, False)):
+    for probability, sign in ((a.gamma_invert_probability, -1), (a.gamma_probability, 1)):
         chosen = happens(probability)
-        exponent = uniform(a.gamma, len(chosen))
-        if len(chosen):
-            sign = -1 if invert else 1
-            image[chosen] = sign * gamma(sign * image[chosen], _column(exponent, image))
+        exponents = uniform(a.gamma, len(chosen))
+        _per_sample(image, chosen, partial(_signed_gamma, sign=sign, exponents=exponents))
     for name, transform in a.transforms.items():
         chosen = happens(transform.probability)
-        if len(chosen):
-            image[chosen] = TRANSFORMERS.find(name)(image[chosen], transform, rng)
-    for axis in a.mirror_axes:
-        chosen = happens(0.5)
-        if len(chosen):
-            moved[chosen] = moved[chosen].flip(axis + 2)
-            maps[chosen] = maps[chosen].flip(axis + 2)
-    return moved, maps
+        if chosen:
+            _per_sample(image, chosen, _described(TRANSFORMERS.find(name), transform, rng))
+
+
+def mirror(arrays: Sequence[torch.Tensor], axes: Sequence[int], rng: np.random.Generator) -> None:
+    """Flip some samples of all arrays ``(batch, channel, *space)`` alike, in place, each axis with probability ½."""
+    for axis in axes:
+        for sample in np.flatnonzero(rng.random(len(arrays[0])) < 0.5):
+            for array in arrays:
+                one = array[int(sample)]
+                one.copy_(one.flip(axis + 1))
+
+
+def _described(
+    transform: Transformer, description: Any, rng: np.random.Generator
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda image: transform(image, description, rng)
+
+
+def _signed_gamma(image: torch.Tensor, sign: int, exponents: np.ndarray) -> torch.Tensor:
+    return sign * gamma(sign * image, _column(exponents, image))
 
 
 def _column(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    column = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    column = to_device(values.astype(np.float32), like.device).to(like.dtype)
     return column.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _per_sample(image: torch.Tensor, samples: list[int], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Apply ``change`` in place to the chosen samples, all at once."""
+    if samples:
+        places = [image[sample] for sample in samples]
+        torch._foreach_copy_(places, list(change(torch.stack(places)).unbind()))
 
 
 def _per_channel(
     image: torch.Tensor,
-    samples: np.ndarray,
+    samples: list[int],
     rng: np.random.Generator,
     change: Callable[[torch.Tensor, int], torch.Tensor],
 ) -> None:
     """Apply ``change`` in place to a random half of the channels of the chosen samples."""
     picked = rng.random((len(samples), image.shape[1])) < 0.5
-    rows, channels = samples[np.nonzero(picked)[0]], np.nonzero(picked)[1]
-    if len(rows):
-        image[rows, channels] = change(image[rows, channels], len(rows))
-
-
-def _spatial(
-    image: torch.Tensor, maps: torch.Tensor, patch: Sequence[int], a: Augmentation, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate, scale and deform some samples; crop the patch from the centre of all."""
-    batch, dimensions = len(image), image.ndim - 2
-    axes = _rotation_axes(a, dimensions)
-    turned = rng.random(batch) < (a.rotation_probability if a.rotation else 0)
-    angles = rng.uniform(-a.rotation, a.rotation, (batch, 3)) * turned[:, None]
-    zoomed = rng.random(batch) < a.scaling_probability
-    zoom = np.where(zoomed, rng.uniform(*a.scaling, batch), 1.0)
-    bent = rng.random(batch) < (a.elastic_probability if a.elastic_magnitude else 0)
-    magnitude = rng.uniform(0, a.elastic_magnitude, batch) * bent
-    nodes = [max(2, round(n / a.elastic_spacing) + 1) for n in patch]
-    displacement = rng.uniform(-1, 1, (batch, dimensions, *nodes)) * magnitude.reshape(-1, *[1] * (dimensions + 1))
-    if _in_plane(a, dimensions):
-        displacement[:, 0] = 0
-    start = [(n - p) // 2 for n, p in zip(image.shape[2:], patch, strict=True)]
-    middle = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
-    new_image = image[(slice(None), slice(None), *middle)].clone()
-    new_maps = maps[(slice(None), slice(None), *middle)].clone()
-    moved = np.flatnonzero(turned | zoomed | bent)
-    if not len(moved):
-        return new_image, new_maps
-    matrices = np.stack([_matrix(angles[i], axes, zoom[i], dimensions, _in_plane(a, dimensions)) for i in moved])
-    grid = _sampling_grid(matrices, displacement[moved], patch, image.shape[2:], image.device)
-    new_image[moved] = F.grid_sample(image[moved], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    nearest = F.grid_sample(maps[moved].float(), grid, mode="nearest", align_corners=False)
-    new_maps[moved] = nearest.to(maps.dtype)
-    return new_image, new_maps
-
-
-def _matrix(angles: np.ndarray, axes: list[int], zoom: float, dimensions: int, in_plane: bool) -> np.ndarray:
-    """Voxel offsets in the patch → voxel offsets in the loaded box, ``(dimensions, dimensions)``."""
-    matrix = np.eye(dimensions)
-    for axis in axes:
-        cosine, sine = np.cos(np.radians(angles[axis])), np.sin(np.radians(angles[axis]))
-        i, j = (0, 1) if dimensions == 2 else [other for other in range(3) if other != axis]
-        turn = np.eye(dimensions)
-        turn[i, i] = turn[j, j] = cosine
-        turn[i, j], turn[j, i] = -sine, sine
-        matrix = turn @ matrix
-    factor = np.full(dimensions, 1 / zoom)
-    if in_plane:
-        factor[0] = 1.0
-    return matrix * factor[:, None]
-
-
-def _sampling_grid(
-    matrices: np.ndarray,
-    displacement: np.ndarray,
-    patch: Sequence[int],
-    loaded: Sequence[int],
-    device: torch.device,
-) -> torch.Tensor:
-    """Coordinates for ``grid_sample``: ``(n, *patch, dimensions)``, in [−1, 1] of the loaded box, x first."""
-    dimensions = len(patch)
-    lines = [torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2 for n in patch]
-    offsets = torch.stack(torch.meshgrid(*lines, indexing="ij")).reshape(dimensions, -1)
-    turned = torch.as_tensor(matrices, dtype=torch.float32, device=device) @ offsets
-    coordinates = turned.reshape(len(matrices), dimensions, *patch)
-    if np.any(displacement):
-        coarse = torch.as_tensor(displacement, dtype=torch.float32, device=device)
-        mode = "trilinear" if dimensions == 3 else "bilinear"
-        coordinates = coordinates + F.interpolate(coarse, size=list(patch), mode=mode, align_corners=True)
-    # The patch's centre may lie half a voxel off the box's, exactly as in the plain crop.
-    shift = [(n - p) // 2 + (p - 1) / 2 - (n - 1) / 2 for n, p in zip(loaded, patch, strict=True)]
-    half = torch.tensor(list(loaded), dtype=torch.float32, device=device) / 2
-    coordinates = coordinates.movedim(1, -1) + torch.tensor(shift, dtype=torch.float32, device=device)
-    return (coordinates / half).flip(-1)
+    places = [image[samples[row], int(channel)] for row, channel in np.argwhere(picked)]
+    if places:
+        torch._foreach_copy_(places, list(change(torch.stack(places), len(places)).unbind()))
 
 
 def blur(channels: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
@@ -228,7 +125,7 @@ def blur(channels: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
     radius = int(np.ceil(3 * sigma.max()))
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets[None] / sigma[:, None]) ** 2)
-    taps = torch.as_tensor(weights / weights.sum(1, keepdims=True), dtype=channels.dtype, device=channels.device)
+    taps = to_device((weights / weights.sum(1, keepdims=True)).astype(np.float32), channels.device).to(channels.dtype)
     for axis in range(1, channels.ndim):
         size = channels.shape[axis]
         index = torch.arange(-radius, size + radius, device=channels.device).clamp(0, size - 1)

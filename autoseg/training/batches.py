@@ -1,21 +1,41 @@
-"""One batch of a training: loaded patches, augmented, to the network's input and targets."""
+"""One batch of a training: source voxels, resampled and augmented, to the network's input and targets."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.step.batch import Batch
-from autoseg.training.augmentation import augment_maps
+from autoseg.training.augmentation import augment_intensities, mirror
+from autoseg.training.case_cache import CaseArrays
+from autoseg.training.deformation import resample_patch
 from autoseg.training.fields import with_input_fields
 from autoseg.training.missing_channels import kept_channels, only_channels
+from autoseg.training.sampling import LoadedBatch, LoadedPatch
+
+
+@dataclass(frozen=True)
+class MadeBatch:
+    """A batch, ready for the step.
+
+    Attributes:
+        batch: on the device.
+        seed: of torch's global random state during the step, which dropout uses.
+    """
+
+    batch: Batch
+    seed: int
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors of the batch."""
+        return [self.batch.image, self.batch.label, *self.batch.fields.values()]
 
 
 class BatchMaker:
-    """Augments loaded patches on the training device.
+    """Makes batches of loaded source voxels, on the training device.
 
     Args:
         stage: patch, network and recipe.
@@ -29,43 +49,53 @@ class BatchMaker:
         self.output_size = stage.network.output_size(patch)
         self.device = device
 
-    def make(self, loaded: Mapping[str, Any], rng: np.random.Generator) -> Batch:
-        """A batch of loaded patches (:meth:`autoseg.training.sampling.PatchLoader.batch`), augmented."""
-        recipe = self.stage.recipe
-        image = self._moved(loaded["image"])
-        fields: dict[Field, torch.Tensor] = {field: self._moved(values) for field, values in loaded["fields"].items()}
-        label = None if ANNOTATIONS in fields else self._moved(loaded["label"])
-        linear = {field: values for field, values in fields.items() if field.interpolation == "linear"}
-        nearest = {field: values for field, values in fields.items() if field.interpolation == "nearest"}
-        maps = [*([] if label is None else [label[:, None]]), *nearest.values()]
-        channels = sum(values.shape[1] for values in linear.values())
-        numbers, moved = augment_maps(
-            torch.cat([image, *linear.values()], dim=1) if linear else image,
-            torch.cat(maps, dim=1) if len(maps) > 1 else maps[0],
-            self.input_size,
-            recipe.augmentation,
-            rng,
-            fields=channels,
-        )
-        own = image.shape[1]
-        image = numbers[:, :own].contiguous()
-        fields = dict(zip(linear, _split(numbers[:, own:], linear), strict=True))
-        first = 0 if label is None else 1
-        fields |= dict(zip(nearest, _split(moved[:, first:], nearest), strict=True))
+    def make(self, loaded: LoadedBatch, layout: CaseArrays) -> MadeBatch:
+        """A batch of loaded patches, augmented.
+
+        Args:
+            loaded: its source voxels.
+            layout: of their arrays.
+        """
+        recipe, rng = self.stage.recipe, loaded.rng
+        patches = [self._resampled(patch, layout) for patch in loaded.patches]
+        numbers, maps = (torch.stack(parts) for parts in zip(*patches, strict=True))
+        own = loaded.present.shape[1]
+        noise = torch.Generator(self.device).manual_seed(loaded.noise)
+        augment_intensities(numbers[:, :own], recipe.augmentation, rng, noise)
+        mirror([numbers, maps], recipe.augmentation.mirror_axes, rng)
+        voxels = loaded.patches[0].voxels
+        widths = [len(array) + (field is not None) for array, field in zip(voxels.numbers, layout.numbers, strict=True)]
+        arrays = dict(zip(layout.numbers, numbers.split(widths, dim=1), strict=True))
+        image = arrays.pop(None).contiguous()
+        fields: dict[Field, torch.Tensor] = {field: values for field, values in arrays.items() if field is not None}
+        label: torch.Tensor | None = None
+        for field, values in zip(layout.maps, maps.split([len(array) for array in voxels.maps], dim=1), strict=True):
+            if field is None:
+                label = self._middle(values[:, 0])
+            else:
+                fields[field] = values
         image = with_input_fields(image, fields, self.stage, rng)
         # After the augmentation, whose noise would make a missing channel non-zero.
-        image = only_channels(image, kept_channels(loaded["present"], recipe.channel_dropout, rng))
+        image = only_channels(image, kept_channels(loaded.present, recipe.channel_dropout, rng))
         targets = {field: self._middle(values) for field, values in fields.items() if field.role == "target"}
-        annotations = targets.pop(ANNOTATIONS, None)
-        return Batch(
-            image,
-            self._middle(moved[:, 0]) if annotations is None else annotations,
-            loaded.get("drawn"),
-            {field.name: values.contiguous() for field, values in targets.items()},
-        )
+        if label is None:
+            label = targets.pop(ANNOTATIONS)
+        named = {field.name: values.contiguous() for field, values in targets.items()}
+        return MadeBatch(Batch(image, label, loaded.drawn, named), int(rng.integers(2**62)))
 
-    def _moved(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+    def _resampled(self, patch: LoadedPatch, layout: CaseArrays) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers ``(channel, *input)`` and label maps ``(map, *input)`` of one sample."""
+        arrays, labels = patch.voxels.on(self.device)
+        numbers = []
+        for array, scales, field in zip(arrays, patch.voxels.scales, layout.numbers, strict=True):
+            values = decoded(array, scales)
+            numbers.append(values)
+            if field is not None:
+                numbers.append(torch.ones_like(values[:1]))  # zero beyond the image, after resampling
+        together, maps = torch.cat(numbers), torch.cat(labels)
+        if len(self.input_size) == 2:
+            together, maps = together[:, 0], maps[:, 0]
+        return resample_patch(together, maps, patch.first, patch.deformation)
 
     def _middle(self, maps: torch.Tensor) -> torch.Tensor:
         """The centre ``(…, *size)`` of maps: the output of a network without padding."""
@@ -75,6 +105,9 @@ class BatchMaker:
         return maps
 
 
-def _split(values: torch.Tensor, fields: Mapping[Field, torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Channels ``(batch, channel, *space)`` back to the fields that they were concatenated from."""
-    return values.split([field.shape[1] for field in fields.values()], dim=1) if fields else ()
+def decoded(voxels: torch.Tensor, scales: Sequence[tuple[float, float]]) -> torch.Tensor:
+    """The values of stored numbers (:class:`autoseg.preprocessing.volume.Volume`): float32, same shape."""
+    values = voxels.float()
+    if not scales:
+        return values
+    return torch.stack([(channel + shift) * slope for channel, (slope, shift) in zip(values, scales, strict=True)])

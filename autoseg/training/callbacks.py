@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
-from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
 from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
@@ -70,16 +69,12 @@ class SourceAverage(Callback):
 class NotFinite(Callback):
     """Ends a training whose loss stays non-finite."""
 
-    def __init__(self) -> None:
-        self._steps = 0
-
-    def after_step(self, training: Training, outcome: StepOutcome) -> None:
-        """Count steps without a finite gradient."""
-        self._steps = 0 if outcome.finite else self._steps + 1
-        if self._steps > PATIENCE_NOT_FINITE:
+    def after_iteration(self, training: Training) -> None:
+        """Look at the steps in a row without a finite gradient."""
+        if training.without_gradient > PATIENCE_NOT_FINITE:
             raise AutosegError(
-                f"the loss of {training.fold.folder} is not a number since {self._steps} steps; lower the learning "
-                "rate (--set recipe.optimizer.learning_rate=…) and start over with --restart."
+                f"the loss of {training.fold.folder} is not a number since {training.without_gradient} steps; lower "
+                "the learning rate (--set recipe.optimizer.learning_rate=…) and start over with --restart."
             )
 
 

@@ -15,14 +15,18 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Read a training state; only tensors and plain values are accepted.
+
+    Args:
+        path: of the file.
+        mapped: read the bytes of a tensor when it is used, for a look at the plain values.
 
     Raises:
         AutosegError: the file is damaged or holds anything else.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise AutosegError(f"{path} can't be resumed from ({reason}); start over with --restart.") from None

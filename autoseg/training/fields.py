@@ -13,7 +13,7 @@ import torch
 from autoseg.inference.decoding import one_hot
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.stage import Stage
-from autoseg.preprocessing.fields import Field
+from autoseg.preprocessing.fields import Field, with_inside
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.distortion import distort
 from autoseg.utils.registry import Registry
@@ -24,7 +24,8 @@ class InputField:
     """Encoding of a field of role ``input``.
 
     Attributes:
-        encode: ``(batch, channel, *space)`` as it is stored, and the stage → float32 ``(batch, channel, *space)``.
+        encode: ``(batch, channel, *space)``, of a label map indices of :func:`map_values`, and the stage → float32
+            ``(batch, channel, *space)``.
         distort: adds random errors to one sample ``(channel, *space)`` in training, so that the network does not rely
             on it fully.
     """
@@ -37,9 +38,21 @@ class InputField:
 INPUT_FIELDS: Registry[InputField] = Registry("field", package="autoseg.training")
 
 
+def map_values(field: Field | None, stage: Stage) -> list[int]:
+    """The label values that a map's indices stand for in a training: those of the stage's target, or of its input's.
+
+    Args:
+        field: whose map it is; None for the label.
+        stage: that is trained.
+    """
+    read = field is not None and field.role == "input"
+    target = stage.input_target if read and stage.input_target is not None else stage.target
+    return target.values
+
+
 def _one_channel_an_output(maps: torch.Tensor, stage: Stage) -> torch.Tensor:
     assert stage.input_target is not None
-    return one_hot(maps[:, 0], stage.input_target)
+    return one_hot(maps[:, 0], stage.input_target.indexed)
 
 
 def _distorted(maps: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:
@@ -74,5 +87,14 @@ def with_input_fields(
 
 def network_input(case: StoredCase, stage: Stage) -> torch.Tensor:
     """The network's input for a whole case: float32 ``(channel, z, y, x)``."""
-    fields = {field: torch.from_numpy(case.field(field))[None] for field in case.fields if field.role == "input"}
+    fields = {}
+    for field in case.fields:
+        if field.role == "input":
+            volume = case.field_volume(field)
+            values = (
+                with_inside(field, volume.decoded())
+                if field.interpolation == "linear"
+                else volume.indices_of(map_values(field, stage))
+            )
+            fields[field] = torch.from_numpy(values)[None]
     return with_input_fields(torch.from_numpy(case.image())[None], fields, stage)[0]

@@ -8,7 +8,6 @@ from autoseg.training.callbacks import with_usual_callbacks
 from autoseg.training.interrupt import postponed_interrupt
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.utils.errors import AutosegError
 
 
 def train_fold(
@@ -20,7 +19,7 @@ def train_fold(
         fold: its folder gets weights, state and history; its stage is trained.
         cases: to train on and to validate with.
         budget: iterations or seconds.
-        settings: device, seed, processes.
+        settings: device, seed, threads.
         callbacks: further ones, called before the history is written and the state saved.
 
     Returns:
@@ -41,17 +40,7 @@ def train_fold(
             rate = training.set_rate()
             for hook in hooks:
                 hook.before_step(training)
-            try:
-                loaded = training.next_patches()
-            except RuntimeError:
-                if interrupted():  # Ctrl-C ends the loading workers, too
-                    continue
-                raise AutosegError(
-                    f"a process that loads patches for {fold.folder} died, most likely for lack of memory or because "
-                    "of a damaged file; give the command again with --workers 0 to go on without such processes and "
-                    "to see which."
-                ) from None
-            outcome = training.step(training.make_batch(loaded))
+            outcome = training.step(training.next_batch())
             training.count(outcome)
             for hook in hooks:
                 hook.after_step(training, outcome)

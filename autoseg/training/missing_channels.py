@@ -40,6 +40,7 @@ def only_channels(image: torch.Tensor, kept: np.ndarray) -> torch.Tensor:
     """
     if kept.all():
         return image
-    factor = torch.ones(image.shape[:2], dtype=torch.bool)
-    factor[:, : kept.shape[1]] = torch.from_numpy(kept)
-    return image.masked_fill(~factor.reshape(*factor.shape, *[1] * (image.ndim - 2)).to(image.device), 0.0)
+    image = image.clone()
+    for sample, channel in np.argwhere(~kept):
+        image[int(sample), int(channel)].zero_()
+    return image

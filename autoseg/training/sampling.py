@@ -1,25 +1,22 @@
-"""Training patches: their positions, and the workers that load them.
+"""Training patches: their positions and deformations, and the boxes of source voxels that they need.
 
-The patches of batch number ``n`` depend on the seed, the training cases and ``n`` alone, not on the number of workers
-or on interruptions.
+The patches of batch number ``n`` depend on the seed, the training cases and ``n`` alone, not on interruptions, on who
+reads them or on where the voxels lie.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
-from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
-from autoseg.plans.recipe import Sampling
+from autoseg.data.boxes import Box
+from autoseg.plans.recipe import Augmentation, Sampling
 from autoseg.plans.target import Target
-from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import StoredCase
-
-#: Memory for decompressed cases, in bytes, shared by all workers; small datasets are decompressed only once.
-CACHE_BYTES = 500_000_000
+from autoseg.training.case_cache import CaseCache, Voxels
+from autoseg.training.deformation import Deformation, draw_deformations, reach_limit
 
 #: Second number of the seed of each random stream: patches, order of cases, augmentation.
 PATCHES, ORDER, AUGMENTATION = 1, 2, 3
@@ -31,85 +28,140 @@ class Patches:
 
     Attributes:
         count: patches a batch.
-        size: voxels of the patch ``(z, y, x)``; two numbers for slices across the first axis.
+        centred: voxels ``(z, y, x)`` of the part that is placed inside the image: the network's output; two numbers
+            for slices across the first axis.
+        size: voxels of the network's input around it.
         target: classes that foreground patches are centred on.
         sampling: share of such patches, and positions of the others.
-        loaded: voxels to load around each patch, for rotation and scaling; the patch alone where None. The box may
-            reach beyond the image, where it is zero; the patch at its centre only where the image is smaller.
+        augmentation: ranges of the deformations.
     """
 
     count: int
+    centred: Sequence[int]
     size: Sequence[int]
     target: Target
     sampling: Sampling
-    loaded: Sequence[int] | None = None
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class LoadedPatch:
+    """The source voxels of one patch.
+
+    Attributes:
+        voxels: ``(…, z, y, x)`` each: as much as the deformation needs of what the image has.
+        first: the first of them along each axis of the patch, counted from the patch's first voxel.
+        deformation: that makes the patch of them.
+    """
+
+    voxels: Voxels
+    first: tuple[int, ...]
+    deformation: Deformation
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """The source voxels of a batch, before it is resampled and augmented.
+
+    Attributes:
+        patches: of the batch.
+        present: bool ``(batch, channel)``: which of the image's own channels each case has.
+        drawn: bool ``(batch, annotator)``: which annotations each case has; None without separate annotators.
+        rng: random generator of the augmentation, after the deformations are drawn from it.
+        noise: seed of the noise that is drawn on the device.
+    """
+
+    patches: Sequence[LoadedPatch]
+    present: np.ndarray
+    drawn: np.ndarray | None
+    rng: np.random.Generator
+    noise: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that have to be moved to the device."""
+        return sum(patch.voxels.nbytes for patch in self.patches)
 
 
 class PatchLoader(SlimDataLoaderBase):
-    """Loads the patches of one batch; a batchgenerators data loader.
+    """Loads the source voxels of one batch after the other; a batchgenerators data loader.
 
     A patch centred on a voxel near the image's border is moved into the image, as far as its size allows.
 
     Args:
         cases: preprocessed training cases.
         patches: which patches to load.
+        cache: reads their voxels.
         seed: of all random choices.
         start: number of the first batch.
-        workers: number of copies of this loader that share the work.
     """
 
     def __init__(
-        self, cases: Sequence[StoredCase], patches: Patches, seed: int, start: int = 0, workers: int = 1
+        self, cases: Sequence[StoredCase], patches: Patches, cache: CaseCache, seed: int, start: int = 0
     ) -> None:
-        super().__init__(list(cases), patches.count, workers)
-        self.patch = list(patches.size)
-        self.loaded = list(patches.size if patches.loaded is None else patches.loaded)
+        super().__init__(list(cases), patches.count)
+        self.patches = patches
+        self.patch = list(patches.centred)
         self.target = patches.target
         self.sampling = patches.sampling
+        self.cache = cache
         self.seed = seed
-        self.thread_id = 0
-        self.workers = workers
         self.next_batch = start
-        self.first = True
-        self.cache: dict[str, _Arrays] = {}
-        self.cached_bytes = 0
+        self._limit = reach_limit(patches.size, patches.augmentation)
 
-    def generate_train_batch(self) -> dict[str, Any]:
-        """The next batch of this worker, as :meth:`batch` makes it."""
-        if self.first:
-            # Worker w of n makes the batches start + w, start + w + n, …; batchgenerators collects them in turn.
-            self.next_batch += self.thread_id
-            self.first = False
+    def generate_train_batch(self) -> LoadedBatch:
+        """The next batch, as :meth:`batch` makes it."""
         batch = self.batch(self.next_batch)
-        self.next_batch += self.workers
+        self.next_batch += 1
         return batch
 
-    def batch(self, number: int) -> dict[str, Any]:
+    def batch(self, number: int, readers: Executor | None = None) -> LoadedBatch:
         """Batch ``number`` of the training.
 
-        Returns:
-            ``image`` (batch, channel, *loaded); ``label`` (batch, *loaded), unless annotations replace it;
-            ``fields``: field → (batch, channel, *loaded); ``present`` (batch, channel): which of the image's own
-            channels each case has; and with annotations ``drawn`` (batch, annotator): which of them there are.
+        Args:
+            number: from 0.
+            readers: threads that read its patches at once; one after the other where None.
         """
         rng = np.random.default_rng([self.seed, PATCHES, number])
         order = self._shuffled(number)
         guaranteed = guaranteed_foreground(self.batch_size, self.sampling.foreground_share, rng)
-        cases, patches = [], []
-        for index, wants_foreground in zip(order, guaranteed, strict=True):
-            case = self._data[index]
-            cases.append(case)
-            patches.append(self._cut(case, self._corner(case, wants_foreground, rng)))
-        batch: dict[str, Any] = {
-            "image": np.stack([patch.image for patch in patches]),
-            "present": np.array([case.present for case in cases], bool),
-            "fields": {field: np.stack([patch.fields[field] for patch in patches]) for field in patches[0].fields},
-        }
-        if cases[0].drawn:
-            batch["drawn"] = np.array([case.drawn for case in cases], bool)
-        else:
-            batch["label"] = np.stack([patch.label for patch in patches])
-        return batch
+        corners = [
+            self._corner(self._data[index], wants_foreground, rng)
+            for index, wants_foreground in zip(order, guaranteed, strict=True)
+        ]
+        augmentation = np.random.default_rng([self.seed, AUGMENTATION, number])
+        noise = int(augmentation.integers(2**62))
+        deformations = draw_deformations(self.batch_size, self.patches.size, self.patches.augmentation, augmentation)
+        apply = map if readers is None else readers.map
+        cases: list[StoredCase] = [self._data[index] for index in order]
+        return LoadedBatch(
+            list(apply(self._load, order, corners, deformations)),
+            np.array([case.present for case in cases], bool),
+            np.array([case.drawn for case in cases], bool) if cases[0].drawn else None,
+            augmentation,
+            noise,
+        )
+
+    def _load(self, index: int, corner: Sequence[int], deformation: Deformation) -> LoadedPatch:
+        box, first = self._box(self._data[index].shape, corner, deformation)
+        return LoadedPatch(self.cache.read(index, box), first, deformation)
+
+    def _box(
+        self, shape: Sequence[int], corner: Sequence[int], deformation: Deformation
+    ) -> tuple[Box, tuple[int, ...]]:
+        """The source voxels of a patch that the image has, and the first of them, counted from the patch's first."""
+        leading = 3 - len(self.patches.size)  # of a slice: the axis that it lies across
+        reach = [(0, 1)] * leading + deformation.reach()
+        size = [1] * leading + list(self.patches.size)
+        limit = [1] * leading + self._limit
+        box, first = [], []
+        for place, n, (low, high), p, most in zip(corner, shape, reach, size, limit, strict=True):
+            margin = (most - p) // 2
+            start = max(place + max(low, -margin), 0)
+            stop = min(place + min(high, most - margin), n)
+            box.append(slice(start, max(start, stop)))
+            first.append(start - place)
+        return (box[0], box[1], box[2]), tuple(first[leading:])
 
     def _shuffled(self, number: int) -> list[int]:
         """Index of the case of each patch of batch ``number``: every case once a round, each round in a new order."""
@@ -124,9 +176,11 @@ class PatchLoader(SlimDataLoaderBase):
         return [chosen[patch % places] for patch in range(self.batch_size)]
 
     def _corner(self, case: StoredCase, wants_foreground: bool, rng: np.random.Generator) -> list[int]:
-        """First voxel of the box to load; negative where that reaches beyond the image."""
-        size = [1] * (3 - len(self.patch)) + self.patch
-        margins = [0] * (3 - len(self.patch)) + [(n - p) // 2 for n, p in zip(self.loaded, self.patch, strict=True)]
+        """First voxel of the patch; negative where it reaches beyond the image."""
+        leading = 3 - len(self.patch)
+        size = [1] * leading + self.patch
+        sides = zip(self._limit, self.patches.size, self.patch, strict=True)
+        around = [0] * leading + [(most - p) // 2 - (most - n) // 2 for most, n, p in sides]
         centre = self._foreground_voxel(case, rng) if wants_foreground else None
         if centre is None:
             centre = self._background_voxel(case, rng)
@@ -135,7 +189,7 @@ class PatchLoader(SlimDataLoaderBase):
             # Inside the image where it fits; centred on an axis where the patch is larger.
             low, high = (0, n - p) if n >= p else ((n - p) // 2, (n - p) // 2)
             first = int(rng.integers(low, high + 1)) if centre is None else int(centre[axis]) - p // 2
-            corner.append(min(max(first, low), high) - margins[axis])
+            corner.append(min(max(first, low), high) - around[axis])
         return corner
 
     def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
@@ -168,57 +222,6 @@ class PatchLoader(SlimDataLoaderBase):
                 return _one_of(positions, rng)
         return None
 
-    def _cut(self, case: StoredCase, corner: list[int]) -> "_Arrays":
-        size = [1] * (3 - len(self.loaded)) + self.loaded
-        inside = tuple(slice(max(c, 0), min(c + p, n)) for c, p, n in zip(corner, size, case.shape, strict=True))
-        margins = [(s.start - c, c + p - s.stop) for s, c, p in zip(inside, corner, size, strict=True)]
-        return self._read(case, inside).map(lambda array: self._padded(array, margins))
-
-    def _padded(self, array: np.ndarray, margins: list[tuple[int, int]]) -> np.ndarray:
-        """Pad with zeros beyond the image; of a slice, drop the first spatial axis."""
-        padded = np.pad(array, [*[(0, 0)] * (array.ndim - 3), *margins])
-        return padded[..., 0, :, :] if len(self.patch) == 2 else padded
-
-    def _read(self, case: StoredCase, box: tuple[slice, ...]) -> "_Arrays":
-        if case.id not in self.cache:
-            voxels = int(np.prod(case.shape))
-            if self.cached_bytes + voxels * 6 > CACHE_BYTES // self.workers:
-                return _Arrays.of(case, box)
-            self.cache[case.id] = whole = _Arrays.of(case)
-            self.cached_bytes += whole.nbytes
-        return self.cache[case.id].map(lambda array: _part(array, box))
-
-
-@dataclass(frozen=True)
-class _Arrays:
-    """Image and fields ``(channel, z, y, x)`` and label ``(z, y, x)`` of a case, or of a part of it."""
-
-    image: np.ndarray
-    label: np.ndarray
-    fields: dict[Field, np.ndarray]
-
-    @classmethod
-    def of(cls, case: StoredCase, box: tuple[slice, ...] = ()) -> "_Arrays":
-        fields = {field: case.field(field, box) for field in case.fields}
-        image = case.image(box)
-        # Annotations replace the label.
-        label = np.empty(image.shape[1:], np.int8) if ANNOTATIONS in fields else case.label(box)
-        return cls(image, label, fields)
-
-    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "_Arrays":
-        fields = {field: change(values) for field, values in self.fields.items()}
-        return _Arrays(change(self.image), change(self.label), fields)
-
-    @property
-    def nbytes(self) -> int:
-        return self.image.nbytes + self.label.nbytes + sum(values.nbytes for values in self.fields.values())
-
-
-def _part(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
-    """An array ``(…, z, y, x)`` inside a box."""
-    index: tuple[Any, ...] = (..., *box)
-    return array[index]
-
 
 def _one_of(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(positions[int(rng.integers(len(positions)))])
@@ -235,23 +238,3 @@ def guaranteed_foreground(batch_size: int, share: float, rng: np.random.Generato
     count = int(exact) + int(rng.random() < exact - int(exact))
     count = min(max(count, 1), batch_size)
     return [False] * (batch_size - count) + [True] * count
-
-
-class BatchStream(Iterator[dict[str, Any]]):
-    """Batches in order; :meth:`close` ends the workers."""
-
-    def __init__(self, loader: PatchLoader, workers: int) -> None:
-        self._augmenter: Any
-        if workers == 0:
-            self._augmenter = SingleThreadedAugmenter(loader, None)
-        else:
-            self._augmenter = MultiThreadedAugmenter(loader, None, workers, num_cached_per_queue=2, pin_memory=False)
-
-    def __next__(self) -> dict[str, Any]:
-        batch: dict[str, Any] = next(self._augmenter)
-        return batch
-
-    def close(self) -> None:
-        """End the worker processes."""
-        if isinstance(self._augmenter, MultiThreadedAugmenter):
-            self._augmenter._finish()

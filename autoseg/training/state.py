@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from autoseg.runs.fold import Fold
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import VARIANT, Variant, record, recorded
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_text
@@ -30,7 +34,8 @@ class State:
 
 def save_training(path: Path, state: State, identity: str, step: TrainingStep) -> None:
     """Write everything that a training needs to resume exactly."""
-    save_state(path, {"identity": identity, "state": dict(vars(state)), **step.state_dict()})
+    variant = record(step.variant, step.device)
+    save_state(path, {"identity": identity, "state": dict(vars(state)), VARIANT: variant, **step.state_dict()})
 
 
 def resume_training(path: Path, identity: str, step: TrainingStep) -> State:
@@ -46,6 +51,20 @@ def resume_training(path: Path, identity: str, step: TrainingStep) -> State:
         )
     step.load_state_dict(saved)
     return State(**{**saved["state"], "finished": False})
+
+
+def begun_variant(fold: Fold, device: torch.device) -> Variant | None:
+    """The variant that a saved training was computed in; None if that was on another kind of device.
+
+    One that an earlier version saved has none: it was computed as :meth:`Variant.untimed` says.
+
+    Raises:
+        AutosegError: the file is damaged.
+    """
+    saved = load_state(fold.state, mapped=True)
+    if VARIANT not in saved:
+        return Variant.untimed(fold.stage.recipe, device)
+    return recorded(saved[VARIANT], device)
 
 
 def end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int) -> None:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import nn
@@ -22,15 +21,23 @@ from autoseg.runs.fold import Fold
 from autoseg.step.batch import Batch
 from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
-from autoseg.step.precision import resolve_precision
 from autoseg.step.training_step import StepOutcome, TrainingStep
-from autoseg.training.augmentation import loading_size
+from autoseg.step.variant import VARIANT, Variant, record
+from autoseg.training.batch_stream import BatchStream
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
-from autoseg.training.sampling import AUGMENTATION, BatchStream, Patches, PatchLoader
-from autoseg.training.state import State, end_epoch, resume_training, save_training
+from autoseg.training.case_cache import CaseCache, Room
+from autoseg.training.room import room_for_cases
+from autoseg.training.sampling import Patches, PatchLoader
+from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
+
+#: Steps after which their losses are fetched from the device; until then nothing waits for it.
+GATHER = 10
+
+#: Threads that read patches for a GPU, at most; each patch is one read.
+READING_THREADS = 4
 
 #: Parts of a recipe that set the length and the validation of a training, but do not change its steps.
 WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
@@ -73,24 +80,29 @@ class TrainingSettings:
     Attributes:
         device: to compute on.
         seed: of initialisation, patches and augmentation.
-        workers: processes that load patches; chosen for the device where None, 0 for none.
+        workers: threads that read patches; chosen for the device where None, 0 for none.
         resume: continue from the saved state of the fold, if there is one.
+        room: memory for whole cases; what is free where None.
+        variant: how to compute the step, in a training that begins; a guess for the device where None. A training that
+            is continued on the same kind of device keeps its own.
     """
 
     device: torch.device
     seed: int = 0
     workers: int | None = None
     resume: bool = True
+    room: Room | None = None
+    variant: Variant | None = None
 
 
 class Training(AbstractContextManager["Training"]):
-    """A fold's training; closing it ends the processes that load patches.
+    """A fold's training; closing it ends the threads that make batches.
 
     Args:
         fold: paths, and the stage that is trained.
         cases: of the fold.
         budget: iterations or seconds.
-        settings: device, seed, processes.
+        settings: device, seed, threads.
         callbacks: whose ``on_build`` is called.
     """
 
@@ -108,25 +120,33 @@ class Training(AbstractContextManager["Training"]):
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
         for callback in self.callbacks:
             callback.on_build(self, network, fresh=not begun)
-        dtype = resolve_precision(stage.recipe.precision, self.device)
-        self.step = TrainingStep(network, stage.recipe, stage.target, dtype, _parameters(network, stage))
+        variant = begun_variant(fold, self.device) if begun else settings.variant
+        if variant is None:
+            variant = settings.variant or Variant.untimed(stage.recipe, self.device)
+        self.step = TrainingStep(network, stage.recipe, stage.target.indexed, variant, _parameters(network, stage))
         self.identity = training_identity(stage, cases.training, settings.seed)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
         self.seconds_before = self.state.seconds
         workers = settings.workers
         if workers is None:
-            # On a CPU the network needs every core, and loading patches takes a few per mille of the step.
-            workers = 0 if self.device.type == "cpu" else max(1, min(available_cpus() - 1, 6))
+            # On a CPU the network needs every core, and reading patches takes a few per mille of the step.
+            workers = 0 if self.device.type == "cpu" else min(available_cpus(), READING_THREADS)
         self.maker = BatchMaker(stage, self.device)
         patches = Patches(
             stage.configuration.batch_size,
             self.maker.output_size,
+            self.maker.input_size,
             stage.target,
             stage.recipe.sampling,
-            loading_size(self.maker.input_size, stage.recipe.augmentation),
+            stage.recipe.augmentation,
         )
-        self.loader = PatchLoader(cases.training, patches, settings.seed, self.state.iteration, max(workers, 1))
-        self.stream = BatchStream(self.loader, workers)
+        room = room_for_cases(stage, self.device, variant.dtype) if settings.room is None else settings.room
+        self.cache = CaseCache(cases.training, stage, self.device, room)
+        self.loader = PatchLoader(cases.training, patches, self.cache, settings.seed, self.state.iteration)
+        self.stream = BatchStream(self.loader, self.maker, workers)
+        self._outcomes: list[StepOutcome] = []
+        #: Steps in a row whose loss or gradient was not finite, as far as they are known.
+        self.without_gradient = 0
         network.train()
 
     def __exit__(self, *details: object) -> None:
@@ -164,35 +184,36 @@ class Training(AbstractContextManager["Training"]):
         set_rate(self.step.optimizer, rate)
         return rate
 
-    def next_patches(self) -> dict[str, np.ndarray]:
-        """The patches of the next batch.
-
-        Raises:
-            RuntimeError: a process that loads patches died.
-        """
-        return next(self.stream)
-
-    def make_batch(self, loaded: dict[str, np.ndarray]) -> Batch:
-        """A batch of loaded patches, augmented; from here on, the step's random numbers are the iteration's."""
-        rng = np.random.default_rng([self.settings.seed, AUGMENTATION, self.state.iteration])
-        batch = self.maker.make(loaded, rng)
+    def next_batch(self) -> Batch:
+        """The next batch; from here on, the step's random numbers are the iteration's."""
+        made = next(self.stream)
         # Only dropout uses the global generator; it, too, must be the same after a resume.
-        torch.manual_seed(int(rng.integers(2**62)))
-        return batch
+        torch.manual_seed(made.seed)
+        return made.batch
 
     def batch(self, number: int) -> Batch:
         """Batch ``number``, independent of the progress."""
-        return self.maker.make(
-            self.loader.batch(number), np.random.default_rng([self.settings.seed, AUGMENTATION, number])
-        )
+        return self.stream.make(number).batch
 
     def count(self, outcome: StepOutcome) -> None:
-        """Count a step."""
+        """Count a step; its loss is fetched from the device with those of others."""
         self.state.iteration += 1
-        if outcome.finite:
-            self.state.epoch_loss += outcome.loss
-            self.state.epoch_steps += 1
+        self._outcomes.append(outcome)
+        if len(self._outcomes) >= GATHER:
+            self.gather()
         self.tick()
+
+    def gather(self) -> None:
+        """Fetch the losses of the steps since the last time; waits for the device."""
+        if not self._outcomes:
+            return
+        pairs = [torch.stack([outcome.loss.float(), outcome.finite.float()]) for outcome in self._outcomes]
+        self._outcomes = []
+        for loss, finite in torch.stack(pairs).tolist():
+            self.without_gradient = 0 if finite else self.without_gradient + 1
+            if finite:
+                self.state.epoch_loss += loss
+                self.state.epoch_steps += 1
 
     def tick(self) -> None:
         """Update the time spent."""
@@ -205,15 +226,18 @@ class Training(AbstractContextManager["Training"]):
 
     def end_epoch(self, rate: float) -> None:
         """Add a row to the history."""
+        self.gather()
         end_epoch(self.fold.folder, self.state, rate, self.recipe.iterations_per_epoch)
 
     def save(self) -> None:
         """Write the state that an interrupted training resumes from."""
+        self.gather()
         save_training(self.fold.state, self.state, self.identity, self.step)
 
     def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
         """Write weights into the fold's folder."""
-        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage))
+        recorded = {VARIANT: record(self.step.variant, self.device)}
+        save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage) | recorded)
 
 
 def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:

@@ -56,13 +56,12 @@ class TeacherScores:
         seen = "" if self.clean else "; it has seen validation cases, so the figures are better than they should be"
         return f"taught by {list_folds(self.folds)} of {self.teacher.stage.name} in {self.teacher.run.path}{seen}"
 
-    def predict(self, run: Run, cases: Sequence[StoredCase], patch: Sequence[int], device: str) -> None:
+    def predict(self, run: Run, cases: Sequence[StoredCase], device: str) -> None:
         """Predict cases with the teacher, but for those whose scores are stored already.
 
         Args:
             run: the student's, whose dataset names the scans.
             cases: preprocessed, as the student will be trained on them.
-            patch: the student's, which decides how the scores are laid out on disk.
             device: to predict on.
 
         Raises:
@@ -89,8 +88,7 @@ class TeacherScores:
                 scores, trace = predictor.scores(source)
                 moved = on_student(list(scores), trace, self, case)
                 label = np.zeros(case.shape, np.int16)  # not used
-                stored = PreprocessedCase(moved, label, case.trace)
-                save(self.folder, case.id, stored, (1,) * (3 - len(patch)) + tuple(patch), keys[case.id])
+                save(self.folder, case.id, PreprocessedCase(moved, label, case.trace), keys[case.id])
                 steps.advance(note=case.id)
 
 

@@ -51,6 +51,20 @@ def select_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """The model of a device, by which findings about it are kept."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8") as file:
+                names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        except OSError:
+            names = []
+        return names[0] if names else platform.processor() or platform.machine()
+    return f"{device.type} {platform.machine()}"
+
+
 def keep_large_blocks() -> bool:
     """Let glibc's malloc keep large blocks for reuse instead of returning them to the kernel.
 

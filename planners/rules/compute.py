@@ -3,6 +3,7 @@
 Every number of that rule stands here.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,9 +15,10 @@ from autoseg.networks import build
 from autoseg.plans.architecture import Network
 from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Optimizer, Recipe
-from autoseg.step.precision import resolve_precision
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.tune import HOPELESS_FIRST, plain_variants
+from autoseg.step.variant import Variant
 from autoseg.utils.device import keep_large_blocks
 from autoseg.utils.parallel import available_cpus
 
@@ -43,14 +45,16 @@ CPU_BATCH_VOXELS = 360_000
 #: ``--set batch_size=4``.
 CPU_BATCH = {3: (2, 2), 2: (4, 16)}
 
-#: Voxels of the step that is timed; the time is then scaled to the plan's.
-TIMED_VOXELS = 60_000
-
 #: Repetitions of the timed step after one to warm up; the fastest counts (others were disturbed).
 REPETITIONS = 2
 
 #: Share of a step that does not get faster with more cores (Amdahl's law).
 SERIAL = 0.05
+
+_CPU = torch.device("cpu")
+
+#: Family and axes of a network → the fastest variant on this machine, once it was timed.
+_fastest: dict[tuple[str, int], Variant] = {}
 
 
 def step_seconds() -> float:
@@ -99,58 +103,56 @@ def choose_width(
 
 def time_step(network: Network, in_channels: int, heads: int, patch: Sequence[int], batch: int) -> float:
     """Seconds of one training step on all of this machine's cores, measured on a small batch and scaled."""
+    recipe = Recipe(optimizer=Optimizer(), ema_decay=0)
+    setup = StepSetup(network, in_channels, stand_in("regions", heads), patch, batch, recipe)
+    small = setup.reduced()
     key = network.model_dump_json(exclude={"reasons"})
-    timed = tuple(_reduced(network, patch))
-    voxels = 1
-    for size in timed:
-        voxels *= size
-    samples = max(1, min(batch, TIMED_VOXELS // voxels))
-    real = batch
-    for size in patch:
-        real *= size
-    return _timed(key, in_channels, heads, timed, samples) * real / (samples * voxels)
-
-
-def _reduced(network: Network, patch: Sequence[int]) -> list[int]:
-    """The patch, its longest axes cut (to what the network can pool) until it has few enough voxels to time."""
-    factor = network.divisor
-    size = list(patch)
-    while True:
-        voxels = 1
-        for side in size:
-            voxels *= side
-        axes = [axis for axis in range(len(size)) if size[axis] > factor[axis]]
-        if voxels <= 1.5 * TIMED_VOXELS or not axes:
-            return size
-        longest = max(axes, key=lambda axis: size[axis])
-        size[longest] -= factor[longest]
+    seconds = _timed(key, in_channels, heads, tuple(small.patch_size), small.batch_size)
+    return seconds * setup.voxels / small.voxels
 
 
 @lru_cache(maxsize=64)
 def _timed(network: str, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
     keep_large_blocks()
+    recipe = Recipe(optimizer=Optimizer(), ema_decay=0)
+    described: Network = TypeAdapter(Network).validate_json(network)
+    setup = StepSetup(described, in_channels, stand_in("regions", heads), patch, samples, recipe)
     cores = available_cpus()
     threads = torch.get_num_threads()
     # Processor time of one thread, not time on the clock: a plan should not depend on what else is running.
     torch.set_num_threads(1)
     try:
-        seconds = _processor_seconds(TypeAdapter(Network).validate_json(network), in_channels, heads, patch, samples)
+        seconds = _processor_seconds(setup)
     finally:
         torch.set_num_threads(threads)
     return seconds * (SERIAL + (1 - SERIAL) / cores)
 
 
-def _processor_seconds(network: Network, in_channels: int, heads: int, patch: tuple[int, ...], samples: int) -> float:
-    recipe = Recipe(optimizer=Optimizer(), ema_decay=0)
-    setup = StepSetup(network, in_channels, stand_in("regions", heads), patch, samples, recipe)
-    device = torch.device("cpu")
+def _processor_seconds(setup: StepSetup) -> float:
+    """Of the fastest variant of a step; of each family all variants are timed once, then only the fastest."""
+    family = (setup.network.family, setup.network.dimensions)
+    variants = [_fastest[family]] if family in _fastest else plain_variants(setup.recipe, _CPU)
+    timings: dict[Variant, float] = {}
+    for variant in variants:
+        timings[variant] = _seconds_in(variant, setup, min(timings.values(), default=math.inf))
+    best = min(timings, key=lambda variant: timings[variant])
+    _fastest[family] = best
+    return timings[best]
+
+
+def _seconds_in(variant: Variant, setup: StepSetup, fastest: float) -> float:
     with torch.random.fork_rng(devices=[]):
-        step = TrainingStep(build(network, in_channels, heads), recipe, setup.target, resolve_precision("auto", device))
-        batch = setup.batch(device, random=True)
-    best = float("inf")
+        torch.manual_seed(0)
+        module = build(setup.network, setup.in_channels, setup.target.heads)
+        step = TrainingStep(module, setup.recipe, setup.target, variant)
+        batch = setup.batch(_CPU, random=True)
+    best = math.inf
     for repetition in range(1 + REPETITIONS):
         started = time.thread_time()
         step(batch)
+        seconds = time.thread_time() - started
         if repetition:
-            best = min(best, time.thread_time() - started)
+            best = min(best, seconds)
+        elif seconds > HOPELESS_FIRST * fastest:
+            return seconds
     return best

@@ -41,7 +41,7 @@ def test_stores_what_was_read(run: Run) -> None:
     for number in range(3):
         case = StoredCase(folder, f"case_{number}")
         assert np.array_equal(case.label(), blob(shift=number % 2))
-        np.testing.assert_allclose(case.image()[0], picture_of(blob(shift=number % 2)), rtol=1e-6)
+        np.testing.assert_allclose(case.image()[0], picture_of(blob(shift=number % 2)), rtol=2**-11)
 
 
 def test_nothing_is_done_twice(run: Run) -> None:

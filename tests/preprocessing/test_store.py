@@ -19,7 +19,7 @@ SHAPE = (11, 40, 37)
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredCase, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    image = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+    image = rng.normal(size=(2, *SHAPE)).astype(np.float16).astype(np.float32)
     label = rng.choice(np.array([0, 1, 5], np.int16), SHAPE, p=[0.8, 0.15, 0.05])
     return store(tmp_path_factory.mktemp("store"), "case", label, image), image, label
 
@@ -96,7 +96,7 @@ def test_many_positions_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_trace_comes_back(tmp_path: Path) -> None:
     plan = make_plan(make_configuration(spacing=(2.0, 1.0, 1.0)))
     case = preprocess_case(loaded(picture_of(blob()), blob()), plan.stage("small"))
-    save(tmp_path, "case", case, (8, 8, 8), "key")
+    save(tmp_path, "case", case, "key")
     assert StoredCase(tmp_path, "case").trace == case.trace
 
 
@@ -123,7 +123,7 @@ def test_interrupted_save_is_not_current(tmp_path: Path, monkeypatch: pytest.Mon
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("ending", ["image.b2nd", "label.b2nd", "foreground.npz", "json"])
+@pytest.mark.parametrize("ending", ["image.npy", "label.npy", "foreground.npz", "json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "rubbish", "cut"])
 def test_damage_is_one_sentence(tmp_path: Path, ending: str, damage: str) -> None:
     store(tmp_path, "case", blob())

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.plans.recipe import Augmentation
-from autoseg.training.augmentation import blur, contrast, gamma, loading_size, low_resolution
+from autoseg.training.augmentation import blur, contrast, gamma, low_resolution
+from autoseg.training.deformation import reach_limit
 from tests.builders import augment, still
 
 
@@ -151,27 +152,27 @@ def test_in_plane_leaves_the_first_axis_alone(seed: int) -> None:
     inside = moved[0, -1] > 0.9999
     expected = np.broadcast_to(np.arange(1.0, 5.0)[:, None, None], (4, 12, 12))
     np.testing.assert_allclose(moved[0, 0].numpy()[inside], expected[inside], atol=1e-3)
-    assert loading_size([4, 12, 12], what)[0] == 4
+    assert reach_limit([4, 12, 12], what)[0] == 4
 
 
-def test_loading_size() -> None:
-    assert loading_size([8, 9, 10], still()) == [8, 9, 10]
-    assert loading_size([8, 9], still()) == [8, 9]
+def test_reach_limit() -> None:
+    assert reach_limit([8, 9, 10], still()) == [8, 9, 10]
+    assert reach_limit([8, 9], still()) == [8, 9]
     zoom = still(scaling_probability=0.2, scaling=(0.9, 1.2))
-    assert loading_size([9, 18, 27], zoom) == [10, 20, 30]
-    assert loading_size([17, 17, 17], still(scaling_probability=0.2, scaling=(0.5, 1.2))) == [20] * 3
-    assert loading_size([8, 8, 8], still(scaling_probability=1, scaling=(1.1, 1.2))) == [8, 8, 8]
+    assert reach_limit([9, 18, 27], zoom) == [10, 20, 30]
+    assert reach_limit([17, 17, 17], still(scaling_probability=0.2, scaling=(0.5, 1.2))) == [20] * 3
+    assert reach_limit([8, 8, 8], still(scaling_probability=1, scaling=(1.1, 1.2))) == [8, 8, 8]
     # 10 · (cos 30° + sin 30°) = 13.66
     turn = still(rotation_probability=0.2, rotation=30, rotation_axes=[0])
-    assert loading_size([10, 10, 10], turn) == [10, 14, 14]
-    assert loading_size([10, 10], turn) == [14, 14]
+    assert reach_limit([10, 10, 10], turn) == [10, 14, 14]
+    assert reach_limit([10, 10], turn) == [14, 14]
 
 
 @pytest.mark.parametrize("patch", [[10, 10, 10], [12, 12]])
 def test_what_is_loaded_is_enough(patch: list[int]) -> None:
     """A patch turned about one axis and zoomed out sees nothing from beyond the loaded box."""
     what = still(rotation_probability=1, rotation_axes=[1], scaling_probability=1, scaling=(0.85, 1.4))
-    size = loading_size(patch, what)
+    size = reach_limit(patch, what)
     image, label = torch.ones(20, 1, *size), torch.ones(20, *size, dtype=torch.int16)
     moved, moved_label = augment(image, label, patch, what, np.random.default_rng(0))
     assert moved.min() > 0.999

@@ -16,13 +16,12 @@ from autoseg.preprocessing.fields import StoredField
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.step.distillation import distillation_loss
 from autoseg.step.terms import softened_divergence
-from autoseg.training.augmentation import augment_maps
-from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Budget, training_identity
 from tests.builders import (
     LABELS,
     REGIONS,
     augment,
+    augment_maps,
     blob,
     make_configuration,
     make_network,
@@ -31,6 +30,7 @@ from tests.builders import (
     still,
     store,
 )
+from tests.training.loading import loader_of, padded, patches_of
 from tests.training.test_augmentation import WILD
 from tests.training.test_loop import same_weights, train
 
@@ -50,7 +50,7 @@ def certain(label: np.ndarray) -> np.ndarray:
 def taught(case: StoredCase, folder: Path, scores: np.ndarray, teacher: str = "t") -> StoredCase:
     folder.mkdir(parents=True, exist_ok=True)
     kept = PreprocessedCase(scores, np.zeros(case.shape, np.int16), case.trace)
-    save(folder, case.id, kept, (8, 8, 8), "key")
+    save(folder, case.id, kept, "key")
     field = StoredField(TEACHER_FIELD, StoredCase(folder, case.id), teacher)
     return StoredCase(case.folder, case.id, (field,))
 
@@ -86,8 +86,7 @@ def test_scores_are_a_field(tmp_path: Path) -> None:
 
 def test_what_is_loaded_beyond_the_image_is_marked(tmp_path: Path) -> None:
     case = taught(store(tmp_path / "data", "c", blob()), tmp_path / "teacher", certain(blob()))
-    loader = PatchLoader([case], Patches(2, (8, 8, 8), LABELS, make_recipe().sampling, (20, 20, 20)), 0)
-    batch = loader.batch(0)
+    batch = padded(loader_of([case], patches_of((8, 8, 8), size=(20, 20, 20))), 0)
     image, inside = batch["image"], batch["fields"][TEACHER_FIELD][:, -1] == 1
     assert np.array_equal(image[:, 0] != 0, inside)  # the picture is zero nowhere
     assert inside.sum() == 2 * np.prod(case.shape)  # a box around all of it

@@ -16,7 +16,6 @@ from autoseg.preprocessing.boxed_case import BoxedCase
 from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training import distortion as module
-from autoseg.training.augmentation import augment_maps
 from autoseg.training.distortion import (
     closed,
     components,
@@ -26,8 +25,8 @@ from autoseg.training.distortion import (
     opened,
 )
 from autoseg.training.fields import network_input, with_input_fields
-from autoseg.training.sampling import Patches, PatchLoader
-from tests.builders import LABELS, augment, blob, make_configuration, make_plan, make_recipe, still, store
+from tests.builders import augment, augment_maps, blob, make_configuration, make_plan, make_recipe, still, store
+from tests.training.loading import loader_of, padded, patches_of
 
 TRUSTED = {"previous_morphology_probability": 0.0, "previous_removal_probability": 0.0}
 
@@ -71,9 +70,9 @@ def test_another_finding_is_another_content(case: StoredCase, tmp_path: Path) ->
 
 def test_it_is_cut_like_the_label_and_zero_beyond_the_image(case: StoredCase, tmp_path: Path) -> None:
     handed = with_previous(case, tmp_path, blob())
-    loader = PatchLoader([handed], Patches(2, [8, 8, 8], LABELS, make_recipe().sampling, [16, 16, 16]), 0)
+    loader = loader_of([handed], patches_of((8, 8, 8), size=(16, 16, 16)), stage=stage_with())
     for number in range(4):
-        batch = loader.batch(number)
+        batch = padded(loader, number)
         assert np.array_equal(batch["fields"][PREVIOUS][:, 0], batch["label"])
         assert (batch["fields"][PREVIOUS] == 0).any()
 
@@ -204,8 +203,8 @@ def test_patches_of_a_boxed_case_are_centred_where_the_plan_says(tmp_path: Path,
     box = (slice(0, 4), slice(1, 6), slice(2, 7))
     boxed = BoxedCase(whole.folder, whole.id, box=box)
     recipe = make_recipe(sampling={"foreground_share": 0.0, "background": background})
-    loader = PatchLoader([boxed], Patches(8, (1, 1, 1), LABELS, recipe.sampling), 0)
-    cut = [loader.batch(number) for number in range(120)]
+    loader = loader_of([boxed], patches_of((1, 1, 1), 8, sampling=recipe.sampling))
+    cut = [padded(loader, number) for number in range(120)]
     found = {float(value) for batch in cut for value in batch["image"].ravel()}
     inside = whole.image()[0][box]
     allowed = inside[whole.label()[box] == 0] if background == "healthy" else inside

@@ -411,14 +411,13 @@ def test_without_an_average_the_network_itself_is_saved_and_goes_on_training(tmp
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_an_error_in_augmentation_is_no_dead_process(
+def test_an_error_in_augmentation_ends_the_training(
     tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Errors of the device are RuntimeErrors, as is the death of a process that loads patches."""
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(batches, "augment_maps", full)
+    monkeypatch.setattr(batches, "augment_intensities", full)
     with pytest.raises(torch.OutOfMemoryError, match="the device is full"):
         train(tmp_path / "f", plan_with(), cases, Budget(iterations=1))

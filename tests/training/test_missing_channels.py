@@ -17,9 +17,8 @@ from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.store import StoredCase
 from autoseg.step.batch import Batch
 from autoseg.step.training_step import StepOutcome, TrainingStep
-from autoseg.training.augmentation import loading_size
 from autoseg.training.missing_channels import kept_channels, only_channels
-from autoseg.training.sampling import AUGMENTATION, Patches, PatchLoader
+from autoseg.training.sampling import AUGMENTATION
 from autoseg.training.training import Budget
 from tests.builders import (
     augment,
@@ -32,6 +31,7 @@ from tests.builders import (
     store,
     train_in,
 )
+from tests.training.loading import loader_of, padded, patches_of
 
 NOISY = still(noise_probability=1.0, noise_std=(0.5, 0.5), brightness_probability=1.0, gamma_probability=1.0)
 
@@ -197,10 +197,9 @@ def test_complete_cases_without_dropout_train_as_ever(tmp_path: Path, monkeypatc
         patched.setattr(torch, "manual_seed", lambda number: (seeds.append(number), manual_seed(number))[1])
         images = seen(tmp_path / "f", plan, cases, monkeypatch)
     patch, augmentation = configuration.patch_size, configuration.recipe.augmentation
-    size = loading_size(patch, augmentation)
-    loader = PatchLoader(cases, Patches(2, patch, plan.target, configuration.recipe.sampling, size), 0)
+    loader = loader_of(cases, patches_of(patch, sampling=configuration.recipe.sampling, augmentation=augmentation))
     for step in range(6):
-        batch = loader.batch(step)
+        batch = padded(loader, step)
         rng = np.random.default_rng([0, AUGMENTATION, step])
         image, label = torch.from_numpy(batch["image"]), torch.from_numpy(batch["label"])
         image, _ = augment(image, label, patch, augmentation, rng)

@@ -9,13 +9,12 @@ import torch
 from autoseg.inference.decoding import mean_of_answers
 from autoseg.networks.weights import load_weights
 from autoseg.plans.plan import Plan
-from autoseg.plans.recipe import Loss, Optimizer, Sampling
+from autoseg.plans.recipe import Loss, Optimizer
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.fields import ANNOTATIONS
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.step.losses import deep_supervision_loss, training_loss
-from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Budget
 from tests.builders import (
     LABELS,
@@ -30,6 +29,7 @@ from tests.builders import (
     store,
     train_in,
 )
+from tests.training.loading import loader_of, padded, patches_of
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def put(folder: Path, name: str, label: np.ndarray, *raters: np.ndarray | None) 
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan_of(("a", "b", "c")[: len(raters)])
     case = loaded(picture_of(label), label, annotations=raters)
-    save(folder, name, preprocess_case(case, plan.stage("small")), (8, 8, 8), "key")
+    save(folder, name, preprocess_case(case, plan.stage("small")), "key")
     return StoredCase(folder, name)
 
 
@@ -122,22 +122,22 @@ def test_what_is_stored(tmp_path: Path) -> None:
     assert case.label_voxels == {1: int((label == 1).sum()), 2: int((label > 0).sum())}
     # An ordinary case is what it always was, and what others drew is part of what a training saw.
     assert sorted(path.name for path in plain.folder.iterdir()) == [
-        "c.foreground.npz", "c.image.b2nd", "c.json", "c.label.b2nd"
+        "c.foreground.npz", "c.image.npy", "c.json", "c.label.npy"
     ]  # fmt: skip
-    assert set(plain.info) == {"key", "content", "shape", "trace"}
+    assert set(plain.info) == {"key", "content", "shape", "trace", "arrays"}
     assert len({plain.content, case.content, put(tmp_path / "r2", "c", label, larger(label), label, None).content}) == 3
     again = put(tmp_path / "raters", "c", label)
     assert again.drawn == []
-    assert not (tmp_path / "raters" / "c.raters.b2nd").exists()
+    assert not (tmp_path / "raters" / "c.raters.npy").exists()
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
 def test_patches_hold_what_each_drew_there(tmp_path: Path, patch: tuple[int, ...]) -> None:
     label = blob()
     cases = [put(tmp_path, "x", label, label, larger(label)), put(tmp_path, "y", label, label, None)]
-    loader = PatchLoader(cases, Patches(2, patch, LABELS, Sampling(), [12] * len(patch)), 0)
+    loader = loader_of(cases, patches_of(patch, size=[12] * len(patch)))
     for number in range(4):
-        batch = loader.batch(number)
+        batch = padded(loader, number)
         assert "label" not in batch
         maps = batch["fields"][ANNOTATIONS]
         assert maps.shape == (2, 2, *[12] * len(patch))

@@ -4,16 +4,25 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.plans.recipe import Sampling
-from autoseg.training import sampling as module
-from autoseg.training.sampling import BatchStream, Patches, PatchLoader, guaranteed_foreground
-from tests.builders import LABELS, REGIONS, blob, store
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.store import StoredCase
+from autoseg.preprocessing.volume import Volume, encode_labels
+from autoseg.training.batch_stream import BatchStream
+from autoseg.training.batches import BatchMaker, MadeBatch
+from autoseg.training.case_cache import CaseCache, Room
+from autoseg.training.deformation import reach_limit
+from autoseg.training.sampling import PatchLoader, guaranteed_foreground
+from tests.builders import LABELS, REGIONS, blob, make_configuration, make_plan, make_recipe, still, store
+from tests.training.loading import CPU, EVERYTHING, NOTHING, loader_of, padded, patches_of, resampled_before
 
 
 @dataclass
@@ -27,6 +36,9 @@ class Memory:
     present: tuple[bool, ...] = (True,)
     drawn: tuple[bool, ...] = ()
     fields: tuple[()] = ()
+
+    def volume(self, name: str) -> Volume:
+        return Volume(self.voxels) if name == "image" else encode_labels(self.values[None])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,12 +57,6 @@ class Memory:
         mask = np.ones(self.shape, bool) if self.mask is None else self.mask
         return {"inside": np.argwhere(mask), "healthy": np.argwhere(mask & (self.values == 0))}
 
-    def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        return self.voxels[(slice(None), *box)]
-
-    def label(self, box: tuple[slice, ...] = ()) -> np.ndarray:
-        return self.values[box]
-
 
 def numbered(count: int, shape: tuple[int, ...] = (4, 5, 6)) -> list[Memory]:
     """Cases whose voxels all say the case's number, from 1."""
@@ -59,9 +65,19 @@ def numbered(count: int, shape: tuple[int, ...] = (4, 5, 6)) -> list[Memory]:
     ]
 
 
-def loader(cases, patch=(4, 4, 4), batch=2, share=0.0, target=LABELS, seed=0, rule=None, **more) -> PatchLoader:
+class Padded:
+    """A loader whose batches are padded arrays."""
+
+    def __init__(self, loader: PatchLoader) -> None:
+        self.loader = loader
+
+    def batch(self, number: int) -> dict[str, Any]:
+        return padded(self.loader, number)
+
+
+def loader(cases, patch=(4, 4, 4), batch=2, share=0.0, target=LABELS, seed=0, rule=None, **more) -> Padded:
     sampling = Sampling(foreground_share=share, **(rule or {}))
-    return PatchLoader(cases, Patches(batch, patch, target, sampling, more.pop("loaded", None)), seed, **more)
+    return Padded(loader_of(cases, patches_of(patch, batch, target, sampling, **more), seed))
 
 
 @settings(max_examples=20, deadline=None)
@@ -142,7 +158,7 @@ def test_ignored_voxels_are_no_foreground() -> None:
     case = one_voxel((6, 6, 6), (0, 0, 0), value=9)
     target = LABELS.model_copy(update={"ignore": 9})
     source = loader([case], (1, 1, 1), batch=1, share=1.0, target=target)
-    assert sum(int(source.batch(number)["label"].max() == 9) for number in range(50)) < 10
+    assert sum(int(source.batch(number)["label"].max() == target.values.index(9)) for number in range(50)) < 10
 
 
 @settings(max_examples=40)
@@ -184,41 +200,59 @@ def cases(tmp_path: Path) -> list:
     return [store(tmp_path, f"c{n}", blob(shift=n % 2)) for n in range(3)]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+def stage_of(**augmentation: Any) -> Stage:
+    recipe = make_recipe(augmentation=still(**augmentation), sampling=Sampling(foreground_share=0.5))
+    return make_plan(make_configuration((4, 4, 4), recipe=recipe)).stage()
+
+
+def stream_of(cases: list, stage: Stage, start: int, readers: int, room: Room = EVERYTHING) -> BatchStream:
+    maker = BatchMaker(stage, CPU)
+    patches = patches_of((4, 4, 4), sampling=stage.recipe.sampling, augmentation=stage.recipe.augmentation)
+    cache = CaseCache(cases, stage, CPU, room)
+    return BatchStream(PatchLoader(cases, patches, cache, 0, start), maker, readers)
+
+
+def same_batches(first: MadeBatch, second: MadeBatch) -> bool:
+    pairs = zip(first.tensors, second.tensors, strict=True)
+    return first.seed == second.seed and all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("readers", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 3])
-def test_workers_and_restarts_change_nothing(cases: list, workers: int, start: int) -> None:
-    reference = loader(cases, share=0.5)
-    stream = BatchStream(loader(cases, share=0.5, start=start, workers=max(workers, 1)), workers)
+@pytest.mark.parametrize("room", [EVERYTHING, NOTHING, Room(0, 6_000)])
+def test_readers_restarts_and_room_change_nothing(cases: list, readers: int, start: int, room: Room) -> None:
+    stage = stage_of(rotation_probability=0.5, scaling_probability=0.5, noise_probability=0.5)
+    reference = stream_of(cases, stage, 0, 0)
+    stream = stream_of(cases, stage, start, readers, room)
     try:
         for number in range(start, start + 5):
-            assert same(next(stream), reference.batch(number))
+            assert same_batches(next(stream), reference.make(number))
     finally:
         stream.close()
 
 
-def test_cache_changes_nothing(cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = [loader(cases).batch(number) for number in range(3)]
-    monkeypatch.setattr(module, "CACHE_BYTES", 0)
-    source = loader(cases)
-    assert all(same(source.batch(number), batch) for number, batch in enumerate(cached))
-    assert not source.cache
+def test_where_cases_lie(cases: list) -> None:
+    """As many as there is room for: an image of 1680 voxels takes 2 bytes each, its label 1."""
+    cache = stream_of(cases, stage_of(), 0, 0, Room(0, 2 * 3 * 1680)).loader.cache
+    assert cache.places == ["host", "host", "files"]
+    assert str(cache) == "memory (2 cases, 1.01e-05 GB) and their files (1 cases, 5.04e-06 GB)"
 
 
 def test_batches_are_copies(cases: list) -> None:
     """What augmentation does to a batch must not come back with the next one."""
-    source = loader(cases, patch=(10, 12, 14))
-    before = {k: v.copy() for k, v in source.batch(0).items()}
-    source.batch(0)["image"][:] = -1
-    source.batch(0)["label"][:] = -1
-    assert same(source.batch(0), before)
+    stream = stream_of(cases, stage_of(), 0, 0)
+    before = [tensor.clone() for tensor in stream.make(0).tensors]
+    for tensor in stream.make(0).tensors:
+        tensor.fill_(7)
+    assert all(torch.equal(a, b) for a, b in zip(stream.make(0).tensors, before, strict=True))
 
 
 def test_every_voxel_is_trained_on() -> None:
-    """More is loaded than the patch, for rotations; without one the middle is cut, and must reach the image's edges."""
+    """A network without padding is given more than its patch, which must reach the image's edges all the same."""
     case = one_voxel((12, 4, 4), (0, 2, 2))
     seen: set[int] = set()
     for share in (0.0, 1.0):
-        source = loader([case], (4, 4, 4), batch=1, share=share, loaded=(8, 4, 4))
+        source = loader([case], (4, 4, 4), batch=1, share=share, size=(8, 4, 4))
         for number in range(200):
             seen |= {int(z) for z in source.batch(number)["image"][0, 0, 2:6].ravel()}  # the patch has 4 of the 8
     assert seen >= set(range(1, 13))
@@ -239,9 +273,9 @@ def landscape() -> Memory:
     return Memory("c", np.arange(label.size, dtype=np.float32).reshape(1, *shape), label, mask)
 
 
-def centres(source: PatchLoader, batches: int) -> np.ndarray:
+def centres(source: Padded, batches: int) -> np.ndarray:
     """Indices (z, y, x) of the middle voxels of patches of 3³ or 1³."""
-    shape = source._data[0].shape
+    shape = source.loader._data[0].shape
     found = []
     for number in range(batches):
         for patch in source.batch(number)["image"]:
@@ -326,24 +360,87 @@ def test_few_cases_a_batch(count: int, batch: int, most: int, seed: int) -> None
 def test_deepmedics_batch(cases: list) -> None:
     """60 patches of at most two cases, half of them on lesions and half on healthy tissue, whoever loads them."""
     rule = {"foreground": "voxel", "background": "healthy", "cases_per_batch": 2}
-    more = {"patch": (1, 1, 1), "loaded": (5, 5, 5), "batch": 60, "share": 0.5, "rule": rule}
-    reference = loader(cases, **more)
-    labels = reference.batch(0)["label"][:, 2, 2, 2]
+    source = loader(cases, (1, 1, 1), batch=60, share=0.5, rule=rule, size=(5, 5, 5))
+    labels = source.batch(0)["label"][:, 2, 2, 2]
     assert (labels[:30] == 0).all()
     assert (labels[30:] > 0).all()
-    stream = BatchStream(loader(cases, start=1, workers=2, **more), 2)
-    try:
-        for number in range(1, 4):
-            assert same(next(stream), reference.batch(number))
-    finally:
-        stream.close()
 
 
 def test_default_draws_are_what_they_were(cases: list) -> None:
     """A plan of before trains on the very patches it did: checksums of its first batches."""
     source = loader(cases, batch=3, share=0.5)
-    assert [zlib.crc32(source.batch(number)["label"].tobytes()) for number in range(3)] == [
+    assert [zlib.crc32(source.batch(number)["label"].astype(np.int16).tobytes()) for number in range(3)] == [
         40068109,
         3883756163,
         1886287978,
     ]
+
+
+def measured(folder: Path, name: str, seed: int, shape: tuple[int, ...] = (15, 20, 17)) -> StoredCase:
+    rng = np.random.default_rng(seed)
+    label = np.kron(rng.integers(0, 3, (4, 5, 5)), np.ones((4, 4, 4))).astype(np.int16)[tuple(map(slice, shape))]
+    return store(folder, name, label, rng.normal(size=(2, *shape)).astype(np.float32))
+
+
+DEFORMED = {"rotation_probability": 0.6, "scaling_probability": 0.6, "elastic_probability": 0.4, "elastic_spacing": 6}
+
+
+@pytest.mark.parametrize("patch", [(8, 12, 10), (20, 12, 24)])
+def test_patches_are_those_of_generous_boxes(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    """Exact boxes in 16 bits give what padded boxes around the whole reach of a patch gave in 32."""
+    cases = [measured(tmp_path, f"c{seed}", seed) for seed in range(3)]
+    stage = make_plan(make_configuration(patch), channels=("a", "b")).stage()
+    patches = patches_of(patch, 4, sampling=Sampling(foreground_share=0.5), augmentation=still(**DEFORMED))
+    loader, maker = loader_of(cases, patches, stage=stage), BatchMaker(stage, CPU)
+    limit = reach_limit(patch, patches.augmentation)
+    moved = 0
+    for number in range(6):
+        order = loader._shuffled(number)
+        places = zip(order, patch_starts(loader, number), loader.batch(number).patches, strict=True)
+        for index, start, one in places:
+            corner = [c - (n - p) // 2 for c, n, p in zip(start, limit, patch, strict=True)]
+            deformation = one.deformation
+            image, label = maker._resampled(one, loader.cache.layout)
+            before, before_label = resampled_before(
+                cases[index], corner, limit, deformation.matrix, deformation.nodes, patch
+            )
+            np.testing.assert_allclose(image, before, atol=2e-3)
+            # Half-way between two voxels, rounding decides.
+            assert (label[0].numpy() != before_label).mean() < 2e-3
+            moved += deformation.matrix is not None
+            inside = [n - s for n, s in zip(one.voxels.numbers[0].shape[1:], limit, strict=True)]
+            assert max(inside) <= 0
+    assert moved > 10
+
+
+def patch_starts(loader: PatchLoader, number: int) -> list[list[int]]:
+    """First voxel of each patch of a batch, drawn as the loader draws it."""
+    rng = np.random.default_rng([loader.seed, 1, number])
+    order = loader._shuffled(number)
+    guaranteed = guaranteed_foreground(loader.batch_size, loader.sampling.foreground_share, rng)
+    return [loader._corner(loader._data[i], wants, rng) for i, wants in zip(order, guaranteed, strict=True)]
+
+
+def test_nothing_beyond_the_image_is_read(cases: list) -> None:
+    source = loader_of(cases, patches_of((20, 20, 20), augmentation=still(**DEFORMED)))
+    for number in range(5):
+        for patch in source.batch(number).patches:
+            assert all(n <= most for n, most in zip(patch.voxels.numbers[0].shape[1:], cases[0].shape, strict=True))
+        plain = 2 * 3 * int(np.prod(cases[0].shape))  # two patches, 3 bytes a voxel
+        assert source.batch(number).nbytes <= plain
+
+
+@pytest.mark.parametrize("largest", [5, 40_000, 3_000_000_000])
+def test_label_values_of_any_size(tmp_path: Path, largest: int) -> None:
+    label = blob().astype(np.int64)
+    label[label == 2] = largest
+    case = store(tmp_path, "c", label, np.where(label > 0, 1.0, 0.5))
+    assert np.array_equal(case.label(), label)
+    assert sorted(case.foreground) == [1, largest]
+    outputs = [LABELS.outputs[0], LABELS.outputs[1].model_copy(update={"values": [largest], "paint": largest})]
+    target = LABELS.model_copy(update={"outputs": outputs})
+    stage = make_plan(target=target).stage()
+    batch = padded(loader_of([case], patches_of((12, 12, 14), 1, target), stage=stage), 0)
+    indices = batch["label"][0, 1:11]
+    assert indices.dtype == np.uint8
+    assert np.array_equal(np.array([0, 1, largest])[indices], label)

@@ -79,7 +79,7 @@ def fetch(run: Run, fold: int = 0) -> list[StoredCase]:
     preprocess(run, "small", 1)
     scores = scores_for(run, fold)
     cases = [scores.of(StoredCase(run.preprocessed("fullres"), case)) for case in run.split(fold)["train"]]
-    scores.predict(run, cases, (8, 8, 8), "cpu")
+    scores.predict(run, cases, "cpu")
     return list(cases)
 
 

@@ -1,0 +1,317 @@
+"""Which variant of a training step is fastest on the device at hand: measured, and the finding kept.
+
+No rule by the name of a device holds (on one CPU bfloat16 halves the step, on another fp32 channels-last does, on one
+GPU fp16 beats bf16), so the real step is run in each variant, for a small share of the training's length.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+import torch
+
+from autoseg.networks import build
+from autoseg.plans.recipe import Recipe
+from autoseg.step.findings import Findings, Timing
+from autoseg.step.setup import StepSetup
+from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant
+from autoseg.utils.device import device_name
+
+#: Largest share of a training's length that measuring may take.
+SHARE = 0.05
+
+#: Where that share is fewer seconds than this, nothing is measured.
+LEAST_SECONDS = 0.5
+
+#: Timed steps of a variant after one to warm up; the fastest counts (others were disturbed).
+TIMED_STEPS = 3
+
+#: The same for forward passes.
+TIMED_PASSES = 2
+
+#: A variant whose steps take so many times the fastest one's is timed no further; the first step, which warms up, may
+#: take more.
+HOPELESS, HOPELESS_FIRST = 1.2, 3.0
+
+#: Seconds that must be left to try compiling a network (nnU-Net's takes 33 to 45 s on an H100, 16 cores).
+COMPILE_SECONDS = 40.0
+
+#: A fused optimizer on a CPU must save this share of the step to be taken: less is within the noise.
+WORTHWHILE = 0.02
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Length of a training: steps, or seconds; whichever is set."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def in_seconds(self, step: float) -> float:
+        """Seconds, with this duration of a step."""
+        return self.seconds or self.steps * step
+
+    def in_steps(self, step: float) -> float:
+        """Steps, with this duration of one."""
+        return self.seconds / step if self.seconds else self.steps
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant, and the reason for it as a sentence for the log."""
+
+    variant: Variant
+    reason: str
+
+
+def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Choice:
+    """The fastest variant of a step, among those that the recipe leaves open.
+
+    What is known from before is used; else the step is measured, for at most :data:`SHARE` of the training's length, on
+    a smaller batch where that is too short for the real one. A variant that fails (no compiler, no memory) is skipped.
+    Random numbers are drawn from states of their own.
+
+    Args:
+        setup: of the step.
+        device: to train on.
+        extent: length of the training, by which compiling must pay.
+    """
+    guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup.recipe, device)
+    compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
+    if len(open_ones) == 1 and not compiles:
+        return Choice(guess, f"{guess}, as planned")
+    if not SHARE:
+        return Choice(guess, f"{guess}, not measured")
+    findings = Findings.of(setup, device)
+    tuner = _Tuner(setup, device, extent, dict(findings.timings))
+    if not all(variant in tuner.timings for variant in open_ones):
+        tuner.measure(open_ones)
+    if compiles and tuner.timings:
+        tuner.compile()
+    findings.keep(tuner.timings)
+    if not tuner.works(open_ones):
+        return Choice(guess, f"{guess}: the training is too short to measure what is faster")
+    best = tuner.best(open_ones, compiles)
+    if setup.recipe.compile == "always":
+        best = replace(best, compiled=True)
+    return Choice(best, tuner.describe(best, device))
+
+
+def known_variant(setup: StepSetup, device: torch.device) -> Variant | None:
+    """The fastest variant that is known from an earlier measurement, not compiled; None where there was none."""
+    timings = Findings.of(setup, device).timings
+    known = [variant for variant in plain_variants(setup.recipe, device) if variant in timings]
+    return min(known, key=lambda variant: timings[variant].seconds) if known else None
+
+
+def fastest_forward(setup: StepSetup, device: torch.device, passes: int) -> Variant:
+    """The fastest variant of a network in predictions, not compiled; kept like that of a step.
+
+    Args:
+        setup: whose patch and batch are what the network is given at once.
+        device: to compute on.
+        passes: of the network, that are to come; measured only where they are many.
+    """
+    variants = plain_variants(setup.recipe, device)
+    timings = dict(Findings.of(setup, device, "forward").timings)
+    many = passes * SHARE >= (1 + TIMED_PASSES) * len(variants)
+    if len(variants) > 1 and many and not all(variant in timings for variant in variants):
+        for variant in variants:
+            with _apart(device), suppress(Exception):
+                timings[variant] = _forward_seconds(variant, setup, device)
+        Findings.of(setup, device, "forward").keep(timings)
+    known = [variant for variant in variants if variant in timings]
+    return min(known, key=lambda variant: timings[variant].seconds) if known else variants[0]
+
+
+@torch.inference_mode()
+def _forward_seconds(variant: Variant, setup: StepSetup, device: torch.device) -> Timing:
+    network = build(setup.network, setup.in_channels, setup.target.heads, False).to(device).eval()
+    variant.prepare(network)
+    image = variant.arrange(setup.batch(device, random=True).image)
+    seconds = []
+    for _ in range(1 + TIMED_PASSES):
+        started = time.perf_counter()
+        with variant.casts(device):
+            network(image)
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return Timing(min(seconds[1:]), seconds[0])
+
+
+def plain_variants(recipe: Recipe, device: torch.device) -> list[Variant]:
+    """Precisions and memory formats that the recipe leaves open, not compiled; the guess first."""
+    guess = replace(Variant.untimed(recipe, device), compiled=False)
+    dtypes, formats = [guess.dtype], [guess.channels_last]
+    if recipe.precision == "auto" and device.type in ("cpu", "cuda"):
+        dtypes = [torch.float32, torch.bfloat16]
+        if device.type == "cuda":
+            newer = torch.cuda.get_device_capability(device)[0] >= 8
+            dtypes = [torch.float16, *([torch.bfloat16] if newer else []), torch.float32]
+    if recipe.memory_format == "auto" and device.type in ("cpu", "cuda"):
+        formats = [False, True]
+    found = [Variant(dtype, channels_last) for dtype in dtypes for channels_last in formats]
+    return sorted(found, key=lambda variant: variant != guess)
+
+
+def timed_step(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+    """Seconds of one step on a random batch, until the device has finished."""
+    batch = setup.batch(device, random=True)
+    _wait(device)
+    started = time.perf_counter()
+    step(batch)
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass
+class _Tuner:
+    """Measures variants of a step, as long as there is time; times are those of the whole batch."""
+
+    setup: StepSetup
+    device: torch.device
+    extent: Extent
+    timings: dict[Variant, Timing]
+    spent: float = 0.0
+    limit: float = math.inf
+
+    def measure(self, variants: Sequence[Variant]) -> None:
+        """Time variants that are not compiled; none where the training is too short for it."""
+        # A CPU's step can take a minute: first a smaller one says how long.
+        small = self.setup if self.device.type == "cuda" else self.setup.reduced()
+        if self.extent.seconds:
+            if SHARE * self.extent.seconds < LEAST_SECONDS:
+                return
+            self.limit = SHARE * self.extent.seconds / (1 + len(variants))
+        if not self._time(variants[0], small):
+            return
+        step = self.timings[variants[0]].seconds
+        if self._allowed(step) < LEAST_SECONDS:
+            del self.timings[variants[0]]
+            return
+        self.limit = self._left(step) / len(variants)
+        whole = step * (1 + TIMED_STEPS) * len(variants) <= self._left(step)
+        for number, variant in enumerate(variants):
+            if number or (whole and small != self.setup):
+                if self._left(step) <= 0:
+                    break
+                self._time(variant, self.setup if whole else small)
+        best = self.best(variants, compiles=False)
+        if self.device.type == "cpu" and self._left(step) > 0:
+            self._time(replace(best, fused=True), self.setup if whole else small)
+
+    def compile(self) -> None:
+        """Time compiled variants of the fastest precision, where the time suffices and compiling could pay."""
+        plain = [variant for variant in self.timings if not variant.compiled]
+        best = self.best(plain, compiles=False)
+        step = self.timings[best].seconds
+        formats = (best.channels_last, not best.channels_last) if self.device.type == "cuda" else (best.channels_last,)
+        pinned = self.setup.recipe.memory_format != "auto"
+        tried = [replace(best, channels_last=last, compiled=True) for last in formats[: 1 if pinned else 2]]
+        if self.device.type == "cuda":
+            tried += [replace(tried[0], graphs=True)]
+        whole = self.device.type == "cuda" or 20 * step <= self._left(step) - COMPILE_SECONDS
+        for variant in tried:
+            if variant not in self.timings and self._left(step) >= COMPILE_SECONDS:
+                self._time(variant, self.setup if whole else self.setup.reduced())
+
+    def works(self, variants: Sequence[Variant]) -> bool:
+        """Whether one of these could be timed."""
+        return any(variant in self.timings for variant in variants)
+
+    def best(self, variants: Sequence[Variant], compiles: bool) -> Variant:
+        """The fastest over the whole training; compiled ones with the seconds that compiling takes."""
+        timed = [variant for variant in variants if variant in self.timings]
+        best = min(timed, key=lambda variant: self.timings[variant].seconds)
+        seconds = self.timings[best].seconds
+        fused = replace(best, fused=True)
+        if fused in self.timings and self.timings[fused].seconds < (1 - WORTHWHILE) * seconds:
+            best, seconds = fused, self.timings[fused].seconds
+        if not compiles:
+            return best
+        steps = self.extent.in_steps(seconds)
+        costs = {best: steps * seconds}
+        open_ones = {(one.dtype, one.channels_last) for one in timed}
+        for variant, timing in self.timings.items():
+            if variant.compiled and (variant.dtype, variant.channels_last) in open_ones:
+                costs[variant] = timing.first + steps * timing.seconds
+        return min(costs, key=lambda variant: costs[variant])
+
+    def describe(self, best: Variant, device: torch.device) -> str:
+        """The choice and what it was chosen from, as a sentence."""
+        others = sorted((timing.seconds, str(variant)) for variant, timing in self.timings.items() if variant != best)
+        seconds = self.timings[best].seconds if best in self.timings else math.nan
+        listed = "".join(f", {name} {_said(value)}" for value, name in others)
+        return (
+            f"{best}: {_said(seconds)} a step on {device_name(device)}, the fastest measured{listed}; the trained "
+            "weights depend on this choice to within rounding"
+        )
+
+    def _allowed(self, step: float) -> float:
+        return SHARE * self.extent.in_seconds(step)
+
+    def _left(self, step: float) -> float:
+        return self._allowed(step) - self.spent
+
+    def _time(self, variant: Variant, setup: StepSetup) -> bool:
+        """Time a variant; whether it works."""
+        started = time.perf_counter()
+        scale = self.setup.voxels / setup.voxels
+        self.timings.pop(variant, None)
+        fastest = min((timing.seconds for timing in self.timings.values()), default=math.inf) / scale
+        try:
+            with _apart(self.device):
+                first, seconds = _seconds(variant, setup, self.device, fastest, self.limit)
+        except Exception:  # a compiler, a driver or memory that is absent shows itself in many kinds of exception
+            return False
+        finally:
+            if variant.compiled:
+                torch.compiler.reset()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.spent += time.perf_counter() - started
+        self.timings[variant] = Timing(seconds * scale, first)
+        return True
+
+
+def _seconds(
+    variant: Variant, setup: StepSetup, device: torch.device, fastest: float, limit: float
+) -> tuple[float, float]:
+    """Seconds of the first step, and the least of further ones, as long as all take less than ``limit``."""
+    network = build(setup.network, setup.in_channels, setup.target.heads).to(device)
+    step = TrainingStep(network, setup.recipe, setup.target, variant)
+    first = timed_step(step, setup, device)
+    if not variant.compiled and first > HOPELESS_FIRST * fastest:
+        return first, first
+    best, spent = math.inf, 0.0 if variant.compiled else first
+    for _ in range(TIMED_STEPS):
+        seconds = timed_step(step, setup, device)
+        best, spent = min(best, seconds), spent + seconds
+        if best > HOPELESS * fastest or spent > limit:
+            break
+    return first, best
+
+
+@contextmanager
+def _apart(device: torch.device) -> Iterator[None]:
+    """Random states of its own, and no search for convolutions, which takes longer than the steps."""
+    before = torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+def _said(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

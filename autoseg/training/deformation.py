@@ -1,0 +1,203 @@
+"""Deformation: how a training patch is rotated, zoomed and bent, and which source voxels it needs for that.
+
+Deformations are drawn on the CPU before anything is read, so that the box of source voxels is known; the patch is then
+one resampling from that box, on the device that the box lies on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from autoseg.plans.recipe import Augmentation
+from autoseg.training.transfers import to_device
+
+#: Coordinates are 32-bit floats: this far from a whole number, in voxels, a coordinate counts as whole.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Where the voxels of one patch come from.
+
+    A voxel at offset o from the patch's middle comes from ``matrix`` · o + displacement, counted from the middle.
+
+    Attributes:
+        patch: voxels of the patch.
+        matrix: ``(axes, axes)``; None for a patch that is cut as it is.
+        nodes: displacement in voxels at the nodes of a coarse grid over the patch, ``(axes, *nodes)``, interpolated
+            linearly between them; None for none.
+    """
+
+    patch: tuple[int, ...]
+    matrix: np.ndarray | None = None
+    nodes: np.ndarray | None = None
+
+    def reach(self) -> list[tuple[int, int]]:
+        """First and end of the source voxels along each axis, counted from the first voxel of the patch."""
+        if self.matrix is None:
+            return [(0, size) for size in self.patch]
+        half = (np.array(self.patch) - 1) / 2
+        spread = np.abs(self.matrix) @ half
+        low, high = half - spread, half + spread
+        if self.nodes is not None:
+            flat = self.nodes.reshape(len(self.patch), -1)
+            low, high = low + flat.min(axis=1), high + flat.max(axis=1)
+        return [
+            (int(np.floor(first - _ROUNDING)), int(np.floor(last + _ROUNDING)) + 2)
+            for first, last in zip(low, high, strict=True)
+        ]
+
+    def coordinates(self, size: Sequence[int], first: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Coordinates for ``grid_sample`` in a box of source voxels: float32 ``(1, *patch, axes)``, x first.
+
+        Args:
+            size: voxels of the box.
+            first: its first voxel, counted from the patch's.
+            device: of the result.
+        """
+        assert self.matrix is not None
+        axes = len(self.patch)
+        lines = [torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2 for n in self.patch]
+        bending = None
+        if self.nodes is not None:
+            coarse = to_device(self.nodes.astype(np.float32), device)
+            mode = "trilinear" if axes == 3 else "bilinear"
+            bending = F.interpolate(coarse[None], size=list(self.patch), mode=mode, align_corners=True)[0]
+        found = []
+        for axis in range(axes):
+            # Numbers, not tensors: nothing is copied to the device.
+            middle = (self.patch[axis] - 1) / 2 - first[axis]
+            total: torch.Tensor | None = None
+            for other, line in enumerate(lines):
+                part = (line * float(self.matrix[axis, other])).reshape([-1 if a == other else 1 for a in range(axes)])
+                total = part if total is None else total + part
+            assert total is not None
+            total = total + middle
+            if bending is not None:
+                total = total + bending[axis]
+            found.append(((2 * total + 1) / size[axis] - 1).expand(self.patch))
+        return torch.stack(found[::-1], dim=-1)[None]
+
+
+def draw_deformations(
+    count: int, patch: Sequence[int], augmentation: Augmentation, rng: np.random.Generator
+) -> list[Deformation]:
+    """Draw the deformations of a batch.
+
+    Args:
+        count: patches of the batch.
+        patch: voxels of each, two numbers for slices.
+        augmentation: probabilities and ranges.
+        rng: random generator.
+    """
+    a, dimensions = augmentation, len(patch)
+    in_plane = only_in_plane(a, dimensions)
+    turned = rng.random(count) < (a.rotation_probability if a.rotation else 0)
+    angles = rng.uniform(-a.rotation, a.rotation, (count, 3)) * turned[:, None]
+    zoomed = rng.random(count) < a.scaling_probability
+    zoom = np.where(zoomed, rng.uniform(*a.scaling, count), 1.0)
+    bent = rng.random(count) < (a.elastic_probability if a.elastic_magnitude else 0)
+    magnitude = rng.uniform(0, a.elastic_magnitude, count) * bent
+    nodes = [max(2, round(n / a.elastic_spacing) + 1) for n in patch]
+    displacement = rng.uniform(-1, 1, (count, dimensions, *nodes)) * magnitude.reshape(-1, *[1] * (dimensions + 1))
+    if in_plane:
+        displacement[:, 0] = 0
+    drawn = []
+    for sample in range(count):
+        if not (turned[sample] or zoomed[sample] or bent[sample]):
+            drawn.append(Deformation(tuple(patch)))
+            continue
+        matrix = _matrix(angles[sample], rotation_axes(a, dimensions), zoom[sample], dimensions, in_plane)
+        drawn.append(Deformation(tuple(patch), matrix, displacement[sample] if bent[sample] else None))
+    return drawn
+
+
+def rotation_axes(augmentation: Augmentation, dimensions: int) -> list[int]:
+    """Axes of the patch that it is rotated about."""
+    return [0] if dimensions == 2 else [axis for axis in augmentation.rotation_axes if axis < 3]
+
+
+def only_in_plane(augmentation: Augmentation, dimensions: int) -> bool:
+    """Whether a volume is only changed within its slices."""
+    return dimensions == 3 and list(augmentation.rotation_axes) == [0]
+
+
+def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
+    """Size of the box around a patch beyond which a deformation takes zeros: rarely needed, and expensive to read.
+
+    Args:
+        patch: voxels of the patch.
+        augmentation: gives the largest rotation and zoom; a probability of 0 switches either off.
+
+    Returns:
+        Voxels an axis, at least the patch.
+    """
+    size = np.asarray(patch, float)
+    dimensions = len(patch)
+    if augmentation.rotation_probability and augmentation.rotation:
+        angle = np.radians(min(augmentation.rotation, 45.0))
+        turned = size.copy()
+        for axis in rotation_axes(augmentation, dimensions):
+            a, b = [other for other in range(dimensions) if other != axis] if dimensions == 3 else (0, 1)
+            turned[a] = max(turned[a], size[a] * np.cos(angle) + size[b] * np.sin(angle))
+            turned[b] = max(turned[b], size[b] * np.cos(angle) + size[a] * np.sin(angle))
+        size = turned
+    if augmentation.scaling_probability:
+        # The largest zoom-out is rare; nnU-Net, too, loads for 0.85 where it scales down to 0.7.
+        zoom = max(augmentation.scaling[0], 0.85)
+        zoomed = size / min(zoom, 1.0)
+        if only_in_plane(augmentation, dimensions):
+            zoomed[0] = size[0]
+        size = zoomed
+    return [int(n) for n in np.ceil(np.maximum(size, patch))]
+
+
+def _matrix(angles: np.ndarray, axes: list[int], zoom: float, dimensions: int, in_plane: bool) -> np.ndarray:
+    """Voxel offsets in the patch → voxel offsets in the source, ``(dimensions, dimensions)``."""
+    matrix = np.eye(dimensions)
+    for axis in axes:
+        cosine, sine = np.cos(np.radians(angles[axis])), np.sin(np.radians(angles[axis]))
+        i, j = (0, 1) if dimensions == 2 else [other for other in range(3) if other != axis]
+        turn = np.eye(dimensions)
+        turn[i, i] = turn[j, j] = cosine
+        turn[i, j], turn[j, i] = -sine, sine
+        matrix = turn @ matrix
+    factor = np.full(dimensions, 1 / zoom)
+    if in_plane:
+        factor[0] = 1.0
+    return matrix * factor[:, None]
+
+
+def resample_patch(
+    numbers: torch.Tensor, maps: torch.Tensor, first: Sequence[int], deformation: Deformation
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patch from a box of source voxels; zero where it reaches beyond the box.
+
+    Args:
+        numbers: float32 ``(channel, *box)``, interpolated linearly.
+        maps: integers ``(map, *box)``, of which the nearest voxel is taken.
+        first: the box's first voxel, counted from the patch's.
+        deformation: of the patch.
+
+    Returns:
+        Numbers ``(channel, *patch)`` and maps ``(map, *patch)``.
+    """
+    patch, size = deformation.patch, numbers.shape[1:]
+    if 0 in size:  # the patch sees nothing of the image
+        return numbers.new_zeros((len(numbers), *patch)), maps.new_zeros((len(maps), *patch))
+    if deformation.matrix is None:
+        around = [
+            side
+            for start, n, p in reversed(list(zip(first, size, patch, strict=True)))
+            for side in (start, p - start - n)
+        ]
+        if any(around):
+            return F.pad(numbers, around), F.pad(maps, around)
+        return numbers, maps
+    grid = deformation.coordinates(size, first, numbers.device)
+    moved = F.grid_sample(numbers[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    nearest = F.grid_sample(maps[None].float(), grid, mode="nearest", align_corners=False)[0]
+    return moved, nearest.to(maps.dtype)

@@ -1,0 +1,23 @@
+"""Copies from host memory to a device that nothing waits for."""
+
+import numpy as np
+import torch
+
+
+def to_device(array: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An array on a device; a CUDA device fetches it from pinned memory in its own time.
+
+    A plain copy would wait until the device has done all its work so far. Pinned blocks come from torch's cache and
+    return to it once they are copied.
+
+    Args:
+        array: on the host, contiguous or not; a tensor is returned as it is.
+        device: where to. On a CPU the tensor may share the array's memory.
+    """
+    if isinstance(array, torch.Tensor):
+        return array
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor).to(device, non_blocking=True)
