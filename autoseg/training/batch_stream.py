@@ -4,12 +4,12 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from autoseg.training.batches import BatchMaker, MadeBatch
 from autoseg.training.sampling import PatchLoader
+from autoseg.training.transfers import stream_of
 
 #: Batches that are made ahead on a CUDA device.
 AHEAD = 2
@@ -89,10 +89,7 @@ class _Ahead:
     def _run(self) -> None:
         number = self._stream.loader.next_batch
         try:
-            on_cuda = self._device.type == "cuda"
-            stream = torch.cuda.Stream(self._device) if on_cuda else None
-            context: AbstractContextManager[object] = torch.cuda.stream(stream) if on_cuda else nullcontext()
-            with context:
+            with stream_of(self._device) as stream:
                 while not self._closed.is_set():
                     made = self._stream.make(number)
                     event = None

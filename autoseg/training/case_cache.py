@@ -17,7 +17,7 @@ from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import StoredCase
 from autoseg.preprocessing.volume import Volume
 from autoseg.training.fields import map_values
-from autoseg.training.transfers import to_device
+from autoseg.training.transfers import stream_of, to_device
 
 #: Where cases lie that find no room.
 FILES = "files"
@@ -144,11 +144,19 @@ class CaseCache:
         whole = self._from_files(number)
         if self.places[number] == "device":
             try:
-                whole = Voxels(*whole.on(self._device), whole.scales)
+                whole = self._uploaded(whole)
             except torch.OutOfMemoryError:  # another program took it
                 self.places[number] = FILES
                 return
         self._kept[number] = whole
+
+    def _uploaded(self, voxels: Voxels) -> Voxels:
+        """Copy a case to the device, on a stream of its own; once it is there, every stream may read it."""
+        with stream_of(self._device) as stream:
+            uploaded = Voxels(*voxels.on(self._device), voxels.scales)
+        if stream is not None:
+            stream.synchronize()
+        return uploaded
 
     def _size(self, number: int) -> int:
         case, layout = self._cases[number], self.layout

@@ -34,6 +34,7 @@ def room_for_cases(stage: Stage, device: torch.device, dtype: torch.dtype) -> Ro
 
 
 def _on_device(stage: Stage, device: torch.device, dtype: torch.dtype) -> int:
+    torch.cuda.empty_cache()  # blocks that were used before, as for timing variants of the step
     free, _ = torch.cuda.mem_get_info(device)
     setup = StepSetup.of(stage)
     precision: TrainingPrecision = "fp32" if dtype == torch.float32 else "bf16" if dtype == torch.bfloat16 else "fp16"
