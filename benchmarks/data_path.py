@@ -37,6 +37,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant
 from autoseg.training.batches import BatchMaker
 from autoseg.training.case_cache import CaseCache, Room, Voxels
 from autoseg.training.sampling import Patches, PatchLoader
@@ -181,7 +182,8 @@ class DataPath:
         network = self.stage.network.model_copy(update={"features": [4] * len(self.stage.network.features)})
         module = build(network, self.stage.in_channels, self.stage.heads).to(self.device)
         module.train()
-        step = TrainingStep(module, self.stage.recipe, self.stage.target.indexed)
+        fused = Variant(fused=True)  # as on every GPU
+        step = TrainingStep(module, self.stage.recipe, self.stage.target.indexed, fused)
         maker, cache = BatchMaker(self.stage, self.device), self.cache(1.0)
         loader = self.loader(cache)
         step(maker.make(loader.batch(0), cache.layout).batch)  # the first makes the optimizer's state

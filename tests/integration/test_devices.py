@@ -27,6 +27,7 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
 from autoseg.step.training_step import TrainingStep
 from autoseg.training import callbacks
+from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.training import Budget
 from autoseg.transfer.source import Source
 from autoseg.transfer.teacher import Teacher
@@ -232,6 +233,28 @@ def test_out_of_memory(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tolerance = 0.0 if device == "cpu" else 1e-3
     for name, tensor in wanted.items():
         torch.testing.assert_close(parts[name], tensor, rtol=tolerance, atol=tolerance)
+
+
+def test_a_cache_too_small(device: str, tmp_path: Path) -> None:
+    """Wherever the cases lie, on the device, in memory or in their files, the numbers are the same."""
+    augmentation = Augmentation(rotation_probability=1.0, elastic_probability=1.0, noise_probability=1.0)
+    plan = make_plan(make_configuration(recipe=make_recipe(augmentation=augmentation)))
+    cases = [store(tmp_path / "data", f"c{n}", blob(shift=n % 2), picture_of(blob(), n)) for n in range(4)]
+    everything = CaseCache(cases[:3], plan.stage(), torch.device(device), Room(2**40, 2**40))
+    kept = "host" if device == "cpu" else "device"
+    assert everything.places == [kept] * 3
+    size = 10 * 12 * 14 * (2 + 1)  # an image of 16 bits, labels of 8
+    found = {}
+    for name, room in {"all": Room(2**40, 2**40), "one": Room(size, size), "none": Room(0, 0)}.items():
+        where = torch.device(device)
+        train_in(tmp_path / name, plan.stage(), cases[:3], cases[3:], Budget(iterations=5), device=where, room=room)
+        found[name] = load_weights(tmp_path / name / "weights.safetensors")
+    places = CaseCache(
+        cases[:3], plan.stage(), torch.device(device), Room(size, 0 if device == "cuda" else size)
+    ).places
+    assert places == [kept, "files", "files"]
+    for name in ("one", "none"):
+        assert all(torch.equal(found[name][key], tensor) for key, tensor in found["all"].items())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
