@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -128,22 +129,11 @@ class Metered:
                 env={**os.environ, **(environment or {})},
                 preexec_fn=lambda: os.sched_setaffinity(0, allowed),
             )
-            due = 0.0
-            while True:
-                pids, now = tree(process.pid), time.time()
-                self._cpu.append((now, max(cpu_seconds(pids), self._cpu[-1][1] if self._cpu else 0.0)))
-                if now >= due:
-                    self._memory.append((now, resident(pids)))
-                    due = now + MEMORY_INTERVAL
-                try:
-                    done, status, used = os.wait4(process.pid, os.WNOHANG)
-                except ChildProcessError:  # pragma: no cover - somebody else waited
-                    break
-                if done:
-                    process.returncode = os.waitstatus_to_exitcode(status)
-                    self._cpu.append((time.time(), max(self._cpu[-1][1], used.ru_utime + used.ru_stime)))
-                    break
-                time.sleep(CPU_INTERVAL)
+            try:
+                self._follow(process)
+            finally:  # stopped, with Ctrl-C for example
+                for pid in tree(process.pid) if process.returncode is None else ():
+                    os.kill(pid, signal.SIGTERM)
         self.ended = time.time()
         self._gpu: list[tuple[float, float, float]] = []
         if gpu is not None:
@@ -152,6 +142,22 @@ class Metered:
         if process.returncode:
             tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
             raise SystemExit(f"{' '.join(map(str, command))} failed with exit code {process.returncode}:\n{tail}")
+
+    def _follow(self, process: "subprocess.Popen[bytes]") -> None:
+        """Sample until the process ends."""
+        due = 0.0
+        while True:
+            pids, now = tree(process.pid), time.time()
+            self._cpu.append((now, max(cpu_seconds(pids), self._cpu[-1][1] if self._cpu else 0.0)))
+            if now >= due:
+                self._memory.append((now, resident(pids)))
+                due = now + MEMORY_INTERVAL
+            done, status, used = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                self._cpu.append((time.time(), max(self._cpu[-1][1], used.ru_utime + used.ru_stime)))
+                return
+            time.sleep(CPU_INTERVAL)
 
     def usage(self, start: float | None = None, end: float | None = None) -> Usage:
         """What it took between two times (``time.time()``); from its start to its end where they are None."""
