@@ -2,7 +2,8 @@
 # Everything that the benchmarks need on a machine that has Python with torch, and no package index:
 #
 #     benchmarks/pack.sh OUT [DATASET …]       from the checkout's root; PYTHON=… is an environment with autoseg, and
-#                                              TARGET=3.12 the other machine's Python
+#                                              TARGET=3.12 the other machine's Python, HAS='pandas matplotlib' what
+#                                              it has already
 #
 # OUT/packages.tar.xz holds nnU-Net, autoseg and what both need beside torch, numpy and scipy, with their commands in
 # bin/; OUT/benchmarks the programs; OUT/NAME.tar.xz each dataset in nnU-Net's raw form, cut to the box of its voxels
@@ -12,7 +13,7 @@
 #     export PYTHONPATH=$PWD/site PATH=$PWD/site/bin:$PATH
 #     python OUT/benchmarks/against_nnunet.py NAME --nnunet site
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2; }
 python=${PYTHON:-python3} target=${TARGET:-3.12} out=$(mkdir -p "$1" && cd "$1" && pwd) work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 shift
@@ -25,6 +26,9 @@ wheels=(simpleitk blosc2 ndindex numexpr msgpack pydantic annotated-types typing
   batchgenerators batchgeneratorsv2 dynamic-network-architectures nnunetv2==2.8.1 yacs importlib-resources graphviz
   requests urllib3 charset-normalizer pytorch-optimizer timm einops tifffile imagecodecs scikit-image scikit-learn
   joblib threadpoolctl pandas seaborn matplotlib tqdm)
+for package in ${HAS:-}; do
+  for place in "${!wheels[@]}"; do [ "${wheels[$place]}" != "$package" ] || unset "wheels[$place]"; done
+done
 pip=("$python" -m pip --quiet)
 "${pip[@]}" download --no-deps --only-binary=:all: --python-version "$target" --implementation cp \
   "${platforms[@]}" -d "$work/wheels" "${wheels[@]}"
