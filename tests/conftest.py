@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,8 +29,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which variant of a step is fastest here must not decide what a test finds."""
-    if "autoseg.step.tune" in sys.modules:
-        monkeypatch.setattr("autoseg.step.tune.SHARE", 0.0)
+    monkeypatch.setattr("autoseg.step.tune.SHARE", 0.0)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from importlib import import_module
 
 import typer
 
+from autoseg.utils.cpu_sharing import share_cpu
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.progress import console
+from autoseg.utils.progress import console, say
 
 #: Steps of the flow → their commands, in the order a user meets them; each module of this package defines ``command``.
 COMMANDS = {
@@ -15,6 +16,9 @@ COMMANDS = {
     "Use": ("predict", "report"),
     "Measure": ("evaluate", "compare", "agreement", "sweep"),
 }
+
+#: Commands that compute for long, on a CPU with all of its cores.
+LONG = {"demo", "train", "predict", "sweep"}
 
 #: Commands with a further word, what they do, and the words; a module ``COMMAND_WORD`` of this package each.
 GROUPS = {
@@ -35,7 +39,11 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _start(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+) -> None:
+    if context.invoked_subcommand in LONG and "--help" not in sys.argv and (note := share_cpu()):
+        say(note)
     if version:
         from autoseg import __version__
 

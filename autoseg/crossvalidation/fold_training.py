@@ -1,5 +1,6 @@
 """Training one fold of a run: skip, resume or start over; initial weights; budget."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.step.setup import StepSetup
-from autoseg.step.tune import Choice, Extent, choose_variant
+from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
@@ -77,6 +78,8 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
         f"validation cases, {length}, on {settings.device}"
     )
     log(f"computing in {choice.reason}")
+    if os.environ.get("OMP_WAIT_POLICY") == "passive":
+        log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
@@ -112,12 +115,12 @@ class _SaysWhereCasesLie(Callback):
         self._log(f"training cases are read from {training.cache}")
 
 
-def _variant(job: Job, settings: TrainingSettings) -> Choice:
+def _variant(job: Job, settings: TrainingSettings) -> VariantChoice:
     """How to compute the step: as the fold began, or in the fastest variant."""
     fold, recipe, device = job.fold, job.fold.stage.recipe, settings.device
     kept = begun_variant(fold, device) if settings.resume and fold.begun else None
     if kept is not None:
-        return Choice(kept, f"{kept}, as the fold began")
+        return VariantChoice(kept, f"{kept}, as the fold began")
     rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
     steps = 0 if job.length.seconds else rounds * recipe.iterations_per_epoch
     return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ RESERVE_MARGIN = 1.25
 
 
 def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.device) -> float:
-    """Estimate the seconds to predict cases: time of one tile × tiles × mirrorings."""
+    """Estimate the seconds to predict cases: time of one tile × tiles × mirrorings, of which two are measured."""
     if not cases:
         return 0.0
     network = build(stage.network, stage.in_channels, stage.heads).to(device).eval()
@@ -41,14 +42,15 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
     tile = torch.zeros((stage.in_channels, *[1] * (3 - len(size)), *size))
     variant = inference_variant(stage, device)
     variant.prepare(network)
-    window = SlidingWindow.of(stage, device, variant.dtype, mirror=False)
+    window = SlidingWindow.of(stage, device, variant.dtype)
+    measured = window.mirrorings[:2]
     fastest = float("inf")
     for _ in range(3):
         started = time.monotonic()
-        window.scores([network], tile)
+        replace(window, mirrorings=measured).scores([network], tile)
         fastest = min(fastest, time.monotonic() - started)
     tiles = sum(window.count(case.shape) for case in cases)
-    return RESERVE_MARGIN * fastest * tiles * 2 ** len(stage.inference.mirror_axes)
+    return RESERVE_MARGIN * fastest * tiles * len(window.mirrorings) / len(measured)
 
 
 def validate_fold(fold: Fold, device: torch.device) -> Evaluation:

@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from autoseg.data.boxes import cropping_box, foreground
+from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, read_geometry, read_image
-from autoseg.data.nifti import faults
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -200,17 +200,15 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
 
 
 def _read(found: _CaseFindings, path: Path) -> Image | None:
-    hidden = faults(path)
-    if hidden.non_finite:
-        what = f"{hidden.non_finite} voxels are NaN or infinite; they are read as 0"
+    try:
+        image = read_image(path)
+    except AutosegError:  # its header was readable, so the rest is cut short or damaged
+        found.add("error", path, "the file is incomplete or damaged", "Copy or download it again.")
+        return None
+    if image.non_finite:
+        what = f"{image.non_finite} voxels are NaN or infinite; they are read as 0"
         found.add("warning", path, what, "Right where they are background; else replace the file.")
-    if not hidden.incomplete:
-        try:
-            return read_image(path)
-        except AutosegError:
-            pass  # its header was readable, so the rest is cut short or damaged
-    found.add("error", path, "the file is incomplete or damaged", "Copy or download it again.")
-    return None
+    return image
 
 
 def _channels(
@@ -282,8 +280,7 @@ def _label(
                 "Save it as integers, and resample labels with nearest neighbour only.",
             )
             return None
-    values, counts = np.unique(array, return_counts=True)
-    table = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    table = value_counts(array)
     known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
     unknown = {value: count for value, count in table.items() if value not in known}
     if unknown:

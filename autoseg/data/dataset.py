@@ -114,7 +114,7 @@ def load_case(
                 f"case {case.id}: {source.path} does not lie on the grid of {first_path} ({difference}); "
                 "register or resample it first."
             )
-        arrays.append(image.array[index].astype(np.float32))
+        arrays.append(image.array[index])
     if first is None:
         raise AutosegError(f"case {case.id} has none of the channels {', '.join(channels)}.")
     shape = first.array.shape[1:]

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from autoseg.data.boxes import cropping_box, foreground
+from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -122,8 +123,7 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
     labels = dict.fromkeys(sorted(dataset.labels.values()), 0)
     chosen = inside
     if loaded.label is not None:
-        values, counts = np.unique(loaded.label, return_counts=True)
-        labels.update({int(v): int(n) for v, n in zip(values, counts, strict=True) if v != 0})
+        labels.update({value: count for value, count in value_counts(loaded.label).items() if value != 0})
         labelled = np.isin(loaded.label, list(dataset.labels.values()))
         chosen = labelled if labelled.any() else inside
     rng = np.random.default_rng([seed, zlib.crc32(case_id.encode())])

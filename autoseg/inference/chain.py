@@ -1,10 +1,11 @@
 """A chain of stages applied to one case: each stage's segmentation is input of the next one, or the box it works in.
 
-Scores stay on the stages' own grids until they are used: :class:`ScoresOnScan` brings one channel at a time to the grid
-of the scan.
+Where only a label map is wanted, the last stage's scores are brought to the grid of the scan and decided while they are
+computed (:func:`segment_by_stages`). Scores that are kept stay on the stages' own grids until they are used:
+:class:`ScoresOnScan` brings one channel at a time to the grid of the scan.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd, inse
 from torch import nn
 
 from autoseg.data.boxes import Box, box_around
-from autoseg.inference.decoding import mean_of_answers, one_hot, paint_scores
+from autoseg.inference.decoding import label_type, mean_of_answers, one_hot, paint_scores
+from autoseg.inference.painting import SlabPainter, paint_slabs
+from autoseg.inference.slabs import Slab, in_box
+from autoseg.inference.stored_scores import StoredScores
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks.weights import load_network
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.preprocessing.case import PreprocessedCase, Trace, scores_on_original
-from autoseg.preprocessing.resample import resample_label
+from autoseg.preprocessing.case import PreprocessedCase, Trace
+from autoseg.preprocessing.resample import Shape, resample_label
+from autoseg.preprocessing.scores import scores_on_original, scores_resampling
 from autoseg.step.variant import Variant
 
 #: Logit of an output outside of the box that a stage worked in: a probability of 10⁻¹³.
@@ -64,19 +69,23 @@ class TrainedStage:
         return dict(zip(range(len(self.networks)) if self.folds is None else self.folds, self.networks, strict=True))
 
 
+#: Applies a stage's networks: stage and image ``(channel, z, y, x)`` → slabs of its logits, in order.
+Predict = Callable[[TrainedStage, torch.Tensor], Iterable[Slab]]
+
+
 @dataclass(frozen=True)
 class StageScores:
     """A stage's scores of a case, on the stage's grid.
 
     Attributes:
-        scores: logits ``(heads, z, y, x)`` inside ``box``; None where the stage before left no box.
+        scores: logits ``(z, y, x)`` of each head inside ``box``; None where the stage before left no box.
         box: where they lie on the grid; None with the scores.
         shape: of the grid.
         trace: from the grid back to the scan.
         stage: that gave them.
     """
 
-    scores: torch.Tensor | None
+    scores: Sequence[torch.Tensor] | torch.Tensor | None
     box: Box | None
     shape: tuple[int, ...]
     trace: Trace
@@ -89,18 +98,20 @@ class StageScores:
 
     def head(self, index: int) -> torch.Tensor:
         """Logits ``(z, y, x)`` of one head on the whole grid; outside of the box there is background."""
-        if self.scores is not None and tuple(self.scores.shape[1:]) == self.shape:
-            return self.scores[index]
-        background = self.target.kind == "labels" and index % self.target.heads == 0
-        device = None if self.scores is None else self.scores.device
-        whole = torch.full(self.shape, 0.0 if background else ABSENT, device=device)
-        if self.scores is not None and self.box is not None:
-            insert_crop_into_image(whole, self.scores[index], limits(self.box))
+        inside = None if self.scores is None else self.scores[index]
+        if inside is not None and tuple(inside.shape) == self.shape:
+            return inside
+        device = None if inside is None else inside.device
+        whole = torch.full(self.shape, value_outside(self.target, index), device=device)
+        if inside is not None and self.box is not None:
+            insert_crop_into_image(whole, inside, limits(self.box))
         return whole
 
     def mean_answer(self) -> "StageScores":
         """The mean of the answers, where the network gives several: what the next stage is given."""
-        return self if self.scores is None else replace(self, scores=mean_of_answers(self.scores, self.target))
+        if self.scores is None or len(self.scores) == self.target.heads:
+            return self
+        return replace(self, scores=mean_of_answers(torch.stack(list(self.scores)), self.target))
 
     def mask(self, output: str) -> np.ndarray:
         """Where on the grid an output is segmented, bool ``(z, y, x)``."""
@@ -113,6 +124,58 @@ class StageScores:
         else:
             found = paint_scores(iter(self.scores), self.target) == self.target.outputs[index].paint
         return np.asarray(insert_crop_into_image(inside, found.cpu().numpy(), limits(self.box)))
+
+
+@dataclass(frozen=True)
+class StageSlabs:
+    """A stage's scores of a case in the order in which they are computed.
+
+    Attributes:
+        slabs: of the part inside ``box``; None where the stage before left no box.
+        box: where they lie on the grid; None with the slabs.
+        shape: of the grid.
+        trace: from the grid back to the scan.
+        stage: that gives them.
+    """
+
+    slabs: Iterable[Slab] | None
+    box: Box | None
+    shape: Shape
+    trace: Trace
+    stage: Stage
+
+    def stored(self, device: torch.device) -> StageScores:
+        """Compute and keep all of them."""
+        scores: StoredScores | None = None
+        if self.slabs is not None and self.box is not None:
+            inside = [side.stop - side.start for side in self.box]
+            scores = StoredScores(self.slabs, self.stage.out_channels, inside, device)
+        return StageScores(scores, self.box, self.shape, self.trace, self.stage)
+
+    def painted(self, result: Target, heads: Sequence[int]) -> torch.Tensor:
+        """Compute them, and decide each voxel of the cropped scan as soon as that is possible.
+
+        Args:
+            result: the target to paint.
+            heads: number of each of its heads among the stage's.
+
+        Returns:
+            Label map ``(z, y, x)``.
+        """
+        if self.slabs is None or self.box is None:
+            return torch.zeros(self.trace.cropped_shape, dtype=label_type(result))
+        outside = [value_outside(self.stage.target, head) for head in range(self.stage.out_channels)]
+        whole = in_box(self.slabs, self.box, self.shape, outside)
+
+        def painter_on(axis: int) -> SlabPainter:
+            return SlabPainter(result, heads, scores_resampling(self.shape, self.trace, self.stage, axis))
+
+        return paint_slabs(whole, painter_on)
+
+
+def value_outside(target: Target, head: int) -> float:
+    """Logit of a head outside of the box that a stage worked in: certainly background."""
+    return 0.0 if target.kind == "labels" and head % target.heads == 0 else ABSENT
 
 
 class ScoresOnScan(Sequence[torch.Tensor]):
@@ -141,40 +204,26 @@ def apply_stages(
     stages: Sequence[TrainedStage],
     prepared: Sequence[PreprocessedCase],
     result: Target,
-    predict: Callable[[TrainedStage, torch.Tensor], torch.Tensor],
+    predict: Predict,
+    device: torch.device,
 ) -> ScoresOnScan:
-    """Run a chain of stages on one case.
+    """Run a chain of stages on one case, and keep its scores.
 
     Args:
         stages: in order.
         prepared: the case as each stage sees it.
         result: the target to predict: each region comes from the last stage that segments one of that name, labels
             come from the last stage.
-        predict: stage and image ``(channel, z, y, x)`` → logits ``(heads, z, y, x)``.
+        predict: applies a stage's networks.
+        device: to keep scores on, where there is room.
 
     Returns:
         Logits of the result's heads on the cropped grid of the scan; where the network gives several answers, all heads
         of the first one, then those of the next.
     """
     sources = _sources(stages, result)
-    wanted = {index for index, _ in sources}
-    found: list[StageScores | None] = []
-    for stage, case in zip(stages, prepared, strict=True):
-        previous = stage.stage.previous
-        image = torch.from_numpy(case.image)
-        shape = tuple(image.shape[1:])
-        box: Box | None = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-        if previous is not None:
-            assert found[-1] is not None
-            before = found[-1].mean_answer()
-            if previous.use == "channels":
-                image = torch.cat([image, _segmentation_channels(before, case, stage.stage)])
-            else:
-                box = box_around(before.mask(previous.output), previous.margin)
-        scores = None if box is None else predict(stage, crop_and_pad_nd(image, limits(box)))
-        if found and len(found) - 1 not in wanted:
-            found[-1] = None  # its scores are not used again
-        found.append(StageScores(scores, box, shape, case.trace, stage.stage))
+    found = _earlier(stages, prepared, {index for index, _ in sources}, predict, device)
+    found.append(_slabs(stages[-1], prepared[-1], found[-1] if found else None, predict).stored(device))
     heads = []
     for answer in range(stages[-1].stage.network.answers):
         for index, head in sources:
@@ -182,6 +231,68 @@ def apply_stages(
             assert scored is not None
             heads.append((scored, head + answer * scored.stage.heads))
     return ScoresOnScan(heads)
+
+
+def segment_by_stages(
+    stages: Sequence[TrainedStage],
+    prepared: Sequence[PreprocessedCase],
+    result: Target,
+    predict: Predict,
+    device: torch.device,
+) -> torch.Tensor:
+    """Run a chain of stages on one case; the last one's scores are not kept where they alone decide.
+
+    Args:
+        stages: in order; the last one gives one answer.
+        prepared: as for :func:`apply_stages`.
+        result: as there.
+        predict: as there.
+        device: as there.
+
+    Returns:
+        Label map ``(z, y, x)`` on the cropped grid of the scan, by the rules of
+        :func:`autoseg.inference.decoding.paint_scores`.
+    """
+    sources = _sources(stages, result)
+    if {index for index, _ in sources} != {len(stages) - 1}:
+        return paint_scores(apply_stages(stages, prepared, result, predict, device), result)
+    found = _earlier(stages, prepared, set(), predict, device)
+    last = _slabs(stages[-1], prepared[-1], found[-1] if found else None, predict)
+    return last.painted(result, [head for _, head in sources])
+
+
+def _earlier(
+    stages: Sequence[TrainedStage],
+    prepared: Sequence[PreprocessedCase],
+    wanted: set[int],
+    predict: Predict,
+    device: torch.device,
+) -> list[StageScores | None]:
+    """Scores of all stages but the last; None for those that are neither wanted nor used by the last one."""
+    found: list[StageScores | None] = []
+    for trained, case in zip(stages[:-1], prepared, strict=False):
+        slabs = _slabs(trained, case, found[-1] if found else None, predict)
+        if found and len(found) - 1 not in wanted:
+            found[-1] = None  # its scores are not used again
+        found.append(slabs.stored(device))
+    return found
+
+
+def _slabs(trained: TrainedStage, case: PreprocessedCase, before: StageScores | None, predict: Predict) -> StageSlabs:
+    """A stage's scores of a case, given those of the stage before it, where it uses them."""
+    previous = trained.stage.previous
+    image = torch.from_numpy(case.image)
+    depth, height, width = image.shape[1:]
+    box: Box | None = (slice(0, depth), slice(0, height), slice(0, width))
+    if previous is not None:
+        assert before is not None
+        before = before.mean_answer()
+        if previous.use == "channels":
+            image = torch.cat([image, _segmentation_channels(before, case, trained.stage)])
+        else:
+            box = box_around(before.mask(previous.output), previous.margin)
+    slabs = None if box is None else predict(trained, crop_and_pad_nd(image, limits(box)))
+    return StageSlabs(slabs, box, (depth, height, width), case.trace, trained.stage)
 
 
 def limits(box: Box) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Decoding: from a network's scores to probabilities and to a label map, and from a label map to channels."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 
@@ -8,8 +9,8 @@ from autoseg.networks.multiview import fuse
 from autoseg.plans.target import Target
 
 
-def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Iterator[torch.Tensor]:
-    """Logits of each head → probability of each output (the background's, if any, left out), one at a time.
+class OutputProbabilities(Sequence[torch.Tensor]):
+    """Probability of each output (the background's, if any, left out), made when it is asked for.
 
     A few channels are in memory at once, however many there are: ``heads`` may make each when it is asked for.
 
@@ -17,21 +18,34 @@ def probability_channels(heads: Sequence[torch.Tensor], target: Target) -> Itera
         heads: logits ``space`` of each head.
         target: labels: softmax over heads; regions: sigmoid of each.
     """
-    if target.kind == "regions":
-        for index in range(len(heads)):
-            yield torch.sigmoid(heads[index].float())
-        return
-    # Softmax in one pass (Milakov & Gimelshein 2018): logits count from the largest so far, so that none is too large
-    # for its difference from the others to be exact.
-    largest = heads[0].float()
-    total = torch.ones_like(largest)
-    for index in range(1, len(heads)):
-        logits = heads[index].float()
-        larger = torch.maximum(largest, logits)
-        total = total * torch.exp(largest - larger) + torch.exp(logits - larger)
-        largest = larger
-    for index in range(1, len(heads)):
-        yield torch.exp(heads[index].float() - largest) / total
+
+    def __init__(self, heads: Sequence[torch.Tensor], target: Target) -> None:
+        self._heads = heads
+        self._target = target
+
+    def __len__(self) -> int:
+        return len(self._target.outputs)
+
+    def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
+        index = range(len(self))[index]
+        if self._target.kind == "regions":
+            return torch.sigmoid(self._heads[index].float())
+        largest, total = self._normalizer
+        return torch.exp(self._heads[index + 1].float() - largest) / total
+
+    @cached_property
+    def _normalizer(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The largest logit of each voxel, and the sum of exponentials counted from there."""
+        # Softmax in one pass (Milakov & Gimelshein 2018): logits count from the largest so far, so that none is too
+        # large for its difference from the others to be exact.
+        largest = self._heads[0].float()
+        total = torch.ones_like(largest)
+        for index in range(1, len(self._heads)):
+            logits = self._heads[index].float()
+            larger = torch.maximum(largest, logits)
+            total = total * torch.exp(largest - larger) + torch.exp(logits - larger)
+            largest = larger
+        return largest, total
 
 
 def mean_of_answers(scores: torch.Tensor, target: Target) -> torch.Tensor:
@@ -40,6 +54,12 @@ def mean_of_answers(scores: torch.Tensor, target: Target) -> torch.Tensor:
         return scores
     answers = [block[None] for block in scores.split(target.heads)]
     return fuse(answers, "sigmoid" if target.kind == "regions" else "softmax")[0]
+
+
+def label_type(target: Target) -> torch.dtype:
+    """The smallest of int16 and int32 that holds the values that a target is painted with."""
+    values = [output.paint for output in target.outputs]
+    return torch.int16 if min(values) >= -(2**15) and max(values) < 2**15 else torch.int32
 
 
 def paint_scores(heads: Iterable[torch.Tensor], target: Target) -> torch.Tensor:
@@ -53,31 +73,41 @@ def paint_scores(heads: Iterable[torch.Tensor], target: Target) -> torch.Tensor:
             (probability ½) is painted over those before it.
 
     Returns:
-        int16 ``space``.
+        :func:`label_type` ``space``.
     """
     result: torch.Tensor | None = None
     best: torch.Tensor | None = None
     for index, scores in enumerate(heads):
-        if target.kind == "regions":
-            if result is None:
-                result = torch.zeros_like(scores, dtype=torch.int16)
+        if result is None:
+            result = torch.zeros_like(scores, dtype=label_type(target))
+            best = scores.clone() if target.kind == "labels" else None
+            if best is not None:
+                continue
+        if best is None:
             result[scores > 0] = target.outputs[index].paint
-        elif result is None or best is None:
-            result, best = torch.zeros_like(scores, dtype=torch.int16), scores.clone()
         else:
-            wins = scores > best
-            result[wins] = target.outputs[index - 1].paint
+            result[scores > best] = target.outputs[index - 1].paint
             best = torch.maximum(best, scores)
     assert result is not None
     return result
 
 
-def paint_probabilities(probabilities: torch.Tensor, target: Target) -> torch.Tensor:
-    """Probabilities ``(outputs, *space)`` → int16 label map, by the rules of :func:`paint_scores`."""
+def paint_probabilities(probabilities: Iterable[torch.Tensor], target: Target) -> torch.Tensor:
+    """Probabilities ``space`` of each output, one at a time, → label map, by the rules of :func:`paint_scores`."""
     if target.kind == "regions":
         return paint_scores((p - 0.5 for p in probabilities), target)
-    background = 1 - probabilities.sum(dim=0)
-    return paint_scores((background, *probabilities), target)
+    result: torch.Tensor | None = None
+    for output, new in zip(target.outputs, probabilities, strict=True):
+        if result is None:
+            result = torch.full_like(new, output.paint, dtype=label_type(target))
+            total, best = new.clone(), new.clone()
+        else:
+            total += new
+            result[new > best] = output.paint
+            best = torch.maximum(best, new)
+    assert result is not None
+    result[best <= 1 - total] = 0
+    return result
 
 
 def one_hot(label: torch.Tensor, target: Target) -> torch.Tensor:

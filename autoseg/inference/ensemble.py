@@ -1,17 +1,18 @@
 """Ensemble: the networks of all folds of one or several runs, applied to a case; averaged, or grouped into opinions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase, load_case
-from autoseg.inference.chain import ScoresOnScan, TrainedStage, apply_stages
-from autoseg.inference.decoding import probability_channels
-from autoseg.inference.inputs import refuse_incomplete
+from autoseg.inference.chain import Predict, ScoresOnScan, TrainedStage, apply_stages, segment_by_stages
+from autoseg.inference.decoding import OutputProbabilities
 from autoseg.inference.members import Member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions, gather
-from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, collector, mirrorings
+from autoseg.inference.slabs import Slab
+from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings
+from autoseg.inference.stored_scores import collector
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
 from autoseg.utils.errors import AutosegError, UsageError
@@ -66,31 +67,47 @@ class Ensemble:
         Raises:
             AutosegError: the case can't be read, or lacks a channel that the plan insists on.
         """
-        if isinstance(case, Case):
-            refuse_incomplete(case)
         return [self._prepared_for(member, case) for member in self.members]
 
     def scores(self, prepared: Prepared) -> list[ScoresOnScan]:
         """Logits of each member."""
         return [self._scores(member, seen) for member, seen in zip(self.members, prepared, strict=True)]
 
-    def answers(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> Iterator[torch.Tensor]:
-        """Mean probabilities over the members, ``(outputs, z, y, x)`` on the grid of the scan.
+    @property
+    def decides_by_scores(self) -> bool:
+        """Whether a label map comes from logits: of one run that gives one answer; else from mean probabilities."""
+        return len(self.members) == 1 and self.members[0].last.network.answers == 1
 
-        One array for each of :attr:`answer_names`, in their order; where there are none, one array of the mean of all.
+    def segment(self, prepared: Prepared) -> torch.Tensor:
+        """Label map ``(z, y, x)`` of the only member on its cropped grid of the scan, decided while it is computed.
+
+        Only where it :attr:`decides_by_scores`.
+        """
+        (member,), (seen,) = self.members, prepared
+        return segment_by_stages(member.stages, seen, self.target, self._applied(), self.device)
+
+    def answers(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "list[MeanProbabilities]":
+        """Mean probabilities over the members on the grid of the scan.
+
+        One for each of :attr:`answer_names`, in their order; where there are none, the mean of all.
         """
         traces = [stages[-1].trace for stages in prepared]
         answers = [of_member.answers(self.target.heads) for of_member in scores]
-        for index in range(len(self.answer_names)):
-            yield self._mean([(trace, own[index], len(answers)) for trace, own in zip(traces, answers, strict=True)])
-        if not self.answer_names:
-            yield self._mean(
-                [
-                    (trace, one, len(answers) * len(own))
-                    for trace, own in zip(traces, answers, strict=True)
-                    for one in own
-                ]
-            )
+        if self.answer_names:
+            by_name = zip(*answers, strict=True)
+            return [self._mean(list(zip(traces, own, [len(own)] * len(own), strict=True))) for own in by_name]
+        return [self.mean(prepared, scores)]
+
+    def mean(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "MeanProbabilities":
+        """The mean of all answers of all members, each member counting alike."""
+        answers = [of_member.answers(self.target.heads) for of_member in scores]
+        return self._mean(
+            [
+                (seen[-1].trace, one, len(answers) * len(own))
+                for seen, own in zip(prepared, answers, strict=True)
+                for one in own
+            ]
+        )
 
     def opinions(self, prepared: Prepared, group: Group, scores: Sequence[ScoresOnScan] | None = None) -> Opinions:
         """Apply the networks to a case, and group what they predict.
@@ -110,7 +127,8 @@ class Ensemble:
             self.require_answers()
         if group in FROM_SCORES:
             scores = self.scores(prepared) if scores is None else scores
-            return gather(self.answers(prepared, scores) if group == "rater" else self._by_run(prepared, scores))
+            found = self.answers(prepared, scores) if group == "rater" else self._by_run(prepared, scores)
+            return gather(one.whole() for one in found)
         return gather(self._predictions(prepared, group))
 
     def require_answers(self) -> None:
@@ -154,8 +172,8 @@ class Ensemble:
                 by_grid[grid] = preprocess_case(loaded, trained.stage)
         return [by_grid[trained.stage.configuration.data] for trained in member.stages]
 
-    def _by_run(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> Iterator[torch.Tensor]:
-        """Probabilities ``(outputs, z, y, x)`` of each member."""
+    def _by_run(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "Iterator[MeanProbabilities]":
+        """Probabilities of each member."""
         for seen, of_member in zip(prepared, scores, strict=True):
             answers = of_member.answers(self.target.heads)
             yield self._mean([(seen[-1].trace, one, len(answers)) for one in answers])
@@ -170,29 +188,59 @@ class Ensemble:
                 axes = member.last.inference.mirror_axes
                 parts = [(member, mirroring) for mirroring in (mirrorings(axes) if self.mirror else NO_MIRRORING)]
             for part, mirroring in parts:
-                yield from self._by_run([seen], [self._scores(part, seen, mirroring)])
+                yield from (one.whole() for one in self._by_run([seen], [self._scores(part, seen, mirroring)]))
 
     def _scores(
         self, member: Member, seen: Sequence[PreprocessedCase], mirroring: tuple[int, ...] | None = None
     ) -> ScoresOnScan:
         """Logits of one member; with one mirroring only, in the stages that use it, where it is given."""
+        return apply_stages(member.stages, seen, self.target, self._applied(mirroring), self.device)
 
-        def apply(trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
+    def _applied(self, mirroring: tuple[int, ...] | None = None) -> Predict:
+        """The way a stage's networks go over an image."""
+
+        def apply(trained: TrainedStage, image: torch.Tensor) -> Iterable[Slab]:
             dtype = None if trained.variant is None else trained.variant.dtype
             window = SlidingWindow.of(trained.stage, self.device, dtype, self.mirror)
             if mirroring is not None and mirroring in window.mirrorings:
                 window = replace(window, mirrorings=[mirroring])
-            return window.scores(trained.networks, image)
+            return window.slabs(trained.networks, image)
 
-        return apply_stages(member.stages, seen, self.target, apply)
+        return apply
 
-    def _mean(self, parts: Sequence[tuple[Trace, ScoresOnScan, int]]) -> torch.Tensor:
-        """Sum of probabilities, each divided by its number, on the grid of the scan: ``(outputs, z, y, x)``."""
-        total = collector((len(self.target.outputs), *parts[0][0].canonical_shape), torch.device("cpu"))
-        for trace, scores, count in parts:
-            for index, channel in enumerate(probability_channels(scores, self.target)):
-                total[index] += torch.from_numpy(restore(channel.numpy(), trace)) / count
+    def _mean(self, parts: Sequence[tuple[Trace, ScoresOnScan, int]]) -> "MeanProbabilities":
+        return MeanProbabilities([(trace, OutputProbabilities(scores, self.target), n) for trace, scores, n in parts])
+
+
+class MeanProbabilities(Sequence[torch.Tensor]):
+    """A sum of probabilities, each divided by its number, on the grid of the scan; an output at a time, when asked for.
+
+    Args:
+        parts: way to the scan, probabilities on its cropped grid, and what to divide them by.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Trace, OutputProbabilities, int]]) -> None:
+        self._parts = list(parts)
+
+    def __len__(self) -> int:
+        return len(self._parts[0][1])
+
+    def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
+        total: torch.Tensor | None = None
+        for trace, probabilities, count in self._parts:
+            part = torch.from_numpy(restore(probabilities[index].numpy(), trace))
+            part = part if count == 1 else part.div_(count)
+            total = part if total is None else total.add_(part)
+        assert total is not None
         return total
+
+    def whole(self) -> torch.Tensor:
+        """All outputs, float32 ``(outputs, z, y, x)``."""
+        first = self[0]
+        result = collector((len(self), *first.shape), torch.device("cpu"))
+        for index in range(len(self)):
+            result[index] = self[index] if index else first
+        return result
 
 
 def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:

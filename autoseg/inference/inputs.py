@@ -9,7 +9,6 @@ from autoseg.data.file_names import image_ending, images_in, is_image
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.data.names import channel_key, pair
-from autoseg.data.nifti import faults
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
@@ -100,17 +99,6 @@ def by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> li
         )
         for case in cases
     ]
-
-
-def refuse_incomplete(case: Case) -> None:
-    """Refuse a case with a file that is cut off: SimpleITK would read zeros for the voxels that it lacks.
-
-    Raises:
-        AutosegError: a file of the case is cut off.
-    """
-    for path in case.files:
-        if path.exists() and faults(path).incomplete:
-            raise AutosegError(f"{path} is cut off: voxels are missing at its end; copy or download it again.")
 
 
 def _bare_images(folder: Path, plan: Plan) -> list[Case]:

@@ -1,9 +1,11 @@
 """Predictor: trained folds of one or several runs, applied to cases.
 
-Reading, network and writing overlap: one thread reads and preprocesses the next case, this one runs the network, one
-writes the case before. There are no worker processes, and never more than three cases in memory.
+Reading, network and writing overlap: one thread reads and preprocesses the next case (large ones are read one after the
+other), this one runs the network, one writes the case before. There are no worker processes, and never more than three
+cases in memory.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,19 +20,23 @@ from autoseg.data.dataset import Case, LoadedCase
 from autoseg.data.file_names import image_ending, result_ending
 from autoseg.data.geometry import Geometry
 from autoseg.inference.chain import ScoresOnScan
-from autoseg.inference.decoding import paint_probabilities, paint_scores
+from autoseg.inference.decoding import paint_probabilities
 from autoseg.inference.ensemble import Ensemble, Prepared
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
-from autoseg.inference.prediction import Prediction
+from autoseg.inference.prediction import NamedProbabilities, Prediction
 from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, select_device
+from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.progress import Steps, say
+
+#: Voxels of a scan, all channels together, above which the next one is read after it and not beside it: preprocessing
+#: takes some 30 bytes for each.
+READ_AHEAD = 1 << 25
 
 
 @dataclass
@@ -52,13 +58,15 @@ class _Scored:
 
     Attributes:
         prepared: the case as each stage of each member sees it.
-        scores: logits of each member.
+        scores: logits of each member; None where nothing but the label map is wanted, and that is decided.
         opinions: grouping → opinions that took predictions of their own.
+        label: on the cropped grid of the scan, where there are no scores.
     """
 
     prepared: Prepared
-    scores: list[ScoresOnScan]
+    scores: list[ScoresOnScan] | None
     opinions: dict[Group, Opinions]
+    label: torch.Tensor | None = None
 
 
 class Predictor:
@@ -230,8 +238,12 @@ class Predictor:
                 current, reading = reading, None
                 try:
                     prepared = current.result()
-                    if index + 1 < len(due):
+                    del current  # else the case would stay in memory until the next one is read
+                    large = _is_large(prepared)
+                    if index + 1 < len(due) and not large:
                         reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                    if large:
+                        return_large_blocks()
                     scored = self._score(prepared, writers)
                     if writing is not None:
                         self._settle(*writing, outcome)
@@ -242,8 +254,8 @@ class Predictor:
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
-                    if reading is None and index + 1 < len(due):
-                        reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                if reading is None and index + 1 < len(due):
+                    reading = reader.submit(self.ensemble.prepare, due[index + 1])
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
@@ -252,39 +264,36 @@ class Predictor:
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""
-        groups = dict.fromkeys(group for writer in writers for group in writer.groups if group not in FROM_SCORES)
-        scores = self.ensemble.scores(prepared)
-        return _Scored(prepared, scores, {group: self.ensemble.opinions(prepared, group) for group in groups})
+        groups = dict.fromkeys(group for writer in writers for group in writer.groups)
+        opinions = {group: self.ensemble.opinions(prepared, group) for group in groups if group not in FROM_SCORES}
+        from_scores = any(writer.probabilities or writer.each_answer for writer in writers)
+        if self.ensemble.decides_by_scores and not from_scores and not FROM_SCORES.intersection(groups):
+            return _Scored(prepared, None, opinions, self.ensemble.segment(prepared))
+        return _Scored(prepared, self.ensemble.scores(prepared), opinions)
 
     def _decode(self, scored: _Scored, writers: Sequence[ResultWriter]) -> Prediction:
         """Bring scores to the grid of the scan, and make label maps of them."""
-        prepared, ensemble = scored.prepared, self.ensemble
+        prepared, ensemble, scores = scored.prepared, self.ensemble, scored.scores
         trace = prepared[0][-1].trace
         missing, opinions = ensemble.missing_channels(prepared), dict(scored.opinions)
-        with_probabilities = any(writer.probabilities for writer in writers)
-        groups = {group for writer in writers for group in writer.groups}
-        if "run" in groups:
-            opinions["run"] = ensemble.opinions(prepared, "run", scored.scores)
-        if len(self.members) == 1 and not with_probabilities and not ensemble.answer_names:
-            painted = paint_scores(scored.scores[0], self.target)
-            label = self._postprocessed(restore(painted.cpu().numpy(), trace), trace.geometry)
+        if scores is None:
+            assert scored.label is not None
+            label = self._postprocessed(restore(scored.label.numpy(), trace), trace.geometry)
             return Prediction(label, {}, trace.geometry, missing, {}, opinions)
-        each_answer = any(writer.each_answer for writer in writers)
-        answers = Opinions()
+        groups = {group for writer in writers for group in writer.groups}
+        for group in FROM_SCORES & groups:
+            opinions[group] = ensemble.opinions(prepared, group, scores)
         labels: dict[str, np.ndarray] = {}
-        for name, probabilities in zip(
-            ensemble.answer_names or [""], ensemble.answers(prepared, scored.scores), strict=True
-        ):
-            if each_answer:
-                labels[name] = self._decided(probabilities, trace.geometry)
-            answers.add(probabilities)
-        if "rater" in groups:
-            opinions["rater"] = answers
-        named = {output.name: answers.mean[index].numpy() for index, output in enumerate(self.target.outputs)}
-        label = self._decided(answers.mean, trace.geometry)
-        return Prediction(label, named if with_probabilities else {}, trace.geometry, missing, labels, opinions)
+        if any(writer.each_answer for writer in writers):
+            answers = zip(ensemble.answer_names, ensemble.answers(prepared, scores), strict=True)
+            labels = {name: self._decided(one, trace.geometry) for name, one in answers}
+        mean = ensemble.mean(prepared, scores)
+        wanted = any(writer.probabilities for writer in writers)
+        probabilities = NamedProbabilities([output.name for output in self.target.outputs], mean) if wanted else None
+        label = self._decided(mean if probabilities is None else probabilities.volumes, trace.geometry)
+        return Prediction(label, probabilities or {}, trace.geometry, missing, labels, opinions)
 
-    def _decided(self, probabilities: torch.Tensor, geometry: Geometry) -> np.ndarray:
+    def _decided(self, probabilities: Iterable[torch.Tensor], geometry: Geometry) -> np.ndarray:
         return self._postprocessed(paint_probabilities(probabilities, self.target).numpy(), geometry)
 
     def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -337,6 +346,11 @@ class Predictor:
             "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
+
+
+def _is_large(prepared: Prepared) -> bool:
+    """Whether reading the next scan beside this one would take much memory, if it is as large."""
+    return max(math.prod(seen[-1].trace.shape) * len(seen[-1].image) for seen in prepared) > READ_AHEAD
 
 
 def _record_failure(outcome: Outcome, case: Case, error: Exception) -> None:

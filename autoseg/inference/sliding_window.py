@@ -2,29 +2,33 @@
 
 import itertools
 import math
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import nn
 
+from autoseg.inference.slabs import Slab, SlabSums, Sweep, UniformTiles, parts
+from autoseg.inference.stored_scores import collector
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.plans.inference import Inference
 from autoseg.plans.stage import Stage
 from autoseg.plans.tiles import Manner, tile_starts
 from autoseg.step.precision import autocast
-from autoseg.utils.errors import AutosegError
 
-#: Above so many bytes scores are collected in a file that the system pages in and out, not in memory.
-MEMORY_LIMIT = 4_000_000_000
+#: Scores that the tiles of one forward pass may have together (a GB with a plan's usual 32 bits), but for a single one.
+TILES_TOGETHER = 1 << 28
 
-#: Largest share of a GPU's free memory that the scores of a whole image may take there.
-SCORES_SHARE = 0.4
+#: Scores that mirrored copies of tiles may have together to go through the network at once on a GPU, where small tiles
+#: leave it waiting for the next kernel.
+MIRRORED_TOGETHER = 1 << 22
 
+#: On a CPU two mirrored copies go together where slices × rows of a tile are at most so many, else one by one.
+#: torch (2.14, 32 bits) convolves a single small tile of few channels with a kernel that takes four times as long.
+#: 8 channels at 40×56×40 take 4.0 s of CPU for eight passes one by one, 1.0 s in pairs, 1.3 s all at once; 32
+#: channels 3.6, 3.7 and 5.0 s, 8 channels at 64³ 2.0, 2.2 and 2.7 s (``benchmarks/mirrored_together.py``).
+SMALL_PLANE = 2560
 
 #: Only the image as it is.
 NO_MIRRORING: tuple[tuple[int, ...], ...] = ((),)
@@ -52,35 +56,6 @@ def tile_weight(patch: Sequence[int], sigma: float, manner: Manner = "autoseg") 
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """All combinations of the axes, none of them first."""
     return [c for n in range(len(axes) + 1) for c in itertools.combinations(sorted(axes), n)]
-
-
-def collector(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Zeros to add scores to: on the device where there is room, else in memory, else in a temporary file.
-
-    Raises:
-        AutosegError: there is no room for the file.
-    """
-    size = 4 * int(np.prod(shape))
-    if device.type == "cuda" and size < SCORES_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return torch.zeros(tuple(shape), device=device)
-    if device.type == "mps" and size < 1_000_000_000:
-        return torch.zeros(tuple(shape), device=device)
-    if size <= MEMORY_LIMIT:
-        return torch.zeros(tuple(shape))
-    with tempfile.NamedTemporaryFile(prefix="autoseg-scores-", delete=True) as file:
-        # The name can go at once: the mapping keeps the space until the tensor is freed.
-        try:
-            if hasattr(os, "posix_fallocate"):
-                # A file with holes would end the process (SIGBUS) when the disk is full on a later write.
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise AutosegError(
-                f"{file.name} can't take the {size / 1e9:.1f} GB of an image's scores ({error.strerror}); "
-                "set TMPDIR to a folder on a disk with more room."
-            ) from None
-        return torch.from_file(file.name, shared=True, size=size // 4).reshape(tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -132,57 +107,122 @@ class SlidingWindow:
         """How many tiles an image ``(z, y, x)`` takes."""
         return math.prod(len(starts) for starts in self._starts(space))
 
-    @torch.inference_mode()
-    def scores(self, networks: Sequence[nn.Module], image: torch.Tensor) -> torch.Tensor:
-        """Logits for a whole image, averaged over tiles, mirrorings and networks.
+    def slabs(self, networks: Sequence[nn.Module], image: torch.Tensor) -> Iterator[Slab]:
+        """Logits for an image, averaged over tiles, mirrorings and networks, some rows at a time.
 
         Args:
             networks: on the window's device, in eval mode; each returns one tensor.
             image: float32 ``(channel, z, y, x)``, on any device.
 
-        Returns:
-            float32 ``(out_channels, z, y, x)``.
+        Yields:
+            Consecutive slabs; each is valid until the next one is asked for.
         """
         size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
         shape = [max(n, p) + 2 * r for n, p, r in zip(image.shape[1:], size, reach, strict=True)]
         padded, inside = pad_nd_image(image, shape, return_slicer=True)
         covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
-        tiles = list(itertools.product(*self._starts(covered)))
-        sums = collector((self.out_channels, *covered), self.device)
-        weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(sums.device)
-        weights = torch.zeros(tuple(covered), device=sums.device)
-        for first in range(0, len(tiles), self.inference.tile_batch):
-            chosen = tiles[first : first + self.inference.tile_batch]
-            boxes = [tuple(slice(s, s + p) for s, p in zip(start, size, strict=True)) for start in chosen]
-            given = [
-                tuple(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)) for start in chosen
-            ]
-            batch = torch.stack([padded[(slice(None), *box)] for box in given]).to(self.device)
-            for box, tile in zip(boxes, self._mirrored(networks, batch).to(sums.device), strict=True):
-                sums[(slice(None), *box)] += tile * weight
-                weights[box] += weight
-        for channel in sums:
-            channel /= weights
-        image_box = (slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True))
-        return sums[(slice(None), *image_box)]
+        parts = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
+        numbers = max(image.shape[0], self.out_channels) * math.prod(size)
+        together = max(1, min(self.inference.tile_batch, TILES_TOGETHER // numbers))
+        sweep = Sweep(self.out_channels, covered, self._starts(covered), size, together)
+        sums = SlabSums(self.out_channels, sweep.turned(covered), sweep.depth, self.device)
+        device = sums.sums.device
+        weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(device)
+        weight = weight.movedim(sweep.axis, 0)
+        rows, first_plane, second_plane = sweep.turned(parts)
+        uniform = UniformTiles(sums.sums.dtype)
+        done = 0
+        for chosen, finished in sweep.batches():
+            sums.drop(chosen[0][sweep.axis] - 1)
+            for start, scores in self._scored(networks, padded, chosen, uniform):
+                box = sweep.turned([slice(s, s + p) for s, p in zip(start, size, strict=True)])
+                sums.add(box, scores.to(device).movedim(sweep.axis + 1, 1), weight)
+                del scores  # else it would stay while the next tiles are computed
+            stop = min(finished, rows.stop) - rows.start
+            if stop > done:
+                kept = max(done - 1, 0) + rows.start
+                here = (slice(kept - sums.first, stop + rows.start - sums.first), first_plane, second_plane)
+                values, weights = sums.sums[(slice(None), *here)], sums.weights[here]
+                yield Slab(sweep.axis, kept - rows.start, stop, self.out_channels, values, weights)
+                done = stop
+
+    @torch.inference_mode()
+    def scores(self, networks: Sequence[nn.Module], image: torch.Tensor) -> torch.Tensor:
+        """As :meth:`slabs`, the whole image at once: float32 ``(out_channels, z, y, x)``."""
+        result: torch.Tensor | None = None
+        done = 0
+        for slab in self.slabs(networks, image):
+            if result is None:
+                result = collector((self.out_channels, *image.shape[1:]), slab.device)
+            moved = result.movedim(slab.axis + 1, 1)
+            for index in range(self.out_channels):
+                moved[index, done : slab.stop] = slab.head(index, done, slab.stop).to(result.device)
+            done = slab.stop
+        assert result is not None
+        return result
+
+    @torch.inference_mode()
+    def _scored(
+        self,
+        networks: Sequence[nn.Module],
+        padded: torch.Tensor,
+        starts: Sequence[tuple[int, ...]],
+        uniform: UniformTiles,
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+        """First voxel and logits ``(out_channels, z, y, x)`` of some tiles; all uniform ones are computed once."""
+        size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
+        given = [
+            padded[(slice(None), *(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)))]
+            for start in starts
+        ]
+        found = {start: uniform.values(tile) for start, tile in zip(starts, given, strict=True)}
+        others = [index for index, start in enumerate(starts) if found[start] is None]
+        if others:
+            batch = torch.stack([given[index] for index in others]).to(self.device)
+            yield from zip((starts[index] for index in others), self._mirrored(networks, batch), strict=True)
+        for start, tile in zip(starts, given, strict=True):
+            values = found[start]
+            if values is not None:
+                if values not in uniform:
+                    uniform.keep(values, self._mirrored(networks, tile[None].to(self.device))[0])
+                yield start, uniform[values]
 
     def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
         """Logits ``(tile, out_channels, z, y, x)`` of some tiles, averaged over mirrorings and networks."""
         flat = len(self.tile_size) == 2
         batch = batch[:, :, 0] if flat else batch
+        together = self._mirrored_together(batch)
         total: torch.Tensor | None = None
-        for mirroring in self.mirrorings:
-            axes = [axis + 2 for axis in mirroring]
-            view = batch.flip(axes) if axes else batch
+        for first in range(0, len(self.mirrorings), together):
+            group = [[axis + 2 for axis in axes] for axes in self.mirrorings[first : first + together]]
             for network in networks:
-                with autocast(self.device, self.dtype):
-                    scores = network(view)
-                scores = scores.float()
-                scores = scores.flip(axes) if axes else scores
-                total = scores if total is None else total + scores
+                total = self._add(total, network, batch, group)
         assert total is not None
-        total = total / (len(self.mirrorings) * len(networks))
+        total /= len(self.mirrorings) * len(networks)
         return total[:, :, None] if flat else total
+
+    def _mirrored_together(self, batch: torch.Tensor) -> int:
+        """How many mirrored copies of some tiles go through a network at once."""
+        if self.device.type == "cpu":
+            return 2 if len(batch) == 1 and batch[0, 0, ..., 0].numel() <= SMALL_PLANE else 1
+        numbers = len(batch) * max(batch.shape[1], self.out_channels) * math.prod(batch.shape[2:])
+        return max(1, MIRRORED_TOGETHER // numbers)
+
+    def _add(
+        self, total: torch.Tensor | None, network: nn.Module, batch: torch.Tensor, group: Sequence[list[int]]
+    ) -> torch.Tensor:
+        """Add a network's logits of some mirrored copies of the tiles, which go through it together."""
+        view = torch.cat([batch.flip(axes) if axes else batch for axes in group])
+        with autocast(self.device, self.dtype):
+            scores = network(view)
+        for axes, copy in zip(group, scores.split(len(batch)), strict=True):
+            if total is None:
+                total = torch.zeros_like(copy, dtype=torch.float32)
+            # Head by head where they are large: turning all of them at once would take as much memory as they do.
+            for start, stop in parts(copy.shape[1], len(copy) * copy[0, 0].numel()):
+                total[:, start:stop] += copy[:, start:stop].flip(axes) if axes else copy[:, start:stop]
+        assert total is not None
+        return total
 
     def _starts(self, space: Sequence[int]) -> list[list[int]]:
         """First voxels of the tiles along each axis of an image."""

@@ -28,10 +28,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoseg.networks import build
+from autoseg.planning.shapes import MetaMode, meta_result
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Memory
 from autoseg.plans.reasons import without_reasons
@@ -137,8 +137,11 @@ class MemoryTrace:
         return self.at(self.backward, "saved")
 
 
-class _ReadsOnes(TorchDispatchMode):
-    """Lets an optimizer read a number off a tensor without bytes, which is then 1: its value changes no size."""
+class _ReadsOnes(MetaMode):
+    """Lets an optimizer read a number off a tensor without bytes, which is then 1: its value changes no size.
+
+    Everything else goes on to the mode around it, which may keep count.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -148,7 +151,7 @@ class _ReadsOnes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Tracker(TorchDispatchMode):
+class _Tracker(MetaMode):
     """Notes births and deaths of storages in a :class:`MemoryTrace`."""
 
     def __init__(self) -> None:
@@ -159,7 +162,7 @@ class _Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = meta_result(func, args, kwargs or {})
         work = 0.0
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if func in _CONVOLUTIONS:
@@ -201,7 +204,7 @@ def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cu
         precision: ``fp32``, or 16-bit autocast.
         device: kind of device, whose autocast casts; elsewhere than on a CPU, CUDA's.
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), MetaMode():
         module = build(setup.network, setup.in_channels, setup.target.heads)
     step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads))
     if precision != "fp32":
@@ -211,7 +214,7 @@ def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cu
         group["foreach"] = True
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with _ReadsOnes():
+    with MetaMode(), _ReadsOnes():
         step.optimizer.step()
     step.optimizer.zero_grad(set_to_none=True)
     tracker = _Tracker()

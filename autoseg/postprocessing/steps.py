@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final, Literal
 import cc3d
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy import ndimage
 
 from autoseg.plans.target import Output, Target
 from autoseg.utils.digest import file_digest
@@ -224,6 +223,8 @@ def find_parts(label: np.ndarray, output: Output) -> Parts:
     (``benchmarks/results/acvl_utils.md``).
     """
     mask = np.isin(label, output.values)
+    from scipy import ndimage  # takes long to import, and most predictions have no step
+
     found = ndimage.find_objects(mask.view(np.uint8)) if mask.size else []
     box: tuple[slice, ...] = found[0] if found else (slice(0, 0),) * label.ndim
     # cc3d 4.1 fails on a single line of voxels of which every second one is true; with a margin there is none.

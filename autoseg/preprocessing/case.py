@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.ndimage import binary_fill_holes
 
 from autoseg.data.boxes import cropping_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
@@ -13,14 +11,12 @@ from autoseg.data.image import Geometry
 from autoseg.data.orientation import Axes, Orientation, axes_in
 from autoseg.plans.preprocessing import Channel
 from autoseg.plans.stage import Stage
-from autoseg.preprocessing.bias_correction import correct_bias
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
     Shape,
     resample_image,
     resample_label,
     resample_mask,
-    resample_scores,
     resampled_shape,
     separate_axis,
     target_spacing,
@@ -137,6 +133,8 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     shape: Shape = image.shape[1:]
     inside = foreground(image, mask)
     if preprocessing.holes == "inside":
+        from scipy.ndimage import binary_fill_holes  # takes long to import
+
         inside = binary_fill_holes(inside)
     if preprocessing.crop == "nonzero":
         box = cropping_box(inside)
@@ -184,6 +182,8 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
 def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, bias_correction: str) -> np.ndarray:
     # A CT scan has no bias field: its values are physical, and half of them are below zero.
     if bias_correction == "n4" and channel.normalization.scheme != "ct":
+        from autoseg.preprocessing.bias_correction import correct_bias
+
         voxels = correct_bias(voxels, inside)
     return normalize(voxels, channel.normalization, inside)
 
@@ -202,12 +202,3 @@ def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:
     full = np.full(trace.canonical_shape, outside, volume.dtype)
     trace.crop(full)[...] = volume
     return full
-
-
-def scores_on_original(scores: torch.Tensor, trace: Trace, stage: Stage) -> torch.Tensor:
-    """Resample one output channel ``(z, y, x)`` from the network's grid to the cropped original grid."""
-    axis = trace.separate_axis
-    if stage.inference.manner == "nnunet":
-        target = target_spacing(trace.spacing, stage.configuration.spacing)
-        axis = separate_axis(target, trace.spacing, stage.configuration.resampling)
-    return resample_scores(scores, trace.cropped_shape, axis)

@@ -7,9 +7,6 @@ axis both use nearest neighbour, since interpolating between slices far apart in
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from skimage.transform import resize
 
 from autoseg.plans.preprocessing import Resampling
 
@@ -45,13 +42,16 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], rule: Resam
     return None
 
 
-def _nearest(old: int, new: int) -> np.ndarray:
+def nearest_index(old: int, new: int) -> np.ndarray:
+    """For each of ``new`` voxels along an axis, the one of ``old`` voxels that is nearest to its centre."""
     return np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
 
 
 def _spline(volume: np.ndarray, shape: Shape, order: int, axis: int | None) -> np.ndarray:
     if volume.shape == shape:
         return volume
+    from skimage.transform import resize  # takes half a second to import, and many scans need no resampling
+
     if axis is None:
         return resize(volume, shape, order=order, mode="edge", anti_aliasing=False, preserve_range=True)
     planes = np.moveaxis(volume, axis, 0)
@@ -60,7 +60,7 @@ def _spline(volume: np.ndarray, shape: Shape, order: int, axis: int | None) -> n
         planes = np.stack(
             [resize(p, in_plane, order=order, mode="edge", anti_aliasing=False, preserve_range=True) for p in planes]
         )
-    return np.moveaxis(planes[_nearest(len(planes), shape[axis])], 0, axis)
+    return np.moveaxis(planes[nearest_index(len(planes), shape[axis])], 0, axis)
 
 
 def resample_image(image: np.ndarray, shape: Shape, axis: int | None, order: int) -> np.ndarray:
@@ -97,28 +97,5 @@ def resample_label(label: np.ndarray, shape: Shape, axis: int | None, order: int
 
 def resample_mask(mask: np.ndarray, shape: Shape) -> np.ndarray:
     """Resample a bool mask ``(z, y, x)`` by nearest neighbour along each axis."""
-    z, y, x = (_nearest(old, new) for old, new in zip(mask.shape, shape, strict=True))
+    z, y, x = (nearest_index(old, new) for old, new in zip(mask.shape, shape, strict=True))
     return mask[np.ix_(z, y, x)]
-
-
-def resample_scores(scores: torch.Tensor, shape: Shape, axis: int | None) -> torch.Tensor:
-    """Resample one output channel of a network, linearly (nearest along ``axis``).
-
-    Args:
-        scores: ``(z, y, x)``.
-        shape: wanted ``(z, y, x)``.
-        axis: as for :func:`resample_image`.
-
-    Returns:
-        float32 ``shape``, on the same device.
-    """
-    scores = scores.float()
-    if tuple(scores.shape) == tuple(shape):
-        return scores
-    if axis is None:
-        return F.interpolate(scores[None, None], size=tuple(shape), mode="trilinear", align_corners=False)[0, 0]
-    planes = scores.movedim(axis, 0)
-    in_plane = [n for a, n in enumerate(shape) if a != axis]
-    planes = F.interpolate(planes[:, None], size=in_plane, mode="bilinear", align_corners=False)[:, 0]
-    index = torch.from_numpy(_nearest(len(planes), shape[axis])).to(planes.device)
-    return planes[index].movedim(0, axis)

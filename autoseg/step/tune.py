@@ -36,11 +36,12 @@ TIMED_PASSES = 2
 #: take more.
 HOPELESS, HOPELESS_FIRST = 1.2, 3.0
 
-#: Seconds that must be left to try compiling a network (nnU-Net's takes 33 to 45 s on an H100, 16 cores).
-COMPILE_SECONDS = 40.0
+#: Seconds that must be left to try compiling a network: on CUDA (nnU-Net's takes 33 to 45 s on an H100, 16 cores), and
+#: on a CPU, which compiles with the cores it computes on.
+COMPILE_SECONDS = {"cuda": 40.0, "cpu": 120.0}
 
 #: A fused optimizer on a CPU must save this share of the step to be taken: less is within the noise.
-WORTHWHILE = 0.02
+FUSED_SAVES = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Choice:
+class VariantChoice:
     """A variant, and the reason for it as a sentence for the log."""
 
     variant: Variant
     reason: str
 
 
-def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Choice:
+def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> VariantChoice:
     """The fastest variant of a step, among those that the recipe leaves open.
 
     What is known from before is used; else the step is measured, for at most :data:`SHARE` of the training's length, on
@@ -82,9 +83,9 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Ch
     guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup.recipe, device)
     compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
     if len(open_ones) == 1 and not compiles:
-        return Choice(guess, f"{guess}, as planned")
+        return VariantChoice(guess, f"{guess}, as planned")
     if not SHARE:
-        return Choice(guess, f"{guess}, not measured")
+        return VariantChoice(guess, f"{guess}, not measured")
     findings = Findings.of(setup, device)
     tuner = _Tuner(setup, device, extent, dict(findings.timings))
     if not all(variant in tuner.timings for variant in open_ones):
@@ -93,11 +94,11 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Ch
         tuner.compile()
     findings.keep(tuner.timings)
     if not tuner.works(open_ones):
-        return Choice(guess, f"{guess}: the training is too short to measure what is faster")
+        return VariantChoice(guess, f"{guess}: the training is too short to measure what is faster")
     best = tuner.best(open_ones, compiles)
     if setup.recipe.compile == "always":
         best = replace(best, compiled=True)
-    return Choice(best, tuner.describe(best, device))
+    return VariantChoice(best, tuner.describe(best, device))
 
 
 def known_variant(setup: StepSetup, device: torch.device) -> Variant | None:
@@ -184,29 +185,34 @@ class _Tuner:
     limit: float = math.inf
 
     def measure(self, variants: Sequence[Variant]) -> None:
-        """Time variants that are not compiled; none where the training is too short for it."""
+        """Time those of the variants that are not known yet; none where the training is too short for it."""
         # A CPU's step can take a minute: first a smaller one says how long.
         small = self.setup if self.device.type == "cuda" else self.setup.reduced()
         if self.extent.seconds:
             if SHARE * self.extent.seconds < LEAST_SECONDS:
                 return
             self.limit = SHARE * self.extent.seconds / (1 + len(variants))
-        if not self._time(variants[0], small):
-            return
-        step = self.timings[variants[0]].seconds
+        first, missing = variants[0], [variant for variant in variants if variant not in self.timings]
+        if first in missing and not self._time(first, small):
+            missing.remove(first)
+            if not missing or not self._time(missing[0], small):
+                return
+            first = missing[0]
+        step = self.timings[first].seconds
         if self._allowed(step) < LEAST_SECONDS:
-            del self.timings[variants[0]]
+            if first in missing:
+                del self.timings[first]
             return
         self.limit = self._left(step) / len(variants)
-        whole = step * (1 + TIMED_STEPS) * len(variants) <= self._left(step)
-        for number, variant in enumerate(variants):
-            if number or (whole and small != self.setup):
+        whole = step * (1 + TIMED_STEPS) * len(missing) <= self._left(step)
+        for variant in missing:
+            if variant not in self.timings or (whole and small != self.setup):
                 if self._left(step) <= 0:
                     break
                 self._time(variant, self.setup if whole else small)
-        best = self.best(variants, compiles=False)
-        if self.device.type == "cpu" and self._left(step) > 0:
-            self._time(replace(best, fused=True), self.setup if whole else small)
+        fused = replace(self.best(variants, compiles=False), fused=True)
+        if self.device.type == "cpu" and fused not in self.timings and self._left(step) > 0:
+            self._time(fused, self.setup if whole else small)
 
     def compile(self) -> None:
         """Time compiled variants of the fastest precision, where the time suffices and compiling could pay."""
@@ -215,12 +221,13 @@ class _Tuner:
         step = self.timings[best].seconds
         formats = (best.channels_last, not best.channels_last) if self.device.type == "cuda" else (best.channels_last,)
         pinned = self.setup.recipe.memory_format != "auto"
+        needed = COMPILE_SECONDS[self.device.type]
         tried = [replace(best, channels_last=last, compiled=True) for last in formats[: 1 if pinned else 2]]
         if self.device.type == "cuda":
             tried += [replace(tried[0], graphs=True)]
-        whole = self.device.type == "cuda" or 20 * step <= self._left(step) - COMPILE_SECONDS
+        whole = self.device.type == "cuda" or 20 * step <= self._left(step) - needed
         for variant in tried:
-            if variant not in self.timings and self._left(step) >= COMPILE_SECONDS:
+            if variant not in self.timings and self._left(step) >= needed:
                 self._time(variant, self.setup if whole else self.setup.reduced())
 
     def works(self, variants: Sequence[Variant]) -> bool:
@@ -233,7 +240,7 @@ class _Tuner:
         best = min(timed, key=lambda variant: self.timings[variant].seconds)
         seconds = self.timings[best].seconds
         fused = replace(best, fused=True)
-        if fused in self.timings and self.timings[fused].seconds < (1 - WORTHWHILE) * seconds:
+        if fused in self.timings and self.timings[fused].seconds < (1 - FUSED_SAVES) * seconds:
             best, seconds = fused, self.timings[fused].seconds
         if not compiles:
             return best

@@ -18,7 +18,7 @@ from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.evaluation.cases import COUNTED, evaluate_arrays
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
-from autoseg.inference.inputs import by_other_names, refuse_incomplete
+from autoseg.inference.inputs import by_other_names
 from autoseg.inference.predictor import Predictor
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
@@ -352,7 +352,6 @@ def with_only(case: LoadedCase, channels: Sequence[str], subset: Sequence[str]) 
 
 
 def _read(case: Case, plan: Plan) -> LoadedCase:
-    refuse_incomplete(case)
     return load_case(case, plan.channel_names)
 
 

@@ -12,7 +12,7 @@ from autoseg.inference.chain import ABSENT
 from autoseg.inference.predictor import Predictor
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.preprocessing.fields import TEACHER, StoredField
-from autoseg.preprocessing.resample import resample_scores
+from autoseg.preprocessing.scores import resample_scores
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run

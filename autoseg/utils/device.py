@@ -81,3 +81,14 @@ def keep_large_blocks() -> bool:
     libc = ctypes.CDLL(None)
     large = 2**31 - 1
     return bool(libc.mallopt(-3, large)) and bool(libc.mallopt(-1, large))
+
+
+def return_large_blocks() -> bool:
+    """Return the memory that :func:`keep_large_blocks` keeps to the system, where the next job needs other blocks.
+
+    Returns:
+        Whether some was returned (only glibc supports it).
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))

@@ -17,5 +17,5 @@ def integer_type(values: Iterable[int]) -> type[np.signedinteger[Any]]:
 
 def whole_numbers(array: np.ndarray) -> np.ndarray:
     """An array rounded to whole numbers, in the smallest of int16, int32 and int64 that holds them."""
-    rounded = np.rint(array)
+    rounded = array if array.dtype.kind in "uib" else np.rint(array)
     return rounded.astype(integer_type((int(rounded.min(initial=0)), int(rounded.max(initial=0)))))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,10 @@ from typing import TypeVar
 
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import Steps
+
+#: What most workers need, imported once for all of them, before the server that they are forked from starts the first.
+#: Nothing that starts threads (blosc2, torch), since a fork of those can hang.
+_PRELOADED = ("SimpleITK", "pydantic", "rich.progress")
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,9 +28,9 @@ def available_cpus() -> int:
 def _start(started: Event) -> None:
     started.set()
     # One core for each worker; by default, SimpleITK would start a thread for every core in each of them.
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    if (sitk := sys.modules.get("SimpleITK")) is not None:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def each(
@@ -56,6 +61,8 @@ def each(
         methods = multiprocessing.get_all_start_methods()
         # Not fork: this process may have started threads (torch, blosc2), and a fork of those can hang.
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(["__main__", *_PRELOADED])
         started = context.Event()
         with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(started,)) as pool:
             futures = [pool.submit(function, item) for item in items]

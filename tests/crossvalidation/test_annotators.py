@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.crossvalidation import fold_validation
 from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.agreement import Agreement
+from autoseg.inference import chain
 from autoseg.planning.annotators import choose_annotators
 from autoseg.planning.making import make_plan
 from autoseg.planning.request import Request, ResolvedRequest
@@ -130,7 +130,7 @@ def test_trained_and_validated(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.array_equal(StoredCase(folder, "case_0").annotations(), [blob(), larger(blob())])
     evaluation = train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert len(evaluation.cases) == 4
-    monkeypatch.setattr(fold_validation, "load_network", lambda *_: Two(run.plan.target))
+    monkeypatch.setattr(chain, "load_network", lambda *_: Two(run.plan.target))
     for path in (run.path.parent / "data").rglob("*.nii.gz"):
         path.unlink()  # validated against what was preprocessed
     (run.fold("small", 0).folder / "done.json").unlink()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.crossvalidation import fold_training, fold_validation
+from autoseg.crossvalidation import fold_training
 from autoseg.crossvalidation.cascades import fetch_previous, schedule, stage_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train as train_anywhere
@@ -163,7 +163,7 @@ def test_perfect_networks_are_told_so(tmp_path: Path, monkeypatch: pytest.Monkey
         return Above(1.5 if stage.target.outputs[0].name == "inner" else 0.5)
 
     run = make_run(tmp_path, nested())
-    monkeypatch.setattr(fold_validation, "load_network", perfect)
+    monkeypatch.setattr("autoseg.inference.chain.load_network", perfect)
     evaluation = train(run, folds=[1], length=Length(epochs=1))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
     assert asked == ["first/fold_1", "first/fold_1", "last/fold_1"]
@@ -343,6 +343,6 @@ def test_plans_that_contradict_themselves() -> None:
 
 def test_the_perfect_network_of_a_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, cascade())
-    monkeypatch.setattr(fold_validation, "load_network", lambda *_: Perfect())
+    monkeypatch.setattr("autoseg.inference.chain.load_network", lambda *_: Perfect())
     evaluation = train(run, folds=[0], length=Length(epochs=1))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4

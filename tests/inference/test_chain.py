@@ -14,6 +14,7 @@ from autoseg.inference.chain import TrainedStage, apply_stages
 from autoseg.inference.decoding import one_hot
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.slabs import Slab
 from autoseg.plans.configuration import Previous
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Preprocessing
@@ -109,12 +110,13 @@ def test_the_box_and_its_margin(margin: int, size: tuple[int, ...]) -> None:
     case = preprocess_case(loaded(picture_of(blob())), plan.stage("last"))
     shapes = []
 
-    def predict(trained: TrainedStage, image: torch.Tensor) -> torch.Tensor:
+    def predict(trained: TrainedStage, image: torch.Tensor) -> list[Slab]:
         shapes.append(tuple(image.shape[1:]))
-        return Above(0.5)(image[None])[0] if trained.stage.target is ANYTHING else Perfect()(image[None])[0]
+        found = Above(0.5)(image[None])[0] if trained.stage.target is ANYTHING else Perfect()(image[None])[0]
+        return [Slab(0, 0, found.shape[1], len(found), found)]
 
     stages = [TrainedStage(stage, []) for stage in plan.stages]
-    heads = apply_stages(stages, [case, case], LABELS, predict)
+    heads = apply_stages(stages, [case, case], LABELS, predict, CPU)
     assert shapes == [(10, 12, 14), size]
     # Outside of it the background is all but certain, whatever it says within.
     outside = np.ones(blob().shape, bool)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autoseg.inference.decoding import paint_probabilities, paint_scores, probability_channels
+from autoseg.inference.decoding import OutputProbabilities, paint_probabilities, paint_scores
 from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 
@@ -39,14 +39,14 @@ def test_as_torch(count: int, seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy((scale * rng.normal(size=(count + 1, 3, 4))).astype(np.float32))
     target = target_of("labels", count)
-    streamed = torch.stack(list(probability_channels(logits, target)))
+    streamed = torch.stack(list(OutputProbabilities(logits, target)))
     torch.testing.assert_close(streamed, torch.softmax(logits, 0)[1:], atol=1e-6, rtol=1e-4)
     assert (streamed.sum(0) <= 1 + 1e-5).all()
     painted = paint_scores(logits, target)
     assert painted.dtype == torch.int16
     assert torch.equal(painted, 10 * logits.argmax(0).to(torch.int16))
     regions = target_of("regions", count + 1)
-    streamed = torch.stack(list(probability_channels(logits, regions)))
+    streamed = torch.stack(list(OutputProbabilities(logits, regions)))
     torch.testing.assert_close(streamed, torch.sigmoid(logits))
 
 
@@ -55,14 +55,14 @@ def test_as_torch(count: int, seed: int, scale: float) -> None:
 def test_probabilities_and_scores_agree(kind: str, count: int, seed: int) -> None:
     target = target_of(kind, count)
     logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(target.heads, 5, 5)).astype(np.float32))
-    probabilities = torch.stack(list(probability_channels(logits, target)))
+    probabilities = torch.stack(list(OutputProbabilities(logits, target)))
     assert torch.equal(paint_probabilities(probabilities, target), paint_scores(logits, target))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sixteen_bits_are_widened(dtype: torch.dtype) -> None:
     logits = torch.tensor([[20.0], [21.0]]).to(dtype)
-    (found,) = probability_channels(logits, target_of("labels", 1))
+    (found,) = OutputProbabilities(logits, target_of("labels", 1))
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-6)
 
@@ -71,6 +71,19 @@ def test_input_is_not_changed() -> None:
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32))
     before = logits.clone()
     paint_scores(logits, LABELS)
-    list(probability_channels(logits, LABELS))
+    list(OutputProbabilities(logits, LABELS))
     paint_probabilities(logits[1:].abs() / 10, LABELS)
     assert torch.equal(logits, before)
+
+
+def test_label_values_of_any_size() -> None:
+    """40000 and −40000 do not fit into 16 bits."""
+    logits = torch.eye(3)[:, None]
+    for value in (40000, -40000, 70000):
+        outputs = [Output(name="a", values=[value], paint=value), Output(name="b", values=[2], paint=2)]
+        target = Target(kind="labels", outputs=outputs)
+        for found in (paint_scores(logits, target), paint_probabilities(logits[1:], target)):
+            assert found.dtype == torch.int32
+            assert found.tolist() == [[0, value, 2]]
+        regions = Target(kind="regions", outputs=outputs)
+        assert paint_scores(logits[1:], regions).tolist() == [[0, value, 2]]

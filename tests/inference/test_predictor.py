@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference import prediction, stored_scores
+from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
@@ -20,6 +23,7 @@ from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
@@ -334,3 +338,72 @@ def test_a_missing_brain_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     predictor(trained_with).predict([case_of(tmp_path / "scans", "bare", blob())], tmp_path / "out")
     assert "bare" in (said := capsys.readouterr().err)
     assert "brain mask" in said
+
+
+def test_large_label_values_are_written(tmp_path: Path) -> None:
+    outputs = [Output(name="outer", values=[40000], paint=40000), Output(name="inner", values=[2], paint=2)]
+    plan = make_plan(target=Target(kind="labels", outputs=outputs))
+    expected = np.where(blob() == 1, 40000, blob().astype(np.int64))
+    for number, results in enumerate([("label",), PROBABILITIES]):
+        found = predictor(member(Perfect(LABELS), plan=plan)).predict(
+            [case_of(tmp_path / "in", "c", blob())], tmp_path / str(number), results
+        )
+        assert found.failed == {}
+        assert np.array_equal(read(found.written["c"]), expected)
+
+
+def test_probabilities_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are kept, many are not; either way they are the same."""
+    case = loaded(picture_of(blob()))
+    kept = predictor().predict_case(case, PROBABILITIES)
+    assert kept.probabilities["outer"] is kept.probabilities["outer"]
+    monkeypatch.setattr(prediction, "KEPT_PROBABILITIES", 0)
+    made = predictor().predict_case(case, PROBABILITIES)
+    assert made.probabilities["outer"] is not made.probabilities["outer"]
+    assert list(made.probabilities) == ["outer", "inner"]
+    for name, volume in made.probabilities.items():
+        assert np.array_equal(volume, kept.probabilities[name])
+    assert np.array_equal(made.label, kept.label)
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+def test_scores_in_a_file(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole scores are needed and don't fit, one run or two: the same label maps and probabilities."""
+    case = case_of(tmp_path / "in", "c", blob())
+    plan = make_plan(make_configuration(spacing=(1.5, 1.5, 1.5)), target=target)
+    members = [member(plan=plan), member(plan=make_plan(target=target), name="other")]
+    files: dict[int, dict[str, bytes]] = {}
+    for limit in (0, 1 << 40):
+        monkeypatch.setattr(stored_scores, "MEMORY_LIMIT", limit)
+        for count in (1, 2):
+            out = tmp_path / f"{limit}_{count}"
+            assert predictor(*members[:count]).predict([case], out, PROBABILITIES).failed == {}
+            found = {path.name: read(path).tobytes() for path in out.glob("*.nii.gz")}
+            assert len(found) == 3
+            assert files.setdefault(count, found) == found
+
+
+def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_AHEAD", 0)
+    events: list[str] = []
+    real = Ensemble.prepare
+
+    class Look(Perfect):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            events.append("network")
+            return super().forward(image)
+
+    def prepare(self: Ensemble, case: Case) -> object:
+        events.append("read")
+        return real(self, case)
+
+    monkeypatch.setattr(Ensemble, "prepare", prepare)
+    cases = [case_of(tmp_path / "in", f"c{n}", blob()) for n in range(3)]
+    (tmp_path / "in" / "c1.nii.gz").write_bytes(b"no image")
+    assert set(predictor(member(Look())).predict(cases, tmp_path / "out").written) == {"c0", "c2"}
+    assert [event for event, before in zip(events, [None, *events], strict=False) if event != before] == [
+        "read",
+        "network",
+        "read",
+        "network",
+    ]

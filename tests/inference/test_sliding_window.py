@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoseg.inference import sliding_window as module
 from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings, tile_weight
 from autoseg.networks import build
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.tiles import tile_starts
-from autoseg.utils.errors import AutosegError
 from tests.builders import make_configuration, make_network, make_plan
 
 CPU = torch.device("cpu")
@@ -203,21 +201,6 @@ def test_several_networks_are_averaged() -> None:
     torch.testing.assert_close(found, 3 * image, atol=1e-5, rtol=1e-5)
 
 
-def test_scores_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    network = build(make_network(), 1, 3).eval()
-    image = noise(1, 9, 10, 11)
-    in_memory = predict(network, image, [8, 8, 8], 3)
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 1000)
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
-    used = []
-    real = torch.from_file
-    monkeypatch.setattr(torch, "from_file", lambda *a, **k: used.append(a) or real(*a, **k))
-    in_file = predict(network, image, [8, 8, 8], 3)
-    assert len(used) == 1
-    assert torch.equal(in_memory, in_file)
-    assert not list(tmp_path.iterdir())
-
-
 def test_constant_beyond_the_image_is_zero() -> None:
     """An image smaller than the patch is padded on both sides, and the padding is cut off again."""
     found = predict(Position(), torch.ones(1, 1, 1, 3), [1, 1, 6])
@@ -241,17 +224,6 @@ def test_window_of_a_stage() -> None:
     half = make_plan(make_configuration(inference=Inference(precision="bf16"))).stage("small")
     assert SlidingWindow.of(half, CPU).dtype == torch.bfloat16
     assert SlidingWindow.of(half, CPU, torch.float32).dtype == torch.float32
-
-
-def test_a_full_disk_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 0)
-    assert module.collector((2, 3, 4, 5), CPU).sum() == 0
-    monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(AutosegError, match=r"can't take the 0\.0 GB .*No space left on device.*; set TMPDIR"):
-        module.collector((2, 3, 4, 5), CPU)
 
 
 class Middle(nn.Module):

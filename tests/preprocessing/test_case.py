@@ -15,7 +15,8 @@ from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.results.writer import write_label
 from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
-from autoseg.preprocessing.case import Trace, preprocess_case, restore, scores_on_original
+from autoseg.preprocessing.case import Trace, preprocess_case, restore
+from autoseg.preprocessing.scores import scores_on_original
 from tests.builders import Perfect, blob, loaded, make_configuration, make_plan, picture_of, write
 
 

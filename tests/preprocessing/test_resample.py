@@ -14,11 +14,11 @@ from autoseg.preprocessing.resample import (
     resample_image,
     resample_label,
     resample_mask,
-    resample_scores,
     resampled_shape,
     separate_axis,
     target_spacing,
 )
+from autoseg.preprocessing.scores import resample_scores
 
 SHAPES = st.tuples(*[st.integers(1, 7)] * 3)
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build
-from autoseg.networks.weights import load_network, load_weights, save_weights
+from autoseg.networks.weights import load_network, load_weights, read_metadata, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Optimizer, Schedule
 from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant, recorded
 from autoseg.training import batches, callbacks, training
+from autoseg.training.checkpoint import load_state, save_state
 from autoseg.training.state import State
 from autoseg.training.training import Budget, training_identity
 from autoseg.utils.errors import AutosegError
@@ -421,3 +424,29 @@ def test_an_error_in_augmentation_ends_the_training(
     monkeypatch.setattr(batches, "augment_intensities", full)
     with pytest.raises(torch.OutOfMemoryError, match="the device is full"):
         train(tmp_path / "f", plan_with(), cases, Budget(iterations=1))
+
+
+def test_a_fold_keeps_the_variant_it_began_with(tmp_path: Path, cases: list) -> None:
+    """A resumed training computes as before, whatever is found fastest then, and its weights say how."""
+    began = Variant(channels_last=True)
+    plan = plan_with(schedule=Schedule(name="constant", warmup=0))
+    train(tmp_path / "f", plan, cases, Budget(iterations=2), variant=began)
+    state = load_state(tmp_path / "f" / "training_state.pt")
+    assert recorded(state["variant"], CPU) == began
+    train(tmp_path / "f", plan, cases, Budget(iterations=4), variant=Variant(fused=True))
+    train(tmp_path / "g", plan, cases, Budget(iterations=4), variant=began)
+    assert same_weights(tmp_path / "f", tmp_path / "g")
+    weights = tmp_path / "f" / "weights.safetensors"
+    assert recorded(read_metadata(weights)["variant"], CPU) == began
+    assert inference_variant(plan.stage("small"), CPU, [weights]) == began
+
+
+def test_a_state_without_a_variant(tmp_path: Path, cases: list) -> None:
+    """An earlier version's: computed by the rule there was."""
+    train(tmp_path / "f", plan_with(), cases, Budget(iterations=2))
+    path = tmp_path / "f" / "training_state.pt"
+    state = load_state(path)
+    del state["variant"]
+    save_state(path, state)
+    train(tmp_path / "f", plan_with(), cases, Budget(iterations=4), variant=Variant(channels_last=True))
+    assert recorded(load_state(path)["variant"], CPU) == Variant()

@@ -28,7 +28,7 @@ def _geometry(image: Any, dimension: int) -> Geometry:
     )
 
 
-def _read_header(path: Path) -> Header:
+def read_header_with_sitk(path: Path) -> Header:
     """Read a file's header with SimpleITK."""
     import SimpleITK as sitk
 
@@ -45,7 +45,7 @@ def _read_header(path: Path) -> Header:
     return Header(_geometry(reader, min(dimension, 3)), components, kind)
 
 
-def _read(path: Path) -> Image:
+def read_with_sitk(path: Path) -> Image:
     """Read all channels of a file with SimpleITK, in canonical orientation."""
     import SimpleITK as sitk
 
@@ -104,7 +104,7 @@ def _canonical_direction(geometry: Geometry) -> tuple[float, ...]:
     return tuple(sitk.DICOMOrient(reference, "LPS").GetDirection())
 
 
-def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+def write_with_sitk(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write canonical voxels with SimpleITK, compressed where the format can."""
     import SimpleITK as sitk
 
@@ -116,13 +116,14 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
 
 
 def _format(*endings: str, flat: bool = False, fractions: bool = True, lossless: bool = True) -> ImageFormat:
-    return ImageFormat(endings, _read_header, _read, _write, flat, fractions, lossless)
+    return ImageFormat(endings, read_header_with_sitk, read_with_sitk, write_with_sitk, flat, fractions, lossless)
 
 
 #: A header that names the file of its voxels, in formats of that kind.
-_TWO_FILES = ImageFormat((".nhdr", ".mhd", ".hdr"), _read_header, _read, _write, one_file=False)
+_TWO_FILES = ImageFormat(
+    (".nhdr", ".mhd", ".hdr"), read_header_with_sitk, read_with_sitk, write_with_sitk, one_file=False
+)
 
-FORMATS.register("nifti", _format(".nii.gz", ".nii"))
 FORMATS.register("nrrd", _format(".nrrd"))
 FORMATS.register("metaimage", _format(".mha"))
 FORMATS.register("header", _TWO_FILES)

@@ -1,5 +1,7 @@
 """The probability of each output."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from autoseg.inference.ensemble import Ensemble
@@ -17,9 +19,9 @@ class Probabilities(ResultWriter):
         """A volume for each output."""
         return [f"probability_{output.name}" for output in ensemble.target.outputs]
 
-    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
-        """The probability of each output."""
-        return {f"probability_{name}": volume for name, volume in prediction.probabilities.items()}
+    def volumes(self, prediction: Prediction) -> Iterator[tuple[str, np.ndarray]]:
+        """The probability of each output, one at a time."""
+        return ((f"probability_{name}", volume) for name, volume in prediction.probabilities.items())
 
 
 RESULTS.register("probabilities", Probabilities())

@@ -15,7 +15,7 @@ One more kind is a subclass of :class:`ResultWriter` in one file, registered und
     RESULTS.register("uncertainty", Uncertainty())
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,8 +64,8 @@ class ResultWriter:
         """Names of a case's volumes: ``disagreement`` is in ``CASE_disagreement.nii.gz``, "" in ``CASE.nii.gz``."""
         raise NotImplementedError
 
-    def volumes(self, prediction: Prediction) -> dict[str, np.ndarray]:
-        """Name → volume ``(z, y, x)``, in canonical axes."""
+    def volumes(self, prediction: Prediction) -> Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]:
+        """Name → volume ``(z, y, x)``, in canonical axes; or pairs of both, where not all fit into memory at once."""
         raise NotImplementedError
 
     def provenance(self, ensemble: Ensemble) -> dict[str, Any]:
@@ -93,7 +93,8 @@ class ResultWriter:
             case: its name.
         """
         write = write_image if self.fractions else write_label
-        for name, volume in self.volumes(prediction).items():
+        volumes = self.volumes(prediction)
+        for name, volume in volumes.items() if isinstance(volumes, Mapping) else volumes:
             write(self.path(label, case, name), volume, prediction.geometry)
 
 

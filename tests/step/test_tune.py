@@ -1,0 +1,156 @@
+"""Which variant of a step is taken, by times that are given; and once by real ones."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoseg.step import findings, tune
+from autoseg.step.setup import StepSetup
+from autoseg.step.training_step import TrainingStep
+from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
+from autoseg.step.variant import Variant
+from tests.builders import make_network, step_setup
+
+CPU = torch.device("cpu")
+PLAIN, LAST = Variant(), Variant(channels_last=True)
+HALF, HALF_LAST = Variant(torch.bfloat16), Variant(torch.bfloat16, channels_last=True)
+HOUR = Extent(seconds=3600)
+
+Choose = Callable[..., VariantChoice]
+
+
+def setup_of(**recipe: Any) -> StepSetup:
+    return step_setup(make_network(3), (1, 2, [16, 16, 16], 2), **recipe)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(findings, "_here", {})
+    monkeypatch.setattr(tune, "SHARE", 0.05)
+    monkeypatch.setattr("autoseg.step.precision.has_fast_bfloat16", lambda: False)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[Variant, list[float]]:
+    """Variant → seconds of its first and of every further step; one without fails. ``asked`` steps are counted."""
+    table: dict[Variant, list[float]] = {}
+    asked: list[Variant] = []
+
+    def lookup(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        asked.append(step.variant)
+        if step.variant not in table:
+            raise RuntimeError("no such kernel")
+        first, later = table[step.variant]
+        return first if asked.count(step.variant) == 1 else later
+
+    monkeypatch.setattr(tune, "timed_step", lookup)
+    return table
+
+
+def test_the_fastest_is_taken_and_kept(timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    timed |= {PLAIN: [0.3, 0.2], LAST: [0.3, 0.1], HALF: [0.9, 0.8], HALF_LAST: [0.3, 0.15]}
+    choice = choose_variant(setup_of(), CPU, Extent(seconds=600))
+    assert choice.variant == LAST
+    assert choice.reason.startswith("fp32 channels-last: 100 ms a step on ")
+    assert "fp32 200 ms" in choice.reason
+    # A later process reads it from the user's file.
+    monkeypatch.setattr(findings, "_here", {})
+    timed.clear()
+    assert choose_variant(setup_of(), CPU, Extent(seconds=600)).variant == LAST
+    assert known_variant(setup_of(), CPU) == LAST
+    assert known_variant(setup_of(memory_format="contiguous"), CPU) == PLAIN
+    assert known_variant(setup_of().at([32, 32, 32], 2), CPU) is None
+
+
+def test_what_the_plan_pins(timed: dict[Variant, list[float]]) -> None:
+    timed |= {HALF: [0.3, 0.2], HALF_LAST: [0.3, 0.1], LAST: [0.01, 0.01]}
+    assert choose_variant(setup_of(precision="bf16"), CPU, Extent(seconds=600)).variant == HALF_LAST
+    pinned = setup_of(precision="fp32", memory_format="channels_last", compile="never")
+    assert choose_variant(pinned, CPU, HOUR) == VariantChoice(LAST, "fp32 channels-last, as planned")
+
+
+def test_compiling_must_pay(timed: dict[Variant, list[float]]) -> None:
+    timed |= {PLAIN: [0.2, 0.2], replace(PLAIN, compiled=True): [60.0, 0.1]}
+    setup = setup_of(precision="fp32", memory_format="contiguous")
+    assert choose_variant(setup, CPU, Extent(steps=1000)).variant == PLAIN  # too short to try
+    assert choose_variant(setup, CPU, Extent(steps=20_000)).variant == replace(PLAIN, compiled=True)
+    assert choose_variant(setup, CPU, Extent(steps=500)).variant == PLAIN  # known, but 60 s are not won back
+    never = setup_of(precision="fp32", memory_format="contiguous", compile="never")
+    assert choose_variant(never, CPU, Extent(steps=20_000)).variant == PLAIN
+
+
+def test_a_fused_optimizer_must_save_something(timed: dict[Variant, list[float]]) -> None:
+    timed |= {PLAIN: [0.2, 0.2], replace(PLAIN, fused=True): [0.2, 0.199]}
+    setup = setup_of(precision="fp32", memory_format="contiguous")
+    assert choose_variant(setup, CPU, Extent(seconds=600)).variant == PLAIN
+
+
+def test_what_fails_is_skipped(timed: dict[Variant, list[float]]) -> None:
+    timed |= {PLAIN: [0.3, 0.2]}
+    assert choose_variant(setup_of(), CPU, HOUR).variant == PLAIN
+    timed.clear()
+    choice = choose_variant(setup_of(precision="bf16"), CPU, HOUR)
+    assert choice.variant == HALF
+
+
+def test_a_short_training_measures_nothing(timed: dict[Variant, list[float]]) -> None:
+    """Not even one step: there is no time in the table."""
+    choice = choose_variant(setup_of(), CPU, Extent(seconds=9))
+    assert (choice.variant, choice.reason) == (PLAIN, "fp32: the training is too short to measure what is faster")
+
+
+def test_the_time_is_kept_to(timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step takes 10 s and 5 % are 15 s, the second variant is the last."""
+    now = [0.0]
+    given = tune.timed_step
+
+    def passing(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        seconds = given(step, setup, device)
+        now[0] += seconds
+        return seconds
+
+    monkeypatch.setattr(tune, "timed_step", passing)
+    monkeypatch.setattr("autoseg.step.tune.time.perf_counter", lambda: now[0])
+    timed |= {variant: [2.0, 2.0] for variant in (PLAIN, LAST, HALF, HALF_LAST)}
+    choose_variant(setup_of(), CPU, Extent(seconds=100))
+    assert now[0] <= 5 + 2 * 4  # the 5 s, and at most one variant begun within them
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
+def test_a_damaged_file_is_made_again(timed: dict[Variant, list[float]], tmp_path: Path, content: str) -> None:
+    file = tmp_path / "autoseg" / "steps.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    timed |= {PLAIN: [0.3, 0.2]}
+    assert choose_variant(setup_of(), CPU, Extent(seconds=600)).variant == PLAIN
+    assert len(json.loads(file.read_text())) in (1, 2)
+
+
+def test_a_place_that_can_not_be_written(timed: dict[Variant, list[float]], tmp_path: Path) -> None:
+    (tmp_path / "autoseg").write_text("a file where the folder should be")
+    timed |= {PLAIN: [0.3, 0.2]}
+    assert choose_variant(setup_of(), CPU, Extent(seconds=600)).variant == PLAIN
+    assert known_variant(setup_of(), CPU) == PLAIN  # in this process
+
+
+def test_a_real_measurement_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    choice = choose_variant(setup_of(), CPU, Extent(seconds=60))
+    assert choice.variant.compiled is False
+    assert "measured" in choice.reason
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_forward_passes_are_measured_where_there_are_many() -> None:
+    setup = setup_of().at([8, 8, 8], 1)
+    assert fastest_forward(setup, CPU, passes=20) == PLAIN
+    assert findings.Findings.of(setup, CPU, "forward").timings == {}
+    assert fastest_forward(setup, CPU, passes=1000) in (PLAIN, LAST, HALF, HALF_LAST)
+    assert set(findings.Findings.of(setup, CPU, "forward").timings) == {PLAIN, LAST, HALF, HALF_LAST}
