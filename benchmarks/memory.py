@@ -3,21 +3,30 @@
     python benchmarks/memory.py [--device auto|cpu|cuda] [--out benchmarks/results/memory_<device>.md]
 
 On a GPU: the computed peak against ``torch.cuda.max_memory_allocated`` of a real step (with the optimizer's state, the
-average of the weights and gradient scaling), for plans between 2 GB and what the device has. Elsewhere: computed
-against measured bytes saved for the backward pass, each storage once, for smaller networks: no allocator keeps count.
+average of the weights and gradient scaling), for plans between 2 GB and what the device has; and of a training whose
+cases lie on the device, with the batches that are made ahead. Elsewhere: computed against measured bytes saved for the
+backward pass, each storage once, for smaller networks: no allocator keeps count.
 """
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from machine import describe
 
+import autoseg
+from autoseg.crossvalidation.cascades import stage_cases
+from autoseg.data.phantom import Cohort, generate
+from autoseg.planning.memory import trace_step
 from autoseg.planning.verification import MemoryCheck, check_memory
 from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Optimizer, Recipe
 from autoseg.step.setup import StepSetup, stand_in
+from autoseg.step.variant import Variant
+from autoseg.training.room import BATCHES_AHEAD
+from autoseg.training.training import Budget, Cases, Training, TrainingSettings
 from autoseg.utils.device import select_device
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import say
@@ -77,6 +86,34 @@ def rows(device: torch.device) -> Iterator[tuple[str, MemoryCheck]]:
         yield name, found
 
 
+def training_row(device: torch.device, folder: Path) -> tuple[str, MemoryCheck]:
+    """A training on generated heads that all lie on the device: its step, the cases and the batches made ahead."""
+    heads = generate(folder / "heads", Cohort(cases=6, shape=(128, 128, 128), spacing=(1.5, 1.5, 1.5)))
+    request = autoseg.Request(device="cuda", gpu_memory_gb=6, folds=1)
+    run = autoseg.plan(autoseg.Dataset.open(heads), folder / "run", request)
+    autoseg.preprocess(run)
+    stage = run.plan.stage()
+    fold, setup = run.fold(stage, 0), StepSetup.of(stage)
+    cases = Cases(stage_cases(run, stage, fold.training_cases))
+    settings = TrainingSettings(device, resume=False, variant=Variant(torch.float16))
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with Training(fold, cases, Budget(iterations=20), settings, []) as training:
+        while not training.finished:
+            training.count(training.step(training.next_batch()))
+        measured = torch.cuda.max_memory_allocated(device) - before
+        cache = training.cache
+        kept = sum(size for size, place in zip(cache._sizes, cache.places, strict=True) if place == "device")
+    batch = setup.batch("meta")
+    ahead = BATCHES_AHEAD * sum(tensor.nbytes for tensor in (batch.image, batch.label, *batch.fields.values()))
+    computed = round(float(trace_step(setup, "fp16", device.type).alive().max())) + kept + ahead
+    size = "×".join(map(str, stage.configuration.patch_size))
+    name = f"training, {len(cases.training)} cases on the device ({kept / 1e6:.0f} MB), {stage.network.family} {size}"
+    shape = f"{setup.batch_size} | {setup.in_channels} → {setup.target.heads} {setup.target.kind}"
+    check = MemoryCheck("peak", computed, measured, torch.cuda.get_device_name(device))
+    return f"{name} | {shape} | fp16 | {stage.recipe.optimizer.name}", check
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
@@ -86,6 +123,9 @@ def main() -> None:
     if device.type == "mps":
         device = torch.device("cpu")
     found = list(rows(device))
+    if device.type == "cuda":
+        with tempfile.TemporaryDirectory(prefix="autoseg-benchmark-") as folder:
+            found.append(training_row(device, Path(folder)))
     what = "peak of a training step" if device.type == "cuda" else "bytes saved for the backward pass"
     lines = [
         f"# Memory: computed against measured ({what})",

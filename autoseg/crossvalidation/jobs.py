@@ -4,7 +4,8 @@ Earlier stages of a cascade are trained first, with the folds that are needed
 (:mod:`autoseg.crossvalidation.cascades`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
 from autoseg.crossvalidation.fold_training import train_job
-from autoseg.crossvalidation.job import Length
+from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
@@ -52,7 +53,8 @@ def train(
         ``<configuration>/crossval``, with the agreement of annotators who are learned separately.
 
     Raises:
-        AutosegError: the data can't be read, or a saved training belongs to another plan.
+        AutosegError: the data can't be read, a saved training belongs to another plan, or the device runs out of
+            memory.
         UsageError: options that contradict each other or name what does not exist.
     """
     length, compute = length or Length(), compute or Compute()
@@ -84,10 +86,25 @@ def train(
         if stage.input_target is not None:
             fetch_previous(run, stage, compute.workers)
         for job in mine:
-            train_job(job, settings)
+            with _saying_what_lacks_memory(job, settings.device):
+                train_job(job, settings)
         evaluation = cross_validated(run, stage)
     annotators_agreement(run, last)
     return evaluation
+
+
+@contextmanager
+def _saying_what_lacks_memory(job: Job, device: torch.device) -> Iterator[None]:
+    """Turns torch's error into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        configuration = job.fold.stage.configuration
+        raise AutosegError(
+            f"{device} ran out of memory while training {job.fold.folder} (patch {configuration.patch_size}, batch "
+            f"{configuration.batch_size}); give the command again when nothing else uses its memory, and it goes on "
+            "from the last saved state, or plan with a smaller --gpu-memory."
+        ) from None
 
 
 def _refuse_invalid(length: Length) -> None:

@@ -131,12 +131,3 @@ def test_computing_leaves_the_random_state_alone() -> None:
     torch.manual_seed(3)
     step_memory(step_setup(network("unet", CUBE), (1, 2, (8, 8, 8), 2)), "fp32")
     assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_peak_on_a_gpu(precision: str) -> None:
-    topology = network("unet", CUBE, features=[32, 64, 128])
-    found = check_memory(step_setup(topology, (1, 3, (96, 96, 96), 2), "sgd"), precision, torch.device("cuda"))
-    assert abs(found.difference) < 0.1
