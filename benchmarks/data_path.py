@@ -116,7 +116,7 @@ class DataPath:
     def cache(self, share: float) -> CountedCache:
         """A cache with room for a share of the cases, on the device where that is a GPU."""
         everything = CaseCache(self.cases, self.stage, self.device, Room(0, 2**62))
-        size = int(share * sum(everything._sizes))
+        size = int(share * everything.size("host"))
         on_device = self.device.type == "cuda"
         return CountedCache(
             self.cases, self.stage, self.device, Room(size if on_device else 0, 0 if on_device else size)

@@ -103,7 +103,7 @@ def training_row(device: torch.device, folder: Path) -> tuple[str, MemoryCheck]:
             training.count(training.step(training.next_batch()))
         measured = torch.cuda.max_memory_allocated(device) - before
         cache = training.cache
-        kept = sum(size for size, place in zip(cache._sizes, cache.places, strict=True) if place == "device")
+        kept = cache.size("device")
     batch = setup.batch("meta")
     ahead = BATCHES_AHEAD * sum(tensor.nbytes for tensor in (batch.image, batch.label, *batch.fields.values()))
     computed = round(float(trace_step(setup, "fp16", device.type).alive().max())) + kept + ahead

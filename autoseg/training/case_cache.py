@@ -115,14 +115,17 @@ class CaseCache:
                 left[place] -= size
             self.places.append(place)
 
+    def size(self, place: str) -> int:
+        """Bytes of the cases that lie in one place."""
+        return sum(size for size, where in zip(self._sizes, self.places, strict=True) if where == place)
+
     def __str__(self) -> str:
         """``the device (30 cases, 0.3 GB) and their files (8 cases)``."""
         names = {"device": f"the memory of {self._device}", "host": "memory", FILES: "their files"}
         parts = []
         for place, name in names.items():
-            sizes = [size for size, where in zip(self._sizes, self.places, strict=True) if where == place]
-            if sizes:
-                parts.append(f"{name} ({len(sizes)} cases, {sum(sizes) / 1e9:.3g} GB)")
+            if count := self.places.count(place):
+                parts.append(f"{name} ({count} cases, {self.size(place) / 1e9:.3g} GB)")
         return " and ".join(parts)
 
     def read(self, number: int, box: Box) -> Voxels:

@@ -165,7 +165,7 @@ def test_unknown_names_are_refused(request_: ResolvedRequest, message: str) -> N
 
 def test_a_hopeless_budget_is_refused() -> None:
     with pytest.raises(AutosegError, match="--gpu-memory"):
-        unet.plan(brats(), ResolvedRequest(gpu_memory_gb=0.05))
+        unet.plan(brats(), ResolvedRequest(gpu_memory_gb=0.002))
 
 
 @pytest.mark.usefixtures("generous")
