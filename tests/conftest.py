@@ -10,6 +10,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests side by side share the cores: threads that wait must let others work. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # The same examples every time, and as long as they take: neither luck nor a busy machine decides whether a test passes.
 settings.register_profile("autoseg", deadline=None, derandomize=True)
 settings.load_profile("autoseg")

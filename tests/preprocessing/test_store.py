@@ -1,7 +1,9 @@
 """Preprocessed cases on disk: what is read is what was written, in part or in whole, and damage is said."""
 
+import json
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from autoseg.preprocessing import store as module
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.utils.errors import AutosegError
-from tests.builders import blob, forget_places, loaded, make_configuration, make_plan, picture_of, store
+from tests.builders import blob, forget_places, loaded, make_configuration, make_plan, picture_of, still, store
+from tests.training.loading import EVERYTHING, NOTHING, loader_of, patches_of
 
 SHAPE = (11, 40, 37)
 
@@ -80,6 +83,58 @@ def test_case_of_an_earlier_version_has_no_places(tmp_path: Path) -> None:
     assert old.places == {}
     assert old.foreground.keys() == case.foreground.keys()
     assert all(np.array_equal(old.foreground[value], case.foreground[value]) for value in (1, 2))
+
+
+def as_an_earlier_version_stored(folder: Path, name: str) -> StoredCase:
+    """Rewrite a case as compressed 32-bit images and 16-bit label values, and say nothing of its arrays."""
+    case = StoredCase(folder, name)
+    image, label = case.image(), case.label().astype(np.int16)
+    for array, values in (("image", image), ("label", label)):
+        blosc2.asarray(np.ascontiguousarray(values), urlpath=str(folder / f"{name}.{array}.b2nd"), mode="w")
+        (folder / f"{name}.{array}.npy").unlink()
+    info = json.loads((folder / f"{name}.json").read_text())
+    del info["arrays"]
+    (folder / f"{name}.json").write_text(json.dumps(info))
+    return StoredCase(folder, name)
+
+
+def test_arrays_of_an_earlier_version(tmp_path: Path) -> None:
+    """They are read in part, cut into patches and validated as those of today; writing the case anew replaces them."""
+    new = store(tmp_path / "new", "case", blob())
+    store(tmp_path / "old", "case", blob())
+    old = as_an_earlier_version_stored(tmp_path / "old", "case")
+    assert stored_key(tmp_path / "old", "case") == "key"
+    box = (slice(1, 6), slice(2, 9), slice(3, 7))
+    for part in ((), box):
+        assert np.array_equal(old.image(part), new.image(part))
+        assert np.array_equal(old.label(part), new.label(part))
+    assert old.label_voxels == new.label_voxels
+    patches = patches_of((6, 6, 6), augmentation=still(rotation_probability=1.0))
+    for room in (EVERYTHING, NOTHING):
+        for mine, theirs in zip(
+            loader_of([old], patches, room=room).batch(0).patches,
+            loader_of([new], patches, room=room).batch(0).patches,
+            strict=True,
+        ):
+            assert mine.first == theirs.first
+            assert np.array_equal(mine.voxels.numbers[0], theirs.voxels.numbers[0])
+            assert np.array_equal(mine.voxels.maps[0], theirs.voxels.maps[0])
+    store(tmp_path / "old", "case", blob(shift=1))
+    assert not list((tmp_path / "old").glob("*.b2nd"))
+    assert np.array_equal(StoredCase(tmp_path / "old", "case").label(), blob(shift=1))
+
+
+@pytest.mark.parametrize("offset", [0.0, -1024.0])
+def test_large_values_keep_16_bits_and_zero(tmp_path: Path, offset: float) -> None:
+    """Beyond ±1000 a channel has 65,535 steps over its range, and background stays exactly zero."""
+    rng = np.random.default_rng(0)
+    image = rng.uniform(offset, 3071, (2, *SHAPE)).astype(np.float32)
+    image[:, 4:6] = 0
+    image[1] /= 100
+    found = store(tmp_path, "case", np.ones(SHAPE, np.int16), image).image()
+    assert (found[:, 4:6] == 0).all()
+    assert np.abs(found[0] - image[0]).max() <= 0.51 * (3071 - offset) / 65534
+    assert np.abs(found[1] - image[1]).max() <= 0.51 * (3071 - offset) / 100 / 65534
 
 
 def test_many_positions_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
