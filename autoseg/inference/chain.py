@@ -41,12 +41,14 @@ class TrainedStage:
         networks: of its folds.
         folds: their numbers, in the same order; counted from 0 where None.
         variant: to compute them in; chosen for the device where None.
+        weights: files that they come from.
     """
 
     stage: Stage
     networks: list[nn.Module]
     folds: Sequence[int] | None = None
     variant: Variant | None = None
+    weights: Sequence[Path] = ()
 
     @classmethod
     def load(
@@ -61,7 +63,16 @@ class TrainedStage:
         variant = inference_variant(stage, device, weights)
         for network in networks:
             variant.prepare(network)
-        return cls(stage, networks, folds, variant)
+        return cls(stage, networks, folds, variant, weights)
+
+    def tuned(self, device: torch.device, passes: int) -> "TrainedStage":
+        """The same in the fastest variant, measured where none is known and many passes over a tile are to come."""
+        if not self.weights:
+            return self
+        variant = inference_variant(self.stage, device, self.weights, passes)
+        for network in self.networks:
+            variant.prepare(network)
+        return replace(self, variant=variant)
 
     @property
     def by_fold(self) -> dict[int, nn.Module]:

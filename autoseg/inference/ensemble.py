@@ -61,6 +61,21 @@ class Ensemble:
         """What ``predictions.json`` says of several answers."""
         return {"mean_of_raters": self.answer_names} if self.answer_names else {}
 
+    def tune(self, cases: int) -> None:
+        """Measure how the networks are computed fastest, where that is not known and there is much to predict.
+
+        Args:
+            cases: that are to come, each of one tile at least.
+        """
+        self.members = [replace(member, stages=self._tuned(member, cases)) for member in self.members]
+
+    def _tuned(self, member: Member, cases: int) -> list[TrainedStage]:
+        copies = [len(mirrorings(one.stage.inference.mirror_axes)) if self.mirror else 1 for one in member.stages]
+        return [
+            trained.tuned(self.device, cases * count * len(trained.networks))
+            for trained, count in zip(member.stages, copies, strict=True)
+        ]
+
     def prepare(self, case: Case | LoadedCase) -> list[list[PreprocessedCase]]:
         """Preprocess a case for each stage of each member; stages on the same grid share one.
 

@@ -224,6 +224,7 @@ class Predictor:
                 outcome.written[case.id] = path
             else:
                 due.append(case)
+        self.ensemble.tune(len(due))
         details: dict[str, dict[str, object]] = {}
         with (
             ThreadPoolExecutor(1, "reader") as reader,

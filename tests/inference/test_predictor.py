@@ -11,20 +11,22 @@ import torch
 from torch import nn
 
 from autoseg.data.dataset import Case, ChannelFile
-from autoseg.inference import prediction, stored_scores
+from autoseg.inference import chain, prediction, stored_scores
 from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
-from autoseg.networks.weights import save_weights
+from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
+from autoseg.step.variant import Variant
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     LABELS,
@@ -82,6 +84,31 @@ def test_perfect(target, probabilities: bool) -> None:
     assert np.array_equal(found.label, blob())
     assert found.label.dtype == np.int16
     assert set(found.probabilities) == ({o.name for o in target.outputs} if probabilities else set())
+
+
+def test_what_is_fastest_is_asked_when_the_cases_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tile for each case, mirrored copy and network at least; of networks without files nothing is measured."""
+    asked: list[int] = []
+
+    def choice(stage: Stage, device: torch.device, weights: Any = (), passes: int = 0) -> Variant:
+        asked.append(passes)
+        return Variant(channels_last=passes > 0)
+
+    monkeypatch.setattr(chain, "inference_variant", choice)
+    cases = [case_of(tmp_path, f"c{number}", blob()) for number in range(3)]
+    plan = make_plan(make_configuration(inference={"mirror_axes": [0, 2]}))
+    stage = plan.stage("small")
+    for name in "ab":
+        save_weights(tmp_path / name, build(stage.network, 1, stage.heads).state_dict(), identity_of(stage))
+    trained = TrainedStage.load(stage, [tmp_path / "a", tmp_path / "b"], CPU)
+    found = predictor(Member("run", [trained]))
+    found.predict(cases, tmp_path / "out")
+    assert asked == [0, 3 * 4 * 2]
+    variant = found.members[0].stages[0].variant
+    assert variant is not None
+    assert variant.channels_last
+    predictor().predict(cases, tmp_path / "perfect")
+    assert len(asked) == 2
 
 
 def test_outside_the_crop_is_background() -> None:
