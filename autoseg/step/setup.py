@@ -61,13 +61,16 @@ class StepSetup:
     def reduced(self) -> "StepSetup":
         """The same with fewer patches, the longest axes cut, until a step is quick to time (:data:`TIMED_VOXELS`)."""
         factor, size = self.network.divisor, list(self.patch_size)
-        while math.prod(size) > 1.5 * TIMED_VOXELS:
+        # Two patches, where there are several: torch convolves a single small one of few channels with another kernel,
+        # which takes four times as long (``benchmarks/mirrored_together.py``).
+        samples = min(self.batch_size, 2)
+        while samples * math.prod(size) > 1.5 * TIMED_VOXELS:
             axes = [axis for axis in range(len(size)) if size[axis] > factor[axis]]
             if not axes:
                 break
             longest = max(axes, key=lambda axis: size[axis])
             size[longest] -= factor[longest]
-        return self.at(size, max(1, min(self.batch_size, TIMED_VOXELS // math.prod(size))))
+        return self.at(size, max(samples, min(self.batch_size, TIMED_VOXELS // math.prod(size))))
 
     def batch(self, device: torch.device | str, random: bool = False) -> Batch:
         """A batch of the right shapes without real data: an empty or random image, labels of zeros.

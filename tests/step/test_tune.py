@@ -14,7 +14,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
 from autoseg.step.variant import Variant
-from tests.builders import make_network, step_setup
+from tests.builders import LABELS, make_network, make_recipe, step_setup
 
 CPU = torch.device("cpu")
 PLAIN, LAST = Variant(), Variant(channels_last=True)
@@ -154,3 +154,12 @@ def test_forward_passes_are_measured_where_there_are_many() -> None:
     assert findings.Findings.of(setup, CPU, "forward").timings == {}
     assert fastest_forward(setup, CPU, passes=1000) in (PLAIN, LAST, HALF, HALF_LAST)
     assert set(findings.Findings.of(setup, CPU, "forward").timings) == {PLAIN, LAST, HALF, HALF_LAST}
+
+
+@pytest.mark.parametrize(("batch", "least"), [(1, 1), (2, 2), (9, 2)])
+def test_a_step_that_is_timed_in_small_keeps_two_patches(batch: int, least: int) -> None:
+    """A single small patch takes another, slower kernel, so that it says nothing of a batch."""
+    small = StepSetup(make_network(width=8, stages=3), 1, LABELS, [96, 96, 96], batch, make_recipe()).reduced()
+    assert small.batch_size >= least
+    assert small.voxels <= 1.5 * 60_000
+    assert all(side % 4 == 0 for side in small.patch_size)
