@@ -7,16 +7,12 @@ import torch
 
 import autoseg
 from autoseg.step.precision import has_fast_bfloat16
+from autoseg.utils.device import device_name
 from autoseg.utils.parallel import available_cpus
 
 
 def processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return names[0] if names else platform.processor()
-    except OSError:
-        return platform.processor()
+    return device_name(torch.device("cpu"))
 
 
 def describe() -> str:

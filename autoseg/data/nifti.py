@@ -50,26 +50,32 @@ class PlainHeader(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ValueScaling:
+    """How stored numbers become values: slope · number + intercept."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether the values are others than those stored."""
+        return (self.slope, self.intercept) != (1, 0)
+
+
+@dataclass(frozen=True)
 class StoredVoxels:
     """Voxels as a file stores them.
 
     Attributes:
         array: in the file's own order, the slowest axis first; not scaled, and 0 where not finite. None for a type that
             only SimpleITK reads.
-        slope: factor of a voxel's value.
-        intercept: added to it.
+        scaling: of the voxels.
         non_finite: voxels that are NaN or infinite.
     """
 
     array: np.ndarray | None
-    slope: float = 1.0
-    intercept: float = 0.0
+    scaling: ValueScaling = ValueScaling()
     non_finite: int = 0
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the values are others than those stored."""
-        return (self.slope, self.intercept) != (1, 0)
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,12 @@ class _Header:
     shape: tuple[int, ...]
     bits: int
     offset: int
-    slope: float
-    intercept: float
+    scaling: ValueScaling
 
     @property
     def length(self) -> int:
         """Bytes of the whole file."""
         return self.offset + math.prod(self.shape) * self.bits // 8
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the values are others than those stored."""
-        return (self.slope, self.intercept) != (1, 0)
 
 
 def stored_voxels(path: Path) -> StoredVoxels:
@@ -123,9 +123,7 @@ def stored_voxels(path: Path) -> StoredVoxels:
         non_finite = int(array.size - np.count_nonzero(finite))
         if non_finite:
             array = np.where(finite, array, array.dtype.type(0))
-    return StoredVoxels(
-        array.astype(array.dtype.newbyteorder("="), copy=False), header.slope, header.intercept, non_finite
-    )
+    return StoredVoxels(array.astype(array.dtype.newbyteorder("="), copy=False), header.scaling, non_finite)
 
 
 def plain_header(path: Path) -> PlainHeader | None:
@@ -141,7 +139,7 @@ def plain_header(path: Path) -> PlainHeader | None:
     except zlib.error:
         return None
     header = _header(data)
-    if header is None or header.kind is None or len(header.shape) > 4 or header.scaled:
+    if header is None or header.kind is None or len(header.shape) > 4 or header.scaling.changes:
         return None
     if len(data) < _SMALL or data[344:346] != b"n+":
         return None
@@ -177,4 +175,4 @@ def _header(data: bytes) -> _Header | None:
     kind = f"{order}{_TYPES[code]}" if known else None
     # A slope of 0 means none, and ITK adds the intercept all the same.
     slope, intercept = (value if math.isfinite(value) else 0.0 for value in scale)
-    return _Header(kind, tuple(reversed(shape)), bits, int(offset), slope or 1.0, intercept)
+    return _Header(kind, tuple(reversed(shape)), bits, int(offset), ValueScaling(slope or 1.0, intercept))

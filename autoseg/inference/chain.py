@@ -60,13 +60,13 @@ class TrainedStage:
             AutosegError: weights are missing or fit another plan.
         """
         networks = [load_network(path, stage, device) for path in weights]
-        variant = inference_variant(stage, device, weights)
-        for network in networks:
-            variant.prepare(network)
-        return cls(stage, networks, folds, variant, weights)
+        return cls(stage, networks, folds, weights=weights).tuned(device)
 
-    def tuned(self, device: torch.device, passes: int) -> "TrainedStage":
-        """The same in the fastest variant, measured where none is known and many passes over a tile are to come."""
+    def tuned(self, device: torch.device, passes: int = 0) -> "TrainedStage":
+        """The same in the fastest variant, measured where none is known and many passes over a tile are to come.
+
+        Networks without files stay as they are.
+        """
         if not self.weights:
             return self
         variant = inference_variant(self.stage, device, self.weights, passes)

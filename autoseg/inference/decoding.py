@@ -7,6 +7,7 @@ import torch
 
 from autoseg.networks.multiview import fuse
 from autoseg.plans.target import Target
+from autoseg.step.losses import output_masks
 
 
 class OutputProbabilities(Sequence[torch.Tensor]):
@@ -112,10 +113,4 @@ def paint_probabilities(probabilities: Iterable[torch.Tensor], target: Target) -
 
 def one_hot(label: torch.Tensor, target: Target) -> torch.Tensor:
     """A label map ``(batch, *space)`` as a channel for each output: float32 ``(batch, outputs, *space)``, 0 or 1."""
-    channels = []
-    for output in target.outputs:
-        inside = label == output.values[0]
-        for value in output.values[1:]:
-            inside = inside | (label == value)
-        channels.append(inside)
-    return torch.stack(channels, dim=1).float()
+    return output_masks(label, target).float()

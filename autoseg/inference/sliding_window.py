@@ -121,7 +121,7 @@ class SlidingWindow:
         shape = [max(n, p) + 2 * r for n, p, r in zip(image.shape[1:], size, reach, strict=True)]
         padded, inside = pad_nd_image(image, shape, return_slicer=True)
         covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
-        parts = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
+        image_box = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
         numbers = max(image.shape[0], self.out_channels) * math.prod(size)
         together = max(1, min(self.inference.tile_batch, TILES_TOGETHER // numbers))
         sweep = Sweep(self.out_channels, covered, self._starts(covered), size, together)
@@ -129,7 +129,7 @@ class SlidingWindow:
         device = sums.sums.device
         weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(device)
         weight = weight.movedim(sweep.axis, 0)
-        rows, first_plane, second_plane = sweep.turned(parts)
+        rows, first_plane, second_plane = sweep.turned(image_box)
         uniform = UniformTiles(sums.sums.dtype)
         done = 0
         for chosen, finished in sweep.batches():

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from autoseg.data.counts import value_counts
 from autoseg.utils.integers import integer_type
 
 #: Largest absolute intensity that is stored as a 16-bit float, whose step there is ½; beyond it, integers are finer.
@@ -108,13 +109,10 @@ def encode_image(image: np.ndarray) -> Volume:
 
 def encode_labels(maps: np.ndarray) -> Volume:
     """Store label maps ``(map, z, y, x)`` as indices of the values that occur in them, in 8 bits where they suffice."""
-    low, high = int(maps.min(initial=0)), int(maps.max(initial=0))
-    if low < 0 or high >= 2**20:
-        values, indices = np.unique(maps, return_inverse=True)
-    else:  # a table is faster than sorting
-        values = np.flatnonzero(np.bincount(maps.reshape(-1), minlength=1))
-        indices = np.zeros(high + 1, np.intp)
-        indices[values] = np.arange(len(values))
+    values = list(value_counts(maps))
     kind = np.uint8 if len(values) <= 2**8 else np.uint16 if len(values) <= 2**16 else np.uint32
-    found = indices.astype(kind)[maps] if low >= 0 and high < 2**20 else indices.reshape(maps.shape).astype(kind)
-    return Volume(found, values=tuple(int(value) for value in values))
+    if values[0] < 0 or values[-1] >= 2**20:
+        return Volume(np.searchsorted(values, maps).astype(kind), values=tuple(values))
+    table = np.zeros(values[-1] + 1, kind)  # faster than searching
+    table[values] = np.arange(len(values))
+    return Volume(table[maps], values=tuple(values))

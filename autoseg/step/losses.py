@@ -14,16 +14,14 @@ from autoseg.step.terms import TERMS, Scored
 OWN_TERMS = ("dice", "tversky", "ce", "focal", "topk")
 
 
-def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Encode a label map as the target of the network's heads.
+def output_masks(label: torch.Tensor, target: Target) -> torch.Tensor:
+    """A label map ``(batch, *space)`` as a channel for each output: bool ``(batch, outputs, *space)``.
+
+    Values are compared one by one: nothing is copied to the device, nothing waits for it.
 
     Args:
-        label: integer ``(batch, *space)`` with the dataset's own values.
-        target: outputs and ignore label.
-
-    Returns:
-        One-hot (or one channel a region) bool ``(batch, heads, *space)``, and a bool mask ``(batch, 1, *space)`` of
-        voxels that count, or None where all do.
+        label: integers; its values are the target's.
+        target: outputs.
     """
     channels = []
     for output in target.outputs:
@@ -31,7 +29,21 @@ def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Ten
         for value in output.values[1:]:
             inside = inside | (label == value)
         channels.append(inside)
-    truth = torch.stack(channels, dim=1)
+    return torch.stack(channels, dim=1)
+
+
+def encode(label: torch.Tensor, target: Target) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Encode a label map as the target of the network's heads.
+
+    Args:
+        label: integer ``(batch, *space)``; its values are the target's.
+        target: outputs and ignore label.
+
+    Returns:
+        One-hot (or one channel a region) bool ``(batch, heads, *space)``, and a bool mask ``(batch, 1, *space)`` of
+        voxels that count, or None where all do.
+    """
+    truth = output_masks(label, target)
     if target.kind == "labels":
         truth = torch.cat([~truth.any(dim=1, keepdim=True), truth], dim=1)
     counts = (label != target.ignore)[:, None] if target.ignore is not None else None

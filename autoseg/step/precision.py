@@ -10,8 +10,8 @@ from autoseg.plans.recipe import Precision
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The data type of autocast; float32 means none.
 
-    ``auto`` uses 16 bits where the device computes faster with them: bfloat16 on a CPU with AVX512-BF16 or AMX
-    (measured: half the step, ``benchmarks/cpu_step.py``) and on GPUs from compute capability 8, float16 on older GPUs.
+    For ``auto`` it is a guess, taken where nothing was measured (:mod:`autoseg.step.tune`): bfloat16 on a CPU with
+    AVX512-BF16 or AMX and on GPUs from compute capability 8, float16 on older GPUs.
     """
     if precision == "fp32":
         return torch.float32

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,11 @@ from autoseg.step.precision import autocast, resolve_precision
 #: Key of the variant in a saved state, and in the metadata of weights.
 VARIANT = "variant"
 
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_NAMES: dict[torch.dtype, Literal["fp32", "bf16", "fp16"]] = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
 _TYPES_OF = {name: dtype for dtype, name in _NAMES.items()}
 
 #: Axes of an image ``(batch, channel, *space)`` → the format in which the channels of a voxel lie side by side.
@@ -43,7 +47,7 @@ class Variant:
     fused: bool = False
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Literal["fp32", "bf16", "fp16"]:
         """``fp32``, ``bf16`` or ``fp16``."""
         return _NAMES[self.dtype]
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from autoseg.planning.memory import TrainingPrecision, step_memory
+from autoseg.planning.memory import step_memory
 from autoseg.plans.stage import Stage
 from autoseg.step.setup import StepSetup
+from autoseg.step.variant import Variant
 from autoseg.training.case_cache import Room
 
 #: Share of a device's free memory that is left alone: fragments, and what other programs take later.
@@ -22,25 +23,24 @@ HOST_SHARE, HOST_LIMIT = 0.25, 16_000_000_000
 HOST_UNKNOWN = 500_000_000
 
 
-def room_for_cases(stage: Stage, device: torch.device, dtype: torch.dtype) -> Room:
+def room_for_cases(stage: Stage, device: torch.device, variant: Variant) -> Room:
     """Memory for whole cases: what is free on the device beside the step's peak, and a share of the host's.
 
     Args:
         stage: to train.
         device: of the training.
-        dtype: of the step's autocast.
+        variant: of the step.
     """
-    return Room(0 if device.type != "cuda" else _on_device(stage, device, dtype), _on_host())
+    return Room(0 if device.type != "cuda" else _on_device(stage, device, variant), _on_host())
 
 
-def _on_device(stage: Stage, device: torch.device, dtype: torch.dtype) -> int:
+def _on_device(stage: Stage, device: torch.device, variant: Variant) -> int:
     torch.cuda.empty_cache()  # blocks that were used before, as for timing variants of the step
     free, _ = torch.cuda.mem_get_info(device)
     setup = StepSetup.of(stage)
-    precision: TrainingPrecision = "fp32" if dtype == torch.float32 else "bf16" if dtype == torch.bfloat16 else "fp16"
     batch = setup.batch("meta")
     ahead = BATCHES_AHEAD * sum(tensor.nbytes for tensor in (batch.image, batch.label, *batch.fields.values()))
-    return max(0, int((1 - SPARE) * free) - step_memory(setup, precision).total - ahead)
+    return max(0, int((1 - SPARE) * free) - step_memory(setup, variant.precision).total - ahead)
 
 
 def _on_host() -> int:

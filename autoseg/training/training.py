@@ -140,7 +140,7 @@ class Training(AbstractContextManager["Training"]):
             stage.recipe.sampling,
             stage.recipe.augmentation,
         )
-        room = room_for_cases(stage, self.device, variant.dtype) if settings.room is None else settings.room
+        room = room_for_cases(stage, self.device, variant) if settings.room is None else settings.room
         self.cache = CaseCache(cases.training, stage, self.device, room)
         self.loader = PatchLoader(cases.training, patches, self.cache, settings.seed, self.state.iteration)
         self.stream = BatchStream(self.loader, self.maker, workers)

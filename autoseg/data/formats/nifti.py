@@ -61,8 +61,8 @@ def _read(path: Path) -> Image:
     if stored.array is None or kind is None or stored.array.size != np.prod(shape):
         return read_with_sitk(path)
     array = stored.array.reshape(shape)
-    if stored.scaled:
-        array = array.astype(kind) * np.float64(stored.slope) + np.float64(stored.intercept)
+    if stored.scaling.changes:
+        array = array.astype(kind) * np.float64(stored.scaling.slope) + np.float64(stored.scaling.intercept)
     if geometry.dimension == 2:
         y, x = reversed(geometry.spacing)
         return Image(_copied(array[:, None], kind), (FLAT_SPACING, y, x), geometry, stored.non_finite)
