@@ -77,11 +77,16 @@ def augment_intensities(
 
 def mirror(arrays: Sequence[torch.Tensor], axes: Sequence[int], rng: np.random.Generator) -> None:
     """Flip some samples of all arrays ``(batch, channel, *space)`` alike, in place, each axis with probability ½."""
+    flipped: list[list[int]] = [[] for _ in arrays[0]]
     for axis in axes:
-        for sample in np.flatnonzero(rng.random(len(arrays[0])) < 0.5):
-            for array in arrays:
-                one = array[int(sample)]
-                one.copy_(one.flip(axis + 1))
+        for sample in np.flatnonzero(rng.random(len(flipped)) < 0.5):
+            flipped[sample].append(axis + 1)
+    for array in arrays:
+        places = [one for one, turned in zip(array.unbind(), flipped, strict=True) if turned]
+        if places:
+            torch._foreach_copy_(
+                places, [one.flip(turned) for one, turned in zip(places, filter(None, flipped), strict=True)]
+            )
 
 
 def _described(

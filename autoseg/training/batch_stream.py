@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,10 @@ from autoseg.training.transfers import stream_of
 
 #: Batches that are made ahead on a CUDA device.
 AHEAD = 2
+
+#: Steps that a CUDA device may have before it when it gets another: enough that it never runs out of work, and few, as
+#: the batch of each takes memory.
+IN_FLIGHT = 2
 
 
 class BatchStream(Iterator[MadeBatch]):
@@ -59,6 +64,7 @@ class _Ahead:
         self._stream = stream
         self._device = stream.maker.device
         self._made: queue.Queue[tuple[MadeBatch, torch.cuda.Event | None] | BaseException] = queue.Queue(AHEAD - 1)
+        self._given: deque[torch.cuda.Event] = deque()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autoseg-batches", daemon=True)
         self._thread.start()
@@ -75,6 +81,10 @@ class _Ahead:
             current.wait_event(event)
             for tensor in made.tensors:
                 tensor.record_stream(current)
+            self._given.append(torch.cuda.Event(blocking=True))
+            self._given[-1].record(current)
+            if len(self._given) > IN_FLIGHT:
+                self._given.popleft().synchronize()
         return made
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ class BatchMaker:
             numbers.append(values)
             if field is not None:
                 numbers.append(torch.ones_like(values[:1]))  # zero beyond the image, after resampling
-        together, maps = torch.cat(numbers), torch.cat(labels)
+        together, maps = _joined(numbers), _joined(labels)
         if len(self.input_size) == 2:
             together, maps = together[:, 0], maps[:, 0]
         return resample_patch(together, maps, patch.first, patch.deformation)
@@ -103,6 +103,10 @@ class BatchMaker:
         for axis, voxels in enumerate(size, start=maps.ndim - len(size)):
             maps = maps.narrow(axis, (maps.shape[axis] - voxels) // 2, voxels)
         return maps
+
+
+def _joined(arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+    return arrays[0] if len(arrays) == 1 else torch.cat(list(arrays))
 
 
 def decoded(voxels: torch.Tensor, scales: Sequence[tuple[float, float]]) -> torch.Tensor:

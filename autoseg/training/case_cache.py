@@ -128,6 +128,10 @@ class CaseCache:
                 parts.append(f"{name} ({count} cases, {self.size(place) / 1e9:.3g} GB)")
         return " and ".join(parts)
 
+    def holds(self, number: int) -> bool:
+        """Whether a case lies in memory by now, so that reading a box of it takes no time."""
+        return number in self._kept
+
     def read(self, number: int, box: Box) -> Voxels:
         """The part of a case inside a box; views of what is kept, else copies.
 

@@ -60,26 +60,29 @@ class Deformation:
         """
         assert self.matrix is not None
         axes = len(self.patch)
-        lines = [torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2 for n in self.patch]
-        bending = None
+        # Everything small is computed on the CPU and moved at once; x first, as grid_sample wants it.
+        matrix = self.matrix[::-1].astype(np.float32)
+        parts = [
+            matrix[:, other, None] * (np.arange(n, dtype=np.float32) - np.float32((n - 1) / 2))
+            for other, n in enumerate(self.patch)
+        ]
+        middle = [(n - 1) / 2 - start for n, start in zip(self.patch, first, strict=True)]
+        parts.append(np.array([middle[::-1], list(size)[::-1]], np.float32).T)
+        moved = to_device(np.concatenate(parts, axis=1), device).split([*self.patch, 1, 1], dim=1)
+
+        def along(values: torch.Tensor, axis: int) -> torch.Tensor:
+            return values.reshape(axes, *(-1 if a == axis else 1 for a in range(axes)))
+
+        lines, middles, sizes = moved[:axes], along(moved[-2], 0), along(moved[-1], 0)
+        total = along(lines[0], 0)
+        for axis, line in enumerate(lines[1:], start=1):
+            total = total + along(line, axis)
+        total = total + middles
         if self.nodes is not None:
-            coarse = to_device(self.nodes.astype(np.float32), device)
+            coarse = to_device(np.ascontiguousarray(self.nodes[::-1], np.float32), device)
             mode = "trilinear" if axes == 3 else "bilinear"
-            bending = F.interpolate(coarse[None], size=list(self.patch), mode=mode, align_corners=True)[0]
-        found = []
-        for axis in range(axes):
-            # Numbers, not tensors: nothing is copied to the device.
-            middle = (self.patch[axis] - 1) / 2 - first[axis]
-            total: torch.Tensor | None = None
-            for other, line in enumerate(lines):
-                part = (line * float(self.matrix[axis, other])).reshape([-1 if a == other else 1 for a in range(axes)])
-                total = part if total is None else total + part
-            assert total is not None
-            total = total + middle
-            if bending is not None:
-                total = total + bending[axis]
-            found.append(((2 * total + 1) / size[axis] - 1).expand(self.patch))
-        return torch.stack(found[::-1], dim=-1)[None]
+            total += F.interpolate(coarse[None], size=list(self.patch), mode=mode, align_corners=True)[0]
+        return ((2 * total + 1) / sizes - 1).movedim(0, -1)[None]
 
 
 def draw_deformations(

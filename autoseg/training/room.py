@@ -8,13 +8,15 @@ from autoseg.planning.memory import step_memory
 from autoseg.plans.stage import Stage
 from autoseg.step.setup import StepSetup
 from autoseg.step.variant import Variant
+from autoseg.training.batch_stream import AHEAD, IN_FLIGHT
 from autoseg.training.case_cache import Room
 
 #: Share of a device's free memory that is left alone: fragments, and what other programs take later.
 SPARE = 0.1
 
-#: Batches beside the one that is learned: those that are made ahead.
-BATCHES_AHEAD = 3
+#: Batches beside the one that is learned: those made ahead, the one that is being made, and those of the steps that the
+#: device has still before it.
+BATCHES_AHEAD = AHEAD + 1 + IN_FLIGHT
 
 #: Share of the host's available memory for whole cases, and the most that is taken, in bytes.
 HOST_SHARE, HOST_LIMIT = 0.25, 16_000_000_000

@@ -132,7 +132,8 @@ class PatchLoader(SlimDataLoaderBase):
         augmentation = np.random.default_rng([self.seed, AUGMENTATION, number])
         noise = int(augmentation.integers(2**62))
         deformations = draw_deformations(self.batch_size, self.patches.size, self.patches.augmentation, augmentation)
-        apply = map if readers is None else readers.map
+        # Of cases that are held in memory, threads would take longer than reading does.
+        apply = map if readers is None or all(map(self.cache.holds, order)) else readers.map
         cases: list[StoredCase] = [self._data[index] for index in order]
         return LoadedBatch(
             list(apply(self._load, order, corners, deformations)),

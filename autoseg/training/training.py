@@ -30,10 +30,11 @@ from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.room import room_for_cases
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
+from autoseg.training.transfers import Fetched
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
 
-#: Steps after which their losses are fetched from the device; until then nothing waits for it.
+#: Steps after which their losses are fetched from the device, while it computes the next ones.
 GATHER = 10
 
 #: Threads that read patches for a GPU, at most; each patch is one read.
@@ -145,6 +146,7 @@ class Training(AbstractContextManager["Training"]):
         self.loader = PatchLoader(cases.training, patches, self.cache, settings.seed, self.state.iteration)
         self.stream = BatchStream(self.loader, self.maker, workers)
         self._outcomes: list[StepOutcome] = []
+        self._fetched = Fetched()
         #: Steps in a row whose loss or gradient was not finite, as far as they are known.
         self.without_gradient = 0
         network.train()
@@ -200,16 +202,20 @@ class Training(AbstractContextManager["Training"]):
         self.state.iteration += 1
         self._outcomes.append(outcome)
         if len(self._outcomes) >= GATHER:
-            self.gather()
+            self._fetch()
         self.tick()
 
     def gather(self) -> None:
-        """Fetch the losses of the steps since the last time; waits for the device."""
-        if not self._outcomes:
-            return
-        pairs = [torch.stack([outcome.loss.float(), outcome.finite.float()]) for outcome in self._outcomes]
-        self._outcomes = []
-        for loss, finite in torch.stack(pairs).tolist():
+        """Note the losses of all steps until now; waits for the device."""
+        self._fetch()
+        self._fetch()
+
+    def _fetch(self) -> None:
+        """Let the device send the losses that it was not asked for yet, and note those that it was asked for before."""
+        outcomes, self._outcomes = self._outcomes, []
+        pairs = [torch.stack([outcome.loss.float(), outcome.finite.float()]) for outcome in outcomes]
+        before, self._fetched = self._fetched, Fetched.of(pairs)
+        for loss, finite in before.values():
             self.without_gradient = 0 if finite else self.without_gradient + 1
             if finite:
                 self.state.epoch_loss += loss
