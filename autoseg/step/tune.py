@@ -26,8 +26,9 @@ SHARE = 0.05
 #: Where that share is fewer seconds than this, nothing is measured.
 LEAST_SECONDS = 0.5
 
-#: Timed steps of a variant after one to warm up; the fastest counts (others were disturbed).
-TIMED_STEPS = 3
+#: Rounds in which all variants are timed, with so many steps after one to warm up; a variant's fastest step counts.
+#: Another job that disturbs one round then misleads no choice.
+ROUNDS, TIMED_STEPS = 2, 2
 
 #: The same for forward passes.
 TIMED_PASSES = 2
@@ -204,15 +205,19 @@ class _Tuner:
                 del self.timings[first]
             return
         self.limit = self._left(step) / len(variants)
-        whole = step * (1 + TIMED_STEPS) * len(missing) <= self._left(step)
-        for variant in missing:
-            if variant not in self.timings or (whole and small != self.setup):
-                if self._left(step) <= 0:
-                    break
-                self._time(variant, self.setup if whole else small)
+        whole = step * (1 + TIMED_STEPS) * ROUNDS * len(missing) <= self._left(step)
+        shape = self.setup if whole else small
+        if shape != small:
+            self.timings.pop(first, None)  # which only told what the whole step takes
+        for number in range(ROUNDS):
+            for variant in missing:
+                known = variant in self.timings
+                if (known if number == 0 else not known) or self._left(step) <= 0:
+                    continue
+                self._time(variant, shape)
         fused = replace(self.best(variants, compiles=False), fused=True)
         if self.device.type == "cpu" and fused not in self.timings and self._left(step) > 0:
-            self._time(fused, self.setup if whole else small)
+            self._time(fused, shape)
 
     def compile(self) -> None:
         """Time compiled variants of the fastest precision, where the time suffices and compiling could pay."""
@@ -269,10 +274,10 @@ class _Tuner:
         return self._allowed(step) - self.spent
 
     def _time(self, variant: Variant, setup: StepSetup) -> bool:
-        """Time a variant; whether it works."""
+        """Time a variant, once more where it was timed before; whether it works."""
         started = time.perf_counter()
         scale = self.setup.voxels / setup.voxels
-        self.timings.pop(variant, None)
+        before = self.timings.pop(variant, None)
         fastest = min((timing.seconds for timing in self.timings.values()), default=math.inf) / scale
         try:
             with _apart(self.device):
@@ -285,7 +290,8 @@ class _Tuner:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.spent += time.perf_counter() - started
-        self.timings[variant] = Timing(seconds * scale, first)
+        seconds *= scale
+        self.timings[variant] = Timing(seconds, first) if before is None or seconds < before.seconds else before
         return True
 
 

@@ -68,6 +68,21 @@ def test_the_fastest_is_taken_and_kept(timed: dict[Variant, list[float]], monkey
     assert known_variant(setup_of().at([32, 32, 32], 2), CPU) is None
 
 
+def test_another_job_disturbs_one_round(timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first two variants are timed for the first time, everything takes ten times as long."""
+    timed |= {PLAIN: [0.3, 0.2], LAST: [0.3, 0.1], HALF: [0.9, 0.8], HALF_LAST: [0.3, 0.15]}
+    given, steps = tune.timed_step, [0]
+
+    def disturbed(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        steps[0] += 1
+        return given(step, setup, device) * (10 if steps[0] <= 2 * (1 + tune.TIMED_STEPS) else 1)
+
+    monkeypatch.setattr(tune, "timed_step", disturbed)
+    choice = choose_variant(setup_of(), CPU, Extent(seconds=600))
+    assert choice.variant == LAST
+    assert choice.reason.startswith("fp32 channels-last: 100 ms a step on ")
+
+
 def test_what_the_plan_pins(timed: dict[Variant, list[float]]) -> None:
     timed |= {HALF: [0.3, 0.2], HALF_LAST: [0.3, 0.1], LAST: [0.01, 0.01]}
     assert choose_variant(setup_of(precision="bf16"), CPU, Extent(seconds=600)).variant == HALF_LAST
