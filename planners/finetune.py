@@ -136,7 +136,9 @@ def _configurations(
         inputs = _inputs(task, found, previous)
         recipe = dropping(task, tuned(task, model, stage))
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        start = keeping(start, inputs, head_names(target), task.request.annotators, model.asked.tuning)
+        start = keeping(
+            start, inputs, head_names(target), task.request.annotators, model.asked.tuning, len(model.stage.chain)
+        )
         augmentation, inference = _mirrored(task, model, before)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autoseg.plans.configuration import Memory
     from autoseg.plans.plan import Plan
     from autoseg.runs.run import Run
+    from autoseg.transfer.source import Source
 
 
 #: Options that show a planned run.
@@ -116,9 +117,10 @@ def command(
             parse_pairs(map_channel or [], "--map-channel"),
             parse_pairs(map_label or [], "--map-label"),
         )
+        asked = None if source is None else Source(source, source_config, source_fold, channels_of, outputs_of, tuning)
         carried = (
             () if weights is None else (InitialWeights(weights),),
-            () if source is None else (Source(source, source_config, source_fold, channels_of, outputs_of, tuning),),
+            () if asked is None else (asked,),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(
@@ -143,6 +145,8 @@ def command(
     else:
         _show(plan, len(run.fingerprint.cases), explain)
         _show_transfer(run, explain)
+        if not shown and asked is not None:
+            _show_gap(run, asked)
     if verify:
         _verify(plan)
     if not as_json and not shown:
@@ -235,6 +239,36 @@ def _show_transfer(run: "Run", explain: bool) -> None:
                 table.add_row(row.tensor, row.shape, row.source, row.done)
             console.print(table)
         say(f"{name}: {summary(rows)}.")
+
+
+def _show_gap(run: "Run", source: "Source") -> None:
+    """Print how far the cohort lies from the source's cases."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from autoseg.transfer.gap import gaps
+    from autoseg.transfer.source import match_channels, match_outputs
+    from autoseg.utils.progress import say
+
+    model = source.model
+    targets = (run.plan.target, model.plan.target)
+    channels = match_channels(run.plan.channel_names, model)
+    outputs = match_outputs([output.name for output in targets[0].outputs], model)
+    found = gaps(run.fingerprint, model.run.fingerprint, channels, outputs, targets)
+    if not found:
+        say("How far these cases lie from the source's is not known: its fingerprint has no cases (it was imported).")
+        return
+    table = Table("", "source", "these cases", "outside", title="Distance to the source", title_justify="left")
+    for gap in found:
+        table.add_row(escape(gap.name), _spread(gap.source), _spread(gap.cohort), f"{gap.outside:.0%}")
+    table.caption = "median (smallest to largest); outside: share of these cases beyond the source's range"
+    Console(highlight=False).print(table)
+
+
+def _spread(values: tuple[float, float, float]) -> str:
+    middle, low, high = (f"{value:.4g}" for value in values)
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _gigabytes(memory: "Memory | None") -> str:

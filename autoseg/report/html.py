@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from autoseg import __version__
+from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import result_ending
 from autoseg.data.fingerprint import Fingerprint
@@ -120,6 +121,7 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
+        parts.append(_fine_tuning(run.path / result.name / "crossval"))
         parts.append(_postprocessing(run.path / result.name / POSTPROCESSING_FILE))
         parts.append(
             _figure(
@@ -135,6 +137,17 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         caption = "Loss, and Dice of a few validation cases predicted without test-time augmentation."
         parts.append(_figure(_svg_uri(training_curves(result.curves)), "Training curves", caption))
     return "".join(parts)
+
+
+def _fine_tuning(folder: Path) -> str:
+    """The source as it is, the tuned networks and what was chosen, on the same cases; nothing without a source."""
+    found = SourceTable.read(folder)
+    if found is None:
+        return ""
+    rows = [[escape(cell) for cell in cells] for cells in found.cells()]
+    heads = ("validation cases", "n", "mean Dice", "to the source (95 % interval)")
+    note = f"<p class='note'>{escape(found.note)}</p>" if found.note else ""
+    return f"<h3>Fine-tuning</h3>{_table(heads, rows, numbers=True)}{note}"
 
 
 def _metrics_table(evaluation: Evaluation) -> str:

@@ -104,11 +104,15 @@ class Source:
         """Copy the weights into the run folder."""
         for stage in stages_from_model(plan):
             save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
+            for fold in self.model.trained if stage.recipe.initialization.ensemble else ():
+                weights = self.model.weights(self._of(stage), fold)
+                save_weights(run / file_name(stage, weights), weights)
 
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove the weights that the plan does not name."""
-        used = {stage.recipe.initialization.file for stage in stages_from_model(plan)}
+        starts = [stage.recipe.initialization for stage in stages_from_model(plan)]
+        used = {name for start in starts for name in (start.file, *start.ensemble)}
         (run / "transfer.json").unlink(missing_ok=True)  # of earlier versions; the weights say what it said
         for path in run.glob("source_*.safetensors"):
             if path.name not in used:
@@ -147,17 +151,34 @@ class SourceModel:
         """What to call it in reasons and messages."""
         return f"{self.run.path} ({self.stage.name}, fold {self.fold})"
 
-    def weights(self, stage: Stage) -> dict[str, torch.Tensor]:
+    @cached_property
+    def trained(self) -> list[int]:
+        """Folds that all of its stages have trained: what it predicts with as it is."""
+        each = [
+            {fold.number for fold in self.run.folds(stage) if is_of(stage, fold.weights)} for stage in self.stage.chain
+        ]
+        return sorted(set.intersection(*each))
+
+    def weights(self, stage: Stage, fold: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors of one of its stages by name, each once.
+
+        Args:
+            stage: of the source.
+            fold: number; its own where None.
 
         Raises:
             AutosegError: they are missing, unreadable or of another plan.
         """
-        path = self.run.fold(stage, self.fold).weights
+        path = self.run.fold(stage, self.fold if fold is None else fold).weights
         weights = load_weights(path)
         if not is_of(stage, path):
             raise AutosegError(f"--source: {path} was trained under another plan than the one beside it.")
         return {name: weights[name] for name in own_tensors(unfilled(stage)) if name in weights}
+
+
+def file_name(stage: Stage, weights: Mapping[str, torch.Tensor]) -> str:
+    """Name, in a run folder, of the file with a source's weights for a stage."""
+    return f"source_{stage.name}_{content_of(weights)}.safetensors"
 
 
 def open_source(source: Source) -> SourceModel:
@@ -250,7 +271,7 @@ def source_initialization(
     """
     source_channels = input_names(stage)
     source_outputs = head_names(stage.target)
-    content = content_of(model.weights(stage))
+    weights = model.weights(stage)
     pairs = {
         **channels,
         **{f"{HANDED_ON}{name}": f"{HANDED_ON}{other}" for name, other in outputs.items()},
@@ -258,8 +279,9 @@ def source_initialization(
     heads = {BACKGROUND: BACKGROUND, **outputs}
     return Initialization(
         source="model",
-        file=f"source_{stage.name}_{content}.safetensors",
-        content=content,
+        file=file_name(stage, weights),
+        content=content_of(weights),
+        ensemble=[file_name(stage, model.weights(stage, fold)) for fold in model.trained],
         source_channels=source_channels,
         source_outputs=source_outputs,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},

@@ -416,14 +416,15 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
 
 
 def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """Half of it where it speaks of the very same; nothing where it does not, or for the paper's way."""
+    """Chosen where it speaks of the very same; nothing where it does not, or for the paper's way."""
 
-    def kept(name: str, *options: object) -> float:
+    def kept(name: str, *options: object) -> float | str:
         assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
         return Run.open(tmp_path / name).plan.configurations["3d_fullres"].recipe.initialization.keep
 
     four = sources["four"]
-    assert kept("same", four) == 0.5
+    assert kept("same", four) == "auto"
+    assert len(Run.open(tmp_path / "same").plan.stage().recipe.initialization.ensemble) == 2
     assert kept("all", four, "--tuning", "all") == 0
     assert kept("fewer", four, "--channels", "t1,t2") == 0
     assert kept("more", sources["two"]) == 0
