@@ -72,8 +72,14 @@ def command(
         typer.Option(help="A label or region and the source's that it is: NAME=SOURCE, or NAME=new. Repeatable."),
     ] = None,
     tuning: Annotated[
-        str, typer.Option(help="How to fine-tune: all, layerwise, unfreeze, encoder or heads; the best by default.")
+        str,
+        typer.Option(
+            help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled or heads; the best by default."
+        ),
     ] = "",
+    harmonize: Annotated[
+        bool, typer.Option("--harmonize", help="Map intensities to those of the source's training images.")
+    ] = False,
     folds: Annotated[
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
@@ -99,6 +105,7 @@ def command(
             (map_channel, "--map-channel"),
             (map_label, "--map-label"),
             (tuning, "--tuning"),
+            (harmonize, "--harmonize"),
         ):
             if given:
                 raise UsageError(f"{option} goes with --source, the model to start from.")
@@ -117,7 +124,11 @@ def command(
             parse_pairs(map_channel or [], "--map-channel"),
             parse_pairs(map_label or [], "--map-label"),
         )
-        asked = None if source is None else Source(source, source_config, source_fold, channels_of, outputs_of, tuning)
+        asked = (
+            None
+            if source is None
+            else Source(source, source_config, source_fold, channels_of, outputs_of, tuning, harmonize)
+        )
         carried = (
             () if weights is None else (InitialWeights(weights),),
             () if asked is None else (asked,),

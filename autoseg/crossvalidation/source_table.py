@@ -67,7 +67,7 @@ class SourceTable:
             why = initialization.reasons.get("keep", "it has other channels or outputs")
             return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why}.")
         source = _dice([as_it_is(fold) for fold in folds])
-        rows = [_row("source as it is", source, None)]
+        rows = [_row("source as it is" + (", harmonized" if stage.preprocessing.harmonize else ""), source, None)]
         if chooses(stage):
             rows.append(_row("tuned", _dice([tuned_alone(fold) for fold in folds]), source))
         rows.append(_row(last, chosen, source))

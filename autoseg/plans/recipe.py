@@ -353,8 +353,8 @@ class Freeze(Reasoned):
     """Part of a network that is frozen at first, so that few cases do not overwrite what a model has learned.
 
     Attributes:
-        part: ``none``; ``encoder``; ``body``: everything but the heads; or ``kernels``: everything but scales, shifts and
-            biases (of a batch normalization the statistics are not frozen either).
+        part: ``none``; ``encoder``; ``body``: everything but the heads; or ``kernels``: all but scales, shifts
+            and biases (of a batch normalization the statistics are not frozen either).
         until: share of the budget after which the whole network is trained; 1 for never.
     """
 

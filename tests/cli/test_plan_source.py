@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
+from autoseg.preprocessing.case import preprocess_case
 from autoseg.runs.run import Run
 from autoseg.transfer.tensors import start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
@@ -430,3 +433,39 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert kept("more", sources["two"]) == 0
     assert kept("other", four, "--regions", "whole_tumor") == 0
     assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
+
+
+def test_harmonized(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Images of another gain are preprocessed to what the source's own images are; the plan says by what."""
+    other = tmp_path / "other"
+    shutil.copytree(phantoms, other)
+    for case in Dataset.open(other).cases:
+        for file in case.channels.values():
+            image = sitk.ReadImage(str(file.path))
+            sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32) * 3.0, str(file.path))
+    result = plan(other, "--source", sources["four"], "--harmonize", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    run, source = Run.open(tmp_path / "run"), Run.open(sources["four"])
+    assert run.plan.preprocessing.harmonize == source.fingerprint.landmarks
+    stages = [one.plan.stage("3d_fullres") for one in (run, source)]
+    names = stages[0].channel_names
+    for case in run.dataset.cases:
+        ours = preprocess_case(load_case(case, names), stages[0]).image
+        theirs = preprocess_case(load_case(source.dataset.case(case.id), names), stages[1]).image
+        # Not the same: each image is brought to the mean of all. But the gain is gone.
+        ratio = [float(np.percentile(a, 95) / np.percentile(b, 95)) for a, b in zip(ours, theirs, strict=True)]
+        assert ratio == pytest.approx([1.0] * len(ratio), abs=0.2)
+    # What the fingerprint of an earlier version does not know is measured, where the images are there.
+    older = tmp_path / "older"
+    shutil.copytree(sources["four"], older)
+    path = older / "fingerprint.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    wanted = known.pop("landmarks")
+    path.write_text(json.dumps(known), encoding="utf-8")
+    assert plan(other, "--source", older, "--harmonize", "--out", tmp_path / "again").exit_code == 0
+    assert Run.open(tmp_path / "again").plan.preprocessing.harmonize == wanted
+    gone = json.loads((older / "dataset.json").read_text(encoding="utf-8").replace(str(phantoms), "/nowhere"))
+    (older / "dataset.json").write_text(json.dumps(gone), encoding="utf-8")
+    refused = plan(other, "--source", older, "--harmonize", "--out", tmp_path / "refused")
+    assert "--harmonize: the fingerprint of" in str(refused.exception or refused.output)
+    assert not (tmp_path / "refused").exists()
