@@ -239,6 +239,12 @@ def tuned_alone(fold: Fold) -> Path:
     return _of_share(fold, 0.0)
 
 
+def beside_choice(fold: Fold) -> dict[str, Path]:
+    """What a fold's validation cases were predicted with beside what was chosen: in words → folder of label maps."""
+    found = {"the source as it is": as_it_is(fold), "tuned": tuned_alone(fold)}
+    return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
+
+
 def _of_share(fold: Fold, share: float) -> Path:
     return as_it_is(fold) if share == SOURCE else fold.folder / "shares" / f"{share:g}"
 

@@ -19,6 +19,7 @@ from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
+from autoseg.report.html import write_report
 from autoseg.runs.run import Run
 from autoseg.training import callbacks
 from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, ShareChoice
@@ -226,3 +227,13 @@ def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run_folds(run, [0], resume=False)
     assert (fold.folder / "source" / "scored.json").stat().st_mtime_ns == scored
     assert (fold.validation / "summary.json").exists()
+
+
+def test_in_the_report(source: Run, tmp_path: Path) -> None:
+    """The table, and the same cases by the source, the tuned network and what was chosen."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "to the source (95 % interval)" in page
+    assert page.count("<div class='beside'>") == 3
+    assert page.count("the source as it is. Image") == page.count("tuned. Image") == 3
