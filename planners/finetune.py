@@ -31,7 +31,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import keeping, tuned
+from planners.rules.tuning import keeping, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -140,6 +140,7 @@ def _configurations(
             start, inputs, head_names(target), task.request.annotators, model.asked.tuning, len(model.stage.chain)
         )
         augmentation, inference = _mirrored(task, model, before)
+        augmentation = louder(augmentation, model.asked.tuning)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(
             task,

@@ -74,7 +74,7 @@ def command(
     tuning: Annotated[
         str,
         typer.Option(
-            help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled or heads; the best by default."
+            help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled, augmented or heads."
         ),
     ] = "",
     harmonize: Annotated[

@@ -13,6 +13,7 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.transfer.surgery import Correspondence, TensorTransfer, carry_over, match_decoders
+from autoseg.utils.errors import AutosegError
 
 #: Name of the background's head: of exclusive labels it is one like the others.
 BACKGROUND = "background"
@@ -63,6 +64,8 @@ def fitted_source(stage: Stage, run: Path, folder: Path) -> list[Path]:
     for number, name in enumerate(stage.recipe.initialization.ensemble):
         path = folder / f"{number}.safetensors"
         if read_metadata(path) != {**identity_of(stage), "source": name}:
+            if not (run / name).is_file():
+                raise AutosegError(f"{run / name}, a fold of the source, is gone; plan again with --source.")
             network = build(stage.network, stage.in_channels, stage.heads)
             _transfer(network, stage, load_weights(run / name))
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from autoseg.plans.configuration import Configuration
-from autoseg.plans.recipe import Freeze, Initialization, Optimizer, Recipe, Schedule
+from autoseg.plans.recipe import Augmentation, Freeze, Initialization, Optimizer, Recipe, Schedule
 from autoseg.plans.stage import Stage
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError
@@ -41,6 +41,7 @@ class Tuning:
         until: share of the budget that it is frozen for; 1 for all of it.
         keeps: whether the result may keep a share of the source's weights, where the source does without training.
         pull: strength of :attr:`autoseg.plans.recipe.Initialization.pull`.
+        louder: factor on the probabilities of all changes of intensity and resolution.
         why: in words.
     """
 
@@ -50,8 +51,12 @@ class Tuning:
     until: float = 1.0
     keeps: bool = True
     pull: float = 0.0
+    louder: float = 1.0
     why: str = ""
 
+
+#: What scanners differ in, as the augmentation names it.
+_LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
 
 #: Ways to fine-tune by name.
 TUNINGS = {
@@ -67,6 +72,11 @@ TUNINGS = {
         2.0, part="kernels", why="scales, shifts and biases alone: looks change between scanners, structures do not"
     ),
     "pulled": Tuning(0.25, pull=20.0, why="all layers, drawn back to the source's weights (L2-SP, Li et al. 2018)"),
+    "augmented": Tuning(
+        0.25,
+        louder=2.5,
+        why="all layers, with more changes of what differs: contrast, brightness, noise, resolution",
+    ),
     "heads": Tuning(1.0, part="body", why="the heads alone; everything else stays the source's"),
 }
 
@@ -178,6 +188,17 @@ def keeping(
         return start.model_copy(update={"keep": _KEEP, "reasons": {**start.reasons, "keep": why}})
     why = "on cases that were not trained on; all of it where no tuning is better than the source as it is"
     return start.model_copy(update={"keep": "auto", "reasons": {**start.reasons, "keep": why}})
+
+
+def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
+    """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that."""
+    way = TUNINGS[tuning or DEFAULT]
+    if way.louder == 1:
+        return augmentation
+    names = [f"{name}_probability" for name in (*_LOOKS, "gamma", "gamma_invert")]
+    raised = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
+    why = f"{way.louder:g} times the source's: {way.why}"
+    return augmentation.model_copy(update={**raised, "reasons": {**augmentation.reasons, **dict.fromkeys(names, why)}})
 
 
 def _data(task: Task, model: SourceModel, before: Configuration) -> Data:

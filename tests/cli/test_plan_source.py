@@ -20,6 +20,7 @@ from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Recipe
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.runs.run import Run
 from autoseg.transfer.tensors import start_from_model, transfer_tables
@@ -433,6 +434,24 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert kept("more", sources["two"]) == 0
     assert kept("other", four, "--regions", "whole_tumor") == 0
     assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
+
+
+def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Each leaves its mark in the plan; the looks that scanners differ in come 2.5 times as often."""
+
+    def recipe(name: str) -> Recipe:
+        result = plan(phantoms, "--source", sources["four"], "--tuning", name, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        return Run.open(tmp_path / name).plan.stage("3d_fullres").recipe
+
+    usual, loud = recipe("layerwise").augmentation, recipe("augmented").augmentation
+    assert loud.contrast_probability == pytest.approx(2.5 * usual.contrast_probability)
+    assert loud.gamma_probability == pytest.approx(min(1, 2.5 * usual.gamma_probability))
+    assert (loud.rotation_probability, loud.contrast) == (usual.rotation_probability, usual.contrast)
+    assert recipe("norms").freeze.part == "kernels"
+    assert (recipe("pulled").initialization.pull, recipe("pulled").initialization.keep) == (20, "auto")
+    unknown = plan(phantoms, "--source", sources["four"], "--tuning", "more", "--out", tmp_path / "none")
+    assert "augmented" in str(unknown.exception)
 
 
 def test_harmonized(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

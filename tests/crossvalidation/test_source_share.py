@@ -25,6 +25,7 @@ from autoseg.training import callbacks
 from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.utils.device import Compute
+from autoseg.utils.errors import AutosegError
 from tests.builders import blob, make_plan, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -237,3 +238,11 @@ def test_in_the_report(source: Run, tmp_path: Path) -> None:
     assert "to the source (95 % interval)" in page
     assert page.count("<div class='beside'>") == 3
     assert page.count("the source as it is. Image") == page.count("tuned. Image") == 3
+
+
+def test_a_fold_of_the_source_is_gone(source: Run, tmp_path: Path) -> None:
+    run = tuned(source, tmp_path / "run")
+    name = run.plan.stage().recipe.initialization.ensemble[1]
+    (run.path / name).unlink()
+    with pytest.raises(AutosegError, match=f"{name}, a fold of the source, is gone; plan again with --source"):
+        run_folds(run, [0])
