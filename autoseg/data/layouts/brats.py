@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 
 #: Names of the four sequences, in the order in which a dataset has them.

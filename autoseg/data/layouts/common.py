@@ -1,6 +1,5 @@
 """Shared by the readers of layouts: ``dataset.json``, patients in case names, and errors that name the file."""
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +9,6 @@ from pydantic import ValidationError
 
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
-
-#: Patterns of case names that contain the patient, as the group ``patient``.
-_PATIENTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?P<patient>BraTS-[A-Z]+-\d+)-\d{3}",  # BraTS 2023 on: patient and time point
-        r"(?P<patient>sub-[A-Za-z0-9]+)_.+",  # BIDS: subject, then session or run
-        r"(?P<patient>patient\d+)_frame\d+",  # ACDC: two phases of one heart
-        r"(?P<patient>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})[-_.].+",  # The Cancer Genome Atlas
-    )
-)
 
 
 def description_file(path: Path) -> Path:
@@ -39,15 +27,6 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     data = read_json(file)
     return data if isinstance(data, dict) else None
-
-
-def patient_of(case_id: str) -> str:
-    """The patient in a case's name, by well-known naming schemes, or ``""``."""
-    for pattern in _PATIENTS:
-        match = pattern.fullmatch(case_id)
-        if match:
-            return match["patient"]
-    return ""
 
 
 def unique(names: Iterable[str]) -> list[str]:

@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.description import Case, ChannelFile, Description, label_files
 from autoseg.data.file_names import image_ending
 from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
-    patient_of,
     read_description,
     unique,
     whole,
 )
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
@@ -53,7 +53,7 @@ def read(path: Path) -> Description:
         # The Decathlon's test list stays in dataset.json when only the training part was downloaded.
         if (root / image).is_file() and case.id not in names:
             unlabelled.append(case)
-    label_files = [case.label for case in cases if case.label is not None]
+    endings = [image_ending(path) for case in cases for path in label_files(case.label)]
     with inconsistencies_in(file):
         return Description(
             name=str(data.get("name") or root.resolve().name),
@@ -65,7 +65,7 @@ def read(path: Path) -> Description:
             ignore_label=ignore,
             cases=tuple(cases),
             unlabelled=tuple(unlabelled),
-            file_ending=(image_ending(label_files[0]) if label_files else None) or ".nii.gz",
+            file_ending=(endings[0] if endings else None) or ".nii.gz",
         )
 
 

@@ -11,12 +11,12 @@ from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
-    patient_of,
     read_description,
     unique,
     whole,
 )
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
