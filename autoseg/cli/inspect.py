@@ -16,9 +16,6 @@ from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import silenced
 
-#: The layout of datasets that nothing describes.
-PROPOSED = "proposed"
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -64,7 +61,7 @@ def command(
 def _open(path: Path, layout: str | None, label: str | None, patients: str | None) -> "tuple[Dataset, str | None]":
     """The dataset, and the description proposed for it where it has none."""
     from autoseg.data.dataset import Dataset
-    from autoseg.data.layouts.layout import datasets_below, recognise_layout
+    from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
     from autoseg.data.layouts.propose import propose
 
     choices = {} if label is None else {"label": label}

@@ -89,6 +89,7 @@ def command(
 ) -> None:
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset
+    from autoseg.data.layouts.layout import PROPOSED
     from autoseg.planning.making import plan_dataset
     from autoseg.planning.request import Request
     from autoseg.runs.run import Run
@@ -144,6 +145,8 @@ def command(
         with silenced() if as_json else nullcontext():
             choices = {} if label is None else {"label": label}
             opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
+            if opened.layout == PROPOSED:
+                say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")
             run = plan_dataset(opened, out, request)
     plan = run.plan
     if as_json:

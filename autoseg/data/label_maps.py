@@ -1,8 +1,10 @@
 """Label maps: read from one file, or united from a binary mask a structure."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import permutations
 from math import comb
 from pathlib import Path
 
@@ -13,10 +15,14 @@ from autoseg.data.description import LabelSource, StructureMasks
 from autoseg.data.image import Image, read_image
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus
-from autoseg.utils.progress import Steps
+from autoseg.utils.progress import Steps, say
 
 #: The largest label value: that of a signed integer of 32 bits.
 _LARGEST = 2**31 - 1
+
+#: A structure is inside another if less than this part of it is outside: masks drawn one by one differ by some voxels
+#: along a common border.
+_STRAY = 0.01
 
 
 def read_label_map(source: str | LabelSource) -> Image:
@@ -62,17 +68,18 @@ def labels_of_masks(cases: Iterable[StructureMasks]) -> tuple[dict[str, int], di
     """Labels and regions of a dataset whose labels are a mask a structure; every mask is read.
 
     Where no two structures share a voxel, they are the labels. Where some do, every combination that occurs is a label,
-    and each structure a region of those that it is part of.
+    and each structure a region of those that it is part of. A structure of which less than :data:`_STRAY` lies outside
+    another is taken to lie inside it: the other's region is made to hold it whole, which is said.
 
     Raises:
         AutosegError: a file is unreadable, is no binary mask, or masks of a case are not on one grid.
     """
     cases = list(cases)
     structures = cases[0].structures if cases else ()
-    found: set[tuple[int, ...]] = set()
+    found: Counter[tuple[int, ...]] = Counter()
     with ThreadPoolExecutor(available_cpus()) as pool, Steps("Looking for overlaps of structures", len(cases)) as steps:
         for combinations in pool.map(_combinations, cases):
-            found |= combinations
+            found.update(combinations)
             steps.advance()
     if all(len(members) == 1 for members in found):
         return {name: number for number, name in enumerate(structures, start=1)}, {}
@@ -84,7 +91,26 @@ def labels_of_masks(cases: Iterable[StructureMasks]) -> tuple[dict[str, int], di
         labels[" and ".join(names) if len(names) > 1 else f"{names[0]} only"] = value
         for name in names:
             regions[name] = (*regions.get(name, ()), value)
+    for inner, outer in _nearly_nested(found, structures):
+        regions[outer] = tuple(sorted({*regions[outer], *regions[inner]}))
     return labels, {name: regions[name] for name in structures if name in regions}
+
+
+def _nearly_nested(found: Counter[tuple[int, ...]], structures: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of structures of which the first lies in the second but for a few voxels."""
+    sizes: Counter[int] = Counter()
+    shared: Counter[tuple[int, int]] = Counter()
+    for members, voxels in found.items():
+        sizes.update(dict.fromkeys(members, voxels))
+        shared.update(dict.fromkeys(permutations(members, 2), voxels))
+    for (inner, outer), voxels in sorted(shared.items()):
+        stray = sizes[inner] - voxels
+        if 0 < stray < _STRAY * sizes[inner] and sizes[outer] > sizes[inner]:
+            say(
+                f"{stray} of {sizes[inner]} voxels of {structures[inner]} lie outside {structures[outer]}; "
+                f"they count as {structures[outer]}, too."
+            )
+            yield structures[inner], structures[outer]
 
 
 def _united(source: StructureMasks) -> Image:
@@ -106,22 +132,28 @@ def _united(source: StructureMasks) -> Image:
     return replace(image, array=label.reshape(1, *shape))
 
 
-def _combinations(source: StructureMasks) -> set[tuple[int, ...]]:
-    """The combinations of structures that occur in a case."""
-    image, packed = _packed(source)
+def _combinations(source: StructureMasks) -> dict[tuple[int, ...], int]:
+    """The combinations of structures that occur in a case, with their voxels; none where a mask can't be used."""
+    try:
+        image, packed = _packed(source)
+    except AutosegError:  # the check of the dataset reports it, with all else
+        return {}
     if image is None:
-        return set()
+        return {}
     size = image.array[0].size
     count = np.zeros(size, np.uint16)
     for bits in packed.values():
         count += np.unpackbits(bits, count=size)
-    found = {
-        (number,)
-        for number, bits in packed.items()
-        if (np.unpackbits(bits, count=size).astype(bool) & (count == 1)).any()
-    }
+    once = count == 1
+    found: dict[tuple[int, ...], int] = {}
+    for number, bits in packed.items():
+        if alone := int(np.count_nonzero(np.unpackbits(bits, count=size).astype(bool) & once)):
+            found[number,] = alone
     places = np.flatnonzero(count > 1)
-    return found | (set(_members_at(packed, places, size)[0]) if places.size else set())
+    if places.size:
+        members, which = _members_at(packed, places, size)
+        found |= dict(zip(members, map(int, np.bincount(which)), strict=True))
+    return found
 
 
 def _packed(source: StructureMasks) -> tuple[Image | None, dict[int, np.ndarray]]:

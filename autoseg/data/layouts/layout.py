@@ -57,6 +57,9 @@ class Layout:
         return self.read(path, **choices)
 
 
+#: Name of the layout of datasets that nothing describes.
+PROPOSED = "proposed"
+
 #: Layouts up to this rank are told by a description file, which speaks for its own folder.
 DESCRIBED = 29
 

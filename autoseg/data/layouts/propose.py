@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from autoseg.data.image import read_image
 from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
 from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
-from autoseg.data.names import SEQUENCES
+from autoseg.data.names import sequence_in
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError, UsageError
 
@@ -242,11 +242,9 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _channel_name(role: Role, alone: bool) -> str:
+    if (known := sequence_in(role.words)) is not None:
+        return known
     words = [word for word in re.split(r"[_\-. /]+", role.words.lower()) if word]
-    together = ["".join(pair) for pair in pairwise(words)]
-    known = [SEQUENCES[word] for word in (*words, *together) if word in SEQUENCES]
-    if known:
-        return known[-1]
     words = [word for word in words if not FOLDER_WORDS.match(word)]
     if alone or not words:
         return "image"

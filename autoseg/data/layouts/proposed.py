@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from autoseg.data.description import Description
-from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.layouts.layout import LAYOUTS, PROPOSED, Layout
 from autoseg.data.layouts.manifest import parse, read_described
 from autoseg.data.layouts.propose import Proposal, guess
 from autoseg.data.layouts.roles import roles_in_folder
@@ -30,7 +30,7 @@ def read(path: Path, label: str | None = None) -> Description:
         UsageError: no file is called like ``label``.
     """
     found = read_described(path, parse(guess(path, label).text, path))
-    return found.model_copy(update={"layout": "proposed"})
+    return found.model_copy(update={"layout": PROPOSED})
 
 
 def _signature(path: Path) -> str:
@@ -53,4 +53,4 @@ def _guess(path: Path) -> Proposal | None:
     return found if found.labels and not found.exam else None
 
 
-LAYOUTS.register("proposed", Layout(recognise, read, rank=200, choices=("label",), signature=_signature))
+LAYOUTS.register(PROPOSED, Layout(recognise, read, rank=200, choices=("label",), signature=_signature))

@@ -120,7 +120,9 @@ def roles_in_folder(root: Path) -> Roles:
         )
     folders = {path.parent for path in files}
     below = [folder for folder in folders if folder != root]
-    by_kind = any(FOLDER_WORDS.match(folder.relative_to(root).parts[-1]) for folder in below)
+    # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
+    kinds = [folder for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()]
+    by_kind = 0 < len(kinds) <= len({_stem(path) for path in files})
     if _is_exam(root, files):
         return _recurring(".", [root], files)
     if root in folders or by_kind:
