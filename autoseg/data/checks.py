@@ -16,7 +16,7 @@ from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, read_geometry, read_image
-from autoseg.data.label_maps import read_label_map
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autoseg.data.description import Case, ChannelFile, Description, LabelSource
 from autoseg.data.image import Geometry, read_image
-from autoseg.data.label_maps import read_label_map
+from autoseg.data.structure_masks import read_label_map
 from autoseg.data.layouts.layout import LAYOUTS, by_rank, datasets_below, recognise_layout
 from autoseg.data.patients import regrouped
 from autoseg.utils.errors import AutosegError

@@ -31,7 +31,7 @@ class ChannelFile(_Model):
 class StructureMasks(_Model):
     """A label drawn as a binary mask a structure, each in a file of its own; they may overlap.
 
-    :func:`autoseg.data.label_maps.read_label_map` unites them.
+    :func:`autoseg.data.structure_masks.read_label_map` unites them.
 
     Attributes:
         structures: names of all structures of the dataset, in the order in which they are numbered.

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from autoseg.data.description import LabelSource
 from autoseg.data.image import Geometry, Image
-from autoseg.data.label_maps import read_label_map
+from autoseg.data.structure_masks import read_label_map
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row

@@ -15,7 +15,7 @@ from pathlib import Path
 from autoseg.data.description import Case, ChannelFile, Description, LabelSource, StructureMasks
 from autoseg.data.file_names import image_ending, is_image
 from autoseg.data.image import read_geometry
-from autoseg.data.label_maps import labels_of_masks
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.data.layouts.common import inconsistencies_in, values_of
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.patients import patient_of

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource
-from autoseg.data.label_maps import read_label_map
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 from autoseg.utils.parallel import available_cpus

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks, label_files
 from autoseg.data.file_names import image_ending, images_in
-from autoseg.data.label_maps import labels_of_masks
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.layouts.tables import file_in, read_table

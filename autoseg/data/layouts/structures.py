@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks
 from autoseg.data.file_names import image_ending, images_in
-from autoseg.data.label_maps import labels_of_masks
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.data.layouts.common import inconsistencies_in, usable_id
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
