@@ -87,13 +87,15 @@ class Image:
         array: ``(channel, z, y, x)``.
         spacing: mm per voxel in array order ``(z, y, x)``.
         geometry: the file's own geometry, needed to write a result beside it.
-        non_finite: voxels that are NaN or infinite in a NIfTI file, and 0 here.
+        non_finite: voxels that are NaN or infinite in the file, and 0 here.
+        slope: that the file's integers were multiplied by.
     """
 
     array: np.ndarray
     spacing: tuple[float, float, float]
     geometry: Geometry
     non_finite: int = 0
+    slope: float = 1.0
 
 
 class Header(NamedTuple):

@@ -4,6 +4,7 @@ Reading brings an image into canonical orientation (:class:`autoseg.data.geometr
 into the order, flips and exact geometry of the file it came from.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,13 @@ def read_geometry(path: str | Path) -> Header:
 
 
 def read_image(path: str | Path) -> Image:
-    """Read an image file, all its channels, in canonical orientation.
+    """Read an image file, all its channels, in canonical orientation; voxels that are NaN or infinite are 0.
 
     Raises:
         AutosegError: the file is missing or unreadable.
     """
     try:
-        return _format(path).read(Path(path))
+        return _finite(_format(path).read(Path(path)))
     except (RuntimeError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
 
@@ -64,6 +65,16 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
             raise AutosegError(
                 f"{path} can't be written ({_reason(error)}); choose another folder or file ending."
             ) from None
+
+
+def _finite(image: Image) -> Image:
+    array = image.array
+    # Minimum and maximum are NaN or infinite where any voxel is, and take no memory.
+    if array.dtype.kind != "f" or not array.size or np.isfinite([array.min(), array.max()]).all():
+        return image
+    finite = np.isfinite(array)
+    count = int(array.size - np.count_nonzero(finite))
+    return replace(image, array=np.where(finite, array, array.dtype.type(0)), non_finite=image.non_finite + count)
 
 
 def _format(path: str | Path) -> ImageFormat:

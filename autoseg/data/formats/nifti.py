@@ -61,15 +61,16 @@ def _read(path: Path) -> Image:
     if stored.array is None or kind is None or stored.array.size != np.prod(shape):
         return read_with_sitk(path)
     array = stored.array.reshape(shape)
+    slope = stored.scaling.slope if array.dtype.kind in "ui" and not stored.scaling.intercept else 1.0
     if stored.scaling.changes:
         array = array.astype(kind) * np.float64(stored.scaling.slope) + np.float64(stored.scaling.intercept)
     if geometry.dimension == 2:
         y, x = reversed(geometry.spacing)
-        return Image(_copied(array[:, None], kind), (FLAT_SPACING, y, x), geometry, stored.non_finite)
+        return Image(_copied(array[:, None], kind), (FLAT_SPACING, y, x), geometry, stored.non_finite, slope)
     axes = axes_in("stored", geometry)
     own = tuple(reversed(geometry.spacing))
     z, y, x = (own[int(axis)] for axis in np.argsort(axes.order))
-    return Image(_copied(axes.turn_back(array), kind), (z, y, x), geometry, stored.non_finite)
+    return Image(_copied(axes.turn_back(array), kind), (z, y, x), geometry, stored.non_finite, slope)
 
 
 def _copied(array: np.ndarray, kind: str) -> np.ndarray:
