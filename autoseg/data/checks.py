@@ -14,7 +14,7 @@ from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
-from autoseg.data.image import Geometry, Image, read_geometry, read_image
+from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.utils.errors import AutosegError
@@ -178,10 +178,16 @@ def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | Non
         found.add("error", path, "the file does not exist", "Add it, or take the case out.")
         return None
     try:
-        return read_geometry(path)
+        header = read_geometry(path)
+    except UnusableImage as error:
+        found.add("error", path, error.what, error.remedy)
+        return None
     except AutosegError:
         found.add("error", path, "can't be read as an image", "Replace the file, or take the case out.")
         return None
+    for remark in geometry_remarks(path, header.geometry):
+        found.add("warning", path, remark, "Correct the header where that is wrong.")
+    return header
 
 
 def _components(found: _CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.image import Geometry, Image, read_image
+from autoseg.data.image import Geometry, Image, geometry_remarks, read_image
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.layouts.layout import LAYOUTS, by_rank, recognise_layout
 from autoseg.utils.errors import AutosegError
@@ -106,6 +106,8 @@ def load_case(
             cache = {source.path: read_image(source.path)}
             if broken := cache[source.path].non_finite:
                 remarks.append(f"{broken} voxels of {source.path} are NaN or infinite; they are read as 0.")
+            about = geometry_remarks(source.path, cache[source.path].geometry)
+            remarks += [f"{source.path}: {remark}." for remark in about]
         image = cache[source.path]
         index = source.component or 0
         if index >= len(image.array):
