@@ -15,7 +15,9 @@ from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
-from autoseg.data.image import Geometry, Image, read_geometry, read_image
+from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
+from autoseg.data.intensities import doubt_about
+from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -178,10 +180,16 @@ def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | Non
         found.add("error", path, "the file does not exist", "Add it, or take the case out.")
         return None
     try:
-        return read_geometry(path)
+        header = read_geometry(path)
+    except UnusableImage as error:
+        found.add("error", path, error.what, error.remedy)
+        return None
     except AutosegError:
         found.add("error", path, "can't be read as an image", "Replace the file, or take the case out.")
         return None
+    for remark in geometry_remarks(path, header.geometry):
+        found.add("warning", path, remark, "Correct the header where that is wrong.")
+    return header
 
 
 def _components(found: _CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:
@@ -194,10 +202,10 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
         )
     elif component is None and components > 1:
         found.add(
-            "warning",
+            "error",
             path,
-            f"holds {components} channels, of which only the first is used, as {name}",
-            "Describe all its channels, or store this one alone.",
+            f"holds {components} channels where {name} alone is expected",
+            "Describe its channels one by one, or store this one alone.",
         )
 
 
@@ -237,23 +245,10 @@ def _channels(
 
 
 def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
-    broken = 0 if array.dtype.kind in "ui" else int(array.size - np.isfinite(array).sum())
-    if broken:
-        found.add(
-            "error",
-            path,
-            f"{broken} voxels of {name} are NaN or infinite",
-            "Replace them (by 0, if they are background), or take the case out.",
-        )
-    low, high = (array.min(), array.max()) if broken < array.size else (np.nan, np.nan)
-    if low == high:
-        found.add(
-            "error",
-            path,
-            f"{name} is empty (all voxels are 0)" if low == 0 else f"{name} is constant (all voxels are {low:g})",
-            "Take the file out (a case may lack a channel), or replace it.",
-        )
-    else:
+    doubt = doubt_about(name, array)
+    if doubt is not None:
+        found.add(doubt.severity, path, doubt.what, doubt.remedy)
+    if doubt is None or doubt.severity != "error":
         digest = hashlib.blake2b(f"{array.shape}".encode(), digest_size=16)
         digest.update(np.ascontiguousarray(array, np.float32).data)
         found.hashes[name] = digest.hexdigest()
@@ -262,7 +257,7 @@ def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray)
 def _label(
     found: _CaseFindings, source: LabelSource | None, geometries: dict[Path, Geometry], dataset: Dataset
 ) -> np.ndarray | None:
-    """Check a label map; return it as int16 ``(z, y, x)``."""
+    """Check a label map; return it as integers ``(z, y, x)``."""
     files = label_files(source)
     if source is None or not files or any(path not in geometries for path in files):
         return None
@@ -274,18 +269,11 @@ def _label(
         what = f"the label holds {len(image.array)} channels instead of one"
         found.add("error", path, what, "Save it with one channel (a picture: as greyscale, without a palette).")
         return None
-    array = image.array[0]
-    if array.dtype.kind not in "uib":
-        broken = ~np.isfinite(array)
-        uneven = ~broken & (array != np.rint(array))
-        if broken.any() or uneven.any():
-            found.add(
-                "error",
-                path,
-                f"{int(broken.sum() + uneven.sum())} voxels of the label are no whole numbers",
-                "Save it as integers, and resample labels with nearest neighbour only.",
-            )
-            return None
+    try:
+        array = label_values(image)
+    except NotALabelMap as error:
+        found.add("error", path, str(error), "Save it as integers, and resample labels with nearest neighbour only.")
+        return None
     table = value_counts(array)
     known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
     unknown = {value: count for value, count in table.items() if value not in known}
@@ -300,7 +288,7 @@ def _label(
         )
     if not any(value in table for value in dataset.labels.values()):
         found.add("warning", path, "the label is empty", "Right, if there is nothing to segment in this case.")
-    return array.astype(np.int16 if abs(array).max() <= np.iinfo(np.int16).max else np.int32)
+    return array
 
 
 def _united_masks(found: _CaseFindings, source: StructureMasks) -> Image | None:

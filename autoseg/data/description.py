@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autoseg.data.file_names import why_not_plain
+from autoseg.data.label_maps import LARGEST_LABEL
 from autoseg.utils.errors import AutosegError
 
 if TYPE_CHECKING:
@@ -141,6 +143,15 @@ class Description(_Model):
         if 0 in known:
             raise ValueError(f"a label of {self.name} has the value 0, which is the background")
         counts = Counter(case.id for case in (*self.cases, *self.unlabelled))
+        for name in counts:
+            why = why_not_plain(name)
+            if why is not None:
+                raise ValueError(f"{name!r} can't be a case's name, since results are named after it: {why}; rename it")
+        large = [name for name, value in self.labels.items() if value > LARGEST_LABEL]
+        if large:
+            raise ValueError(
+                f"label {large[0]} has the value {self.labels[large[0]]}; the largest possible one is {LARGEST_LABEL}"
+            )
         twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise ValueError(f"several cases are called {', '.join(twice)}; rename all but one")

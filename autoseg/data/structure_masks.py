@@ -13,6 +13,7 @@ import numpy as np
 from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource, StructureMasks
 from autoseg.data.image import Image, read_image
+from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus
 from autoseg.utils.progress import Steps, say
@@ -172,16 +173,15 @@ def _packed(source: StructureMasks) -> tuple[Image | None, dict[int, np.ndarray]
 
 
 def _mask(image: Image, path: Path) -> np.ndarray:
-    if len(image.array) != 1:
-        raise AutosegError(f"{path} has {len(image.array)} channels; a mask has one.")
-    values = set(value_counts(image.array[0])) if image.array.dtype.kind in "uib" else set(np.unique(image.array[0]))
-    above = values - {0}
-    if len(above) > 1:
-        raise AutosegError(
-            f"{path} holds the values {', '.join(f'{value:g}' for value in sorted(values)[:5])}…; "
-            "a mask of one structure holds 0 and one other value."
-        )
-    mask: np.ndarray = image.array[0] != 0
+    try:
+        values = label_values(image)
+    except NotALabelMap as error:
+        raise AutosegError(f"{path} is no mask: {error}.") from None
+    found = list(value_counts(values))
+    if len({*found, 0}) > 2:
+        listed = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+        raise AutosegError(f"{path} holds the values {listed}; a mask of one structure holds 0 and one other value.")
+    mask: np.ndarray = values != 0
     return mask
 
 

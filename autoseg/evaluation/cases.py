@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from autoseg.data.description import LabelSource
 from autoseg.data.image import Geometry, Image
+from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.structure_masks import read_label_map
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
@@ -20,6 +21,10 @@ from autoseg.utils.progress import track
 
 #: What :meth:`autoseg.evaluation.summary.Evaluation.counts` needs: which masks are empty.
 COUNTED = ("prediction_ml", "reference_ml")
+
+
+#: Label values up to which a table of all of them is kept; larger ones, as an atlas has, are numbered first.
+_LARGEST_TABLE = 1 << 16
 
 
 class LabelGroup(Protocol):
@@ -43,7 +48,9 @@ class Structure:
 
 
 def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
-    """Read a label map (or unite one from masks) as int32 ``(z, y, x)``, with the image it came from.
+    """Read a label map (or unite one from masks) with the image it came from.
+
+    It is int32, or int64 where it holds larger values, ``(z, y, x)``.
 
     Raises:
         AutosegError: unreadable, with several channels, or with values that are not whole numbers.
@@ -51,11 +58,11 @@ def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
     image = read_label_map(path)
     if len(image.array) != 1:
         raise AutosegError(f"{path} has {len(image.array)} channels; a label map has one.")
-    array = image.array[0]
-    labels = array.astype(np.int32)
-    if not np.issubdtype(array.dtype, np.integer) and not np.array_equal(labels, array):
-        raise AutosegError(f"{path} has values that are not whole numbers; a label map holds label values.")
-    return labels, image
+    try:
+        labels = label_values(image)
+    except NotALabelMap:
+        raise AutosegError(f"{path} has values that are not whole numbers; a label map holds label values.") from None
+    return labels if labels.dtype == np.int64 else labels.astype(np.int32), image
 
 
 def evaluate_arrays(
@@ -83,11 +90,15 @@ def evaluate_arrays(
         ignored = reference == protocol.ignore
         voxels -= int(np.count_nonzero(ignored))
         prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+    several = [[value for value in target.values if value != protocol.ignore] for target in targets]
+    if max(prediction.max(initial=0), reference.max(initial=0)) > _LARGEST_TABLE:
+        known = sorted({value for values in several for value in values})
+        prediction, reference = (_numbered(labels, known) for labels in (prediction, reference))
+        several = [[known.index(value) + 1 for value in values] for values in several]
     # One pass finds every label's box, so that a target is looked for only where it is.
     boxes = [ndimage.find_objects(np.maximum(labels, 0)) for labels in (prediction, reference)]
     found = {}
-    for target in targets:
-        values = [value for value in target.values if value != protocol.ignore]
+    for target, values in zip(targets, several, strict=True):
         box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.ndim)
         found[target.name] = measure(
             np.isin(prediction[box], values),
@@ -171,6 +182,14 @@ def _corners(geometry: Geometry) -> np.ndarray:
     index = np.array(list(np.ndindex(*(2,) * dimension))) * (np.array(geometry.size) - 1)
     direction = np.asarray(geometry.direction).reshape(dimension, dimension)
     return np.asarray(geometry.origin) + (index * geometry.spacing) @ direction.T
+
+
+def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Labels by their number among ascending values, from 1; 0 for any other."""
+    if not values:
+        return np.zeros(labels.shape, np.int32)
+    places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
+    return np.where(np.asarray(values)[places] == labels, places + 1, 0).astype(np.int32)
 
 
 def _union(boxes: list[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...]:

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
+from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Dataset
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import image_ending, images_in
@@ -191,7 +190,7 @@ def parse_structures(text: str) -> list[Structure]:
 def found_structures(paths: Iterable[LabelSource], ignore: int | None, workers: int) -> list[Structure]:
     """Every label value in any of the files."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        values = set().union(*pool.map(lambda path: set(np.unique(read_labels(path)[0]).tolist()), paths))
+        values = set().union(*pool.map(lambda path: set(value_counts(read_labels(path)[0])), paths))
     return [Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore]
 
 

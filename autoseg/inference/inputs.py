@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.file_names import image_ending, images_in, is_image
+from autoseg.data.file_names import image_ending, images_in, is_image, why_not_plain
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.data.names import channel_key, pair
@@ -67,6 +67,8 @@ def single_case(
     for channel in files:
         if channel not in known:
             raise UsageError(f"--channel {channel}: the plan's channels are {', '.join(known)}.")
+    if name is not None and (why := why_not_plain(name)) is not None:
+        raise UsageError(f"--name {name!r} can't name a result: {why}.")
     for path in (*files.values(), *([mask] if mask else [])):
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")

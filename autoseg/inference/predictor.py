@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase
-from autoseg.data.file_names import image_ending, result_ending
+from autoseg.data.file_names import image_ending, result_ending, why_not_plain
 from autoseg.data.geometry import Geometry
 from autoseg.inference.chain import ScoresOnScan
 from autoseg.inference.decoding import paint_probabilities
@@ -217,6 +217,9 @@ class Predictor:
         outcome = Outcome()
         due = []
         cases = list(cases)
+        for case in cases:
+            if (why := why_not_plain(case.id)) is not None:
+                raise UsageError(f"{case.id!r} can't name a result: {why}; rename the case.")
         self._refuse_overwriting(cases, out, writers)
         for case in cases:
             path = self._label_file(case, out)

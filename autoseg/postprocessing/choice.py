@@ -92,7 +92,7 @@ class _Packed:
     @classmethod
     def of(cls, label: np.ndarray) -> "Self":
         small = label.size == 0 or (label.min() >= 0 and label.max() <= 255)
-        label = np.ascontiguousarray(label, np.uint8 if small else np.int32)
+        label = np.ascontiguousarray(label, np.uint8) if small else np.ascontiguousarray(label)
         return cls(label.shape, label.dtype.str, zlib.compress(label.tobytes(), 1))
 
     def array(self) -> np.ndarray:

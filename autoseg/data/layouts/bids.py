@@ -15,10 +15,10 @@ from pathlib import Path
 from autoseg.data.description import Case, ChannelFile, Description, LabelSource, StructureMasks
 from autoseg.data.file_names import image_ending, is_image
 from autoseg.data.image import read_geometry
-from autoseg.data.structure_masks import labels_of_masks
 from autoseg.data.layouts.common import inconsistencies_in, values_of
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.patients import patient_of
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks, label_files
 from autoseg.data.file_names import image_ending, images_in
-from autoseg.data.structure_masks import labels_of_masks
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
 
 if sys.version_info >= (3, 11):
