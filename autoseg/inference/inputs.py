@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.file_names import image_ending, images_in, is_image, why_not_plain
+from autoseg.data.file_names import image_ending, images_in, is_image, is_picture, why_not_plain
 from autoseg.data.image import read_geometry
-from autoseg.data.layouts.layout import recognise_layout
+from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
@@ -21,6 +21,7 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
     A dataset gives its unlabelled cases where it has any (its test set), else all; its channels may go by other names
     than the plan's, as ``T1ce`` for ``t1c``. A folder of bare images gives one
     case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … in its order.
+    Folders of cases are told by the names of their files, as in training.
 
     Args:
         path: dataset, or folder of images, or one image file.
@@ -38,9 +39,16 @@ def cases_to_predict(path: str | Path, plan: Plan, layout: str | None = None, ev
         if _components(path) != len(plan.channels):
             return [single_case({plan.channel_names[0]: path}, [plan.stage()])]
         return [Case(id=_stem(path), channels=_all_of(path, plan))]
-    if layout is None and path.is_dir() and recognise_layout(path) is None:
+    found = recognise_layout(path) if layout is None else layout
+    if found is None and path.is_dir() and images_in(path):
         return _bare_images(path, plan)
-    dataset = Dataset.open(path, layout)
+    if layout is None and path.is_dir() and found in (None, PROPOSED) and not datasets_below(path):
+        undescribed = _undescribed(path, plan)
+        if undescribed is None:
+            return _bare_images(path, plan)
+        dataset = undescribed
+    else:
+        dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     return by_other_names(cases, dataset.channels, plan)
 
@@ -103,6 +111,15 @@ def by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> li
     ]
 
 
+def _undescribed(folder: Path, plan: Plan) -> Dataset | None:
+    """A folder that nothing describes, laid out so that the plan's channels are found; else None."""
+    try:
+        dataset = Dataset.open(folder, PROPOSED)
+    except AutosegError:
+        return None
+    return dataset if pair(plan.channel_names, dataset.channels, channel_key) else None
+
+
 def _bare_images(folder: Path, plan: Plan) -> list[Case]:
     files = images_in(folder)
     if not files:
@@ -139,9 +156,11 @@ def _bare_images(folder: Path, plan: Plan) -> list[Case]:
 
 
 def _components(path: Path) -> int | None:
-    """How many channels a file holds; None where it can't be read."""
+    """How many channels a file holds, without a picture's alpha; None where it can't be read."""
     try:
-        return read_geometry(path)[1]
+        count = read_geometry(path)[1]
+        # Of a picture, grey or colours are taken, and what is transparent is left out.
+        return count - 1 if count in (2, 4) and is_picture(image_ending(path)) else count
     except AutosegError:
         return None
 
