@@ -80,9 +80,16 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Name of the label map, where several kinds lie beside each scan.")
+    ] = None,
+    patients: Annotated[
+        str | None, typer.Option(help="Regular expression; its first group, found in a case's name, is the patient.")
+    ] = None,
 ) -> None:
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset
+    from autoseg.data.layouts.layout import PROPOSED
     from autoseg.planning.making import plan_dataset
     from autoseg.planning.request import Request
     from autoseg.runs.run import Run
@@ -136,7 +143,11 @@ def command(
             carried=tuple(item for items in carried for item in items),
         )
         with silenced() if as_json else nullcontext():
-            run = plan_dataset(Dataset.open(dataset, layout), out, request)
+            choices = {} if label is None else {"label": label}
+            opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
+            if opened.layout == PROPOSED:
+                say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")
+            run = plan_dataset(opened, out, request)
     plan = run.plan
     if as_json:
         typer.echo(plan.model_dump_json(indent=2))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measure_decoders, restored_label
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.data.geometry import Geometry
 from autoseg.evaluation.cases import evaluate_pairs
@@ -68,7 +69,7 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     predictor = Predictor([Member(str(run.path), stages)], device)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
-    pairs: list[tuple[str, Path, Path]] = []
+    pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
         ThreadPoolExecutor(1) as writer,

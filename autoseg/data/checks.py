@@ -13,10 +13,12 @@ import numpy as np
 from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
+from autoseg.data.description import LabelSource, StructureMasks, label_files
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -253,10 +255,14 @@ def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray)
 
 
 def _label(
-    found: _CaseFindings, path: Path | None, geometries: dict[Path, Geometry], dataset: Dataset
+    found: _CaseFindings, source: LabelSource | None, geometries: dict[Path, Geometry], dataset: Dataset
 ) -> np.ndarray | None:
     """Check a label map; return it as integers ``(z, y, x)``."""
-    image = _read(found, path) if path is not None and path in geometries else None
+    files = label_files(source)
+    if source is None or not files or any(path not in geometries for path in files):
+        return None
+    path = files[0]
+    image = _united_masks(found, source) if isinstance(source, StructureMasks) else _read(found, source)
     if image is None:
         return None
     if len(image.array) > 1:
@@ -285,6 +291,14 @@ def _label(
     return array
 
 
+def _united_masks(found: _CaseFindings, source: StructureMasks) -> Image | None:
+    try:
+        return read_label_map(source)
+    except AutosegError as error:
+        found.add("error", source.paths[0], str(error), "Correct the masks, or take the case out.")
+        return None
+
+
 def _mask(found: _CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray | None:
     path = found.case.mask
     image = _read(found, path) if path is not None and path in geometries else None
@@ -306,7 +320,7 @@ def _outside(
         what = "mask" if mask is not None else "non-zero image"
         found.add(
             "warning",
-            found.case.label,
+            next(iter(label_files(found.case.label)), None),
             f"{count} labelled voxels lie outside the box around the {what} and will be cut off",
             "Correct the label or the mask.",
         )
@@ -320,8 +334,7 @@ def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
     for case in cases:
         for name, source in case.channels.items():
             used[source.path, source.component].append((case.id, name))
-        for path in {case.label, case.mask, *case.annotations.values()} - {None}:
-            assert path is not None
+        for path in {*label_files(case.label), *label_files(case.mask), *case.annotations.values()}:
             used[path, -1].append((case.id, "label or mask"))
     problems = []
     for (path, _), places in used.items():

@@ -1,16 +1,18 @@
 """Dataset: a dataset on disk, opened in any layout, and the voxels of its cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.description import Case, ChannelFile, Description, LabelSource
 from autoseg.data.image import Geometry, Image, geometry_remarks, read_image
 from autoseg.data.label_maps import NotALabelMap, label_values
-from autoseg.data.layouts.layout import LAYOUTS, by_rank, recognise_layout
+from autoseg.data.layouts.layout import LAYOUTS, by_rank, datasets_below, recognise_layout
+from autoseg.data.patients import regrouped
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 
 __all__ = ["Case", "ChannelFile", "Dataset", "LoadedCase", "load_case"]
@@ -20,30 +22,44 @@ class Dataset(Description):
     """A dataset on disk, independent of its layout; see :class:`autoseg.data.description.Description`."""
 
     @classmethod
-    def open(cls, path: str | Path, layout: str | None = None) -> "Dataset":
+    def open(
+        cls,
+        path: str | Path,
+        layout: str | None = None,
+        *,
+        choices: Mapping[str, str] | None = None,
+        patients: str | None = None,
+    ) -> "Dataset":
         """Read a dataset folder (or CSV), recognising its layout.
 
         Args:
             path: the folder, an ``autoseg.toml`` or a CSV.
             layout: one of :data:`autoseg.data.layouts.layout.LAYOUTS` to skip the recognition.
+            choices: what the layout leaves open, as ``{"label": "ptv"}`` where several label maps lie beside a scan.
+            patients: regular expression that finds the patient in a case's name; see
+                :func:`autoseg.data.patients.regrouped`. By default, the layout and well-known naming schemes tell.
 
         Raises:
             AutosegError: the path does not exist, or no layout recognises it.
-            UsageError: ``layout`` is unknown.
+            UsageError: ``layout`` is unknown, or leaves no such choice; ``patients`` is no regular expression.
         """
         # Absolute, since a run folder stores the paths and may be used from another working directory.
         path = Path(path).absolute()
         if not path.exists():
             raise AutosegError(f"{path} does not exist.")
-        if layout is not None:
-            return cls.of(LAYOUTS.find(layout).read(path))
-        layout = recognise_layout(path)
+        layout = recognise_layout(path) if layout is None else layout
         if layout is None:
+            if several := datasets_below(path):
+                raise AutosegError(
+                    f"{path} holds several datasets, of different layouts, channels or labels; give one of them: "
+                    f"{', '.join(several)}."
+                )
             raise AutosegError(
                 f"{path} has no layout that autoseg knows (tried {', '.join(by_rank())}); "
                 f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
             )
-        return cls.of(LAYOUTS.find(layout).read(path))
+        description = LAYOUTS.find(layout).read_with(path, choices or {})
+        return cls.of(description if patients is None else regrouped(description, patients))
 
     @classmethod
     def of(cls, description: Description) -> "Dataset":
@@ -150,8 +166,8 @@ def load_case(
     )
 
 
-def _load_map(case: Case, path: Path, first: Any, first_path: Path | None) -> Image:
-    image = read_image(path)
+def _load_map(case: Case, path: LabelSource, first: Any, first_path: Path | None) -> Image:
+    image = read_label_map(path)
     difference = image.geometry.differs_from(first.geometry)
     if difference is not None:
         raise AutosegError(
@@ -160,7 +176,7 @@ def _load_map(case: Case, path: Path, first: Any, first_path: Path | None) -> Im
     return image
 
 
-def _load_label(case: Case, path: Path, first: Any, first_path: Path | None) -> np.ndarray:
+def _load_label(case: Case, path: LabelSource, first: Any, first_path: Path | None) -> np.ndarray:
     image = _load_map(case, path, first, first_path)
     try:
         return label_values(image)

@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from autoseg.data.image import Geometry, Image, read_image
+from autoseg.data.description import LabelSource
+from autoseg.data.image import Geometry, Image
 from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.structure_masks import read_label_map
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
@@ -45,13 +47,15 @@ class Structure:
     values: tuple[int, ...]
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, Image]:
-    """Read a label map as int32 (int64 where it holds larger values) ``(z, y, x)``, with the image it came from.
+def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
+    """Read a label map (or unite one from masks) as int32, int64 for larger values, with the image it came from.
+
+    It is ``(z, y, x)``.
 
     Raises:
         AutosegError: unreadable, with several channels, or with values that are not whole numbers.
     """
-    image = read_image(path)
+    image = read_label_map(path)
     if len(image.array) != 1:
         raise AutosegError(f"{path} has {len(image.array)} channels; a label map has one.")
     try:
@@ -107,7 +111,7 @@ def evaluate_arrays(
 
 
 def evaluate_pairs(
-    pairs: Iterable[tuple[str, Path, Path]],
+    pairs: Iterable[tuple[str, Path, LabelSource]],
     targets: Sequence[LabelGroup],
     out: str | Path | None = None,
     protocol: EvaluationProtocol = EvaluationProtocol(),
@@ -135,10 +139,10 @@ def evaluate_pairs(
     if workers < 1:
         raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
 
-    def one(pair: tuple[str, Path, Path]) -> list[Row]:
+    def one(pair: tuple[str, Path, LabelSource]) -> list[Row]:
         case, prediction_path, reference_path = pair
-        prediction, predicted = read_labels(Path(prediction_path))
-        reference, real = read_labels(Path(reference_path))
+        prediction, predicted = read_labels(prediction_path)
+        reference, real = read_labels(reference_path)
         difference = grid_difference(predicted, real)
         if difference is not None:
             raise AutosegError(

@@ -1,11 +1,12 @@
 """Evaluate a folder of predictions: which file belongs to which reference, and what there is to measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Dataset
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import image_ending, images_in
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
@@ -55,6 +56,7 @@ def evaluate(
     """
     if isinstance(references, str | Path):
         references = open_dataset(Path(references)) or Path(references)
+    files: Mapping[str, LabelSource]
     if isinstance(references, Dataset):
         files = {case.id: case.label for case in references.cases if case.label is not None}
         where = str(references.root)
@@ -94,8 +96,12 @@ def label_maps(path: Path) -> dict[str, Path]:
 
 
 def match(
-    predictions: dict[str, Path], references: dict[str, Path], folder: str, where: str, partial: bool = False
-) -> list[tuple[str, Path, Path]]:
+    predictions: dict[str, Path],
+    references: Mapping[str, LabelSource],
+    folder: str,
+    where: str,
+    partial: bool = False,
+) -> list[tuple[str, Path, LabelSource]]:
     """Put predictions and references of the same case together, in the references' order.
 
     Args:
@@ -181,7 +187,7 @@ def parse_structures(text: str) -> list[Structure]:
     return structures
 
 
-def found_structures(paths: Iterable[Path], ignore: int | None, workers: int) -> list[Structure]:
+def found_structures(paths: Iterable[LabelSource], ignore: int | None, workers: int) -> list[Structure]:
     """Every label value in any of the files."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         values = set().union(*pool.map(lambda path: set(value_counts(read_labels(path)[0])), paths))

@@ -7,10 +7,10 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
 from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
-from autoseg.data.layouts.layout import recognise_layout
+from autoseg.data.layouts.layout import PROPOSED, recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
-from autoseg.inference.like_training import cases_like
+from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
@@ -48,8 +48,10 @@ def cases_to_predict(
         if components_of(path) != len(plan.channels):
             return [single_case({plan.channel_names[0]: path}, [plan.stage()])]
         return [Case(id=stem(path), channels=all_channels(path, plan))]
-    if layout is None and path.is_dir() and recognise_layout(path) is None:
-        return cases_like(path, plan, like) or bare_images(path, plan)
+    kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
+    if kind in (None, PROPOSED):
+        proposed = cases_as_proposed(path, plan) if kind == PROPOSED else []
+        return cases_like(path, plan, like) or proposed or bare_images(path, plan)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     return by_other_names(cases, dataset.channels, plan)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.description import Description
+from autoseg.data.file_names import images_in
 from autoseg.data.layouts.manifest import ChannelEntry, LabelEntry, Manifest, MaskEntry, parse, read_described
 from autoseg.data.layouts.propose import propose
 from autoseg.data.names import channel_key, pair
@@ -45,7 +46,10 @@ def cases_as_proposed(path: Path, plan: Plan) -> list[Case]:
         proposed = parse(propose(path), path)
     except AutosegError:
         return []
-    cases = _with_all_channels(_read(path, proposed), plan)
+    description = _read(path, proposed)
+    if description is not None and description.cases and description.unlabelled and images_in(path):
+        return []  # label maps beside some scans only are no dataset, but something left over
+    cases = _with_all_channels(description, plan)
     if cases:
         found = ", ".join(sorted({pattern for role, pattern in proposed.patterns().items() if "channel:" in role}))
         say(f"{path}: nothing describes it; scans are taken to be {found}.")
@@ -66,7 +70,9 @@ def manifest_of(dataset: Dataset, plan: Plan) -> Manifest | None:
         whole_id = re.compile(rf"(?<![A-Za-z0-9]){re.escape(case.id)}(?![A-Za-z0-9])")
         files = {f"channel:{name}": file.path for name, file in case.channels.items() if name in plan.channel_names}
         components |= {name: file.component for name, file in case.channels.items()}
-        files |= {role: found for role, found in (("label", case.label), ("mask", case.mask)) if found is not None}
+        files |= {
+            role: found for role, found in (("label", case.label), ("mask", case.mask)) if isinstance(found, Path)
+        }
         for role, file in files.items():
             pattern = whole_id.sub("{id}", file.relative_to(root).as_posix()) if file.is_relative_to(root) else ""
             if "{id}" in pattern:

@@ -21,6 +21,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from autoseg import __version__
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
@@ -303,7 +304,7 @@ def _weights(run: Run, stage: Stage, folds: Iterable[int]) -> list[str]:
     return [file.relative_to(run.path).as_posix() for file in files]
 
 
-def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, Path]]:
+def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, LabelSource]]:
     """Each validated case with its prediction and its reference."""
     dataset = run.dataset
     for fold, evaluation in folds.items():
@@ -321,7 +322,7 @@ def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> It
             yield case, folder / f"{case}{ending}", reference
 
 
-def _read(target: Target, files: tuple[str, Path, Path]) -> _Pair:
+def _read(target: Target, files: tuple[str, Path, LabelSource]) -> _Pair:
     case, prediction_path, reference_path = files
     prediction, predicted = read_labels(prediction_path)
     reference, real = read_labels(reference_path)

@@ -1,4 +1,4 @@
-"""The BraTS challenges as downloaded: 2018 to 2021 (labels 1, 2, 4) and 2023 on (labels 1, 2, 3)."""
+"""The BraTS challenges as downloaded: 2017 to 2021 (labels 1, 2, 4) and 2023 on (labels 1, 2, 3)."""
 
 import os
 import re
@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 
 #: Names of the four sequences, in the order in which a dataset has them.
 _CHANNELS = ("t1", "t1c", "t2", "flair")
 
 _OLD = re.compile(
-    r"(?P<id>brats(?:18|19|20|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1ce|t1gd|t2|flair|seg)(?P<ending>\.nii(\.gz)?)",
+    r"(?P<id>brats(?:17|18|19|20|2017|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1w|t1n|t1ce|t1c|t1gd|t1km|t2|t2w|t2f|flair|seg)(?P<ending>\.nii(\.gz)?)",
     re.I,
 )
 _NEW = re.compile(r"(?P<id>brats-[a-z]+-\d+-\d+)-(?P<kind>t1n|t1c|t2w|t2f|seg)(?P<ending>\.nii(\.gz)?)", re.I)

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.file_names import is_picture
+from autoseg.data.file_names import images_in, is_picture
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
-    patient_of,
     read_description,
     unique,
     whole,
 )
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
@@ -110,6 +110,10 @@ def _images(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
         match = pattern.fullmatch(path.name)
         if match:
             cases.setdefault(match["name"], {})[int(match["channel"])] = path
+    if not cases and folder.is_dir():
+        # Images of one channel are often left without its number.
+        plain = [path for path in images_in(folder) if path.name.endswith(ending)]
+        return {path.name.removesuffix(ending): {0: path} for path in plain}
     return cases
 
 
@@ -122,7 +126,10 @@ def _in_folders(root: Path, ending: str) -> dict[str, tuple[dict[int, Path], Pat
         if path.name.endswith(ending) and not path.name.startswith(".")
     }
     # An image without a label and a label without an image are cases; their check says what is missing.
-    return {name: (images.get(name, {}), folder / f"{name}{ending}") for name in {*images, *labels}}
+    # 3D Slicer saves the label of case.nrrd as case.seg.nrrd.
+    segments = {name.removesuffix(".seg"): name for name in labels if name.endswith(".seg") and name not in images}
+    labels = {name.removesuffix(".seg") if name in segments.values() else name for name in labels}
+    return {name: (images.get(name, {}), folder / f"{segments.get(name, name)}{ending}") for name in {*images, *labels}}
 
 
 def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[dict[int, Path], Path]]:
