@@ -105,19 +105,27 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     fingerprint = pool(dataset, usable) if usable else None
     if fingerprint is not None:
         problems += _unseen_labels(dataset, fingerprint)
-    if not dataset.cases:
-        problems.append(
-            Problem(
-                "warning",
-                "",
-                None,
-                "no case has a label",
-                "Fine for prediction; training needs labelled cases.",
-            )
-        )
+    if not cases:
+        problems.append(Problem("error", "", None, "there is no case", "Compare the files' names with the layout."))
+    elif not dataset.cases:
+        remedy = "Fine for prediction; training needs labelled cases."
+        problems.append(Problem("warning", "", None, "no case has a label", remedy))
     # A stable sort: within a severity, the order of the dataset stays.
     problems.sort(key=lambda problem: problem.severity != "error")
     return Examination(problems, [measurement.case for measurement in measured], fingerprint)
+
+
+def warnings_in(problems: Iterable[Problem]) -> list[str]:
+    """The warnings among problems as lines, those of many cases together."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        if problem.severity == "warning":
+            cases.setdefault((problem.what, problem.remedy), []).append(problem.case)
+    lines = []
+    for (what, remedy), names in cases.items():
+        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more cases" if len(names) > 3 else "")
+        lines.append(f"Warning: {f'{where}: ' if where else ''}{what}. {remedy}")
+    return lines
 
 
 # One case
@@ -397,14 +405,17 @@ def _unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
     total: Counter[int] = Counter()
     for case in fingerprint.cases:
         total.update(case.label_voxels)
+    unseen = [name for name, value in dataset.labels.items() if not total[value]]
+    if unseen and len(unseen) == len(dataset.labels):
+        what = f"every label map is empty: no case has any of {', '.join(unseen)}"
+        return [Problem("error", "", None, what, "There is nothing to learn; replace the label maps.")]
     return [
         Problem(
             "warning",
             "",
             None,
-            f"no case has the label {name} ({value})",
+            f"no case has the label {name} ({dataset.labels[name]})",
             "Take it out of the dataset's labels.",
         )
-        for name, value in dataset.labels.items()
-        if not total[value]
+        for name in unseen
     ]

@@ -205,13 +205,14 @@ def test_several_channels_a_case_for_a_model_of_one(tmp_path: Path) -> None:
 
 
 def test_label_maps_among_the_scans(tmp_path: Path) -> None:
-    folder(tmp_path, "p_0000.nii.gz", "q_0000.nii.gz")
+    rng = np.random.default_rng(0)
+    for name in ("p_0000", "q_0000"):
+        write(tmp_path / f"{name}.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
     write(tmp_path / "p_seg.nii.gz", LABEL)
     for plan in (ONE, TWO):
         with pytest.raises(AutosegError, match=r"label maps among the scans \(p_seg\.nii\.gz\)"):
             cases_to_predict(tmp_path, plan)
     # A scan that is only called so is one.
-    rng = np.random.default_rng(0)
     write(tmp_path / "p_seg.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
     assert set(found(tmp_path, ONE)) == {"p_0000", "p_seg", "q_0000"}
 
