@@ -91,7 +91,11 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
         dataset: as :meth:`autoseg.Dataset.open` returns it.
         workers: processes, each with one case in memory at a time; None for one a core.
         seed: of the fingerprint's sample of voxels.
+
+    Raises:
+        UsageError: the meaning of the labels is open.
     """
+    dataset.refuse_question()
     cases = (*dataset.cases, *dataset.unlabelled)
     job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
     found = list(each(job, cases, workers, "Reading"))
