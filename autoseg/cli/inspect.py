@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from autoseg.cli.common import CHALLENGE_HELP, choices_of
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import silenced
@@ -30,6 +31,7 @@ def command(
         None, help="How it is laid out (manifest, nnunet, msd, bids, structures, brats); recognised where not given."
     ),
     label: str | None = typer.Option(None, help="Name of the label map, where several kinds lie beside each scan."),
+    challenge: str | None = typer.Option(None, help=CHALLENGE_HELP),
     patients: str | None = typer.Option(
         None, help="Regular expression; its first group, found in a case's name, is the patient."
     ),
@@ -45,7 +47,7 @@ def command(
     """
     from autoseg.data.checks import examine
 
-    found, proposal = _open(dataset, layout, label, patients)
+    found, proposal = _open(dataset, layout, choices_of(label=label, challenge=challenge), patients)
     if write:
         _write(dataset, proposal)
     with silenced() if as_json else nullcontext():
@@ -58,17 +60,18 @@ def command(
         raise typer.Exit(1)
 
 
-def _open(path: Path, layout: str | None, label: str | None, patients: str | None) -> "tuple[Dataset, str | None]":
+def _open(
+    path: Path, layout: str | None, choices: dict[str, str], patients: str | None
+) -> "tuple[Dataset, str | None]":
     """The dataset, and the description proposed for it where it has none."""
     from autoseg.data.dataset import Dataset
     from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
     from autoseg.data.layouts.propose import propose
 
-    choices = {} if label is None else {"label": label}
     if layout is None and path.exists():
         found = recognise_layout(path)
         if found == PROPOSED or (found is None and not datasets_below(path)):
-            text = propose(path, label)
+            text = propose(path, choices.get("label"))
             try:
                 return Dataset.open(path, PROPOSED, choices=choices, patients=patients), text
             except AutosegError as error:

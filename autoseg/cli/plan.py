@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import parse_pairs
+from autoseg.cli.common import CHALLENGE_HELP, choices_of, parse_pairs
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def command(
     label: Annotated[
         str | None, typer.Option(help="Name of the label map, where several kinds lie beside each scan.")
     ] = None,
+    challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
     patients: Annotated[
         str | None, typer.Option(help="Regular expression; its first group, found in a case's name, is the patient.")
     ] = None,
@@ -143,7 +144,7 @@ def command(
             carried=tuple(item for items in carried for item in items),
         )
         with silenced() if as_json else nullcontext():
-            choices = {} if label is None else {"label": label}
+            choices = choices_of(label=label, challenge=challenge)
             opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
             if opened.layout == PROPOSED:
                 say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")

@@ -14,10 +14,12 @@ from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
+from autoseg.data.file_names import colours_of, image_ending, is_picture
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.label_remarks import label_remarks
 from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -68,6 +70,7 @@ class _CaseFindings:
     types: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     measurement: Measurement | None = None
+    alpha: bool = False
 
     def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
         """Add a problem."""
@@ -91,7 +94,11 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
         dataset: as :meth:`autoseg.Dataset.open` returns it.
         workers: processes, each with one case in memory at a time; None for one a core.
         seed: of the fingerprint's sample of voxels.
+
+    Raises:
+        UsageError: the meaning of the labels is open.
     """
+    dataset.refuse_question()
     cases = (*dataset.cases, *dataset.unlabelled)
     job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
     found = list(each(job, cases, workers, "Reading"))
@@ -105,19 +112,27 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     fingerprint = pool(dataset, usable) if usable else None
     if fingerprint is not None:
         problems += _unseen_labels(dataset, fingerprint)
-    if not dataset.cases:
-        problems.append(
-            Problem(
-                "warning",
-                "",
-                None,
-                "no case has a label",
-                "Fine for prediction; training needs labelled cases.",
-            )
-        )
+    if not cases:
+        problems.append(Problem("error", "", None, "there is no case", "Compare the files' names with the layout."))
+    elif not dataset.cases:
+        remedy = "Fine for prediction; training needs labelled cases."
+        problems.append(Problem("warning", "", None, "no case has a label", remedy))
     # A stable sort: within a severity, the order of the dataset stays.
     problems.sort(key=lambda problem: problem.severity != "error")
     return Examination(problems, [measurement.case for measurement in measured], fingerprint)
+
+
+def warnings_in(problems: Iterable[Problem]) -> list[str]:
+    """The warnings among problems as lines, those of many cases together."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        if problem.severity == "warning":
+            cases.setdefault((problem.what, problem.remedy), []).append(problem.case)
+    lines = []
+    for (what, remedy), names in cases.items():
+        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more cases" if len(names) > 3 else "")
+        lines.append(f"Warning: {f'{where}: ' if where else ''}{what}. {remedy}")
+    return lines
 
 
 # One case
@@ -200,6 +215,8 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
             f"holds {components} channel(s); {name} should be number {component}",
             "Correct the description of the channels, or the file.",
         )
+    elif component is not None and is_picture(image_ending(path)) and colours_of(components) < components:
+        found.alpha = True
     elif component is None and components > 1:
         found.add(
             "error",
@@ -369,6 +386,12 @@ def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Probl
     if len(dimensions) > 1:
         what = f"flat images and volumes together: {_tally(dimensions)}"
         problems.append(Problem("error", "", None, what, "Make two datasets of them."))
+    transparent = sum(item.alpha for item in found)
+    if transparent:
+        what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
+        problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
+    for severity, file, what, remedy in label_remarks(dataset):
+        problems.append(Problem(severity, "", file, what, remedy))
     orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
     if len(orientations) > 1:
         what = f"different orientations: {_tally(orientations)}"
@@ -397,14 +420,17 @@ def _unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
     total: Counter[int] = Counter()
     for case in fingerprint.cases:
         total.update(case.label_voxels)
+    unseen = [name for name, value in dataset.labels.items() if not total[value]]
+    if unseen and len(unseen) == len(dataset.labels):
+        what = f"every label map is empty: no case has any of {', '.join(unseen)}"
+        return [Problem("error", "", None, what, "There is nothing to learn; replace the label maps.")]
     return [
         Problem(
             "warning",
             "",
             None,
-            f"no case has the label {name} ({value})",
+            f"no case has the label {name} ({dataset.labels[name]})",
             "Take it out of the dataset's labels.",
         )
-        for name, value in dataset.labels.items()
-        if not total[value]
+        for name in unseen
     ]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autoseg.data.file_names import why_not_plain
 from autoseg.data.label_maps import LARGEST_LABEL
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, UsageError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -117,6 +117,7 @@ class Description(_Model):
         cases: labelled cases.
         unlabelled: cases without a label (a test set).
         file_ending: ending of the label files, and so of results (``.nii.gz``).
+        question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
 
     name: str
@@ -130,6 +131,16 @@ class Description(_Model):
     cases: tuple[Case, ...]
     unlabelled: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
+    question: str = ""
+
+    def refuse_question(self) -> None:
+        """Refuse to use labels whose meaning the files leave open.
+
+        Raises:
+            UsageError: names the options that say it.
+        """
+        if self.question:
+            raise UsageError(self.question)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Self":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.dicom import CONVERTER, holds_dicom, is_dicom, slices_of_series
 from autoseg.data.file_names import image_ending
 from autoseg.data.formats.format import ImageFormat, UnusableImage, format_of
 from autoseg.data.formats.simpleitk import ANY_OTHER
@@ -19,6 +20,9 @@ from autoseg.utils.files import atomic
 
 __all__ = ["Geometry", "Header", "Image", "UnusableImage", "read_geometry", "read_image", "write_image"]
 
+
+#: What to do with DICOM files.
+_CONVERT = f"Convert the series in {{folder}} to NIfTI, as with {CONVERTER}, and give that file."
 
 #: Largest cosine between two axes of an image: what rounding to two or three decimals leaves.
 _SKEW = 5e-3
@@ -30,6 +34,7 @@ def read_geometry(path: str | Path) -> Header:
     Raises:
         AutosegError: the file is missing, is not an image, or has an unsupported shape.
     """
+    refuse_part(Path(path))
     try:
         header = _format(path).read_header(Path(path))
     except (RuntimeError, OSError, ValueError) as error:
@@ -55,6 +60,7 @@ def read_image(path: str | Path) -> Image:
     Raises:
         AutosegError: the file is missing or unreadable.
     """
+    refuse_part(Path(path))
     try:
         image = _finite(_format(path).read(Path(path)))
     except (RuntimeError, OSError, ValueError) as error:
@@ -85,6 +91,24 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
             raise AutosegError(
                 f"{path} can't be written ({_reason(error)}); choose another folder or file ending."
             ) from None
+    beside = _format(path).write_beside
+    if beside is not None:
+        beside(path, geometry)
+
+
+def refuse_part(path: Path) -> None:
+    """Refuse a folder, and one slice of a DICOM series, in place of an image file.
+
+    Raises:
+        UnusableImage: it is one, with the way to an image file.
+    """
+    if path.is_dir():
+        if holds_dicom(path):
+            raise UnusableImage(path, "it is a folder of DICOM files", _CONVERT.format(folder=path))
+        raise UnusableImage(path, "it is a folder", "Give the image file.")
+    if image_ending(path) is None and is_dicom(path) and (slices := slices_of_series(path)) > 1:
+        what = f"it is one slice of a DICOM series of {slices}"
+        raise UnusableImage(path, what, _CONVERT.format(folder=path.absolute().parent))
 
 
 def _refuse_unusable(path: Path, geometry: Geometry) -> None:

@@ -48,9 +48,9 @@ class Structure:
 
 
 def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
-    """Read a label map (or unite one from masks) with the image it came from.
+    """Read a label map (or unite one from masks) as int32, int64 for larger values, with the image it came from.
 
-    It is int32, or int64 where it holds larger values, ``(z, y, x)``.
+    It is ``(z, y, x)``.
 
     Raises:
         AutosegError: unreadable, with several channels, or with values that are not whole numbers.

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoseg.data.checks import check, examine
+from autoseg.data.checks import Problem, check, examine, warnings_in
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.fingerprint import fingerprint
 
@@ -241,3 +241,22 @@ def test_a_label_of_several_channels_is_an_error(build, tmp_path, write_volume, 
     colour = write_volume(tmp_path / "colour.nii.gz", np.stack([label(), label()]))
     dataset = build(p={"a": image(), "b": image(), "label": colour}, q={"a": image(), "b": image(), "label": label()})
     assert "p: the label holds 2 channels instead of one" in found(dataset, "error")
+
+
+def test_every_label_map_empty(build, image, label):
+    nothing = np.zeros(SHAPE, np.uint8)
+    dataset = build(p={"a": image(), "b": image(), "label": nothing}, q={"a": image(), "b": image(), "label": nothing})
+    assert found(dataset, "error") == [": every label map is empty: no case has any of x, y"]
+
+
+def test_no_case_at_all(build):
+    assert found(build()) == [": there is no case"]
+
+
+def test_warnings_as_lines():
+    problems = [Problem("warning", name, None, "the label is empty", "Look.") for name in "abcde"]
+    problems += [Problem("error", "x", None, "bad", ""), Problem("warning", "", None, "odd", "Mend it.")]
+    assert warnings_in(problems) == [
+        "Warning: a, b, c and 2 more cases: the label is empty. Look.",
+        "Warning: odd. Mend it.",
+    ]
