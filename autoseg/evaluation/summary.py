@@ -223,9 +223,8 @@ class Evaluation:
             counts = self.counts(target)
             notes = [f"{counts[key]} {word}" for key, word in _NOTES.items() if counts[key]]
             if notes:
-                table.caption = "\n".join(
-                    filter(None, [str(table.caption or ""), f"{escape(target)}: {', '.join(notes)}"])
-                )
+                line = escape(f"{target}: {', '.join(notes)}")
+                table.caption = "\n".join(filter(None, [str(table.caption or ""), line]))
         return table
 
     def _how(self) -> tuple[object, ...]:
