@@ -91,6 +91,8 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
             raise AutosegError(
                 f"{path} can't be written ({_reason(error)}); choose another folder or file ending."
             ) from None
+    if (beside := _format(path).beside) is not None:
+        beside(path, geometry)
 
 
 def refuse_part(path: Path) -> None:

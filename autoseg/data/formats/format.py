@@ -48,6 +48,7 @@ class ImageFormat:
         lossless: reading returns the written values.
         one_file: header and voxels are in one file.
         remarks: what a file's header contradicts itself in, in words; given the geometry it is read with.
+        beside: writes what a written file can't hold into one beside it.
     """
 
     endings: tuple[str, ...]
@@ -59,6 +60,7 @@ class ImageFormat:
     lossless: bool = True
     one_file: bool = True
     remarks: Callable[[Path, Geometry], list[str]] | None = None
+    beside: Callable[[Path, Geometry], None] | None = None
 
     @property
     def holds_labels(self) -> bool:

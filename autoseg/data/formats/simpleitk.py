@@ -132,7 +132,6 @@ FORMATS.register("metaimage", _format(".mha"))
 FORMATS.register("header", _TWO_FILES)
 FORMATS.register("gipl", _format(".gipl"))
 FORMATS.register("png", _format(".png", flat=True, fractions=False))
-FORMATS.register("tiff", _format(".tiff", ".tif", flat=True))
 FORMATS.register("bmp", _format(".bmp", flat=True, fractions=False))
 FORMATS.register("jpeg", _format(".jpeg", ".jpg", flat=True, fractions=False, lossless=False))
 
