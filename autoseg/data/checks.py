@@ -18,6 +18,7 @@ from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, 
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.segments import contradicting_segments
 from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
@@ -103,6 +104,7 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     problems += _paths_twice(cases)
     problems += _duplicates(found)
     problems += _differences(dataset, found)
+    problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}
     measured = [item.measurement for item in found if item.measurement is not None]
     usable = [measurement for measurement in measured if measurement.case.id in labelled]

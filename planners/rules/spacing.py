@@ -63,7 +63,7 @@ def full_resolution(fingerprint: Fingerprint) -> VoxelGrid:
     single = [axis for axis in range(3) if np.median(shapes[:, axis]) <= 1]
     if fingerprint.dimension == 2:
         order_why = "pictures: nothing to reorder"
-    elif single and 0 not in single:
+    elif single:
         rest = [axis for axis in range(3) if axis != single[0]]
         order = (single[0], rest[0], rest[1])
         order_why = f"the cases are single slices along axis {'zyx'[single[0]]}, which comes first"
