@@ -177,6 +177,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _show(plan: "Plan", cases: int, explain: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from autoseg.plans.reasons import explanations
@@ -187,7 +188,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     if explain:
         table = Table("value", "is", "because", title="Why", title_justify="left", show_lines=False)
         for path, value, reason in explanations(plan):
-            table.add_row(path, _brief(value), reason)
+            table.add_row(escape(path), escape(_brief(value)), escape(reason))
         console.print(table)
     channels = ", ".join(plan.channel_names)
     outputs = ", ".join(output.name for output in plan.target.outputs)
@@ -212,13 +213,13 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     for name, configuration in plan.configurations.items():
         recipe = configuration.recipe
         table.add_row(
-            name
+            escape(name)
             + (" (recommended)" if name == plan.recommended else "")
-            + (f" after {configuration.previous.configuration}" if configuration.previous is not None else ""),
+            + (f" after {escape(configuration.previous.configuration)}" if configuration.previous is not None else ""),
             "×".join("any" if mm is None else f"{mm:.3g}" for mm in configuration.spacing),
             "×".join(str(side) for side in configuration.patch_size),
             str(configuration.batch_size),
-            configuration.network.summary,
+            escape(configuration.network.summary),
             _gigabytes(configuration.memory),
             f"{configuration.parameters:,}",
             f"{configuration.parameters_with_statistics:,}",
@@ -230,6 +231,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
 def _show_transfer(run: "Run", explain: bool) -> None:
     """Print the fate of the source model's tensors, if there is one: each of them, or their number."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from autoseg.transfer.tensors import summary, transfer_tables
@@ -241,10 +243,10 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     for name, rows in transfer_tables(run).items():
         if explain:
             table = Table(
-                "tensor", "shape", "source", "what was done", title=f"Weights of {name}", title_justify="left"
+                "tensor", "shape", "source", "what was done", title=f"Weights of {escape(name)}", title_justify="left"
             )
             for row in rows:
-                table.add_row(row.tensor, row.shape, row.source, row.done)
+                table.add_row(*map(escape, (row.tensor, row.shape, row.source, row.done)))
             console.print(table)
         say(f"{name}: {summary(rows)}.")
 

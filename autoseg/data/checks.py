@@ -19,8 +19,8 @@ from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, 
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
-from autoseg.data.label_remarks import label_remarks
-from autoseg.data.structure_masks import read_label_map
+from autoseg.data.segments import contradicting_segments
+from autoseg.data.structure_masks import missing_masks, read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -106,6 +106,7 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     problems += _paths_twice(cases)
     problems += _duplicates(found)
     problems += _differences(dataset, found)
+    problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}
     measured = [item.measurement for item in found if item.measurement is not None]
     usable = [measurement for measurement in measured if measurement.case.id in labelled]
@@ -390,8 +391,9 @@ def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Probl
     if transparent:
         what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
         problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
-    for severity, file, what, remedy in label_remarks(dataset):
-        problems.append(Problem(severity, "", file, what, remedy))
+    for name, count in missing_masks(case.label for case in dataset.cases).items():
+        what = f"{count} of {len(dataset.cases)} cases have no mask of {name}; it is taken to be absent there"
+        problems.append(Problem("warning", "", None, what, "Add the masks of cases that have the structure."))
     orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
     if len(orientations) > 1:
         what = f"different orientations: {_tally(orientations)}"

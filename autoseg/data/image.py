@@ -91,8 +91,7 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
             raise AutosegError(
                 f"{path} can't be written ({_reason(error)}); choose another folder or file ending."
             ) from None
-    beside = _format(path).write_beside
-    if beside is not None:
+    if (beside := _format(path).beside) is not None:
         beside(path, geometry)
 
 

@@ -114,6 +114,12 @@ def _nearly_nested(found: Counter[tuple[int, ...]], structures: Sequence[str]) -
             yield structures[inner], structures[outer]
 
 
+def missing_masks(labels: Iterable[LabelSource | None]) -> Counter[str]:
+    """Structure → number of cases without a mask of it, of those structures that any case lacks."""
+    masked = [label for label in labels if isinstance(label, StructureMasks)]
+    return Counter(name for label in masked for name in label.structures if name not in label.masks)
+
+
 def _united(source: StructureMasks) -> Image:
     image, packed = _packed(source)
     if image is None:

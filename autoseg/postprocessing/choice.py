@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 from scipy import ndimage
 
@@ -240,7 +241,7 @@ class _Chooser:
 
 def results_table(found: Postprocessing) -> Table:
     """What was tried, for the terminal; steps that change no case are left out."""
-    table = Table(title=f"Post-processing of {found.configuration}, {found.grounds}")
+    table = Table(title=escape(f"Post-processing of {found.configuration}, {found.grounds}"))
     table.add_column("output", overflow="fold")
     table.add_column("what stays")
     for heading in ("mean Dice", "its Dice", "cases", "chosen"):
@@ -252,11 +253,11 @@ def results_table(found: Postprocessing) -> Table:
         name = trial.step.output
         if name != last:
             table.add_section()
-            table.add_row(name, "all", show_dice(trial.before.mean), show_dice(trial.before.outputs[name]))
+            table.add_row(escape(name), "all", show_dice(trial.before.mean), show_dice(trial.before.outputs[name]))
             last = name
         dice = show_dice(trial.after.mean), show_dice(trial.after.outputs[name])
         counts = f"+{trial.improved} −{trial.worsened}"
-        table.add_row("", trial.step.what_stays, *dice, counts, "yes" if trial.kept else "")
+        table.add_row("", escape(trial.step.what_stays), *dice, counts, "yes" if trial.kept else "")
     idle = sum(not (trial.improved or trial.worsened) for trial in found.tried)
     table.caption = "cases: made better (+) and worse (−)" + (f"; {idle} more tried change none" if idle else "")
     return table

@@ -48,7 +48,7 @@ class ImageFormat:
         lossless: reading returns the written values.
         one_file: header and voxels are in one file.
         remarks: what a file's header contradicts itself in, in words; given the geometry it is read with.
-        write_beside: writes what the format itself can't hold into a file beside it; given the file's final path.
+        beside: writes what a written file can't hold into one beside it.
     """
 
     endings: tuple[str, ...]
@@ -59,8 +59,8 @@ class ImageFormat:
     fractions: bool = True
     lossless: bool = True
     one_file: bool = True
-    write_beside: Callable[[Path, Geometry], None] | None = None
     remarks: Callable[[Path, Geometry], list[str]] | None = None
+    beside: Callable[[Path, Geometry], None] | None = None
 
     @property
     def holds_labels(self) -> bool:

@@ -104,7 +104,8 @@ def challenge_of(path: Path, cases: Sequence[str], labels: Sequence[Path], chose
         return Answer(
             CHALLENGES["ped2023"],
             f"{path}: BraTS-PED numbers its labels since 2024 (1 enhancing, 2 non-enhancing, 3 cyst, 4 edema) "
-            "otherwise than in 2023 (1 non-enhancing, 2 edema, 3 enhancing), and without any 4 it can't be told which these are; "
+            "otherwise than in 2023 (1 non-enhancing, 2 edema, 3 enhancing), and without any 4 it can't be told which "
+            "these are; "
             "give --challenge ped2023 or --challenge ped2024.",
         )
     treated = [kind for kind in kinds if kind in _WITH_CAVITY]
