@@ -17,6 +17,15 @@ WIDE_TERMINAL = 130
 _WIDE_FOR_COMPARISON = 110
 
 
+#: Help of the option that says which BraTS challenge a folder is of.
+CHALLENGE_HELP = "BraTS challenge that the labels are of (gli2024, ped2023, ped2024, …), where the files leave it open."
+
+
+def choices_of(**given: str | None) -> dict[str, str]:
+    """What the user chose of what a dataset's files leave open, without what was not given."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def print_comparison(console: "Console", comparison: "Comparison") -> None:
     """Print a comparison's table, with the test below it, and its verdicts."""
     console.print(comparison.table(wide=console.width >= _WIDE_FOR_COMPARISON))

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from autoseg.cli.common import WIDE_TERMINAL, parse_folds, parse_names
+from autoseg.cli.common import CHALLENGE_HELP, WIDE_TERMINAL, choices_of, parse_folds, parse_names
 from autoseg.evaluation.protocol import TOLERANCE_MM, WORKERS, Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
 
@@ -40,6 +40,7 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
+    challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
     empty: Annotated[
         str,
         typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does."),
@@ -85,7 +86,13 @@ def command(
     from autoseg.utils.progress import say, silenced
 
     if channel_subsets:
-        others = {"--model": model, "--labels": labels, "--metrics": metrics, "--ignore": ignore}
+        others = {
+            "--model": model,
+            "--labels": labels,
+            "--metrics": metrics,
+            "--ignore": ignore,
+            "--challenge": challenge,
+        }
         if given := _given({**others, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
         # Imported here: it needs the network code, which takes seconds to load.
@@ -118,6 +125,7 @@ def command(
     if model is not None and labels is not None:
         raise UsageError("--model and --labels both say what to evaluate; give one of them.")
     # Imported here, as all that takes long: the help of all commands shows this one's options.
+    from autoseg.data.dataset import Dataset
     from autoseg.evaluation.folders import evaluate, parse_structures, plan_structures
     from autoseg.runs.run import Run
 
@@ -130,7 +138,7 @@ def command(
     with silenced() if as_json else nullcontext():
         evaluation = evaluate(
             predictions,
-            references,
+            references if challenge is None else Dataset.open(references, choices=choices_of(challenge=challenge)),
             out=out,
             targets=targets,
             protocol=EvaluationProtocol(

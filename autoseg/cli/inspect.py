@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from autoseg.cli.common import CHALLENGE_HELP, choices_of
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import silenced
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 def command(
     dataset: Path = typer.Argument(..., help="Folder of the dataset, its autoseg.toml, or a CSV."),
     layout: str | None = typer.Option(
-        None, help="How it is laid out (manifest, nnunet, msd, brats); recognised where not given."
+        None, help="How it is laid out (manifest, nnunet, msd, bids, structures, brats); recognised where not given."
+    ),
+    label: str | None = typer.Option(None, help="Name of the label map, where several kinds lie beside each scan."),
+    challenge: str | None = typer.Option(None, help=CHALLENGE_HELP),
+    patients: str | None = typer.Option(
+        None, help="Regular expression; its first group, found in a case's name, is the patient."
     ),
     workers: int | None = typer.Option(None, help="Processes that read cases; default: one a core."),
     as_json: bool = typer.Option(False, "--json", help="Print everything found as JSON, with the fingerprint."),
@@ -41,7 +47,7 @@ def command(
     """
     from autoseg.data.checks import examine
 
-    found, proposal = _open(dataset, layout)
+    found, proposal = _open(dataset, layout, choices_of(label=label, challenge=challenge), patients)
     if write:
         _write(dataset, proposal)
     with silenced() if as_json else nullcontext():
@@ -54,17 +60,26 @@ def command(
         raise typer.Exit(1)
 
 
-def _open(path: Path, layout: str | None) -> "tuple[Dataset, str | None]":
+def _open(
+    path: Path, layout: str | None, choices: dict[str, str], patients: str | None
+) -> "tuple[Dataset, str | None]":
     """The dataset, and the description proposed for it where it has none."""
     from autoseg.data.dataset import Dataset
-    from autoseg.data.layouts.layout import recognise_layout
-    from autoseg.data.layouts.manifest import parse, read_described
+    from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
     from autoseg.data.layouts.propose import propose
 
-    if layout is not None or not path.exists() or recognise_layout(path) is not None:
-        return Dataset.open(path, layout), None
-    text = propose(path)
-    return Dataset.of(read_described(path, parse(text, path))), text
+    if layout is None and path.exists():
+        found = recognise_layout(path)
+        if found == PROPOSED or (found is None and not datasets_below(path)):
+            text = propose(path, choices.get("label"))
+            try:
+                return Dataset.open(path, PROPOSED, choices=choices, patients=patients), text
+            except AutosegError as error:
+                raise AutosegError(
+                    f"nothing describes {path}, and what its files are can't be told for sure: {error} "
+                    f"Correct this and save it as autoseg.toml:\n\n{text}"
+                ) from None
+    return Dataset.open(path, layout, choices=choices, patients=patients), None
 
 
 def _write(path: Path, proposal: str | None) -> None:
@@ -137,6 +152,8 @@ def _show(dataset: "Dataset", examination: "Examination", proposal: str | None, 
 def _summary(dataset: "Dataset", cases: "Sequence[CaseFingerprint]", proposed: bool) -> Table:
     import numpy as np
 
+    from autoseg.data.patients import pattern_of
+
     table = Table(title=escape(dataset.name), show_header=False, title_justify="left", title_style="bold")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -146,6 +163,7 @@ def _summary(dataset: "Dataset", cases: "Sequence[CaseFingerprint]", proposed: b
         "layout": "not described; as proposed" if proposed else dataset.layout,
         "cases": f"{len(dataset.cases)} labelled, {len(dataset.unlabelled)} without label"
         + (f", of {patients} patients" if patients != len(everyone) else ""),
+        **({"patients": told} if patients != len(everyone) and (told := pattern_of(everyone)) else {}),
         "channels": ", ".join(
             name + (f" ({kind})" if (kind := dataset.modalities.get(name, name)) != name else "")
             for name in dataset.channels

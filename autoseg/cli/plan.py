@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import parse_pairs
+from autoseg.cli.common import CHALLENGE_HELP, choices_of, parse_pairs
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,9 +87,17 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Name of the label map, where several kinds lie beside each scan.")
+    ] = None,
+    challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
+    patients: Annotated[
+        str | None, typer.Option(help="Regular expression; its first group, found in a case's name, is the patient.")
+    ] = None,
 ) -> None:
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset
+    from autoseg.data.layouts.layout import PROPOSED
     from autoseg.planning.making import plan_dataset
     from autoseg.planning.request import Request
     from autoseg.runs.run import Run
@@ -149,7 +157,11 @@ def command(
             carried=tuple(item for items in carried for item in items),
         )
         with silenced() if as_json else nullcontext():
-            run = plan_dataset(Dataset.open(dataset, layout), out, request)
+            choices = choices_of(label=label, challenge=challenge)
+            opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
+            if opened.layout == PROPOSED:
+                say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")
+            run = plan_dataset(opened, out, request)
     plan = run.plan
     if as_json:
         typer.echo(plan.model_dump_json(indent=2))
@@ -180,6 +192,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _show(plan: "Plan", cases: int, explain: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from autoseg.plans.reasons import explanations
@@ -190,7 +203,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     if explain:
         table = Table("value", "is", "because", title="Why", title_justify="left", show_lines=False)
         for path, value, reason in explanations(plan):
-            table.add_row(path, _brief(value), reason)
+            table.add_row(escape(path), escape(_brief(value)), escape(reason))
         console.print(table)
     channels = ", ".join(plan.channel_names)
     outputs = ", ".join(output.name for output in plan.target.outputs)
@@ -215,13 +228,13 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
     for name, configuration in plan.configurations.items():
         recipe = configuration.recipe
         table.add_row(
-            name
+            escape(name)
             + (" (recommended)" if name == plan.recommended else "")
-            + (f" after {configuration.previous.configuration}" if configuration.previous is not None else ""),
+            + (f" after {escape(configuration.previous.configuration)}" if configuration.previous is not None else ""),
             "×".join("any" if mm is None else f"{mm:.3g}" for mm in configuration.spacing),
             "×".join(str(side) for side in configuration.patch_size),
             str(configuration.batch_size),
-            configuration.network.summary,
+            escape(configuration.network.summary),
             _gigabytes(configuration.memory),
             f"{configuration.parameters:,}",
             f"{configuration.parameters_with_statistics:,}",
@@ -233,6 +246,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
 def _show_transfer(run: "Run", explain: bool) -> None:
     """Print the fate of the source model's tensors, if there is one: each of them, or their number."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from autoseg.transfer.tensors import summary, transfer_tables
@@ -244,10 +258,10 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     for name, rows in transfer_tables(run).items():
         if explain:
             table = Table(
-                "tensor", "shape", "source", "what was done", title=f"Weights of {name}", title_justify="left"
+                "tensor", "shape", "source", "what was done", title=f"Weights of {escape(name)}", title_justify="left"
             )
             for row in rows:
-                table.add_row(row.tensor, row.shape, row.source, row.done)
+                table.add_row(*map(escape, (row.tensor, row.shape, row.source, row.done)))
             console.print(table)
         say(f"{name}: {summary(rows)}.")
 

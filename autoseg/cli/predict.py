@@ -78,7 +78,7 @@ def command(
         cases = [single_case(files, stages, name, mask)]
     else:
         assert source is not None
-        cases = cases_to_predict(source, plans[0], layout, everything)
+        cases = cases_to_predict(source, plans[0], layout, everything, opened[0].dataset)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []

@@ -40,6 +40,7 @@ from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
+from autoseg.utils.lock import held
 from autoseg.utils.progress import Steps, say
 
 #: Largest share of a time budget that is reserved for predicting the validation cases at the end.
@@ -53,10 +54,15 @@ def train_job(job: Job, settings: TrainingSettings) -> None:
     """Train a fold and validate it, unless that is done already.
 
     Raises:
-        AutosegError: no training case has the structure in whose box the stage works, or training fails.
+        AutosegError: no training case has the structure in whose box the stage works, another process trains the fold,
+            or training fails.
     """
+    with held(job.fold.folder, f"{job.fold} in {job.fold.run.path}"):
+        _train(job, settings)
+
+
+def _train(job: Job, settings: TrainingSettings) -> None:
     fold, stage, recipe = job.fold, job.fold.stage, job.fold.stage.recipe
-    fold.folder.mkdir(parents=True, exist_ok=True)
     training = stage_cases(fold.run, stage, fold.training_cases)
     validation = stage_cases(fold.run, stage, fold.validation_cases)
     if not training:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measure_decoders, restored_label
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.data.geometry import Geometry
 from autoseg.evaluation.cases import evaluate_pairs
@@ -82,7 +83,7 @@ def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, devi
     predictor = Predictor([Member(str(run.path), stages)], device)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
-    pairs: list[tuple[str, Path, Path]] = []
+    pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
         ThreadPoolExecutor(1) as writer,

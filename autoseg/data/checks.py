@@ -13,8 +13,14 @@ import numpy as np
 from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
+from autoseg.data.description import LabelSource, StructureMasks, label_files
+from autoseg.data.file_names import colours_of, image_ending, is_picture
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
-from autoseg.data.image import Geometry, Image, read_geometry, read_image
+from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
+from autoseg.data.intensities import doubt_about
+from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.segments import contradicting_segments
+from autoseg.data.structure_masks import missing_masks, read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -64,6 +70,7 @@ class _CaseFindings:
     types: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     measurement: Measurement | None = None
+    alpha: bool = False
 
     def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
         """Add a problem."""
@@ -87,7 +94,11 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
         dataset: as :meth:`autoseg.Dataset.open` returns it.
         workers: processes, each with one case in memory at a time; None for one a core.
         seed: of the fingerprint's sample of voxels.
+
+    Raises:
+        UsageError: the meaning of the labels is open.
     """
+    dataset.refuse_question()
     cases = (*dataset.cases, *dataset.unlabelled)
     job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
     found = list(each(job, cases, workers, "Reading"))
@@ -95,25 +106,34 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     problems += _paths_twice(cases)
     problems += _duplicates(found)
     problems += _differences(dataset, found)
+    problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}
     measured = [item.measurement for item in found if item.measurement is not None]
     usable = [measurement for measurement in measured if measurement.case.id in labelled]
     fingerprint = pool(dataset, usable) if usable else None
     if fingerprint is not None:
         problems += _unseen_labels(dataset, fingerprint)
-    if not dataset.cases:
-        problems.append(
-            Problem(
-                "warning",
-                "",
-                None,
-                "no case has a label",
-                "Fine for prediction; training needs labelled cases.",
-            )
-        )
+    if not cases:
+        problems.append(Problem("error", "", None, "there is no case", "Compare the files' names with the layout."))
+    elif not dataset.cases:
+        remedy = "Fine for prediction; training needs labelled cases."
+        problems.append(Problem("warning", "", None, "no case has a label", remedy))
     # A stable sort: within a severity, the order of the dataset stays.
     problems.sort(key=lambda problem: problem.severity != "error")
     return Examination(problems, [measurement.case for measurement in measured], fingerprint)
+
+
+def warnings_in(problems: Iterable[Problem]) -> list[str]:
+    """The warnings among problems as lines, those of many cases together."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        if problem.severity == "warning":
+            cases.setdefault((problem.what, problem.remedy), []).append(problem.case)
+    lines = []
+    for (what, remedy), names in cases.items():
+        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more cases" if len(names) > 3 else "")
+        lines.append(f"Warning: {f'{where}: ' if where else ''}{what}. {remedy}")
+    return lines
 
 
 # One case
@@ -176,10 +196,16 @@ def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | Non
         found.add("error", path, "the file does not exist", "Add it, or take the case out.")
         return None
     try:
-        return read_geometry(path)
+        header = read_geometry(path)
+    except UnusableImage as error:
+        found.add("error", path, error.what, error.remedy)
+        return None
     except AutosegError:
         found.add("error", path, "can't be read as an image", "Replace the file, or take the case out.")
         return None
+    for remark in geometry_remarks(path, header.geometry):
+        found.add("warning", path, remark, "Correct the header where that is wrong.")
+    return header
 
 
 def _components(found: _CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:
@@ -190,12 +216,14 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
             f"holds {components} channel(s); {name} should be number {component}",
             "Correct the description of the channels, or the file.",
         )
+    elif component is not None and is_picture(image_ending(path)) and colours_of(components) < components:
+        found.alpha = True
     elif component is None and components > 1:
         found.add(
-            "warning",
+            "error",
             path,
-            f"holds {components} channels, of which only the first is used, as {name}",
-            "Describe all its channels, or store this one alone.",
+            f"holds {components} channels where {name} alone is expected",
+            "Describe its channels one by one, or store this one alone.",
         )
 
 
@@ -235,51 +263,35 @@ def _channels(
 
 
 def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
-    broken = 0 if array.dtype.kind in "ui" else int(array.size - np.isfinite(array).sum())
-    if broken:
-        found.add(
-            "error",
-            path,
-            f"{broken} voxels of {name} are NaN or infinite",
-            "Replace them (by 0, if they are background), or take the case out.",
-        )
-    low, high = (array.min(), array.max()) if broken < array.size else (np.nan, np.nan)
-    if low == high:
-        found.add(
-            "error",
-            path,
-            f"{name} is empty (all voxels are 0)" if low == 0 else f"{name} is constant (all voxels are {low:g})",
-            "Take the file out (a case may lack a channel), or replace it.",
-        )
-    else:
+    doubt = doubt_about(name, array)
+    if doubt is not None:
+        found.add(doubt.severity, path, doubt.what, doubt.remedy)
+    if doubt is None or doubt.severity != "error":
         digest = hashlib.blake2b(f"{array.shape}".encode(), digest_size=16)
         digest.update(np.ascontiguousarray(array, np.float32).data)
         found.hashes[name] = digest.hexdigest()
 
 
 def _label(
-    found: _CaseFindings, path: Path | None, geometries: dict[Path, Geometry], dataset: Dataset
+    found: _CaseFindings, source: LabelSource | None, geometries: dict[Path, Geometry], dataset: Dataset
 ) -> np.ndarray | None:
-    """Check a label map; return it as int16 ``(z, y, x)``."""
-    image = _read(found, path) if path is not None and path in geometries else None
+    """Check a label map; return it as integers ``(z, y, x)``."""
+    files = label_files(source)
+    if source is None or not files or any(path not in geometries for path in files):
+        return None
+    path = files[0]
+    image = _united_masks(found, source) if isinstance(source, StructureMasks) else _read(found, source)
     if image is None:
         return None
     if len(image.array) > 1:
         what = f"the label holds {len(image.array)} channels instead of one"
         found.add("error", path, what, "Save it with one channel (a picture: as greyscale, without a palette).")
         return None
-    array = image.array[0]
-    if array.dtype.kind not in "uib":
-        broken = ~np.isfinite(array)
-        uneven = ~broken & (array != np.rint(array))
-        if broken.any() or uneven.any():
-            found.add(
-                "error",
-                path,
-                f"{int(broken.sum() + uneven.sum())} voxels of the label are no whole numbers",
-                "Save it as integers, and resample labels with nearest neighbour only.",
-            )
-            return None
+    try:
+        array = label_values(image)
+    except NotALabelMap as error:
+        found.add("error", path, str(error), "Save it as integers, and resample labels with nearest neighbour only.")
+        return None
     table = value_counts(array)
     known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
     unknown = {value: count for value, count in table.items() if value not in known}
@@ -294,7 +306,15 @@ def _label(
         )
     if not any(value in table for value in dataset.labels.values()):
         found.add("warning", path, "the label is empty", "Right, if there is nothing to segment in this case.")
-    return array.astype(np.int16 if abs(array).max() <= np.iinfo(np.int16).max else np.int32)
+    return array
+
+
+def _united_masks(found: _CaseFindings, source: StructureMasks) -> Image | None:
+    try:
+        return read_label_map(source)
+    except AutosegError as error:
+        found.add("error", source.paths[0], str(error), "Correct the masks, or take the case out.")
+        return None
 
 
 def _mask(found: _CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray | None:
@@ -318,7 +338,7 @@ def _outside(
         what = "mask" if mask is not None else "non-zero image"
         found.add(
             "warning",
-            found.case.label,
+            next(iter(label_files(found.case.label)), None),
             f"{count} labelled voxels lie outside the box around the {what} and will be cut off",
             "Correct the label or the mask.",
         )
@@ -332,8 +352,7 @@ def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
     for case in cases:
         for name, source in case.channels.items():
             used[source.path, source.component].append((case.id, name))
-        for path in {case.label, case.mask, *case.annotations.values()} - {None}:
-            assert path is not None
+        for path in {*label_files(case.label), *label_files(case.mask), *case.annotations.values()}:
             used[path, -1].append((case.id, "label or mask"))
     problems = []
     for (path, _), places in used.items():
@@ -368,6 +387,13 @@ def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Probl
     if len(dimensions) > 1:
         what = f"flat images and volumes together: {_tally(dimensions)}"
         problems.append(Problem("error", "", None, what, "Make two datasets of them."))
+    transparent = sum(item.alpha for item in found)
+    if transparent:
+        what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
+        problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
+    for name, count in missing_masks(case.label for case in dataset.cases).items():
+        what = f"{count} of {len(dataset.cases)} cases have no mask of {name}; it is taken to be absent there"
+        problems.append(Problem("warning", "", None, what, "Add the masks of cases that have the structure."))
     orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
     if len(orientations) > 1:
         what = f"different orientations: {_tally(orientations)}"
@@ -396,14 +422,17 @@ def _unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
     total: Counter[int] = Counter()
     for case in fingerprint.cases:
         total.update(case.label_voxels)
+    unseen = [name for name, value in dataset.labels.items() if not total[value]]
+    if unseen and len(unseen) == len(dataset.labels):
+        what = f"every label map is empty: no case has any of {', '.join(unseen)}"
+        return [Problem("error", "", None, what, "There is nothing to learn; replace the label maps.")]
     return [
         Problem(
             "warning",
             "",
             None,
-            f"no case has the label {name} ({value})",
+            f"no case has the label {name} ({dataset.labels[name]})",
             "Take it out of the dataset's labels.",
         )
-        for name, value in dataset.labels.items()
-        if not total[value]
+        for name in unseen
     ]

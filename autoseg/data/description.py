@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autoseg.utils.errors import AutosegError
+from autoseg.data.file_names import why_not_plain
+from autoseg.data.label_maps import LARGEST_LABEL
+from autoseg.utils.errors import AutosegError, UsageError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,13 +30,52 @@ class ChannelFile(_Model):
     component: int | None = None
 
 
+class StructureMasks(_Model):
+    """A label drawn as a binary mask a structure, each in a file of its own; they may overlap.
+
+    :func:`autoseg.data.structure_masks.read_label_map` unites them.
+
+    Attributes:
+        structures: names of all structures of the dataset, in the order in which they are numbered.
+        masks: structure → file; a structure without a file is absent from the case.
+    """
+
+    structures: tuple[str, ...]
+    masks: dict[str, Path]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return list(self.masks.values())
+
+    def exists(self) -> bool:
+        """Whether all files are there."""
+        return all(path.exists() for path in self.masks.values())
+
+    def __str__(self) -> str:
+        """The folder, or file, that a message names."""
+        paths = self.paths
+        return str(paths[0] if len(paths) == 1 else paths[0].parent) if paths else "no mask"
+
+
+#: Where a label is stored: one label map, or a mask a structure.
+LabelSource = Path | StructureMasks
+
+
+def label_files(source: LabelSource | None) -> list[Path]:
+    """The files of a label."""
+    if source is None:
+        return []
+    return source.paths if isinstance(source, StructureMasks) else [source]
+
+
 class Case(_Model):
     """One exam: its channels by name, and for training its label file(s).
 
     Attributes:
         id: unique in the dataset; results are named after it.
         channels: channel name → file. A channel that the case lacks is absent.
-        label: the label map to train from, or None for a case to predict.
+        label: the label map to train from (or the masks that are united to one), or None for a case to predict.
         raters: rater name → label map, if several people annotated the case; ``label`` is then the first of them, or
             another map that the dataset names.
         mask: voxels outside are background for cropping and normalization.
@@ -43,7 +84,7 @@ class Case(_Model):
 
     id: str
     channels: dict[str, ChannelFile]
-    label: Path | None = None
+    label: LabelSource | None = None
     raters: dict[str, Path] = Field(default_factory=dict)
     mask: Path | None = None
     group: str = ""
@@ -57,7 +98,7 @@ class Case(_Model):
     def files(self) -> list[Path]:
         """Every file of the case, each once."""
         paths = [channel.path for channel in self.channels.values()]
-        paths += [p for p in (self.label, self.mask, *self.raters.values()) if p is not None]
+        paths += [*label_files(self.label), *([] if self.mask is None else [self.mask]), *self.raters.values()]
         return list(dict.fromkeys(paths))
 
 
@@ -76,6 +117,7 @@ class Description(_Model):
         cases: labelled cases.
         unlabelled: cases without a label (a test set).
         file_ending: ending of the label files, and so of results (``.nii.gz``).
+        question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
 
     name: str
@@ -89,6 +131,16 @@ class Description(_Model):
     cases: tuple[Case, ...]
     unlabelled: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
+    question: str = ""
+
+    def refuse_question(self) -> None:
+        """Refuse to use labels whose meaning the files leave open.
+
+        Raises:
+            UsageError: names the options that say it.
+        """
+        if self.question:
+            raise UsageError(self.question)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Self":
@@ -102,6 +154,15 @@ class Description(_Model):
         if 0 in known:
             raise ValueError(f"a label of {self.name} has the value 0, which is the background")
         counts = Counter(case.id for case in (*self.cases, *self.unlabelled))
+        for name in counts:
+            why = why_not_plain(name)
+            if why is not None:
+                raise ValueError(f"{name!r} can't be a case's name, since results are named after it: {why}; rename it")
+        large = [name for name, value in self.labels.items() if value > LARGEST_LABEL]
+        if large:
+            raise ValueError(
+                f"label {large[0]} has the value {self.labels[large[0]]}; the largest possible one is {LARGEST_LABEL}"
+            )
         twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise ValueError(f"several cases are called {', '.join(twice)}; rename all but one")

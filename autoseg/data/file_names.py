@@ -1,8 +1,34 @@
 """File names of images: their formats, and the ending of results."""
 
+import re
 from pathlib import Path
 
 from autoseg.data.formats.format import FORMATS, format_of
+
+#: What no part of a file's name may hold: separators of folders, and characters that are no text.
+_NOT_PLAIN = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+#: Bytes of a case's name, at most: file systems allow 255 in a name, and results add to it.
+_LONGEST = 200
+
+
+def why_not_plain(name: str) -> str | None:
+    """Why files can't be named after a case of this name; None where they can.
+
+    ``../x`` or ``sub-01/ses-01`` would put results into other folders, and hidden files are not found again.
+    """
+    if not name or name != name.strip():
+        return "it is empty or has spaces around it"
+    if _NOT_PLAIN.search(name):
+        return r"it holds / or \ or a control character"
+    if name.startswith("."):
+        return "it begins with a dot"
+    return f"it is longer than {_LONGEST} bytes" if len(name.encode(errors="replace")) > _LONGEST else None
+
+
+def plain_name(name: str) -> str:
+    """A label's or rater's name as part of a file's name: ``GTV/CTV`` → ``GTV_CTV``."""
+    return _NOT_PLAIN.sub("_", name)
 
 
 def image_endings() -> tuple[str, ...]:
@@ -31,6 +57,11 @@ def is_picture(ending: str | None) -> bool:
     """Whether files of this ending are flat pictures, of which one may hold red, green and blue."""
     found = format_of(ending)
     return found is not None and found.flat
+
+
+def colours_of(components: int) -> int:
+    """How many channels of a picture are colours: of 2 (grey) and 4 (red, green, blue), the last one is alpha."""
+    return components - 1 if components in (2, 4) else components
 
 
 def holds_fractions(ending: str | None) -> bool:

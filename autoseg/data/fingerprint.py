@@ -204,6 +204,7 @@ def fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> 
     Raises:
         AutosegError: cases can't be read (all of them named), or there are none.
     """
+    dataset.refuse_question()
     results = list(
         each(
             partial(_measure_file, dataset=without_cases(dataset), seed=seed),

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: Voxels by which directions of two files may bring a corner apart: a tenth shows in no result, and is what the
+#: rounding of angles to three decimals does to a small image.
+CORNER = 0.1
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -64,19 +68,30 @@ class Geometry:
     def differs_from(self, other: "Geometry", tolerance: float = 1e-3) -> str | None:
         """The difference of two geometries as a message, or None if they agree within ``tolerance`` voxels.
 
-        Sizes must be equal, spacings within a thousandth, directions within a thousandth of a cosine, and origins
-        within a hundredth of the largest voxel side or ``tolerance`` of it, whichever is more.
+        Sizes must be equal, spacings within a thousandth, and origins within a hundredth of the largest voxel side or
+        ``tolerance`` of it, whichever is more. Directions agree within a thousandth of a cosine, or where they bring no
+        corner of the image further than :data:`CORNER` voxels away.
         """
         if self.size != other.size:
             return f"size {'×'.join(map(str, self.size))} instead of {'×'.join(map(str, other.size))}"
-        if not np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=1e-4):
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=0):
             return f"spacing {_mm(self.spacing)} instead of {_mm(other.spacing)}"
-        if not np.allclose(self.direction, other.direction, atol=max(tolerance, 1e-3)):
+        if (
+            not np.allclose(self.direction, other.direction, atol=max(tolerance, 1e-3))
+            and self._turned_corners(other) > CORNER
+        ):
             return "another orientation of the axes"
         distance = np.abs(np.subtract(self.origin, other.origin)).max()
         if distance > max(tolerance, 1e-2) * max(self.spacing):
             return f"origin {distance:.3g} mm away"
         return None
+
+    def _turned_corners(self, other: "Geometry") -> float:
+        """How far apart the directions of the axes bring the corners of the image, in voxels of the smallest side."""
+        reach = (np.asarray(self.size) - 1) * np.asarray(self.spacing)
+        corners = np.array(list(np.ndindex(*(2,) * self.dimension))) * reach
+        turned = np.subtract(self.direction, other.direction).reshape(self.dimension, -1)
+        return float(np.linalg.norm(corners @ turned.T, axis=1).max() / min(self.spacing))
 
 
 @dataclass(frozen=True)
@@ -87,13 +102,15 @@ class Image:
         array: ``(channel, z, y, x)``.
         spacing: mm per voxel in array order ``(z, y, x)``.
         geometry: the file's own geometry, needed to write a result beside it.
-        non_finite: voxels that are NaN or infinite in a NIfTI file, and 0 here.
+        non_finite: voxels that are NaN or infinite in the file, and 0 here.
+        slope: that the file's integers were multiplied by.
     """
 
     array: np.ndarray
     spacing: tuple[float, float, float]
     geometry: Geometry
     non_finite: int = 0
+    slope: float = 1.0
 
 
 class Header(NamedTuple):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 #: Names of a sequence → its name in autoseg.
 SEQUENCES = {
@@ -11,6 +12,14 @@ SEQUENCES = {
     **dict.fromkeys(("flair", "t2f", "t2flair"), "flair"),
     **{name: name for name in ("adc", "dwi", "swi", "pd", "pet", "ct", "cbf", "cbv", "mra", "dce")},
 }
+
+
+def sequence_in(name: str) -> str | None:
+    """The last sequence that a file's name mentions (``p1_T1_Gd`` → ``t1c``), or None."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    together = ["".join(pair) for pair in pairwise(words)]
+    return next((SEQUENCES[word] for word in reversed([*words, *together]) if word in SEQUENCES), None)
+
 
 #: Names of a part of a glioma (BraTS and others) → its name in autoseg.
 STRUCTURES = {

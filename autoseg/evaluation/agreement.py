@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from autoseg.evaluation.comparison import Comparison, compare_samples
@@ -113,7 +114,7 @@ class Agreement:
         table = Table(title=title)
         table.add_column("", overflow="fold")
         for target in self.targets:
-            table.add_column(target, justify="right")
+            table.add_column(escape(target), justify="right")
         for name, first, second in self._lines():
             if not name:
                 table.add_section()
@@ -123,7 +124,7 @@ class Agreement:
                 found = Statistics.of(self._line(first, second, target, metric).values())
                 text = number(found.mean, digits) + (f" ± {number(found.std, digits)}" if found.n > 1 else "")
                 cells.append(text if found.n in (0, cases) else f"{text} (n {found.n})")
-            table.add_row(name, *cells)
+            table.add_row(escape(name), *cells)
         return table
 
     def to_json(self, compared: Comparison | None = None) -> dict[str, Any]:

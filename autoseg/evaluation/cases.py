@@ -9,7 +9,10 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from autoseg.data.image import Geometry, Image, read_image
+from autoseg.data.description import LabelSource
+from autoseg.data.image import Geometry, Image
+from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.structure_masks import read_label_map
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
@@ -18,6 +21,10 @@ from autoseg.utils.progress import track
 
 #: What :meth:`autoseg.evaluation.summary.Evaluation.counts` needs: which masks are empty.
 COUNTED = ("prediction_ml", "reference_ml")
+
+
+#: Label values up to which a table of all of them is kept; larger ones, as an atlas has, are numbered first.
+_LARGEST_TABLE = 1 << 16
 
 
 class LabelGroup(Protocol):
@@ -40,20 +47,22 @@ class Structure:
     values: tuple[int, ...]
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, Image]:
-    """Read a label map as int32 ``(z, y, x)``, with the image it came from.
+def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
+    """Read a label map (or unite one from masks) as int32, int64 for larger values, with the image it came from.
+
+    It is ``(z, y, x)``.
 
     Raises:
         AutosegError: unreadable, with several channels, or with values that are not whole numbers.
     """
-    image = read_image(path)
+    image = read_label_map(path)
     if len(image.array) != 1:
         raise AutosegError(f"{path} has {len(image.array)} channels; a label map has one.")
-    array = image.array[0]
-    labels = array.astype(np.int32)
-    if not np.issubdtype(array.dtype, np.integer) and not np.array_equal(labels, array):
-        raise AutosegError(f"{path} has values that are not whole numbers; a label map holds label values.")
-    return labels, image
+    try:
+        labels = label_values(image)
+    except NotALabelMap:
+        raise AutosegError(f"{path} has values that are not whole numbers; a label map holds label values.") from None
+    return labels if labels.dtype == np.int64 else labels.astype(np.int32), image
 
 
 def evaluate_arrays(
@@ -81,11 +90,15 @@ def evaluate_arrays(
         ignored = reference == protocol.ignore
         voxels -= int(np.count_nonzero(ignored))
         prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+    several = [[value for value in target.values if value != protocol.ignore] for target in targets]
+    if max(prediction.max(initial=0), reference.max(initial=0)) > _LARGEST_TABLE:
+        known = sorted({value for values in several for value in values})
+        prediction, reference = (_numbered(labels, known) for labels in (prediction, reference))
+        several = [[known.index(value) + 1 for value in values] for values in several]
     # One pass finds every label's box, so that a target is looked for only where it is.
     boxes = [ndimage.find_objects(np.maximum(labels, 0)) for labels in (prediction, reference)]
     found = {}
-    for target in targets:
-        values = [value for value in target.values if value != protocol.ignore]
+    for target, values in zip(targets, several, strict=True):
         box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.ndim)
         found[target.name] = measure(
             np.isin(prediction[box], values),
@@ -98,7 +111,7 @@ def evaluate_arrays(
 
 
 def evaluate_pairs(
-    pairs: Iterable[tuple[str, Path, Path]],
+    pairs: Iterable[tuple[str, Path, LabelSource]],
     targets: Sequence[LabelGroup],
     out: str | Path | None = None,
     protocol: EvaluationProtocol = EvaluationProtocol(),
@@ -126,10 +139,10 @@ def evaluate_pairs(
     if workers < 1:
         raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
 
-    def one(pair: tuple[str, Path, Path]) -> list[Row]:
+    def one(pair: tuple[str, Path, LabelSource]) -> list[Row]:
         case, prediction_path, reference_path = pair
-        prediction, predicted = read_labels(Path(prediction_path))
-        reference, real = read_labels(Path(reference_path))
+        prediction, predicted = read_labels(prediction_path)
+        reference, real = read_labels(reference_path)
         difference = grid_difference(predicted, real)
         if difference is not None:
             raise AutosegError(
@@ -169,6 +182,14 @@ def _corners(geometry: Geometry) -> np.ndarray:
     index = np.array(list(np.ndindex(*(2,) * dimension))) * (np.array(geometry.size) - 1)
     direction = np.asarray(geometry.direction).reshape(dimension, dimension)
     return np.asarray(geometry.origin) + (index * geometry.spacing) @ direction.T
+
+
+def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Labels by their number among ascending values, from 1; 0 for any other."""
+    if not values:
+        return np.zeros(labels.shape, np.int32)
+    places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
+    return np.where(np.asarray(values)[places] == labels, places + 1, 0).astype(np.int32)
 
 
 def _union(boxes: list[tuple[slice, ...] | None], axes: int) -> tuple[slice, ...]:

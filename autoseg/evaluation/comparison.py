@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from autoseg.evaluation.metric import Direction
@@ -137,8 +138,8 @@ class Comparison:
         headings = [f"mean{gap}±{gap}std", "median", "Δ mean", f"{100 * self.bootstrap.confidence:g} % interval"]
         headings = [*(["n/pairs"] if some_undefined else []), *headings, *(["p"] if wide else [])]
         table = Table(
-            title=title or f"{cases} case{'' if cases == 1 else 's'}, compared with {_escape(self.baseline)}",
-            caption=self.method,
+            title=title or f"{cases} case{'' if cases == 1 else 's'}, compared with {escape(self.baseline)}",
+            caption=escape(self.method),
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
@@ -150,7 +151,7 @@ class Comparison:
         for column in self.columns:
             rows = [row for row in self.rows if row.column == column]
             digits = _digits(row.mean for row in rows)
-            table.add_row(f"[bold]{_escape(column)}[/bold]")
+            table.add_row(f"[bold]{escape(column)}[/bold]")
             for row in rows:
                 cells = [f"{row.n}" if row.pairs == row.n else f"{row.n}/{row.pairs}"] if some_undefined else []
                 cells += [f"{number(row.mean, digits)}{gap}±{gap}{number(row.std, digits)}", number(row.median, digits)]
@@ -158,7 +159,7 @@ class Comparison:
                     interval = f"{number(row.low, digits)}{gap}…{gap}{number(row.high, digits)}"
                     cells += [_signed(row.difference, digits), interval, *([_p(row.p)] if wide else [])]
                     cells += [_p(row.p_holm), _signed(row.effect, 2)]
-                table.add_row(_escape(row.name), *cells)
+                table.add_row(escape(row.name), *cells)
             table.add_section()
         return table
 
@@ -370,10 +371,6 @@ def _equals(p: float) -> str:
 def _list(items: Iterable[str]) -> str:
     items = list(items)
     return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "") if items else "nothing"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _undefined(value: object) -> bool:

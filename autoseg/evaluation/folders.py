@@ -1,12 +1,12 @@
 """Evaluate a folder of predictions: which file belongs to which reference, and what there is to measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
+from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Dataset
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import image_ending, images_in
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
@@ -56,6 +56,7 @@ def evaluate(
     """
     if isinstance(references, str | Path):
         references = open_dataset(Path(references)) or Path(references)
+    files: Mapping[str, LabelSource]
     if isinstance(references, Dataset):
         files = {case.id: case.label for case in references.cases if case.label is not None}
         where = str(references.root)
@@ -95,8 +96,12 @@ def label_maps(path: Path) -> dict[str, Path]:
 
 
 def match(
-    predictions: dict[str, Path], references: dict[str, Path], folder: str, where: str, partial: bool = False
-) -> list[tuple[str, Path, Path]]:
+    predictions: dict[str, Path],
+    references: Mapping[str, LabelSource],
+    folder: str,
+    where: str,
+    partial: bool = False,
+) -> list[tuple[str, Path, LabelSource]]:
     """Put predictions and references of the same case together, in the references' order.
 
     Args:
@@ -134,6 +139,7 @@ def match(
 
 def dataset_structures(dataset: Dataset) -> list[Structure]:
     """A dataset's labels, then its regions; a label that is a region by itself is listed as the region."""
+    dataset.refuse_question()
     regions = [Structure(name, tuple(values)) for name, values in dataset.regions.items()]
     alone = {region.values[0] for region in regions if len(region.values) == 1}
     labels = [Structure(name, (value,)) for name, value in dataset.labels.items() if value not in alone]
@@ -182,10 +188,10 @@ def parse_structures(text: str) -> list[Structure]:
     return structures
 
 
-def found_structures(paths: Iterable[Path], ignore: int | None, workers: int) -> list[Structure]:
+def found_structures(paths: Iterable[LabelSource], ignore: int | None, workers: int) -> list[Structure]:
     """Every label value in any of the files."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        values = set().union(*pool.map(lambda path: set(np.unique(read_labels(path)[0]).tolist()), paths))
+        values = set().union(*pool.map(lambda path: set(value_counts(read_labels(path)[0])), paths))
     return [Structure(f"label {value}", (value,)) for value in sorted(values) if value > 0 and value != ignore]
 
 

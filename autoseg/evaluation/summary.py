@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from autoseg.evaluation.metric import METRICS
@@ -214,7 +215,7 @@ class Evaluation:
             tolerance = f" {self.tolerance_mm:g} mm" if METRICS.find(metric).uses_tolerance else ""
             table.add_column(METRICS.find(metric).title + tolerance, justify="right")
         for target, found in self.statistics().items():
-            table.add_row(target, *(_mean_and_std(found[metric], digits[metric], cases) for metric in metrics))
+            table.add_row(escape(target), *(_mean_and_std(found[metric], digits[metric], cases) for metric in metrics))
         if len(self.targets) > 1:
             table.add_section()
             table.add_row("mean", *(number(self.mean(metric), digits[metric]) for metric in metrics))
@@ -222,7 +223,8 @@ class Evaluation:
             counts = self.counts(target)
             notes = [f"{counts[key]} {word}" for key, word in _NOTES.items() if counts[key]]
             if notes:
-                table.caption = "\n".join(filter(None, [str(table.caption or ""), f"{target}: {', '.join(notes)}"]))
+                line = escape(f"{target}: {', '.join(notes)}")
+                table.caption = "\n".join(filter(None, [str(table.caption or ""), line]))
         return table
 
     def _how(self) -> tuple[object, ...]:

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from autoseg.networks.multiview import fuse
 from autoseg.plans.target import Target
 from autoseg.step.losses import output_masks
+from autoseg.utils.integers import integer_type
 
 
 class OutputProbabilities(Sequence[torch.Tensor]):
@@ -58,9 +60,9 @@ def mean_of_answers(scores: torch.Tensor, target: Target) -> torch.Tensor:
 
 
 def label_type(target: Target) -> torch.dtype:
-    """The smallest of int16 and int32 that holds the values that a target is painted with."""
-    values = [output.paint for output in target.outputs]
-    return torch.int16 if min(values) >= -(2**15) and max(values) < 2**15 else torch.int32
+    """The smallest of int16, int32 and int64 that holds the values that a target is painted with."""
+    kind = integer_type(output.paint for output in target.outputs)
+    return {np.int16: torch.int16, np.int32: torch.int32, np.int64: torch.int64}[kind]
 
 
 def paint_scores(heads: Iterable[torch.Tensor], target: Target) -> torch.Tensor:

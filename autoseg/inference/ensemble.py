@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase, load_case
+from autoseg.data.intensities import doubt_about
 from autoseg.inference.chain import Predict, ScoresOnScan, TrainedStage, apply_stages, segment_by_stages
 from autoseg.inference.decoding import OutputProbabilities
 from autoseg.inference.members import Member
@@ -82,7 +83,11 @@ class Ensemble:
         Raises:
             AutosegError: the case can't be read, or lacks a channel that the plan insists on.
         """
-        return [self._prepared_for(member, case) for member in self.members]
+        remarks: dict[str, None] = {}
+        prepared = [self._prepared_for(member, case, remarks) for member in self.members]
+        for remark in remarks:  # once, though several members read the case
+            say(f"{_name(case)}: {remark}")
+        return prepared
 
     def scores(self, prepared: Prepared) -> list[ScoresOnScan]:
         """Logits of each member."""
@@ -168,9 +173,18 @@ class Ensemble:
         ]
         return list(dict.fromkeys(names))
 
-    def _prepared_for(self, member: Member, case: Case | LoadedCase) -> list[PreprocessedCase]:
+    def _prepared_for(
+        self, member: Member, case: Case | LoadedCase, remarks: dict[str, None]
+    ) -> list[PreprocessedCase]:
         last = member.last
         loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
+        remarks.update(dict.fromkeys(loaded.remarks))
+        for name, present, voxels in zip(last.channel_names, loaded.present, loaded.image, strict=True):
+            doubt = doubt_about(name, voxels) if present else None
+            if doubt is not None and doubt.severity == "error":
+                raise AutosegError(f"{_name(case)}: {doubt.what}. {doubt.remedy}")
+            if doubt is not None:
+                remarks[f"{doubt.what}. {doubt.remedy}"] = None
         if not all(loaded.present) and not last.takes_missing_channels:
             lacking = [n for n, p in zip(last.channel_names, loaded.present, strict=True) if not p]
             raise AutosegError(
@@ -178,8 +192,7 @@ class Ensemble:
                 "trained for missing channels; give it, or train a run with --set recipe.channel_dropout=0.2."
             )
         if member.brain_mask and loaded.mask is None:
-            name = case.id if isinstance(case, Case) else "this case"
-            say(f"{name}: {member.name} was trained with brain masks and this scan has none: non-zero voxels count.")
+            remarks[f"{member.name} was trained with brain masks and this scan has none: non-zero voxels count."] = None
         by_grid: dict[str, PreprocessedCase] = {}
         for trained in member.stages:
             grid = trained.stage.configuration.data
@@ -256,6 +269,10 @@ class MeanProbabilities(Sequence[torch.Tensor]):
         for index in range(len(self)):
             result[index] = self[index] if index else first
         return result
+
+
+def _name(case: Case | LoadedCase) -> str:
+    return case.id if isinstance(case, Case) else "this case"
 
 
 def _comparable(target: Target) -> tuple[str, list[tuple[str, int]]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase
-from autoseg.data.file_names import image_ending, result_ending
+from autoseg.data.file_names import image_ending, result_ending, why_not_plain
 from autoseg.data.geometry import Geometry
 from autoseg.inference.chain import ScoresOnScan
 from autoseg.inference.decoding import paint_probabilities
@@ -25,6 +25,7 @@ from autoseg.inference.ensemble import Ensemble, Prepared
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import NamedProbabilities, Prediction
+from autoseg.inference.results.folder import PREDICTIONS, results_in
 from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
@@ -217,6 +218,9 @@ class Predictor:
         outcome = Outcome()
         due = []
         cases = list(cases)
+        for case in cases:
+            if (why := why_not_plain(case.id)) is not None:
+                raise UsageError(f"{case.id!r} can't name a result: {why}; rename the case.")
         self._refuse_overwriting(cases, out, writers)
         for case in cases:
             path = self._label_file(case, out)
@@ -260,7 +264,8 @@ class Predictor:
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
-        write_json(out / "predictions.json", self._provenance(details, outcome, writers))
+        told = self._provenance(details, outcome, writers)
+        write_json(out / PREDICTIONS, {**told, "files": self._files(outcome, out, writers)})
         return outcome
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
@@ -319,6 +324,18 @@ class Predictor:
             taken = next((path for path in files if path.resolve() in scans), None)
             if taken is not None:
                 raise UsageError(f"--out {out}: the result would overwrite {taken}; choose another folder.")
+
+    def _files(self, outcome: Outcome, out: Path, writers: Sequence[ResultWriter]) -> list[str]:
+        """Names of all results in the folder, earlier ones, too: where scans lie beside, they are told apart."""
+        names = {path.name for path in results_in(out)}
+        for case, label in outcome.written.items():
+            names.update(
+                path.name
+                for writer in writers
+                for name in writer.names(self.ensemble)
+                if (path := writer.path(label, case, name)).exists()
+            )
+        return sorted(names)
 
     def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome) -> None:
         try:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoseg.data.checks import examine
+from autoseg.data.checks import examine, warnings_in
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.annotators import check_decoders, choose_annotators
@@ -18,6 +18,7 @@ from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
 
 
 def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = None) -> Run:
@@ -131,6 +132,8 @@ def checked_fingerprint(dataset: Dataset, workers: int | None = None, seed: int 
             for problem in errors
         )
         raise AutosegError(f"{dataset.root} has {len(errors)} error(s) to be corrected before planning:{listed}")
+    for line in warnings_in(examination.problems):
+        say(line)
     return examination.fingerprint
 
 

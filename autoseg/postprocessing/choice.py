@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 from scipy import ndimage
 
 from autoseg import __version__
+from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
@@ -91,7 +93,7 @@ class _Packed:
     @classmethod
     def of(cls, label: np.ndarray) -> "Self":
         small = label.size == 0 or (label.min() >= 0 and label.max() <= 255)
-        label = np.ascontiguousarray(label, np.uint8 if small else np.int32)
+        label = np.ascontiguousarray(label, np.uint8) if small else np.ascontiguousarray(label)
         return cls(label.shape, label.dtype.str, zlib.compress(label.tobytes(), 1))
 
     def array(self) -> np.ndarray:
@@ -239,7 +241,7 @@ class _Chooser:
 
 def results_table(found: Postprocessing) -> Table:
     """What was tried, for the terminal; steps that change no case are left out."""
-    table = Table(title=f"Post-processing of {found.configuration}, {found.grounds}")
+    table = Table(title=escape(f"Post-processing of {found.configuration}, {found.grounds}"))
     table.add_column("output", overflow="fold")
     table.add_column("what stays")
     for heading in ("mean Dice", "its Dice", "cases", "chosen"):
@@ -251,11 +253,11 @@ def results_table(found: Postprocessing) -> Table:
         name = trial.step.output
         if name != last:
             table.add_section()
-            table.add_row(name, "all", show_dice(trial.before.mean), show_dice(trial.before.outputs[name]))
+            table.add_row(escape(name), "all", show_dice(trial.before.mean), show_dice(trial.before.outputs[name]))
             last = name
         dice = show_dice(trial.after.mean), show_dice(trial.after.outputs[name])
         counts = f"+{trial.improved} −{trial.worsened}"
-        table.add_row("", trial.step.what_stays, *dice, counts, "yes" if trial.kept else "")
+        table.add_row("", escape(trial.step.what_stays), *dice, counts, "yes" if trial.kept else "")
     idle = sum(not (trial.improved or trial.worsened) for trial in found.tried)
     table.caption = "cases: made better (+) and worse (−)" + (f"; {idle} more tried change none" if idle else "")
     return table
@@ -303,7 +305,7 @@ def _weights(run: Run, stage: Stage, folds: Iterable[int]) -> list[str]:
     return [file.relative_to(run.path).as_posix() for file in files]
 
 
-def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, Path]]:
+def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> Iterator[tuple[str, Path, LabelSource]]:
     """Each validated case with its prediction and its reference."""
     dataset = run.dataset
     for fold, evaluation in folds.items():
@@ -321,7 +323,7 @@ def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> It
             yield case, folder / f"{case}{ending}", reference
 
 
-def _read(target: Target, files: tuple[str, Path, Path]) -> _Pair:
+def _read(target: Target, files: tuple[str, Path, LabelSource]) -> _Pair:
     case, prediction_path, reference_path = files
     prediction, predicted = read_labels(prediction_path)
     reference, real = read_labels(reference_path)

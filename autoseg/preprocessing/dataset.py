@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import Case, Dataset, load_case
+from autoseg.data.description import StructureMasks
+from autoseg.data.formats.tiff import spacing_file
 from autoseg.plans.preprocessing import Preprocessing
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import preprocess_case
@@ -35,8 +37,14 @@ def case_key(case: Case, stage: Stage) -> str:
         "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
     parts |= stage.annotators_part
+    if isinstance(case.label, StructureMasks):  # their order numbers the label values
+        parts["structures"] = case.label.structures
     # Names, not paths: a dataset may move.
-    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in case.files if path.exists()]
+    stacks = (path for path in case.files if path.suffix.lower() in (".tif", ".tiff"))
+    beside = [found for path in stacks if (found := spacing_file(path)) is not None]
+    files = [
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in (*case.files, *beside) if path.exists()
+    ]
     return f"{digest(parts)}-{digest(files)}"
 
 

@@ -2,12 +2,15 @@
 
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 #: Colours of structures, distinguishable with colour-blindness and on grey images (Okabe & Ito 2008).
 _COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
@@ -15,6 +18,28 @@ _COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#
 INK = "#1d2733"
 MUTED = "#67727e"
 LINE = "#dde3e8"
+
+#: Fonts for names in scripts that DejaVu Sans lacks, where they are installed.
+_FOR_OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "IPAexGothic",
+    "NanumGothic",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Arial Unicode MS",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+)
 
 #: matplotlib's settings are global: one drawing at a time.
 _LOCK = threading.Lock()
@@ -31,12 +56,20 @@ def rgb(colour: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
+@cache
+def _families() -> list[str]:
+    """DejaVu Sans, which comes with matplotlib: the same picture on every machine; then what is there for its gaps."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _FOR_OTHER_SCRIPTS if name in installed)]
+
+
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure (size in inches) in the report's style, without a window; global settings are restored."""
     settings: Any = {
         "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
+        "font.sans-serif": _families(),
+        "text.parse_math": False,  # a $ in a name is no formula
         "font.size": 9.5,
         "text.color": INK,
         "axes.labelcolor": MUTED,
@@ -52,7 +85,8 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         "legend.frameon": False,
         "svg.fonttype": "path",
     }
-    with _LOCK, matplotlib.rc_context(settings):
+    with _LOCK, matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)  # a box is drawn for it
         yield Figure(figsize=(width, height), layout="constrained")
 
 

@@ -26,7 +26,7 @@ from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
-from autoseg.runs.splits import Split, read_splits
+from autoseg.runs.splits import Split, check_splits, read_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import first_fault, read_json, write_changed_json
 
@@ -96,9 +96,12 @@ class Run:
         """For each fold one ``{"train": [...], "validation": [...]}`` of case names.
 
         Raises:
-            AutosegError: the file (which users may edit) is missing or is no such list.
+            AutosegError: the file (which users may edit) is missing, is no such list, or does not fit the cases.
         """
-        return read_splits(self.path / "splits.json")
+        path = self.path / "splits.json"
+        splits = read_splits(path)
+        check_splits(splits, self.dataset, path)
+        return splits
 
     def preprocessed(self, data: str) -> Path:
         """Folder of the preprocessed cases called ``data``."""

@@ -39,6 +39,43 @@ def _is_split(fold: object) -> bool:
     )
 
 
+def check_splits(splits: list[Split], dataset: Dataset, path: Path) -> None:
+    """Refuse splits that can't be trained with or would validate on training cases; say where they part a patient.
+
+    Args:
+        splits: of ``dataset``'s cases.
+        dataset: without cases, as of an imported model, nothing is checked.
+        path: of the file, for messages.
+
+    Raises:
+        AutosegError: names the file, the fold and the case.
+    """
+    groups = {case.id: case.group or case.id for case in dataset.cases}
+    if not groups:
+        return
+    for number, fold in enumerate(splits):
+        train, validation = fold["train"], fold["validation"]
+        for case in (*train, *validation):
+            if case not in groups:
+                raise AutosegError(f"{path}: fold {number} names {case}, which is no labelled case of {dataset.name}.")
+        if not train:
+            raise AutosegError(f'{path}: fold {number} has no case in "train"; give it some.')
+        if both := sorted(set(train) & set(validation)):
+            raise AutosegError(
+                f'{path}: fold {number} has {both[0]} in "train" and in "validation"; a case that was trained on '
+                "measures nothing, so take it out of one."
+            )
+        for part in (train, validation):
+            if twice := sorted({case for case in part if part.count(case) > 1}):
+                raise AutosegError(f"{path}: fold {number} names {twice[0]} twice; take one out.")
+        patients = {groups[case] for case in train}
+        if parted := [case for case in validation if groups[case] in patients]:
+            say(
+                f"{path}: fold {number} validates {parted[0]}, of whose patient ({groups[parted[0]]}) it trains on "
+                "another exam; its results will look better than they are."
+            )
+
+
 def make_splits(dataset: Dataset, folds: int = FOLDS, seed: int = 0) -> list[Split]:
     """Distribute cases to folds at random, whole groups (patients) at a time, in folds of about equal size.
 
@@ -99,6 +136,7 @@ def keep_or_make_splits(path: str | Path, dataset: Dataset, seed: int = 0, folds
             return make_splits(dataset, folds, seed)
         if all(
             {*fold["train"], *fold["validation"]} == set(groups)
+            and fold["train"]
             and {groups[name] for name in fold["train"]}.isdisjoint(groups[name] for name in fold["validation"])
             for fold in splits
         ):

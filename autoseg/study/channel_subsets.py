@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
@@ -54,15 +55,15 @@ class SubsetEvaluation:
 
     def table(self) -> Table:
         """Table for the terminal: for each subset the mean Dice of each structure over the cases, and their mean."""
-        table = Table(title=f"{self.configuration}: mean Dice with some of the channels")
+        table = Table(title=f"{escape(self.configuration)}: mean Dice with some of the channels")
         table.add_column("channels", overflow="fold")
         for target in self._targets:
-            table.add_column(target, justify="right", overflow="fold")
+            table.add_column(escape(target), justify="right", overflow="fold")
         table.add_column("mean", justify="right")
         table.add_column("cases", justify="right")
         for subset, part in self.parts.items():
             values = [*(part.mean("dice", target) for target in self._targets), part.mean("dice")]
-            table.add_row(name_of(subset), *(number(value, 3) for value in values), str(len(part.cases)))
+            table.add_row(escape(name_of(subset)), *(number(value, 3) for value in values), str(len(part.cases)))
         return table
 
     def to_json(self) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def terminal_tables(table: StudyTable, *, wide: bool = True) -> list[Table]:
 
 def plan_table(study: Study) -> Table:
     """Table of ``--dry-run``: every setting's network, memory and patch."""
-    table = Table(title=f"{study.grid.name}: {len(study.settings)} settings", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(
+        title=f"{escape(study.grid.name)}: {len(study.settings)} settings", box=box.SIMPLE_HEAD, show_edge=False
+    )
     table.add_column("", overflow="fold")
     for heading in ("planner", "channels", "network", "parameters", "step GB", "batch × patch"):
         table.add_column(heading, overflow="fold")
@@ -45,7 +47,7 @@ def plan_table(study: Study) -> Table:
         result = SettingResult(setting, plan, "unfinished", "", math.nan, math.nan, 0, {})
         planner, parameters, memory, patch = facts_of(result)[:4]
         cells = [planner, ", ".join(plan.channel_names), " → ".join(networks), parameters, memory, patch]
-        table.add_row(escape(setting.name), *cells)
+        table.add_row(escape(setting.name), *map(escape, cells))
     return table
 
 
@@ -137,12 +139,14 @@ def _compared(row: ComparisonRow) -> list[str]:
 
 
 def _table(title: str, headings: Sequence[str], table: StudyTable, rows: Sequence[Sequence[str]]) -> Table:
-    found = Table(title=title or None, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    found = Table(
+        title=escape(title) or None, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     found.add_column("", overflow="fold")
     for heading in headings:
-        found.add_column(heading, justify="left" if heading == "planner" else "right", overflow="fold")
+        found.add_column(escape(heading), justify="left" if heading == "planner" else "right", overflow="fold")
     for result, cells in zip(table.results, rows, strict=True):
-        found.add_row(escape(result.setting.name), *cells)
+        found.add_row(escape(result.setting.name), *map(escape, cells))
     return found
 
 

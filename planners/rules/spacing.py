@@ -60,8 +60,13 @@ def full_resolution(fingerprint: Fingerprint) -> VoxelGrid:
     order = (0, 1, 2)
     order_why = "the first axis already has the lowest resolution"
     worst = int(np.argmax(target))
+    single = [axis for axis in range(3) if np.median(shapes[:, axis]) <= 1]
     if fingerprint.dimension == 2:
         order_why = "pictures: nothing to reorder"
+    elif single:
+        rest = [axis for axis in range(3) if axis != single[0]]
+        order = (single[0], rest[0], rest[1])
+        order_why = f"the cases are single slices along axis {'zyx'[single[0]]}, which comes first"
     elif target[worst] > target[0] * (1 + SAME):
         rest = [axis for axis in range(3) if axis != worst]
         order = (worst, rest[0], rest[1])

@@ -22,6 +22,7 @@ from autoseg.runs.run import Run
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
+from autoseg.utils.lock import held
 from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -171,3 +172,13 @@ def test_trained_on_all_cases(run: Run) -> None:
     train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert equal(weights(run, 0), before)
     assert Predictor.load(run.path, device="cpu").predict_case(run.dataset.cases[0]).label.shape == (10, 12, 14)
+
+
+def test_a_fold_that_another_process_trains_is_left_alone(run: Run) -> None:
+    fold = run.fold("small", 0)
+    with (
+        held(fold.folder, "it"),
+        pytest.raises(AutosegError, match=r"fold 0 of small in .* is being trained by process"),
+    ):
+        train(run, folds=[0], compute=Compute("cpu"))
+    assert not fold.begun

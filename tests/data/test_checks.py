@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoseg.data.checks import check, examine
+from autoseg.data.checks import Problem, check, examine, warnings_in
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.fingerprint import fingerprint
 
@@ -77,17 +77,18 @@ def test_all_problems_are_found_at_once(build, image, label):
         nothing={"label": label()},
     )
     problems = found(dataset, "error")
-    assert any("nan: 3 voxels of a are NaN or infinite" in p for p in problems)
+    assert "nan: 3 voxels are NaN or infinite; they are read as 0" in found(dataset, "warning")
     assert any("empty: a is empty" in p for p in problems)
     assert any("empty: b is constant (all voxels are 7)" in p for p in problems)
     assert any("values: label values that the dataset does not name: 5 (" in p and "10 (" in p for p in problems)
     assert any("nothing: no image of any channel" in p for p in problems)
 
 
-def test_nan_in_a_nifti_file_is_read_as_zero_and_reported(build, image, label):
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_voxels_that_are_no_numbers_are_read_as_zero_and_reported(build, image, label, ending):
     broken = image()
     broken[1, 1, :4] = [np.nan, np.inf, -np.inf, np.nan]
-    dataset = build(p={"a": broken, "b": image(), "label": label()})
+    dataset = build(p={"a": broken, "b": image(), "label": label()}, ending=ending)
     assert found(dataset) == ["p: 4 voxels are NaN or infinite; they are read as 0"]
 
 
@@ -199,7 +200,7 @@ def test_channels_of_a_file(build, image, label, tmp_path, write_volume):
         q={"a": four, "b": image(), "label": label()},
     )
     assert "p: holds 2 channel(s); b should be number 2" in found(dataset, "error")
-    assert "q: holds 2 channels, of which only the first is used, as a" in found(dataset, "warning")
+    assert "q: holds 2 channels where a alone is expected" in found(dataset, "error")
 
 
 def test_unlabelled_cases_are_checked_and_not_in_the_fingerprint(build, image, label):
@@ -240,3 +241,22 @@ def test_a_label_of_several_channels_is_an_error(build, tmp_path, write_volume, 
     colour = write_volume(tmp_path / "colour.nii.gz", np.stack([label(), label()]))
     dataset = build(p={"a": image(), "b": image(), "label": colour}, q={"a": image(), "b": image(), "label": label()})
     assert "p: the label holds 2 channels instead of one" in found(dataset, "error")
+
+
+def test_every_label_map_empty(build, image, label):
+    nothing = np.zeros(SHAPE, np.uint8)
+    dataset = build(p={"a": image(), "b": image(), "label": nothing}, q={"a": image(), "b": image(), "label": nothing})
+    assert found(dataset, "error") == [": every label map is empty: no case has any of x, y"]
+
+
+def test_no_case_at_all(build):
+    assert found(build()) == [": there is no case"]
+
+
+def test_warnings_as_lines():
+    problems = [Problem("warning", name, None, "the label is empty", "Look.") for name in "abcde"]
+    problems += [Problem("error", "x", None, "bad", ""), Problem("warning", "", None, "odd", "Mend it.")]
+    assert warnings_in(problems) == [
+        "Warning: a, b, c and 2 more cases: the label is empty. Look.",
+        "Warning: odd. Mend it.",
+    ]

@@ -261,3 +261,20 @@ def test_a_model_is_measured_by_what_its_label_maps_can_say(
     )
     found = plan_structures(make_plan(target=target), dataset)
     assert " ".join(structure.name for structure in found) == expected
+
+
+@pytest.mark.parametrize("large", [70000, 614454277, 2**32 - 1])
+def test_ids_of_an_atlas_are_measured_as_small_ones_are(tmp_path: Path, large: int) -> None:
+    """A table of all values up to the largest would take gigabytes."""
+    for folder, moved in (("small", 0), ("small_predicted", 1), ("large", 0), ("large_predicted", 1)):
+        array = labels(moved).astype(np.uint32)
+        if folder.startswith("large"):
+            array[array == 2] = large
+        save(tmp_path / folder / "a.nii.gz", array)
+    small = evaluate(tmp_path / "small_predicted", tmp_path / "small", targets=[OUTER, INNER, WHOLE])
+    targets = [OUTER, Structure("inner", (large,)), Structure("whole", (1, large))]
+    found = evaluate(tmp_path / "large_predicted", tmp_path / "large", targets=targets)
+    assert [row.values for row in found.rows] == [row.values for row in small.rows]
+    assert evaluate(tmp_path / "large_predicted", tmp_path / "large").targets == ("label 1", f"label {large}")
+    only = evaluate(tmp_path / "large_predicted", tmp_path / "large", targets=[OUTER])
+    assert only.rows[0].values == small.rows[0].values, "large values that are not asked for"

@@ -1,14 +1,18 @@
 """Reading per-case tables of ours and of other tools, and comparing them."""
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 import autoseg
+from autoseg.evaluation.comparison import compare_samples
 from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
@@ -308,3 +312,27 @@ def test_five_runs_of_wacker(real_data: Callable[[str], Path]) -> None:
     assert row.mean == pytest.approx(np.mean(means["pretrained"]))
     assert row.difference == pytest.approx(np.mean(means["pretrained"]) - np.mean(means["plain"]))
     assert 0 < row.low < row.difference < row.high
+
+
+NAMES = ("mass [/x]", "kidney [left]", "kidney [right]", "[bold]", "a\\", "[1, 2]")
+
+
+def shown(*tables: Table) -> str:
+    console = Console(width=400, record=True, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_tables_are_printed_as_they_are(name: str) -> None:
+    """rich takes brackets for markup: it would drop the words in them, or fail."""
+    values = dict.fromkeys(STANDARD_METRICS, 0.5)
+    missed = {**values, "prediction_ml": 0.0, "reference_ml": 1.0}
+    rows = tuple(Row(case, name, missed) for case in ("p", "q"))
+    evaluation = Evaluation(rows, (name,))
+    samples = {method: {name: {"p": 0.1, "q": 0.2, "r": 0.4}} for method in (name, "other")}
+    compared = compare_samples(samples, name, directions={name: "more"})
+    for table in (evaluation.table(), compared.table()):
+        assert name in shown(table)
+    assert f"{name}: 2 missed" in shown(evaluation.table())

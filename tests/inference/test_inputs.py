@@ -1,11 +1,13 @@
 """What there is to predict: datasets, folders of images, single files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.data.dataset import Dataset
 from autoseg.inference.inputs import cases_to_predict, single_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration, make_plan, make_recipe, write
@@ -188,3 +190,116 @@ def test_a_datasets_other_names_of_a_sequence(tmp_path: Path, capsys: pytest.Cap
     assert "T1-Gd is taken for t1c, FLAIR is taken for flair." in capsys.readouterr().err
     # Names that are the plan's own are left alone.
     assert found(tmp_path, make_plan(channels=("T1-Gd", "FLAIR")))["p"].keys() == {"T1-Gd", "FLAIR"}
+
+
+LABEL = np.zeros((3, 4, 5), np.uint8)
+LABEL[1, 1, 1] = 1
+
+
+def test_several_channels_a_case_for_a_model_of_one(tmp_path: Path) -> None:
+    folder(tmp_path, *(f"{case}_000{n}.nii.gz" for case in "pq" for n in range(4)))
+    with pytest.raises(AutosegError, match=r"2 cases of 4 channels \(p_0000\.nii\.gz, .*q_0003\.nii\.gz\)"):
+        cases_to_predict(tmp_path, ONE)
+    # The same numbers that don't begin with 0000 are dates, time points, slices.
+    assert len(found(folder(tmp_path / "b", *(f"{case}_20{n}.nii.gz" for case in "pq" for n in (19, 20))), ONE)) == 4
+
+
+def test_label_maps_among_the_scans(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("p_0000", "q_0000"):
+        write(tmp_path / f"{name}.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
+    write(tmp_path / "p_seg.nii.gz", LABEL)
+    for plan in (ONE, TWO):
+        with pytest.raises(AutosegError, match=r"label maps among the scans \(p_seg\.nii\.gz\)"):
+            cases_to_predict(tmp_path, plan)
+    # A scan that is only called so is one.
+    write(tmp_path / "p_seg.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
+    assert set(found(tmp_path, ONE)) == {"p_0000", "p_seg", "q_0000"}
+
+
+def test_results_beside_the_scans_are_told_by_predictions_json(
+    tmp_path: Path, write_json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same whether the file lists them, or (of an earlier version) names the cases only."""
+    scans = folder(tmp_path, "p_0000.nii.gz", "q_0000.nii.gz")
+    for name in ("p", "q", "p_probability_tumor"):
+        write(tmp_path / f"{name}.nii.gz", LABEL)
+    files = ["p.nii.gz", "q.nii.gz", "p_probability_tumor.nii.gz"]
+    for told in ({"cases": {"p": {}}, "kept_from_before": ["q"]}, {"files": files}):
+        write_json(tmp_path / "predictions.json", told)
+        assert found(scans, ONE) == {"p": {"mr": ("p_0000.nii.gz", None)}, "q": {"mr": ("q_0000.nii.gz", None)}}
+        assert "3 results of an earlier prediction (predictions.json) left out" in capsys.readouterr().err
+
+
+def dicom(path: Path, slices: int) -> Path:
+    path.mkdir(parents=True)
+    for number in range(slices):
+        image = sitk.GetImageFromArray(np.full((1, 8, 9), number, np.int16))
+        tags = {
+            "0020|000e": "1.2.3.4.5",
+            "0008|0018": f"1.2.3.4.5.{number + 1}",
+            "0020|000d": "1.2.3",
+            "0008|0060": "MR",
+        }
+        for tag, value in {**tags, "0020|0013": str(number), "0020|0032": f"0\\0\\{number}"}.items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(path / f"{number}.dcm"))
+        writer.Execute(image)
+    return path
+
+
+def test_dicom_is_named_as_such(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    series = dicom(tmp_path / "series", 4)
+    with pytest.raises(AutosegError, match=r"series holds DICOM files; convert each series to NIfTI, as with dcm2niix"):
+        cases_to_predict(series, ONE)
+    with pytest.raises(AutosegError, match=r"holds DICOM files"):
+        cases_to_predict(tmp_path, ONE)
+    slice_of_four = rf"1\.dcm: it is one slice of a DICOM series of 4\. Convert the series in {series} to NIfTI"
+    for give in (lambda path: cases_to_predict(path, ONE), lambda path: single_case({"mr": path}, [ONE.stage()])):
+        with pytest.raises(AutosegError, match=slice_of_four):
+            give(series / "1.dcm")
+    with pytest.raises(AutosegError, match=r"series: it is a folder of DICOM files\. Convert the series"):
+        single_case({"mr": series}, [ONE.stage()])
+    with pytest.raises(AutosegError, match=r"it is a folder\. Give the image file"):
+        single_case({"mr": folder(tmp_path / "plain", "a.nii.gz")}, [ONE.stage()])
+    assert "HDF5" not in "".join(capfd.readouterr()), "what SimpleITK prints of a folder"
+    alone = dicom(tmp_path / "alone", 1)
+    assert single_case({"mr": alone / "0.dcm"}, [ONE.stage()]).channels["mr"].path == alone / "0.dcm"
+
+
+@pytest.mark.parametrize("case", ["{id}/{id}_flair", "{id}/flair", "scans/{id}-flair"])
+def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str) -> None:
+    """The training data were described by an autoseg.toml, and may be gone by now."""
+    plan = make_plan(channels=("t1", "fluid"))
+    patterns = {"fluid": f"{case}.nii.gz", "t1": f"{case.replace('flair', 'T1')}.nii.gz"}
+    label = "masks/{id}.nii.gz"
+
+    def lay_out(root: Path, *names: str) -> Path:
+        for name in names:
+            folder(root, *(pattern.format(id=name) for pattern in patterns.values()))
+        return root
+
+    training = lay_out(tmp_path / "training", "a", "b", "c")
+    for name in "abc":
+        write(training / label.format(id=name), LABEL)
+    manifest = "\n".join(f'{name} = "{pattern}"' for name, pattern in patterns.items())
+    (training / "autoseg.toml").write_text(f'[channels]\n{manifest}\n[label]\nfile = "{label}"\nvalues = {{ x = 1 }}\n')
+    dataset = Dataset.open(training)
+    shutil.rmtree(training)
+    scans = lay_out(tmp_path / "new", "p", "q")
+    (scans / patterns["t1"].format(id="q")).unlink()
+    files = {name: (Path(pattern.format(id="p")).name, None) for name, pattern in patterns.items()}
+    assert found(scans, plan, like=dataset) == {
+        "p": files,
+        "q": {"fluid": (Path(patterns["fluid"].format(id="q")).name, None)},
+    }
+    with pytest.raises(AutosegError):
+        cases_to_predict(folder(tmp_path / "other", "x/a.nii.gz", "y/b.nii.gz"), plan, like=dataset)
+
+
+def test_case_folders_of_which_nothing_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = folder(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for case in ("p", "q") for name in ("T1", "T2")))
+    assert found(scans, TWO)["q"] == {"t1": ("q_T1.nii.gz", None), "t2": ("q_T2.nii.gz", None)}
+    assert "scans are taken to be " in capsys.readouterr().err

@@ -434,3 +434,72 @@ def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkey
         "read",
         "network",
     ]
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_voxel_that_is_no_number_is_zero_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str, broken: float
+) -> None:
+    scan = picture_of(blob())
+    scan[0, 0, 0] = broken
+    case = Case(id="c", channels={"mr": ChannelFile(path=write(tmp_path / f"scan.{ending}", scan))})
+    assert np.array_equal(predictor().predict_case(case).label, blob())
+    assert "c: 1 voxels of " in (said := capsys.readouterr().err)
+    assert f"scan.{ending} are NaN or infinite; they are read as 0." in said
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_a_scan_of_one_value_fails(tmp_path: Path, value: float) -> None:
+    cases = [case_of(tmp_path / "in", "good", blob()), case_of(tmp_path / "in", "bad", blob())]
+    write(tmp_path / "in" / "bad.nii.gz", np.full(blob().shape, value, np.float32))
+    outcome = predictor().predict(cases, tmp_path / "out")
+    assert set(outcome.written) == {"good"}
+    assert outcome.failed["bad"].startswith("bad: mr is " + ("constant" if value else "empty"))
+
+
+def test_an_empty_channel_fails_and_an_absent_one_does_not(tmp_path: Path) -> None:
+    plan = make_plan(channels=("t1", "t2"), allow_missing_channels=True)
+    t1 = ChannelFile(path=write(tmp_path / "t1.nii.gz", picture_of(blob())))
+    t2 = ChannelFile(path=write(tmp_path / "t2.nii.gz", np.zeros(blob().shape, np.float32)))
+    with pytest.raises(AutosegError, match=r"c: t2 is empty .* \(a case may lack a channel\)"):
+        predictor(member(plan=plan)).predict_case(Case(id="c", channels={"t1": t1, "t2": t2}))
+    assert predictor(member(plan=plan)).predict_case(Case(id="c", channels={"t1": t1})).missing == ["t2"]
+
+
+def test_an_outlier_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = picture_of(blob())
+    scan[0, 0, 0] = 1e30
+    case = Case(id="c", channels={"mr": ChannelFile(path=write(tmp_path / "scan.nii.gz", scan))})
+    predictor().predict_case(case)
+    assert "c: 1 voxel(s) of mr are far from all others, as 1e+30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../evil", "sub-01/ses-01", "", ".hidden", "a\\b", "x" * 201])
+def test_a_case_that_would_be_written_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    case = case_of(tmp_path, "c", blob()).model_copy(update={"id": name})
+    with pytest.raises(UsageError, match="can't name a result"):
+        predictor().predict([case], tmp_path / "out" / "here")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_the_name_of_a_label_stays_in_the_folder(tmp_path: Path) -> None:
+    outputs = [Output(name="GTV/CTV", values=[1], paint=1), Output(name="/../../evil", values=[2], paint=2)]
+    plan = make_plan(target=Target(kind="labels", outputs=outputs))
+    predictor(member(plan=plan)).predict([case_of(tmp_path, "c", blob())], tmp_path / "out", results=PROBABILITIES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "c.nii.gz",
+        "c_probability_GTV_CTV.nii.gz",
+        "c_probability__.._.._evil.nii.gz",
+        "predictions.json",
+    }
+
+
+@pytest.mark.parametrize("large", [40000, 614454277, 2**32 - 1])
+def test_large_label_values_are_painted_and_written(tmp_path: Path, large: int) -> None:
+    outputs = [Output(name="outer", values=[1], paint=1), Output(name="inner", values=[large], paint=large)]
+    plan = make_plan(target=Target(kind="labels", outputs=outputs))
+    for results in (("label",), PROBABILITIES):
+        written = predictor(member(plan=plan)).predict([case_of(tmp_path, "c", blob())], tmp_path / "out", results)
+        expected = np.where(blob() == 2, large, blob().astype(np.int64))
+        assert np.array_equal(read(written.written["c"]).astype(np.int64), expected)

@@ -92,6 +92,20 @@ def test_coarsest_axis_comes_first() -> None:
     assert plan.configurations["3d_fullres"].spacing == (4.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slices_are_planned_in_their_plane(axis: int) -> None:
+    """A coronal slice has one voxel along y, at whatever distance; nothing can be learned across it."""
+    shape, spacing = [300, 400], [0.9, 1.1]
+    shape.insert(axis, 1)
+    spacing.insert(axis, 0.5)
+    plan = unet.plan(fingerprint(shape, spacing), ResolvedRequest())
+    assert plan.preprocessing.transpose == (axis, *(other for other in range(3) if other != axis))
+    assert set(plan.configurations) == {"2d"}
+    configuration = plan.configurations["2d"]
+    assert tuple(configuration.spacing[1:]) == (0.9, 1.1)
+    assert min(configuration.patch_size) > 100
+
+
 @pytest.mark.usefixtures("generous")
 def test_tenth_percentile_along_a_strongly_anisotropic_axis() -> None:
     data = fingerprint((40, 320, 320), (6.0, 0.5, 0.5), cases=20)

@@ -1,6 +1,7 @@
 """Pictures: which slice, which part, in proportion, in the right colours."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,12 @@ def test_a_flat_picture_has_one_view() -> None:
 def test_more_structures_than_colours() -> None:
     many = np.arange(1, 31, dtype=np.uint8).repeat(8).reshape(1, 15, 16)
     assert overlay_png(None, many, many, (1.0, 1.0, 1.0), {f"label {n}": n for n in range(1, 31)})
+
+
+@pytest.mark.parametrize("name", ["肿瘤", "腫瘍", "ورم", "종양", "ट्यूमर", "cost $x^{", "[/bold]"])
+def test_names_in_any_script_are_drawn_without_a_warning(name: str) -> None:
+    cube = np.zeros((8, 8, 8), np.uint8)
+    cube[2:6, 2:6, 2:6] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert overlay_png(cube * 1.0, cube, cube, (1.0, 1.0, 1.0), {name: 1}, title=name)[1:4] == b"PNG"

@@ -169,7 +169,8 @@ def test_stored_splits_are_kept_where_they_fit(tmp_path: Path) -> None:
     straddling = [{"train": ["c0", "c2"], "validation": ["c1", "c3"]}]
     twice = [{"train": ["c0", "c1", "c2", "c3"], "validation": ["c3"]}]
     fewer = [{"train": ["c0", "c1"], "validation": ["c3"]}]
-    for splits, kept in ((apart, True), (straddling, False), (twice, False), (fewer, False)):
+    nothing = [{"train": [], "validation": ["c0", "c1", "c2", "c3"]}]
+    for splits, kept in ((apart, True), (straddling, False), (twice, False), (fewer, False), (nothing, False)):
         (tmp_path / "splits.json").write_text(json.dumps(splits))
         assert keep_or_make_splits(tmp_path, dataset) == (splits if kept else make_splits(dataset))
 
@@ -189,3 +190,36 @@ def test_a_folder_of_a_dataset_is_no_run_folder(tmp_path: Path) -> None:
     assert (other / "dataset.json").read_text() == '{"channel_names": {}}'
     (run.path / "plan.json").unlink()
     refuse_dataset_folder(run.path, dataset)
+
+
+@pytest.mark.parametrize(
+    ("fold", "sentence"),
+    [
+        ({"train": ["case_0", "case_1"], "validation": ["case_1"]}, 'fold 1 has case_1 in "train" and in "validation"'),
+        ({"train": [], "validation": ["case_1"]}, 'fold 1 has no case in "train"'),
+        ({"train": ["case_9"], "validation": []}, "fold 1 names case_9, which is no labelled case of blobs"),
+        ({"train": ["case_0", "case_0"], "validation": []}, "fold 1 names case_0 twice"),
+    ],
+)
+def test_edited_splits_that_leak_or_name_what_is_not_there(tmp_path: Path, fold: object, sentence: str) -> None:
+    run = make_run(tmp_path, cases=2)
+    (run.path / "splits.json").write_text(json.dumps([run.splits[0], fold]))
+    with pytest.raises(AutosegError, match=sentence) as refused:
+        Run(run.path).split(0)
+    assert "splits.json" in str(refused.value)
+
+
+def test_splits_may_leave_cases_out_and_a_parted_patient_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, cases=4)
+    cases = [
+        case.model_copy(update={"group": "p" if case.id in ("case_0", "case_1") else ""}) for case in run.dataset.cases
+    ]
+    (run.path / "dataset.json").write_text(run.dataset.model_copy(update={"cases": tuple(cases)}).model_dump_json())
+    (run.path / "splits.json").write_text(json.dumps([{"train": ["case_0"], "validation": ["case_2"]}]))
+    assert Run(run.path).split(0) == {"train": ["case_0"], "validation": ["case_2"]}
+    assert capsys.readouterr().err == ""
+    (run.path / "splits.json").write_text(json.dumps([{"train": ["case_0"], "validation": ["case_1"]}]))
+    assert Run(run.path).split(0)["train"] == ["case_0"]
+    assert "fold 0 validates case_1, of whose patient (p) it trains on another exam" in capsys.readouterr().err

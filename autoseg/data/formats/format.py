@@ -12,7 +12,26 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.geometry import Geometry, Header, Image
+from autoseg.utils.errors import AutosegError
 from autoseg.utils.registry import Registry
+
+
+class UnusableImage(AutosegError):
+    """An image file that says what it must not.
+
+    Args:
+        path: of the file.
+        what: is wrong with it.
+        remedy: how to correct it.
+    """
+
+    def __init__(self, path: Path, what: str, remedy: str) -> None:
+        super().__init__(f"{path}: {what}. {remedy}")
+        self.path, self.what, self.remedy = path, what, remedy
+
+    def __reduce__(self) -> tuple[type["UnusableImage"], tuple[Path, str, str]]:
+        """With all its arguments, from another process."""
+        return UnusableImage, (self.path, self.what, self.remedy)
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,8 @@ class ImageFormat:
         fractions: it can hold non-integer numbers.
         lossless: reading returns the written values.
         one_file: header and voxels are in one file.
+        remarks: what a file's header contradicts itself in, in words; given the geometry it is read with.
+        beside: writes what a written file can't hold into one beside it.
     """
 
     endings: tuple[str, ...]
@@ -38,6 +59,8 @@ class ImageFormat:
     fractions: bool = True
     lossless: bool = True
     one_file: bool = True
+    remarks: Callable[[Path, Geometry], list[str]] | None = None
+    beside: Callable[[Path, Geometry], None] | None = None
 
     @property
     def holds_labels(self) -> bool:

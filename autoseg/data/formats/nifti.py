@@ -6,10 +6,11 @@ from tempfile import NamedTemporaryFile
 
 import numpy as np
 
-from autoseg.data.formats.format import FORMATS, ImageFormat
+from autoseg.data.formats.format import FORMATS, ImageFormat, UnusableImage
 from autoseg.data.formats.simpleitk import FLAT_SPACING, read_header_with_sitk, read_with_sitk, write_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
 from autoseg.data.nifti import plain_header, stored_voxels
+from autoseg.data.nifti_forms import nifti_forms
 from autoseg.data.orientation import axes_in
 
 #: SimpleITK's words for a voxel type → numpy's, in which its arrays are.
@@ -30,13 +31,19 @@ _WORDS = {kind: words for words, kind in _TYPES.items()}
 
 
 def _read_header(path: Path) -> Header:
+    forms = nifti_forms(path)
+    if forms is not None and forms.unusable is not None:
+        raise UnusableImage(path, forms.unusable, "Correct its header, or convert the original again.")
     plain = plain_header(path)
-    if plain is None:
-        return read_header_with_sitk(path)
     try:
+        if plain is None:
+            return read_header_with_sitk(path)
         geometry, components = _geometry(plain.geometry)
-    except RuntimeError:  # which should name the file
-        return read_header_with_sitk(path)
+    except RuntimeError:
+        if forms is not None and forms.sheared:
+            what = "its axes are not at right angles (a sheared sform), and it has no qform"
+            raise UnusableImage(path, what, "Resample it onto a grid of right angles.") from None
+        return read_header_with_sitk(path)  # whose error names the file
     return Header(geometry, components, _WORDS[plain.voxel_type])
 
 
@@ -61,19 +68,25 @@ def _read(path: Path) -> Image:
     if stored.array is None or kind is None or stored.array.size != np.prod(shape):
         return read_with_sitk(path)
     array = stored.array.reshape(shape)
+    slope = stored.scaling.slope if array.dtype.kind in "ui" and not stored.scaling.intercept else 1.0
     if stored.scaling.changes:
         array = array.astype(kind) * np.float64(stored.scaling.slope) + np.float64(stored.scaling.intercept)
     if geometry.dimension == 2:
         y, x = reversed(geometry.spacing)
-        return Image(_copied(array[:, None], kind), (FLAT_SPACING, y, x), geometry, stored.non_finite)
+        return Image(_copied(array[:, None], kind), (FLAT_SPACING, y, x), geometry, stored.non_finite, slope)
     axes = axes_in("stored", geometry)
     own = tuple(reversed(geometry.spacing))
     z, y, x = (own[int(axis)] for axis in np.argsort(axes.order))
-    return Image(_copied(axes.turn_back(array), kind), (z, y, x), geometry, stored.non_finite)
+    return Image(_copied(axes.turn_back(array), kind), (z, y, x), geometry, stored.non_finite, slope)
+
+
+def _remarks(path: Path, taken: Geometry) -> list[str]:
+    forms = nifti_forms(path)
+    return [] if forms is None else forms.remarks(taken)
 
 
 def _copied(array: np.ndarray, kind: str) -> np.ndarray:
     return np.array(array, kind, order="C")
 
 
-FORMATS.register("nifti", ImageFormat((".nii.gz", ".nii"), _read_header, _read, write_with_sitk))
+FORMATS.register("nifti", ImageFormat((".nii.gz", ".nii"), _read_header, _read, write_with_sitk, remarks=_remarks))

@@ -12,7 +12,8 @@ from autoseg.utils.errors import AutosegError
 if TYPE_CHECKING:
     import SimpleITK
 
-# SimpleITK is imported where it is used: its import takes longer than most commands' own.
+# SimpleITK is imported where it is used: its import takes longer than most commands' own. Its warnings are lines
+# without a file's name and a way out; what they are about is checked here (:mod:`autoseg.data.nifti_forms`).
 
 #: Spacing in mm given to the missing axis of a two-dimensional image.
 FLAT_SPACING = 1.0
@@ -32,6 +33,7 @@ def read_header_with_sitk(path: Path) -> Header:
     """Read a file's header with SimpleITK."""
     import SimpleITK as sitk
 
+    sitk.ProcessObject.GlobalWarningDisplayOff()
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -49,6 +51,7 @@ def read_with_sitk(path: Path) -> Image:
     """Read all channels of a file with SimpleITK, in canonical orientation."""
     import SimpleITK as sitk
 
+    sitk.ProcessObject.GlobalWarningDisplayOff()
     image = sitk.ReadImage(str(path))
     dimension = image.GetDimension()
     if dimension == 4:
@@ -129,7 +132,6 @@ FORMATS.register("metaimage", _format(".mha"))
 FORMATS.register("header", _TWO_FILES)
 FORMATS.register("gipl", _format(".gipl"))
 FORMATS.register("png", _format(".png", flat=True, fractions=False))
-FORMATS.register("tiff", _format(".tiff", ".tif", flat=True))
 FORMATS.register("bmp", _format(".bmp", flat=True, fractions=False))
 FORMATS.register("jpeg", _format(".jpeg", ".jpg", flat=True, fractions=False, lossless=False))
 

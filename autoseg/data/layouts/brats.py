@@ -1,4 +1,4 @@
-"""The BraTS challenges as downloaded: 2018 to 2021 (labels 1, 2, 4) and 2023 on (labels 1, 2, 3)."""
+"""The BraTS challenges as downloaded: 2017 to 2021 (labels 1, 2, 4) and 2023 on (labels by challenge)."""
 
 import os
 import re
@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.brats_challenges import UP_TO_2021, Answer, challenge_of
+from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
-from autoseg.utils.errors import AutosegError
+from autoseg.data.patients import patient_of
+from autoseg.utils.errors import AutosegError, UsageError
 
 #: Names of the four sequences, in the order in which a dataset has them.
 _CHANNELS = ("t1", "t1c", "t2", "flair")
 
 _OLD = re.compile(
-    r"(?P<id>brats(?:18|19|20|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1ce|t1gd|t2|flair|seg)(?P<ending>\.nii(\.gz)?)",
+    r"(?P<id>brats(?:17|18|19|20|2017|2018|2019|2020|2021)_.+)_(?P<kind>t1|t1w|t1n|t1ce|t1c|t1gd|t1km|t2|t2w|t2f|flair|seg)(?P<ending>\.nii(\.gz)?)",
     re.I,
 )
 _NEW = re.compile(r"(?P<id>brats-[a-z]+-\d+-\d+)-(?P<kind>t1n|t1c|t2w|t2f|seg)(?P<ending>\.nii(\.gz)?)", re.I)
@@ -39,11 +41,17 @@ def recognise(path: Path) -> bool:
     return path.is_dir() and next(_named(path), None) is not None
 
 
-def read(path: Path) -> Description:
-    """Read the dataset, with the regions whole tumour, tumour core and enhancing tumour.
+def read(path: Path, challenge: str | None = None) -> Description:
+    """Read the dataset, with the regions whole tumour, tumour core and enhancing tumour, and the resection cavity.
+
+    Args:
+        path: the folder.
+        challenge: which one it is of, where names and values leave that open
+            (:data:`autoseg.data.layouts.brats_challenges.CHALLENGES`).
 
     Raises:
-        AutosegError: no file named as in BraTS; files of both namings, whose labels differ; two of a kind.
+        AutosegError: no file named as in BraTS; files of several namings, whose labels differ; two of a kind.
+        UsageError: no such challenge, or none of its cases.
     """
     old: dict[str, _CaseFiles] = {}
     new: dict[str, _CaseFiles] = {}
@@ -70,7 +78,6 @@ def read(path: Path) -> Description:
             f"{path} mixes BraTS up to 2021 ({next(iter(old))}: enhancing tumour is 4) with 2023 on "
             f"({next(iter(new))}: it is 3); put them in two folders."
         )
-    enhancing = 3 if new else 4
     for name, case in old.items():
         case.label = case.label or _stray_label(name, case)
     cases = [
@@ -82,6 +89,13 @@ def read(path: Path) -> Description:
         )
         for name, case in sorted((old or new).items())
     ]
+    if new:
+        labelled = [case.label for case in new.values() if case.label is not None]
+        answer = challenge_of(path, sorted(new), sorted(labelled), challenge)
+    elif challenge is not None:
+        raise UsageError(f"--challenge {challenge}: {path} holds cases up to 2021, whose labels are known.")
+    else:
+        answer = Answer(UP_TO_2021)
     channels = tuple(name for name in _CHANNELS if any(name in case.channels for case in cases))
     with inconsistencies_in(path):
         return Description(
@@ -90,12 +104,9 @@ def read(path: Path) -> Description:
             layout="brats",
             channels=channels,
             modalities=dict.fromkeys(channels, "MRI"),
-            labels={"necrosis": 1, "edema": 2, "enhancing": enhancing},
-            regions={
-                "whole_tumor": (1, 2, enhancing),
-                "tumor_core": (1, enhancing),
-                "enhancing_tumor": (enhancing,),
-            },
+            labels=answer.challenge.labels,
+            regions=answer.challenge.regions,
+            question=answer.question,
             cases=tuple(case for case in cases if case.label is not None),
             unlabelled=tuple(case for case in cases if case.label is None),
             file_ending=ending,
@@ -122,4 +133,4 @@ def _stray_label(name: str, case: _CaseFiles) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-LAYOUTS.register("brats", Layout(recognise, read, rank=30))
+LAYOUTS.register("brats", Layout(recognise, read, rank=30, choices=("challenge",)))

@@ -1,26 +1,19 @@
 """Shared by the readers of layouts: ``dataset.json``, patients in case names, and errors that name the file."""
 
-import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from autoseg.data.counts import value_counts
+from autoseg.data.description import LabelSource
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
-
-#: Patterns of case names that contain the patient, as the group ``patient``.
-_PATIENTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?P<patient>BraTS-[A-Z]+-\d+)-\d{3}",  # BraTS 2023 on: patient and time point
-        r"(?P<patient>sub-[A-Za-z0-9]+)_.+",  # BIDS: subject, then session or run
-        r"(?P<patient>patient\d+)_frame\d+",  # ACDC: two phases of one heart
-        r"(?P<patient>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})[-_.].+",  # The Cancer Genome Atlas
-    )
-)
+from autoseg.utils.parallel import available_cpus
 
 
 def description_file(path: Path) -> Path:
@@ -29,25 +22,16 @@ def description_file(path: Path) -> Path:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Content of the ``dataset.json`` of a folder (or of that file); None if it is missing or no object.
+    """Content of the ``dataset.json`` of a folder (or of a given JSON file); None if it is missing or no object.
 
     Raises:
         AutosegError: the file is no JSON.
     """
     file = description_file(path)
-    if file.name != "dataset.json" or not file.is_file():
+    if file.suffix.lower() != ".json" or not file.is_file():
         return None
     data = read_json(file)
     return data if isinstance(data, dict) else None
-
-
-def patient_of(case_id: str) -> str:
-    """The patient in a case's name, by well-known naming schemes, or ``""``."""
-    for pattern in _PATIENTS:
-        match = pattern.fullmatch(case_id)
-        if match:
-            return match["patient"]
-    return ""
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -85,6 +69,20 @@ def whole(value: Any, what: str, source: Path) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise AutosegError(f"{source}: the value of {what} must be a whole number, not {value!r}.") from None
+
+
+def values_of(files: Iterable[LabelSource | None]) -> list[int]:
+    """The values above 0 of label maps; files that can't be read are for the check of the dataset to report."""
+
+    def one(source: LabelSource) -> set[int]:
+        try:
+            return set(value_counts(read_label_map(source).array[0].round()))
+        except (AutosegError, ValueError):
+            return set()
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        found = pool.map(one, [source for source in files if source is not None])
+        return sorted(value for value in set().union(*found) if value > 0)
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """Any folder or table of scans, described by a small ``autoseg.toml`` (see ``docs/datasets.md``)."""
 
-import csv
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.description import Case, ChannelFile, Description, StructureMasks, label_files
 from autoseg.data.file_names import image_ending, images_in
-from autoseg.data.layouts.common import inconsistencies_in, patient_of
+from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.layouts.tables import file_in, read_table
+from autoseg.data.patients import found_by, patient_of
+from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
 
 if sys.version_info >= (3, 11):
@@ -28,6 +31,12 @@ FILE_NAME = "autoseg.toml"
 #: Key of a label with several raters, a pattern for each.
 SEVERAL_KEY = "raters"
 
+#: Key of a label drawn as a mask a structure, a pattern for each.
+STRUCTURES_KEY = "structures"
+
+#: Key of patterns of files that belong to no case.
+LEFT_OUT_KEY = "leave_out"
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -41,11 +50,12 @@ class ChannelEntry(_Model):
 
 
 class LabelEntry(_Model):
-    """Pattern of the label maps, and the meaning of their values."""
+    """Pattern of the label maps and the meaning of their values, or patterns of a binary mask a structure."""
 
     file: str | None = None
     raters: dict[str, str] = Field(default_factory=dict)
-    values: dict[str, int]
+    structures: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, int] = Field(default_factory=dict)
     regions: dict[str, list[int]] = Field(default_factory=dict)
     ignore: int | None = None
 
@@ -70,6 +80,7 @@ class Manifest(_Model):
         modalities: channel name → modality (``CT``), where the name does not say it.
         label: absent for scans that are only to be predicted.
         mask: voxels outside are background.
+        leave_out: patterns of files that belong to no case, though another pattern may fit them.
     """
 
     name: str | None = None
@@ -81,9 +92,10 @@ class Manifest(_Model):
     modalities: dict[str, str] = Field(default_factory=dict)
     label: LabelEntry | None = None
     mask: MaskEntry | None = None
+    leave_out: list[str] = Field(default_factory=list)
 
     def patterns(self) -> dict[str, str]:
-        """Files of a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``mask`` → pattern."""
+        """Files of a case: ``channel:NAME``, ``label``, ``rater:NAME``, ``structure:NAME``, ``mask`` → pattern."""
         found = {
             f"channel:{name}": entry if isinstance(entry, str) else entry.file for name, entry in self.channels.items()
         }
@@ -91,6 +103,7 @@ class Manifest(_Model):
             if self.label.file is not None:
                 found["label"] = self.label.file
             found |= {f"rater:{name}": pattern for name, pattern in self.label.raters.items()}
+            found |= {f"structure:{name}": pattern for name, pattern in self.label.structures.items()}
         if self.mask is not None:
             found["mask"] = self.mask.file
         return found
@@ -136,8 +149,12 @@ def parse(text: str, source: Path) -> Manifest:
         raise AutosegError(f"{source}: modalities names the channels {', '.join(wrong)}, which do not exist.")
     label = manifest.label
     if label is not None:
-        if label.file is None and not label.raters:
-            raise AutosegError(f"{source}: label needs a file pattern, or raters with one each.")
+        if label.file is None and not label.raters and not label.structures:
+            raise AutosegError(f"{source}: label needs a file pattern, or raters or structures with one each.")
+        if label.structures and (label.file or label.raters or label.values or label.regions):
+            raise AutosegError(f"{source}: label.structures says all about the labels; take out the other keys.")
+        if not label.structures and not label.values:
+            raise AutosegError(f"{source}: label.values: this key is missing.")
         if "ignore" in label.values:
             raise AutosegError(
                 f"{source}: label.values names a label ignore; "
@@ -165,7 +182,7 @@ def read(path: Path) -> Description:
     if not file.is_file():
         raise AutosegError(f"{file} does not exist; 'autoseg inspect {path} --write' proposes one.")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise AutosegError(f"{file} is no text in UTF-8 ({error}); save it again as one.") from None
     return read_described(path, parse(text, file))
@@ -184,20 +201,21 @@ def read_described(path: Path, manifest: Manifest) -> Description:
     if table is not None:
         found = _from_table(table, manifest, patterns)
     elif any("{id}" in pattern for pattern in patterns.values()):
-        found = _from_names(root, patterns, file)
+        found = _from_names(root, patterns, manifest.leave_out, file)
     else:
-        found = _from_folders(root, manifest.folders, patterns, file)
+        found = _from_folders(root, manifest, file)
     if not found:
         raise AutosegError(
             f"{file}: its patterns find no case in {table or root}; compare them with the file names there."
         )
     cases = [_case(manifest, entry, file, with_column=table is not None) for entry in found]
+    names, regions = _meaning(manifest.label, cases)
     labelled = tuple(case for case in cases if case.label is not None)
     label = manifest.label
     endings = [
-        image_ending(case.label or next(iter(case.channels.values())).path)
+        image_ending(next(iter(label_files(case.label)), None) or next(iter(case.channels.values())).path)
         for case in (*labelled, *cases)
-        if case.files
+        if case.label is not None or case.channels
     ]
     with inconsistencies_in(file):
         return Description(
@@ -206,13 +224,23 @@ def read_described(path: Path, manifest: Manifest) -> Description:
             layout="manifest",
             channels=tuple(manifest.channels),
             modalities=manifest.modalities,
-            labels={} if label is None else {name: value for name, value in label.values.items() if value != 0},
-            regions={} if label is None else {name: tuple(values) for name, values in label.regions.items()},
+            labels=names,
+            regions=regions,
             ignore_label=None if label is None else label.ignore,
             cases=labelled,
             unlabelled=tuple(case for case in cases if case.label is None),
             file_ending=(endings[0] if endings else None) or ".nii.gz",
         )
+
+
+def _meaning(label: LabelEntry | None, cases: Sequence[Case]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Labels and regions."""
+    if label is None:
+        return {}, {}
+    if label.structures:
+        return labels_of_masks(case.label for case in cases if isinstance(case.label, StructureMasks))
+    values = {name: value for name, value in label.values.items() if value != 0}
+    return values, {name: tuple(members) for name, members in label.regions.items()}
 
 
 def _case(manifest: Manifest, found: _CaseFiles, file: Path, with_column: bool) -> Case:
@@ -227,13 +255,21 @@ def _case(manifest: Manifest, found: _CaseFiles, file: Path, with_column: bool) 
         for name in (manifest.label.raters if manifest.label is not None else {})
         if f"rater:{name}" in found.files
     }
+    masks = {
+        name: found.files[f"structure:{name}"]
+        for name in (manifest.label.structures if manifest.label is not None else {})
+        if f"structure:{name}" in found.files
+    }
+    united = (
+        StructureMasks(structures=tuple(manifest.label.structures), masks=masks) if manifest.label and masks else None
+    )
     group = found.group
     if not with_column and manifest.group is not None:
         group = _group(manifest.group, found.id, file)
     return Case(
         id=found.id,
         channels=channels,
-        label=found.files.get("label") or next(iter(raters.values()), None),
+        label=united or found.files.get("label") or next(iter(raters.values()), None),
         raters=raters,
         mask=found.files.get("mask"),
         group=group or patient_of(found.id),
@@ -242,22 +278,31 @@ def _case(manifest: Manifest, found: _CaseFiles, file: Path, with_column: bool) 
 
 def _group(pattern: str, case_id: str, file: Path) -> str:
     try:
-        match = re.search(pattern, case_id)
+        return found_by(re.compile(pattern), case_id)
     except re.error as error:
         raise AutosegError(f"{file}: group is no regular expression ({error}).") from None
-    if match is None:
-        return ""
-    return match.group(1) if match.re.groups else match.group(0)
 
 
-def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: Path) -> list[_CaseFiles]:
+def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles]:
+    folders, patterns = manifest.folders, manifest.patterns()
     cases, several = [], []
+    order = sorted(patterns, key=lambda role: -_literal(patterns[role]))
     # A folder may be one exam itself, with nothing below it.
     found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
-    for folder in sorted(path for path in found if path == root or not path.name.startswith(".")):
-        case = _CaseFiles(folder.resolve().name)
-        for role, pattern in patterns.items():
-            matches = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    found = sorted(path for path in found if path == root or not path.name.startswith("."))
+    counts = Counter(folder.resolve().name for folder in found)
+    for folder in found:
+        name = folder.resolve().name
+        # Two sites may have a case of the same name.
+        case = _CaseFiles(name if counts[name] == 1 else "_".join(folder.relative_to(root).parts))
+        claimed: dict[Path, str] = {}
+        for pattern in manifest.leave_out:
+            claimed |= dict.fromkeys(_matches(folder, pattern, file), pattern)
+        for role in order:
+            pattern = patterns[role]
+            # The most literal pattern claims a file first. Components of one file have the same pattern.
+            matches = [path for path in _matches(folder, pattern, file) if claimed.get(path, pattern) == pattern]
+            claimed |= dict.fromkeys(matches, pattern)
             if len(matches) > 1:
                 names = ", ".join(str(path.relative_to(folder)) for path in matches)
                 several.append(f"{role.partition(':')[2] or role} = {pattern} finds {names} in {folder}")
@@ -271,12 +316,25 @@ def _from_folders(root: Path, folders: str, patterns: Mapping[str, str], file: P
     return cases
 
 
-def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_CaseFiles]:
+def _matches(folder: Path, pattern: str, file: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    except (ValueError, NotImplementedError, IndexError):
+        raise AutosegError(f'{file}: "{pattern}" is no pattern of files inside a case\'s folder.') from None
+
+
+def _literal(pattern: str) -> int:
+    """How many characters a pattern spells out."""
+    return len(pattern.replace("{id}", "").replace("*", ""))
+
+
+def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str], file: Path) -> list[_CaseFiles]:
     without = sorted({pattern for pattern in patterns.values() if "{id}" not in pattern})
     if without:
         raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
     # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
-    order = sorted(patterns, key=lambda role: -len(patterns[role].replace("{id}", "").replace("*", "")))
+    patterns = {**patterns, **{f"{LEFT_OUT_KEY}:{number}": pattern for number, pattern in enumerate(left_out)}}
+    order = sorted(patterns, key=lambda role: -_literal(patterns[role]))
     regexes = {role: _regex(patterns[role]) for role in order}
     cases: dict[str, _CaseFiles] = {}
     several = []
@@ -291,6 +349,8 @@ def _from_names(root: Path, patterns: Mapping[str, str], file: Path) -> list[_Ca
             if match is None or (claimed is not None and patterns[role] != claimed):
                 continue
             claimed = patterns[role]
+            if role.startswith(f"{LEFT_OUT_KEY}:"):
+                break
             case = cases.setdefault(match["id"], _CaseFiles(match["id"]))
             if role in case.files:
                 several.append(f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}")
@@ -307,14 +367,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) -> list[_CaseFiles]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except OSError as error:
-        raise AutosegError(f"{table} can't be read ({error.strerror}); correct csv in {FILE_NAME}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AutosegError(f"{table} is no CSV in UTF-8 ({error}); save it again as one.") from None
+    columns, rows = read_table(table)
     wanted = [manifest.id, *patterns.values(), *([] if manifest.group is None else [manifest.group])]
     missing = [name for name in dict.fromkeys(wanted) if name not in columns]
     if missing:
@@ -324,14 +377,13 @@ def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) ->
         )
     cases = []
     for number, row in enumerate(rows, start=2):
-        case_id = (row[manifest.id] or "").strip()
+        case_id = row[manifest.id]
         if not case_id:
             raise AutosegError(f"{table}: line {number} has no name in the column {manifest.id}.")
-        case = _CaseFiles(case_id, group=(row[manifest.group] or "").strip() if manifest.group else "")
+        case = _CaseFiles(case_id, group=row[manifest.group] if manifest.group else "")
         for role, column in patterns.items():
-            value = (row[column] or "").strip()
-            if value:
-                case.files[role] = table.parent / value
+            if row[column]:
+                case.files[role] = file_in(table, row[column])
         cases.append(case)
     return cases
 

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.file_names import is_picture
+from autoseg.data.file_names import image_ending, images_in
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
-    patient_of,
     read_description,
     unique,
     whole,
 )
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
@@ -48,6 +48,7 @@ def read(path: Path) -> Description:
         found = _listed(data["dataset"], root, file)
     else:
         found = _in_folders(root, ending)
+    _refuse_other_endings(root, ending, file)
     # A name in both folders would stand for two exams; the labelled one is kept.
     test = {name: images for name, images in _images(root / "imagesTs", ending).items() if name not in found}
     beyond = [
@@ -61,7 +62,7 @@ def read(path: Path) -> Description:
             f"{file} names {len(channels)} channel(s), but there are {len(beyond)} image(s) of further ones, as "
             f"{beyond[0]}; name all channels in channel_names."
         )
-    together = _holds_all(ending, channels, [images for images, _ in found.values()] + list(test.values()))
+    together = _holding_all(channels, {name: images for name, (images, _) in found.items()} | test)
     with inconsistencies_in(file):
         return Description(
             name=str(data.get("name") or root.resolve().name),
@@ -72,10 +73,10 @@ def read(path: Path) -> Description:
             labels=labels,
             regions=regions,
             ignore_label=ignore,
-            cases=tuple(
-                _case(name, images, label, channels, together) for name, (images, label) in sorted(found.items())
+            cases=tuple(_case(name, *files, channels, name in together) for name, files in sorted(found.items())),
+            unlabelled=tuple(
+                _case(name, images, None, channels, name in together) for name, images in sorted(test.items())
             ),
-            unlabelled=tuple(_case(name, images, None, channels, together) for name, images in sorted(test.items())),
             file_ending=ending,
         )
 
@@ -110,6 +111,10 @@ def _images(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
         match = pattern.fullmatch(path.name)
         if match:
             cases.setdefault(match["name"], {})[int(match["channel"])] = path
+    if not cases and folder.is_dir():
+        # Images of one channel are often left without its number.
+        plain = [path for path in images_in(folder) if path.name.endswith(ending)]
+        return {path.name.removesuffix(ending): {0: path} for path in plain}
     return cases
 
 
@@ -122,7 +127,10 @@ def _in_folders(root: Path, ending: str) -> dict[str, tuple[dict[int, Path], Pat
         if path.name.endswith(ending) and not path.name.startswith(".")
     }
     # An image without a label and a label without an image are cases; their check says what is missing.
-    return {name: (images.get(name, {}), folder / f"{name}{ending}") for name in {*images, *labels}}
+    # 3D Slicer saves the label of case.nrrd as case.seg.nrrd.
+    segments = {name.removesuffix(".seg"): name for name in labels if name.endswith(".seg") and name not in images}
+    labels = {name.removesuffix(".seg") if name in segments.values() else name for name in labels}
+    return {name: (images.get(name, {}), folder / f"{segments.get(name, name)}{ending}") for name in {*images, *labels}}
 
 
 def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[dict[int, Path], Path]]:
@@ -137,17 +145,32 @@ def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[di
     return found
 
 
-def _holds_all(ending: str, channels: list[str], cases: list[dict[int, Path]]) -> bool:
-    """Whether the one file of each case holds all channels, as an RGB picture does."""
-    if not is_picture(ending) or len(channels) < 2 or any(set(images) - {0} for images in cases):
-        return False
-    for images in cases:
-        if 0 in images:
-            try:
-                return read_geometry(images[0])[1] > 1
-            except AutosegError:
-                continue  # unreadable: the check reports it, and another case tells
-    return False
+def _holding_all(channels: list[str], cases: dict[str, dict[int, Path]]) -> set[str]:
+    """Cases whose only file holds all channels, as an RGB picture or a volume with a fourth axis does."""
+    single = {name: images[0] for name, images in cases.items() if set(images) == {0}} if len(channels) > 1 else {}
+    found, unreadable = set(), set()
+    for name, path in single.items():
+        try:
+            if read_geometry(path)[1] > 1:
+                found.add(name)
+        except AutosegError:  # reported by the check; most likely of the others' kind
+            unreadable.add(name)
+    return found | unreadable if found else found
+
+
+def _refuse_other_endings(root: Path, ending: str, file: Path) -> None:
+    """Images of another ending than ``file_ending`` would be left out without a word."""
+    for folder in ("imagesTr", "imagesTs"):
+        images = images_in(root / folder)
+        none_fit = not any(path.name.endswith(ending) for path in images)
+        for path in images:
+            other = image_ending(path) or ""
+            numbered = re.search(r"_\d{4}$", path.name.removesuffix(other)) is not None
+            if not path.name.endswith(ending) and other != ending and (none_fit or numbered):
+                raise AutosegError(
+                    f'{file}: "file_ending" is {ending}, but {folder} holds images that end in {other}, as '
+                    f"{path.name}; correct the one or the others."
+                )
 
 
 def _case(name: str, images: dict[int, Path], label: Path | None, channels: list[str], together: bool) -> Case:

@@ -1,278 +1,265 @@
 """Propose an ``autoseg.toml`` for a folder or table that has no description yet."""
 
-import csv
 import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
-from autoseg.data.image import read_geometry, read_image
-from autoseg.data.layouts.manifest import SEVERAL_KEY
-from autoseg.data.names import SEQUENCES
-from autoseg.utils.errors import AutosegError
+from autoseg.data.image import read_image
+from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
+from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
+from autoseg.data.names import sequence_in
+from autoseg.data.segments import segment_names
+from autoseg.utils.errors import AutosegError, UsageError
 
 _LABEL_WORDS = re.compile(
     r"seg|label|lbl|mask|annot|(^|[^a-z])gt([^a-z]|$)|truth|multiclass|lesion|tumou?r|roi|contour|rater", re.I
 )
 _MASK_WORDS = re.compile(r"brain.?mask|body.?mask|(^|[^a-z])(bet|brain)([^a-z]|$)", re.I)
-_FOLDER_WORDS = re.compile(
-    r"^(ima?ge?s?|scans?|inputs?|labels?|masks?|segs?|segmentations?|annotations?|gt|train|test)", re.I
+
+#: What is a label map's name only because it is one.
+_GENERIC = re.compile(
+    r"segmentations?|segm?|labels?|lbl|masks?|annotations?|annot|gt|truth|ground|manual|final|multiclass", re.I
 )
 
-#: More distinct values than this, and an image is no label map.
-_MOST_VALUES = 120
+#: Words for people who draw.
+_PERSON = re.compile(r"rater|reader|observer|annotator|expert|\d(?:st|nd|rd|th)|(^|[^a-z])(obs|ho)\d*([^a-z]|$)", re.I)
 
-#: Largest number of files read for each guess.
-_LOOK_AT = 5
+#: Files without a word for a label, beside a label map, hold at most this many values where they are label maps, too.
+_FEW = 40
 
-#: Folders below the given one that are searched.
-_DEPTH = 4
+#: Binary maps of one structure by two people overlap by at least this Dice; those of two structures less. Halfway.
+_ALIKE = 0.5
+
+#: Cases on which maps are compared, at most.
+_LOOK_AT = 3
 
 
 @dataclass
-class _Role:
-    """A recurring kind of file: one channel, label or mask of each case."""
+class Proposal:
+    """What each role of a dataset is.
 
-    pattern: str
-    files: list[Path] = field(default_factory=list)
-    values: list[int] | None = None
+    Attributes:
+        head: first lines of the description.
+        channels: scans.
+        labels: none; one label map; several people's (``kind`` raters), or masks (``kind`` structures).
+        kind: of several labels.
+        masks: of the brain or body.
+        others: label maps that are not used, one of which may be chosen instead.
+        noise: files of few cases.
+        cases: how many there seem to be.
+        by_name: whether patterns hold in the dataset's folder, not in a case's.
+    """
+
+    head: list[str]
+    channels: list[Role] = field(default_factory=list)
+    labels: list[Role] = field(default_factory=list)
+    kind: str = ""
+    masks: list[Role] = field(default_factory=list)
+    others: list[Role] = field(default_factory=list)
+    noise: list[Role] = field(default_factory=list)
+    cases: int = 0
+    by_name: bool = False
+    exam: bool = False
 
     @property
-    def words(self) -> str:
-        """Its name without placeholders and ending."""
-        name = self.pattern.replace("{id}", "").replace("*", "")
-        for ending in image_endings():
-            name = name.removesuffix(ending)
-        return name.strip("/_-. ")
+    def text(self) -> str:
+        """The description, as TOML."""
+        lines = [*self.head]
+        left_out = [*self.others, *self.noise] if self.by_name else self.others
+        if left_out:
+            lines.append(f"{LEFT_OUT_KEY} = [{', '.join(_text(role.pattern) for role in left_out)}]")
+        for role in self.others:
+            lines.append(f"# {_plain(role)} looks like a label map, too; --label {_plain(role)} takes it instead.")
+        return (
+            "\n".join([*lines, "", *_write_channels(self.channels), *_write_labels(self), *_write_mask(self.masks)])
+            + "\n"
+        )
 
 
-def propose(path: Path) -> str:
+def propose(path: Path, label: str | None = None) -> str:
     """The text of an ``autoseg.toml`` that may describe a folder of images or a CSV.
+
+    Args:
+        path: folder or CSV.
+        label: name of the label map, where several kinds lie beside each scan.
 
     Raises:
         AutosegError: there are no images to describe.
+        UsageError: no file is called like ``label``.
     """
+    return guess(path, label).text
+
+
+def guess(path: Path, label: str | None = None) -> Proposal:
+    """What each recurring kind of file is, by its name and, for label maps, by its values.
+
+    Args:
+        path: folder or CSV.
+        label: name of the label map, where several kinds lie beside each scan.
+
+    Raises:
+        AutosegError: there are no images to describe.
+        UsageError: no file is called like ``label``.
+    """
+    note = "# Proposed by 'autoseg inspect': check it against the file names and name the labels."
     if path.is_file() and path.suffix.lower() == ".csv":
-        head, roles = _from_table(path)
+        found = roles_in_table(path)
+        head = [note, f"csv = {_text(path.name)}", f"id = {_text(found.id_column)}"]
     elif path.is_dir():
-        head, roles = _from_folder(path)
+        found = roles_in_folder(path)
+        head = [note, f"name = {_text(path.resolve().name)}"]
+        if found.folders == ".":
+            head.append('folders = "." # one exam')
+        elif "/" in found.folders:
+            head.append(f"folders = {_text(found.folders)}")
     else:
         raise AutosegError(f"{path} is neither a folder of images nor a CSV; give one of these.")
-    labels, masks = [], []
-    for role in roles:
-        role.values = _few_values(role)
-    for role in roles:
-        if role.values is not None and _MASK_WORDS.search(role.words):
-            masks.append(role)
-        elif role.values is not None and _LABEL_WORDS.search(role.words):
-            labels.append(role)
-    named = [role for role in roles if role.values is not None and role not in masks]
-    if not labels and len(named) == 1 and len(roles) > 1:
-        labels = named
-    channels = [role for role in roles if role not in labels and role not in masks]
-    if not channels:
+    for role in found.kept:
+        role.look()
+    proposal = _sorted(found.kept, label)
+    if not proposal.channels:
         raise AutosegError(f"{path}: every image there looks like a label map; which are the scans can't be guessed.")
-    return "\n".join([*head, "", *_write_channels(channels), *_write_labels(labels), *_write_mask(masks)]) + "\n"
+    proposal.head, proposal.noise, proposal.cases = head, found.noise, found.cases
+    proposal.by_name = not found.folders and not found.id_column
+    proposal.exam = found.folders == "."
+    return proposal
 
 
-def _from_folder(root: Path) -> tuple[list[str], list[_Role]]:
-    files = list(_images(root))
-    if not files:
-        raise AutosegError(
-            f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
-            "convert other formats, as DICOM series, to one of these first."
-        )
-    name = f"name = {_text(root.resolve().name)}"
-    note = "# Proposed by 'autoseg inspect': check it against the file names and name the labels."
-    folders = {path.parent for path in files}
-    below = [folder for folder in folders if folder != root]
-    by_kind = any(_FOLDER_WORDS.match(folder.relative_to(root).parts[-1]) for folder in below)
-    if _is_exam(root, files):
-        return [note, name, 'folders = "." # one exam'], _recurring([root], files)
-    if root in folders or by_kind:
-        return [note, name], _flat(root, files)
-    top = _topmost(folders)
-    depth = Counter(len(folder.relative_to(root).parts) for folder in top).most_common(1)[0][0]
-    cases = [folder for folder in top if len(folder.relative_to(root).parts) == depth]
-    head = [note, name] + ([f'folders = "{"/".join("*" * depth)}"'] if depth > 1 else [])
-    return head, _recurring(sorted(cases), files)
+def _sorted(roles: Sequence[Role], wanted: str | None) -> Proposal:
+    """Part roles into channels, labels, masks and label maps that are not used."""
+    masks = [role for role in roles if role.values is not None and _MASK_WORDS.search(role.words)]
+    maps = [role for role in roles if role.values is not None and role not in masks]
+    scans = [role for role in roles if role not in maps and role not in masks]
+    worded = [role for role in maps if _LABEL_WORDS.search(role.words)]
+    labels = worded or (maps if len(roles) > 1 and (scans or len(maps) == 1) else [])
+    others = [role for role in maps if role not in labels]
+    if scans:
+        drawn = [role for role in others if len(role.values or ()) <= _FEW]
+        others = [role for role in others if role not in drawn]
+        scans, others = [*scans, *others], drawn
+    else:
+        scans, others = others, []
+    if wanted is not None:
+        chosen = [role for role in roles if wanted.lower() in (_plain(role).lower(), role.words.lower(), role.pattern)]
+        if not chosen or (chosen[0] in scans and len(scans) == 1):
+            named = ", ".join(_plain(role) for role in (*labels, *others)) or "none"
+            raise UsageError(f"--label {wanted} is none of the label maps that lie beside the scans: {named}.")
+        others = [role for role in (*labels, *others) if role is not chosen[0]]
+        scans = [role for role in scans if role is not chosen[0]]
+        masks = [role for role in masks if role is not chosen[0]]
+        labels = [chosen[0]]
+    kind = _kind_of(labels)
+    if kind == "alternatives":
+        first = min(labels, key=lambda role: (bool(_GENERIC.sub("", role.words).strip("_-. /")), role.words))
+        others = [*others, *(role for role in labels if role is not first)]
+        labels, kind = [first], ""
+    scans.sort(key=lambda role: role.pattern)
+    return Proposal([], scans, labels, kind, masks[:1], [*others, *masks[1:]])
 
 
-def _images(root: Path) -> Iterable[Path]:
-    for folder, folders, names in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
-        yield from (Path(folder) / name for name in sorted(names) if is_image(Path(name)))
+def _kind_of(labels: Sequence[Role]) -> str:
+    """Whether several label maps are raters', structures', or alternatives of which one is meant."""
+    if len(labels) < 2:
+        return ""
+    if len({re.sub(r"\d+(?:st|nd|rd|th)?", "", role.words.lower()) for role in labels}) == 1:
+        return "raters"
+    if all(_PERSON.search(role.words) for role in labels):
+        return "raters"
+    folders = Counter(os.path.dirname(role.pattern) for role in labels)
+    if any(_PERSON.search(folder) for folder in folders):
+        return "raters"
+    rests = [_GENERIC.sub("", os.path.basename(role.words)).strip("_-. ") for role in labels]
+    binary = all(len(set(role.values or ()) - {0}) <= 1 for role in labels)
+    if binary and not all(_agree(*pair) for pair in combinations(labels, 2)):
+        return "structures"
+    return "raters" if sum(map(bool, rests)) > 1 and len(set(rests)) == len(rests) else "alternatives"
 
 
-def _is_exam(folder: Path, files: list[Path]) -> bool:
-    """Whether a folder is one exam: several of its files are named after a sequence and nothing else."""
-    named = [path for path in files if path.parent == folder and _stem(path).lower() in SEQUENCES]
-    return len(named) > 1
-
-
-def _topmost(folders: set[Path]) -> list[Path]:
-    return [folder for folder in folders if not any(parent in folders for parent in folder.parents)]
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(image_ending(path) or "")
-
-
-def _recurring(cases: list[Path], files: list[Path]) -> list[_Role]:
-    """Roles in case folders: what differs from case to case in a file's name becomes ``*``."""
-    inside: dict[Path, list[Path]] = {case: [path for path in files if case in path.parents] for case in cases}
-    counts: Counter[str] = Counter()
-    for case, paths in inside.items():
-        counts.update({part for path in paths for part in _parts(case, path)})
-    roles: dict[str, _Role] = {}
-    for case, paths in inside.items():
-        for path in paths:
-            kept = (part if _is_gap(part) or 2 * counts[part] >= len(cases) else "*" for part in _parts(case, path))
-            pattern = re.sub(r"\*(?:[_\-. ]*\*)+", "*", "".join(kept)) + (image_ending(path) or "")
-            roles.setdefault(pattern, _Role(pattern)).files.append(path)
-    return _often(roles.values(), len(cases))
-
-
-def _is_gap(part: str) -> bool:
-    return re.fullmatch(r"[_\-. /]+", part) is not None
-
-
-def _parts(case: Path, path: Path) -> list[str]:
-    """Words of a file's path inside its case's folder, with what separates them; the case's own name is ``*``."""
-    relative = path.relative_to(case).as_posix().removesuffix(image_ending(path) or "")
-    return [part for part in re.split(r"([_\-. /]+)", relative.replace(case.name, "*")) if part]
-
-
-def _flat(root: Path, files: list[Path]) -> list[_Role]:
-    """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``."""
-    stems = {path: _stem(path) for path in files}
-    split = {path: re.fullmatch(r"(.+?)([_\-.](?:[A-Za-z][A-Za-z0-9]*|\d{4}))", stem) for path, stem in stems.items()}
-    # An ending is a kind of image where it comes again with other cases, or its case comes again with other endings.
-    endings = Counter((path.parent, match[2]) for path, match in split.items() if match)
-    cases = Counter((path.parent, match[1]) for path, match in split.items() if match)
-    whole = {(path.parent, stem) for path, stem in stems.items()}
-    roles: dict[str, _Role] = {}
-    names = set()
-    for path, stem in stems.items():
-        match, suffix = split[path], ""
-        if match and (
-            endings[path.parent, match[2]] > 1 or cases[path.parent, match[1]] > 1 or (path.parent, match[1]) in whole
-        ):
-            stem, suffix = match[1], match[2]
-        names.add(stem)
-        folder = path.parent.relative_to(root).as_posix().replace(stem, "{id}")
-        prefix = "" if folder == "." else f"{folder}/"
-        pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
-        roles.setdefault(pattern, _Role(pattern)).files.append(path)
-    return _often(roles.values(), len(names))
-
-
-def _often(roles: Iterable[_Role], cases: int) -> list[_Role]:
-    """Roles that a good part of the cases have; the rest is noise."""
-    roles = list(roles)
-    kept = [role for role in roles if 5 * len(role.files) >= cases]
-    return sorted(kept or roles, key=lambda role: role.pattern)
-
-
-def _from_table(table: Path) -> tuple[list[str], list[_Role]]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AutosegError(f"{table} is no CSV in UTF-8 ({error}); save it again as one.") from None
-    values = {column: [row[column].strip() for row in rows if (row[column] or "").strip()] for column in columns}
-    roles = [
-        _Role(column, [table.parent / value for value in found])
-        for column, found in values.items()
-        if found and all(is_image(Path(value)) for value in found)
-    ]
-    of_files = {role.pattern for role in roles}
-    names = [column for column in columns if len(set(values[column])) == len(rows) and column not in of_files]
-    if not roles or not names:
-        raise AutosegError(f"{table} needs a column that names each case and columns of image files.")
-    head = [
-        "# Proposed by 'autoseg inspect': check the columns and name the labels.",
-        f"csv = {_text(table.name)}",
-        f"id = {_text(names[0])}",
-    ]
-    return head, roles
-
-
-def _few_values(role: _Role) -> list[int] | None:
-    """The values of a role's files where they are a few whole numbers from 0 on, as of a label map."""
-    values: set[int] = set()
-    for path in role.files[:_LOOK_AT]:
+def _agree(one: Role, other: Role) -> bool:
+    """Whether two binary maps are mostly of the same voxels."""
+    mine, theirs = ({_case_of(path, role): path for path in role.files} for role in (one, other))
+    pairs = [(path, theirs[case]) for case, path in mine.items() if case in theirs]
+    both = total = 0
+    for first, second in pairs[:_LOOK_AT]:
         try:
-            array = read_image(path).array
+            a, b = (read_image(path).array[0] > 0 for path in (first, second))
         except AutosegError:
             continue
-        if array.dtype.kind not in "uib" and not np.array_equal(array, np.rint(array)):
-            return None
-        found = np.unique(array)
-        if len(found) > _MOST_VALUES or found[0] < 0 or len(array) > 1:
-            return None
-        values.update(int(value) for value in found)
-    return sorted(values) or None
+        if a.shape == b.shape:
+            both += 2 * int(np.count_nonzero(a & b))
+            total += int(a.sum()) + int(b.sum())
+    return total == 0 or both >= _ALIKE * total
 
 
-def _write_channels(roles: list[_Role]) -> list[str]:
+def _case_of(path: Path, role: Role) -> str:
+    """What tells a file's case: its name without its role's words, or its folder."""
+    own = role.pattern.rpartition("/")[2]
+    if "{id}" not in own:
+        return path.parent.as_posix().removesuffix(os.path.dirname(role.pattern))
+    before, _, after = own.partition("{id}")
+    return path.name.removeprefix(before).removesuffix(after)
+
+
+def _plain(role: Role) -> str:
+    """The short name of a role, for messages and ``--label``."""
+    name = os.path.basename(role.words) or role.words or role.pattern
+    return re.sub(r"[\s\x00-\x1f\x7f]+", "_", name)
+
+
+def _write_channels(roles: Sequence[Role]) -> list[str]:
     lines = ["[channels] # channel name = file pattern"]
-    names: Counter[str] = Counter()
+    taken: set[str] = set()
     for role in roles:
         name = _channel_name(role, alone=len(roles) == 1)
-        names[name] += 1
-        if names[name] > 1:
-            name = f"{name}_{names[name]}"
-        components = _components(role)
-        if components == 1:
-            lines.append(f"{_key(name)} = {_text(role.pattern)}")
-        else:
-            colours = ["red", "green", "blue"] if components == 3 and _is_picture(role) else []
-            for index in range(components):
-                part = colours[index] if colours else f"{name}_{index}"
-                lines.append(f"{_key(part)} = {{ file = {_text(role.pattern)}, component = {index} }}")
+        components = role.components
+        if role.is_picture and components in (2, 4):
+            lines.append(f"# {_plain(role) or 'the picture'} holds an alpha channel, which is left out.")
+            components -= 1
+        if components == 1 and role.components == 1:
+            lines.append(f"{_key(_free(name, taken))} = {_text(role.pattern)}")
+            continue
+        colours = ["red", "green", "blue"] if components == 3 and role.is_picture else []
+        for index in range(components):
+            part = colours[index] if colours else name if components == 1 else f"{name}_{index}"
+            lines.append(f"{_key(_free(part, taken))} = {{ file = {_text(role.pattern)}, component = {index} }}")
     return lines
 
 
-def _components(role: _Role) -> int:
-    for path in role.files[:_LOOK_AT]:
-        try:
-            return read_geometry(path)[1]
-        except AutosegError:
-            continue
-    return 1
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken already; then it is, too."""
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}_{number}", number + 1
+    taken.add(found)
+    return found
 
 
-def _is_picture(role: _Role) -> bool:
-    return is_picture(image_ending(role.files[0]))
-
-
-def _channel_name(role: _Role, alone: bool) -> str:
+def _channel_name(role: Role, alone: bool) -> str:
+    if (known := sequence_in(role.words)) is not None:
+        return known
     words = [word for word in re.split(r"[_\-. /]+", role.words.lower()) if word]
-    known = [SEQUENCES[word] for word in words if word in SEQUENCES]
-    if known:
-        return known[-1]
-    words = [word for word in words if not _FOLDER_WORDS.match(word)]
+    words = [word for word in words if not FOLDER_WORDS.match(word)]
     if alone or not words:
         return "image"
     name = "_".join(words)
-    return f"channel_{int(name)}" if name.isdigit() else name
+    return f"channel_{int(name)}" if re.fullmatch(r"[0-9]+", name) else name
 
 
-def _write_labels(roles: list[_Role]) -> list[str]:
+def _write_labels(proposal: Proposal) -> list[str]:
+    roles = proposal.labels
     if not roles:
         return ["", "# No label maps were recognised: the scans can only be predicted. For training, add:", *_EXAMPLE]
-    values: set[int] = {value for role in roles for value in role.values or []}
-    named = ["background = 0", *(f"label_{value} = {value}" for value in sorted(values - {0}))]
     lines = ["", "[label]"]
+    if proposal.kind == "structures":
+        return [*lines, f"{STRUCTURES_KEY} = {_table((_person(role), role) for role in roles)}"]
+    named = ["background = 0", *(f"{_key(name)} = {value}" for value, name in _value_names(roles).items())]
     if len(roles) == 1:
         lines.append(f"file = {_text(roles[0].pattern)}")
     else:
@@ -284,27 +271,48 @@ def _write_labels(roles: list[_Role]) -> list[str]:
         if len(alone) == 1:
             lines.append(f"file = {_text(alone[0].pattern)}")
         several = [role for role in roles if len(alone) != 1 or role is not alone[0]]
-        lines.append(
-            f"{SEVERAL_KEY} = {{ " + ", ".join(f"{_key(_rater(r))} = {_text(r.pattern)}" for r in several) + " }"
-        )
+        lines.append(f"{SEVERAL_KEY} = {_table((_person(role), role) for role in several)}")
     if len(named) > 6:
         return [*lines, "", "[label.values]", *named]
     return [*lines, f"values = {{ {', '.join(named)} }}"]
 
 
+def _value_names(roles: Sequence[Role]) -> dict[int, str]:
+    """Names of the label values: as the files' headers say, or after the file, or numbered."""
+    values = sorted({value for role in roles for value in role.values or []} - {0})
+    told: dict[int, str] = {}
+    for path in (path for role in roles for path in role.files):
+        told = {**segment_names(path), **told}
+    if told:
+        values = sorted({*values, *told})
+    elif len(values) == 1 and len(roles) == 1:
+        rest = [word for word in re.split(r"[_\-. /]+", roles[0].words) if word and not _GENERIC.fullmatch(word)]
+        return {values[0]: "_".join(rest).lower() or "foreground"}
+    elif len(values) == 1:
+        return {values[0]: "foreground"}
+    taken = {"background", "ignore"}
+    return {value: _free(told.get(value, f"label_{value}"), taken) for value in values}
+
+
 _EXAMPLE = ["# [label]", '# file = "seg.nii.gz"', "# values = { background = 0, tumor = 1 }"]
 
 
-def _rater(role: _Role) -> str:
+def _person(role: Role) -> str:
     return re.sub(r"[^a-z0-9]+", "_", os.path.basename(role.words).lower()).strip("_")
 
 
-def _write_mask(roles: list[_Role]) -> list[str]:
+def _table(entries: Iterable[tuple[str, Role]]) -> str:
+    taken: set[str] = set()
+    return "{ " + ", ".join(f"{_key(_free(name or 'file', taken))} = {_text(r.pattern)}" for name, r in entries) + " }"
+
+
+def _write_mask(roles: Sequence[Role]) -> list[str]:
     return ["", "[mask]", f"file = {_text(roles[0].pattern)}"] if roles else []
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    # JSON's escapes are TOML's, which forbids one more character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def _key(name: str) -> str:

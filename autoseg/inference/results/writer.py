@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from autoseg.data.file_names import holds_fractions
+from autoseg.data.file_names import holds_fractions, plain_name
 from autoseg.data.image import Geometry, write_image
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.opinions import Group
@@ -82,7 +82,7 @@ class ResultWriter:
         """
         if self.fractions:
             return beside(label, case, name)
-        return label.with_name(f"{case}_{name}{_ending(label, case)}") if name else label
+        return label.with_name(f"{case}_{plain_name(name)}{_ending(label, case)}") if name else label
 
     def write(self, prediction: Prediction, label: Path, case: str) -> None:
         """Write a case's volumes.
@@ -118,12 +118,15 @@ def chosen_writers(names: Iterable[str], ensemble: Ensemble) -> list[ResultWrite
 def beside(label: Path, case: str, name: str) -> Path:
     """Where a volume of numbers between 0 and 1 is written, given the file of the case's label map."""
     ending = _ending(label, case)
-    return label.with_name(f"{case}_{name}{ending if holds_fractions(ending) else '.tiff'}")
+    return label.with_name(f"{case}_{plain_name(name)}{ending if holds_fractions(ending) else '.tiff'}")
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map in the smallest integer type that holds it."""
-    write_image(path, label.astype(np.uint8) if label.min() >= 0 and label.max() <= 255 else label, geometry)
+    """Write a label map in the smallest integer type that holds it; few programs read integers of 64 bits."""
+    low, high = int(label.min(initial=0)), int(label.max(initial=0))
+    if low >= 0 and (high <= 255 or label.dtype == np.int64):
+        label = label.astype(np.uint8 if high <= 255 else np.uint32)
+    write_image(path, label, geometry)
 
 
 def _ending(label: Path, case: str) -> str:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -101,3 +103,35 @@ def test_listed_files(tmp_path, write_json):
 def test_a_wrong_description_is_one_sentence(tmp_path, write_json, change, message):
     with pytest.raises(AutosegError, match=message):
         nnunet.read(describe(tmp_path, write_json, **change))
+
+
+@pytest.mark.parametrize("volumes", ["series", "vectors"])
+def test_one_file_holds_all_channels(tmp_path, write_json, volumes):
+    """As the Decathlon's 4D volumes, or those with a vector in each voxel; a case may have one file a channel."""
+    parts = [sitk.GetImageFromArray(np.full((2, 3, 4), number, np.float32)) for number in range(4)]
+    (tmp_path / "imagesTr").mkdir()
+    together = sitk.JoinSeries(parts) if volumes == "series" else sitk.Compose(parts)
+    sitk.WriteImage(together, str(tmp_path / "imagesTr/a_0000.nii.gz"))
+    for number, part in enumerate(parts):
+        sitk.WriteImage(part, str(tmp_path / f"imagesTr/b_{number:04d}.nii.gz"))
+    sitk.WriteImage(parts[0], str(tmp_path / "imagesTr/c_0000.nii.gz"))
+    names = {str(number): name for number, name in enumerate(("t1", "t1c", "t2", "flair"))}
+    dataset = nnunet.read(describe(tmp_path, write_json, channel_names=names, file_ending=".nii.gz"))
+    assert set(dataset.case("c").channels) == {"t1"}, "a case that lacks channels is another thing"
+    for case in ("a", "b"):
+        found = load_case(dataset.case(case).model_copy(update={"label": None}), dataset.channels)
+        assert found.present == (True,) * 4
+        assert found.image[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("other", [".nii", ".NII.GZ", ".mha"])
+def test_images_of_another_ending_are_not_left_out(tmp_path, write_volume, write_json, other):
+    path = write_volume(tmp_path / "imagesTr" / "a_0000.nii.gz", np.ones((2, 3, 4), np.int16))
+    path.rename(path.with_name(f"b_0000{other}"))
+    write_volume(tmp_path / "imagesTr" / "a_0000.nii.gz", np.ones((2, 3, 4), np.int16))
+    describe(tmp_path, write_json, channel_names={"0": "CT"}, file_ending=".nii.gz")
+    message = rf'"file_ending" is \.nii\.gz, but imagesTr holds images that end in {re.escape(other)}, as b_0000'
+    with pytest.raises(AutosegError, match=message):
+        nnunet.read(tmp_path)
+    (tmp_path / "imagesTr" / f"b_0000{other}").rename(tmp_path / "imagesTr" / f"thumbnail{other}")
+    assert [case.id for case in nnunet.read(tmp_path).cases] == ["a"]

@@ -1,0 +1,46 @@
+"""DICOM files: recognised, so that a message says what they are; autoseg reads converted images."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Files of a folder that are looked at, and folders below it.
+_LOOK_AT, _DEPTH = 200, 3
+
+#: A converter for series, for messages.
+CONVERTER = "dcm2niix"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, whatever its name."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder, or one up to three levels below it, holds DICOM files; the first few hundred are looked at."""
+    return any(is_dicom(path) for path, _ in zip(_files(folder), range(_LOOK_AT), strict=False))
+
+
+def slices_of_series(path: Path) -> int:
+    """Number of files in a DICOM file's folder that belong to its series, itself among them."""
+    import SimpleITK as sitk
+
+    series = "0020|000e"
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    if not reader.HasMetaDataKey(series):
+        return 1
+    name = reader.GetMetaData(series).strip().rstrip("\0")
+    return max(1, len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.absolute().parent), name)))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        if len(Path(parent).relative_to(folder).parts) >= _DEPTH:
+            folders.clear()
+        folders.sort()
+        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))

@@ -1,0 +1,70 @@
+"""TIFF: flat pictures, and stacks of slices, whose size of voxels a file beside them holds as nnU-Net has it."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from autoseg.data.formats.format import FORMATS, ImageFormat, UnusableImage
+from autoseg.data.formats.simpleitk import read_header_with_sitk, read_with_sitk, write_with_sitk
+from autoseg.data.geometry import Geometry, Header, Image
+from autoseg.utils.files import read_json, write_json
+
+#: Key of the file beside a stack: mm along z, y and x.
+_KEY = "spacing"
+
+
+def spacing_file(path: Path) -> Path | None:
+    """The file with the size of a stack's voxels, or None: ``CASE.json`` for ``CASE.tif`` and ``CASE_0000.tif``."""
+    names = dict.fromkeys((path.stem, re.sub(r"_\d{4}$", "", path.stem)))
+    for name in names:
+        beside = path.with_name(f"{name}.json")
+        if beside.is_file():
+            told = read_json(beside)
+            if isinstance(told, dict) and _KEY in told:
+                return beside
+    return None
+
+
+def _spacing(path: Path) -> tuple[float, float, float] | None:
+    beside = spacing_file(path)
+    if beside is None:
+        return None
+    told = read_json(beside)[_KEY]
+    try:
+        z, y, x = (float(mm) for mm in told)
+        if not all(math.isfinite(mm) and mm > 0 for mm in (z, y, x)):
+            raise ValueError
+    except (TypeError, ValueError):
+        what = f'"{_KEY}" in {beside.name} is {told!r}, not the sizes of a voxel along z, y and x in mm'
+        raise UnusableImage(path, what, f"Correct {beside.name}.") from None
+    return z, y, x
+
+
+def _placed(geometry: Geometry, path: Path) -> Geometry:
+    spacing = _spacing(path) if geometry.dimension == 3 else None
+    return geometry if spacing is None else replace(geometry, spacing=spacing[::-1])
+
+
+def _read_header(path: Path) -> Header:
+    header = read_header_with_sitk(path)
+    return header._replace(geometry=_placed(header.geometry, path))
+
+
+def _read(path: Path) -> Image:
+    image = read_with_sitk(path)
+    geometry = _placed(image.geometry, path)
+    if geometry == image.geometry:
+        return image
+    x, y, z = geometry.spacing
+    return replace(image, geometry=geometry, spacing=(z, y, x))
+
+
+def _write_spacing(path: Path, geometry: Geometry) -> None:
+    if geometry.dimension == 3 and any(abs(mm - 1) > 1e-6 for mm in geometry.spacing):
+        write_json(path.with_suffix(".json"), {_KEY: list(reversed(geometry.spacing))})
+
+
+FORMATS.register(
+    "tiff", ImageFormat((".tiff", ".tif"), _read_header, _read, write_with_sitk, flat=True, beside=_write_spacing)
+)

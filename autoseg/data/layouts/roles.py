@@ -1,0 +1,283 @@
+"""Roles: the recurring kinds of files of a dataset that nothing describes, one for each channel, label or mask."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
+from autoseg.data.image import read_geometry, read_image
+from autoseg.data.layouts.tables import file_in, read_table
+from autoseg.data.names import SEQUENCES
+from autoseg.utils.errors import AutosegError
+
+#: Names of folders that hold one kind of file each.
+FOLDER_WORDS = re.compile(
+    r"^(ima?ge?s?|scans?|inputs?|labels?|masks?|segs?|segmentations?|annotations?|gt|train|test)", re.I
+)
+
+#: More distinct values than this, and an image is no label map.
+_MOST_VALUES = 120
+
+#: Largest number of files read for each guess.
+_LOOK_AT = 5
+
+#: Folders below the given one that are searched.
+_DEPTH = 4
+
+#: Ending of a case's name that says what kind of file it is: ``_flair``, ``.seg``, ``_0000``, ``_1stHO``.
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9]*|\d{4}|\d{1,2}(?:st|nd|rd|th)[A-Za-z0-9]*")
+
+
+@dataclass
+class Role:
+    """A recurring kind of file: one channel, label or mask of each case.
+
+    Attributes:
+        pattern: of its files, as in an ``autoseg.toml``.
+        files: one a case.
+        values: the few whole numbers that its first files hold, as of a label map; None where they hold others.
+    """
+
+    pattern: str
+    files: list[Path] = field(default_factory=list)
+    values: list[int] | None = None
+
+    @property
+    def words(self) -> str:
+        """Its name without placeholders and ending."""
+        name = re.sub(r"\[([*?[])\]", r"\1", self.pattern.replace("{id}", "").replace("*", ""))
+        for ending in image_endings():
+            name = name.removesuffix(ending)
+        return name.strip("/_-. ")
+
+    @property
+    def components(self) -> int:
+        """How many channels each file holds."""
+        for path in self.files[:_LOOK_AT]:
+            try:
+                return read_geometry(path)[1]
+            except AutosegError:
+                continue
+        return 1
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether its files are flat pictures."""
+        return is_picture(image_ending(self.files[0]))
+
+    def look(self) -> None:
+        """Find :attr:`values`."""
+        values: set[int] = set()
+        for path in self.files[:_LOOK_AT]:
+            try:
+                array = read_image(path).array
+            except AutosegError:
+                continue
+            if array.dtype.kind not in "uib" and not np.array_equal(array, np.rint(array)):
+                return
+            found = np.unique(array)
+            if len(found) > _MOST_VALUES or found[0] < 0 or len(array) > 1:
+                return
+            values.update(int(value) for value in found)
+        self.values = sorted(values) or None
+
+
+@dataclass
+class Roles:
+    """The roles of a folder or table.
+
+    Attributes:
+        folders: pattern of the case folders; ``""`` where roles hold ``{id}``, or are columns of a table.
+        kept: roles that a good part of the cases have.
+        noise: the others.
+        cases: how many there seem to be.
+        id_column: of a table.
+    """
+
+    folders: str
+    kept: list[Role]
+    noise: list[Role]
+    cases: int
+    id_column: str = ""
+
+
+def roles_in_folder(root: Path) -> Roles:
+    """Roles of the images below a folder.
+
+    Raises:
+        AutosegError: there are none.
+    """
+    files = list(_images(root))
+    if not files:
+        raise AutosegError(
+            f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
+            "convert other formats, as DICOM series, to one of these first."
+        )
+    folders = {path.parent for path in files}
+    below = [folder for folder in folders if folder != root]
+    # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
+    kinds = [folder for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()]
+    by_kind = 0 < len(kinds) <= len({_stem(path) for path in files})
+    if _is_exam(root, files):
+        return _recurring(".", [root], files)
+    if root in folders or by_kind:
+        return _flat(root, files)
+    top = _topmost(folders)
+    depth = Counter(len(folder.relative_to(root).parts) for folder in top).most_common(1)[0][0]
+    cases = [folder for folder in top if len(folder.relative_to(root).parts) == depth]
+    return _recurring("/".join("*" * depth), sorted(cases), files)
+
+
+def roles_in_table(table: Path) -> Roles:
+    """Roles of a CSV: its columns of image files.
+
+    Raises:
+        AutosegError: it has none, or no column that names the cases.
+    """
+    columns, rows = read_table(table)
+    values = {column: [row[column] for row in rows if row[column]] for column in columns}
+    roles = [
+        Role(column, [file_in(table, value) for value in found])
+        for column, found in values.items()
+        if found and all(is_image(Path(value.replace("\\", "/"))) for value in found)
+    ]
+    of_files = {role.pattern for role in roles}
+    names = [column for column in columns if len(set(values[column])) == len(rows) and column not in of_files]
+    if not roles or not names:
+        raise AutosegError(f"{table} needs a column that names each case and columns of image files.")
+    return Roles("", roles, [], len(rows), names[0])
+
+
+def _images(root: Path) -> Iterable[Path]:
+    for folder, folders, names in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
+        yield from (Path(folder) / name for name in sorted(names) if is_image(Path(name)) and _is_text(name))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written to a text file."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _is_exam(folder: Path, files: list[Path]) -> bool:
+    """Whether a folder is one exam: several of its files are named after a sequence and nothing else."""
+    named = [path for path in files if path.parent == folder and _stem(path).lower() in SEQUENCES]
+    return len(named) > 1
+
+
+def _topmost(folders: set[Path]) -> list[Path]:
+    return [folder for folder in folders if not any(parent in folders for parent in folder.parents)]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(image_ending(path) or "")
+
+
+def _recurring(folders: str, cases: list[Path], files: list[Path]) -> Roles:
+    """Roles in case folders: what differs from case to case in a file's name becomes ``*``."""
+    known = set(cases)
+    inside: dict[Path, list[Path]] = {case: [] for case in cases}
+    for path in files:
+        case = next((parent for parent in path.parents if parent in known), None)
+        if case is not None:
+            inside[case].append(path)
+    counts: Counter[str] = Counter()
+    for case, paths in inside.items():
+        counts.update({part for path in paths for part in _parts(case, path)})
+    roles: dict[str, Role] = {}
+    for case, paths in inside.items():
+        for path in paths:
+            kept = (
+                part if _is_gap(part) or part == "*" else _literally(part) if 2 * counts[part] >= len(cases) else "*"
+                for part in _parts(case, path)
+            )
+            pattern = re.sub(r"\*(?:[_\-. ]*\*)+", "*", "".join(kept)) + (image_ending(path) or "")
+            roles.setdefault(pattern, Role(pattern)).files.append(path)
+    return _often(folders, roles.values(), len(cases))
+
+
+def _literally(part: str) -> str:
+    """A part of a file's name as it stands in a pattern."""
+    return re.sub(r"([*?[])", r"[\1]", part)
+
+
+def _is_gap(part: str) -> bool:
+    return re.fullmatch(r"[_\-. /]+", part) is not None
+
+
+def _parts(case: Path, path: Path) -> list[str]:
+    """Words of a file's path inside its case's folder, with what separates them; the case's own name is ``*``."""
+    relative = path.relative_to(case).as_posix().removesuffix(image_ending(path) or "")
+    own = re.compile(rf"(?<![A-Za-z0-9]){re.escape(case.name)}(?![A-Za-z0-9])")
+    found = []
+    for index, piece in enumerate(own.split(relative)):
+        found += ["*"] if index else []
+        found += [part for part in re.split(r"([_\-. /]+)", piece) if part]
+    return found
+
+
+def _flat(root: Path, files: list[Path]) -> Roles:
+    """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``."""
+    kinds = _kinds(files)
+    roles: dict[str, Role] = {}
+    names = set()
+    for path in files:
+        suffix = kinds[path]
+        stem = _stem(path).removesuffix(suffix) if suffix else _stem(path)
+        names.add(stem)
+        folder = path.parent.relative_to(root).as_posix().replace(stem, "{id}")
+        prefix = "" if folder == "." else f"{folder}/"
+        pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
+        roles.setdefault(pattern, Role(pattern)).files.append(path)
+    return _often("", roles.values(), len(names))
+
+
+def _kinds(files: list[Path]) -> dict[Path, str]:
+    """The ending of each file's name that says its kind, as ``_flair`` or ``_brain_mask``; ``""`` where none does.
+
+    An ending is a kind where other cases have it, too; of several such, the one whose case has most files. Where no
+    other case has it (there may be but one), it is the last word, if the case has other files.
+    """
+    splits = {path: _splits(_stem(path)) for path in files}
+    owners: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    siblings: Counter[tuple[Path, str]] = Counter()
+    for path, found in splits.items():
+        for case, kind in found:
+            owners[path.parent, kind].add(case)
+            siblings[path.parent, case] += 1
+    kinds = {}
+    for path, found in splits.items():
+        usual = [(case, kind) for case, kind in found if kind and len(owners[path.parent, kind]) > 1]
+        if usual:
+            # Of equal ones the longest name of a case: max() keeps the first, and found begins with that.
+            kinds[path] = max(usual, key=lambda split: siblings[path.parent, split[0]])[1]
+        else:
+            shortest = next(((case, kind) for case, kind in found if kind), ("", ""))
+            kinds[path] = shortest[1] if siblings[path.parent, shortest[0]] > 1 else ""
+    return kinds
+
+
+def _splits(stem: str) -> list[tuple[str, str]]:
+    """All ways to part a name in case and kind, the longest name of the case first."""
+    parts = re.split(r"([_\-.])", stem)
+    found = [(stem, "")]
+    for place in range(len(parts) - 2, 0, -2):
+        if not _KIND.fullmatch(parts[place + 1]):
+            break
+        case = "".join(parts[:place])
+        if case:
+            found.append((case, "".join(parts[place:])))
+    return found
+
+
+def _often(folders: str, roles: Iterable[Role], cases: int) -> Roles:
+    """Roles that a good part of the cases have are kept; the rest is noise."""
+    roles = sorted(roles, key=lambda role: role.pattern)
+    kept = [role for role in roles if 5 * len(role.files) >= cases]
+    return Roles(folders, kept or roles, [role for role in roles if kept and role not in kept], cases)

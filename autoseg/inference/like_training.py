@@ -1,0 +1,117 @@
+"""A folder laid out like the training data, without the file that described those."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from autoseg.data.dataset import Case, Dataset
+from autoseg.data.description import Description
+from autoseg.data.file_names import images_in
+from autoseg.data.layouts.manifest import ChannelEntry, LabelEntry, Manifest, MaskEntry, parse, read_described
+from autoseg.data.layouts.propose import propose
+from autoseg.data.names import channel_key, pair
+from autoseg.plans.plan import Plan
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import say
+
+
+def cases_like(path: Path, plan: Plan, dataset: Dataset | None) -> list[Case]:
+    """The cases of a folder whose files are named as those of a dataset.
+
+    Args:
+        path: the folder.
+        plan: says which channels a case has to have.
+        dataset: that the run was trained on.
+
+    Returns:
+        None of them where the folder is not laid out so.
+    """
+    manifest = None if dataset is None else manifest_of(dataset, plan)
+    cases = [] if manifest is None else _with_all_channels(_read(path, manifest), plan)
+    if cases:
+        say(f"{path}: nothing describes it; its files are named as those of the training data.")
+    return cases
+
+
+def cases_as_proposed(path: Path, plan: Plan) -> list[Case]:
+    """The cases of a folder by the description that ``autoseg inspect`` proposes; none where that does not fit.
+
+    Args:
+        path: the folder.
+        plan: says which channels a case has to have.
+    """
+    try:
+        proposed = parse(propose(path), path)
+    except AutosegError:
+        return []
+    description = _read(path, proposed)
+    if description is not None and description.cases and description.unlabelled and images_in(path):
+        return []  # label maps beside some scans only are no dataset, but something left over
+    cases = _with_all_channels(description, plan)
+    if cases:
+        found = ", ".join(sorted({pattern for role, pattern in proposed.patterns().items() if "channel:" in role}))
+        say(f"{path}: nothing describes it; scans are taken to be {found}.")
+    return cases
+
+
+def manifest_of(dataset: Dataset, plan: Plan) -> Manifest | None:
+    """A description of where files lie below the folder of a dataset, by the paths of its cases.
+
+    Returns:
+        None where the names of the cases are no part of the paths of each channel; and for one channel whose files lie
+        in the dataset's folder itself, as any folder of images has them.
+    """
+    root = dataset.root if not dataset.root.suffix else dataset.root.parent
+    roles: dict[str, Counter[str]] = {}
+    components: dict[str, int | None] = {}
+    for case in dataset.cases:
+        whole_id = re.compile(rf"(?<![A-Za-z0-9]){re.escape(case.id)}(?![A-Za-z0-9])")
+        files = {f"channel:{name}": file.path for name, file in case.channels.items() if name in plan.channel_names}
+        components |= {name: file.component for name, file in case.channels.items()}
+        files |= {
+            role: found for role, found in (("label", case.label), ("mask", case.mask)) if isinstance(found, Path)
+        }
+        for role, file in files.items():
+            pattern = whole_id.sub("{id}", file.relative_to(root).as_posix()) if file.is_relative_to(root) else ""
+            if "{id}" in pattern:
+                roles.setdefault(role, Counter())[pattern] += 1
+    patterns = {role: counts.most_common(1)[0][0] for role, counts in roles.items()}
+    channels = {name: patterns[f"channel:{name}"] for name in plan.channel_names if f"channel:{name}" in patterns}
+    if len(channels) < len(plan.channels) or (len(channels) == 1 and "/" not in next(iter(channels.values()))):
+        return None
+    label, mask = patterns.get("label"), patterns.get("mask")
+    try:
+        return Manifest(
+            channels={name: ChannelEntry(file=file, component=components[name]) for name, file in channels.items()},
+            label=None if label is None else LabelEntry(file=label, values=dataset.labels),
+            mask=None if mask is None else MaskEntry(file=mask),
+        )
+    except ValidationError:
+        return None
+
+
+def _read(path: Path, manifest: Manifest) -> Description | None:
+    try:
+        return read_described(path, manifest)
+    except AutosegError:
+        return None
+
+
+def _with_all_channels(description: Description | None, plan: Plan) -> list[Case]:
+    """Cases with the plan's names of channels; none where no case has all of them."""
+    if description is None:
+        return []
+    others = pair(plan.channel_names, description.channels, channel_key)
+    if len(others) < len(plan.channel_names) and not (len(plan.channels) == len(description.channels) == 1):
+        return []
+    names = others or {plan.channel_names[0]: description.channels[0]}
+    cases = [
+        case.model_copy(
+            update={"channels": {n: case.channels[other] for n, other in names.items() if other in case.channels}}
+        )
+        for case in (*description.cases, *description.unlabelled)
+    ]
+    cases = [case for case in cases if case.channels]
+    return cases if any(len(case.channels) == len(plan.channels) for case in cases) else []

@@ -1,0 +1,37 @@
+"""The folder of results: what in it are results, so that scans beside them are told apart."""
+
+import re
+from pathlib import Path
+
+from autoseg.data.file_names import image_ending, images_in
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
+
+#: File that says how the results in its folder were made.
+PREDICTIONS = "predictions.json"
+
+#: What follows the case's name in results of earlier versions, which did not list their files.
+_KINDS = r"(_probability_.+|_rater_.+|_disagreement)?"
+
+
+def results_in(folder: Path) -> list[Path]:
+    """The result files in a folder, by its ``predictions.json``; none where there is no such file."""
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        return []
+    try:
+        told = read_json(path)
+    except AutosegError:
+        return []  # of something else, or cut off
+    if not isinstance(told, dict):
+        return []
+    if isinstance(told.get("files"), list):
+        names = set(map(str, told["files"]))
+        return [file for file in images_in(folder) if file.name in names]
+    cases = [*(told.get("cases") or ()), *(told.get("kept_from_before") or ())]
+    patterns = [re.compile(re.escape(str(case)) + _KINDS) for case in cases]
+    return [
+        file
+        for file in images_in(folder)
+        if any(pattern.fullmatch(file.name.removesuffix(image_ending(file) or "")) for pattern in patterns)
+    ]

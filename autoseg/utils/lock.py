@@ -1,0 +1,52 @@
+"""A folder that one process works in: the operating system's lock, which ends with its process however that ends."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json, write_json
+
+#: Files in a held folder: the lock, and who has it; that stays behind and means nothing without the lock.
+_LOCK, _HOLDER = ".lock", ".holder.json"
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder inside this block; it is made where it is missing.
+
+    Args:
+        folder: that nobody else may work in.
+        what: is done there, for the message.
+
+    Raises:
+        AutosegError: another process holds it; names that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise AutosegError(f"{what} is being trained by {_holder(folder)}; wait for it, or stop it first.") from None
+    except (NotImplementedError, OSError):
+        yield  # some network drives have no locks; better to train without
+        return
+    try:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(folder / _HOLDER, {"process": os.getpid(), "host": socket.gethostname(), "since": now})
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        told = read_json(folder / _HOLDER)
+        return f"process {told['process']} on {told['host']} since {told['since']}"
+    except (AutosegError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,55 @@
+"""TIFF stacks: nnU-Net keeps the size of their voxels in a file beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.data.dataset import Dataset, load_case
+from autoseg.data.image import UnusableImage, read_geometry, read_image, write_image
+from tests.builders import write
+
+STACK = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+
+
+def test_the_file_of_a_case_says_the_size_of_voxels(tmp_path: Path, write_json) -> None:
+    """``CASE.json`` for the images ``CASE_0000.tif``, … and for the label ``CASE.tif``; along z, y and x."""
+    write(tmp_path / "imagesTr" / "a_0000.tif", STACK)
+    write(tmp_path / "labelsTr" / "a.tif", (STACK > 60).astype(np.uint8))
+    for folder in ("imagesTr", "labelsTr"):
+        write_json(tmp_path / folder / "a.json", {"spacing": [5, 0.5, 0.25]})
+    write_json(
+        tmp_path / "dataset.json",
+        {"channel_names": {"0": "EM"}, "labels": {"background": 0, "cell": 1}, "file_ending": ".tif"},
+    )
+    case = Dataset.open(tmp_path).cases[0]
+    loaded = load_case(case, ["EM"])
+    assert loaded.spacing == (5, 0.5, 0.25)
+    assert loaded.geometry == read_geometry(case.channels["EM"].path).geometry
+    assert loaded.geometry.spacing == (0.25, 0.5, 5)
+    assert loaded.label is not None
+
+
+def test_without_that_file_and_flat_pictures(tmp_path: Path, write_json) -> None:
+    assert read_image(write(tmp_path / "a.tif", STACK)).spacing == pytest.approx((1, 1, 1))
+    write_json(tmp_path / "a.json", {"other": 1})
+    assert read_image(tmp_path / "a.tif").spacing == pytest.approx((1, 1, 1))
+    write_json(tmp_path / "flat.json", {"spacing": [5, 5, 5]})
+    assert read_image(write(tmp_path / "flat.tif", STACK[0])).spacing == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize("spacing", [[1, 1], [1, 1, 0], "abc", None, [1, 1, "x"]])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, write_json, spacing: object) -> None:
+    path = write(tmp_path / "a.tif", STACK)
+    write_json(tmp_path / "a.json", {"spacing": spacing})
+    with pytest.raises(UnusableImage, match=r'a\.tif: "spacing" in a\.json is .*Correct a\.json'):
+        read_image(path)
+
+
+def test_results_keep_it(tmp_path: Path, write_json) -> None:
+    write_json(tmp_path / "a.json", {"spacing": [5, 0.5, 0.25]})
+    image = read_image(write(tmp_path / "a_0000.tif", STACK))
+    write_image(tmp_path / "out" / "a.tif", (STACK > 60).astype(np.uint8), image.geometry)
+    written = read_image(tmp_path / "out" / "a.tif")
+    assert written.geometry == image.geometry
+    assert np.array_equal(written.array[0], STACK > 60)
