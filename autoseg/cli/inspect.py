@@ -104,11 +104,12 @@ def _fix(dataset: "Dataset", folder: Path) -> None:
     written = restore_headers(dataset, folder)
     for path in written:
         say(f"written: {path}")
+    if not written:
+        say("No label map has lost its header.")
+        return
     say(
-        f"{len(written)} label maps had lost their header; the new files in {folder} have their images'. Check them on a "
-        "picture, then put them in the place of the old ones."
-        if written
-        else "No label map has lost its header."
+        f"{len(written)} label maps had lost their header; the new files in {folder} have their images'. Check them on "
+        "a picture, then put them in the place of the old ones."
     )
 
 
