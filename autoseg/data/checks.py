@@ -14,13 +14,14 @@ from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
+from autoseg.data.file_names import colours_of, image_ending, is_picture
 from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.lost_headers import lost_header
 from autoseg.data.segments import contradicting_segments
-from autoseg.data.structure_masks import read_label_map
+from autoseg.data.structure_masks import missing_masks, read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -74,6 +75,7 @@ class _CaseFindings:
     types: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     measurement: Measurement | None = None
+    alpha: bool = False
 
     def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
         """Add a problem."""
@@ -217,6 +219,8 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
             f"holds {components} channel(s); {name} should be number {component}",
             "Correct the description of the channels, or the file.",
         )
+    elif component is not None and is_picture(image_ending(path)) and colours_of(components) < components:
+        found.alpha = True
     elif component is None and components > 1:
         found.add(
             "error",
@@ -386,6 +390,13 @@ def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Probl
     if len(dimensions) > 1:
         what = f"flat images and volumes together: {_tally(dimensions)}"
         problems.append(Problem("error", "", None, what, "Make two datasets of them."))
+    transparent = sum(item.alpha for item in found)
+    if transparent:
+        what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
+        problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
+    for name, count in missing_masks(case.label for case in dataset.cases).items():
+        what = f"{count} of {len(dataset.cases)} cases have no mask of {name}; it is taken to be absent there"
+        problems.append(Problem("warning", "", None, what, "Add the masks of cases that have the structure."))
     orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
     if len(orientations) > 1:
         what = f"different orientations: {_tally(orientations)}"

@@ -59,6 +59,11 @@ def is_picture(ending: str | None) -> bool:
     return found is not None and found.flat
 
 
+def colours_of(components: int) -> int:
+    """How many channels of a picture are colours: of 2 (grey) and 4 (red, green, blue), the last one is alpha."""
+    return components - 1 if components in (2, 4) else components
+
+
 def holds_fractions(ending: str | None) -> bool:
     """Whether files of this ending hold numbers that are not whole, as probabilities are."""
     found = format_of(ending)

@@ -13,6 +13,7 @@ import numpy as np
 from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource, StructureMasks
 from autoseg.data.image import Image, read_image
+from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus
 from autoseg.utils.progress import Steps, say
@@ -113,6 +114,12 @@ def _nearly_nested(found: Counter[tuple[int, ...]], structures: Sequence[str]) -
             yield structures[inner], structures[outer]
 
 
+def missing_masks(labels: Iterable[LabelSource | None]) -> Counter[str]:
+    """Structure → number of cases without a mask of it, of those structures that any case lacks."""
+    masked = [label for label in labels if isinstance(label, StructureMasks)]
+    return Counter(name for label in masked for name in label.structures if name not in label.masks)
+
+
 def _united(source: StructureMasks) -> Image:
     image, packed = _packed(source)
     if image is None:
@@ -172,16 +179,15 @@ def _packed(source: StructureMasks) -> tuple[Image | None, dict[int, np.ndarray]
 
 
 def _mask(image: Image, path: Path) -> np.ndarray:
-    if len(image.array) != 1:
-        raise AutosegError(f"{path} has {len(image.array)} channels; a mask has one.")
-    values = set(value_counts(image.array[0])) if image.array.dtype.kind in "uib" else set(np.unique(image.array[0]))
-    above = values - {0}
-    if len(above) > 1:
-        raise AutosegError(
-            f"{path} holds the values {', '.join(f'{value:g}' for value in sorted(values)[:5])}…; "
-            "a mask of one structure holds 0 and one other value."
-        )
-    mask: np.ndarray = image.array[0] != 0
+    try:
+        values = label_values(image)
+    except NotALabelMap as error:
+        raise AutosegError(f"{path} is no mask: {error}.") from None
+    found = list(value_counts(values))
+    if len({*found, 0}) > 2:
+        listed = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+        raise AutosegError(f"{path} holds the values {listed}; a mask of one structure holds 0 and one other value.")
+    mask: np.ndarray = values != 0
     return mask
 
 

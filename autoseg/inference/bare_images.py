@@ -7,7 +7,7 @@ from pathlib import Path
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.dicom import CONVERTER, holds_dicom
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
 from autoseg.inference.like_training import cases_as_proposed
@@ -84,7 +84,12 @@ def bare_images(folder: Path, plan: Plan) -> list[Case]:
 
 
 def components_of(path: Path) -> int | None:
-    """How many channels a file holds; None where it can't be read."""
+    """How many channels a file holds, without a picture's alpha; None where it can't be read."""
+    count = _held(path)
+    return colours_of(count) if count is not None and is_picture(image_ending(path)) else count
+
+
+def _held(path: Path) -> int | None:
     try:
         return read_geometry(path)[1]
     except AutosegError:
@@ -94,7 +99,8 @@ def components_of(path: Path) -> int | None:
 def all_channels(path: Path, plan: Plan) -> dict[str, ChannelFile]:
     """Every channel of the plan, out of one file."""
     if len(plan.channels) == 1:
-        return {plan.channel_names[0]: ChannelFile(path=path)}
+        with_alpha = is_picture(image_ending(path)) and _held(path) == 2
+        return {plan.channel_names[0]: ChannelFile(path=path, component=0 if with_alpha else None)}
     return {name: ChannelFile(path=path, component=index) for index, name in enumerate(plan.channel_names)}
 
 

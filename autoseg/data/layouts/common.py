@@ -1,6 +1,5 @@
 """Shared by the readers of layouts: ``dataset.json``, patients in case names, and errors that name the file."""
 
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,11 +32,6 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     data = read_json(file)
     return data if isinstance(data, dict) else None
-
-
-def usable_id(name: str) -> str:
-    """A case's name without characters that a file's name can't have."""
-    return re.sub(r"[/\\\x00-\x1f\x7f]+", "_", name)
 
 
 def unique(names: Iterable[str]) -> list[str]:

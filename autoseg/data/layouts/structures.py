@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks
 from autoseg.data.file_names import image_ending, images_in
-from autoseg.data.layouts.common import inconsistencies_in, usable_id
+from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
 from autoseg.data.patients import patient_of
@@ -103,7 +103,7 @@ def _stem(path: Path) -> str:
 def _case(root: Path, folder: Path, structures: tuple[str, ...]) -> Case:
     masks = {_stem(path): path for path in _masks(folder)}
     parts = folder.relative_to(root).parts
-    case_id = usable_id("_".join(parts) or folder.resolve().name)
+    case_id = "_".join(parts) or folder.resolve().name
     return Case(
         id=case_id,
         channels={name: ChannelFile(path=path) for name, path in _scans(folder).items()},
