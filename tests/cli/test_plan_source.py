@@ -1,6 +1,7 @@
 """``autoseg plan --source``: a trained model as the starting point, from the command line and inside."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -210,6 +211,9 @@ def test_less_memory_makes_patches_smaller_and_leaves_weights_alone(
     assert (after.batch_size, after.patch_size) != (before.batch_size, before.patch_size)
     assert after.parameters == before.parameters
     assert "made smaller" in after.reasons["batch_size"] + after.reasons["patch_size"]
+    # It predicts as it did, in the source's tiles, unless they are far larger than its patches now.
+    larger = math.prod(before.tile_size) / math.prod(after.patch_size)
+    assert after.tile_size == (before.tile_size if larger <= 4 else after.patch_size)
 
 
 def test_recipes_for_small_cohorts(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
