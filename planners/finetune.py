@@ -82,7 +82,14 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         allow_missing_channels=missing or before.allow_missing_channels,
         target=target,
         preprocessing=before.preprocessing.model_copy(
-            update={"reasons": dict.fromkeys(("transpose", "crop"), "the source's")}
+            update={
+                "harmonize": {
+                    name: before.preprocessing.harmonize[other]
+                    for name, other in channels.items()
+                    if other in before.preprocessing.harmonize
+                },
+                "reasons": dict.fromkeys(("transpose", "crop"), "the source's"),
+            }
         ),
         configurations=_configurations(task, model, channels, outputs),
         recommended=model.stage.name,

@@ -16,12 +16,13 @@ from autoseg.crossvalidation.fold_validation import no_evaluation, prediction_se
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.source_share import (
     chooses,
-    files_of_shares,
+    forget_shares,
     halves,
     say_choice,
     score_shares,
     score_source,
     settle,
+    why_not_scored,
 )
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
@@ -86,12 +87,14 @@ def _train(job: Job, settings: TrainingSettings) -> None:
             stale.unlink(missing_ok=True)
     if teacher is not None:
         teacher.predict(fold.run, training, str(settings.device))
+    request, job = job.request, _after_halves(job, settings)
     started = time.monotonic()
-    job = _after_halves(job, settings)
     choice = _variant(job, settings)
     settings = replace(settings, variant=choice.variant)
     log = _Log(fold.log)
     as_it_is = score_source(fold, settings.device)
+    if as_it_is is not None and as_it_is.before:
+        started -= as_it_is.seconds  # of an interrupted training: it is part of the time
     seconds = _prediction_seconds(job, settings.device)
     tries = _tries(job, seconds)
     budget, length = _budget(job, tries * seconds, started)
@@ -101,13 +104,14 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     )
     log(f"computing in {choice.reason}")
     if as_it_is is not None:
-        log(f"the source as it is: mean Dice {as_it_is.mean('dice'):.4f} over {len(as_it_is.cases)} validation cases")
+        log(str(as_it_is))
     elif recipe.initialization.source == "model" and fold.validation_cases:
-        log(f"the source as it is can't be scored: {recipe.initialization.reasons.get('keep', 'it has other outputs')}")
+        log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if os.environ.get("OMP_WAIT_POLICY") == "passive":
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))
+    forget_shares(fold)  # of an earlier, shorter training: from here on they are not its weights
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
@@ -120,25 +124,24 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         evaluation = validate_fold(fold, settings.device)
     if evaluation.cases:
         log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
-    done = {"request": job.request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
+    done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(fold.done, done)
 
 
 def _after_halves(job: Job, settings: TrainingSettings) -> Job:
-    """Fine-tune on each half of a cohort first, where all of its cases are learned; the job with the time that is left.
+    """Fine-tune on each half of a cohort first, where all of its cases are learned, to choose how much is kept.
 
-    They take half of the time, or of the steps, and choose how much of the source is kept.
+    Each half takes a quarter of the time, and what is left is a half; where epochs set the length, a half takes half as
+    many, and the rest all of them.
     """
-    found = halves(job.fold)
-    length = job.length
-    epochs = job.fold.stage.recipe.epochs if length.epochs is None else length.epochs
-    quarter = Length(epochs=max(1, epochs // 2)) if length.seconds is None else Length(seconds=length.seconds / 4)
-    started = time.monotonic()
-    for half in found:
-        train_job(replace(job, fold=half, length=quarter), settings)
-    if not found or length.seconds is None:
+    found, length = halves(job.fold), job.length
+    if not found:
         return job
-    return replace(job, length=Length(seconds=max(length.seconds - (time.monotonic() - started), 1.0)))
+    epochs = job.fold.stage.recipe.epochs if length.epochs is None else length.epochs
+    shorter = Length(epochs=max(1, epochs // 2)) if length.seconds is None else Length(seconds=length.seconds / 4)
+    for half in found:
+        train_job(replace(job, fold=half, length=shorter), settings)
+    return job if length.seconds is None else replace(job, length=Length(seconds=length.seconds / 2))
 
 
 def _chosen(fold: Fold, device: torch.device, tries: int, log: "_Log") -> Evaluation:
@@ -261,6 +264,8 @@ def start_over(fold: Fold) -> None:
     """Remove the files of an earlier training of a fold."""
     for path in _files(fold):
         path.unlink(missing_ok=True)
+    for one in (fold, *halves(fold)):
+        forget_shares(one)
 
 
 def _files(fold: Fold) -> list[Path]:
@@ -273,7 +278,6 @@ def _files(fold: Fold) -> list[Path]:
         fold.history,
         fold.log,
         fold.folder / _PREVIOUS_FILE,
-        *files_of_shares(fold),
         *(path for half in halves(fold) for path in _files(half)),
     ]
 

@@ -8,31 +8,39 @@ by a share that it did not choose.
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from autoseg.crossvalidation.fold_validation import validate_with
 from autoseg.crossvalidation.folds import folds_of_plan
+from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.weights import load_weights, read_metadata, save_weights
+from autoseg.plans.reasons import without_reasons
 from autoseg.plans.stage import Stage
+from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE_SHARE
 from autoseg.runs.splits import make_splits
 from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each
-from autoseg.transfer.tensors import fitted_source
+from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
 
 #: Share of the source where a single patient leaves nothing to choose it by (half, as Wortsman et al. 2022).
 UNKNOWN = 0.5
 
-#: File beside the source's predictions: what they were made of.
+#: File beside predictions: what they were made of.
 _SCORED = "scored.json"
+
+#: Folder with the predictions of each share.
+_SHARES = "shares"
 
 
 @dataclass(frozen=True)
@@ -66,15 +74,23 @@ class Half(Fold):
 
     @property
     def _split(self) -> dict[str, list[str]]:
-        return make_splits(self.run.dataset, 2, seed=self.number)[self.half]
+        return make_splits(_cohort(self), 2, seed=self.number)[self.half]
 
 
 def halves(fold: Fold) -> list[Half]:
     """The two halves on which the share for a fold without validation cases is chosen; none for a single patient."""
-    groups = {case.group or case.id for case in fold.run.dataset.cases}
-    if not chooses(fold.stage) or fold.validation_cases or isinstance(fold, Half) or len(groups) < 2:
+    if not chooses(fold.stage) or fold.validation_cases or isinstance(fold, Half):
+        return []
+    if len({case.group or case.id for case in _cohort(fold).cases}) < 2:
         return []
     return [Half(fold.run, fold.stage, fold.number, half) for half in (0, 1)]
+
+
+def _cohort(fold: Fold) -> Dataset:
+    """The cases that a fold learns from."""
+    learned = set(fold.run.split(fold.number)["train"])
+    dataset = fold.run.dataset
+    return dataset.model_copy(update={"cases": tuple(case for case in dataset.cases if case.id in learned)})
 
 
 def chooses(stage: Stage) -> bool:
@@ -82,27 +98,85 @@ def chooses(stage: Stage) -> bool:
     return stage.recipe.initialization.keep == "auto"
 
 
-def score_source(fold: Fold, device: torch.device) -> Evaluation | None:
+def why_not_scored(stage: Stage) -> str:
+    """Why a source can't be scored as it is, in words."""
+    initialization = stage.recipe.initialization
+    new = [name for name in input_names(stage) if name not in initialization.channels]
+    new += [name for name in head_names(stage.target) if name not in initialization.outputs]
+    gone = sorted(set(initialization.source_channels) - set(initialization.channels.values()))
+    gone += sorted(set(initialization.source_outputs) - set(initialization.outputs.values()))
+    if new:
+        return f"it has no {', '.join(new)}"
+    if gone:
+        return f"it has {', '.join(gone)}, too"
+    if list(stage.annotators) != initialization.source_annotators:
+        return "it learned from other annotators"
+    return "the run has the weights of one of its folds alone, as an earlier version planned it"
+
+
+@dataclass(frozen=True)
+class SourceScore:
+    """The source as it is on a fold's validation cases.
+
+    Attributes:
+        evaluation: of its predictions.
+        seconds: that they took.
+        before: whether that was done in an earlier process.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    before: bool
+
+    def __str__(self) -> str:
+        """For the log."""
+        cases = len(self.evaluation.cases)
+        dice = self.evaluation.mean("dice")
+        return f"the source as it is: mean Dice {dice:.4f} over {cases} validation cases, in {self.seconds:.0f} s"
+
+
+def score_source(fold: Fold, device: torch.device) -> SourceScore | None:
     """Score the source as it is, with all its folds, on a fold's validation cases, unless that was done.
 
     Returns:
-        The evaluation; None where the source can't be used as it is, or nothing is to be validated.
+        Its score; None where the source can't be used as it is, or nothing is to be validated.
     """
     if not (fold.stage.recipe.initialization.ensemble and fold.validation_cases):
         return None
-    out = as_it_is(fold)
-    made_of = {
-        "source": [stage.recipe.initialization.ensemble for stage in fold.stage.chain],
-        "stage": fold.stage.identity,
-        "inference": digest(fold.stage.inference.model_dump(mode="json", exclude={"reasons"})),
-        "cases": fold.validation_cases,
-    }
-    if (out / _SCORED).exists() and read_json(out / _SCORED) == made_of:
-        return Evaluation.read(out)
+    out, made_of = as_it_is(fold), _made_of(fold)
+    known = _read(out / _SCORED)
+    if known.get("made_of") == made_of and (out / "summary.json").exists():
+        return SourceScore(Evaluation.read(out), float(known["seconds"]), True)
+    started = time.monotonic()
     files = [fitted_source(stage, fold.run.path, fold.run.source_folder(stage)) for stage in fold.stage.chain]
     evaluation = validate_with(fold, files, out, device)
-    write_json(out / _SCORED, made_of)
-    return evaluation
+    seconds = time.monotonic() - started
+    write_json(out / _SCORED, {"made_of": made_of, "seconds": seconds})
+    return SourceScore(evaluation, seconds, False)
+
+
+def _made_of(fold: Fold) -> str:
+    """A fingerprint of all that the source's score depends on."""
+    data = fold.run.preprocessed(fold.stage.configuration.data)
+    return digest(
+        {
+            "source": [stage.recipe.initialization.ensemble for stage in fold.stage.chain],
+            "stage": fold.stage.identity,
+            "inference": fold.stage.inference.model_dump(mode="json", exclude={"reasons"}),
+            "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
+        }
+    )
+
+
+def _tuned_of(fold: Fold) -> str:
+    """A fingerprint of what a tuning depends on, beside the source's score."""
+    recipe = fold.stage.recipe.model_dump(mode="json")
+    return digest([_made_of(fold), without_reasons(recipe), fold.training_cases])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def score_shares(fold: Fold, device: torch.device, count: int) -> None:
@@ -113,7 +187,7 @@ def score_shares(fold: Fold, device: torch.device, count: int) -> None:
         device: to compute on.
         count: how many shares to try, of :data:`~autoseg.transfer.share_choice.TRIED_SHARES`.
     """
-    shutil.rmtree(fold.folder / "shares", ignore_errors=True)
+    shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
     _keep_tuned(fold)
     for share in TRIED_SHARES[:count]:
         out = _of_share(fold, share)
@@ -121,6 +195,7 @@ def score_shares(fold: Fold, device: torch.device, count: int) -> None:
         write_blended(fold, share, weights)
         validate_with(fold, [[weights]], out, device)
         weights.unlink()
+    write_json(fold.folder / _SHARES / _SCORED, {"made_of": _tuned_of(fold)})
 
 
 def _keep_tuned(fold: Fold) -> None:
@@ -130,9 +205,12 @@ def _keep_tuned(fold: Fold) -> None:
 
 
 def write_blended(fold: Fold, share: float, path: Path) -> None:
-    """Write (1 − share) · tuned + share · source, of the source's fold that the training began with."""
+    """Write (1 − share) · tuned + share · source, of the source's fold that the training began with.
+
+    All of the source is a fold of it, untouched: another one for each fold of the run, as far as there are.
+    """
     tuned = load_weights(fold.checkpoint("tuned"))
-    start = load_weights(_start(fold))
+    start = load_weights(_start(fold, share))
     blended = {
         name: tensor.lerp(start[name].to(tensor.dtype), share) if tensor.is_floating_point() else tensor
         for name, tensor in tuned.items()
@@ -140,9 +218,11 @@ def write_blended(fold: Fold, share: float, path: Path) -> None:
     save_weights(path, blended, read_metadata(fold.checkpoint("tuned")))
 
 
-def _start(fold: Fold) -> Path:
+def _start(fold: Fold, share: float) -> Path:
     stage = fold.stage
     files = fitted_source(stage, fold.run.path, fold.run.source_folder(stage))
+    if share == SOURCE:
+        return files[fold.number % len(files)]
     return files[stage.recipe.initialization.ensemble.index(stage.recipe.initialization.file)]
 
 
@@ -222,11 +302,13 @@ def _scored_with(fold: Fold) -> Sequence[Fold]:
 
 
 def _known(fold: Fold) -> list[float]:
-    """Shares that a fold's validation cases are scored for; none while the source is not."""
-    if not (as_it_is(fold) / "summary.json").exists():
+    """Shares that a fold's validation cases are scored for under the plan as it is; none while the source is not."""
+    if not fold.checkpoint("tuned").exists():
         return []
-    tuned = [share for share in TRIED_SHARES if (_of_share(fold, share) / "summary.json").exists()]
-    return [*tuned, SOURCE] if tuned and fold.checkpoint("tuned").exists() else []
+    scored, tuned = _read(as_it_is(fold) / _SCORED), _read(fold.folder / _SHARES / _SCORED)
+    if scored.get("made_of") != _made_of(fold) or tuned.get("made_of") != _tuned_of(fold):
+        return []
+    return [*(share for share in TRIED_SHARES if (_of_share(fold, share) / "summary.json").exists()), SOURCE]
 
 
 def as_it_is(fold: Fold) -> Path:
@@ -246,7 +328,7 @@ def beside_choice(fold: Fold) -> dict[str, Path]:
 
 
 def _of_share(fold: Fold, share: float) -> Path:
-    return as_it_is(fold) if share == SOURCE else fold.folder / "shares" / f"{share:g}"
+    return as_it_is(fold) if share == SOURCE else fold.folder / _SHARES / f"{share:g}"
 
 
 def _write_validation(fold: Fold, parts: dict[float, Evaluation], of_case: dict[str, float]) -> None:
@@ -260,6 +342,10 @@ def _write_validation(fold: Fold, parts: dict[float, Evaluation], of_case: dict[
         name = f"{case}{ending}"
         with atomic(fold.validation / name, suffix=ending) as temporary:
             shutil.copyfile(_of_share(fold, share) / name, temporary)
+        restored = _of_share(fold, share) / "references" / name  # where the dataset's label is gone
+        if restored.exists():
+            with atomic(fold.validation / "references" / name, suffix=ending) as temporary:
+                shutil.copyfile(restored, temporary)
     Evaluation(tuple(rows), first.targets, first.tolerance_mm, first.empty).write(fold.validation)
 
 
@@ -267,10 +353,10 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def files_of_shares(fold: Fold) -> Sequence[Path]:
-    """What a tuning leaves in a fold's folder beside its weights."""
-    found = [fold.checkpoint("tuned")]
-    return [*found, *sorted((fold.folder / "shares").glob("*/*"))]
+def forget_shares(fold: Fold) -> None:
+    """Remove what a tuning leaves in a fold's folder beside its weights."""
+    fold.checkpoint("tuned").unlink(missing_ok=True)
+    shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
 
 
 def say_choice(settled: Settled, interval: Callable[[Sequence[float]], tuple[float, float]]) -> str:
@@ -278,8 +364,8 @@ def say_choice(settled: Settled, interval: Callable[[Sequence[float]], tuple[flo
     choice = settled.choice
     if not math.isfinite(choice.error):
         return (
-            f"{choice.cases} validation case(s) can't tell whether tuning helps; the source as it is is kept "
-            "(train further folds, or set --set recipe.initialization.keep=0)"
+            f"{choice.cases} validation case(s) can't tell whether tuning helps; the source as it is is kept until "
+            "further folds are trained"
         )
     mean = sum(settled.differences) / len(settled.differences)
     low, high = interval(settled.differences)

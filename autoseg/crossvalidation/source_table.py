@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from autoseg.crossvalidation.folds import folds_of_plan
-from autoseg.crossvalidation.source_share import as_it_is, chooses, halves, tuned_alone
+from autoseg.crossvalidation.source_share import as_it_is, chooses, halves, tuned_alone, why_not_scored
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
@@ -58,20 +58,24 @@ class SourceTable:
         folds: list[Fold] = []
         for fold in folds_of_plan(run, stage):
             folds += halves(fold) or [fold]
+        # One that is being trained further has its old validation, and no scores of tuned weights.
         folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+        folds = [fold for fold in folds if not chooses(stage) or (tuned_alone(fold) / "summary.json").exists()]
         if not folds:
             return None
         chosen = _dice([fold.validation for fold in folds])
         last = "chosen for each case by the others" if chooses(stage) else "tuned"
         if not initialization.ensemble or not all((as_it_is(fold) / "summary.json").exists() for fold in folds):
-            why = initialization.reasons.get("keep", "it has other channels or outputs")
-            return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why}.")
+            return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why_not_scored(stage)}.")
         source = _dice([as_it_is(fold) for fold in folds])
         rows = [_row("source as it is" + (", harmonized" if stage.preprocessing.harmonize else ""), source, None)]
         if chooses(stage):
             rows.append(_row("tuned", _dice([tuned_alone(fold) for fold in folds]), source))
         rows.append(_row(last, chosen, source))
-        return cls(rows, _kept(run, stage))
+        note = _kept(run, stage)
+        if stage.preprocessing.harmonize:
+            note += " The source, too, saw harmonized images; what it makes of them as they are stands in no row."
+        return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:
         """Write ``source.json``."""

@@ -156,7 +156,7 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
     found_landmarks = {
         name: found
         for name, present, voxels in zip(dataset.channels, loaded.present, loaded.image, strict=True)
-        if present and (found := landmarks(voxels))
+        if present and (found := landmarks(voxels[inside]))
     }
     return Measurement(entry, samples, found_landmarks)
 

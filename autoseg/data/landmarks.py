@@ -25,7 +25,7 @@ def landmarks(channel: np.ndarray) -> list[float]:
     return [float(value) for value in np.percentile(values, PERCENTILES)] if values.size else []
 
 
-def matched(channel: np.ndarray, standard: list[float]) -> np.ndarray:
+def matched(channel: np.ndarray, standard: list[float], inside: np.ndarray | None = None) -> np.ndarray:
     """A channel whose landmarks are those of a standard; zeros stay zero.
 
     Beyond the first and the last landmark the outer slopes go on. A constant channel stays as it is.
@@ -33,8 +33,9 @@ def matched(channel: np.ndarray, standard: list[float]) -> np.ndarray:
     Args:
         channel: float32, of any shape.
         standard: intensities at :data:`PERCENTILES`.
+        inside: bool, of its shape: the voxels that its landmarks are taken from; all where None.
     """
-    own = np.array(landmarks(channel))
+    own = np.array(landmarks(channel if inside is None else channel[inside]))
     keep = np.flatnonzero(np.diff(own, prepend=-np.inf) > 0)
     if len(keep) < 2:
         return channel

@@ -82,6 +82,11 @@ class Plan(Reasoned):
                     f"configurations.{name}.recipe.channel_dropout is {dropout:g}, but {self.channel_names[0]} is the "
                     "only channel and always kept; set it to 0"
                 )
+            if configuration.recipe.initialization.keep == "auto" and (configuration.previous or self.raters):
+                raise ValueError(
+                    f"configurations.{name}.recipe.initialization.keep can't be auto for a stage that follows another "
+                    "one or for separate raters; give a share from 0 to below 1"
+                )
             unsuited = configuration.network.suits(self._target_of(name).kind)
             if unsuited:
                 raise ValueError(f"configurations.{name}.{unsuited}")

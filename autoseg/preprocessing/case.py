@@ -181,13 +181,14 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
 
 
 def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    # Landmarks are those of images as they are, before any correction.
+    if channel.name in preprocessing.harmonize:
+        voxels = matched(voxels, preprocessing.harmonize[channel.name], inside)
     # A CT scan has no bias field: its values are physical, and half of them are below zero.
     if preprocessing.bias_correction == "n4" and channel.normalization.scheme != "ct":
         from autoseg.preprocessing.bias_correction import correct_bias
 
         voxels = correct_bias(voxels, inside)
-    if channel.name in preprocessing.harmonize:
-        voxels = matched(voxels, preprocessing.harmonize[channel.name])
     return normalize(voxels, channel.normalization, inside)
 
 

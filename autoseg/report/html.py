@@ -108,6 +108,7 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
     parts.append(_cards(cards))
     if result.note:
         parts.append(f"<p class='note'>{escape(result.note)}</p>")
+    parts.append(_fine_tuning(run.path / result.name / "crossval"))
     if evaluation is not None:
         parts.append("<h3>Cross-validated metrics</h3>")
         parts.append(
@@ -122,7 +123,6 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
-        parts.append(_fine_tuning(run.path / result.name / "crossval"))
         parts.append(_postprocessing(run.path / result.name / POSTPROCESSING_FILE))
         parts.append(
             _figure(

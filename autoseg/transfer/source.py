@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 
+from autoseg.data.boxes import foreground
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.fingerprint import mean_landmarks
 from autoseg.data.landmarks import landmarks
@@ -110,9 +111,14 @@ class Source:
         }
         if not wanted:
             raise UsageError(
-                "--harmonize: there is no channel to harmonize; the intensities of CT are the same anywhere."
+                "--harmonize: there is no channel to harmonize (CT has the same intensities anywhere); leave it out."
             )
-        standard = self.model.landmarks
+        # A source that was harmonized itself has only seen what its own plan maps to.
+        standard = dict(self.model.plan.preprocessing.harmonize)
+        if not set(wanted.values()) <= set(standard):
+            standard = {**self.model.landmarks, **standard}
+        if unknown := sorted(set(wanted.values()) - set(standard)):
+            raise UsageError(f"--harmonize: no training image of {self.path} has {', '.join(unknown)}; leave it out.")
         reason = f"{', '.join(wanted)}: the mean of the source's training images (Nyúl et al. 2000)"
         changed = {
             "harmonize": {name: standard[other] for name, other in wanted.items()},
@@ -129,8 +135,7 @@ class Source:
         """Copy the weights into the run folder."""
         for stage in stages_from_model(plan):
             save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
-            for fold in self.model.trained if stage.recipe.initialization.ensemble else ():
-                weights = self.model.weights(self._of(stage), fold)
+            for weights in self.model.ensemble(self._of(stage)) if stage.recipe.initialization.ensemble else ():
                 save_weights(run / file_name(stage, weights), weights)
 
     @classmethod
@@ -204,8 +209,9 @@ class SourceModel:
         found = []
         for case in cases:
             loaded = load_case(case, names, with_label=False)
+            inside = foreground(loaded.image, loaded.mask)
             each = zip(names, loaded.present, loaded.image, strict=True)
-            found.append({name: values for name, there, voxels in each if there and (values := landmarks(voxels))})
+            found.append({name: v for name, there, voxels in each if there and (v := landmarks(voxels[inside]))})
         return mean_landmarks(found)
 
     def weights(self, stage: Stage, fold: int | None = None) -> dict[str, torch.Tensor]:
@@ -218,7 +224,17 @@ class SourceModel:
         Raises:
             AutosegError: they are missing, unreadable or of another plan.
         """
-        path = self.run.fold(stage, self.fold if fold is None else fold).weights
+        return self._tensors(stage, self.run.fold(stage, self.fold if fold is None else fold).weights)
+
+    def ensemble(self, stage: Stage) -> list[dict[str, torch.Tensor]]:
+        """The tensors of all that predicts together where it is used as it is: its folds, or what it kept."""
+        files = self.run.kept_source(stage) or [self.run.fold(stage, fold).weights for fold in self.trained]
+        own = self.run.fold(stage, self.fold).weights
+        found = {file_name(stage, weights): weights for weights in (self._tensors(stage, file) for file in files)}
+        start = self._tensors(stage, own)
+        return list({**found, file_name(stage, start): start}.values())
+
+    def _tensors(self, stage: Stage, path: Path) -> dict[str, torch.Tensor]:
         weights = load_weights(path)
         if not is_of(stage, path):
             raise AutosegError(f"--source: {path} was trained under another plan than the one beside it.")
@@ -330,7 +346,7 @@ def source_initialization(
         source="model",
         file=file_name(stage, weights),
         content=content_of(weights),
-        ensemble=[file_name(stage, model.weights(stage, fold)) for fold in model.trained],
+        ensemble=[file_name(stage, each) for each in model.ensemble(stage)],
         source_channels=source_channels,
         source_outputs=source_outputs,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},

@@ -178,6 +178,11 @@ def keeping(
     same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
     same = same and list(annotators) == start.source_annotators
     same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
+    if not same and (way.pull or way.part == "kernels"):
+        raise UsageError(
+            f"--tuning {tuning}: the source's channels, outputs or annotators are not just these, and what is new "
+            "could not be learned so; use unfreeze."
+        )
     if not same:
         why = "the source's channels, outputs or annotators are not just these"
         return start.model_copy(update={"ensemble": [], "reasons": {**start.reasons, "keep": why}})

@@ -10,18 +10,21 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg.crossvalidation import source_share
+from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.source_table import SourceTable
+from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
+from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
 from autoseg.runs.run import Run
 from autoseg.training import callbacks
+from autoseg.training.training import Budget
 from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.utils.device import Compute
@@ -113,8 +116,10 @@ def test_weights_follow_the_choice(source: Run, tmp_path: Path, monkeypatch: pyt
     run = tuned(source, tmp_path / "run")
     run_folds(run)
     stage = run.plan.stage()
-    start = load_weights(run.source_folder(stage) / "0.safetensors")
     for fold in run.folds(stage):
+        # All of the source is another fold of it for each fold; a share is of the one that the tuning began with.
+        number = fold.number if share == SOURCE else 0
+        start = load_weights(run.source_folder(stage) / f"{number}.safetensors")
         own, weights = load_weights(fold.checkpoint("tuned")), load_weights(fold.weights)
         assert any(not torch.equal(own[name], start[name]) for name in own)
         for name, tensor in weights.items():
@@ -189,6 +194,68 @@ def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, mo
     assert [row.cases for row in table.rows] == [4, 4, 4]
 
 
+def test_half_of_the_time_is_for_the_halves(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter for each, half for all cases; and the same command has nothing more to do."""
+    lengths: dict[str, float] = {}
+    real = fold_training.train_fold
+
+    def timed(fold: Any, cases: Any, budget: Any, settings: Any, hooks: Any) -> Any:
+        lengths[str(fold)] = budget.seconds
+        return real(fold, cases, Budget(iterations=2), settings, hooks)
+
+    monkeypatch.setattr(fold_training, "train_fold", timed)
+    monkeypatch.setattr(fold_training, "prediction_seconds", lambda *_: 0.0)
+    run = tuned(source, tmp_path / "run", folds=1)
+    for _ in range(2):
+        train(run, None, None, Length(seconds=4000), Compute("cpu", 0))
+    assert lengths == {
+        "half 0 of fold 0 of small": pytest.approx(1000, abs=60),
+        "half 1 of fold 0 of small": pytest.approx(1000, abs=60),
+        "fold 0 of small": pytest.approx(2000, abs=60),
+    }
+
+
+def test_a_run_that_moved_away_from_its_dataset(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels come from the preprocessed cases then; it is prolonged, and started over."""
+    choosing(monkeypatch, 0.5)
+    shutil.copytree(source.dataset.root, tmp_path / "data")
+    moved = Dataset.model_validate_json(
+        source.dataset.model_dump_json().replace(str(source.dataset.root), str(tmp_path / "data"))
+    )
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=(Source(source.path),)
+    )
+    run = plan_dataset(moved, tmp_path / "run", request)
+    preprocess(run, workers=1)
+    shutil.rmtree(tmp_path / "data")
+    for more in ({}, {"resume": False}):
+        assert len(run_folds(run, [0], **more).cases) == 2
+        assert len(label_maps(run.fold("small", 0).validation / "references")) == 2
+
+
+def test_a_fold_of_another_recipe_has_no_say(source: Run, tmp_path: Path) -> None:
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    again = tuned(source, tmp_path / "run", "recipe.optimizer.learning_rate=0.01")
+    other = load_weights(again.fold("small", 1).weights)
+    train(again, None, [0], Length(epochs=2), Compute("cpu", 0), resume=False)
+    assert source_share._known(again.fold("small", 0)) != []
+    assert source_share._known(again.fold("small", 1)) == []
+    now = load_weights(again.fold("small", 1).weights)
+    assert all(torch.equal(other[name], tensor) for name, tensor in now.items())
+
+
+def test_a_run_that_kept_its_source_as_a_source(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it predicts with is what the next one is compared with: the first source's folds."""
+    choosing(monkeypatch, SOURCE)
+    first = tuned(source, tmp_path / "first")
+    run_folds(first)
+    request = Request(device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=(Source(first.path),))
+    second = plan_dataset(source.dataset, tmp_path / "second", request)
+    names = [first.plan.stage().recipe.initialization.ensemble, second.plan.stage().recipe.initialization.ensemble]
+    assert sorted(names[0]) == sorted(names[1])
+
+
 def test_a_single_patient(source: Run, tmp_path: Path) -> None:
     dataset = source.dataset.model_copy(update={"cases": source.dataset.cases[:1]})
     request = Request(
@@ -228,6 +295,16 @@ def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run_folds(run, [0], resume=False)
     assert (fold.folder / "source" / "scored.json").stat().st_mtime_ns == scored
     assert (fold.validation / "summary.json").exists()
+    # A label that was corrected since is another matter.
+    case = run.dataset.case(fold.validation_cases[0])
+    assert case.label is not None
+    kept = case.label.read_bytes()
+    write(case.label, np.zeros_like(blob()) + (blob() > 1))
+    try:
+        run_folds(run, [0], resume=False)
+    finally:
+        case.label.write_bytes(kept)
+    assert (fold.folder / "source" / "scored.json").stat().st_mtime_ns != scored
 
 
 def test_in_the_report(source: Run, tmp_path: Path) -> None:

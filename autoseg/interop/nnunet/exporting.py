@@ -110,6 +110,7 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         (stage.result != plan.target, "another stage follows it"),
         (plan.preprocessing.box is not None, "nnU-Net can't cut to a box"),
         (plan.preprocessing.bias_correction != "none", "nnU-Net does not correct bias fields"),
+        (bool(plan.preprocessing.harmonize), "nnU-Net does not harmonize intensities (preprocessing.harmonize)"),
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
         *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
         (
