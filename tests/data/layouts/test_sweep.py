@@ -58,14 +58,16 @@ def trees(draw):
         if form == "bids":
             files[f"sub-{number}/anat/sub-{number}_T1w{ending}"] = 200
         for kind in kinds:
+            sequence = draw(st.sampled_from(["t1", "seg", "flair"]))
+            part, suffix = draw(st.sampled_from(["imagesTr", "labelsTr"])), draw(st.sampled_from(["", "_0000"]))
             where = {
                 "folders": f"{case}/{kind}",
                 "flat": f"{case}_{kind}",
                 "kinds": f"{kind}/{case}",
                 "structures": f"{case}/segmentations/{kind}",
                 "bids": f"derivatives/labels/sub-{number}/anat/sub-{number}_T1w_{kind}",
-                "brats": f"BraTS2021_{number:05d}/BraTS2021_{number:05d}_{draw(st.sampled_from(['t1', 'seg', 'flair']))}",
-                "nnunet": f"{draw(st.sampled_from(['imagesTr', 'labelsTr']))}/{case}{draw(st.sampled_from(['', '_0000']))}",
+                "brats": f"BraTS2021_{number:05d}/BraTS2021_{number:05d}_{sequence}",
+                "nnunet": f"{part}/{case}{suffix}",
                 "msd": f"imagesTr/{case}",
                 "toml": f"{case}/{kind}",
             }[form]
@@ -88,7 +90,7 @@ def trees(draw):
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
