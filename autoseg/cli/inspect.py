@@ -15,7 +15,7 @@ from rich.table import Table
 from autoseg.cli.common import CHALLENGE_HELP, choices_of
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
-from autoseg.utils.progress import silenced
+from autoseg.utils.progress import say, silenced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,9 @@ def command(
     ),
     workers: int | None = typer.Option(None, help="Processes that read cases; default: one a core."),
     as_json: bool = typer.Option(False, "--json", help="Print everything found as JSON, with the fingerprint."),
+    fix: Path | None = typer.Option(
+        None, help="Write label maps that lost their header anew into this folder, with their images' headers."
+    ),
     write: bool = typer.Option(
         False, "--write", help="Save the autoseg.toml proposed for a dataset that nothing describes."
     ),
@@ -50,6 +53,8 @@ def command(
     found, proposal = _open(dataset, layout, choices_of(label=label, challenge=challenge), patients)
     if write:
         _write(dataset, proposal)
+    if fix is not None:
+        _fix(found, fix)
     with silenced() if as_json else nullcontext():
         examination = examine(found, workers)
     if as_json:
@@ -91,6 +96,21 @@ def _write(path: Path, proposal: str | None) -> None:
     if target.exists():
         raise AutosegError(f"{target} exists already; move it away to have another one written.")
     write_text(target, proposal)
+
+
+def _fix(dataset: "Dataset", folder: Path) -> None:
+    from autoseg.data.lost_headers import restore_headers
+
+    written = restore_headers(dataset, folder)
+    for path in written:
+        say(f"written: {path}")
+    if not written:
+        say("No label map has lost its header.")
+        return
+    say(
+        f"{len(written)} label maps had lost their header; the new files in {folder} have their images'. Check them on "
+        "a picture, then put them in the place of the old ones."
+    )
 
 
 def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) -> dict[str, Any]:

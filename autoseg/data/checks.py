@@ -19,12 +19,17 @@ from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, 
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
+from autoseg.data.lost_headers import lost_header
 from autoseg.data.segments import contradicting_segments
 from autoseg.data.structure_masks import missing_masks, read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
 Severity = Literal["error", "warning"]
+
+#: What to do with a file on another grid, and with one that has the geometry of none.
+_RESAMPLE = "Register it to that image, or resample it onto its grid."
+_COPY_HEADER = "'autoseg inspect DATASET --fix FOLDER' writes it anew with the image's header; check that on a picture."
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,10 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
     for path, geometry in geometries.items():
         difference = geometry.differs_from(found.geometry)
         if difference is not None:
-            found.add(
-                "error",
-                path,
-                f"not on the grid of {reference.name}: {difference}",
-                "Register it to that image, or resample it onto its grid.",
-            )
+            what, remedy = f"not on the grid of {reference.name}: {difference}", _RESAMPLE
+            if path not in names and lost_header(geometry, found.geometry):
+                what, remedy = f"{what}; it seems to have lost its header", _COPY_HEADER
+            found.add("error", path, what, remedy)
 
     voxels, spacing = _channels(found, names, geometries, dataset)
     label = _label(found, case.label, geometries, dataset)

@@ -46,12 +46,8 @@ def contradicting_segments(dataset: Description) -> Iterator[tuple[str, Path, st
             for value, name in segment_names(path).items():
                 other, where = first.setdefault(value, (name, case.id))
                 if other.casefold() != name.casefold():
-                    yield (
-                        case.id,
-                        path,
-                        f"its header calls {value} {name}, and that of {where} calls it {other}",
-                        remedy,
-                    )
+                    what = f"its header calls {value} {name}, and that of {where} calls it {other}"
+                    yield case.id, path, what, remedy
                     break
                 if (own := named.get(name.casefold(), value)) != value:
                     yield case.id, path, f"its header calls {value} {name}, and for the dataset {own} is that", remedy

@@ -11,6 +11,7 @@ from autoseg.data.layouts.layout import PROPOSED, recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
 from autoseg.inference.like_training import cases_as_proposed, cases_like
+from autoseg.inference.results.folder import results_in
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
@@ -50,7 +51,8 @@ def cases_to_predict(
         return [Case(id=stem(path), channels=all_channels(path, plan))]
     kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
     if kind in (None, PROPOSED):
-        proposed = cases_as_proposed(path, plan) if kind == PROPOSED else []
+        # Results beside the scans look like their label maps.
+        proposed = cases_as_proposed(path, plan) if kind == PROPOSED and not results_in(path) else []
         return cases_like(path, plan, like) or proposed or bare_images(path, plan)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)

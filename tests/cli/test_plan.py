@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -168,3 +169,13 @@ def test_folds(plan: Command, phantoms: Path, tmp_path: Path) -> None:
     assert len(split["train"]) == 3
     assert split["validation"] == []
     assert "--folds 0 is too few; give 1" in str(plan(phantoms, "--out", tmp_path / "none", "--folds", 0).exception)
+
+
+def test_the_warnings_of_a_dataset_are_not_lost(plan: Command, phantoms: Path, tmp_path: Path) -> None:
+    """The same as 'autoseg inspect' says; a case's label that is empty may be right, or not."""
+    path = phantoms / "phantom_001" / "seg.nii.gz"
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(image * 0, str(path))
+    result = plan(phantoms, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "Warning: phantom_001: the label is empty. Right, if there is nothing to segment" in result.output

@@ -207,3 +207,24 @@ def test_out_is_needed(run: Run, scans: Path, call) -> None:
     code, _, err = call(run.path, scans)
     assert code == 2
     assert "--out" in err
+
+
+def test_the_same_command_again_where_results_lie_beside_the_scans(run: Run, tmp_path: Path, call) -> None:
+    """Of scans named as by nnU-Net, results have other names; they are no scans the second time."""
+    scans = tmp_path / "scans"
+    for name in ("p", "q"):
+        write(scans / f"{name}_0000.nii.gz", picture_of(blob()))
+    for _ in range(3):
+        code, out, err = call(run.path, scans, "--out", scans, "--no-tta", "--json")
+        assert code == 0, err
+        assert set(json.loads(out)["written"]) == {"p", "q"}
+    names = {"p.nii.gz", "q.nii.gz", "p_0000.nii.gz", "q_0000.nii.gz", "predictions.json"}
+    assert {path.name for path in scans.iterdir()} == names
+
+
+def test_a_name_that_leads_elsewhere(run: Run, scans: Path, tmp_path: Path, call) -> None:
+    scan = f"mr={scans / 'a.nii.gz'}"
+    code, _, err = call(run.path, "--channel", scan, "--name", "../evil", "--out", tmp_path / "out")
+    assert code == 2
+    assert "--name '../evil' can't name a result" in err
+    assert not (tmp_path / "evil.nii.gz").exists()

@@ -17,6 +17,7 @@ from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.folder import results_in
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.files import save_plan
@@ -503,3 +504,13 @@ def test_large_label_values_are_painted_and_written(tmp_path: Path, large: int) 
         written = predictor(member(plan=plan)).predict([case_of(tmp_path, "c", blob())], tmp_path / "out", results)
         expected = np.where(blob() == 2, large, blob().astype(np.int64))
         assert np.array_equal(read(written.written["c"]).astype(np.int64), expected)
+
+
+def test_predictions_json_lists_the_results_of_all_runs_of_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predictor().predict([case_of(tmp_path, "a", blob())], out, results=PROBABILITIES)
+    predictor().predict([case_of(tmp_path, "b", blob())], out)
+    told = json.loads((out / "predictions.json").read_text())
+    names = ["a.nii.gz", "a_probability_inner.nii.gz", "a_probability_outer.nii.gz", "b.nii.gz"]
+    assert told["files"] == names
+    assert [path.name for path in results_in(out)] == names
