@@ -108,6 +108,19 @@ def test_masks_of_other_places_are_structures(tmp_path):
     assert Dataset.open(tmp_path).labels == {"liver": 1, "spleen": 2}
 
 
+def test_segments_of_3d_slicer_have_names(tmp_path):
+    for name in ("p1", "p2"):
+        write(tmp_path / f"{name}.nrrd", scan())
+        segments = sitk.GetImageFromArray(labels(2))
+        for number, segment in enumerate(("Tumor [core]", "Edema")):
+            segments.SetMetaData(f"Segment{number}_Name", segment)
+            segments.SetMetaData(f"Segment{number}_LabelValue", str(number + 1))
+        sitk.WriteImage(segments, str(tmp_path / f"{name}.seg.nrrd"))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.labels == {"Tumor [core]": 1, "Edema": 2}
+    assert [case.id for case in dataset.cases] == ["p1", "p2"]
+
+
 def test_several_words_of_a_kind(tmp_path):
     for name in ("p1", "p2"):
         for kind, array in (("t2W", scan()), ("T1_post", scan()), ("tumor_mask", labels(1))):
