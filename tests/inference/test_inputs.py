@@ -312,5 +312,3 @@ def test_alpha_is_left_out_of_pictures(tmp_path: Path) -> None:
     picture(tmp_path / "some" / "b.png", 3)
     assert found(tmp_path / "some", RGB)["a"] == colours
     assert found(tmp_path / "some" / "a.png", RGB) == {"a": colours}
-    picture(tmp_path / "grey" / "a.png", 2)
-    assert found(tmp_path / "grey", ONE) == {"a": {"mr": ("a.png", 0)}}
