@@ -124,6 +124,7 @@ def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) 
         "ignore_label": dataset.ignore_label,
         "cases": [case.id for case in dataset.cases],
         "unlabelled": [case.id for case in dataset.unlabelled],
+        "patients": {case.id: case.group or case.id for case in (*dataset.cases, *dataset.unlabelled)},
         "problems": [
             {
                 "severity": problem.severity,

@@ -14,6 +14,7 @@ from autoseg.utils.errors import UsageError
         ("Image_01L", "Image_01"),
         ("Image_01R", "Image_01"),
         ("p12_visit2", "p12"),
+        ("LUNG1-001_ses-2", "LUNG1-001"),
         ("knee_7_left", "knee_7"),
         ("BraTS-GLI-00001-001", "BraTS-GLI-00001"),
         ("TCGA-FG-6692_t2", "TCGA-FG-6692"),

@@ -312,3 +312,11 @@ def test_alpha_is_left_out_of_pictures(tmp_path: Path) -> None:
     picture(tmp_path / "some" / "b.png", 3)
     assert found(tmp_path / "some", RGB)["a"] == colours
     assert found(tmp_path / "some" / "a.png", RGB) == {"a": colours}
+
+
+def test_a_folder_above_several_datasets(tmp_path: Path) -> None:
+    for name in ("sub-1", "sub-2"):
+        write(tmp_path / "bids" / name / "anat" / f"{name}_T1w.nii.gz", VOLUME)
+        write(tmp_path / "brats" / f"BraTS2021_0000{name[-1]}" / f"BraTS2021_0000{name[-1]}_t1.nii.gz", VOLUME)
+    with pytest.raises(AutosegError, match=r"several datasets; give one of them: bids \(bids\), brats \(brats\)"):
+        cases_to_predict(tmp_path, ONE)
