@@ -514,3 +514,10 @@ def test_predictions_json_lists_the_results_of_all_runs_of_the_command(tmp_path:
     names = ["a.nii.gz", "a_probability_inner.nii.gz", "a_probability_outer.nii.gz", "b.nii.gz"]
     assert told["files"] == names
     assert [path.name for path in results_in(out)] == names
+
+
+def test_results_of_two_cases_in_one_file_are_refused(tmp_path: Path) -> None:
+    cases = [case_of(tmp_path / "in", name, blob()) for name in ("a", "a_probability_outer")]
+    assert predictor().predict(cases, tmp_path / "out").failed == {}
+    with pytest.raises(UsageError, match=r"a_probability_outer\.nii\.gz would be a result of a and of a_probability"):
+        predictor().predict(cases, tmp_path / "out", results=PROBABILITIES)
