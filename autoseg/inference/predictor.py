@@ -327,9 +327,7 @@ class Predictor:
                 raise UsageError(f"--out {out}: the result would overwrite {taken}; choose another folder.")
             for path in files:
                 if (other := results.setdefault(path, case.id)) != case.id:
-                    raise UsageError(
-                        f"{path} would be a result of {other} and of {case.id}; rename one of these cases."
-                    )
+                    raise UsageError(f"{path} would be a result of {other} and of {case.id}; rename one of them.")
 
     def _files(self, outcome: Outcome, out: Path, writers: Sequence[ResultWriter]) -> list[str]:
         """Names of all results in the folder, earlier ones, too: where scans lie beside, they are told apart."""
