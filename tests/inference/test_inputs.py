@@ -30,9 +30,9 @@ def found(path: Path, plan, **options) -> dict[str, dict[str, tuple[str, int | N
     }
 
 
-def picture(path: Path) -> Path:
+def picture(path: Path, components: int = 3) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7, 3), np.uint8), isVector=True), str(path))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7, components), np.uint8), isVector=True), str(path))
     return path
 
 
@@ -303,3 +303,14 @@ def test_case_folders_of_which_nothing_is_known(tmp_path: Path, capsys: pytest.C
     scans = folder(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for case in ("p", "q") for name in ("T1", "T2")))
     assert found(scans, TWO)["q"] == {"t1": ("q_T1.nii.gz", None), "t2": ("q_T2.nii.gz", None)}
     assert "scans are taken to be " in capsys.readouterr().err
+
+
+def test_alpha_is_left_out_of_pictures(tmp_path: Path) -> None:
+    """As in training, whether all pictures have it or some."""
+    colours = {name: ("a.png", index) for index, name in enumerate(("red", "green", "blue"))}
+    picture(tmp_path / "some" / "a.png", 4)
+    picture(tmp_path / "some" / "b.png", 3)
+    assert found(tmp_path / "some", RGB)["a"] == colours
+    assert found(tmp_path / "some" / "a.png", RGB) == {"a": colours}
+    picture(tmp_path / "grey" / "a.png", 2)
+    assert found(tmp_path / "grey", ONE) == {"a": {"mr": ("a.png", 0)}}
