@@ -31,10 +31,14 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import keeping, tuned
+from planners.rules.tuning import keeping, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
+
+#: Largest tile of a prediction as a multiple of the patch's voxels. A step keeps every feature map for its backward
+#: pass, some ten times what a prediction keeps at once.
+_TILE = 4
 
 
 @planner_can(Abilities(start="model", default=True, decoders=True))
@@ -136,8 +140,11 @@ def _configurations(
         inputs = _inputs(task, found, previous)
         recipe = dropping(task, tuned(task, model, stage))
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        start = keeping(start, inputs, head_names(target), task.request.annotators, model.asked.tuning)
+        start = keeping(
+            start, inputs, head_names(target), task.request.annotators, model.asked.tuning, len(model.stage.chain)
+        )
         augmentation, inference = _mirrored(task, model, before)
+        augmentation = louder(augmentation, model.asked.tuning)
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(
             task,
@@ -233,7 +240,11 @@ def _mirrored(task: Task, model: SourceModel, before: Configuration) -> tuple[Au
 
 
 def _fitted(inference: Inference, before: Configuration, size: Size) -> Inference:
-    """Tiles that are no larger than the patches, where these had to shrink."""
-    if list(size.patch) == before.patch_size or inference.patch_size is None:
+    """The source's tiles, so that it predicts as it did, unless they are much larger than patches that shrank."""
+    tile = inference.patch_size or before.patch_size
+    if list(size.patch) == before.patch_size:
         return inference
-    return inference.model_copy(update={"patch_size": None, "step": None})
+    if math.prod(tile) > _TILE * math.prod(size.patch):
+        return inference.model_copy(update={"patch_size": None, "step": None})
+    reasons = {**inference.reasons, "patch_size": "the source's tiles: a prediction takes less memory than a step"}
+    return inference.model_copy(update={"patch_size": list(tile), "reasons": reasons})

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from autoseg.cli.common import parse_duration
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 
 if TYPE_CHECKING:
-    from autoseg.data.phantom import Cohort
+    from autoseg.data.phantom import Cohort, Look
 
 #: Default number of phantoms without a label, for the demo to predict.
 NEW_SCANS = 2
@@ -25,6 +25,11 @@ def command(
     ),
     sites: int = typer.Option(1, help="Scanners that they come from, each with its own look of images."),
     missing: float = typer.Option(0.0, help="Share of the sequences that are left out at random, from 0 to below 1."),
+    look: list[str] | None = typer.Option(
+        None,
+        help="A difference to other phantoms, repeatable: contrast=1.5, thickness=3 (slices), bias=0.4, noise=0.08, "
+        "lacks=t1, habit=0.1 (labels drawn so far outside, of the radius).",
+    ),
     raters: int = typer.Option(1, help="Raters; from 2 on, each has a label map of every case, beside the truth."),
     max_time: str = typer.Option("150s", help="Time to train."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
@@ -36,12 +41,33 @@ def command(
     seconds = parse_duration(max_time)
     if unlabelled is None:
         unlabelled = 0 if data_only else NEW_SCANS
+    seen = _look(look or [])
     folder = make_dataset(
-        out, Cohort(cases=cases, unlabelled=unlabelled, sites=sites, missing=missing, raters=raters, seed=seed)
+        out,
+        Cohort(cases=cases, unlabelled=unlabelled, sites=sites, missing=missing, raters=raters, look=seen, seed=seed),
     )
     say(f"{cases + unlabelled} phantoms are in {folder}.")
     if not data_only:
         run_demo(folder, out, seconds, device, seed)
+
+
+def _look(given: list[str]) -> "Look":
+    """The differences that ``--look NAME=VALUE`` asks for."""
+    from dataclasses import replace
+
+    from autoseg.data.phantom import Look
+
+    kinds = {"contrast": float, "thickness": int, "bias": float, "noise": float, "lacks": str, "habit": float}
+    found = Look()
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in kinds:
+            raise UsageError(f"--look {text}: give NAME=VALUE, NAME being one of {', '.join(kinds)}.")
+        try:
+            found = replace(found, **{name: kinds[name](value)})
+        except ValueError:
+            raise UsageError(f"--look {text}: {value!r} is no number.") from None
+    return found
 
 
 def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -> None:

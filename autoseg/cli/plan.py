@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autoseg.plans.configuration import Memory
     from autoseg.plans.plan import Plan
     from autoseg.runs.run import Run
+    from autoseg.transfer.source import Source
 
 
 #: Options that show a planned run.
@@ -71,8 +72,12 @@ def command(
         typer.Option(help="A label or region and the source's that it is: NAME=SOURCE, or NAME=new. Repeatable."),
     ] = None,
     tuning: Annotated[
-        str, typer.Option(help="How to fine-tune: all, layerwise, unfreeze, encoder or heads; the best by default.")
+        str,
+        typer.Option(help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled, augmented or heads."),
     ] = "",
+    harmonize: Annotated[
+        bool, typer.Option("--harmonize", help="Map intensities to those of the source's training images.")
+    ] = False,
     folds: Annotated[
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
@@ -102,6 +107,7 @@ def command(
             (map_channel, "--map-channel"),
             (map_label, "--map-label"),
             (tuning, "--tuning"),
+            (harmonize, "--harmonize"),
         ):
             if given:
                 raise UsageError(f"{option} goes with --source, the model to start from.")
@@ -120,9 +126,14 @@ def command(
             parse_pairs(map_channel or [], "--map-channel"),
             parse_pairs(map_label or [], "--map-label"),
         )
+        asked = (
+            None
+            if source is None
+            else Source(source, source_config, source_fold, channels_of, outputs_of, tuning, harmonize)
+        )
         carried = (
             () if weights is None else (InitialWeights(weights),),
-            () if source is None else (Source(source, source_config, source_fold, channels_of, outputs_of, tuning),),
+            () if asked is None else (asked,),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(
@@ -151,6 +162,8 @@ def command(
     else:
         _show(plan, len(run.fingerprint.cases), explain)
         _show_transfer(run, explain)
+        if not shown and asked is not None:
+            _show_gap(run, asked)
     if verify:
         _verify(plan)
     if not as_json and not shown:
@@ -245,6 +258,36 @@ def _show_transfer(run: "Run", explain: bool) -> None:
                 table.add_row(*map(escape, (row.tensor, row.shape, row.source, row.done)))
             console.print(table)
         say(f"{name}: {summary(rows)}.")
+
+
+def _show_gap(run: "Run", source: "Source") -> None:
+    """Print how far the cohort lies from the source's cases."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from autoseg.transfer.gap import gaps
+    from autoseg.transfer.source import match_channels, match_outputs
+    from autoseg.utils.progress import say
+
+    model = source.model
+    targets = (run.plan.target, model.plan.target)
+    channels = match_channels(run.plan.channel_names, model)
+    outputs = match_outputs([output.name for output in targets[0].outputs], model)
+    found = gaps(run.fingerprint, model.run.fingerprint, channels, outputs, targets)
+    if not found:
+        say("How far these cases lie from the source's is not known: its fingerprint has no cases (it was imported).")
+        return
+    table = Table("", "source", "these cases", "outside", title="Distance to the source", title_justify="left")
+    for gap in found:
+        table.add_row(escape(gap.name), _spread(gap.source), _spread(gap.cohort), f"{gap.outside:.0%}")
+    table.caption = "median (smallest to largest); outside: share of these cases beyond the source's range"
+    Console(highlight=False).print(table)
+
+
+def _spread(values: tuple[float, float, float]) -> str:
+    middle, low, high = (f"{value:.4g}" for value in values)
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _gigabytes(memory: "Memory | None") -> str:

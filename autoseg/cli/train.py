@@ -39,6 +39,7 @@ def command(
     from autoseg.crossvalidation.annotators import read_agreement
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
+    from autoseg.crossvalidation.source_table import SourceTable
     from autoseg.runs.run import Run
     from autoseg.utils.device import Compute
     from autoseg.utils.progress import say
@@ -55,6 +56,8 @@ def command(
             console.print(evaluation.table("Cross-validation"))
         else:
             say("Trained on all cases; evaluate the model on others: autoseg predict, then autoseg evaluate.")
+        if (tuned := SourceTable.read(planned.path / planned.plan.stage(config).name / "crossval")) is not None:
+            console.print(tuned.table())
         if agreed is not None:
             console.print(agreed.table())
         say(f"Next: autoseg report {run}, or autoseg predict {run} SCANS --out DIR")

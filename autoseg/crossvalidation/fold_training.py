@@ -12,19 +12,31 @@ import torch
 
 from autoseg import __version__
 from autoseg.crossvalidation.cascades import stage_cases
-from autoseg.crossvalidation.fold_validation import prediction_seconds, validate_fold
-from autoseg.crossvalidation.job import Job
+from autoseg.crossvalidation.fold_validation import no_evaluation, prediction_seconds, validate_fold
+from autoseg.crossvalidation.job import Job, Length
+from autoseg.crossvalidation.source_share import (
+    chooses,
+    files_of_shares,
+    halves,
+    say_choice,
+    score_shares,
+    score_source,
+    settle,
+)
+from autoseg.evaluation.paired import paired_interval
+from autoseg.evaluation.summary import Evaluation
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.step.setup import StepSetup
 from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
-from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
+from autoseg.training.callbacks import LoadWeights, Progress, PullToSource, SourceAverage
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
+from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
@@ -75,15 +87,23 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     if teacher is not None:
         teacher.predict(fold.run, training, str(settings.device))
     started = time.monotonic()
+    job = _after_halves(job, settings)
     choice = _variant(job, settings)
     settings = replace(settings, variant=choice.variant)
-    budget, length = _budget(job, settings.device, started)
     log = _Log(fold.log)
+    as_it_is = score_source(fold, settings.device)
+    seconds = _prediction_seconds(job, settings.device)
+    tries = _tries(job, seconds)
+    budget, length = _budget(job, tries * seconds, started)
     log(
         f"autoseg {__version__}, {stage.name}, fold {fold.number}: {len(training)} training and {len(validation)} "
         f"validation cases, {length}, on {settings.device}"
     )
     log(f"computing in {choice.reason}")
+    if as_it_is is not None:
+        log(f"the source as it is: mean Dice {as_it_is.mean('dice'):.4f} over {len(as_it_is.cases)} validation cases")
+    elif recipe.initialization.source == "model" and fold.validation_cases:
+        log(f"the source as it is can't be scored: {recipe.initialization.reasons.get('keep', 'it has other outputs')}")
     if os.environ.get("OMP_WAIT_POLICY") == "passive":
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
@@ -92,13 +112,45 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
-    if recipe.initialization.keep:
+    if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
-    evaluation = validate_fold(fold, settings.device)
+    if chooses(stage):
+        evaluation = _chosen(fold, settings.device, tries, log)
+    else:
+        evaluation = validate_fold(fold, settings.device)
     if evaluation.cases:
         log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
     done = {"request": job.request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(fold.done, done)
+
+
+def _after_halves(job: Job, settings: TrainingSettings) -> Job:
+    """Fine-tune on each half of a cohort first, where all of its cases are learned; the job with the time that is left.
+
+    They take half of the time, or of the steps, and choose how much of the source is kept.
+    """
+    found = halves(job.fold)
+    length = job.length
+    epochs = job.fold.stage.recipe.epochs if length.epochs is None else length.epochs
+    quarter = Length(epochs=max(1, epochs // 2)) if length.seconds is None else Length(seconds=length.seconds / 4)
+    started = time.monotonic()
+    for half in found:
+        train_job(replace(job, fold=half, length=quarter), settings)
+    if not found or length.seconds is None:
+        return job
+    return replace(job, length=Length(seconds=max(length.seconds - (time.monotonic() - started), 1.0)))
+
+
+def _chosen(fold: Fold, device: torch.device, tries: int, log: "_Log") -> Evaluation:
+    """Choose how much of the source is kept, by all folds that are done; evaluate the fold with what others chose."""
+    if fold.validation_cases:
+        score_shares(fold, device, tries)
+    settled = settle(fold)
+    if settled is None:
+        log("a single patient can't be held out: whether tuning helps is not known, and half of the source is kept")
+        return no_evaluation(fold.stage)
+    log(say_choice(settled, paired_interval))
+    return Evaluation.read(fold.validation) if fold.validation_cases else no_evaluation(fold.stage)
 
 
 def _starts(fold: Fold, log: "_Log") -> list[Callback]:
@@ -106,8 +158,9 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     initialization = fold.stage.recipe.initialization
     if initialization.source == "random":
         return []
-    load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(initialization.keep))
-    return [load, SourceAverage(initialization.keep)] if initialization.keep else [load]
+    share, pull = initialization.averaged, initialization.pull
+    load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(share or pull))
+    return [load, *([PullToSource(pull)] if pull else []), *([SourceAverage(share)] if share else [])]
 
 
 class _SaysWhereCasesLie(Callback):
@@ -132,18 +185,40 @@ def _variant(job: Job, settings: TrainingSettings) -> VariantChoice:
     return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))
 
 
-def _budget(job: Job, device: torch.device, started: float) -> tuple[Budget, str]:
-    """Budget of the training without the final validation, and the whole length in words; time counts from a start."""
-    fold, recipe, seconds = job.fold, job.fold.stage.recipe, job.length.seconds
+def _prediction_seconds(job: Job, device: torch.device) -> float:
+    """Seconds to predict the validation cases once, estimated where a time budget needs to know."""
+    if job.length.seconds is None:
+        return 0.0
+    fold = job.fold
+    return sum(
+        prediction_seconds(stage_cases(fold.run, stage, fold.validation_cases), stage, device)
+        for stage in fold.stage.chain
+    )
+
+
+def _tries(job: Job, seconds: float) -> int:
+    """How often the validation cases are predicted at the end: once, or for each share of the source that is tried."""
+    if not chooses(job.fold.stage):
+        return 1
+    if job.length.seconds is None or not seconds:
+        return len(TRIED_SHARES)
+    return max(1, min(len(TRIED_SHARES), int(LARGEST_RESERVE * job.length.seconds / seconds)))
+
+
+def _budget(job: Job, at_end: float, started: float) -> tuple[Budget, str]:
+    """Budget of the training without the final validation, and the whole length in words.
+
+    Args:
+        job: asks for the length.
+        at_end: estimated seconds of the final validation.
+        started: when the time began.
+    """
+    recipe, seconds = job.fold.stage.recipe, job.length.seconds
     if seconds is None:
         rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
         length = f"{rounds} epochs of {recipe.iterations_per_epoch} iterations"
         return Budget(iterations=rounds * recipe.iterations_per_epoch), length
-    estimates = (
-        prediction_seconds(stage_cases(fold.run, stage, fold.validation_cases), stage, device)
-        for stage in fold.stage.chain
-    )
-    reserve = min(sum(estimates), LARGEST_RESERVE * seconds)
+    reserve = min(at_end, LARGEST_RESERVE * seconds)
     budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), 1.0))
     return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
 
@@ -198,6 +273,8 @@ def _files(fold: Fold) -> list[Path]:
         fold.history,
         fold.log,
         fold.folder / _PREVIOUS_FILE,
+        *files_of_shares(fold),
+        *(path for half in halves(fold) for path in _files(half)),
     ]
 
 

@@ -57,15 +57,29 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
 def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     """Predict the fold's validation cases with test-time augmentation and evaluate them on their original grid.
 
-    If the dataset's label files are gone, the preprocessed labels, resampled to that grid, replace them. Without
-    validation cases the result has no rows and nothing is written. Where annotators are learned separately, the mean of
-    the decoders is evaluated, and a folder beside it gets each decoder's label maps and their Dice with each annotator.
+    The weights are the fold's, of each stage. If the dataset's label files are gone, the preprocessed labels, resampled
+    to that grid, replace them. Without validation cases the result has no rows and nothing is written. Where annotators
+    are learned separately, the mean of the decoders is evaluated, and a folder beside it gets each decoder's label maps
+    and their Dice with each annotator.
     """
-    stage, run, out = fold.stage, fold.run, fold.validation
+    weights = [[fold.of_stage(stage).weights] for stage in fold.stage.chain]
+    return validate_with(fold, weights, fold.validation, device)
+
+
+def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, device: torch.device) -> Evaluation:
+    """Predict and evaluate a fold's validation cases as :func:`validate_fold` does, with weights from elsewhere.
+
+    Args:
+        fold: whose cases are predicted.
+        weights: of each stage of its chain: files, whose networks predict together.
+        out: folder of the label maps and their evaluation.
+        device: to compute on.
+    """
+    stage, run = fold.stage, fold.run
     if not fold.validation_cases:
         return no_evaluation(stage)
     out.mkdir(parents=True, exist_ok=True)
-    stages = [TrainedStage.load(one, [fold.of_stage(one).weights], device) for one in stage.chain]
+    stages = [TrainedStage.load(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
     predictor = Predictor([Member(str(run.path), stages)], device)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)

@@ -14,6 +14,7 @@ from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
 from autoseg.crossvalidation.fold_training import train_job
 from autoseg.crossvalidation.job import Job, Length
+from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
@@ -89,6 +90,8 @@ def train(
             with _saying_what_lacks_memory(job, settings.device):
                 train_job(job, settings)
         evaluation = cross_validated(run, stage)
+        if (table := SourceTable.of(run, stage)) is not None:
+            table.write(run.path / stage.name / "crossval")
     annotators_agreement(run, last)
     return evaluation
 

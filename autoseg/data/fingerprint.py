@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoseg.data.boxes import cropping_box, foreground
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
+from autoseg.data.landmarks import landmarks
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
 
@@ -69,6 +70,8 @@ class Fingerprint(_Model):
         file_ending: of the label files.
         cases: one entry for each labelled case.
         intensities: channel name → statistics pooled over all cases (for CT normalization).
+        landmarks: channel name → mean over the cases of :func:`autoseg.data.landmarks.landmarks`; empty in those that
+            earlier versions took.
     """
 
     schema_version: int = 1
@@ -82,6 +85,7 @@ class Fingerprint(_Model):
     file_ending: str = ".nii.gz"
     cases: list[CaseFingerprint]
     intensities: dict[str, Intensity]
+    landmarks: dict[str, list[float]] = Field(default_factory=dict)
 
     @classmethod
     def of(
@@ -107,6 +111,7 @@ class Measurement(NamedTuple):
 
     case: CaseFingerprint
     samples: dict[str, np.ndarray]
+    landmarks: dict[str, list[float]]
 
 
 def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
@@ -148,7 +153,12 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
         intensities=intensities,
         label_voxels=labels,
     )
-    return Measurement(entry, samples)
+    found_landmarks = {
+        name: found
+        for name, present, voxels in zip(dataset.channels, loaded.present, loaded.image, strict=True)
+        if present and (found := landmarks(voxels))
+    }
+    return Measurement(entry, samples, found_landmarks)
 
 
 def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
@@ -159,15 +169,28 @@ def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
     """
     entries: list[CaseFingerprint] = []
     samples: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
+    of_cases: list[dict[str, list[float]]] = []
     for measurement in measurements:
         entries.append(measurement.case)
+        of_cases.append(measurement.landmarks)
         for name, values in measurement.samples.items():
             samples[name].append(values)
     if not entries:
         raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
     dimension = 2 if all(entry.shape[0] == 1 for entry in entries) else 3
     pooled = {name: _intensity(np.concatenate(values)) for name, values in samples.items() if values}
-    return Fingerprint.of(dataset, dimension, entries, pooled)
+    return Fingerprint.of(dataset, dimension, entries, pooled).model_copy(
+        update={"landmarks": mean_landmarks(of_cases)}
+    )
+
+
+def mean_landmarks(of_cases: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Channel name → the mean of the cases' landmarks."""
+    found: dict[str, list[list[float]]] = {}
+    for case in of_cases:
+        for name, values in case.items():
+            found.setdefault(name, []).append(values)
+    return {name: [float(value) for value in np.mean(values, axis=0)] for name, values in found.items()}
 
 
 def fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Fingerprint:

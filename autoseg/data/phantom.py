@@ -37,6 +37,33 @@ _BRAIN = np.array([60.0, 79.0, 66.0])
 
 
 @dataclass(frozen=True)
+class Look:
+    """What is different about all images and labels of a cohort; the values here change nothing.
+
+    Attributes:
+        contrast: exponent of the intensities of every sequence: above 1 bright tissues stand out, below 1 dark ones.
+        thickness: slices that are averaged to one along z, as of a thicker slice, on the same grid.
+        bias: strength of the bias field in place of the cohort's.
+        noise: standard deviation of the noise in place of the cohort's.
+        lacks: a sequence that no case has; empty for none.
+        habit: how far outside the true borders labels are drawn, as a share of the tumour's radius; negative inside.
+    """
+
+    contrast: float = 1.0
+    thickness: int = 1
+    bias: float | None = None
+    noise: float | None = None
+    lacks: str = ""
+    habit: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.contrast <= 0 or self.thickness < 1 or min(self.bias or 0, self.noise or 0) < 0:
+            raise UsageError("--look: contrast must be above 0, thickness 1 or more, bias and noise 0 or more.")
+        if self.lacks not in ("", *PHANTOM_CHANNELS):
+            raise UsageError(f"--look lacks={self.lacks}: phantoms have {', '.join(PHANTOM_CHANNELS)}.")
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Parameters of a generated cohort; the same values give the same files.
 
@@ -50,6 +77,7 @@ class Cohort:
         bias: strength of the bias field: the standard deviation of its logarithm.
         missing: share of the sequences that are left out at random; each case keeps one.
         raters: with 2 or more, number of further label maps of each case, each with a bias of its own.
+        look: what is different about all of them, to make a gap of a known kind to another cohort.
         seed: of all random choices.
     """
 
@@ -62,6 +90,7 @@ class Cohort:
     bias: float = 0.12
     missing: float = 0.0
     raters: int = 1
+    look: Look = Look()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +115,7 @@ class Site:
         blur: standard deviation in voxels.
         noise: as in :class:`Cohort`.
         bias: as in :class:`Cohort`.
+        thickness: as in :class:`Look`.
     """
 
     gain: dict[str, float]
@@ -93,6 +123,7 @@ class Site:
     blur: float
     noise: float
     bias: float
+    thickness: int = 1
 
 
 class Phantom(NamedTuple):
@@ -149,12 +180,17 @@ def make_site(cohort: Cohort, number: int) -> Site:
     """The appearance of a cohort's scanner with this number; the first one is the plainest."""
     rng = np.random.default_rng([cohort.seed, 1, number])
     apart = 0.0 if number == 0 else 1.0
+    look = cohort.look
+    bias, noise = (
+        own if given is None else given for own, given in ((cohort.bias, look.bias), (cohort.noise, look.noise))
+    )
     return Site(
         gain={channel: float(600 * 2 ** (apart * rng.uniform(-1.5, 1.5))) for channel in PHANTOM_CHANNELS},
-        gamma={channel: float(2 ** (apart * rng.uniform(-0.5, 0.5))) for channel in PHANTOM_CHANNELS},
+        gamma={channel: look.contrast * float(2 ** (apart * rng.uniform(-0.5, 0.5))) for channel in PHANTOM_CHANNELS},
         blur=float(apart * rng.uniform(0.0, 0.8)),
-        noise=cohort.noise * float(1 + apart * rng.uniform(-0.4, 1.0)),
-        bias=cohort.bias * float(1 + apart * rng.uniform(-0.4, 1.0)),
+        noise=noise * float(1 + apart * rng.uniform(-0.4, 1.0)),
+        bias=bias * float(1 + apart * rng.uniform(-0.4, 1.0)),
+        thickness=look.thickness,
     )
 
 
@@ -188,7 +224,7 @@ def make_phantom(cohort: Cohort, site: Site, number: int) -> Phantom:
     spread = level + 0.35 * grey + 0.8 * csf
 
     mask = brain > 0.5
-    label = _draw(spread, core, rim, mask)
+    label = _draw(spread - cohort.look.habit, core - cohort.look.habit, rim, mask)
     raters = []
     for rater in range(cohort.raters if cohort.raters > 1 else 0):
         habits = np.random.default_rng([cohort.seed, 3, rater])
@@ -200,15 +236,15 @@ def make_phantom(cohort: Cohort, site: Site, number: int) -> Phantom:
     shares = _shares(spread, core, rim, voxel / radius, csf, grey, white)
     images = {
         channel: _acquire(rng, channel, shares, mask, site, field)
-        for channel in _kept(np.random.default_rng([cohort.seed, 4, number]), cohort.missing)
+        for channel in _kept(np.random.default_rng([cohort.seed, 4, number]), cohort)
     }
     return Phantom(images, label, raters, mask)
 
 
-def _kept(rng: np.random.Generator, missing: float) -> list[str]:
-    draws = rng.random(len(PHANTOM_CHANNELS))
-    kept = [channel for channel, draw in zip(PHANTOM_CHANNELS, draws, strict=True) if draw >= missing]
-    return kept or [PHANTOM_CHANNELS[int(draws.argmax())]]
+def _kept(rng: np.random.Generator, cohort: Cohort) -> list[str]:
+    draws = dict(zip(PHANTOM_CHANNELS, rng.random(len(PHANTOM_CHANNELS)), strict=True))
+    draws.pop(cohort.look.lacks, None)
+    return [channel for channel, draw in draws.items() if draw >= cohort.missing] or [max(draws, key=draws.__getitem__)]
 
 
 def _tumour_place(rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -363,6 +399,10 @@ def _acquire(
         from scipy import ndimage  # takes longer to import than all else here
 
         image = np.asarray(ndimage.gaussian_filter(image, site.blur))
+    if site.thickness > 1:
+        starts = np.arange(0, len(image), site.thickness)
+        counts = np.diff([*starts, len(image)])
+        image = np.repeat(np.add.reduceat(image, starts, axis=0) / counts[:, None, None], counts, axis=0)
     image = image * np.exp(site.bias * field(110))
     noise = rng.normal(0, site.noise, (2, *mask.shape))
     image = np.hypot(image + noise[0], noise[1])  # magnitude of a complex signal: Rician
@@ -371,7 +411,8 @@ def _acquire(
 
 
 def _describe(cohort: Cohort) -> str:
-    channels = "\n".join(f'{name} = "{name}.nii.gz"' for name in PHANTOM_CHANNELS)
+    names = [name for name in PHANTOM_CHANNELS if name != cohort.look.lacks]
+    channels = "\n".join(f'{name} = "{name}.nii.gz"' for name in names)
     values = ", ".join(f"{name} = {value}" for name, value in LABELS.items())
     regions = ", ".join(f"{name} = {members}" for name, members in REGIONS.items())
     raters = ", ".join(f'rater{i} = "seg_rater{i}.nii.gz"' for i in range(1, cohort.raters + 1))

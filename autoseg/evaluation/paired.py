@@ -102,3 +102,23 @@ class Bootstrap:
             rng=np.random.default_rng(self.seed),
         ).confidence_interval
         return float(found.low), float(found.high)
+
+
+#: From this many pairs on an interval is a bootstrap's; below, Student's t, as too few values have no tails to draw.
+BOOTSTRAP_FROM = 10
+
+
+def paired_interval(differences: Sequence[float], bootstrap: Bootstrap = Bootstrap()) -> tuple[float, float]:
+    """Confidence interval of a mean of paired differences: of few pairs Student's t, else :meth:`Bootstrap.interval`.
+
+    Args:
+        differences: defined; NaN twice for fewer than two.
+        bootstrap: confidence, and how a bootstrap is made.
+    """
+    values = np.asarray(differences, float)
+    if len(values) < 2:
+        return math.nan, math.nan
+    if len(values) >= BOOTSTRAP_FROM or np.ptp(values) == 0:
+        return bootstrap.interval(values)
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(bootstrap.confidence)
+    return float(found.low), float(found.high)

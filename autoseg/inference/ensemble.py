@@ -182,7 +182,7 @@ class Ensemble:
         for name, present, voxels in zip(last.channel_names, loaded.present, loaded.image, strict=True):
             doubt = doubt_about(name, voxels) if present else None
             if doubt is not None and doubt.severity == "error":
-                raise AutosegError(f"{_name(case)}: {doubt.what}. {doubt.remedy}")
+                raise AutosegError(f"{doubt.what}. {doubt.remedy}")
             if doubt is not None:
                 remarks[f"{doubt.what}. {doubt.remedy}"] = None
         if not all(loaded.present) and not last.takes_missing_channels:

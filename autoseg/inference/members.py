@@ -67,21 +67,23 @@ def load_member(
     plan = run.plan
     last = plan.stage(run.usual_configuration() if configuration is None else configuration)
     of_stage = {stage.name: _folds(run, stage.name, folds) for stage in last.chain}
-    stages = [
-        TrainedStage.load(
-            stage,
-            [run.fold(stage, number).checkpoint(checkpoint) for number in of_stage[stage.name]],
-            device,
-            of_stage[stage.name],
-        )
+    files = {
+        stage.name: [run.fold(stage, number).checkpoint(checkpoint) for number in of_stage[stage.name]]
         for stage in last.chain
-    ]
+    }
+    kept = run.kept_source(last) if folds is None and checkpoint == "weights" else []
+    if kept:
+        # Not as many copies of one model as there are folds, but that model, with all of its own.
+        files[last.name], of_stage[last.name] = kept, list(range(len(kept)))
+    stages = [TrainedStage.load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
     detail: dict[str, object] = {
         "configuration": last.name,
         "folds": of_stage[last.name],
         "checkpoint": checkpoint,
         "autoseg": __version__,
     }
+    if kept:
+        detail["source"] = "as it is: no tuning was better on held-out cases"
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
     brain_mask = any(case.mask is not None for case in run.dataset.cases)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+#: Number of intensities that a channel is harmonized by (:data:`autoseg.data.landmarks.PERCENTILES`).
+LANDMARKS = 11
+
+
 class Normalization(Reasoned):
     """How one channel's intensities are normalized.
 
@@ -71,6 +75,8 @@ class Preprocessing(Reasoned):
         bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
             normalization.
         holes: whether zeros enclosed by non-zero voxels count as ``outside`` of the image, or ``inside`` (nnU-Net).
+        harmonize: channel → intensities that the percentiles of its non-zero voxels are mapped to before normalization
+            (:mod:`autoseg.data.landmarks`); other channels stay as they are.
     """
 
     orientation: Literal["canonical", "stored", "ras"] = "canonical"
@@ -79,9 +85,13 @@ class Preprocessing(Reasoned):
     box: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     bias_correction: Literal["none", "n4"] = "none"
     holes: Literal["outside", "inside"] = "outside"
+    harmonize: dict[str, list[float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _permutation(self) -> "Self":
+        for name, values in self.harmonize.items():
+            if len(values) != LANDMARKS or sorted(values) != values:
+                raise ValueError(f"harmonize.{name} must have {LANDMARKS} intensities in ascending order")
         if sorted(self.transpose) != [0, 1, 2]:
             raise ValueError(f"transpose {list(self.transpose)} is no permutation of [0, 1, 2]")
         return self

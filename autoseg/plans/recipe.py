@@ -296,8 +296,14 @@ class Initialization(Reasoned):
         source_raters: of ``model``: annotators that it learned separately, one decoder each.
         channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
         outputs: of ``model``: output → the model's output that its weights come from; the others are new.
-        keep: of ``model``: share of the initial weights in the average that is saved at the end; halved while it
+        ensemble: of ``model``: files in the run folder with the weights of all its folds, which predict together where
+            it is used as it is; empty where it can't be, as its channels or outputs are others.
+        keep: of ``model``: share of the initial weights in the average that is saved at the end. ``auto``: chosen on
+            cases that were not trained on (:mod:`autoseg.crossvalidation.source_share`). A number is halved while it
             raises the loss on training cases by more than a tolerance (:mod:`autoseg.training.source_average`).
+        pull: of ``model``: how strongly weights are drawn back to the initial ones: by pull · rate · (weight − initial)
+            a step (L2-SP of Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
+            networks", decoupled from the gradient like AdamW's decay).
     """
 
     source: Literal["random", "imagenet", "file", "model"] = "random"
@@ -308,7 +314,14 @@ class Initialization(Reasoned):
     source_raters: list[str] = Field(default_factory=list)
     channels: dict[str, str] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
-    keep: float = Field(0.0, ge=0, lt=1)
+    ensemble: list[str] = Field(default_factory=list)
+    keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
+    pull: float = Field(0.0, ge=0)
+
+    @property
+    def averaged(self) -> float:
+        """The share of the initial weights in the final ones where it is set; 0 where it is chosen."""
+        return 0.0 if self.keep == "auto" else self.keep
 
     @property
     def source_annotators(self) -> list[str]:
@@ -324,7 +337,11 @@ class Initialization(Reasoned):
         if self.source in ("file", "model") and (not self.file or "/" in self.file or "\\" in self.file):
             raise ValueError(f"source {self.source} needs the name of a file in the run folder")
         if self.keep and self.source != "model":
-            raise ValueError(f"keep is {self.keep:g}, but source is {self.source}; only weights of a model can be kept")
+            raise ValueError(f"keep is {self.keep}, but source is {self.source}; only weights of a model can be kept")
+        if self.pull and self.source != "model":
+            raise ValueError(f"pull is {self.pull:g}, but source is {self.source}; only a model's weights can pull")
+        if self.keep == "auto" and not self.ensemble:
+            raise ValueError("keep is auto, but the source can't be used as it is; give a share from 0 to below 1")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:
@@ -336,11 +353,12 @@ class Freeze(Reasoned):
     """Part of a network that is frozen at first, so that few cases do not overwrite what a model has learned.
 
     Attributes:
-        part: ``none``; ``encoder``; or ``body``: everything but the heads.
+        part: ``none``; ``encoder``; ``body``: everything but the heads; or ``kernels``: all but scales, shifts
+            and biases (of a batch normalization the statistics are not frozen either).
         until: share of the budget after which the whole network is trained; 1 for never.
     """
 
-    part: Literal["none", "encoder", "body"] = "none"
+    part: Literal["none", "encoder", "body", "kernels"] = "none"
     until: float = Field(1.0, ge=0, le=1)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from autoseg.data.boxes import cropping_box, foreground, middle_of
 from autoseg.data.dataset import LoadedCase
 from autoseg.data.image import Geometry
+from autoseg.data.landmarks import matched
 from autoseg.data.orientation import Axes, Orientation, axes_in
-from autoseg.plans.preprocessing import Channel
+from autoseg.plans.preprocessing import Channel, Preprocessing
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
@@ -146,7 +147,7 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     inside = inside[box]
     image = np.stack(
         [
-            _intensities(voxels, channel, inside, preprocessing.bias_correction) if present else np.zeros_like(voxels)
+            _intensities(voxels, channel, inside, preprocessing) if present else np.zeros_like(voxels)
             for voxels, channel, present in zip(image, stage.channels, case.present, strict=True)
         ]
     )
@@ -179,12 +180,14 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     )
 
 
-def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, bias_correction: str) -> np.ndarray:
+def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     # A CT scan has no bias field: its values are physical, and half of them are below zero.
-    if bias_correction == "n4" and channel.normalization.scheme != "ct":
+    if preprocessing.bias_correction == "n4" and channel.normalization.scheme != "ct":
         from autoseg.preprocessing.bias_correction import correct_bias
 
         voxels = correct_bias(voxels, inside)
+    if channel.name in preprocessing.harmonize:
+        voxels = matched(voxels, preprocessing.harmonize[channel.name])
     return normalize(voxels, channel.normalization, inside)
 
 

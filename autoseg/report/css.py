@@ -36,6 +36,7 @@ td.value { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; min-widt
 figure { margin: 16px 0 26px; }
 figure img { max-width: 100%; height: auto; display: block; }
 .wide img { width: 100%; }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 0 14px; }
 figcaption { margin-top: 4px; }
 details { margin: 12px 0; }
 summary { cursor: pointer; color: var(--accent); font-weight: 550; font-size: 15px; }

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from autoseg import __version__
+from autoseg.crossvalidation.source_share import beside_choice
+from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import result_ending
 from autoseg.data.fingerprint import Fingerprint
@@ -120,6 +122,7 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
+        parts.append(_fine_tuning(run.path / result.name / "crossval"))
         parts.append(_postprocessing(run.path / result.name / POSTPROCESSING_FILE))
         parts.append(
             _figure(
@@ -135,6 +138,17 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         caption = "Loss, and Dice of a few validation cases predicted without test-time augmentation."
         parts.append(_figure(_svg_uri(training_curves(result.curves)), "Training curves", caption))
     return "".join(parts)
+
+
+def _fine_tuning(folder: Path) -> str:
+    """The source as it is, the tuned networks and what was chosen, on the same cases; nothing without a source."""
+    found = SourceTable.read(folder)
+    if found is None:
+        return ""
+    rows = [[escape(cell) for cell in cells] for cells in found.cells()]
+    heads = ("validation cases", "n", "mean Dice", "to the source (95 % interval)")
+    note = f"<p class='note'>{escape(found.note)}</p>" if found.note else ""
+    return f"<h3>Fine-tuning</h3>{_table(heads, rows, numbers=True)}{note}"
 
 
 def _metrics_table(evaluation: Evaluation) -> str:
@@ -186,18 +200,23 @@ def _pictures(run: Run, plan: Plan, result: Results, evaluation: Evaluation) -> 
     names = {output.name: output.values for output in plan.stage(result.name).result.outputs}
     figures = []
     for what, case in track(picked, "drawing", len(picked)):
-        folder = run.fold(result.name, result.fold_of[case]).validation
-        try:
-            picture = load_picture(plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
-        except AutosegError as error:
-            figures.append(f"<p class='note'>{escape(str(error))}</p>")
-            continue
-        content = overlay_png(picture.image, picture.prediction, picture.reference, picture.spacing, names, title=case)
-        score = number(evaluation.case_mean(case), 3)
-        caption = f"{what} case: {case}, mean Dice {score}, fold {result.fold_of[case]}. "
-        caption += picture.note or f"Image: {picture.channel}; filled: prediction; outline: reference."
-        uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-        figures.append(_figure(uri, f"{what} case {case}", caption))
+        fold = run.fold(result.name, result.fold_of[case])
+        shown = {"": fold.validation, **beside_choice(fold)}
+        drawn = []
+        for version, folder in shown.items():
+            try:
+                picture = load_picture(plan, cases.get(case), folder / f"{case}{result_ending(plan.file_ending)}")
+            except AutosegError as error:
+                drawn.append(f"<p class='note'>{escape(str(error))}</p>")
+                continue
+            label, reference = picture.prediction, picture.reference
+            content = overlay_png(picture.image, label, reference, picture.spacing, names, title=version or case)
+            score = number((evaluation if not version else Evaluation.read(folder)).case_mean(case), 3)
+            caption = f"{what} case: {case}, mean Dice {score}, {version or f'fold {fold.number}'}. "
+            caption += picture.note or f"Image: {picture.channel}; filled: prediction; outline: reference."
+            uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+            drawn.append(_figure(uri, f"{what} case {case}", caption))
+        figures.append(f"<div class='beside'>{''.join(drawn)}</div>" if len(drawn) > 1 else drawn[0])
     return "<h3>Best, median and worst case</h3>" + "".join(figures) if figures else ""
 
 

@@ -7,6 +7,8 @@ RUN/teacher/<content>/…            a run folder, where a planned --teacher was
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
+RUN/<configuration>/source/        <number>.safetensors: all folds of the model that is fine-tuned, fitted to it
+RUN/<configuration>/source_share.json    how much of them is kept, where that is chosen
 RUN/<configuration>/crossval/      metrics.csv  summary.json
 RUN/<configuration>/               postprocessing.json
 RUN/report/index.html
@@ -27,6 +29,9 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.splits import Split, check_splits, read_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import first_fault, read_json, write_changed_json
+
+#: File in a configuration's folder: which share of the source's weights was chosen.
+SOURCE_SHARE = "source_share.json"
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,19 @@ class Run:
         found = (self.path / configuration).glob("fold_*/weights.safetensors")
         numbers = [path.parent.name.removeprefix("fold_") for path in found]
         return sorted(int(number) for number in numbers if number.isdecimal())  # skips fold_0_copy
+
+    def source_folder(self, stage: Stage) -> Path:
+        """Folder of the weights of all folds of the model that a stage is fine-tuned from."""
+        return self.path / stage.name / "source"
+
+    def kept_source(self, stage: Stage) -> list[Path]:
+        """Those weights, where held-out cases say that no tuning is better than they are; else none."""
+        path = self.path / stage.name / SOURCE_SHARE
+        if stage.recipe.initialization.keep != "auto" or not path.exists() or read_json(path)["share"] != 1:
+            return []
+        return [
+            self.source_folder(stage) / f"{n}.safetensors" for n in range(len(stage.recipe.initialization.ensemble))
+        ]
 
     def usual_configuration(self) -> str:
         """The recommended configuration; if it is not trained, the first trained one with the plan's whole target."""

@@ -23,6 +23,8 @@ def frozen_names(freeze: Freeze, architecture: Network, network: nn.Module, in_c
     names = [name for name, _ in network.named_parameters()]
     if freeze.part == "none":
         return set()
+    if freeze.part == "kernels":
+        return {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
     if freeze.part == "encoder":
         return encoder_names(architecture, names)
     return set(names) - set(head_axes(architecture, in_channels, heads))

@@ -12,7 +12,9 @@ from typing import ClassVar
 
 import torch
 
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Dataset, load_case
+from autoseg.data.fingerprint import mean_landmarks
+from autoseg.data.landmarks import landmarks
 from autoseg.data.names import channel_key, output_key, pair
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
@@ -52,6 +54,7 @@ class Source:
         channels: channel of the dataset → channel of the source, where names do not tell; or :data:`NEW`.
         outputs: label or region of the dataset → that of the source, likewise.
         tuning: how to train what is taken over, for the planner; its default where empty.
+        harmonize: map intensities to those of the source's training images.
     """
 
     path: str | Path
@@ -60,6 +63,7 @@ class Source:
     channels: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
+    harmonize: bool = False
     kind: ClassVar[str] = "source"
     option: ClassVar[str] = "--source"
     provides: ClassVar[str] = "what the training starts from"
@@ -79,7 +83,8 @@ class Source:
     def content(self) -> str:
         """Fingerprint of the weights, and of how they are to be used."""
         weights = {stage.name: content_of(self.model.weights(stage)) for stage in self.model.stage.chain}
-        return digest([weights, dict(self.channels), dict(self.outputs), self.tuning])
+        harmonized = [True] if self.harmonize else []
+        return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized])
 
     def check(self, request: Request, dataset: Dataset, out: Path) -> None:
         """Refuse a folder that is no trained run, or is the one to write."""
@@ -93,7 +98,27 @@ class Source:
             raise UsageError(
                 f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
             )
-        return plan
+        return self._harmonized(plan) if self.harmonize else plan
+
+    def _harmonized(self, plan: Plan) -> Plan:
+        """The plan, with the intensities of the source's training images as the standard of its channels."""
+        pairs = stages_from_model(plan)[-1].recipe.initialization.channels
+        wanted = {
+            channel.name: pairs[channel.name]
+            for channel in plan.channels
+            if channel.name in pairs and channel.normalization.scheme != "ct"
+        }
+        if not wanted:
+            raise UsageError(
+                "--harmonize: there is no channel to harmonize; the intensities of CT are the same anywhere."
+            )
+        standard = self.model.landmarks
+        reason = f"{', '.join(wanted)}: the mean of the source's training images (Nyúl et al. 2000)"
+        changed = {
+            "harmonize": {name: standard[other] for name, other in wanted.items()},
+            "reasons": {**plan.preprocessing.reasons, "harmonize": reason},
+        }
+        return plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update=changed)})
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse networks of another architecture than the source's."""
@@ -104,11 +129,15 @@ class Source:
         """Copy the weights into the run folder."""
         for stage in stages_from_model(plan):
             save_weights(run / stage.recipe.initialization.file, self.model.weights(self._of(stage)))
+            for fold in self.model.trained if stage.recipe.initialization.ensemble else ():
+                weights = self.model.weights(self._of(stage), fold)
+                save_weights(run / file_name(stage, weights), weights)
 
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove the weights that the plan does not name."""
-        used = {stage.recipe.initialization.file for stage in stages_from_model(plan)}
+        starts = [stage.recipe.initialization for stage in stages_from_model(plan)]
+        used = {name for start in starts for name in (start.file, *start.ensemble)}
         (run / "transfer.json").unlink(missing_ok=True)  # of earlier versions; the weights say what it said
         for path in run.glob("source_*.safetensors"):
             if path.name not in used:
@@ -147,17 +176,58 @@ class SourceModel:
         """What to call it in reasons and messages."""
         return f"{self.run.path} ({self.stage.name}, fold {self.fold})"
 
-    def weights(self, stage: Stage) -> dict[str, torch.Tensor]:
+    @cached_property
+    def trained(self) -> list[int]:
+        """Folds that all of its stages have trained: what it predicts with as it is."""
+        each = [
+            {fold.number for fold in self.run.folds(stage) if is_of(stage, fold.weights)} for stage in self.stage.chain
+        ]
+        return sorted(set.intersection(*each))
+
+    @property
+    def landmarks(self) -> dict[str, list[float]]:
+        """Channel → intensities at the landmarks, of its training images; measured where its fingerprint has none.
+
+        Raises:
+            UsageError: they are not known, and the images are gone.
+        """
+        known = self.run.fingerprint.landmarks
+        if all(name in known for name in self.plan.channel_names):
+            return known
+        cases = self.run.dataset.cases
+        if not cases or not all(file.path.exists() for case in cases for file in case.channels.values()):
+            raise UsageError(
+                f"--harmonize: the fingerprint of {self.run.path} does not say which intensities its training images "
+                "had (it was imported, or made by an earlier version), and they are not at hand; leave the option out."
+            )
+        names = self.plan.channel_names
+        found = []
+        for case in cases:
+            loaded = load_case(case, names, with_label=False)
+            each = zip(names, loaded.present, loaded.image, strict=True)
+            found.append({name: values for name, there, voxels in each if there and (values := landmarks(voxels))})
+        return mean_landmarks(found)
+
+    def weights(self, stage: Stage, fold: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors of one of its stages by name, each once.
+
+        Args:
+            stage: of the source.
+            fold: number; its own where None.
 
         Raises:
             AutosegError: they are missing, unreadable or of another plan.
         """
-        path = self.run.fold(stage, self.fold).weights
+        path = self.run.fold(stage, self.fold if fold is None else fold).weights
         weights = load_weights(path)
         if not is_of(stage, path):
             raise AutosegError(f"--source: {path} was trained under another plan than the one beside it.")
         return {name: weights[name] for name in own_tensors(unfilled(stage)) if name in weights}
+
+
+def file_name(stage: Stage, weights: Mapping[str, torch.Tensor]) -> str:
+    """Name, in a run folder, of the file with a source's weights for a stage."""
+    return f"source_{stage.name}_{content_of(weights)}.safetensors"
 
 
 def open_source(source: Source) -> SourceModel:
@@ -250,7 +320,7 @@ def source_initialization(
     """
     source_channels = input_names(stage)
     source_outputs = head_names(stage.target)
-    content = content_of(model.weights(stage))
+    weights = model.weights(stage)
     pairs = {
         **channels,
         **{f"{HANDED_ON}{name}": f"{HANDED_ON}{other}" for name, other in outputs.items()},
@@ -258,8 +328,9 @@ def source_initialization(
     heads = {BACKGROUND: BACKGROUND, **outputs}
     return Initialization(
         source="model",
-        file=f"source_{stage.name}_{content}.safetensors",
-        content=content,
+        file=file_name(stage, weights),
+        content=content_of(weights),
+        ensemble=[file_name(stage, model.weights(stage, fold)) for fold in model.trained],
         source_channels=source_channels,
         source_outputs=source_outputs,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},

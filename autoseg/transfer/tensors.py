@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from autoseg.networks import build
-from autoseg.networks.weights import load_weights, planned_weights
+from autoseg.networks.weights import identity_of, load_weights, planned_weights, read_metadata, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.transfer.surgery import Correspondence, TensorTransfer, carry_over, match_decoders
+from autoseg.utils.errors import AutosegError
 
 #: Name of the background's head: of exclusive labels it is one like the others.
 BACKGROUND = "background"
@@ -43,6 +44,34 @@ def start_from_model(network: nn.Module, stage: Stage, run: Path) -> str:
     """
     weights = planned_weights(stage.recipe.initialization, run, load_weights, "--source")
     return summary(_transfer(network, stage, weights))
+
+
+def fitted_source(stage: Stage, run: Path, folder: Path) -> list[Path]:
+    """The weights of all folds of a source, fitted to a stage's channels and outputs: what predicts like it as it is.
+
+    Args:
+        stage: whose network they are for; its recipe names the source's files.
+        run: folder in which these lie.
+        folder: of the files to write, ``<number>.safetensors``, where they are not there yet.
+
+    Returns:
+        The files, in the order of the source's folds; none where the source can't be used as it is.
+
+    Raises:
+        AutosegError: a file of the source is gone or damaged.
+    """
+    files = []
+    for number, name in enumerate(stage.recipe.initialization.ensemble):
+        path = folder / f"{number}.safetensors"
+        if read_metadata(path) != {**identity_of(stage), "source": name}:
+            if not (run / name).is_file():
+                raise AutosegError(f"{run / name}, a fold of the source, is gone; plan again with --source.")
+            network = build(stage.network, stage.in_channels, stage.heads)
+            _transfer(network, stage, load_weights(run / name))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(path, network.state_dict(), {**identity_of(stage), "source": name})
+        files.append(path)
+    return files
 
 
 def transfer_table(stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[TensorTransfer]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from autoseg.plans.configuration import Configuration
-from autoseg.plans.recipe import Freeze, Initialization, Optimizer, Recipe, Schedule
+from autoseg.plans.recipe import Augmentation, Freeze, Initialization, Optimizer, Recipe, Schedule
 from autoseg.plans.stage import Stage
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError
@@ -21,8 +21,8 @@ _SHORT = 0.25
 #: Share of the budget over which the rate rises: the optimizer's moments must settle before it moves good weights far.
 _WARMUP = 0.1
 
-#: Share of the source's weights in the result (half, as Wortsman et al. 2022): few cases show little of what there is,
-#: and the source has seen more. On the sites of :data:`DEFAULT`, a Dice of 0.882 with it and 0.880 without.
+#: Share of the source's weights in the result, of a stage of several and with separate annotators (half, as Wortsman et
+#: al. 2022): few cases show little of what there is, and the source has seen more. Else it is chosen on held-out cases.
 _KEEP = 0.5
 
 #: Decay of the weights' moving average; a few hundred steps on a CPU, thousands elsewhere.
@@ -39,21 +39,28 @@ class Tuning:
         layer_decay: rate of the first layer as a share of the last's.
         part: that is frozen at first.
         until: share of the budget that it is frozen for; 1 for all of it.
-        keep: share of the source's weights in the result, where the source can do without any training.
+        keeps: whether the result may keep a share of the source's weights, where the source does without training.
+        pull: strength of :attr:`autoseg.plans.recipe.Initialization.pull`.
+        louder: factor on the probabilities of all changes of intensity and resolution.
         why: in words.
     """
 
     rate: float
     layer_decay: float = 1.0
-    part: Literal["none", "encoder", "body"] = "none"
+    part: Literal["none", "encoder", "body", "kernels"] = "none"
     until: float = 1.0
-    keep: float = _KEEP
+    keeps: bool = True
+    pull: float = 0.0
+    louder: float = 1.0
     why: str = ""
 
 
+#: What scanners differ in, as the augmentation names it.
+_LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
+
 #: Ways to fine-tune by name.
 TUNINGS = {
-    "all": Tuning(0.25, keep=0.0, why="all layers from the first step on, at a lower rate (Rahimpour et al. 2022)"),
+    "all": Tuning(0.25, keeps=False, why="all layers from the first step on, at a lower rate (Rahimpour et al. 2022)"),
     "layerwise": Tuning(
         0.5, layer_decay=0.1, why="all layers, the first ones at a tenth of the last's rate: what they see is general"
     ),
@@ -61,6 +68,15 @@ TUNINGS = {
         0.25, part="body", until=0.2, why="the heads alone for a fifth of the budget, then all layers at a lower rate"
     ),
     "encoder": Tuning(0.5, part="encoder", why="the decoder alone; the encoder stays the source's"),
+    "norms": Tuning(
+        2.0, part="kernels", why="scales, shifts and biases alone: looks change between scanners, structures do not"
+    ),
+    "pulled": Tuning(0.25, pull=20.0, why="all layers, drawn back to the source's weights (L2-SP, Li et al. 2018)"),
+    "augmented": Tuning(
+        0.25,
+        louder=2.5,
+        why="all layers, with more changes of what differs: contrast, brightness, noise, resolution",
+    ),
     "heads": Tuning(1.0, part="body", why="the heads alone; everything else stays the source's"),
 }
 
@@ -139,7 +155,12 @@ def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer) -> tup
 
 
 def keeping(
-    start: Initialization, inputs: Sequence[str], heads: Sequence[str], annotators: Sequence[str], tuning: str
+    start: Initialization,
+    inputs: Sequence[str],
+    heads: Sequence[str],
+    annotators: Sequence[str],
+    tuning: str,
+    stages: int,
 ) -> Initialization:
     """Where the weights come from, and how much of them is kept: something where the source can do as it is.
 
@@ -149,20 +170,35 @@ def keeping(
         heads: of it, by name.
         annotators: whom it learns separately.
         tuning: as asked for.
+        stages: of the source.
     """
-    share = TUNINGS[tuning or DEFAULT].keep
+    way = TUNINGS[tuning or DEFAULT]
+    if way.pull:
+        start = start.model_copy(update={"pull": way.pull, "reasons": {**start.reasons, "pull": way.why}})
     same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
     same = same and list(annotators) == start.source_annotators
     same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
-    if not share or not same:
-        why = (
-            "this way of tuning keeps nothing"
-            if same
-            else "the source's channels, outputs or annotators are not just these"
-        )
-        return start.model_copy(update={"reasons": {**start.reasons, "keep": why}})
-    why = "few cases show little of what there is, and the source has seen more (Wortsman et al. 2022)"
-    return start.model_copy(update={"keep": share, "reasons": {**start.reasons, "keep": why}})
+    if not same:
+        why = "the source's channels, outputs or annotators are not just these"
+        return start.model_copy(update={"ensemble": [], "reasons": {**start.reasons, "keep": why}})
+    if not way.keeps:
+        return start.model_copy(update={"reasons": {**start.reasons, "keep": "this way of tuning keeps nothing"}})
+    if stages > 1 or annotators:
+        why = "few cases show little of what there is, and the source has seen more (Wortsman et al. 2022)"
+        return start.model_copy(update={"keep": _KEEP, "reasons": {**start.reasons, "keep": why}})
+    why = "on cases that were not trained on; all of it where no tuning is better than the source as it is"
+    return start.model_copy(update={"keep": "auto", "reasons": {**start.reasons, "keep": why}})
+
+
+def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
+    """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that."""
+    way = TUNINGS[tuning or DEFAULT]
+    if way.louder == 1:
+        return augmentation
+    names = [f"{name}_probability" for name in (*_LOOKS, "gamma", "gamma_invert")]
+    raised = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
+    why = f"{way.louder:g} times the source's: {way.why}"
+    return augmentation.model_copy(update={**raised, "reasons": {**augmentation.reasons, **dict.fromkeys(names, why)}})
 
 
 def _data(task: Task, model: SourceModel, before: Configuration) -> Data:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
@@ -13,3 +15,14 @@ def test_data_only(tmp_path):
     assert len(dataset.cases[0].raters) == 2
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, AutosegError), "other phantoms are not mixed with these"
+
+
+def test_looks(tmp_path: Path) -> None:
+    shown = ["demo", "--data-only", "--out", str(tmp_path / "demo"), "--cases", "2"]
+    result = CliRunner().invoke(app, [*shown, "--look", "lacks=t2", "--look", "contrast=1.5"])
+    assert result.exit_code == 0, result.output
+    assert "t2" not in Dataset.open(tmp_path / "demo" / "dataset").channels
+    for wrong, told in (("size=3", "one of contrast"), ("noise=loud", "no number"), ("lacks=pd", "phantoms have")):
+        refused = CliRunner().invoke(app, [*shown, "--look", wrong])
+        assert refused.exit_code != 0
+        assert told in str(refused.exception)

@@ -1,23 +1,28 @@
 """``autoseg plan --source``: a trained model as the starting point, from the command line and inside."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
+from autoseg.plans.recipe import Recipe
+from autoseg.preprocessing.case import preprocess_case
 from autoseg.runs.run import Run
 from autoseg.transfer.tensors import start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
@@ -206,6 +211,9 @@ def test_less_memory_makes_patches_smaller_and_leaves_weights_alone(
     assert (after.batch_size, after.patch_size) != (before.batch_size, before.patch_size)
     assert after.parameters == before.parameters
     assert "made smaller" in after.reasons["batch_size"] + after.reasons["patch_size"]
+    # It predicts as it did, in the source's tiles, unless they are far larger than its patches now.
+    larger = math.prod(before.tile_size) / math.prod(after.patch_size)
+    assert after.tile_size == (before.tile_size if larger <= 4 else after.patch_size)
 
 
 def test_recipes_for_small_cohorts(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
@@ -416,16 +424,71 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
 
 
 def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """Half of it where it speaks of the very same; nothing where it does not, or for the paper's way."""
+    """Chosen where it speaks of the very same; nothing where it does not, or for the paper's way."""
 
-    def kept(name: str, *options: object) -> float:
+    def kept(name: str, *options: object) -> float | str:
         assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
         return Run.open(tmp_path / name).plan.configurations["3d_fullres"].recipe.initialization.keep
 
     four = sources["four"]
-    assert kept("same", four) == 0.5
+    assert kept("same", four) == "auto"
+    assert len(Run.open(tmp_path / "same").plan.stage().recipe.initialization.ensemble) == 2
     assert kept("all", four, "--tuning", "all") == 0
     assert kept("fewer", four, "--channels", "t1,t2") == 0
     assert kept("more", sources["two"]) == 0
     assert kept("other", four, "--regions", "whole_tumor") == 0
     assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
+
+
+def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Each leaves its mark in the plan; the looks that scanners differ in come 2.5 times as often."""
+
+    def recipe(name: str) -> Recipe:
+        result = plan(phantoms, "--source", sources["four"], "--tuning", name, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        return Run.open(tmp_path / name).plan.stage("3d_fullres").recipe
+
+    usual, loud = recipe("layerwise").augmentation, recipe("augmented").augmentation
+    assert loud.contrast_probability == pytest.approx(2.5 * usual.contrast_probability)
+    assert loud.gamma_probability == pytest.approx(min(1, 2.5 * usual.gamma_probability))
+    assert (loud.rotation_probability, loud.contrast) == (usual.rotation_probability, usual.contrast)
+    assert recipe("norms").freeze.part == "kernels"
+    assert (recipe("pulled").initialization.pull, recipe("pulled").initialization.keep) == (20, "auto")
+    unknown = plan(phantoms, "--source", sources["four"], "--tuning", "more", "--out", tmp_path / "none")
+    assert "augmented" in str(unknown.exception)
+
+
+def test_harmonized(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Images of another gain are preprocessed to what the source's own images are; the plan says by what."""
+    other = tmp_path / "other"
+    shutil.copytree(phantoms, other)
+    for case in Dataset.open(other).cases:
+        for file in case.channels.values():
+            image = sitk.ReadImage(str(file.path))
+            sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat32) * 3.0, str(file.path))
+    result = plan(other, "--source", sources["four"], "--harmonize", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    run, source = Run.open(tmp_path / "run"), Run.open(sources["four"])
+    assert run.plan.preprocessing.harmonize == source.fingerprint.landmarks
+    stages = [one.plan.stage("3d_fullres") for one in (run, source)]
+    names = stages[0].channel_names
+    for case in run.dataset.cases:
+        ours = preprocess_case(load_case(case, names), stages[0]).image
+        theirs = preprocess_case(load_case(source.dataset.case(case.id), names), stages[1]).image
+        # Not the same: each image is brought to the mean of all. But the gain is gone.
+        ratio = [float(np.percentile(a, 95) / np.percentile(b, 95)) for a, b in zip(ours, theirs, strict=True)]
+        assert ratio == pytest.approx([1.0] * len(ratio), abs=0.2)
+    # What the fingerprint of an earlier version does not know is measured, where the images are there.
+    older = tmp_path / "older"
+    shutil.copytree(sources["four"], older)
+    path = older / "fingerprint.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    wanted = known.pop("landmarks")
+    path.write_text(json.dumps(known), encoding="utf-8")
+    assert plan(other, "--source", older, "--harmonize", "--out", tmp_path / "again").exit_code == 0
+    assert Run.open(tmp_path / "again").plan.preprocessing.harmonize == wanted
+    gone = json.loads((older / "dataset.json").read_text(encoding="utf-8").replace(str(phantoms), "/nowhere"))
+    (older / "dataset.json").write_text(json.dumps(gone), encoding="utf-8")
+    refused = plan(other, "--source", older, "--harmonize", "--out", tmp_path / "refused")
+    assert "--harmonize: the fingerprint of" in str(refused.exception or refused.output)
+    assert not (tmp_path / "refused").exists()

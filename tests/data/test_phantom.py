@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset
-from autoseg.data.phantom import PHANTOM_CHANNELS, Cohort, generate, make_phantom, make_site
+from autoseg.data.phantom import PHANTOM_CHANNELS, Cohort, Look, generate, make_phantom, make_site
 from autoseg.utils.errors import UsageError
 
 
@@ -86,3 +86,39 @@ def test_sites_differ_in_brightness():
 def test_impossible_cohorts_are_refused(wrong):
     with pytest.raises(UsageError):
         Cohort(**wrong)
+
+
+def test_looks_are_of_the_kind_that_is_asked_for(tmp_path):
+    """The same heads; what is asked for differs, and nothing else."""
+
+    def head(**look):
+        cohort = Cohort(look=Look(**look))
+        return make_phantom(cohort, make_site(cohort, 0), 0)
+
+    plain = head()
+    inside = plain.mask
+    bright = head(contrast=2.0)
+    flair, other = (phantom.images["flair"][inside].astype(float) for phantom in (plain, bright))
+    assert np.corrcoef(np.argsort(np.argsort(flair)), np.argsort(np.argsort(other)))[0, 1] > 0.9
+    assert other.std() / other.mean() > 1.4 * flair.std() / flair.mean()
+    thick = head(thickness=4, noise=0.0, bias=0.0).images["t1"].astype(float)
+    within = [
+        np.abs(np.diff(thick[slab : slab + 4], axis=0))[:, inside[slab : slab + 4].all(axis=0)] for slab in (20, 24)
+    ]
+    assert all(differences.max() == 0 for differences in within)
+    assert np.array_equal(head(noise=0.1).label, plain.label)
+    assert head(noise=0.1).images["t1"][inside].std() > plain.images["t1"][inside].std()
+    wide, tight = head(habit=0.1).label, head(habit=-0.1).label
+    assert (tight > 0).sum() < (plain.label > 0).sum() < (wide > 0).sum()
+    assert np.array_equal(head(habit=0.1).images["t2"], plain.images["t2"])
+    without = Dataset.open(
+        generate(tmp_path, Cohort(cases=2, shape=(20, 20, 20), spacing=(8.0, 8.0, 8.0), look=Look(lacks="t1")))
+    )
+    assert without.channels == tuple(name for name in PHANTOM_CHANNELS if name != "t1")
+    assert all(set(case.channels) == set(without.channels) for case in without.cases)
+
+
+@pytest.mark.parametrize("wrong", [{"contrast": 0}, {"thickness": 0}, {"lacks": "pd"}, {"noise": -1}])
+def test_looks_that_make_no_sense(wrong):
+    with pytest.raises(UsageError, match="--look"):
+        Look(**wrong)

@@ -1,11 +1,13 @@
 """What is frozen does not move, and what is not, does; rates fall from the heads to the first layer."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from autoseg.networks import build
 from autoseg.networks.parts import depths, own_tensors
@@ -53,6 +55,35 @@ def test_what_is_frozen_stays_and_the_rest_moves(tmp_path: Path, part: str, norm
         assert heads < changed
         assert not any(name.startswith("encoder.") for name in changed)
         assert any(name.startswith("decoder.stages") for name in changed)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_without_kernels_only_scales_shifts_and_biases_move(tmp_path: Path, norm: str) -> None:
+    start = train(tmp_path, 0, norm)
+    changed = moved(start, train(tmp_path, 3, norm, freeze=Freeze(part="kernels")))
+    assert changed
+    assert all(start[name].ndim <= 1 for name in changed)
+    assert any(name.endswith("norm.weight") for name in changed)
+    assert any(name.endswith("running_mean") for name in changed) == (norm == "batch")
+
+
+def test_pulled_back_by_hand() -> None:
+    """Rate 0.1 and pull 2: a fifth of the way back a step, of what is trained."""
+    network = nn.Linear(1, 2)
+    pull = callbacks.PullToSource(2.0)
+    training: Any = SimpleNamespace(
+        step=SimpleNamespace(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1))
+    )
+    pull.on_build(training, network, fresh=True)
+    start = [parameter.detach().clone() for parameter in network.parameters()]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 1
+    network.bias.requires_grad_(False)
+    for left in (0.8, 0.64):
+        pull.after_step(training, None)  # type: ignore[arg-type]
+        torch.testing.assert_close(network.weight.detach(), start[0] + left)
+        torch.testing.assert_close(network.bias, start[1] + 1)
 
 
 def test_thawed_after_its_share_of_the_budget(tmp_path: Path) -> None:

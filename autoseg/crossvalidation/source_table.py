@@ -1,0 +1,139 @@
+"""The table of a fine-tuning: the source as it is, the tuned networks, and what was chosen, on the same cases."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from autoseg.crossvalidation.folds import folds_of_plan
+from autoseg.crossvalidation.source_share import as_it_is, chooses, halves, tuned_alone
+from autoseg.evaluation.paired import paired_interval
+from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.stage import Stage
+from autoseg.runs.fold import Fold
+from autoseg.runs.run import Run
+from autoseg.utils.files import read_json, write_json
+
+#: File in the folder of the cross-validation.
+SOURCE_TABLE = "source.json"
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One way to segment the held-out cases.
+
+    Attributes:
+        name: in words.
+        cases: how many.
+        dice: mean over cases of the mean over outputs.
+        difference: mean of the paired differences to the source as it is; None for the source itself.
+        low: end of its 95 % interval; None where there is none.
+        high: likewise.
+    """
+
+    name: str
+    cases: int
+    dice: float
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """The rows, the source as it is first, and a remark."""
+
+    rows: Sequence[SourceRow]
+    note: str = ""
+
+    @classmethod
+    def of(cls, run: Run, stage: Stage) -> "SourceTable | None":
+        """The table of a fine-tuned stage, of the folds that are done; None for a run that starts from no model."""
+        initialization = stage.recipe.initialization
+        if initialization.source != "model":
+            return None
+        folds: list[Fold] = []
+        for fold in folds_of_plan(run, stage):
+            folds += halves(fold) or [fold]
+        folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+        if not folds:
+            return None
+        chosen = _dice([fold.validation for fold in folds])
+        last = "chosen for each case by the others" if chooses(stage) else "tuned"
+        if not initialization.ensemble or not all((as_it_is(fold) / "summary.json").exists() for fold in folds):
+            why = initialization.reasons.get("keep", "it has other channels or outputs")
+            return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why}.")
+        source = _dice([as_it_is(fold) for fold in folds])
+        rows = [_row("source as it is" + (", harmonized" if stage.preprocessing.harmonize else ""), source, None)]
+        if chooses(stage):
+            rows.append(_row("tuned", _dice([tuned_alone(fold) for fold in folds]), source))
+        rows.append(_row(last, chosen, source))
+        return cls(rows, _kept(run, stage))
+
+    def write(self, folder: Path) -> None:
+        """Write ``source.json``."""
+        write_json(folder / SOURCE_TABLE, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"rows": [asdict(row) for row in self.rows], "note": self.note}
+
+    @classmethod
+    def read(cls, folder: Path) -> "SourceTable | None":
+        """What :meth:`write` wrote; None where there is none."""
+        path = folder / SOURCE_TABLE
+        if not path.exists():
+            return None
+        found = read_json(path)
+        return cls([SourceRow(**row) for row in found["rows"]], found["note"])
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text: name, cases, mean Dice, difference to the source with its interval."""
+        return [[row.name, str(row.cases), f"{row.dice:.3f}", _told(row)] for row in self.rows]
+
+    def table(self) -> Table:
+        """For a terminal."""
+        found = Table("validation cases", "n", "mean Dice", "to the source (95 %)", title="Fine-tuning")
+        for cells in self.cells():
+            found.add_row(*cells)
+        found.caption = self.note or None
+        return found
+
+
+def _kept(run: Run, stage: Stage) -> str:
+    if not chooses(stage):
+        return ""
+    path = run.path / stage.name / "source_share.json"
+    if not path.exists():
+        return ""
+    share = float(read_json(path)["share"])
+    if share == 1:
+        return "Kept: the source as it is; no tuning was better by more than one standard error."
+    return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
+
+
+def _dice(folders: Sequence[Path]) -> dict[str, float]:
+    parts = [Evaluation.read(folder) for folder in folders]
+    return {case: part.case_mean(case) for part in parts for case in part.cases}
+
+
+def _row(name: str, dice: dict[str, float], source: dict[str, float] | None) -> SourceRow:
+    known = [value for value in dice.values() if math.isfinite(value)]
+    mean = sum(known) / len(known) if known else math.nan
+    if source is None:
+        return SourceRow(name, len(dice), mean)
+    differences = [value - source[case] for case, value in dice.items() if math.isfinite(value - source[case])]
+    if not differences:
+        return SourceRow(name, len(dice), mean)
+    low, high = paired_interval(differences)
+    interval = (low, high) if math.isfinite(low) else (None, None)
+    return SourceRow(name, len(dice), mean, sum(differences) / len(differences), *interval)
+
+
+def _told(row: SourceRow) -> str:
+    if row.difference is None:
+        return ""
+    return f"{row.difference:+.3f}" + ("" if row.low is None else f" ({row.low:+.3f} to {row.high:+.3f})")

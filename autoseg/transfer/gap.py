@@ -1,0 +1,108 @@
+"""How far a cohort lies from the cases that a source was trained on, as far as their fingerprints know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.plans.target import Target
+
+#: A property of a case, or None where it has none.
+_Property = Callable[[CaseFingerprint], float | None]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One property of the source's cases and of the cohort's.
+
+    Attributes:
+        name: in words, with its unit.
+        source: median, smallest and largest of the source's cases.
+        cohort: likewise.
+        outside: share of the cohort's cases that lie outside the source's range, 0 to 1.
+    """
+
+    name: str
+    source: tuple[float, float, float]
+    cohort: tuple[float, float, float]
+    outside: float
+
+
+def gaps(
+    cohort: Fingerprint,
+    source: Fingerprint,
+    channels: Mapping[str, str],
+    outputs: Mapping[str, str],
+    targets: tuple[Target, Target],
+) -> list[Gap]:
+    """Compare a cohort with a source: spacing, field of view, intensities of each channel, volume of each structure.
+
+    Args:
+        cohort: its fingerprint.
+        source: that of the source; one that was imported may know no cases, and gives nothing.
+        channels: channel of the cohort → channel of the source.
+        outputs: label or region of the cohort → that of the source.
+        targets: of the cohort and of the source: the label values of each output.
+    """
+    if not source.cases or not cohort.cases:
+        return []
+    properties: dict[str, tuple[_Property, _Property]] = {}
+    for axis, name in enumerate("zyx"):
+        properties[f"spacing {name}, mm"] = _both(_spacing(axis))
+    for axis, name in enumerate("zyx"):
+        properties[f"field of view {name}, mm"] = _both(_extent(axis))
+    for own, other in channels.items():
+        properties[f"{own}, median intensity"] = (
+            _intensity(own, "percentile_50"),
+            _intensity(other, "percentile_50"),
+        )
+        properties[f"{own}, standard deviation"] = (_intensity(own, "std"), _intensity(other, "std"))
+    values = [{output.name: output.values for output in target.outputs} for target in targets]
+    for own, other in outputs.items():
+        if own in values[0] and other in values[1]:
+            properties[f"{own}, ml"] = (_volume(values[0][own]), _volume(values[1][other]))
+    found = []
+    for name, (of_cohort, of_source) in properties.items():
+        ours, theirs = _known(cohort, of_cohort), _known(source, of_source)
+        if len(ours) and len(theirs):
+            margin = 1e-6 * max(abs(theirs.min()), abs(theirs.max()))
+            outside = float(np.mean((ours < theirs.min() - margin) | (ours > theirs.max() + margin)))
+            found.append(Gap(name, _range(theirs), _range(ours), outside))
+    return found
+
+
+def _both(of: _Property) -> tuple[_Property, _Property]:
+    return of, of
+
+
+def _spacing(axis: int) -> _Property:
+    return lambda case: case.spacing[axis]
+
+
+def _extent(axis: int) -> _Property:
+    return lambda case: case.spacing[axis] * case.shape[axis]
+
+
+def _intensity(channel: str, statistic: str) -> _Property:
+    def of(case: CaseFingerprint) -> float | None:
+        known = case.intensities.get(channel)
+        return None if known is None else float(getattr(known, statistic))
+
+    return of
+
+
+def _volume(values: list[int]) -> _Property:
+    def of(case: CaseFingerprint) -> float | None:
+        voxels = sum(case.label_voxels.get(value, 0) for value in values)
+        return voxels * float(np.prod(case.spacing)) / 1000 if voxels else None
+
+    return of
+
+
+def _known(fingerprint: Fingerprint, of: _Property) -> np.ndarray:
+    return np.array([value for case in fingerprint.cases if (value := of(case)) is not None], float)
+
+
+def _range(values: np.ndarray) -> tuple[float, float, float]:
+    return float(np.median(values)), float(values.min()), float(values.max())

@@ -1,0 +1,82 @@
+"""How much of a source to keep: chosen by cases that were not trained on, and nothing is taken that is no better.
+
+Networks on the line from a source's weights to the tuned ones (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
+models") are scored on held-out cases beside the source as it is. A share that gains less than one standard error of its
+paired differences to the source is not taken (the one-standard-error rule of Breiman et al. 1984, "Classification and
+regression trees", section 3.4.3): with few cases the best of several is often the best by luck.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Shares of the source's weights that are tried, 0 for the tuned weights; in the order in which time allows for them.
+TRIED_SHARES = (0.0, 0.5, 0.25, 0.75)
+
+#: The share that stands for the source as it is: all its folds, untouched.
+SOURCE = 1.0
+
+#: Share → case → score, the higher the better; NaN where it is undefined.
+Scores = Mapping[float, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ShareChoice:
+    """A share of the source's weights, and why.
+
+    Attributes:
+        share: that is taken; :data:`SOURCE` for the source as it is.
+        best: that has the highest mean.
+        means: mean score of each share over the cases.
+        difference: mean difference of the best to the source, over the cases.
+        error: its standard error; NaN of fewer than two cases.
+        cases: number of cases that decided.
+    """
+
+    share: float
+    best: float
+    means: dict[float, float]
+    difference: float
+    error: float
+    cases: int
+
+
+def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
+    """The share to take.
+
+    Args:
+        scores: of several shares, and of :data:`SOURCE`.
+        cases: that decide; those that are not scored for every share are left out. Fewer than two decide nothing, and
+            the source is taken.
+    """
+    known = [case for case in cases if all(math.isfinite(of.get(case, math.nan)) for of in scores.values())]
+    means = {share: float(np.mean([of[case] for case in known])) if known else math.nan for share, of in scores.items()}
+    if len(known) < 2:
+        return ShareChoice(SOURCE, SOURCE, means, math.nan, math.nan, len(known))
+    best = max(means, key=lambda share: (means[share], share))
+    differences = np.array([scores[best][case] - scores[SOURCE][case] for case in known])
+    difference, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(known)))
+    taken = best if difference > error else SOURCE
+    return ShareChoice(taken, best, means, difference, error, len(known))
+
+
+def share_for_each(scores: Scores, groups: Sequence[Collection[str]]) -> dict[str, float]:
+    """For each case a share that the case itself did not choose.
+
+    Args:
+        scores: as for :func:`choose_share`.
+        groups: the cases of each fold. A fold's cases get the share that the other folds' cases choose; where there is
+            one fold alone, each case gets the share that the others choose.
+
+    Returns:
+        Case → share.
+    """
+    found = {}
+    for place, group in enumerate(groups):
+        others = [case for number, other in enumerate(groups) if number != place for case in other]
+        whole = choose_share(scores, others).share if others else None
+        for case in group:
+            found[case] = choose_share(scores, set(group) - {case}).share if whole is None else whole
+    return found

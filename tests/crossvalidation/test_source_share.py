@@ -1,0 +1,248 @@
+"""Fine-tuning beside the source as it is: what is scored, chosen, written and predicted with."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from autoseg.crossvalidation import source_share
+from autoseg.crossvalidation.job import Length
+from autoseg.crossvalidation.jobs import train
+from autoseg.crossvalidation.source_table import SourceTable
+from autoseg.evaluation.summary import Evaluation
+from autoseg.inference.predictor import Predictor
+from autoseg.networks.weights import load_weights
+from autoseg.planning.making import plan_dataset
+from autoseg.planning.request import Request
+from autoseg.report.html import write_report
+from autoseg.runs.run import Run
+from autoseg.training import callbacks
+from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, ShareChoice
+from autoseg.transfer.source import Source
+from autoseg.utils.device import Compute
+from autoseg.utils.errors import AutosegError
+from tests.builders import blob, make_plan, make_run, picture_of, write
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+FAST = (
+    "recipe.iterations_per_epoch=3",
+    "recipe.validate_cases=1",
+    "batch_size=2",
+    "recipe.optimizer.learning_rate=0.02",
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two folds of a network that has learned a little."""
+    root = tmp_path_factory.mktemp("source")
+    run = make_run(root, make_plan())
+    for number, case in enumerate(run.dataset.cases):
+        write(case.channels["mr"].path, picture_of(blob(shift=number % 2), seed=number))
+    train(run, None, [0, 1], Length(epochs=6), Compute("cpu", 0))
+    return run
+
+
+def tuned(source: Run, out: Path, *overrides: str, folds: int = 2) -> Run:
+    request = Request(
+        device="cuda",
+        gpu_memory_gb=2,
+        overrides=(*FAST, *overrides),
+        folds=folds,
+        workers=1,
+        carried=(Source(source.path),),
+    )
+    return plan_dataset(source.dataset, out, request)
+
+
+def run_folds(run: Run, folds: Sequence[int] | None = None, **more: Any) -> Evaluation:
+    return train(run, None, folds, Length(epochs=2), Compute("cpu", 0), **more)
+
+
+def choosing(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Whatever the scores are, this share is chosen, for all and for each."""
+    chosen = ShareChoice(share, share, {0.0: 0.9, share: 1.0, SOURCE: 0.5}, 0.5, 0.1, 2)
+    monkeypatch.setattr(source_share, "choose_share", lambda scores, cases: chosen)
+    monkeypatch.setattr(
+        source_share, "share_for_each", lambda scores, groups: {case: share for group in groups for case in group}
+    )
+
+
+def label_maps(folder: Path) -> dict[str, np.ndarray]:
+    return {p.name: sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in sorted(folder.glob("*.nii.gz"))}
+
+
+def test_the_source_is_scored_with_all_its_folds(source: Run, tmp_path: Path) -> None:
+    """As ``autoseg predict SOURCE`` predicts, on cases that the tuning does not see; noted in log and table."""
+    run = tuned(source, tmp_path / "run")
+    stage = run.plan.stage()
+    assert stage.recipe.initialization.keep == "auto"
+    assert len(stage.recipe.initialization.ensemble) == 2
+    evaluation = run_folds(run)
+    predictor = Predictor.load(source.path, device="cpu")
+    assert predictor.predict(run.dataset.cases, tmp_path / "as_it_is").failed == {}
+    wanted = label_maps(tmp_path / "as_it_is")
+    found = {}
+    for fold in run.folds(stage):
+        found |= label_maps(fold.folder / "source")
+        assert "the source as it is: mean Dice" in fold.log.read_text(encoding="utf-8")
+        for share in TRIED_SHARES:
+            assert sorted(Evaluation.read(fold.folder / "shares" / f"{share:g}").cases) == fold.validation_cases
+    assert wanted.keys() == found.keys()
+    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert [row.name for row in table.rows] == ["source as it is", "tuned", "chosen for each case by the others"]
+    assert [row.cases for row in table.rows] == [4, 4, 4]
+    assert table.rows[2].dice == pytest.approx(
+        np.mean([evaluation.case_mean(case) for case in evaluation.cases]), abs=1e-4
+    )
+    assert table.rows[0].difference is None
+    assert table.rows[1].difference == pytest.approx(table.rows[1].dice - table.rows[0].dice, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, SOURCE])
+def test_weights_follow_the_choice(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    choosing(monkeypatch, share)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    stage = run.plan.stage()
+    start = load_weights(run.source_folder(stage) / "0.safetensors")
+    for fold in run.folds(stage):
+        own, weights = load_weights(fold.checkpoint("tuned")), load_weights(fold.weights)
+        assert any(not torch.equal(own[name], start[name]) for name in own)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, (1 - share) * own[name] + share * start[name])
+        name = "source" if share == SOURCE else f"shares/{share:g}"
+        there, here = label_maps(fold.folder / name), label_maps(fold.validation)
+        assert there.keys() == here.keys()
+        assert all(np.array_equal(there[case], here[case]) for case in here)
+    # A run that keeps the source predicts with the source's folds, and any other with its own.
+    (member,) = Predictor.load(run.path, device="cpu").members
+    used = [path.relative_to(run.path / stage.name).parts[0] for path in member.stages[0].weights]
+    assert used == (["source", "source"] if share == SOURCE else ["fold_0", "fold_1"])
+    assert Predictor.load(run.path, folds=[1], device="cpu").members[0].stages[0].weights == [
+        run.fold(stage, 1).weights
+    ]
+
+
+def test_another_fold_chooses_anew(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first fold's weights and validation are made again when the second one is done; nothing is tuned twice."""
+    choosing(monkeypatch, 0.0)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run, [0])
+    fold = run.fold(run.plan.stage(), 0)
+    own = load_weights(fold.checkpoint("tuned"))
+    assert all(torch.equal(own[name], tensor) for name, tensor in load_weights(fold.weights).items())
+    choosing(monkeypatch, 0.5)
+    history = fold.history.stat().st_mtime_ns
+    run_folds(run)
+    now = load_weights(fold.weights)
+    assert any(not torch.equal(own[name], tensor) for name, tensor in now.items())
+    assert fold.history.stat().st_mtime_ns == history
+    for name in label_maps(fold.validation):
+        assert np.array_equal(label_maps(fold.validation)[name], label_maps(fold.folder / "shares" / "0.5")[name])
+
+
+def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choosing(monkeypatch, 0.5)
+    whole = tuned(source, tmp_path / "whole")
+    run_folds(whole, [0])
+    run = tuned(source, tmp_path / "run")
+
+    def killed(*arguments: Any) -> None:
+        raise InterruptedError
+
+    for name in ("score_shares", "settle"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"autoseg.crossvalidation.fold_training.{name}", killed)
+            with pytest.raises(InterruptedError):
+                run_folds(run, [0])
+    run_folds(run, [0])
+    for name in ("weights", "tuned"):
+        wanted, found = (load_weights(r.fold("small", 0).checkpoint(name)) for r in (whole, run))
+        assert all(torch.equal(wanted[key], tensor) for key, tensor in found.items())
+
+
+def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tuned(source, tmp_path / "run", folds=1)
+    choosing(monkeypatch, 0.75)
+    assert run_folds(run).cases == []
+    fold = run.fold(run.plan.stage(), 0)
+    halves = source_share.halves(fold)
+    cases = [sorted(half.validation_cases) for half in halves]
+    assert sorted([*cases[0], *cases[1]]) == sorted(fold.training_cases)
+    for half in halves:
+        assert not set(half.training_cases) & set(half.validation_cases)
+        assert half.checkpoint("tuned").exists()
+    own, start = load_weights(fold.checkpoint("tuned")), load_weights(run.source_folder(fold.stage) / "0.safetensors")
+    for name, tensor in load_weights(fold.weights).items():
+        torch.testing.assert_close(tensor, 0.25 * own[name] + 0.75 * start[name])
+    table = SourceTable.read(run.path / fold.stage.name / "crossval")
+    assert table is not None
+    assert [row.cases for row in table.rows] == [4, 4, 4]
+
+
+def test_a_single_patient(source: Run, tmp_path: Path) -> None:
+    dataset = source.dataset.model_copy(update={"cases": source.dataset.cases[:1]})
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=1, workers=1, carried=(Source(source.path),)
+    )
+    run = plan_dataset(dataset, tmp_path / "run", request)
+    run_folds(run)
+    fold = run.fold(run.plan.stage(), 0)
+    assert "a single patient can't be held out" in fold.log.read_text(encoding="utf-8")
+    own, start = load_weights(fold.checkpoint("tuned")), load_weights(run.source_folder(fold.stage) / "0.safetensors")
+    for name, tensor in load_weights(fold.weights).items():
+        torch.testing.assert_close(tensor, (own[name] + start[name]) / 2)
+
+
+def test_a_share_that_is_set_is_taken(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.training.source_average.TOLERANCE", 10.0)
+    run = tuned(source, tmp_path / "run", "recipe.initialization.keep=0.25")
+    run_folds(run)
+    stage = run.plan.stage()
+    assert not run.fold(stage, 0).checkpoint("tuned").exists()
+    assert "75% trained and 25% the source's" in run.fold(stage, 0).log.read_text(encoding="utf-8")
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert [row.name for row in table.rows] == ["source as it is", "tuned"]
+    assert run.kept_source(stage) == []
+
+
+def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tuning goes, the source's score stays: nothing of it has changed."""
+    choosing(monkeypatch, 0.5)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run, [0])
+    fold = run.fold(run.plan.stage(), 0)
+    scored = (fold.folder / "source" / "scored.json").stat().st_mtime_ns
+    shutil.rmtree(fold.validation)
+    monkeypatch.setattr(callbacks, "SAVE_INTERVAL", 1e9)
+    run_folds(run, [0], resume=False)
+    assert (fold.folder / "source" / "scored.json").stat().st_mtime_ns == scored
+    assert (fold.validation / "summary.json").exists()
+
+
+def test_in_the_report(source: Run, tmp_path: Path) -> None:
+    """The table, and the same cases by the source, the tuned network and what was chosen."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "to the source (95 % interval)" in page
+    assert page.count("<div class='beside'>") == 3
+    assert page.count("the source as it is. Image") == page.count("tuned. Image") == 3
+
+
+def test_a_fold_of_the_source_is_gone(source: Run, tmp_path: Path) -> None:
+    run = tuned(source, tmp_path / "run")
+    name = run.plan.stage().recipe.initialization.ensemble[1]
+    (run.path / name).unlink()
+    with pytest.raises(AutosegError, match=f"{name}, a fold of the source, is gone; plan again with --source"):
+        run_folds(run, [0])

@@ -1,0 +1,53 @@
+"""How far a cohort lies from a source, of two fingerprints that are made by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from autoseg.data.fingerprint import Fingerprint, Intensity
+from autoseg.plans.target import Output, Target
+from autoseg.transfer.gap import gaps
+from tests.builders import make_dataset, make_fingerprint
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Fingerprint:
+    return make_fingerprint(make_dataset(tmp_path / "source", 3))
+
+
+def labels(*outputs: tuple[str, list[int]]) -> Target:
+    return Target(kind="labels", outputs=[Output(name=name, values=v, paint=v[0]) for name, v in outputs])
+
+
+def test_by_hand(source: Fingerprint, tmp_path: Path) -> None:
+    """Slices of 3 mm instead of 1 in one of two cases, other intensities in both, a structure twice as large."""
+    cohort = make_fingerprint(make_dataset(tmp_path / "cohort", 2))
+    bright = Intensity(mean=300, std=50, percentile_00_5=0, percentile_50=250, percentile_99_5=900)
+    first, second = cohort.cases
+    cases = [
+        first.model_copy(update={"spacing": (3.0, 1.0, 1.0), "intensities": {"mr": bright}}),
+        second.model_copy(update={"intensities": {"mr": bright}, "label_voxels": {1: 100, 2: 60}}),
+    ]
+    cohort = cohort.model_copy(update={"cases": cases})
+    targets = (labels(("rind", [1]), ("core", [2])), labels(("outer", [1]), ("inner", [2])))
+    found = {gap.name: gap for gap in gaps(cohort, source, {"mr": "mr"}, {"rind": "outer", "core": "inner"}, targets)}
+    spacing = found["spacing z, mm"]
+    assert (spacing.source, spacing.cohort, spacing.outside) == ((1, 1, 1), (2, 1, 3), 0.5)
+    assert found["spacing x, mm"].outside == 0
+    assert found["field of view z, mm"].cohort == (20, 10, 30)
+    assert (found["mr, median intensity"].source[0], found["mr, median intensity"].cohort[0]) == (100, 250)
+    assert found["mr, median intensity"].outside == 1
+    assert found["mr, standard deviation"].outside == 0
+    # Voxels of the first case are three times as large: 0.3 ml and 0.09 ml.
+    assert found["rind, ml"].cohort == pytest.approx((0.2, 0.1, 0.3))
+    assert found["core, ml"].cohort == pytest.approx((0.075, 0.06, 0.09))
+    assert found["core, ml"].source == pytest.approx((0.03, 0.03, 0.03))
+
+
+def test_what_is_not_known_is_left_out(source: Fingerprint) -> None:
+    targets = (labels(("outer", [1])), labels(("inner", [2])))
+    imported = source.model_copy(update={"cases": []})
+    assert gaps(source, imported, {"mr": "mr"}, {}, targets) == []
+    empty = [case.model_copy(update={"intensities": {}, "label_voxels": {}}) for case in source.cases]
+    known = {gap.name for gap in gaps(source, source.model_copy(update={"cases": empty}), {"mr": "mr"}, {}, targets)}
+    assert known == {f"{what} {axis}, mm" for what in ("spacing", "field of view") for axis in "zyx"}
