@@ -21,6 +21,13 @@ _WIDE_FOR_COMPARISON = 110
 CHALLENGE_HELP = "BraTS challenge that the labels are of (gli2024, ped2023, ped2024, …), where the files leave it open."
 
 
+#: Help of the option that chooses among the label maps of a case.
+LABEL_HELP = "Name of the label map, where several kinds lie beside each scan."
+
+#: Help of the option that finds patients.
+PATIENTS_HELP = "Regular expression; its first group, found in a case's name, is the patient."
+
+
 def choices_of(**given: str | None) -> dict[str, str]:
     """What the user chose of what a dataset's files leave open, without what was not given."""
     return {name: value for name, value in given.items() if value is not None}

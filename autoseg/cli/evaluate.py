@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from autoseg.cli.common import CHALLENGE_HELP, WIDE_TERMINAL, choices_of, parse_folds, parse_names
+from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, WIDE_TERMINAL, choices_of, parse_folds, parse_names
 from autoseg.evaluation.protocol import TOLERANCE_MM, WORKERS, Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
 
@@ -41,6 +41,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     empty: Annotated[
         str,
         typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does."),
@@ -92,6 +93,7 @@ def command(
             "--metrics": metrics,
             "--ignore": ignore,
             "--challenge": challenge,
+            "--label": label,
         }
         if given := _given({**others, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
@@ -129,6 +131,7 @@ def command(
     from autoseg.evaluation.folders import evaluate, parse_structures, plan_structures
     from autoseg.runs.run import Run
 
+    choices = choices_of(label=label, challenge=challenge)
     targets = None if labels is None else parse_structures(labels)
     if model is not None:
         run = Run.open(model)
@@ -138,7 +141,7 @@ def command(
     with silenced() if as_json else nullcontext():
         evaluation = evaluate(
             predictions,
-            references if challenge is None else Dataset.open(references, choices=choices_of(challenge=challenge)),
+            Dataset.open(references, choices=choices) if choices else references,
             out=out,
             targets=targets,
             protocol=EvaluationProtocol(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autoseg.cli.common import CHALLENGE_HELP, choices_of
+from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, PATIENTS_HELP, choices_of
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import say, silenced
@@ -30,11 +30,9 @@ def command(
     layout: str | None = typer.Option(
         None, help="How it is laid out (manifest, nnunet, msd, bids, structures, brats); recognised where not given."
     ),
-    label: str | None = typer.Option(None, help="Name of the label map, where several kinds lie beside each scan."),
+    label: str | None = typer.Option(None, help=LABEL_HELP),
     challenge: str | None = typer.Option(None, help=CHALLENGE_HELP),
-    patients: str | None = typer.Option(
-        None, help="Regular expression; its first group, found in a case's name, is the patient."
-    ),
+    patients: str | None = typer.Option(None, help=PATIENTS_HELP),
     workers: int | None = typer.Option(None, help="Processes that read cases; default: one a core."),
     as_json: bool = typer.Option(False, "--json", help="Print everything found as JSON, with the fingerprint."),
     fix: Path | None = typer.Option(
@@ -126,6 +124,7 @@ def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) 
         "ignore_label": dataset.ignore_label,
         "cases": [case.id for case in dataset.cases],
         "unlabelled": [case.id for case in dataset.unlabelled],
+        "patients": {case.id: case.group or case.id for case in (*dataset.cases, *dataset.unlabelled)},
         "problems": [
             {
                 "severity": problem.severity,

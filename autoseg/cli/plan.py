@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import CHALLENGE_HELP, choices_of, parse_pairs
+from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, PATIENTS_HELP, choices_of, parse_pairs
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,13 +85,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Name of the label map, where several kinds lie beside each scan.")
-    ] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
-    patients: Annotated[
-        str | None, typer.Option(help="Regular expression; its first group, found in a case's name, is the patient.")
-    ] = None,
+    patients: Annotated[str | None, typer.Option(help=PATIENTS_HELP)] = None,
 ) -> None:
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import CHALLENGE_HELP, WIDE_TERMINAL, choices_of, parse_names, print_comparison
+from autoseg.cli.common import (
+    CHALLENGE_HELP,
+    LABEL_HELP,
+    PATIENTS_HELP,
+    WIDE_TERMINAL,
+    choices_of,
+    parse_names,
+    print_comparison,
+)
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ def command(
     raters: Annotated[str, typer.Option(help="Raters whom every setting learns separately, with commas, or all.")] = "",
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
+    patients: Annotated[str | None, typer.Option(help=PATIENTS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train settings that differ in a few values alike, and compare them: one table with paired statistics.
@@ -51,7 +61,7 @@ def command(
     if only_table and not (out / "study.json").exists():
         raise UsageError(f"--table: {out} holds no study yet; begin it with the same command without --table.")
     with silenced() if as_json else nullcontext():
-        opened = Dataset.open(dataset, layout, choices=choices_of(challenge=challenge))
+        opened = Dataset.open(dataset, layout, choices=choices_of(label=label, challenge=challenge), patients=patients)
         carried: tuple[Carried, ...] = (*([Source(source)] if source else []), *([Teacher(teacher)] if teacher else []))
         names = tuple(parse_names(raters, "--raters")) if raters else ()
         request = Request(device=device, workers=workers, annotators=names, carried=carried)

@@ -60,8 +60,8 @@ def is_picture(ending: str | None) -> bool:
 
 
 def colours_of(components: int) -> int:
-    """How many channels of a picture are colours: of 2 (grey) and 4 (red, green, blue), the last one is alpha."""
-    return components - 1 if components in (2, 4) else components
+    """How many channels of a picture are colours: the last one of four is alpha."""
+    return 3 if components == 4 else components
 
 
 def holds_fractions(ending: str | None) -> bool:

@@ -13,7 +13,7 @@ SCHEMES = {
     "The Cancer Genome Atlas": re.compile(r"(?P<patient>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})[-_.].+"),
     "ACDC, two phases of one heart": re.compile(r"(?P<patient>patient\d+)_frame\d+"),
     "subject and session in one name": re.compile(
-        r"(?P<patient>(?:sub-)?[A-Za-z0-9]*\d)[_\-. ]?(?:ses|session|visit|timepoint|tp)[_\-. ]?\d+(?:[_\-. ].+)?", re.I
+        r"(?P<patient>.*\d)[_\-. ]?(?:ses|session|visit|timepoint|tp)[_\-. ]?\d+(?:[_\-. ].+)?", re.I
     ),
     "BIDS, subject and session or run": re.compile(r"(?P<patient>sub-[A-Za-z0-9]+)_.+"),
     "left and right": re.compile(r"(?P<patient>.*\d)[_\-. ]?(?:L|R|OS|OD|left|right|Left|Right)"),

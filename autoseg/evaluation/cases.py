@@ -17,7 +17,7 @@ from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.progress import track
+from autoseg.utils.progress import say, track
 
 #: What :meth:`autoseg.evaluation.summary.Evaluation.counts` needs: which masks are empty.
 COUNTED = ("prediction_ml", "reference_ml")
@@ -58,6 +58,8 @@ def read_labels(path: str | LabelSource) -> tuple[np.ndarray, Image]:
     image = read_label_map(path)
     if len(image.array) != 1:
         raise AutosegError(f"{path} has {len(image.array)} channels; a label map has one.")
+    if image.non_finite:
+        say(f"{path}: {image.non_finite} voxels are NaN or infinite; they are read as 0.")
     try:
         labels = label_values(image)
     except NotALabelMap:

@@ -85,22 +85,17 @@ def bare_images(folder: Path, plan: Plan) -> list[Case]:
 
 def components_of(path: Path) -> int | None:
     """How many channels a file holds, without a picture's alpha; None where it can't be read."""
-    count = _held(path)
-    return colours_of(count) if count is not None and is_picture(image_ending(path)) else count
-
-
-def _held(path: Path) -> int | None:
     try:
-        return read_geometry(path)[1]
+        count = read_geometry(path)[1]
     except AutosegError:
         return None
+    return colours_of(count) if is_picture(image_ending(path)) else count
 
 
 def all_channels(path: Path, plan: Plan) -> dict[str, ChannelFile]:
     """Every channel of the plan, out of one file."""
     if len(plan.channels) == 1:
-        with_alpha = is_picture(image_ending(path)) and _held(path) == 2
-        return {plan.channel_names[0]: ChannelFile(path=path, component=0 if with_alpha else None)}
+        return {plan.channel_names[0]: ChannelFile(path=path)}
     return {name: ChannelFile(path=path, component=index) for index, name in enumerate(plan.channel_names)}
 
 

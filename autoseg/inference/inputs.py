@@ -7,7 +7,7 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
 from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
-from autoseg.data.layouts.layout import PROPOSED, recognise_layout
+from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import channel_key, pair
 from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
 from autoseg.inference.like_training import cases_as_proposed, cases_like
@@ -50,6 +50,8 @@ def cases_to_predict(
             return [single_case({plan.channel_names[0]: path}, [plan.stage()])]
         return [Case(id=stem(path), channels=all_channels(path, plan))]
     kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
+    if kind is None and (several := datasets_below(path)):
+        raise AutosegError(f"{path} holds several datasets; give one of them: {', '.join(several)}.")
     if kind in (None, PROPOSED):
         # Results beside the scans look like their label maps.
         proposed = cases_as_proposed(path, plan) if kind == PROPOSED and not results_in(path) else []

@@ -316,14 +316,18 @@ class Predictor:
         return label
 
     def _refuse_overwriting(self, cases: Sequence[Case], out: Path, writers: Sequence[ResultWriter]) -> None:
-        """A result must never take the place of a scan."""
+        """A result must never take the place of a scan, or of another case's."""
         scans = {path.resolve() for case in cases for path in case.files}
+        results: dict[Path, str] = {}
         for case in cases:
             label = self._label_file(case, out)
             files = [writer.path(label, case.id, name) for writer in writers for name in writer.names(self.ensemble)]
             taken = next((path for path in files if path.resolve() in scans), None)
             if taken is not None:
                 raise UsageError(f"--out {out}: the result would overwrite {taken}; choose another folder.")
+            for path in files:
+                if (other := results.setdefault(path, case.id)) != case.id:
+                    raise UsageError(f"{path} would be a result of {other} and of {case.id}; rename one of them.")
 
     def _files(self, outcome: Outcome, out: Path, writers: Sequence[ResultWriter]) -> list[str]:
         """Names of all results in the folder, earlier ones, too: where scans lie beside, they are told apart."""

@@ -72,3 +72,12 @@ def test_wrong_paths_and_layouts(inspect, phantoms, tmp_path):
     assert isinstance(inspect(tmp_path / "gone").exception, AutosegError)
     assert isinstance(inspect(phantoms, "--layout", "dicom").exception, UsageError)
     assert isinstance(inspect(phantoms, "--layout", "msd").exception, AutosegError)
+
+
+def test_a_folder_of_dicom_files_is_named_as_such(inspect, tmp_path):
+    (tmp_path / "series").mkdir()
+    for name in ("IM0001", "2.dcm"):
+        (tmp_path / "series" / name).write_bytes(bytes(128) + b"DICM")
+    result = inspect(tmp_path)
+    assert isinstance(result.exception, AutosegError)
+    assert f"{tmp_path} holds DICOM files; convert each series to NIfTI" in str(result.exception)

@@ -1,5 +1,6 @@
 """What there is to predict: datasets, folders of images, single files."""
 
+import locale
 import shutil
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def found(path: Path, plan, **options) -> dict[str, dict[str, tuple[str, int | N
     }
 
 
-def picture(path: Path) -> Path:
+def picture(path: Path, components: int = 3) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7, 3), np.uint8), isVector=True), str(path))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7, components), np.uint8), isVector=True), str(path))
     return path
 
 
@@ -233,6 +234,7 @@ def test_results_beside_the_scans_are_told_by_predictions_json(
 
 def dicom(path: Path, slices: int) -> Path:
     path.mkdir(parents=True)
+    before = locale.setlocale(locale.LC_ALL)
     for number in range(slices):
         image = sitk.GetImageFromArray(np.full((1, 8, 9), number, np.int16))
         tags = {
@@ -247,6 +249,7 @@ def dicom(path: Path, slices: int) -> Path:
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(path / f"{number}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # writing DICOM sets that of the whole process
     return path
 
 
@@ -303,3 +306,20 @@ def test_case_folders_of_which_nothing_is_known(tmp_path: Path, capsys: pytest.C
     scans = folder(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for case in ("p", "q") for name in ("T1", "T2")))
     assert found(scans, TWO)["q"] == {"t1": ("q_T1.nii.gz", None), "t2": ("q_T2.nii.gz", None)}
     assert "scans are taken to be " in capsys.readouterr().err
+
+
+def test_alpha_is_left_out_of_pictures(tmp_path: Path) -> None:
+    """As in training, whether all pictures have it or some."""
+    colours = {name: ("a.png", index) for index, name in enumerate(("red", "green", "blue"))}
+    picture(tmp_path / "some" / "a.png", 4)
+    picture(tmp_path / "some" / "b.png", 3)
+    assert found(tmp_path / "some", RGB)["a"] == colours
+    assert found(tmp_path / "some" / "a.png", RGB) == {"a": colours}
+
+
+def test_a_folder_above_several_datasets(tmp_path: Path) -> None:
+    for name in ("sub-1", "sub-2"):
+        write(tmp_path / "bids" / name / "anat" / f"{name}_T1w.nii.gz", VOLUME)
+        write(tmp_path / "brats" / f"BraTS2021_0000{name[-1]}" / f"BraTS2021_0000{name[-1]}_t1.nii.gz", VOLUME)
+    with pytest.raises(AutosegError, match=r"several datasets; give one of them: bids \(bids\), brats \(brats\)"):
+        cases_to_predict(tmp_path, ONE)

@@ -456,14 +456,14 @@ def test_a_scan_of_one_value_fails(tmp_path: Path, value: float) -> None:
     write(tmp_path / "in" / "bad.nii.gz", np.full(blob().shape, value, np.float32))
     outcome = predictor().predict(cases, tmp_path / "out")
     assert set(outcome.written) == {"good"}
-    assert outcome.failed["bad"].startswith("bad: mr is " + ("constant" if value else "empty"))
+    assert outcome.failed["bad"].startswith("mr is " + ("constant" if value else "empty"))
 
 
 def test_an_empty_channel_fails_and_an_absent_one_does_not(tmp_path: Path) -> None:
     plan = make_plan(channels=("t1", "t2"), allow_missing_channels=True)
     t1 = ChannelFile(path=write(tmp_path / "t1.nii.gz", picture_of(blob())))
     t2 = ChannelFile(path=write(tmp_path / "t2.nii.gz", np.zeros(blob().shape, np.float32)))
-    with pytest.raises(AutosegError, match=r"c: t2 is empty .* \(a case may lack a channel\)"):
+    with pytest.raises(AutosegError, match=r"t2 is empty .* \(a case may lack a channel\)"):
         predictor(member(plan=plan)).predict_case(Case(id="c", channels={"t1": t1, "t2": t2}))
     assert predictor(member(plan=plan)).predict_case(Case(id="c", channels={"t1": t1})).missing == ["t2"]
 
@@ -514,3 +514,10 @@ def test_predictions_json_lists_the_results_of_all_runs_of_the_command(tmp_path:
     names = ["a.nii.gz", "a_probability_inner.nii.gz", "a_probability_outer.nii.gz", "b.nii.gz"]
     assert told["files"] == names
     assert [path.name for path in results_in(out)] == names
+
+
+def test_results_of_two_cases_in_one_file_are_refused(tmp_path: Path) -> None:
+    cases = [case_of(tmp_path / "in", name, blob()) for name in ("a", "a_probability_outer")]
+    assert predictor().predict(cases, tmp_path / "out").failed == {}
+    with pytest.raises(UsageError, match=r"a_probability_outer\.nii\.gz would be a result of a and of a_probability"):
+        predictor().predict(cases, tmp_path / "out", results=PROBABILITIES)

@@ -258,7 +258,7 @@ def _write_labels(proposal: Proposal) -> list[str]:
         return ["", "# No label maps were recognised: the scans can only be predicted. For training, add:", *_EXAMPLE]
     lines = ["", "[label]"]
     if proposal.kind == "structures":
-        return [*lines, f"{STRUCTURES_KEY} = {_table((_person(role), role) for role in roles)}"]
+        return [*lines, f"{STRUCTURES_KEY} = {_table((_structure(role), role) for role in roles)}"]
     named = ["background = 0", *(f"{_key(name)} = {value}" for value, name in _value_names(roles).items())]
     if len(roles) == 1:
         lines.append(f"file = {_text(roles[0].pattern)}")
@@ -299,6 +299,12 @@ _EXAMPLE = ["# [label]", '# file = "seg.nii.gz"', "# values = { background = 0, 
 
 def _person(role: Role) -> str:
     return re.sub(r"[^a-z0-9]+", "_", os.path.basename(role.words).lower()).strip("_")
+
+
+def _structure(role: Role) -> str:
+    """What a mask is of: ``liver`` for ``liver_mask``."""
+    words = [word for word in re.split(r"[_\-. ]+", os.path.basename(role.words)) if word]
+    return "_".join(word for word in words if not _GENERIC.fullmatch(word)).lower() or _person(role)
 
 
 def _table(entries: Iterable[tuple[str, Role]]) -> str:

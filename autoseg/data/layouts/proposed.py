@@ -50,7 +50,8 @@ def _guess(path: Path) -> Proposal | None:
         found = guess(path)
     except AutosegError:
         return None
-    return found if found.labels and not found.exam else None
+    fewest = min((max(len(role.files) for role in kind) for kind in (found.channels, found.labels) if kind), default=0)
+    return found if found.labels and not found.exam and fewest >= _CASES else None
 
 
 LAYOUTS.register(PROPOSED, Layout(recognise, read, rank=200, choices=("label",), signature=_signature))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.dicom import CONVERTER, holds_dicom
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.layouts.tables import file_in, read_table
@@ -114,6 +115,8 @@ def roles_in_folder(root: Path) -> Roles:
     """
     files = list(_images(root))
     if not files:
+        if holds_dicom(root):
+            raise AutosegError(f"{root} holds DICOM files; convert each series to NIfTI first, as with {CONVERTER}.")
         raise AutosegError(
             f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
             "convert other formats, as DICOM series, to one of these first."
@@ -211,12 +214,16 @@ def _is_gap(part: str) -> bool:
     return re.fullmatch(r"[_\-. /]+", part) is not None
 
 
+def _whole(name: str) -> re.Pattern[str]:
+    """A name as a word of its own: ``a`` is not part of ``labels``."""
+    return re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+
+
 def _parts(case: Path, path: Path) -> list[str]:
     """Words of a file's path inside its case's folder, with what separates them; the case's own name is ``*``."""
     relative = path.relative_to(case).as_posix().removesuffix(image_ending(path) or "")
-    own = re.compile(rf"(?<![A-Za-z0-9]){re.escape(case.name)}(?![A-Za-z0-9])")
     found = []
-    for index, piece in enumerate(own.split(relative)):
+    for index, piece in enumerate(_whole(case.name).split(relative)):
         found += ["*"] if index else []
         found += [part for part in re.split(r"([_\-. /]+)", piece) if part]
     return found
@@ -231,7 +238,7 @@ def _flat(root: Path, files: list[Path]) -> Roles:
         suffix = kinds[path]
         stem = _stem(path).removesuffix(suffix) if suffix else _stem(path)
         names.add(stem)
-        folder = path.parent.relative_to(root).as_posix().replace(stem, "{id}")
+        folder = _whole(stem).sub("{id}", path.parent.relative_to(root).as_posix())
         prefix = "" if folder == "." else f"{folder}/"
         pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
         roles.setdefault(pattern, Role(pattern)).files.append(path)

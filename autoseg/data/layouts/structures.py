@@ -66,15 +66,15 @@ def _case_folders(path: Path, first: bool = False) -> list[Path]:
     """Folders with a scan and masks; one is enough to recognise the layout."""
     found: list[Path] = []
     level = [path]
-    for _ in range(_DEPTH + 1):
+    for _ in range(_DEPTH):
+        level = [child for folder in level for child in sorted(folder.iterdir()) if _is_folder(child)]
         for folder in level:
             if _scans(folder) and len(_masks(folder)) > 1:
                 found.append(folder)
                 if first:
                     return found
         if found:
-            return found
-        level = [child for folder in level for child in sorted(folder.iterdir()) if _is_folder(child)]
+            break
     return found
 
 

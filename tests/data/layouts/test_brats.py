@@ -164,3 +164,12 @@ def test_a_challenge_that_can_not_be(tmp_path, write_volume):
     labelled(tmp_path / "new", write_volume, "BraTS-PED-00001-000", 1)
     with pytest.raises(AutosegError, match="mixes BraTS-PED with GLI"):
         Dataset.open(tmp_path / "new")
+
+
+def test_2017_and_names_of_weightings(tmp_path):
+    name = "Brats17_TCIA_121_1"
+    touch(tmp_path / "HGG" / name, *(f"{name}_{kind}.nii.gz" for kind in ("t1w", "t1ce", "t2W", "flair", "seg")))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.layout == "brats"
+    assert dataset.channels == ("t1", "t1c", "t2", "flair")
+    assert dataset.labels["enhancing"] == 4

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.layouts.manifest import parse
 from autoseg.data.layouts.propose import propose
 from autoseg.utils.errors import AutosegError
+from tests.builders import write
 
 LABEL = '[label]\nfile = "seg*.nii.gz"\nvalues = { background = 0, core = 1, edema = 2 }\n'
 
@@ -158,3 +159,50 @@ def test_a_description_comes_before_what_file_names_say(tmp_path, write_volume):
     assert Dataset.open(tmp_path).layout == "brats"
     (tmp_path / "autoseg.toml").write_text('[channels]\ncontrast = "*_t1ce.nii.gz"\n')
     assert Dataset.open(tmp_path).channels == ("contrast",)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_as_excel_saves_them(tmp_path, separator):
+    """A byte order mark, backslashes, a column and a row without anything."""
+    write(tmp_path / "scans" / "e1.nii.gz", np.ones((2, 3, 4), np.uint8))
+    rows = [["exam", " scan", "label", ""], ["e1", "scans\\e1.nii.gz", "", ""], ["", "", "", ""]]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    about = 'csv = "t.csv"\nid = "exam"\n[channels]\nct = "scan"\n[label]\nfile = "label"\nvalues = { x = 1 }\n'
+    (tmp_path / "autoseg.toml").write_text("\ufeff" + about, encoding="utf-8")
+    (case,) = Dataset.open(tmp_path).unlabelled
+    assert case.channels["ct"].path == tmp_path / "scans" / "e1.nii.gz"
+
+
+def test_a_mask_a_structure(tmp_path):
+    left, right = np.zeros((2, 2, 3, 4), np.uint8)
+    left[0], right[1] = 1, 1
+    for name, array in (("ct", left + right), ("left", left), ("right", right)):
+        write(tmp_path / "p1" / f"{name}.nii.gz", array)
+    about = '[channels]\nct = "ct.nii.gz"\n[label]\nstructures = { left = "left.nii.gz", right = "right.nii.gz" }\n'
+    (tmp_path / "autoseg.toml").write_text(about)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.labels == {"left": 1, "right": 2}
+    assert load_case(dataset.cases[0], ["ct"]).label[:, 0, 0].tolist() == [1, 2]
+    (tmp_path / "autoseg.toml").write_text(about + "values = { x = 1 }\n")
+    with pytest.raises(AutosegError, match="structures says all about the labels"):
+        Dataset.open(tmp_path)
+
+
+def test_files_left_out(tmp_path):
+    for name in ("a", "b"):
+        for kind in ("", "_ptv", "_seg"):
+            write(tmp_path / f"{name}{kind}.nii.gz", np.ones((2, 3, 4), np.uint8))
+    about = '[channels]\nct = "{id}.nii.gz"\n[label]\nfile = "{id}_seg.nii.gz"\nvalues = { x = 1 }\n'
+    (tmp_path / "autoseg.toml").write_text('leave_out = ["{id}_ptv.nii.gz"]\n' + about)
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert dataset.unlabelled == ()
+
+
+@pytest.mark.parametrize("pattern", ["", "/x.nii.gz", "**.nii.gz"])
+def test_what_is_no_pattern(tmp_path, pattern):
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "autoseg.toml").write_text(f'[channels]\nct = "{pattern}"\n')
+    with pytest.raises(AutosegError, match=r"is no pattern|find no case"):
+        Dataset.open(tmp_path)

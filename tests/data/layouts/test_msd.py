@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.layouts import msd
 from autoseg.utils.errors import AutosegError
+from tests.builders import write
 
 
 @pytest.fixture
@@ -69,6 +72,44 @@ def test_a_wrong_description_is_one_sentence(tmp_path, write_json, change, messa
     write_json(tmp_path / "dataset.json", data)
     with pytest.raises(AutosegError, match=message):
         msd.read(tmp_path)
+
+
+def test_nnunet_v1_has_a_file_a_channel(tmp_path, write_json):
+    for name in ("a", "b"):
+        for number in range(2):
+            write(tmp_path / "imagesTr" / f"{name}_{number:04d}.nii.gz", np.full((2, 3, 4), number, np.uint8))
+        write(tmp_path / "labelsTr" / f"{name}.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    entries = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "ab"]
+    modality = {"0": "T1", "1": "T2"}
+    data = {"modality": modality, "labels": {"0": "background", "1": "x"}, "training": entries, "numTest": 0}
+    write_json(tmp_path / "dataset.json", data)
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert load_case(dataset.cases[0], ["T2", "T1"]).image.reshape(2, -1).max(axis=1).tolist() == [1, 0]
+
+
+def test_a_datalist_with_a_list_of_images(tmp_path):
+    entries = []
+    for name in ("p1", "p2"):
+        images = [f"{name}/{name}_{kind}.nii.gz" for kind in ("flair", "t1ce")]
+        for number, image in enumerate(images):
+            write(tmp_path / image, np.full((2, 3, 4), number, np.uint8))
+        write(tmp_path / name / f"{name}_seg.nii.gz", np.full((2, 3, 4), 4, np.uint8))
+        entries.append({"fold": 0, "image": images, "label": f"{name}/{name}_seg.nii.gz"})
+    text = json.dumps({"training": entries})
+    (tmp_path / "folds.json").write_text("\ufeff" + text, encoding="utf-8")
+    dataset = Dataset.open(tmp_path / "folds.json")
+    assert dataset.channels == ("flair", "t1c")
+    assert dataset.labels == {"label_4": 4}
+    assert [case.id for case in dataset.cases] == ["p1", "p2"]
+    assert load_case(dataset.cases[0], ["t1c"]).image.max() == 1
+
+
+def test_a_datalist_of_case_folders(tmp_path, write_json):
+    write_json(
+        tmp_path / "dataset.json", {"labels": {"1": "x"}, "training": [{"image": f"p{i}/ct.nii.gz"} for i in (1, 2)]}
+    )
+    assert [case.id for case in Dataset.open(tmp_path).unlabelled] == ["p1", "p2"]
 
 
 @pytest.mark.data

@@ -7,6 +7,7 @@ import SimpleITK as sitk
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.layouts import nnunet
 from autoseg.utils.errors import AutosegError
+from tests.builders import write
 
 
 def describe(folder, write_json, **changes):
@@ -135,3 +136,23 @@ def test_images_of_another_ending_are_not_left_out(tmp_path, write_volume, write
         nnunet.read(tmp_path)
     (tmp_path / "imagesTr" / f"b_0000{other}").rename(tmp_path / "imagesTr" / f"thumbnail{other}")
     assert [case.id for case in nnunet.read(tmp_path).cases] == ["a"]
+
+
+def test_one_channel_without_its_number(tmp_path, write_json):
+    for name in ("a", "b_12"):
+        write(tmp_path / "imagesTr" / f"{name}.nii.gz", np.ones((2, 3, 4), np.uint8))
+        write(tmp_path / "labelsTr" / f"{name}.nii.gz", np.ones((2, 3, 4), np.uint8))
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
+    write_json(tmp_path / "dataset.json", about)
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.cases] == ["a", "b_12"]
+    assert dataset.cases[0].channels["CT"].path.name == "a.nii.gz"
+
+
+def test_labels_of_3d_slicer(tmp_path, write_json):
+    write(tmp_path / "imagesTr" / "a_0000.nrrd", np.ones((2, 3, 4), np.uint8))
+    write(tmp_path / "labelsTr" / "a.seg.nrrd", np.ones((2, 3, 4), np.uint8))
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nrrd"}
+    write_json(tmp_path / "dataset.json", about)
+    (case,) = Dataset.open(tmp_path).cases
+    assert (case.id, case.label.name) == ("a", "a.seg.nrrd")

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from autoseg.data.checks import check
+from autoseg.data.dataset import Dataset, load_case
+from autoseg.utils.errors import UsageError
+from tests.builders import write
+
+RNG = np.random.default_rng(0)
+
+
+def scan():
+    return RNG.normal(100, 20, (4, 6, 6)).astype(np.float32)
+
+
+def mask(rows):
+    found = np.zeros((4, 6, 6))
+    found[:, :rows] = 1
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Cord and grey matter of three subjects, one of them in two sessions, whose masks are floats."""
+    for name in ("sub-1Ses1", "sub-1Ses2", "sub-2", "sub-3"):
+        stem = f"{name}_run-1_T2starw"
+        write(tmp_path / name / "anat" / f"{stem}.nii.gz", scan())
+        if name != "sub-3":
+            labels = tmp_path / "derivatives" / "labels" / name / "anat"
+            write(labels / f"{stem}_seg-manual.nii.gz", mask(4))
+            write(labels / f"{stem}_gmseg-manual.nii.gz", mask(2))
+    return tmp_path
+
+
+def test_suffixes_are_channels_and_masks_nested_regions(folder):
+    dataset = Dataset.open(folder)
+    assert dataset.layout == "bids"
+    assert dataset.channels == ("T2starw",)
+    assert [case.id for case in dataset.cases] == ["sub-1Ses1", "sub-1Ses2", "sub-2"]
+    assert [case.id for case in dataset.unlabelled] == ["sub-3"]
+    assert [case.group for case in dataset.cases] == ["sub-1", "sub-1", ""]
+    assert set(dataset.regions["grey_matter"]) < set(dataset.regions["cord"])
+    label = load_case(dataset.cases[0], ["T2starw"]).label
+    np.testing.assert_array_equal(np.isin(label, dataset.regions["cord"]), mask(4) > 0)
+    np.testing.assert_array_equal(np.isin(label, dataset.regions["grey_matter"]), mask(2) > 0)
+    assert check(dataset, workers=1) == []
+
+
+def test_one_of_the_masks_may_be_chosen(folder):
+    dataset = Dataset.open(folder, choices={"label": "gmseg"})
+    assert dataset.labels == {"gmseg": 1}
+    with pytest.raises(UsageError, match="--label x is none of the label maps there: gmseg, seg"):
+        Dataset.open(folder, choices={"label": "x"})
+
+
+def test_sessions_runs_and_a_table_of_labels(tmp_path):
+    for session in ("1", "2"):
+        for kind in ("T1w", "FLAIR"):
+            name = f"sub-01_ses-{session}_{kind}.nii.gz"
+            write(tmp_path / "sub-01" / f"ses-{session}" / "anat" / name, scan())
+        folder = tmp_path / "derivatives" / "manual" / "sub-01" / f"ses-{session}" / "anat"
+        label = RNG.integers(0, 3, (4, 6, 6)).astype(np.uint8)
+        write(folder / f"sub-01_ses-{session}_space-T1w_desc-tissue_dseg.nii.gz", label)
+        (folder / f"sub-01_ses-{session}_space-T1w_desc-tissue_dseg.tsv").write_text("index\tname\n1\tGM\n2\tWM\n")
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("FLAIR", "T1w")
+    assert dataset.labels == {"GM": 1, "WM": 2}
+    assert [case.id for case in dataset.cases] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert {case.group for case in dataset.cases} == {"sub-01"}
+
+
+def test_a_channel_on_another_grid_is_left_out_and_said(folder, capsys):
+    for name in ("sub-1Ses1", "sub-2"):
+        write(folder / name / "anat" / f"{name}_T1w.nii.gz", RNG.normal(size=(3, 3, 3)).astype(np.float32))
+    assert Dataset.open(folder).channels == ("T2starw",)
+    assert "T1w: left out" in capsys.readouterr().err
+
+
+@pytest.mark.data
+def test_spinal_cord(real_data):
+    dataset = Dataset.open(real_data("spinal_cord"))
+    assert len(dataset.cases) == 8
+    assert len({case.group or case.id for case in dataset.cases}) == 6
+    assert set(dataset.regions["grey_matter"]) < set(dataset.regions["cord"])
