@@ -81,3 +81,48 @@ def test_a_folder_of_dicom_files_is_named_as_such(inspect, tmp_path):
     result = inspect(tmp_path)
     assert isinstance(result.exception, AutosegError)
     assert f"{tmp_path} holds DICOM files; convert each series to NIfTI" in str(result.exception)
+
+
+def test_several_datasets_are_listed(inspect, tmp_path, write_volume):
+    scan = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    for name in ("sub-1", "sub-2"):
+        write_volume(tmp_path / "spine" / name / "anat" / f"{name}_T2w.nii.gz", scan)
+        write_volume(tmp_path / "brain" / f"BraTS2021_0000{name[-1]}" / f"BraTS2021_0000{name[-1]}_t1.nii.gz", scan)
+    result = inspect(tmp_path)
+    assert isinstance(result.exception, AutosegError)
+    assert "brain (brats), spine (bids)" in str(result.exception)
+
+
+def test_a_draft_that_does_not_fit_is_shown_with_the_reason(inspect, tmp_path, write_volume):
+    scan = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    for name in ("p1/x1", "p1/y7", "p2/z3", "p2/w", "p3/v"):
+        write_volume(tmp_path / f"{name}.nii.gz", scan)
+    result = inspect(tmp_path)
+    assert isinstance(result.exception, AutosegError)
+    for words in ("a pattern must find one file a case", "save it as autoseg.toml", "[channels]"):
+        assert words in str(result.exception)
+
+
+def test_patients_are_shown_and_set(inspect, tmp_path, write_volume):
+    rng = np.random.default_rng(0)
+    for name in ("a7_visit1", "a7_visit2", "b2_visit1"):
+        write_volume(tmp_path / name / "t1.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
+        write_volume(tmp_path / name / "seg.nii.gz", rng.integers(0, 2, (3, 4, 5)).astype(np.uint8))
+    result = inspect(tmp_path)
+    assert "3 labelled, 0 without label, of 2 patients" in result.output
+    assert "subject and session in one name" in result.output
+    data = json.loads(inspect(tmp_path, "--json", "--patients", r"(visit\d)").stdout)
+    assert data["patients"] == {"a7_visit1": "visit1", "a7_visit2": "visit2", "b2_visit1": "visit1"}
+
+
+def test_the_label_map_is_chosen(inspect, tmp_path, write_volume):
+    rng = np.random.default_rng(0)
+    for name in ("p1", "p2"):
+        write_volume(tmp_path / name / "ct.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
+        write_volume(tmp_path / name / "seg.nii.gz", rng.integers(0, 2, (3, 4, 5)).astype(np.uint8))
+        write_volume(tmp_path / name / "ptv.nii.gz", rng.integers(0, 4, (3, 4, 5)).astype(np.uint8))
+    assert json.loads(inspect(tmp_path, "--json").stdout)["labels"] == {"foreground": 1}
+    chosen = json.loads(inspect(tmp_path, "--json", "--label", "ptv").stdout)
+    assert chosen["labels"] == {"label_1": 1, "label_2": 2, "label_3": 3}
+    assert chosen["channels"] == ["ct"]
+    assert isinstance(inspect(tmp_path, "--label", "x").exception, UsageError)

@@ -91,9 +91,9 @@ def datasets_below(path: Path) -> list[str]:
     below = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(below) > _MOST_DATASETS:
         return []
-    own = _first_fitting(path)
     found = {folder: name for folder in below if (name := _first_fitting(folder)) is not None}
-    if own not in (None, PROPOSED):  # a case's folder may look like more than it is
+    # A case's folder may look like more than it is.
+    if PROPOSED in found.values() and _first_fitting(path) not in (None, PROPOSED):
         found = {folder: name for folder, name in found.items() if name != PROPOSED}
     kinds = {name: LAYOUTS.find(name) for name in found.values()}
     described = any(kind.rank <= DESCRIBED for kind in kinds.values())
