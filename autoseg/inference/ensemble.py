@@ -180,7 +180,8 @@ class Ensemble:
         loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
         remarks.update(dict.fromkeys(loaded.remarks))
         for name, present, voxels in zip(last.channel_names, loaded.present, loaded.image, strict=True):
-            doubt = doubt_about(name, voxels) if present else None
+            # Whoever gives arrays knows what is in them.
+            doubt = doubt_about(name, voxels) if present and isinstance(case, Case) else None
             if doubt is not None and doubt.severity == "error":
                 raise AutosegError(f"{doubt.what}. {doubt.remedy}")
             if doubt is not None:

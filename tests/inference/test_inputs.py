@@ -1,5 +1,6 @@
 """What there is to predict: datasets, folders of images, single files."""
 
+import locale
 import shutil
 from pathlib import Path
 
@@ -233,6 +234,7 @@ def test_results_beside_the_scans_are_told_by_predictions_json(
 
 def dicom(path: Path, slices: int) -> Path:
     path.mkdir(parents=True)
+    before = locale.setlocale(locale.LC_ALL)
     for number in range(slices):
         image = sitk.GetImageFromArray(np.full((1, 8, 9), number, np.int16))
         tags = {
@@ -247,6 +249,7 @@ def dicom(path: Path, slices: int) -> Path:
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(path / f"{number}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # writing DICOM sets that of the whole process
     return path
 
 

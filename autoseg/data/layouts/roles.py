@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.dicom import CONVERTER, holds_dicom
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.layouts.tables import file_in, read_table
@@ -114,6 +115,8 @@ def roles_in_folder(root: Path) -> Roles:
     """
     files = list(_images(root))
     if not files:
+        if holds_dicom(root):
+            raise AutosegError(f"{root} holds DICOM files; convert each series to NIfTI first, as with {CONVERTER}.")
         raise AutosegError(
             f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
             "convert other formats, as DICOM series, to one of these first."
