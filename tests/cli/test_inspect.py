@@ -74,15 +74,6 @@ def test_wrong_paths_and_layouts(inspect, phantoms, tmp_path):
     assert isinstance(inspect(phantoms, "--layout", "msd").exception, AutosegError)
 
 
-def test_a_folder_of_dicom_files_is_named_as_such(inspect, tmp_path):
-    (tmp_path / "series").mkdir()
-    for name in ("IM0001", "2.dcm"):
-        (tmp_path / "series" / name).write_bytes(bytes(128) + b"DICM")
-    result = inspect(tmp_path)
-    assert isinstance(result.exception, AutosegError)
-    assert f"{tmp_path} holds DICOM files; convert each series to NIfTI" in str(result.exception)
-
-
 def test_several_datasets_are_listed(inspect, tmp_path, write_volume):
     scan = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     for name in ("sub-1", "sub-2"):
@@ -126,3 +117,12 @@ def test_the_label_map_is_chosen(inspect, tmp_path, write_volume):
     assert chosen["labels"] == {"label_1": 1, "label_2": 2, "label_3": 3}
     assert chosen["channels"] == ["ct"]
     assert isinstance(inspect(tmp_path, "--label", "x").exception, UsageError)
+
+
+def test_a_folder_of_dicom_files_is_named_as_such(inspect, tmp_path):
+    (tmp_path / "series").mkdir()
+    for name in ("IM0001", "2.dcm"):
+        (tmp_path / "series" / name).write_bytes(bytes(128) + b"DICM")
+    result = inspect(tmp_path)
+    assert isinstance(result.exception, AutosegError)
+    assert f"{tmp_path} holds DICOM files; convert each series to NIfTI" in str(result.exception)
