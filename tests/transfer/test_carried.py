@@ -99,7 +99,8 @@ def check_whole(path: Path) -> None:
 def left_over(path: Path) -> list[str]:
     """Files of things carried that the plan does not use."""
     run = Run.open(path)
-    used = {stage.recipe.initialization.file for stage in run.plan.stages}
+    starts = [stage.recipe.initialization for stage in run.plan.stages]
+    used = {name for start in starts for name in (start.file, *start.ensemble)}
     used |= {stage.recipe.distillation.teacher for stage in run.plan.stages if stage.recipe.distillation}
     found = [*path.glob("*.safetensors"), *path.glob(f"{TEACHER_FOLDER}/*"), *path.glob(".*")]
     return [found.name for found in found if found.name not in used]

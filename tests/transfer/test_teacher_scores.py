@@ -175,7 +175,7 @@ def test_all_folds_where_each_has_seen_validation_cases(tmp_path: Path) -> None:
     assert scores_for(student).folds == (0, 1)
     assert "it has seen validation cases" in str(scores_for(student))
     # A teacher of other cases has seen none of them.
-    write_json(student.path / "splits.json", [{"train": ["x"], "validation": ["y"]}])
+    write_json(student.path / "splits.json", [{"train": names[1:], "validation": []}])
     student = Run.open(student.path)
     assert scores_for(student).folds == (0, 1)
     assert scores_for(student).clean
