@@ -47,6 +47,8 @@ def by_number(table: Any, key: str, source: Path) -> list[str]:
         AutosegError: it is no such table.
     """
     try:
+        if not isinstance(table, dict):
+            raise TypeError
         ordered = [str(table[number]) for number in sorted(table, key=int)]
         if not ordered or sorted(map(int, table)) != list(range(len(ordered))):
             raise ValueError

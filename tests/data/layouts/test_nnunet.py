@@ -156,3 +156,10 @@ def test_labels_of_3d_slicer(tmp_path, write_json):
     write_json(tmp_path / "dataset.json", about)
     (case,) = Dataset.open(tmp_path).cases
     assert (case.id, case.label.name) == ("a", "a.seg.nrrd")
+
+
+@pytest.mark.parametrize("names", [[1], ["MRI"], {}, {"1": "MRI"}, "MRI", 3])
+def test_channels_that_are_not_named_by_number(tmp_path, write_volume, write_json, names):
+    write_volume(tmp_path / "imagesTr/a_0000.nrrd", np.ones((2, 3, 4), np.int16))
+    with pytest.raises(AutosegError, match='"channel_names" must name the channels by number from 0 on'):
+        Dataset.open(describe(tmp_path, write_json, channel_names=names))

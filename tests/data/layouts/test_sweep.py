@@ -6,11 +6,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.networks import build
+from autoseg.networks.weights import identity_of, save_weights
+from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from tests.builders import write
 
@@ -89,6 +93,21 @@ def trees(draw):
     return files, texts
 
 
+def _refused(result: Result, what: object) -> bool:
+    """Whether a command refused its input, in a sentence."""
+    if isinstance(result.exception, SystemExit | None):
+        return result.exit_code != 0
+    assert isinstance(result.exception, AutosegError), what
+    return True
+
+
+def _pretend_trained(run: Run) -> None:
+    """Random weights in place of a training's, in every configuration."""
+    for stage in run.plan.stages:
+        network = build(stage.network, stage.in_channels, stage.heads)
+        save_weights(run.fold(stage, 0).weights, network.state_dict(), identity_of(stage))
+
+
 @settings(
     max_examples=40,
     deadline=None,
@@ -96,11 +115,12 @@ def trees(draw):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(trees())
-def test_inspect_says_it_in_a_sentence(tree):
+def test_a_sentence_or_a_result_and_no_other_file(tree):
+    """``inspect`` leaves everything as it is; what it takes can be planned and predicted, into the folders named."""
     files, texts = tree
     top = Path(tempfile.mkdtemp())
     try:
-        root = top / "data"
+        root, run, out = top / "data", top / "run", top / "out"
         root.mkdir()
         for number, (name, most) in enumerate(files.items()):
             try:
@@ -110,9 +130,19 @@ def test_inspect_says_it_in_a_sentence(tree):
         for name, text in texts.items():
             (root / name).write_text(text, encoding="utf-8")
         before = sorted(top.rglob("*"))
-        result = CliRunner().invoke(app, ["inspect", str(root), "--workers", "1"])
-        if not isinstance(result.exception, SystemExit | None):
-            assert isinstance(result.exception, AutosegError), (files, texts)
+
+        def invoke(*arguments: object) -> Result:
+            return CliRunner().invoke(app, [*map(str, arguments), "--workers", "1"])
+
+        refused = _refused(invoke("inspect", root), tree)
         assert sorted(top.rglob("*")) == before
+        if refused or _refused(invoke("plan", root, "--out", run, "--device", "cuda", "--gpu-memory", 1), tree):
+            assert sorted(root.rglob("*")) == [path for path in before if root in path.parents]
+            assert {path.name for path in top.iterdir()} <= {"data", "run"}
+            return
+        _pretend_trained(Run.open(run))
+        _refused(CliRunner().invoke(app, ["predict", str(run), str(root), "--out", str(out), "--device", "cpu"]), tree)
+        assert sorted(root.rglob("*")) == [path for path in before if root in path.parents]
+        assert {path.name for path in top.iterdir()} <= {"data", "run", "out"}
     finally:
         shutil.rmtree(top)
