@@ -18,13 +18,11 @@ from autoseg.crossvalidation.source_share import (
     chooses,
     forget_shares,
     halves,
-    say_choice,
     score_shares,
     score_source,
     settle,
     why_not_scored,
 )
-from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
@@ -152,7 +150,7 @@ def _chosen(fold: Fold, device: torch.device, tries: int, log: "_Log") -> Evalua
     if settled is None:
         log("a single patient can't be held out: whether tuning helps is not known, and half of the source is kept")
         return no_evaluation(fold.stage)
-    log(say_choice(settled, paired_interval))
+    log(str(settled))
     return Evaluation.read(fold.validation) if fold.validation_cases else no_evaluation(fold.stage)
 
 

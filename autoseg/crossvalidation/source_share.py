@@ -9,7 +9,7 @@ by a share that it did not choose.
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from autoseg.crossvalidation.fold_validation import validate_with
 from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import result_ending
+from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.weights import load_weights, read_metadata, save_weights
 from autoseg.plans.reasons import without_reasons
@@ -238,6 +239,22 @@ class Settled:
     choice: ShareChoice
     differences: list[float]
 
+    def __str__(self) -> str:
+        """As a sentence for the log."""
+        choice = self.choice
+        if not math.isfinite(choice.error):
+            return (
+                f"{choice.cases} validation case(s) can't tell whether tuning helps; the source as it is is kept until "
+                "further folds are trained"
+            )
+        mean = sum(self.differences) / len(self.differences)
+        low, high = paired_interval(self.differences)
+        told = f"Dice {mean:+.4f} over {choice.cases} cases, 95 % interval {low:+.4f} to {high:+.4f}"
+        if choice.share == SOURCE:
+            return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
+        kept = f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's"
+        return f"{kept} ({told} against the source)"
+
 
 def settle(fold: Fold) -> Settled | None:
     """Choose the share by all folds that are scored by now; write their weights and validations accordingly.
@@ -248,12 +265,13 @@ def settle(fold: Fold) -> Settled | None:
     Returns:
         The choice; None where no case was held out.
     """
-    scored = [one for one in _scored_with(fold) if _known(one)]
+    tried = [(one, found) for one in _scored_with(fold) if (found := _known(one))]
+    scored = [one for one, _ in tried]
     if not scored:
         _keep_tuned(fold)
         write_blended(fold, UNKNOWN, fold.weights)
         return None
-    shares = [share for share in (*sorted(TRIED_SHARES), SOURCE) if all(share in _known(one) for one in scored)]
+    shares = [share for share in (*sorted(TRIED_SHARES), SOURCE) if all(share in of for _, of in tried)]
     parts = {share: [Evaluation.read(_of_share(one, share)) for one in scored] for share in shares}
     scores: Scores = {
         share: {case: part.case_mean(case) for part in found for case in part.cases} for share, found in parts.items()
@@ -357,21 +375,3 @@ def forget_shares(fold: Fold) -> None:
     """Remove what a tuning leaves in a fold's folder beside its weights."""
     fold.checkpoint("tuned").unlink(missing_ok=True)
     shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
-
-
-def say_choice(settled: Settled, interval: Callable[[Sequence[float]], tuple[float, float]]) -> str:
-    """The choice as a sentence for the log."""
-    choice = settled.choice
-    if not math.isfinite(choice.error):
-        return (
-            f"{choice.cases} validation case(s) can't tell whether tuning helps; the source as it is is kept until "
-            "further folds are trained"
-        )
-    mean = sum(settled.differences) / len(settled.differences)
-    low, high = interval(settled.differences)
-    told = f"Dice {mean:+.4f} over {choice.cases} cases, 95 % interval {low:+.4f} to {high:+.4f}"
-    if choice.share == SOURCE:
-        return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
-    return (
-        f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's ({told} against the source)"
-    )

@@ -14,7 +14,7 @@ from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -110,7 +110,7 @@ class SourceTable:
 def _kept(run: Run, stage: Stage) -> str:
     if not chooses(stage):
         return ""
-    path = run.path / stage.name / "source_share.json"
+    path = run.path / stage.name / SOURCE_SHARE
     if not path.exists():
         return ""
     share = float(read_json(path)["share"])

@@ -1,7 +1,7 @@
 """Fingerprint: the measured properties of a dataset, a planner's only knowledge of the data."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -153,12 +153,22 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
         intensities=intensities,
         label_voxels=labels,
     )
-    found_landmarks = {
+    return Measurement(entry, samples, case_landmarks(loaded, dataset.channels, inside))
+
+
+def case_landmarks(loaded: LoadedCase, channels: Sequence[str], inside: np.ndarray) -> dict[str, list[float]]:
+    """Channel name → :func:`~autoseg.data.landmarks.landmarks` of the channels that a case has.
+
+    Args:
+        loaded: the case.
+        channels: names of its channels, in order.
+        inside: bool ``(z, y, x)``, its foreground.
+    """
+    return {
         name: found
-        for name, present, voxels in zip(dataset.channels, loaded.present, loaded.image, strict=True)
+        for name, present, voxels in zip(channels, loaded.present, loaded.image, strict=True)
         if present and (found := landmarks(voxels[inside]))
     }
-    return Measurement(entry, samples, found_landmarks)
 
 
 def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:

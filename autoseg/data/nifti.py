@@ -126,8 +126,8 @@ def stored_voxels(path: Path) -> StoredVoxels:
     return StoredVoxels(array.astype(array.dtype.newbyteorder("="), copy=False), header.scaling, non_finite)
 
 
-def plain_header(path: Path) -> PlainHeader | None:
-    """The header of a NIfTI-1 file with voxels of a plain type; None for any other file.
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file that may be a NIfTI's, unpacked: enough for its header, fewer of a damaged file.
 
     Raises:
         OSError: the file can't be opened.
@@ -135,9 +135,14 @@ def plain_header(path: Path) -> PlainHeader | None:
     with open(path, "rb") as file:
         data = file.read(_START)
     try:
-        data = zlib.decompressobj(_GZIP_BITS).decompress(data, _SMALL) if data.startswith(_GZIP) else data[:_SMALL]
+        return zlib.decompressobj(_GZIP_BITS).decompress(data, _HEADER) if data.startswith(_GZIP) else data[:_HEADER]
     except zlib.error:
-        return None
+        return b""
+
+
+def plain_header(data: bytes) -> PlainHeader | None:
+    """The header of a NIfTI-1 file with voxels of a plain type, from its :func:`first_bytes`; None for others."""
+    data = data[:_SMALL]
     header = _header(data)
     if header is None or header.kind is None or len(header.shape) > 4 or header.scaling.changes:
         return None

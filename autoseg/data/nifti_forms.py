@@ -7,16 +7,11 @@ what SimpleITK replaces by 1 mm.
 
 import math
 import struct
-import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from autoseg.data.geometry import Geometry
-
-#: Bytes at the start of a file that hold the header, compressed or not.
-_START = 4096
 
 #: Two descriptions differ where a corner of the image lies more than this many voxels apart.
 _APART = 0.5
@@ -93,16 +88,9 @@ class NiftiForms(NamedTuple):
         return float(distance / min(mm for mm in self.pixdim if mm > 0))
 
 
-def nifti_forms(path: Path) -> NiftiForms | None:
-    """What the header of a NIfTI file says; None for a file that is none.
-
-    Raises:
-        OSError: the file can't be opened.
-    """
-    with open(path, "rb") as file:
-        data = file.read(_START)
+def nifti_forms(data: bytes) -> NiftiForms | None:
+    """What the header of a NIfTI file says, from its :func:`~autoseg.data.nifti.first_bytes`; None for another file."""
     try:
-        data = zlib.decompressobj(31).decompress(data, 540) if data.startswith(b"\x1f\x8b") else data[:540]
         order = next((o for o in "<>" if struct.unpack_from(f"{o}i", data)[0] in (348, 540)), None)
         if order is None or (data[344:346] not in (b"n+", b"ni") and data[4:6] not in (b"n+", b"ni")):
             return None
@@ -114,7 +102,7 @@ def nifti_forms(path: Path) -> NiftiForms | None:
             sizes, pixdim = struct.unpack_from(f"{order}8h", data, 40), struct.unpack_from(f"{order}8f", data, 76)
             codes = struct.unpack_from(f"{order}2h", data, 252)
             quaternion, rows = struct.unpack_from(f"{order}6f", data, 256), struct.unpack_from(f"{order}12f", data, 280)
-    except (struct.error, zlib.error):
+    except struct.error:
         return None
     axes = min(max(sizes[0], 0), 3)
     own = pixdim[1 : 1 + axes]

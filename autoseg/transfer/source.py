@@ -14,8 +14,7 @@ import torch
 
 from autoseg.data.boxes import foreground
 from autoseg.data.dataset import Dataset, load_case
-from autoseg.data.fingerprint import mean_landmarks
-from autoseg.data.landmarks import landmarks
+from autoseg.data.fingerprint import case_landmarks, mean_landmarks
 from autoseg.data.names import channel_key, output_key, pair
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
@@ -206,13 +205,8 @@ class SourceModel:
                 "had (it was imported, or made by an earlier version), and they are not at hand; leave the option out."
             )
         names = self.plan.channel_names
-        found = []
-        for case in cases:
-            loaded = load_case(case, names, with_label=False)
-            inside = foreground(loaded.image, loaded.mask)
-            each = zip(names, loaded.present, loaded.image, strict=True)
-            found.append({name: v for name, there, voxels in each if there and (v := landmarks(voxels[inside]))})
-        return mean_landmarks(found)
+        loaded = (load_case(case, names, with_label=False) for case in cases)
+        return mean_landmarks(case_landmarks(one, names, foreground(one.image, one.mask)) for one in loaded)
 
     def weights(self, stage: Stage, fold: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors of one of its stages by name, each once.

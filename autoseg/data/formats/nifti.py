@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.data.formats.format import FORMATS, ImageFormat, UnusableImage
 from autoseg.data.formats.simpleitk import FLAT_SPACING, read_header_with_sitk, read_with_sitk, write_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
-from autoseg.data.nifti import plain_header, stored_voxels
+from autoseg.data.nifti import first_bytes, plain_header, stored_voxels
 from autoseg.data.nifti_forms import nifti_forms
 from autoseg.data.orientation import axes_in
 
@@ -31,10 +31,11 @@ _WORDS = {kind: words for words, kind in _TYPES.items()}
 
 
 def _read_header(path: Path) -> Header:
-    forms = nifti_forms(path)
+    start = first_bytes(path)
+    forms = nifti_forms(start)
     if forms is not None and forms.unusable is not None:
         raise UnusableImage(path, forms.unusable, "Correct its header, or convert the original again.")
-    plain = plain_header(path)
+    plain = plain_header(start)
     try:
         if plain is None:
             return read_header_with_sitk(path)
@@ -81,7 +82,7 @@ def _read(path: Path) -> Image:
 
 
 def _remarks(path: Path, taken: Geometry) -> list[str]:
-    forms = nifti_forms(path)
+    forms = nifti_forms(first_bytes(path))
     return [] if forms is None else forms.remarks(taken)
 
 
