@@ -75,13 +75,12 @@ def rows(device: torch.device) -> Iterator[tuple[str, MemoryCheck]]:
         topology: UNet = network(family, pooling(patch, spacing), 32 if cuda else CPU_WIDTH)
         size = "×".join(map(str, patch))
         name = f"{family.name} {size} | {batch} | {channels} → {heads} {kind} | {precision} | {optimizer}"
-        say(name)
         try:
             recipe = Recipe(optimizer=Optimizer(name=optimizer), ema_decay=0.999 if optimizer == "adamw" else 0.0)
             setup = StepSetup(topology, channels, stand_in(kind, heads), patch, batch, recipe)
             found = check_memory(setup, precision, device)
         except torch.OutOfMemoryError:
-            say("  does not fit here; left out")
+            say(f"{name} does not fit here; left out")
             continue
         yield name, found
 
@@ -114,6 +113,10 @@ def training_row(device: torch.device, folder: Path) -> tuple[str, MemoryCheck]:
     return f"{name} | {shape} | fp16 | {stage.recipe.optimizer.name}", check
 
 
+def _line(name: str, row: MemoryCheck) -> str:
+    return f"| {name} | {row.computed / 1e6:.1f} | {row.measured / 1e6:.1f} | {100 * row.difference:+.2f} % |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
@@ -122,7 +125,10 @@ def main() -> None:
     device = select_device(options.device)
     if device.type == "mps":
         device = torch.device("cpu")
-    found = list(rows(device))
+    found = []
+    for name, row in rows(device):
+        found.append((name, row))
+        say(_line(name, row))
     if device.type == "cuda":
         with tempfile.TemporaryDirectory(prefix="autoseg-benchmark-") as folder:
             found.append(training_row(device, Path(folder)))
@@ -135,10 +141,7 @@ def main() -> None:
         "| network, patch | batch | channels → heads | precision | optimizer | computed MB | measured MB | off by |",
         "| --- | --- | --- | --- | --- | ---: | ---: | ---: |",
     ]
-    lines += [
-        f"| {name} | {row.computed / 1e6:.1f} | {row.measured / 1e6:.1f} | {100 * row.difference:+.2f} % |"
-        for name, row in found
-    ]
+    lines += [_line(name, row) for name, row in found]
     worst = max((abs(row.difference) for _, row in found), default=0.0)
     lines += ["", f"Largest difference: {100 * worst:.2f} % over {len(found)} plans.", ""]
     out = options.out or Path(__file__).parent / "results" / f"memory_{device.type}.md"

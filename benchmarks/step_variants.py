@@ -63,6 +63,8 @@ def variants(device: torch.device, compiled: bool) -> Iterator[Variant]:
         for channels_last in (False, True):
             plain = Variant(dtype, channels_last)
             yield plain
+            if cuda:
+                yield replace(plain, graphs=True)
             if not cuda and not channels_last:
                 yield replace(plain, fused=True)
             if compiled:

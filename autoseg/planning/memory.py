@@ -243,7 +243,8 @@ def trace_step(setup: StepSetup, precision: TrainingPrecision, device: str = "cu
             outputs = step.forward(batch)
             loss = step.loss(outputs, batch)
         tracker.trace.backward = len(tracker.trace.workspace)
-        finite = step.backward(loss)
+        step.backward(loss)
+        finite = step.clip(loss)
         if device != "cuda" or "fused" not in step.optimizer.defaults:  # one kernel, which needs no room, has no shapes
             with _ReadsOnes():
                 take_step(step.optimizer, finite)

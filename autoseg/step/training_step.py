@@ -19,6 +19,7 @@ from autoseg.plans.recipe import Recipe
 from autoseg.plans.target import Target
 from autoseg.step.averaging import MovingAverage
 from autoseg.step.batch import Batch
+from autoseg.step.graphs import GraphedGradients
 from autoseg.step.objective import Outputs, objective
 from autoseg.step.optimizer import TrainedParameters, build_optimizer, restore_optimizer, take_step
 from autoseg.step.variant import Variant
@@ -73,6 +74,7 @@ class TrainingStep:
         self.average = MovingAverage(network, recipe.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=variant.dtype == torch.float16)
         self._run = variant.run(network)
+        self._gradients = GraphedGradients(network, self._computed) if variant.graphs else self._computed
         #: Autocast of the forward pass; the memory model replaces it where the device is absent.
         self.casts: Callable[[], AbstractContextManager[object]] = lambda: variant.casts(self.device)
 
@@ -84,15 +86,15 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> StepOutcome:
         """Train on a batch, and update the average of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.forward(batch)
-        outcome = self.learn(self.loss(outputs, batch))
+        loss = self._gradients(batch)
+        finite = self.clip(loss)
+        take_step(self.optimizer, finite)
+        self.scaler.update()  # where gradients overflowed 16 bits, it halves the scale
         self.average.update(self.network)
-        return outcome
+        return StepOutcome(loss, finite)
 
     def forward(self, batch: Batch) -> Outputs:
         """The network's logits of a batch, in the step's variant."""
-        if self.variant.graphs:
-            torch.compiler.cudagraph_mark_step_begin()
         with self.casts():
             outputs: Outputs = self._run(self.variant.arrange(batch.image))
         return outputs
@@ -101,19 +103,21 @@ class TrainingStep:
         """The objective, a scalar."""
         return objective(outputs, batch, self.recipe, self.target)
 
-    def learn(self, loss: torch.Tensor) -> StepOutcome:
-        """Backward pass, clipping and the optimizer's step, which is skipped where loss or gradient is not finite."""
-        finite = self.backward(loss)
-        take_step(self.optimizer, finite)
-        self.scaler.update()  # where gradients overflowed 16 bits, it halves the scale
-        return StepOutcome(loss.detach(), finite)
-
-    def backward(self, loss: torch.Tensor) -> torch.Tensor:
-        """Backward pass and clipping; a 0-d bool: whether loss and gradient are finite."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Backward pass of the scaled loss."""
         self.scaler.scale(loss).backward()
+
+    def clip(self, loss: torch.Tensor) -> torch.Tensor:
+        """Unscale and clip the gradients; a 0-d bool: whether loss and gradient are finite."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip or math.inf)
         return torch.isfinite(loss.detach()) & torch.isfinite(norm)
+
+    def _computed(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch, whose backward pass has filled the gradients."""
+        loss = self.loss(self.forward(batch), batch)
+        self.backward(loss)
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that are needed to resume exactly."""

@@ -41,8 +41,9 @@ HOPELESS, HOPELESS_FIRST = 1.2, 3.0
 #: on a CPU, which compiles with the cores it computes on.
 COMPILE_SECONDS = {"cuda": 40.0, "cpu": 120.0}
 
-#: A fused optimizer on a CPU must save this share of the step to be taken: less is within the noise.
-FUSED_SAVES = 0.02
+#: A fused optimizer on a CPU must save this share of the step to be taken: less is within the noise. CUDA graphs, which
+#: keep the memory of a step for themselves, must save more.
+FUSED_SAVES, GRAPHS_SAVE = 0.02, 0.05
 
 
 @dataclass(frozen=True)
@@ -215,21 +216,21 @@ class _Tuner:
                 if (known if number == 0 else not known) or self._left(step) <= 0:
                     continue
                 self._time(variant, shape)
-        fused = replace(self.best(variants, compiles=False), fused=True)
-        if self.device.type == "cpu" and fused not in self.timings and self._left(step) > 0:
-            self._time(fused, shape)
+        best = self.best(variants, compiles=False)
+        further = replace(best, fused=True) if self.device.type == "cpu" else replace(best, graphs=True)
+        if further not in self.timings and self._left(step) > 0:
+            self._time(further, shape)
 
     def compile(self) -> None:
         """Time compiled variants of the fastest precision, where the time suffices and compiling could pay."""
-        plain = [variant for variant in self.timings if not variant.compiled]
+        plain = [one for one in self.timings if not (one.compiled or one.fused or one.graphs)]
         best = self.best(plain, compiles=False)
         step = self.timings[best].seconds
-        formats = (best.channels_last, not best.channels_last) if self.device.type == "cuda" else (best.channels_last,)
-        pinned = self.setup.recipe.memory_format != "auto"
+        # Compiling fuses what channels-last is slow at, so on a GPU the other format may win.
+        both = self.device.type == "cuda" and self.setup.recipe.memory_format == "auto"
+        formats = (best.channels_last, not best.channels_last) if both else (best.channels_last,)
         needed = COMPILE_SECONDS[self.device.type]
-        tried = [replace(best, channels_last=last, compiled=True) for last in formats[: 1 if pinned else 2]]
-        if self.device.type == "cuda":
-            tried += [replace(tried[0], graphs=True)]
+        tried = [replace(best, channels_last=last, compiled=True) for last in formats]
         whole = self.device.type == "cuda" or 20 * step <= self._left(step) - needed
         for variant in tried:
             if variant not in self.timings and self._left(step) >= needed:
@@ -244,9 +245,9 @@ class _Tuner:
         timed = [variant for variant in variants if variant in self.timings]
         best = min(timed, key=lambda variant: self.timings[variant].seconds)
         seconds = self.timings[best].seconds
-        fused = replace(best, fused=True)
-        if fused in self.timings and self.timings[fused].seconds < (1 - FUSED_SAVES) * seconds:
-            best, seconds = fused, self.timings[fused].seconds
+        for further, saves in ((replace(best, fused=True), FUSED_SAVES), (replace(best, graphs=True), GRAPHS_SAVE)):
+            if further in self.timings and self.timings[further].seconds < (1 - saves) * seconds:
+                best, seconds = further, self.timings[further].seconds
         if not compiles:
             return best
         steps = self.extent.in_steps(seconds)
@@ -299,18 +300,23 @@ def _seconds(
     variant: Variant, setup: StepSetup, device: torch.device, fastest: float, limit: float
 ) -> tuple[float, float]:
     """Seconds of the first step, and the least of further ones, as long as all take less than ``limit``."""
-    network = build(setup.network, setup.in_channels, setup.target.heads).to(device)
-    step = TrainingStep(network, setup.recipe, setup.target, variant)
+    step = _step_of(variant, setup, device)
     first = timed_step(step, setup, device)
-    if not variant.compiled and first > HOPELESS_FIRST * fastest:
+    prepares = variant.compiled or variant.graphs
+    if not prepares and first > HOPELESS_FIRST * fastest:
         return first, first
-    best, spent = math.inf, 0.0 if variant.compiled else first
+    best, spent = math.inf, 0.0 if prepares else first
     for _ in range(TIMED_STEPS):
         seconds = timed_step(step, setup, device)
         best, spent = min(best, seconds), spent + seconds
         if best > HOPELESS * fastest or spent > limit:
             break
     return first, best
+
+
+def _step_of(variant: Variant, setup: StepSetup, device: torch.device) -> TrainingStep:
+    network = build(setup.network, setup.in_channels, setup.target.heads).to(device)
+    return TrainingStep(network, setup.recipe, setup.target, variant)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Variant:
         dtype: of autocast; float32 for none.
         channels_last: whether images and weights lie with a voxel's channels side by side.
         compiled: whether the network is compiled (``torch.compile``).
-        graphs: whether a compiled network is recorded as a CUDA graph; only on CUDA.
+        graphs: whether forward and backward pass are recorded as a CUDA graph; only on CUDA.
         fused: whether the optimizer's step is one kernel; always so on CUDA.
     """
 
@@ -101,9 +101,7 @@ class Variant:
         """
         if not self.compiled:
             return network
-        function: Callable[[torch.Tensor], Any] = torch.compile(
-            network, dynamic=False, mode="reduce-overhead" if self.graphs else None
-        )
+        function: Callable[[torch.Tensor], Any] = torch.compile(network, dynamic=False)
         return function
 
 

@@ -1,4 +1,4 @@
-"""BatchStream: the batches of a training in order, made while the step before still runs."""
+"""BatchStream: the batches of a training in order, read and made while the steps before still run."""
 
 import queue
 import threading
@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from autoseg.training.batches import BatchMaker, MadeBatch
-from autoseg.training.sampling import PatchLoader
-from autoseg.training.transfers import stream_of
+from autoseg.training.sampling import LoadedBatch, PatchLoader
 
-#: Batches that are made ahead on a CUDA device.
-AHEAD = 2
+#: Batches whose source voxels are read ahead for a CUDA device.
+BATCHES_READ_AHEAD = 2
 
 #: Steps that a CUDA device may have before it when it gets another: enough that it never runs out of work, and few, as
 #: the batch of each takes memory.
@@ -21,7 +20,11 @@ IN_FLIGHT = 2
 
 
 class BatchStream(Iterator[MadeBatch]):
-    """Batches in order. For a CUDA device a thread makes them ahead, on a CUDA stream of its own.
+    """Batches in order.
+
+    For a CUDA device a thread reads their source voxels ahead. They are made on a CUDA stream of their own, beside the
+    steps before, by the thread that launches the steps: two threads that launch kernels would hold each other up more
+    than they would gain, as Python runs one at a time.
 
     Args:
         loader: of the source voxels, which starts at the right batch.
@@ -33,20 +36,31 @@ class BatchStream(Iterator[MadeBatch]):
         self.loader, self.maker = loader, maker
         self._readers = ThreadPoolExecutor(readers, "autoseg-read") if readers else None
         self._next = loader.next_batch
-        self._ahead: _Ahead | None = None
-        if maker.device.type == "cuda":
-            self._ahead = _Ahead(self)
+        cuda = maker.device.type == "cuda"
+        self._ahead = _ReadAhead(self) if cuda else None
+        self._beside = _Beside(maker.device) if cuda else None
 
     def __next__(self) -> MadeBatch:
-        if self._ahead is not None:
-            return self._ahead.get()
-        made = self.make(self._next)
-        self._next += 1
+        if self._ahead is None or self._beside is None:
+            made = self.make(self._next)
+            self._next += 1
+            return made
+        loaded = self._ahead.get()
+        with torch.cuda.stream(self._beside.stream):
+            made = self.made(loaded)
+        self._beside.hand_over(made)
         return made
 
     def make(self, number: int) -> MadeBatch:
         """Batch ``number``, whatever was made before."""
-        loaded = self.loader.batch(number, self._readers)
+        return self.made(self.read(number))
+
+    def read(self, number: int) -> LoadedBatch:
+        """The source voxels of batch ``number``."""
+        return self.loader.batch(number, self._readers)
+
+    def made(self, loaded: LoadedBatch) -> MadeBatch:
+        """The batch of these source voxels."""
         return self.maker.make(loaded, self.loader.cache.layout)
 
     def close(self) -> None:
@@ -57,56 +71,56 @@ class BatchStream(Iterator[MadeBatch]):
             self._readers.shutdown(cancel_futures=True)
 
 
-class _Ahead:
-    """A thread that makes the batches of a stream ahead."""
+class _Beside:
+    """A CUDA stream on which batches are made beside the steps, and how far it may run ahead of them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self._given: deque[torch.cuda.Event] = deque()
+
+    def hand_over(self, made: MadeBatch) -> None:
+        """Let the device's current stream, not this process, wait until the batch is there."""
+        current = torch.cuda.current_stream(self.stream.device)
+        current.wait_stream(self.stream)
+        for tensor in made.tensors:
+            tensor.record_stream(current)
+        self._given.append(torch.cuda.Event(blocking=True))
+        self._given[-1].record(current)
+        if len(self._given) > IN_FLIGHT:
+            self._given.popleft().synchronize()
+
+
+class _ReadAhead:
+    """A thread that reads the source voxels of the next batches."""
 
     def __init__(self, stream: BatchStream) -> None:
         self._stream = stream
-        self._device = stream.maker.device
-        self._made: queue.Queue[tuple[MadeBatch, torch.cuda.Event | None] | BaseException] = queue.Queue(AHEAD - 1)
-        self._given: deque[torch.cuda.Event] = deque()
+        self._read: queue.Queue[LoadedBatch | BaseException] = queue.Queue(BATCHES_READ_AHEAD - 1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autoseg-batches", daemon=True)
         self._thread.start()
 
-    def get(self) -> MadeBatch:
-        """The next batch; whatever went wrong while it was made is raised here."""
-        found = self._made.get()
+    def get(self) -> LoadedBatch:
+        """The next batch; whatever went wrong while it was read is raised here."""
+        found = self._read.get()
         if isinstance(found, BaseException):
             raise found
-        made, event = found
-        if event is not None:
-            # The device, not this process, waits until the batch is there.
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(event)
-            for tensor in made.tensors:
-                tensor.record_stream(current)
-            self._given.append(torch.cuda.Event(blocking=True))
-            self._given[-1].record(current)
-            if len(self._given) > IN_FLIGHT:
-                self._given.popleft().synchronize()
-        return made
+        return found
 
     def close(self) -> None:
-        """End the thread; batches that were made ahead are dropped."""
+        """End the thread; what was read ahead is dropped."""
         self._closed.set()
         while self._thread.is_alive():
             try:
-                self._made.get(timeout=0.05)
+                self._read.get(timeout=0.05)
             except queue.Empty:
                 continue
 
     def _run(self) -> None:
         number = self._stream.loader.next_batch
         try:
-            with stream_of(self._device) as stream:
-                while not self._closed.is_set():
-                    made = self._stream.make(number)
-                    event = None
-                    if stream is not None:
-                        event = torch.cuda.Event()
-                        event.record(stream)
-                    self._made.put((made, event))
-                    number += 1
+            while not self._closed.is_set():
+                self._read.put(self._stream.read(number))
+                number += 1
         except BaseException as error:  # raised in the loop's thread
-            self._made.put(error)
+            self._read.put(error)

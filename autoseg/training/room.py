@@ -8,15 +8,15 @@ from autoseg.planning.memory import step_memory
 from autoseg.plans.stage import Stage
 from autoseg.step.setup import StepSetup
 from autoseg.step.variant import Variant
-from autoseg.training.batch_stream import AHEAD, IN_FLIGHT
+from autoseg.training.batch_stream import IN_FLIGHT
 from autoseg.training.case_cache import Room
 
 #: Share of a device's free memory that is left alone: fragments, and what other programs take later.
 SPARE = 0.1
 
-#: Batches beside the one that is learned: those made ahead, the one that is being made, and those of the steps that the
-#: device has still before it.
-BATCHES_AHEAD = AHEAD + 1 + IN_FLIGHT
+#: Batches beside the one that is learned: the one that is being made, and those of the steps that the device has still
+#: before it.
+BATCHES_AHEAD = 1 + IN_FLIGHT
 
 #: Share of the host's available memory for whole cases, and the most that is taken, in bytes.
 HOST_SHARE, HOST_LIMIT = 0.25, 16_000_000_000
@@ -41,8 +41,9 @@ def _on_device(stage: Stage, device: torch.device, variant: Variant) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     setup = StepSetup.of(stage)
     batch = setup.batch("meta")
-    ahead = BATCHES_AHEAD * sum(tensor.nbytes for tensor in (batch.image, batch.label, *batch.fields.values()))
-    return max(0, int((1 - SPARE) * free) - step_memory(setup, variant.precision).total - ahead)
+    each = sum(tensor.nbytes for tensor in (batch.image, batch.label, *batch.fields.values()))
+    batches = (BATCHES_AHEAD + variant.graphs) * each  # a graph reads a copy of its own
+    return max(0, int((1 - SPARE) * free) - step_memory(setup, variant.precision).total - batches)
 
 
 def _on_host() -> int:

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,3 +180,19 @@ def test_a_step_that_is_timed_in_small_keeps_two_patches(batch: int, least: int)
     assert small.batch_size >= least
     assert small.voxels <= 1.5 * 60_000
     assert all(side % 4 == 0 for side in small.patch_size)
+
+
+@pytest.mark.parametrize(("seconds", "graphs"), [(0.018, True), (0.0195, False)])
+def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
+    timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch, seconds: float, graphs: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(tune, "_apart", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(tune, "device_name", lambda device: "GPU")
+    monkeypatch.setattr(findings, "device_name", lambda device: "GPU")
+    monkeypatch.setattr(tune, "_step_of", lambda variant, setup, device: SimpleNamespace(variant=variant))
+    half = Variant(torch.float16)
+    timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, seconds]}
+    choice = choose_variant(setup_of(compile="never"), torch.device("cuda"), HOUR)
+    assert choice.variant == replace(half, graphs=graphs)

@@ -1,0 +1,106 @@
+"""A step that is replayed from a CUDA graph against the same step without."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.networks import build
+from autoseg.step.batch import Batch
+from autoseg.step.graphs import GraphedGradients
+from autoseg.step.setup import StepSetup
+from autoseg.step.training_step import TrainingStep
+from autoseg.step.variant import Variant
+from tests.builders import make_network, step_setup
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+GRAPHS = [Variant(graphs=True), pytest.param(Variant(graphs=True, compiled=True), id="compiled")]
+
+
+def batches(setup: StepSetup, count: int) -> list[Batch]:
+    drawn = []
+    for number in range(count):
+        torch.manual_seed(number)
+        batch = setup.batch("cuda", random=True)
+        drawn.append(replace(batch, label=(batch.image[:, 0] > 0.5).to(batch.label.dtype)))
+    return drawn
+
+
+def trained(
+    setup: StepSetup, variant: Variant, given: Sequence[Batch], freeze: bool
+) -> tuple[list[float], TrainingStep]:
+    torch.manual_seed(0)
+    step = TrainingStep(build(setup.network, setup.in_channels, 2).cuda().train(), setup.recipe, setup.target, variant)
+    losses = []
+    for number, batch in enumerate(given):
+        if freeze:
+            next(step.network.parameters()).requires_grad_(number >= len(given) // 2)
+        torch.manual_seed(number)
+        losses.append(step(batch).loss)
+    return [float(loss) for loss in losses], step
+
+
+@pytest.mark.gpu
+@NO_GPU
+@pytest.mark.parametrize("variant", GRAPHS, ids=str)
+@pytest.mark.parametrize("freeze", [False, True], ids=["", "frozen"])
+def test_the_same_losses_weights_and_statistics(variant: Variant, freeze: bool) -> None:
+    setup = step_setup(make_network(3, norm="batch"), (2, 2, [16, 16, 16], 2), optimizer="sgd")
+    given = batches(setup, 6)
+    plain, step = trained(setup, Variant(), given, freeze)
+    losses, graphed = trained(setup, variant, given, freeze)
+    assert losses == pytest.approx(plain, rel=1e-3)
+    assert len(set(losses)) == 6  # each batch was read
+    wanted = step.network.state_dict()
+    for name, tensor in graphed.network.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_dropout_follows_the_seed() -> None:
+    setup = step_setup(make_network(3, dropout=0.5), (1, 2, [16, 16, 16], 2))
+    (batch,) = batches(setup, 1)
+    given = [batch] * 4
+    once, _ = trained(setup, Variant(graphs=True), given, False)
+    again, _ = trained(setup, Variant(graphs=True), given, False)
+    plain, _ = trained(setup, Variant(), given, False)
+    assert once == pytest.approx(again, rel=1e-5)  # torch sums some gradients in no fixed order
+    assert once == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_a_gradient_that_overflows_is_skipped() -> None:
+    setup = step_setup(make_network(3), (1, 2, [16, 16, 16], 2))
+    first, second = batches(setup, 2)
+    bad = replace(first, image=torch.full_like(first.image, float("inf")))
+    torch.manual_seed(0)
+    step = TrainingStep(
+        build(setup.network, 1, 2).cuda().train(), setup.recipe, setup.target, Variant(torch.float16, graphs=True)
+    )
+    step(first)
+    before = [parameter.clone() for parameter in step.network.parameters()]
+    assert not step(bad).finite
+    for parameter, value in zip(step.network.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+    assert step(second).finite
+
+
+def test_missing_annotations_are_computed_without_a_graph() -> None:
+    network = torch.nn.Conv3d(1, 2, 1)
+    network.weight.grad = torch.ones_like(network.weight)
+    label = torch.zeros(1, 2, 4, 4, 4, dtype=torch.int16)
+    batch = Batch(torch.ones(1, 1, 4, 4, 4), label, np.array([[True, False]]))
+
+    def compute(given: Batch) -> torch.Tensor:
+        assert network.weight.grad is None
+        loss = network(given.image).sum()
+        loss.backward()
+        return loss.detach()
+
+    loss = GraphedGradients(network, compute)(batch)
+    assert float(loss) == pytest.approx(float(network(batch.image).sum().detach()))
+    assert torch.equal(network.weight.grad, torch.full_like(network.weight, 64.0))
