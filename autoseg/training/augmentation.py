@@ -2,8 +2,8 @@
 
 The random parameters (which samples, which factors) are sampled on the CPU from a NumPy generator, so that a training
 is the same on every device and can be resumed exactly; noise fields are sampled on the device. Ranges are the plan's
-(:class:`autoseg.plans.recipe.Augmentation`). Samples are chosen by numbers, not by index tensors, and factors come from
-pinned memory: nothing waits for the device.
+(:class:`autoseg.plans.augmentation.Augmentation`). Samples are chosen by numbers, not by index tensors, and factors
+come from pinned memory: nothing waits for the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.training.deformation import only_in_plane
 from autoseg.training.transfers import to_device
 from autoseg.utils.registry import Registry
@@ -22,7 +22,7 @@ from autoseg.utils.registry import Registry
 #: Augments images ``(batch, channel, *space)``, given the description and a random generator.
 Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
 
-#: Further augmentations: name → function (:data:`autoseg.plans.recipe.TRANSFORMS` describes it).
+#: Further augmentations: name → function (:data:`autoseg.plans.augmentation.TRANSFORMS` describes it).
 TRANSFORMERS: Registry[Transformer] = Registry("augmentation", package="autoseg.training")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.training.transfers import to_device
 
 #: Coordinates are 32-bit floats: this far from a whole number, in voxels, a coordinate counts as whole.

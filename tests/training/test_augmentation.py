@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.training.augmentation import blur, contrast, gamma, low_resolution
 from autoseg.training.deformation import reach_limit
 from tests.builders import augment, still
