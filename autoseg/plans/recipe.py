@@ -1,15 +1,22 @@
 """Recipe: the training settings of a configuration."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from autoseg.plans.augmentation import TRANSFORMS, Augmentation, Axis, Transform  # noqa: F401  (for extensions)
-from autoseg.plans.components import by_name, find
-from autoseg.plans.loss import LOSS_TERMS, Loss, LossTerm  # noqa: F401  (for extensions)
+from autoseg.plans.augmentation import TRANSFORMS as TRANSFORMS
+from autoseg.plans.augmentation import Augmentation as Augmentation
+from autoseg.plans.augmentation import Axis as Axis
+from autoseg.plans.augmentation import Transform as Transform
+from autoseg.plans.components import by_name
+from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
+from autoseg.plans.loss import Loss as Loss
+from autoseg.plans.loss import LossTerm as LossTerm
 from autoseg.plans.reasons import Reasoned
-from autoseg.utils.registry import Registry
+from autoseg.plans.schedule import SCHEDULES as SCHEDULES
+from autoseg.plans.schedule import Schedule as Schedule
 
 if TYPE_CHECKING:
     from typing import Self
@@ -42,47 +49,6 @@ class Optimizer(Reasoned):
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
     layer_decay: float = Field(1.0, gt=0, le=1)
-
-
-class Schedule(Reasoned):
-    """Learning-rate schedule over the share of the budget (iterations or time) that is spent.
-
-    Attributes:
-        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
-            first 30 %, then down to ``floor``·rate (Smith 2018); ``explore_exploit``: the full rate until ``explore``,
-            then linearly to ``floor``·rate (Wright & Demeure 2021); ``plateau``: divided by ``factor`` whenever the
-            mean training loss of an epoch has not improved for ``patience`` epochs, down to ``floor``·rate.
-        warmup: share of the budget over which the rate rises linearly from zero; ``one_cycle`` has a rise of its own.
-        power: of ``poly`` (nnU-Net: 0.9).
-        floor: share of the learning rate that ``cosine``, ``one_cycle``, ``explore_exploit`` and ``plateau`` end at.
-        explore: share of the budget at which the fall of ``explore_exploit`` begins (Ranger21: 0.72).
-        patience: epochs without improvement that ``plateau`` waits for.
-        factor: that ``plateau`` divides the rate by.
-    """
-
-    name: str = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
-    power: float = Field(0.9, gt=0)
-    floor: float = Field(0.0, ge=0, le=1)
-    explore: float = Field(0.72, gt=0, le=1)
-    patience: int = Field(10, ge=1)
-    factor: float = Field(5.0, gt=1)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Self":
-        if find(SCHEDULES, self.name) is not type(self):
-            raise ValueError(f"{self.name} is described by another class than {type(self).__name__}")
-        if self.name == "explore_exploit" and self.warmup > self.explore:
-            raise ValueError(
-                f"explore {self.explore:g} starts the fall before warmup {self.warmup:g} has ended the rise"
-            )
-        return self
-
-
-#: Learning-rate schedules: name → description. The functions are in :data:`autoseg.step.lr_schedule.RATE_FACTORS`.
-SCHEDULES: Registry[type[Schedule]] = Registry("learning-rate schedule", package="autoseg.step")
-for _name in ("cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"):
-    SCHEDULES.register(_name, Schedule)
 
 
 class Sampling(Reasoned):
@@ -206,8 +172,10 @@ class Recipe(Reasoned):
     """Training settings of a configuration.
 
     Attributes:
-        epochs: default length of a training; an epoch is a fixed number of iterations.
-        iterations_per_epoch: optimizer steps an epoch.
+        epochs: default length of a training.
+        iterations_per_epoch: optimizer steps an epoch; where an epoch is a pass, what the planner expects them to be.
+        epoch_length: of an epoch: the ``iterations`` given, or a ``pass``: as many steps as it takes to draw from every
+            training case of the fold once (:meth:`steps_of_epoch`).
         loss: to minimise.
         optimizer: name and hyperparameters.
         schedule: of the learning rate.
@@ -226,11 +194,17 @@ class Recipe(Reasoned):
         compile: whether the network is compiled (``torch.compile``); ``auto``: where that pays within the training.
         validate_every: epochs between validations on whole images (without test-time augmentation).
         validate_cases: validation cases used for these, at most.
+        validation_loss: what these validations take the loss of: the ``images`` as a whole, tiled as at inference (the
+            mean over them); ``patches``: a fixed set drawn from the same cases, where whole images take too long; or
+            ``none``. It is the ``loss`` alone, without augmentation, dropout or a teacher's term.
+        validation_batches: batches in that set of patches.
         early_stopping: validations without improvement after which training stops; 0 for never.
+        early_stopping_follows: what has to improve: the ``validation_dice`` or the ``validation_loss``.
     """
 
     epochs: int = Field(200, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
+    epoch_length: Literal["iterations", "pass"] = "iterations"
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Annotated[Schedule, BeforeValidator(by_name(SCHEDULES, "name", "cosine")), SerializeAsAny()] = Schedule()
@@ -247,7 +221,30 @@ class Recipe(Reasoned):
     compile: Literal["auto", "never", "always"] = "auto"
     validate_every: int = Field(10, ge=1)
     validate_cases: int = Field(8, ge=1)
+    validation_loss: Literal["images", "patches", "none"] = "images"
+    validation_batches: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)
+    early_stopping_follows: Literal["validation_dice", "validation_loss"] = "validation_dice"
+
+    @model_validator(mode="after")
+    def _has_what_is_followed(self) -> "Self":
+        if self.validation_loss == "none":
+            if self.schedule.follows == "validation_loss":
+                raise ValueError("schedule follows the validation loss, and validation_loss is none; use images")
+            if self.early_stopping and self.early_stopping_follows == "validation_loss":
+                raise ValueError("early_stopping follows the validation loss, and validation_loss is none; use images")
+        return self
+
+    def steps_of_epoch(self, cases: int, batch: int) -> int:
+        """Optimizer steps of an epoch.
+
+        Args:
+            cases: training cases of the fold.
+            batch: patches a step, which come from as many cases, or from ``sampling.cases_per_batch`` at most.
+        """
+        if self.epoch_length == "iterations":
+            return self.iterations_per_epoch
+        return max(1, math.ceil(cases / min(batch, self.sampling.cases_per_batch or batch)))
 
     @property
     def taught(self) -> Distillation | None:
