@@ -29,6 +29,28 @@ class Transform(Reasoned):
 TRANSFORMS: Registry[type[Transform]] = Registry("augmentation", package="autoseg.training")
 
 
+@TRANSFORMS.register("gaussian_shift")
+class GaussianShift(Transform):
+    """Adds a number from N(0, std) to every voxel, another one for each channel of each sample.
+
+    Attributes:
+        std: standard deviation, in units of the normalized intensities (Rahimpour et al., section 2.2: 0.05).
+    """
+
+    std: float = Field(0.05, ge=0)
+
+
+@TRANSFORMS.register("gaussian_scale")
+class GaussianScale(Transform):
+    """Multiplies every voxel by 1 plus a number from N(0, std), another one for each channel of each sample.
+
+    Attributes:
+        std: standard deviation (Rahimpour et al., section 2.2: 0.01).
+    """
+
+    std: float = Field(0.01, ge=0)
+
+
 class Augmentation(Reasoned):
     """Random changes of a training batch; defaults are nnU-Net's ranges.
 
@@ -39,11 +61,16 @@ class Augmentation(Reasoned):
         rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first.
         rotation_probability: of rotating a sample.
         scaling: zoom factors.
+        scaling_axes: axes of the patch that are zoomed. Where None, all; but a volume whose only rotation axis is the
+            first is then also zoomed, shifted, bent and made coarser in its plane only, as an anisotropic one needs.
         scaling_probability: of zooming a sample.
+        translation: voxels, sampled from ±translation along each axis; zeros come in from beyond the image.
+        translation_probability: of shifting a sample.
         elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
         elastic_spacing: voxels between the nodes of that field.
         elastic_probability: of deforming a sample.
-        mirror_axes: axes that may be flipped, each with probability ½.
+        mirror_axes: axes that may be flipped, each with ``mirror_probability``.
+        mirror_probability: of flipping a sample along an axis.
         noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
         noise_probability: per sample.
         blur_sigma: voxels.
@@ -71,11 +98,15 @@ class Augmentation(Reasoned):
     rotation_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
     rotation_probability: float = Field(0.2, ge=0, le=1)
     scaling: tuple[float, float] = (0.7, 1.4)
+    scaling_axes: list[Axis] | None = None
     scaling_probability: float = Field(0.2, ge=0, le=1)
+    translation: float = Field(4.0, ge=0)
+    translation_probability: float = Field(0.0, ge=0, le=1)
     elastic_magnitude: float = Field(4.0, ge=0)
     elastic_spacing: int = Field(12, ge=2)
     elastic_probability: float = Field(0.0, ge=0, le=1)
     mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
+    mirror_probability: float = Field(0.5, ge=0, le=1)
     noise_std: tuple[float, float] = (0.0, 0.1)
     noise_probability: float = Field(0.1, ge=0, le=1)
     blur_sigma: tuple[float, float] = (0.5, 1.0)

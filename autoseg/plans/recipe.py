@@ -40,6 +40,7 @@ class Optimizer(Reasoned):
         learning_rate: the maximum, which the schedule scales.
         weight_decay: as the optimizer defines it.
         momentum: of ``sgd``.
+        eps: added to the denominator of ``adam``, ``adamw`` and ``ranger21`` (torch: 1e-8; Keras: 1e-7).
         layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
             in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
     """
@@ -48,6 +49,7 @@ class Optimizer(Reasoned):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
 
 
