@@ -232,7 +232,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
             _gigabytes(configuration.memory),
             f"{configuration.parameters:,}",
             f"{configuration.parameters_with_statistics:,}",
-            f"{recipe.epochs} × {recipe.iterations_per_epoch}",
+            f"{recipe.epochs} × {'about ' if recipe.epoch_length == 'pass' else ''}{recipe.iterations_per_epoch}",
         )
     console.print(table)
 

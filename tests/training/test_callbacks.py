@@ -17,7 +17,7 @@ from autoseg.training import batches, callbacks, validation
 from autoseg.training.callback import Callback
 from autoseg.training.loop import train_fold
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.training.validation import evenly_chosen, validation_dice
+from autoseg.training.validation import ValidationScores, evenly_chosen, validation_scores
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, Perfect, make_plan, store
 from tests.training.test_loop import CPU, plan_with, train
@@ -26,10 +26,10 @@ from tests.training.test_loop import CPU, plan_with, train
 def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9])
 
-    def dice(*_: Any) -> dict[str, list[float]]:
-        return {"outer": [next(found)]}
+    def dice(*_: Any) -> ValidationScores:
+        return ValidationScores({"outer": [next(found)]}, [])
 
-    monkeypatch.setattr(validation, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_scores", dice)
     plan = plan_with(early_stopping=3)
     state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
     # Better at the second, not at the third, fourth (equal) and fifth.
@@ -43,11 +43,11 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
     found = iter([0.2, 0.8, 0.4])
     copies = []
 
-    def dice(network: torch.nn.Module, *_: Any) -> dict[str, list[float]]:
+    def dice(network: torch.nn.Module, *_: Any) -> ValidationScores:
         copies.append({k: v.clone() for k, v in network.state_dict().items()})
-        return {"outer": [next(found), math.nan], "inner": [math.nan]}
+        return ValidationScores({"outer": [next(found), math.nan], "inner": [math.nan]}, [])
 
-    monkeypatch.setattr(validation, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_scores", dice)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
     best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
     assert all(torch.equal(best[key], copies[1][key]) for key in best)
@@ -79,8 +79,8 @@ def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypa
 
 @pytest.mark.parametrize("target", [LABELS, REGIONS])
 def test_validation_dice_of_the_truth(cases: list, target) -> None:
-    found = validation_dice(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
-    assert found == {output.name: [1.0] * 3 for output in target.outputs}
+    found = validation_scores(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
+    assert found.dice == {output.name: [1.0] * 3 for output in target.outputs}
 
 
 def test_validation_dice_by_hand(tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
     image[2, 2, 2] = image[1, 1, 1] = 100.5
     case = store(tmp_path, "c", label, image)
     ignoring = LABELS.model_copy(update={"ignore": 9})
-    found = validation_dice(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
-    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
-    assert math.isnan(found["inner"][0])
-    found = validation_dice(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
-    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
+    found = validation_scores(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
+    assert found.dice["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
+    assert math.isnan(found.dice["inner"][0])
+    found = validation_scores(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
+    assert found.dice["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
 
 
 def test_only_some_cases_are_watched() -> None:
