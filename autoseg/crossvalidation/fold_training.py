@@ -24,6 +24,7 @@ from autoseg.crossvalidation.source_share import (
     why_not_scored,
 )
 from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
@@ -114,7 +115,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
-    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
+    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
     if chooses(stage):
@@ -281,8 +282,11 @@ def _files(fold: Fold) -> list[Path]:
     ]
 
 
-def _best(state: State) -> str:
-    return f"; best validation Dice {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+def _best(state: State, stage: Stage) -> str:
+    if state.best_dice < 0:
+        return ""
+    taken = ", whose weights are taken" if stage.inference.checkpoint == "best" else ""
+    return f"; best validation Dice {state.best_dice:.4f}{taken}"
 
 
 class _Log:

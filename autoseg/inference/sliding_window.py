@@ -9,6 +9,7 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import nn
 
+from autoseg.inference.averaging import AS_LOGITS, Averaging
 from autoseg.inference.slabs import Slab, SlabSums, Sweep, UniformTiles, parts
 from autoseg.inference.stored_scores import collector
 from autoseg.inference.variant_choice import inference_variant
@@ -70,6 +71,7 @@ class SlidingWindow:
         dtype: of autocast; float32 for none.
         context: voxels around a tile, on each side, that the network is given with it (zero beyond the image).
         mirrorings: combinations of axes along which a tile is mirrored; the scores of all of them are averaged.
+        averaging: as what scores are averaged.
     """
 
     tile_size: Sequence[int]
@@ -79,6 +81,7 @@ class SlidingWindow:
     dtype: torch.dtype = torch.float32
     context: Sequence[int] = ()
     mirrorings: Sequence[tuple[int, ...]] = NO_MIRRORING
+    averaging: Averaging = AS_LOGITS
 
     @classmethod
     def of(
@@ -101,6 +104,7 @@ class SlidingWindow:
             inference_variant(stage, device).dtype if dtype is None else dtype,
             stage.configuration.tile_context,
             mirrorings(inference.mirror_axes) if mirror else NO_MIRRORING,
+            Averaging.by_plan(stage),
         )
 
     def count(self, space: Sequence[int]) -> int:
@@ -143,7 +147,8 @@ class SlidingWindow:
                 kept = max(done - 1, 0) + rows.start
                 here = (slice(kept - sums.first, stop + rows.start - sums.first), first_plane, second_plane)
                 values, weights = sums.sums[(slice(None), *here)], sums.weights[here]
-                yield Slab(sweep.axis, kept - rows.start, stop, self.out_channels, values, weights)
+                slab = Slab(sweep.axis, kept - rows.start, stop, self.out_channels, values, weights)
+                yield slab if self.averaging.of == "logits" else slab.finished_by(self.averaging.finish)
                 done = stop
 
     @torch.inference_mode()
@@ -188,7 +193,7 @@ class SlidingWindow:
                 yield start, uniform[values]
 
     def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
-        """Logits ``(tile, out_channels, z, y, x)`` of some tiles, averaged over mirrorings and networks."""
+        """Logits, or what is averaged, ``(tile, out_channels, z, y, x)`` of some tiles: the mean of all copies."""
         flat = len(self.tile_size) == 2
         batch = batch[:, :, 0] if flat else batch
         together = self._mirrored_together(batch)
@@ -215,6 +220,7 @@ class SlidingWindow:
         view = torch.cat([batch.flip(axes) if axes else batch for axes in group])
         with autocast(self.device, self.dtype):
             scores = network(view)
+        scores = self.averaging.values(scores)
         for axes, copy in zip(group, scores.split(len(batch)), strict=True):
             if total is None:
                 total = torch.zeros_like(copy, dtype=torch.float32)

@@ -19,8 +19,8 @@ class Inference(Reasoned):
         patch_size: voxels of a tile, where it is not the training's patch.
         step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
         precision: of the network in predictions, where it is not the recipe's.
-        checkpoint: a fold's weights in cross-validation, ensembles and sweeps: ``weights``, those at the end of its
-            training; or ``best``, those of the validation with the highest mean Dice.
+        checkpoint: a fold's weights, in cross-validation, ensembles and sweeps: ``weights``, those at the end of its
+            training; or ``best``, those of the validation on the way with the highest mean Dice.
         average: what tiles, mirrorings and folds are averaged as: ``logits`` (nnU-Net's folds), or ``probabilities``
             after softmax or sigmoid. Runs are averaged as probabilities in any case.
         manner: ``nnunet`` reproduces nnU-Net exactly: first voxels of tiles of an odd size, Gaussian weights half a

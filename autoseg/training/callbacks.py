@@ -1,5 +1,6 @@
 """Callbacks: initial weights, non-finite losses, freezing, validation, early stopping, history, saved states."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
+from autoseg.networks.weights import load_weights
 from autoseg.plans.recipe import Recipe
 from autoseg.step.lr_schedule import without_improvement
 from autoseg.step.training_step import StepOutcome
@@ -167,6 +169,19 @@ def follows_loss(recipe: Recipe) -> bool:
     return stops or (recipe.schedule.name == "plateau" and recipe.schedule.follows == "validation_loss")
 
 
+class BestWeights(Callback):
+    """Makes the weights of the best validation those of the fold, where the plan says so (``inference.checkpoint``)."""
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Load them; without a validation, the weights at the end stay."""
+        best = training.fold.checkpoint("best")
+        if training.stage.inference.checkpoint != "best" or training.state.best_dice < 0 or not best.exists():
+            return network
+        chosen = copy.deepcopy(network)
+        chosen.load_state_dict(load_weights(best))
+        return chosen
+
+
 class EarlyStopping(Callback):
     """Ends a training after ``recipe.early_stopping`` validations in a row without improvement."""
 
@@ -223,4 +238,5 @@ class SavedState(Callback):
 
 def with_usual_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """The callbacks of every training, in order; further ones come before what writes the history and the state."""
-    return [NotFinite(), Freezing(), Validation(), EarlyStopping(), *callbacks, History(), SavedState()]
+    first = [NotFinite(), Freezing(), Validation(), BestWeights(), EarlyStopping()]
+    return [*first, *callbacks, History(), SavedState()]

@@ -263,7 +263,8 @@ def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
 
 
 def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> str:
-    """A fingerprint of all that determines the steps of a training; its length and validation are left out."""
+    """A fingerprint of all that determines the weights of a training, but for its length."""
+    checkpoint = stage.inference.checkpoint
     return digest(
         without_reasons(
             {
@@ -273,6 +274,7 @@ def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> s
                 "recipe": _deciding(stage.recipe),
                 "cases": [[case.id, case.content] for case in cases],
                 "seed": seed,
+                **({} if checkpoint == "weights" else {"checkpoint": checkpoint}),
             }
         )
     )

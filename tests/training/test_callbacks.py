@@ -19,8 +19,8 @@ from autoseg.training.loop import train_fold
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
 from autoseg.training.validation import ValidationScores, evenly_chosen, validation_scores
 from autoseg.utils.errors import AutosegError
-from tests.builders import LABELS, REGIONS, Perfect, make_plan, store
-from tests.training.test_loop import CPU, plan_with, train
+from tests.builders import LABELS, REGIONS, Perfect, make_plan, store, train_in
+from tests.training.test_loop import CPU, plan_with, same_weights, train
 
 
 def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +54,35 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
     assert all(torch.equal(last[key], copies[2][key]) for key in last)
     assert state.history[0]["validation_dice"] == 0.2
     assert math.isnan(state.history[0]["validation_dice_inner"])
+
+
+def test_the_best_are_the_folds_weights(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the plan says so; without a validation they are those at the end."""
+    configuration = plan_with().configurations["small"]
+    best = configuration.model_copy(
+        update={"inference": configuration.inference.model_copy(update={"checkpoint": "best"})}
+    )
+    plan = make_plan(best)
+    found = iter([0.2, 0.8, 0.4] * 2)
+    monkeypatch.setattr(validation, "validation_scores", lambda *_: ValidationScores({"outer": [next(found)]}, []))
+    train(tmp_path / "last", plan_with(), cases, Budget(iterations=6))
+    train(tmp_path / "best", plan, cases, Budget(iterations=6))
+    assert same_weights(tmp_path / "best", tmp_path / "last", "best.safetensors")
+    chosen = load_weights(tmp_path / "best" / "weights.safetensors")
+    expected = load_weights(tmp_path / "best" / "best.safetensors")
+    assert all(torch.equal(chosen[key], expected[key]) for key in expected)
+    assert not same_weights(tmp_path / "best", tmp_path / "last")
+    # It goes on from the end, not from the best.
+    monkeypatch.setattr(validation, "validation_scores", lambda *_: ValidationScores({"outer": [0.9]}, []))
+    train(tmp_path / "last", plan_with(), cases, Budget(iterations=8))
+    train(tmp_path / "best", plan, cases, Budget(iterations=8))
+    assert same_weights(tmp_path / "best", tmp_path / "last")
+    # Weights that were chosen otherwise are another training's.
+    with pytest.raises(AutosegError, match="under another plan"):
+        train(tmp_path / "last", plan, cases, Budget(iterations=8))
+    no_validation = train_in(tmp_path / "none", plan.stage("small"), cases, (), Budget(iterations=2))
+    assert no_validation.best_dice < 0
+    assert (tmp_path / "none" / "weights.safetensors").exists()
 
 
 def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
