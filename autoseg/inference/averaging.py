@@ -8,7 +8,7 @@ import torch
 from autoseg.plans.stage import Stage
 
 #: Smallest mean probability that a logit is taken of: that of 32 bits beside 1, so that no logit is infinite.
-LEAST = 2.0**-24
+LEAST_PROBABILITY = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Averaging:
     def logits(self, mean: torch.Tensor) -> torch.Tensor:
         """Logits of mean probabilities, whose softmax or sigmoid they are; float32, same shape."""
         if self.of == "softmax":
-            return mean.clamp(min=LEAST).log()
-        return torch.logit(mean, LEAST)
+            return mean.clamp(min=LEAST_PROBABILITY).log()
+        return torch.logit(mean, LEAST_PROBABILITY)
 
     def finish(self, index: int, first: int, mean: torch.Tensor) -> torch.Tensor:
         """:meth:`logits`, of some rows of one head (:data:`autoseg.inference.slabs.Finish`)."""

@@ -128,6 +128,17 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
     assert found.dice["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
 
 
+def test_an_absent_structure_counts_by_the_plans_convention(tmp_path: Path) -> None:
+    label = np.zeros((4, 4, 4), np.int16)
+    label[0] = 1
+    case = store(tmp_path, "c", label)
+    for empty in ("skip", "brats"):
+        plan = make_plan(evaluation={"empty": empty})
+        found = validation_scores(Perfect(), [case], plan.stage(), CPU, torch.float32).dice
+        assert found["outer"] == [1.0]
+        assert found["inner"] == [1.0] if empty == "brats" else math.isnan(found["inner"][0])
+
+
 def test_only_some_cases_are_watched() -> None:
     names = [SimpleNamespace(id=n) for n in range(10)]
     assert [c.id for c in evenly_chosen(names, 3)] == [0, 3, 6]
