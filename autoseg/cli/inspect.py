@@ -177,10 +177,12 @@ def _summary(dataset: "Dataset", cases: "Sequence[CaseFingerprint]", proposed: b
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     everyone = (*dataset.cases, *dataset.unlabelled)
+    tested = len(dataset.labelled_test_cases)
     patients = len({case.group or case.id for case in everyone})
     rows = {
         "layout": "not described; as proposed" if proposed else dataset.layout,
-        "cases": f"{len(dataset.cases)} labelled, {len(dataset.unlabelled)} without label"
+        "cases": f"{len(dataset.cases)} labelled, {len(dataset.unlabelled) - tested} without label"
+        + (f", {tested} labelled test cases" if tested else "")
         + (f", of {patients} patients" if patients != len(everyone) else ""),
         **({"patients": told} if patients != len(everyone) and (told := pattern_of(everyone)) else {}),
         "channels": ", ".join(

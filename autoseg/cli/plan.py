@@ -82,6 +82,13 @@ def command(
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
     ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the patients held out as a test set, which the folds are scored on together at the end; "
+            "the planner's by default, mostly none."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
     layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
@@ -146,6 +153,7 @@ def command(
             options={"encoder": encoder} if encoder else {},
             overrides=tuple(assignments or ()),
             folds=folds,
+            test_share=test_share,
             seed=seed,
             workers=workers,
             carried=tuple(item for items in carried for item in items),
@@ -166,6 +174,8 @@ def command(
             _show_gap(run, asked)
     if verify:
         _verify(plan)
+    if not as_json and run.test_cases:
+        say(f"{len(run.test_cases)} cases are held out as a test set (splits.json).")
     if not as_json and not shown:
         say(f"Next: autoseg train {out}")
 
@@ -232,7 +242,7 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
             _gigabytes(configuration.memory),
             f"{configuration.parameters:,}",
             f"{configuration.parameters_with_statistics:,}",
-            f"{recipe.epochs} × {recipe.iterations_per_epoch}",
+            f"{recipe.epochs} × {'about ' if recipe.epoch_length == 'pass' else ''}{recipe.iterations_per_epoch}",
         )
     console.print(table)
 

@@ -30,13 +30,14 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Train a planned run, fold by fold, and print the cross-validated table.
+    """Train a planned run, fold by fold, and print the cross-validated table, and that of a hold-out test set.
 
     A training that was stopped, however, goes on where it was when the command is given again.
     """
     from rich.console import Console
 
     from autoseg.crossvalidation.annotators import read_agreement
+    from autoseg.crossvalidation.holdout import read_test
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.crossvalidation.source_table import SourceTable
@@ -48,14 +49,20 @@ def command(
     planned = Run.open(run)
     evaluation = train(planned, config, parse_folds(fold), length, Compute(device, workers), seed, resume)
     agreed = read_agreement(planned, planned.plan.stage(config))
+    tested = read_test(planned, planned.plan.stage(config))
     if as_json:
-        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+        found = evaluation.to_json() | ({} if tested is None else {"test": tested.to_json()})
+        typer.echo(json.dumps(found, indent=2))
     else:
         console = Console(highlight=False)
         if evaluation.cases:
             console.print(evaluation.table("Cross-validation"))
         else:
             say("Trained on all cases; evaluate the model on others: autoseg predict, then autoseg evaluate.")
+        if tested is not None:
+            console.print(tested.table(f"Test: {len(tested.cases)} cases that no fold has seen"))
+        elif planned.test_cases:
+            say(f"{len(planned.test_cases)} test cases are held out; they are scored when all folds are trained.")
         if (tuned := SourceTable.read(planned.path / planned.plan.stage(config).name / "crossval")) is not None:
             console.print(tuned.table())
         if agreed is not None:

@@ -24,6 +24,7 @@ from autoseg.crossvalidation.source_share import (
     why_not_scored,
 )
 from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
@@ -87,7 +88,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         teacher.predict(fold.run, training, str(settings.device))
     request, job = job.request, _after_halves(job, settings)
     started = time.monotonic()
-    choice = _variant(job, settings)
+    per_epoch = recipe.steps_of_epoch(len(training), stage.configuration.batch_size)
+    choice = _variant(job, settings, per_epoch)
     settings = replace(settings, variant=choice.variant)
     log = _Log(fold.log)
     as_it_is = score_source(fold, settings.device)
@@ -95,7 +97,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         started -= as_it_is.seconds  # of an interrupted training: it is part of the time
     seconds = _prediction_seconds(job, settings.device)
     tries = _tries(job, seconds)
-    budget, length = _budget(job, tries * seconds, started)
+    budget, length = _budget(job, per_epoch, tries * seconds, started)
     log(
         f"autoseg {__version__}, {stage.name}, fold {fold.number}: {len(training)} training and {len(validation)} "
         f"validation cases, {length}, on {settings.device}"
@@ -113,7 +115,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
-    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state)}")
+    log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
     if chooses(stage):
@@ -175,14 +177,14 @@ class _SaysWhereCasesLie(Callback):
         self._log(f"training cases are read from {training.cache}")
 
 
-def _variant(job: Job, settings: TrainingSettings) -> VariantChoice:
-    """How to compute the step: as the fold began, or in the fastest variant."""
+def _variant(job: Job, settings: TrainingSettings, per_epoch: int) -> VariantChoice:
+    """How to compute the step: as the fold began, or in the fastest variant for so many epochs of so many steps."""
     fold, recipe, device = job.fold, job.fold.stage.recipe, settings.device
     kept = begun_variant(fold, device) if settings.resume and fold.begun else None
     if kept is not None:
         return VariantChoice(kept, f"{kept}, as the fold began")
     rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
-    steps = 0 if job.length.seconds else rounds * recipe.iterations_per_epoch
+    steps = 0 if job.length.seconds else rounds * per_epoch
     return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))
 
 
@@ -206,19 +208,19 @@ def _tries(job: Job, seconds: float) -> int:
     return max(1, min(len(TRIED_SHARES), int(LARGEST_RESERVE * job.length.seconds / seconds)))
 
 
-def _budget(job: Job, at_end: float, started: float) -> tuple[Budget, str]:
+def _budget(job: Job, per_epoch: int, at_end: float, started: float) -> tuple[Budget, str]:
     """Budget of the training without the final validation, and the whole length in words.
 
     Args:
         job: asks for the length.
+        per_epoch: steps of an epoch.
         at_end: estimated seconds of the final validation.
         started: when the time began.
     """
     recipe, seconds = job.fold.stage.recipe, job.length.seconds
     if seconds is None:
         rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
-        length = f"{rounds} epochs of {recipe.iterations_per_epoch} iterations"
-        return Budget(iterations=rounds * recipe.iterations_per_epoch), length
+        return Budget(iterations=rounds * per_epoch), f"{rounds} epochs of {per_epoch} iterations"
     reserve = min(at_end, LARGEST_RESERVE * seconds)
     budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), 1.0))
     return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
@@ -280,8 +282,11 @@ def _files(fold: Fold) -> list[Path]:
     ]
 
 
-def _best(state: State) -> str:
-    return f"; best validation Dice {state.best_dice:.4f}" if state.best_dice >= 0 else ""
+def _best(state: State, stage: Stage) -> str:
+    if state.best_dice < 0:
+        return ""
+    taken = ", whose weights are taken" if stage.inference.checkpoint == "best" else ""
+    return f"; best validation Dice {state.best_dice:.4f}{taken}"
 
 
 class _Log:

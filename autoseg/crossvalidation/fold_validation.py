@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
+from autoseg.runs.run import Run
 from autoseg.utils.progress import Steps
 
 #: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
@@ -75,9 +76,41 @@ def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, devi
         out: folder of the label maps and their evaluation.
         device: to compute on.
     """
-    stage, run = fold.stage, fold.run
     if not fold.validation_cases:
-        return no_evaluation(stage)
+        return no_evaluation(fold.stage)
+    cases = PreprocessedCases(fold.run, fold.stage, fold.validation_cases, f"Validating fold {fold.number}")
+    return evaluate_cases(cases, weights, out, device)
+
+
+@dataclass(frozen=True)
+class PreprocessedCases:
+    """Cases of a run to predict and evaluate.
+
+    Attributes:
+        run: that they are preprocessed in.
+        stage: that predicts them.
+        names: of the cases.
+        title: of the progress bar.
+    """
+
+    run: Run
+    stage: Stage
+    names: Sequence[str]
+    title: str
+
+
+def evaluate_cases(
+    cases: PreprocessedCases, weights: Sequence[Sequence[Path]], out: Path, device: torch.device
+) -> Evaluation:
+    """Predict preprocessed cases and evaluate them on their original grid, as :func:`validate_fold` says.
+
+    Args:
+        cases: at least one.
+        weights: of each stage of the chain: files, whose networks predict together.
+        out: folder of the label maps and their evaluation.
+        device: to compute on.
+    """
+    stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
     stages = [TrainedStage.load(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
     predictor = Predictor([Member(str(run.path), stages)], device)
@@ -87,12 +120,12 @@ def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, devi
     drawn: dict[str, dict[str, Path]] = {}
     with (
         ThreadPoolExecutor(1) as writer,
-        Steps(f"Validating fold {fold.number}", len(fold.validation_cases)) as steps,
+        Steps(cases.title, len(cases.names)) as steps,
     ):
         writing: Future[None] | None = None
-        for case_id in fold.validation_cases:
+        for case_id in cases.names:
             stored = StoredCase(data, case_id)
-            earlier = _for_earlier_stages(fold, case_id)
+            earlier = _for_earlier_stages(run, stage, case_id)
             prediction = predictor.predict_preprocessed(stored.image(), stored.trace, earlier, results)
             file = f"{case_id}{result_ending(stage.file_ending)}"
             labels = {out / file: prediction.label}
@@ -111,19 +144,20 @@ def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, devi
             writing.result()
     if stage.annotators:
         measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, stage)
-    return evaluate_pairs(pairs, stage.result.outputs, out, EvaluationProtocol(ignore=stage.result.ignore))
+    protocol = EvaluationProtocol(empty=stage.empty, ignore=stage.result.ignore)
+    return evaluate_pairs(pairs, stage.result.outputs, out, protocol)
 
 
 def no_evaluation(stage: Stage) -> Evaluation:
     """An evaluation without cases."""
-    return Evaluation((), tuple(output.name for output in stage.result.outputs))
+    return Evaluation((), tuple(output.name for output in stage.result.outputs), empty=stage.empty)
 
 
-def _for_earlier_stages(fold: Fold, case: str) -> list[PreprocessedCase]:
-    """The case as it is preprocessed for each of the earlier stages, in order."""
+def _for_earlier_stages(run: Run, last: Stage, case: str) -> list[PreprocessedCase]:
+    """The case as it is preprocessed for each of the stages before the last, in order."""
     cases = []
-    for stage in fold.stage.chain[:-1]:
-        stored = StoredCase(fold.run.preprocessed(stage.configuration.data), case)
+    for stage in last.chain[:-1]:
+        stored = StoredCase(run.preprocessed(stage.configuration.data), case)
         cases.append(PreprocessedCase(stored.image(), None, stored.trace))
     return cases
 

@@ -1,4 +1,4 @@
-"""``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table.
+"""``autoseg.train``: preprocess → train each fold → predict its validation cases → one cross-validated table → test.
 
 Earlier stages of a cascade are trained first, with the folds that are needed
 (:mod:`autoseg.crossvalidation.cascades`).
@@ -13,6 +13,7 @@ import torch
 from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
 from autoseg.crossvalidation.fold_training import train_job
+from autoseg.crossvalidation.holdout import score_test_cases
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.source_table import SOURCE_TABLE, SourceTable
 from autoseg.crossvalidation.table import cross_validated
@@ -51,7 +52,9 @@ def train(
 
     Returns:
         The evaluation of every fold of the configuration that is trained by now, these and earlier ones; written to
-        ``<configuration>/crossval``, with the agreement of annotators who are learned separately.
+        ``<configuration>/crossval``, with the agreement of annotators who are learned separately. Where cases are held
+        out and all folds are trained, these predict them together; that is written to ``<configuration>/test``
+        (:func:`autoseg.crossvalidation.holdout.read_test`).
 
     Raises:
         AutosegError: the data can't be read, a saved training belongs to another plan, or the device runs out of
@@ -96,6 +99,7 @@ def train(
         else:
             (run.path / stage.name / "crossval" / SOURCE_TABLE).unlink(missing_ok=True)
     annotators_agreement(run, last)
+    score_test_cases(run, last, settings.device)
     return evaluation
 
 

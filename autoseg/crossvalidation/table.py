@@ -23,7 +23,8 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
         if fold not in folds:
             say(f"Fold {fold.number} of {stage.name} was trained under another plan and is left out of the table.")
     folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
-    parts = [Evaluation.read(fold.validation) for fold in folds]
+    # Folds that were measured before the plan asked for the BraTS convention are counted by it, too.
+    parts = [Evaluation.read(fold.validation).counting_absent(stage.empty) for fold in folds]
     if not parts and trained and not any(fold.validation_cases for fold in trained):
         return no_evaluation(stage)
     if not parts:

@@ -115,7 +115,7 @@ class Description(_Model):
         regions: region name → the label values it unites; empty where labels are the targets.
         ignore_label: a value whose voxels are left out of training and evaluation.
         cases: labelled cases.
-        unlabelled: cases without a label (a test set).
+        unlabelled: cases that are not learned from: those without a label, and a test set's, which may have one.
         file_ending: ending of the label files, and so of results (``.nii.gz``).
         question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
@@ -132,6 +132,11 @@ class Description(_Model):
     unlabelled: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
     question: str = ""
+
+    @property
+    def labelled_test_cases(self) -> tuple[Case, ...]:
+        """Cases of the dataset's own test set whose labels are there, too."""
+        return tuple(case for case in self.unlabelled if case.label is not None)
 
     def refuse_question(self) -> None:
         """Refuse to use labels whose meaning the files leave open.

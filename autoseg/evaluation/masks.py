@@ -1,9 +1,11 @@
 """Measure one pair of masks: a prediction and its reference."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from autoseg.data.boxes import bounding_box
-from autoseg.evaluation.metric import METRICS, MaskPair, Metric
+from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.utils.errors import UsageError
 
@@ -67,12 +69,32 @@ def measure(
     return {name: _value(METRICS.find(name), masks, protocol.empty == "brats") for name in names}
 
 
+def by_brats_convention(values: Mapping[str, float]) -> dict[str, float]:
+    """Measured values of a structure as the BraTS convention has them, whatever convention they were measured by.
+
+    Args:
+        values: metric name → value, the volumes among them.
+    """
+    predicted, real = values["prediction_ml"], values["reference_ml"]
+    if predicted > 0 and real > 0:
+        return dict(values)
+    kinds = {name: METRICS.find(name).kind for name in values}
+    return {
+        name: _of_empty_ones(kinds[name], predicted + real == 0) if kinds[name] in ("overlap", "distance") else value
+        for name, value in values.items()
+    }
+
+
+def _of_empty_ones(kind: Kind, neither: bool) -> float:
+    """The BraTS convention's value of an overlap or a distance where a mask is empty, or both are."""
+    best, worst = (1.0, 0.0) if kind == "overlap" else (0.0, BRATS_PENALTY_MM)
+    return best if neither else worst
+
+
 def _value(metric: Metric, masks: MaskPair, brats: bool) -> float:
     if masks.an_empty_one and metric.kind in ("overlap", "distance"):
-        neither = masks.predicted + masks.real == 0
         if brats:
-            best, worst = (1.0, 0.0) if metric.kind == "overlap" else (0.0, BRATS_PENALTY_MM)
-            return best if neither else worst
+            return _of_empty_ones(metric.kind, masks.predicted + masks.real == 0)
         if metric.kind == "distance":
             return float("nan")
     return metric.compute(masks)

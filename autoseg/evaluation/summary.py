@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from autoseg.evaluation.masks import by_brats_convention
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.protocol import STANDARD_METRICS, TOLERANCE_MM, Empty
 from autoseg.utils.errors import AutosegError
@@ -115,6 +116,13 @@ class Evaluation:
             "false_alarms": int(np.sum(predicted & ~real)),
             "absent": int(np.sum(~predicted & ~real)),
         }
+
+    def counting_absent(self, empty: Empty) -> "Evaluation":
+        """By the BraTS convention, where that is asked for; else as it is."""
+        if empty == self.empty or empty == "skip":
+            return self
+        rows = tuple(replace(row, values=by_brats_convention(row.values)) for row in self.rows)
+        return replace(self, rows=rows, empty="brats")
 
     @classmethod
     def merge(cls, parts: "Iterable[Evaluation]") -> "Evaluation":

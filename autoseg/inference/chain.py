@@ -5,7 +5,7 @@ computed (:func:`segment_by_stages`). Scores that are kept stay on the stages' o
 :class:`ScoresOnScan` brings one channel at a time to the grid of the scan.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,6 +135,12 @@ class StageScores:
         else:
             found = paint_scores(iter(self.scores), self.target) == self.target.outputs[index].paint
         return np.asarray(insert_crop_into_image(inside, found.cpu().numpy(), limits(self.box)))
+
+    def limit(self, output: str) -> torch.Tensor:
+        """The most that the logit of something inside an output may be, ``(z, y, x)``: above 0 in its mask alone."""
+        if self.target.kind == "regions":
+            return self.head([other.name for other in self.target.outputs].index(output))
+        return torch.where(torch.from_numpy(self.mask(output)), -ABSENT, ABSENT)
 
 
 @dataclass(frozen=True)
@@ -303,7 +309,33 @@ def _slabs(trained: TrainedStage, case: PreprocessedCase, before: StageScores | 
         else:
             box = box_around(before.mask(previous.output), previous.margin)
     slabs = None if box is None else predict(trained, crop_and_pad_nd(image, limits(box)))
+    if slabs is not None and box is not None and previous is not None and previous.within == "mask":
+        assert before is not None
+        slabs = _confined(slabs, before.limit(previous.output)[box], trained.stage.target)
     return StageSlabs(slabs, box, (depth, height, width), case.trace, trained.stage)
+
+
+def _confined(slabs: Iterable[Slab], limit: torch.Tensor, target: Target) -> Iterator[Slab]:
+    """Slabs of a stage that segments nothing outside of the mask of the stage before.
+
+    A region is at most as probable as what it lies in, voxel by voxel. So it is wherever their logits are resampled,
+    too, as that takes means of both with the same weights.
+
+    Args:
+        slabs: of the part in the box.
+        limit: logits ``(z, y, x)`` of that mask there.
+        target: of the stage.
+    """
+    for slab in slabs:
+        turned = limit.movedim(slab.axis, 0)
+
+        def finish(index: int, first: int, scores: torch.Tensor, turned: torch.Tensor = turned) -> torch.Tensor:
+            here = turned[first : first + len(scores)].to(scores.device)
+            if target.kind == "regions":
+                return torch.minimum(scores, here)
+            return torch.where(here > 0, scores, value_outside(target, index))
+
+        yield slab.finished_by(finish)
 
 
 def limits(box: Box) -> list[list[int]]:

@@ -5,8 +5,8 @@ used again, so that a window needs room for a tile's depth of rows and not for t
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,10 @@ _T = TypeVar("_T")
 SIXTEEN_BITS_FROM = 1_000_000_000
 
 
+#: What becomes of the scores ``(row, a, b)`` of a head: its number, their first row, and they themselves → the scores.
+Finish = Callable[[int, int, torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Slab:
     """Rows of an image's scores that are final; valid until the next slab is asked for.
@@ -32,6 +36,7 @@ class Slab:
         heads: how many there are.
         sums: weighted scores ``(head, row, a, b)`` from ``start`` on, the other two axes in their order.
         weights: what to divide them by, ``(row, a, b)``; None for nothing.
+        finish: what is done to the scores of a head after that; None for nothing.
     """
 
     axis: int
@@ -40,6 +45,7 @@ class Slab:
     heads: int
     sums: torch.Tensor
     weights: torch.Tensor | None = None
+    finish: Finish | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,7 +61,19 @@ class Slab:
         """Logits of one head in the rows from ``first`` up to ``last``, which are here: float32 ``(row, a, b)``."""
         chosen = slice(first - self.start, last - self.start)
         scores = self.sums[index, chosen].float()
-        return scores if self.weights is None else scores / self.weights[chosen]
+        scores = scores if self.weights is None else scores / self.weights[chosen]
+        return scores if self.finish is None else self.finish(index, first, scores)
+
+    def finished_by(self, finish: Finish) -> "Slab":
+        """The same with one more thing done to its scores."""
+        before = self.finish
+        if before is None:
+            return replace(self, finish=finish)
+
+        def both(index: int, first: int, scores: torch.Tensor) -> torch.Tensor:
+            return finish(index, first, before(index, first, scores))
+
+        return replace(self, finish=both)
 
 
 @dataclass(frozen=True)
@@ -103,9 +121,8 @@ def in_box(
         size = [shape[slab.axis], *(shape[axis] for axis in others)]
         stop = slab.stop + turned[0].start
         final = size[0] if stop == turned[0].stop else stop  # nothing comes after the box
-        yield BoxedSlab(
-            slab.axis, slab.start, final, slab.heads, slab.sums, slab.weights, box=turned, shape=size, outside=outside
-        )
+        inside = (slab.axis, slab.start, final, slab.heads, slab.sums, slab.weights, slab.finish)
+        yield BoxedSlab(*inside, box=turned, shape=size, outside=outside)
 
 
 class SlabSums:

@@ -9,6 +9,7 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import nn
 
+from autoseg.inference.averaging import AS_LOGITS, Averaging
 from autoseg.inference.slabs import Slab, SlabSums, Sweep, UniformTiles, parts
 from autoseg.inference.stored_scores import collector
 from autoseg.inference.variant_choice import inference_variant
@@ -70,6 +71,7 @@ class SlidingWindow:
         dtype: of autocast; float32 for none.
         context: voxels around a tile, on each side, that the network is given with it (zero beyond the image).
         mirrorings: combinations of axes along which a tile is mirrored; the scores of all of them are averaged.
+        averaging: as what scores are averaged.
     """
 
     tile_size: Sequence[int]
@@ -79,6 +81,7 @@ class SlidingWindow:
     dtype: torch.dtype = torch.float32
     context: Sequence[int] = ()
     mirrorings: Sequence[tuple[int, ...]] = NO_MIRRORING
+    averaging: Averaging = AS_LOGITS
 
     @classmethod
     def of(
@@ -101,6 +104,7 @@ class SlidingWindow:
             inference_variant(stage, device).dtype if dtype is None else dtype,
             stage.configuration.tile_context,
             mirrorings(inference.mirror_axes) if mirror else NO_MIRRORING,
+            Averaging.by_plan(stage),
         )
 
     def count(self, space: Sequence[int]) -> int:
@@ -118,13 +122,16 @@ class SlidingWindow:
             Consecutive slabs; each is valid until the next one is asked for.
         """
         size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
-        shape = [max(n, p) + 2 * r for n, p, r in zip(image.shape[1:], size, reach, strict=True)]
+        starts = self._starts(image.shape[1:])
+        shape = [
+            max(n, first[-1] + p) + 2 * r for n, first, p, r in zip(image.shape[1:], starts, size, reach, strict=True)
+        ]
         padded, inside = pad_nd_image(image, shape, return_slicer=True)
         covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
         image_box = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
         numbers = max(image.shape[0], self.out_channels) * math.prod(size)
         together = max(1, min(self.inference.tile_batch, TILES_TOGETHER // numbers))
-        sweep = Sweep(self.out_channels, covered, self._starts(covered), size, together)
+        sweep = Sweep(self.out_channels, covered, starts, size, together)
         sums = SlabSums(self.out_channels, sweep.turned(covered), sweep.depth, self.device)
         device = sums.sums.device
         weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(device)
@@ -143,7 +150,8 @@ class SlidingWindow:
                 kept = max(done - 1, 0) + rows.start
                 here = (slice(kept - sums.first, stop + rows.start - sums.first), first_plane, second_plane)
                 values, weights = sums.sums[(slice(None), *here)], sums.weights[here]
-                yield Slab(sweep.axis, kept - rows.start, stop, self.out_channels, values, weights)
+                slab = Slab(sweep.axis, kept - rows.start, stop, self.out_channels, values, weights)
+                yield slab if self.averaging.of == "logits" else slab.finished_by(self.averaging.finish)
                 done = stop
 
     @torch.inference_mode()
@@ -188,7 +196,7 @@ class SlidingWindow:
                 yield start, uniform[values]
 
     def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
-        """Logits ``(tile, out_channels, z, y, x)`` of some tiles, averaged over mirrorings and networks."""
+        """Logits, or what is averaged, ``(tile, out_channels, z, y, x)`` of some tiles: the mean of all copies."""
         flat = len(self.tile_size) == 2
         batch = batch[:, :, 0] if flat else batch
         together = self._mirrored_together(batch)
@@ -215,6 +223,7 @@ class SlidingWindow:
         view = torch.cat([batch.flip(axes) if axes else batch for axes in group])
         with autocast(self.device, self.dtype):
             scores = network(view)
+        scores = self.averaging.values(scores)
         for axes, copy in zip(group, scores.split(len(batch)), strict=True):
             if total is None:
                 total = torch.zeros_like(copy, dtype=torch.float32)
@@ -230,7 +239,7 @@ class SlidingWindow:
         if self.inference.step is not None:  # a 2D network goes through all slices
             steps[3 - len(self.inference.step) :] = self.inference.step
         return [
-            tile_starts(n, p, self.inference.overlap, step, self.inference.manner)
+            tile_starts(n, p, self.inference.overlap, step, self.inference.manner, self.inference.edges)
             for n, p, step in zip(space, self._in_3d(self.tile_size, 1), steps, strict=True)
         ]
 

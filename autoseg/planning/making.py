@@ -13,6 +13,7 @@ from autoseg.planning.carried import CARRIED, Carried
 from autoseg.planning.derived import refresh
 from autoseg.planning.planners import able_to, default_planner, find_planner
 from autoseg.planning.request import Request, ResolvedRequest
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
@@ -46,9 +47,14 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
     out, request = Path(out), request or Request()
     refuse_dataset_folder(out, dataset)
     dataset, request = checked_request(dataset, out, request)
+    if request.test_share and (own := dataset.labelled_test_cases):
+        raise UsageError(
+            f"--test-share: {dataset.root} has a test set of its own, with {len(own)} labelled cases; leave the option "
+            "out."
+        )
     fingerprint = checked_fingerprint(dataset, request.workers, request.seed)
-    splits = keep_or_make_splits(out, dataset, request.seed, request.folds)
     plan = make_plan(fingerprint, request)
+    splits = keep_or_make_splits(out, dataset, request.seed, request.folds, plan.evaluation)
     _refuse_single_fold(plan, splits)
     return planned_run(out, plan, fingerprint, dataset, splits, request.carried)
 
@@ -166,6 +172,10 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
             f"--encoder {encoder}: planner {name} has no encoder to choose; use --planner {able_to('encoders')}."
         )
     check_decoders(plan, resolved.annotators)
+    if resolved.test_share is not None:
+        rules = plan.evaluation.model_dump() | {"test_share": resolved.test_share}
+        asked = EvaluationRules(**{**rules, "reasons": {**plan.evaluation.reasons, "test_share": "the user's"}})
+        plan = plan.model_copy(update={"evaluation": asked})
     return refresh(override(plan, list(resolved.overrides))) if resolved.overrides else plan
 
 

@@ -39,6 +39,7 @@ class Request:
         options: what a planner of its own understands; ``encoder``: name of a timm model.
         overrides: ``path.to.key=value`` each, see :func:`autoseg.plans.overrides.override`.
         folds: of the cross-validation, 5 where None; 1 for a training on all cases, without validation.
+        test_share: share of the patients that a hold-out test set gets, 0 for none; the planner's where None.
         seed: of the splits and of the fingerprint's sample of voxels.
         workers: processes that read cases; None for one a core.
         carried: what is brought into the run from elsewhere: initial weights, a source model, a teacher.
@@ -58,6 +59,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     folds: int | None = None
+    test_share: float | None = None
     seed: int = 0
     workers: int | None = None
     carried: "tuple[Carried, ...]" = ()
@@ -79,6 +81,8 @@ class Request:
         """
         if self.gpu_memory_gb is not None and self.gpu_memory_gb <= 0:
             raise UsageError(f"--gpu-memory {self.gpu_memory_gb:g} is no budget; give 10⁹ bytes, such as 8.")
+        if self.test_share is not None and not 0 <= self.test_share < 1:
+            raise UsageError(f"--test-share {self.test_share:g} is no share; give 0 (none) to below 1, such as 0.2.")
         if self.device != "auto" and self.device not in DEVICES:
             raise UsageError(f"--device {self.device} is unknown; choose auto, {', '.join(DEVICES)}.")
         device = select_device().type if self.device == "auto" else self.device

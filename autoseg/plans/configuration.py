@@ -51,17 +51,22 @@ class Previous(Reasoned):
             works inside the bounding box of its output ``output``.
         output: name of the output whose bounding box it is.
         margin: voxels added to that box on every side.
+        within: where a stage in a box may segment: anywhere in the ``box``, or only in the ``mask`` of that output
+            (a tumour core outside of the whole tumour can't be).
     """
 
     configuration: str
     use: Literal["channels", "box"] = "channels"
     output: str = ""
     margin: int = Field(5, ge=0)
+    within: Literal["box", "mask"] = "box"
 
     @model_validator(mode="after")
     def _named(self) -> "Self":
         if self.use == "box" and not self.output:
             raise ValueError("use box needs an output, whose bounding box it is")
+        if self.use != "box" and self.within == "mask":
+            raise ValueError("within mask goes with use box, whose output's mask it is")
         return self
 
 
@@ -109,10 +114,15 @@ class Configuration(Reasoned):
         if self.recipe.initialization.source in ("imagenet", "file") and not self.network.takes_image_weights:
             raise ValueError(
                 f"recipe.initialization.source is {self.recipe.initialization.source}, but a network of the family "
-                f"{self.network.family} has no encoder for pictures; use the family inflated"
+                f"{self.network.family} has no encoder for pictures; use the family inflated, at its own size"
             )
         if self.recipe.freeze.part == "encoder" and not self.network.encoder_prefixes:
             raise ValueError(f"recipe.freeze.part is encoder, but the family {self.network.family} has none; use body")
+        if self.inference.checkpoint == "best" and self.recipe.initialization.keep:
+            raise ValueError(
+                "inference.checkpoint is best, and recipe.initialization.keep averages the weights at the end with the "
+                "initial ones; set one of them to its default"
+            )
         for name in ("patch_size", "step"):
             sizes = getattr(self.inference, name)
             if sizes is not None and len(sizes) != dimensions:

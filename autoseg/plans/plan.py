@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from autoseg.plans.configuration import Configuration, FolderName
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.preprocessing import Channel, Preprocessing
 from autoseg.plans.reasons import Reasoned, without_reasons
 from autoseg.plans.stage import Stage
@@ -43,6 +44,7 @@ class Plan(Reasoned):
         preprocessing: steps shared by all configurations.
         configurations: name (``2d``, ``3d_fullres``, ``3d_lowres``) → configuration.
         recommended: the configuration used where none is named.
+        evaluation: which cases are held out, and by which convention results are measured.
         file_ending: of results.
     """
 
@@ -59,6 +61,7 @@ class Plan(Reasoned):
     preprocessing: Preprocessing = Preprocessing()
     configurations: dict[FolderName, Configuration] = Field(min_length=1)
     recommended: str
+    evaluation: EvaluationRules = EvaluationRules()
     file_ending: str = ".nii.gz"
 
     @property
@@ -176,6 +179,7 @@ class Plan(Reasoned):
             before=None if previous is None else self.stage(previous.configuration),
             annotators=tuple(self.raters),
             allows_missing=self.allow_missing_channels,
+            empty=self.evaluation.empty,
             file_ending=self.file_ending,
         )
 

@@ -1,13 +1,22 @@
 """Recipe: the training settings of a configuration."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from autoseg.plans.components import by_name, find, table_of
+from autoseg.plans.augmentation import TRANSFORMS as TRANSFORMS
+from autoseg.plans.augmentation import Augmentation as Augmentation
+from autoseg.plans.augmentation import Axis as Axis
+from autoseg.plans.augmentation import Transform as Transform
+from autoseg.plans.components import by_name
+from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
+from autoseg.plans.loss import Loss as Loss
+from autoseg.plans.loss import LossTerm as LossTerm
 from autoseg.plans.reasons import Reasoned
-from autoseg.utils.registry import Registry
+from autoseg.plans.schedule import SCHEDULES as SCHEDULES
+from autoseg.plans.schedule import Schedule as Schedule
 
 if TYPE_CHECKING:
     from typing import Self
@@ -18,83 +27,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 #: How images and weights lie in memory; ``auto``: the fastest, as measured.
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
-#: An axis of a patch; the configuration checks it against the number of axes.
-Axis = Annotated[int, Field(ge=0, le=2)]
-
-
 #: Name of several annotators' label maps, in files and fingerprints.
 ANNOTATORS_KEY = "raters"
-
-
-class LossTerm(Reasoned):
-    """Base of a loss term's description (:data:`LOSS_TERMS`); subclasses add their parameters.
-
-    Attributes:
-        weight: of the term.
-    """
-
-    weight: float = Field(1.0, ge=0)
-
-
-#: Further terms of a loss: name → description. The functions are in :data:`autoseg.step.terms.TERMS`.
-LOSS_TERMS: Registry[type[LossTerm]] = Registry("loss", package="autoseg.step")
-
-
-class Loss(Reasoned):
-    """The training loss: the sum of weight × term over the terms below.
-
-    Every term is defined for exclusive labels (softmax; Dice and Tversky leave the background out, unless
-    ``background``) and for regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
-
-    Attributes:
-        dice_weight: of 1 − soft Dice.
-        ce_weight: of the mean cross-entropy (binary for regions).
-        focal_weight: of the mean focal loss, −(1 − p)^γ·log p (Lin et al. 2017).
-        tversky_weight: of 1 − Tversky index (Salehi et al. 2017).
-        topk_weight: of the mean cross-entropy of the hardest voxels.
-        dice_denominator: of the soft Dice: ``sum`` of probabilities and truth, or of their ``squares`` (Milletari et
-            al. 2016).
-        tversky_alpha: weight of false positives.
-        tversky_beta: weight of false negatives; both ½ is Dice with the plain sum.
-        focal_gamma: the larger, the less well-classified voxels count; 0 is cross-entropy.
-        omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
-            weigh 1 where None, so omega = ½ halves the loss.
-        topk_share: share of a batch's voxels that count as the hardest.
-        background: whether the background is a class of Dice and Tversky, too (exclusive labels). Needed without a term
-            over every voxel (cross-entropy, focal): otherwise false positives of a label without overlap cost
-            nothing.
-        batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
-            structures.
-        smooth: added to numerator and denominator of the soft Dice.
-        terms: further terms, by name (:data:`LOSS_TERMS`), each with its own weight.
-    """
-
-    dice_weight: float = Field(1.0, ge=0)
-    ce_weight: float = Field(1.0, ge=0)
-    focal_weight: float = Field(0.0, ge=0)
-    tversky_weight: float = Field(0.0, ge=0)
-    topk_weight: float = Field(0.0, ge=0)
-    dice_denominator: Literal["sum", "squares"] = "sum"
-    tversky_alpha: float = Field(0.3, ge=0)
-    tversky_beta: float = Field(0.7, ge=0)
-    focal_gamma: float = Field(2.0, ge=0)
-    omega: float | None = Field(None, gt=0, lt=1)
-    topk_share: float = Field(0.1, gt=0, le=1)
-    background: bool = False
-    batch_dice: bool = True
-    smooth: float = Field(1e-5, ge=0)
-    terms: Annotated[dict[str, SerializeAsAny[LossTerm]], BeforeValidator(table_of(LOSS_TERMS))] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _something(self) -> "Self":
-        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
-        if not any(getattr(self, name) for name in weights) and not any(term.weight for term in self.terms.values()):
-            raise ValueError(f"{', '.join(weights)} are all 0: nothing to minimise")
-        if self.tversky_alpha == self.tversky_beta == 0:
-            raise ValueError("tversky_alpha and tversky_beta are both 0: no mistake would cost anything")
-        return self
 
 
 class Optimizer(Reasoned):
@@ -106,6 +40,7 @@ class Optimizer(Reasoned):
         learning_rate: the maximum, which the schedule scales.
         weight_decay: as the optimizer defines it.
         momentum: of ``sgd``.
+        eps: added to the denominator of ``adam``, ``adamw`` and ``ranger21`` (torch: 1e-8; Keras: 1e-7).
         layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
             in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
     """
@@ -114,152 +49,8 @@ class Optimizer(Reasoned):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
-
-
-class Schedule(Reasoned):
-    """Learning-rate schedule over the share of the budget (iterations or time) that is spent.
-
-    Attributes:
-        name: ``cosine``: to ``floor``·rate; ``poly``: (1 − progress)^power; ``constant``; ``one_cycle``: up over the
-            first 30 %, then down to ``floor``·rate (Smith 2018); ``explore_exploit``: the full rate until ``explore``,
-            then linearly to ``floor``·rate (Wright & Demeure 2021); ``plateau``: divided by ``factor`` whenever the
-            mean training loss of an epoch has not improved for ``patience`` epochs, down to ``floor``·rate.
-        warmup: share of the budget over which the rate rises linearly from zero; ``one_cycle`` has a rise of its own.
-        power: of ``poly`` (nnU-Net: 0.9).
-        floor: share of the learning rate that ``cosine``, ``one_cycle``, ``explore_exploit`` and ``plateau`` end at.
-        explore: share of the budget at which the fall of ``explore_exploit`` begins (Ranger21: 0.72).
-        patience: epochs without improvement that ``plateau`` waits for.
-        factor: that ``plateau`` divides the rate by.
-    """
-
-    name: str = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
-    power: float = Field(0.9, gt=0)
-    floor: float = Field(0.0, ge=0, le=1)
-    explore: float = Field(0.72, gt=0, le=1)
-    patience: int = Field(10, ge=1)
-    factor: float = Field(5.0, gt=1)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Self":
-        if find(SCHEDULES, self.name) is not type(self):
-            raise ValueError(f"{self.name} is described by another class than {type(self).__name__}")
-        if self.name == "explore_exploit" and self.warmup > self.explore:
-            raise ValueError(
-                f"explore {self.explore:g} starts the fall before warmup {self.warmup:g} has ended the rise"
-            )
-        return self
-
-
-#: Learning-rate schedules: name → description. The functions are in :data:`autoseg.step.lr_schedule.RATE_FACTORS`.
-SCHEDULES: Registry[type[Schedule]] = Registry("learning-rate schedule", package="autoseg.step")
-for _name in ("cosine", "poly", "constant", "one_cycle", "plateau", "explore_exploit"):
-    SCHEDULES.register(_name, Schedule)
-
-
-class Transform(Reasoned):
-    """Base of an augmentation's description (:data:`TRANSFORMS`); subclasses add their parameters.
-
-    Attributes:
-        probability: per sample.
-    """
-
-    probability: float = Field(0.2, ge=0, le=1)
-
-
-#: Further augmentations: name → description. The functions are in :data:`autoseg.training.augmentation.TRANSFORMERS`.
-TRANSFORMS: Registry[type[Transform]] = Registry("augmentation", package="autoseg.training")
-
-
-class Augmentation(Reasoned):
-    """Random changes of a training batch; defaults are nnU-Net's ranges.
-
-    A probability is per sample, and per channel where noted; values are sampled uniformly from a range.
-
-    Attributes:
-        rotation: degrees, sampled from ±rotation about each axis.
-        rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first.
-        rotation_probability: of rotating a sample.
-        scaling: zoom factors.
-        scaling_probability: of zooming a sample.
-        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
-        elastic_spacing: voxels between the nodes of that field.
-        elastic_probability: of deforming a sample.
-        mirror_axes: axes that may be flipped, each with probability ½.
-        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
-        noise_probability: per sample.
-        blur_sigma: voxels.
-        blur_probability: per sample; each channel then with ½.
-        brightness: factors.
-        brightness_probability: per sample.
-        contrast: factors by which intensities move away from the patch's mean, kept within its range.
-        contrast_probability: per sample.
-        low_resolution: zoom factors of the simulated acquisition.
-        low_resolution_probability: per sample; each channel then with ½.
-        gamma: exponents.
-        gamma_probability: per sample.
-        gamma_invert_probability: per sample, of a gamma curve on the inverted intensities.
-        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of the
-            previous stage's segmentation; this and the next three only apply where the network has that as input. All
-            four are from nnU-Net's cascade (Isensee et al. 2021); they simulate errors of the previous stage.
-        previous_morphology_radius: of the ball, in voxels.
-        previous_removal_probability: per sample and label, of removing one of its connected components there.
-        previous_removal_share: of the patch that such a component may cover, at most.
-        transforms: further changes of the intensities, by name (:data:`TRANSFORMS`), after all those above and in this
-            order.
-    """
-
-    rotation: float = Field(30.0, ge=0, le=180)
-    rotation_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
-    rotation_probability: float = Field(0.2, ge=0, le=1)
-    scaling: tuple[float, float] = (0.7, 1.4)
-    scaling_probability: float = Field(0.2, ge=0, le=1)
-    elastic_magnitude: float = Field(4.0, ge=0)
-    elastic_spacing: int = Field(12, ge=2)
-    elastic_probability: float = Field(0.0, ge=0, le=1)
-    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
-    noise_std: tuple[float, float] = (0.0, 0.1)
-    noise_probability: float = Field(0.1, ge=0, le=1)
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
-    blur_probability: float = Field(0.2, ge=0, le=1)
-    brightness: tuple[float, float] = (0.75, 1.25)
-    brightness_probability: float = Field(0.15, ge=0, le=1)
-    contrast: tuple[float, float] = (0.75, 1.25)
-    contrast_probability: float = Field(0.15, ge=0, le=1)
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    low_resolution_probability: float = Field(0.25, ge=0, le=1)
-    gamma: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = Field(0.3, ge=0, le=1)
-    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
-    previous_morphology_probability: float = Field(0.4, ge=0, le=1)
-    previous_morphology_radius: tuple[PositiveInt, PositiveInt] = (1, 8)
-    previous_removal_probability: float = Field(0.2, ge=0, le=1)
-    previous_removal_share: float = Field(0.15, ge=0, le=1)
-    transforms: Annotated[dict[str, SerializeAsAny[Transform]], BeforeValidator(table_of(TRANSFORMS))] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Self":
-        for name in (
-            "scaling",
-            "noise_std",
-            "blur_sigma",
-            "brightness",
-            "contrast",
-            "low_resolution",
-            "gamma",
-            "previous_morphology_radius",
-        ):
-            low, high = getattr(self, name)
-            if low > high or low < 0:
-                raise ValueError(
-                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
-                )
-        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
-            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
-        return self
 
 
 class Sampling(Reasoned):
@@ -383,8 +174,10 @@ class Recipe(Reasoned):
     """Training settings of a configuration.
 
     Attributes:
-        epochs: default length of a training; an epoch is a fixed number of iterations.
-        iterations_per_epoch: optimizer steps an epoch.
+        epochs: default length of a training.
+        iterations_per_epoch: optimizer steps an epoch; where an epoch is a pass, what the planner expects them to be.
+        epoch_length: of an epoch: the ``iterations`` given, or a ``pass``: as many steps as it takes to draw from every
+            training case of the fold once (:meth:`steps_of_epoch`).
         loss: to minimise.
         optimizer: name and hyperparameters.
         schedule: of the learning rate.
@@ -403,11 +196,17 @@ class Recipe(Reasoned):
         compile: whether the network is compiled (``torch.compile``); ``auto``: where that pays within the training.
         validate_every: epochs between validations on whole images (without test-time augmentation).
         validate_cases: validation cases used for these, at most.
+        validation_loss: what these validations take the loss of: the ``images`` as a whole, tiled as at inference (the
+            mean over them); ``patches``: a fixed set drawn from the same cases, where whole images take too long; or
+            ``none``. It is the ``loss`` alone, without augmentation, dropout or a teacher's term.
+        validation_batches: batches in that set of patches.
         early_stopping: validations without improvement after which training stops; 0 for never.
+        early_stopping_follows: what has to improve: the ``validation_dice`` or the ``validation_loss``.
     """
 
     epochs: int = Field(200, ge=1)
     iterations_per_epoch: int = Field(250, ge=1)
+    epoch_length: Literal["iterations", "pass"] = "iterations"
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Annotated[Schedule, BeforeValidator(by_name(SCHEDULES, "name", "cosine")), SerializeAsAny()] = Schedule()
@@ -424,7 +223,30 @@ class Recipe(Reasoned):
     compile: Literal["auto", "never", "always"] = "auto"
     validate_every: int = Field(10, ge=1)
     validate_cases: int = Field(8, ge=1)
+    validation_loss: Literal["images", "patches", "none"] = "images"
+    validation_batches: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)
+    early_stopping_follows: Literal["validation_dice", "validation_loss"] = "validation_dice"
+
+    @model_validator(mode="after")
+    def _has_what_is_followed(self) -> "Self":
+        if self.validation_loss == "none":
+            if self.schedule.follows == "validation_loss":
+                raise ValueError("schedule follows the validation loss, and validation_loss is none; use images")
+            if self.early_stopping and self.early_stopping_follows == "validation_loss":
+                raise ValueError("early_stopping follows the validation loss, and validation_loss is none; use images")
+        return self
+
+    def steps_of_epoch(self, cases: int, batch: int) -> int:
+        """Optimizer steps of an epoch.
+
+        Args:
+            cases: training cases of the fold.
+            batch: patches a step, which come from as many cases, or from ``sampling.cases_per_batch`` at most.
+        """
+        if self.epoch_length == "iterations":
+            return self.iterations_per_epoch
+        return max(1, math.ceil(cases / min(batch, self.sampling.cases_per_batch or batch)))
 
     @property
     def taught(self) -> Distillation | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration, Previous
@@ -29,6 +29,7 @@ class Stage:
         before: the stage that is trained first and whose segmentation this one uses; None for the first.
         annotators: who are learned separately, each by a decoder; empty for a single decoder.
         allows_missing: whether the plan allows cases that lack a channel.
+        empty: convention for structures that are absent, in its validations (``plan.evaluation.empty``).
         file_ending: of results.
     """
 
@@ -41,6 +42,7 @@ class Stage:
     before: "Stage | None" = None
     annotators: tuple[str, ...] = ()
     allows_missing: bool = False
+    empty: Literal["skip", "brats"] = "skip"
     file_ending: str = ".nii.gz"
 
     @property

@@ -87,7 +87,7 @@ def refuse_lacking(dataset: Dataset, stage: Stage) -> None:
     """
     if stage.takes_missing_channels:
         return
-    for case in dataset.cases:
+    for case in (*dataset.cases, *dataset.labelled_test_cases):
         lacking = [channel for channel in stage.channel_names if channel not in case.channels]
         if lacking:
             raise AutosegError(
@@ -119,7 +119,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     dataset = run.dataset
     needs_places = stage.recipe.sampling.background != "anywhere"
     due = []
-    for case in dataset.cases:
+    for case in (*dataset.cases, *dataset.labelled_test_cases):
         key = case_key(case, stage)
         stored = stored_key(folder, case.id)
         if stored is not None and needs_places and not StoredCase(folder, case.id).places:

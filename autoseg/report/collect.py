@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.crossvalidation.holdout import read_test
 from autoseg.data.dataset import Case, load_case
 from autoseg.evaluation.cases import read_labels
 from autoseg.evaluation.summary import Evaluation
@@ -50,6 +51,7 @@ class Results:
         evaluation: of all validated cases, or None.
         fold_of: validated case → number of its fold.
         note: what is missing or could not be read, shown in the report.
+        test: the evaluation of the hold-out test set, or None.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Results:
     evaluation: Evaluation | None
     fold_of: dict[str, int]
     note: str = ""
+    test: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Picture:
 
 def collect(run: Run, name: str, expected_folds: int) -> Results | None:
     """The results of one configuration, or None where no fold was begun."""
+    stage = run.plan.stage(name)
     folders = {
         int(folder.name.removeprefix("fold_")): folder
         for folder in (run.path / name).glob("fold_*")
@@ -95,7 +99,7 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
             if (folder / "history.csv").is_file():
                 curves.append(Curve(fold, read_history(folder / "history.csv")))
             if (folder / "validation" / "summary.json").is_file():
-                parts[fold] = Evaluation.read(folder / "validation")
+                parts[fold] = Evaluation.read(folder / "validation").counting_absent(stage.empty)
         except AutosegError as error:
             notes.append(str(error))
     trained = tuple(run.trained_folds(name))
@@ -112,8 +116,15 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
             f"{len(parts)} of {expected_folds} folds are validated"
             + ("; the figures below are theirs." if parts else ".")
         )
+    test = None
+    try:
+        test = read_test(run, stage)
+    except AutosegError as error:
+        notes.append(str(error))
+    if test is None and run.test_cases:
+        notes.append(f"{len(run.test_cases)} test cases are held out, and scored when all folds are trained.")
     fold_of = {case: fold for fold, part in parts.items() for case in part.cases}
-    return Results(name, trained, tuple(curves), evaluation, fold_of, " ".join(notes))
+    return Results(name, trained, tuple(curves), evaluation, fold_of, " ".join(notes), test)
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from autoseg.data.file_names import result_ending
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.summary import WIDE_TABLE, Evaluation, Statistics, number
+from autoseg.networks import resized
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
@@ -102,6 +103,8 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         cards.append(("mean Dice, cross-validated", number(evaluation.mean("dice"), 3)))
         cards.append(("mean HD95", f"{number(evaluation.mean('hd95'), 1)} mm"))
         cards.append(("validated cases", str(len(evaluation.cases))))
+    if result.test is not None:
+        cards.append(("mean Dice, test set", number(result.test.mean("dice"), 3)))
     cards.append(("folds trained", f"{len(result.folds)} of {len(run.splits)}"))
     if result.curves:
         cards.append(("training time, all folds", _duration(sum(curve.seconds for curve in result.curves))))
@@ -133,9 +136,16 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         )
         parts.append(_pictures(run, plan, result, evaluation))
         parts.append(_case_table(result, evaluation))
+    if result.test is not None:
+        parts.append("<h3>Test set</h3>")
+        what = f"Mean ± standard deviation over {len(result.test.cases)} cases that no fold has seen, predicted by all "
+        parts.append(f"<p class='muted'>{what}folds together, without post-processing.</p>")
+        parts.append(_metrics_table(result.test))
+        caption = "Each dot is a case of the test set; the box spans the quartiles, its bar is the median."
+        parts.append(_figure(_svg_uri(distributions(result.test)), "Dice and HD95 of every test case", caption))
     if result.curves:
         parts.append("<h3>Training</h3>")
-        caption = "Loss, and Dice of a few validation cases predicted without test-time augmentation."
+        caption = "Losses, and Dice of a few validation cases predicted without test-time augmentation."
         parts.append(_figure(_svg_uri(training_curves(result.curves)), "Training curves", caption))
     return "".join(parts)
 
@@ -300,7 +310,7 @@ def _facts(configuration: Configuration) -> str:
         ("patch, voxels", _show(configuration.patch_size, "patch_size")),
         ("spacing, mm", _show(configuration.spacing, "spacing")),
         ("batch size", str(configuration.batch_size)),
-        ("network", f"{configuration.network.family} {configuration.network.summary}"),
+        ("network", f"{configuration.network.family} {resized(configuration.network).summary}"),
     ]
     previous = configuration.previous
     if previous is not None and previous.use == "box":

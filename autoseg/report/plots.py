@@ -16,15 +16,17 @@ VECTOR_POINTS = 2000
 
 
 def training_curves(curves: Sequence[Curve]) -> str:
-    """Loss and validation Dice over the epochs, one line for each fold; an SVG element."""
+    """Losses and validation Dice over the epochs, one colour for each fold; an SVG element."""
     palette = colours(len(curves))
     with figure(9.6, 3.3) as fig:
         left, right = fig.subplots(1, 2)
         for curve, colour in zip(curves, palette, strict=True):
             epochs = _epochs(curve)
             _line(left, epochs, curve.column("loss"), colour, f"fold {curve.fold}")
+            _line(left, epochs, curve.column("validation_loss"), colour, "", style="--")
             _line(right, epochs, curve.column("validation_dice"), colour, f"fold {curve.fold}", marker="o")
-        left.set(xlabel="epoch", ylabel="training loss")
+        validated = any(np.isfinite(curve.column("validation_loss")).any() for curve in curves)
+        left.set(xlabel="epoch", ylabel="training loss (dashed: validation)" if validated else "training loss")
         right.set(xlabel="epoch", ylabel="mean Dice, validation cases")
         for ax in (left, right):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -67,11 +69,14 @@ def _epochs(curve: Curve) -> np.ndarray:
     return epochs if np.isfinite(epochs).all() else np.arange(1, len(epochs) + 1)
 
 
-def _line(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, marker: str = "") -> None:
+def _line(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, marker: str = "", style: str = "-") -> None:
+    """A line over the values that are known; one without a label is not in the legend."""
     known = np.isfinite(y)
     if known.any():
         marker = marker if known.sum() <= 40 else ""
-        ax.plot(x[known], y[known], color=colour, label=label, linewidth=1.5, marker=marker, markersize=3.5)
+        ax.plot(
+            x[known], y[known], style, color=colour, label=label or "_", linewidth=1.5, marker=marker, markersize=3.5
+        )
 
 
 def _box(ax: Axes, values: np.ndarray, row: int) -> None:

@@ -10,6 +10,7 @@ RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  traini
 RUN/<configuration>/source/        <number>.safetensors: all folds of the model that is fine-tuned, fitted to it
 RUN/<configuration>/source_share.json    how much of them is kept, where that is chosen
 RUN/<configuration>/crossval/      metrics.csv  summary.json
+RUN/<configuration>/test/          the same of the hold-out test set, and its label maps
 RUN/<configuration>/               postprocessing.json
 RUN/report/index.html
 """
@@ -102,6 +103,15 @@ class Run:
         splits = read_splits(path)
         check_splits(splits, self.dataset, path)
         return splits
+
+    @property
+    def test_cases(self) -> list[str]:
+        """Names of the cases of the hold-out test set, which no fold sees; often there are none."""
+        return self.splits[0].get("test", [])
+
+    def test(self, stage: Stage) -> Path:
+        """Folder of the test set's predictions by a stage's folds, and of their evaluation."""
+        return self.path / stage.name / "test"
 
     def preprocessed(self, data: str) -> Path:
         """Folder of the preprocessed cases called ``data``."""

@@ -11,11 +11,11 @@ from autoseg.utils.registry import Registry
 #: of Smith 2018).
 CYCLE_RISE, CYCLE_START = 0.3, 1 / 25
 
-#: A training loss counts as improved where it is lower by this share (as in torch's ReduceLROnPlateau).
+#: A loss counts as improved where it is lower by this share (as in torch's ReduceLROnPlateau).
 IMPROVEMENT = 1e-4
 
-#: Factor of the learning rate, from the description, the share of the budget that is spent (0 to 1), and the mean
-#: training loss of each epoch so far.
+#: Factor of the learning rate, from the description, the share of the budget that is spent (0 to 1), and the losses so
+#: far that the schedule follows.
 RateFactor = Callable[[Any, float, Sequence[float]], float]
 
 #: Name → its function (:data:`autoseg.plans.recipe.SCHEDULES` describes it).
@@ -28,7 +28,7 @@ def rate_factor(schedule: Schedule, progress: float, losses: Sequence[float] = (
     Args:
         schedule: of the plan.
         progress: share of the budget that is spent.
-        losses: mean training loss of each epoch so far, which ``plateau`` follows.
+        losses: so far, that ``plateau`` follows: of each epoch in training, or of each validation.
     """
     return RATE_FACTORS.find(schedule.name)(schedule, min(max(progress, 0.0), 1.0), losses)
 
@@ -84,7 +84,7 @@ def explore_exploit(schedule: Schedule, progress: float, losses: Sequence[float]
 @RATE_FACTORS.register("plateau")
 @after_warmup
 def plateau(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
-    """Divided by a factor whenever the training loss stopped falling."""
+    """Divided by a factor whenever the loss stopped falling."""
     return max(schedule.factor ** -plateaus(losses, schedule.patience), schedule.floor)
 
 
@@ -100,13 +100,13 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """Number of plateaus: ``patience`` epochs without improvement, counted anew after each.
+    """Number of plateaus: ``patience`` losses without improvement, counted anew after each.
 
     Computed from the history alone, so that a resumed training continues with the same learning rate.
 
     Args:
-        losses: of each epoch; NaN is no improvement.
-        patience: epochs without improvement.
+        losses: in order; NaN is no improvement.
+        patience: of them without improvement.
     """
     best, waited, count = math.inf, 0, 0
     for loss in losses:
@@ -117,3 +117,11 @@ def plateaus(losses: Sequence[float], patience: int) -> int:
         if waited == patience:
             waited, count = 0, count + 1
     return count
+
+
+def without_improvement(losses: Sequence[float]) -> int:
+    """How many losses in a row, at the end, are no improvement; NaN is none."""
+    best, waited = math.inf, 0
+    for loss in losses:
+        best, waited = (loss, 0) if loss < best * (1 - IMPROVEMENT) else (best, waited + 1)
+    return waited

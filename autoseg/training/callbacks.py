@@ -1,5 +1,7 @@
 """Callbacks: initial weights, non-finite losses, freezing, validation, early stopping, history, saved states."""
 
+import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -7,20 +9,27 @@ import torch
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
+from autoseg.networks.weights import load_weights
+from autoseg.plans.recipe import Recipe
+from autoseg.step.lr_schedule import without_improvement
 from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
 from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
 from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
-from autoseg.training.validation import evenly_chosen, validate
+from autoseg.training.validation import evenly_chosen, too_large_for_loss, validate
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import say
 
 #: Seconds between two saved states, which an interruption loses at most.
 SAVE_INTERVAL = 30.0
 
 #: Largest share of the time so far that validation during training may take.
 VALIDATION_SHARE = 0.05
+
+#: The same where a time budget sets the length, and the training depends on its validations.
+NEEDED_SHARE = 0.25
 
 #: Consecutive steps without a finite gradient that end the training.
 PATIENCE_NOT_FINITE = 30
@@ -120,17 +129,32 @@ class Freezing(Callback):
 
 
 class Validation(Callback):
-    """Adds the Dice of some whole validation images to the history; saves the best weights so far."""
+    """Adds Dice and loss of some whole validation images to the history; saves the best weights so far."""
 
     def on_start(self, training: Training) -> None:
-        """Choose the cases."""
-        self._cases = evenly_chosen(training.cases.validation, training.recipe.validate_cases)
+        """Choose the cases.
+
+        Raises:
+            AutosegError: the loss of the whole images is needed, and they are too large for it.
+        """
+        recipe = training.recipe
+        self._cases = evenly_chosen(training.cases.validation, recipe.validate_cases)
+        large = too_large_for_loss(self._cases, training.stage) if recipe.validation_loss == "images" else None
+        if large is None:
+            return
+        why = f"the image {large.id} is too large for a validation loss of the whole image"
+        if follows_loss(recipe):
+            raise AutosegError(f"{why}, which the plan follows; plan with --set recipe.validation_loss=patches.")
+        say(f"No validation loss: {why}; --set recipe.validation_loss=patches takes that of patches.")
 
     def on_epoch_end(self, training: Training) -> None:
-        """Validate, if it is due and there is time."""
-        state = training.state
-        due = len(state.history) % training.recipe.validate_every == 0 or training.progress >= 1
-        if not (self._cases and due and state.validation_seconds <= VALIDATION_SHARE * state.seconds):
+        """Validate, if it is due and there is time; where the steps depend on it, time does not decide."""
+        state, recipe = training.state, training.recipe
+        due = len(state.history) % recipe.validate_every == 0 or training.progress >= 1
+        share = VALIDATION_SHARE
+        if recipe.early_stopping or follows_loss(recipe) or training.stage.inference.checkpoint == "best":
+            share = NEEDED_SHARE if training.budget.seconds else math.inf
+        if not (self._cases and due and state.validation_seconds <= share * state.seconds):
             return
         validate(training, self._cases)
         network = training.step.network
@@ -139,13 +163,35 @@ class Validation(Callback):
         training.tick()
 
 
+def follows_loss(recipe: Recipe) -> bool:
+    """Whether the learning rate or the end of a training depends on the validation loss."""
+    stops = recipe.early_stopping > 0 and recipe.early_stopping_follows == "validation_loss"
+    return stops or (recipe.schedule.name == "plateau" and recipe.schedule.follows == "validation_loss")
+
+
+class BestWeights(Callback):
+    """Makes the weights of the best validation those of the fold, where the plan says so (``inference.checkpoint``)."""
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Load them; without a validation, the weights at the end stay."""
+        best = training.fold.checkpoint("best")
+        if training.stage.inference.checkpoint != "best" or training.state.best_dice < 0 or not best.exists():
+            return network
+        chosen = copy.deepcopy(network)
+        chosen.load_state_dict(load_weights(best))
+        return chosen
+
+
 class EarlyStopping(Callback):
     """Ends a training after ``recipe.early_stopping`` validations in a row without improvement."""
 
     def on_start(self, training: Training) -> None:
         """Stop again where a stopped training is resumed."""
-        patience = training.recipe.early_stopping
-        if patience > 0 and training.state.without_better >= patience:
+        recipe, waited = training.recipe, training.state.without_better
+        if recipe.early_stopping_follows == "validation_loss":
+            rows = training.state.history
+            waited = without_improvement([row["validation_loss"] for row in rows if "validation_loss" in row])
+        if 0 < recipe.early_stopping <= waited:
             training.stopped = True
 
     def on_epoch_end(self, training: Training) -> None:
@@ -192,4 +238,5 @@ class SavedState(Callback):
 
 def with_usual_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """The callbacks of every training, in order; further ones come before what writes the history and the state."""
-    return [NotFinite(), Freezing(), Validation(), EarlyStopping(), *callbacks, History(), SavedState()]
+    first = [NotFinite(), Freezing(), Validation(), BestWeights(), EarlyStopping()]
+    return [*first, *callbacks, History(), SavedState()]

@@ -67,10 +67,10 @@ def begun_variant(fold: Fold, device: torch.device) -> Variant | None:
     return recorded(saved[VARIANT], device)
 
 
-def end_epoch(folder: Path, state: State, rate: float, iterations_per_epoch: int) -> None:
-    """Add a row to the history, and make the fold's folder."""
+def end_epoch(folder: Path, state: State, rate: float, steps: int) -> None:
+    """Add a row to the history of a training whose epochs have so many steps, and make the fold's folder."""
     row = {
-        "epoch": float(math.ceil(state.iteration / iterations_per_epoch)),
+        "epoch": float(math.ceil(state.iteration / steps)),
         "iteration": float(state.iteration),
         "seconds": round(state.seconds, 3),
         "learning_rate": rate,

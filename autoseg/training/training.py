@@ -40,8 +40,11 @@ GATHER = 10
 #: Threads that read patches for a GPU, at most; each patch is one read.
 READING_THREADS = 4
 
-#: Parts of a recipe that set the length and the validation of a training, but do not change its steps.
-WATCHING = {"epochs", "validate_every", "validate_cases", "early_stopping", "reasons"}
+#: Parts of a recipe that set the length of a training, but do not change its steps.
+LASTING = {"epochs", "early_stopping", "early_stopping_follows", "reasons"}
+
+#: Parts that set its validation, which change its steps only where the schedule follows the validation.
+WATCHING = {"validate_every", "validate_cases", "validation_loss", "validation_batches"}
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Training(AbstractContextManager["Training"]):
         self.stage = stage = fold.stage
         self.device = settings.device
         self.stopped = False
+        #: Optimizer steps of an epoch.
+        self.epoch_steps = stage.recipe.steps_of_epoch(len(cases.training), stage.configuration.batch_size)
         begun = settings.resume and fold.begun
         torch.manual_seed(settings.seed)
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
@@ -172,8 +177,10 @@ class Training(AbstractContextManager["Training"]):
     @property
     def rate(self) -> float:
         """Learning rate at the current progress."""
-        losses = [row["loss"] for row in self.state.history]
-        return self.recipe.optimizer.learning_rate * rate_factor(self.recipe.schedule, self.progress, losses)
+        schedule = self.recipe.schedule
+        followed = "loss" if schedule.follows == "training_loss" else schedule.follows
+        losses = [row[followed] for row in self.state.history if followed in row]
+        return self.recipe.optimizer.learning_rate * rate_factor(schedule, self.progress, losses)
 
     @property
     def weights(self) -> nn.Module:
@@ -228,12 +235,12 @@ class Training(AbstractContextManager["Training"]):
     @property
     def ends_epoch(self) -> bool:
         """Whether the last step ended an epoch, or the budget."""
-        return self.state.iteration % self.recipe.iterations_per_epoch == 0 or self.progress >= 1
+        return self.state.iteration % self.epoch_steps == 0 or self.progress >= 1
 
     def end_epoch(self, rate: float) -> None:
         """Add a row to the history."""
         self.gather()
-        end_epoch(self.fold.folder, self.state, rate, self.recipe.iterations_per_epoch)
+        end_epoch(self.fold.folder, self.state, rate, self.epoch_steps)
 
     def save(self) -> None:
         """Write the state that an interrupted training resumes from."""
@@ -256,7 +263,8 @@ def _parameters(network: nn.Module, stage: Stage) -> TrainedParameters:
 
 
 def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> str:
-    """A fingerprint of all that determines the steps of a training; its length and validation are left out."""
+    """A fingerprint of all that determines the weights of a training, but for its length."""
+    checkpoint = stage.inference.checkpoint
     return digest(
         without_reasons(
             {
@@ -266,6 +274,7 @@ def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> s
                 "recipe": _deciding(stage.recipe),
                 "cases": [[case.id, case.content] for case in cases],
                 "seed": seed,
+                **({} if checkpoint == "weights" else {"checkpoint": checkpoint}),
             }
         )
     )
@@ -274,8 +283,11 @@ def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> s
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """The parts of a recipe that determine the steps; without defaults, so that new keys leave saved states valid."""
 
+    followed = recipe.schedule.follows == "validation_loss"
+
     def plain(recipe: Recipe) -> dict[str, Any]:
-        parts = {name: value for name, value in recipe if name not in WATCHING}
+        left_out = LASTING if followed else LASTING | WATCHING
+        parts = {name: value for name, value in recipe if name not in left_out}
         return {
             name: value.model_dump(exclude_defaults=True, exclude={"reasons"})
             if isinstance(value, BaseModel)

@@ -1,8 +1,9 @@
-"""Validation during training: Dice of whole validation images, without test-time augmentation."""
+"""Validation during training: Dice and loss of whole validation images, without test-time augmentation."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +12,37 @@ from torch import nn
 from autoseg.inference.decoding import mean_of_answers, paint_scores
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import set_deep_supervision
+from autoseg.plans.recipe import Augmentation
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
+from autoseg.step.batch import Batch
+from autoseg.step.losses import training_loss
+from autoseg.training.batches import BatchMaker
+from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.fields import network_input
+from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Training
+
+#: Scores of an image, all heads together, above which its loss is not computed: its terms take about six times as much
+#: memory as the scores do, with so many about 6 GB.
+LARGEST_LOSS = 1 << 28
+
+#: Bytes that the terms of the loss take for each score, at most (measured with Dice, cross-entropy and focal loss).
+LOSS_BYTES = 24
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """What a network reaches on some validation images.
+
+    Attributes:
+        dice: output name → Dice of each case; NaN where both reference and prediction lack the output, or 1 by the
+            plan's convention (``evaluation.empty``).
+        losses: of each case; empty where the recipe takes the loss of patches, or none.
+    """
+
+    dice: dict[str, list[float]]
+    losses: list[float]
 
 
 def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
@@ -24,17 +52,26 @@ def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
+def too_large_for_loss(cases: Sequence[StoredCase], stage: Stage) -> StoredCase | None:
+    """A case of which the loss of the whole image takes too much memory, if there is one."""
+    return next((case for case in cases if math.prod(case.shape) * stage.heads > LARGEST_LOSS), None)
+
+
 def validate(training: Training, cases: Sequence[StoredCase]) -> None:
-    """Add the Dice of some cases to the history; save the weights if it is the best so far."""
+    """Add Dice and loss of some cases to the history; save the weights if the Dice is the best so far."""
     started = time.monotonic()
-    network, state = training.weights, training.state
+    network, state, stage = training.weights, training.state, training.stage
     network.eval()
     set_deep_supervision(network, False)
-    dice = validation_dice(network, cases, training.stage, training.device, training.step.dtype)
-    means = {
-        name: float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan for name, values in dice.items()
-    }
-    mean = float(np.nanmean(list(means.values()))) if np.any(np.isfinite(list(means.values()))) else 0.0
+    found = validation_scores(network, cases, stage, training.device, training.step.dtype)
+    if stage.recipe.validation_loss == "patches":
+        loss = training.step.mean_loss(network, validation_patches(cases, stage, training.device))
+        state.history[-1]["validation_loss"] = loss
+    elif found.losses:
+        state.history[-1]["validation_loss"] = float(np.mean(found.losses))
+    means = {name: _mean(values) for name, values in found.dice.items()}
+    mean = _mean(list(means.values()))
+    mean = 0.0 if math.isnan(mean) else mean
     state.history[-1]["validation_dice"] = mean
     state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
     if mean > state.best_dice:
@@ -45,20 +82,23 @@ def validate(training: Training, cases: Sequence[StoredCase]) -> None:
     state.validation_seconds += time.monotonic() - started
 
 
-def validation_dice(
+def _mean(values: Sequence[float]) -> float:
+    return float(np.nanmean(values)) if np.any(np.isfinite(values)) else math.nan
+
+
+def validation_scores(
     network: nn.Module,
     cases: Sequence[StoredCase],
     stage: Stage,
     device: torch.device,
     dtype: torch.dtype,
-) -> dict[str, list[float]]:
-    """Dice of whole preprocessed images, without test-time augmentation; several decoders are averaged.
-
-    Returns:
-        Output name → Dice of each case; NaN where both reference and prediction lack the output.
-    """
+) -> ValidationScores:
+    """Dice and loss of whole preprocessed images, without test-time augmentation; several decoders are averaged."""
     target, window = stage.target, SlidingWindow.of(stage, device, dtype, mirror=False)
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
+    losses = []
+    neither = 1.0 if stage.empty == "brats" else math.nan
+    takes_loss = stage.recipe.validation_loss == "images" and too_large_for_loss(cases, stage) is None
     for case in cases:
         scores = mean_of_answers(window.scores([network], network_input(case, stage)), target)
         predicted = paint_scores(scores, target).cpu().numpy()
@@ -71,5 +111,58 @@ def validation_dice(
                 prediction = (predicted == output.paint) & counts
             truth = np.isin(reference, output.values) & counts
             size = int(prediction.sum()) + int(truth.sum())
-            dice[output.name].append(2 * int((prediction & truth).sum()) / size if size else math.nan)
-    return dice
+            dice[output.name].append(2 * int((prediction & truth).sum()) / size if size else neither)
+        if takes_loss:
+            losses.append(image_loss(scores, reference, stage))
+    return ValidationScores(dice, losses)
+
+
+@torch.no_grad()
+def image_loss(scores: torch.Tensor, label: np.ndarray, stage: Stage) -> float:
+    """The loss of a whole image, as one sample.
+
+    Args:
+        scores: logits ``(heads, z, y, x)`` of one answer.
+        label: values of the dataset ``(z, y, x)``.
+        stage: whose loss.
+    """
+    if scores.device.type == "cuda" and LOSS_BYTES * scores.numel() > torch.cuda.mem_get_info(scores.device)[0]:
+        scores = scores.cpu()
+    truth = torch.from_numpy(label.astype(np.int64)).to(scores.device)
+    return float(training_loss(scores[None], truth[None], stage.recipe.loss, stage.target))
+
+
+def validation_patches(cases: Sequence[StoredCase], stage: Stage, device: torch.device) -> Iterator[Batch]:
+    """The fixed set of patches that the validation loss is taken of: always the same, as they are in the images.
+
+    They are sampled as in training.
+
+    Args:
+        cases: to draw from.
+        stage: patch, sampling and number of batches.
+        device: to make them on.
+    """
+    recipe = stage.recipe
+    plain = recipe.model_copy(
+        update={"augmentation": without_augmentation(recipe.augmentation), "channel_dropout": 0.0}
+    )
+    stage = replace(stage, configuration=stage.configuration.model_copy(update={"recipe": plain}))
+    maker = BatchMaker(stage, device)
+    patches = Patches(
+        stage.configuration.batch_size,
+        maker.output_size,
+        maker.input_size,
+        stage.target,
+        plain.sampling,
+        plain.augmentation,
+    )
+    cache = CaseCache(cases, stage, device, Room(0, 0))
+    loader = PatchLoader(cases, patches, cache, seed=0)
+    for number in range(recipe.validation_batches):
+        yield maker.make(loader.batch(number), cache.layout).batch
+
+
+def without_augmentation(augmentation: Augmentation) -> Augmentation:
+    """The same that changes nothing: every probability is 0, nothing is mirrored."""
+    off = dict.fromkeys((name for name in type(augmentation).model_fields if name.endswith("_probability")), 0.0)
+    return augmentation.model_copy(update={**off, "mirror_axes": [], "transforms": {}})

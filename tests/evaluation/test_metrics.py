@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 import autoseg
 from autoseg.data.boxes import bounding_box
 from autoseg.data.image import read_image
-from autoseg.evaluation.masks import BRATS_PENALTY_MM, dice, measure
+from autoseg.evaluation.masks import BRATS_PENALTY_MM, by_brats_convention, dice, measure
 from autoseg.evaluation.metric import METRICS, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
@@ -266,3 +266,37 @@ def test_one_more_metric(volume_similarity: str, tmp_path: Path) -> None:
     compared = autoseg.compare([tmp_path / "plain", tmp_path / "better"], metrics=[volume_similarity])
     assert compared.directions == {"x": "more"}
     assert "better is significantly better than plain" in compared.verdicts()[0]
+
+
+@given(pair=PAIRS)
+def test_accuracy_by_counting(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """The share of all voxels that are the same in both; of a whole image that the masks were cut from, too."""
+    prediction, reference = pair
+    protocol = EvaluationProtocol(metrics=("accuracy", "dice"))
+    same = int((prediction == reference).sum())
+    assert measure(prediction, reference, MM, protocol)["accuracy"] == pytest.approx(same / prediction.size)
+    larger = prediction.size + 100
+    found = measure(prediction, reference, MM, protocol, voxels=larger)["accuracy"]
+    assert found == pytest.approx((same + 100) / larger)
+    assert "accuracy" not in STANDARD_METRICS
+
+
+@given(pair=PAIRS)
+def test_stored_values_by_the_brats_convention(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """What was measured by the other convention becomes what measuring by this one gives."""
+    skipped, counted = measure(*pair, MM), measure(*pair, MM, BRATS)
+    found = by_brats_convention(skipped)
+    assert list(found) == list(counted)
+    np.testing.assert_array_equal(list(found.values()), list(counted.values()))
+    assert by_brats_convention(counted) == pytest.approx(counted, nan_ok=True)
+
+
+def test_an_evaluation_by_the_brats_convention() -> None:
+    empty = np.zeros((2, 2, 2), bool)
+    skipped = Evaluation((Row("a", "t", measure(empty, empty, MM)), Row("b", "t", measure(~empty, empty, MM))), ("t",))
+    assert skipped.mean("dice") == 0
+    counted = skipped.counting_absent("brats")
+    assert counted.empty == "brats"
+    assert list(counted.values("dice", "t")) == [1, 0]
+    assert list(counted.values("hd95", "t")) == [0, BRATS_PENALTY_MM]
+    assert skipped.counting_absent("skip") is skipped

@@ -47,7 +47,8 @@ class Echo(nn.Module):
 
 
 def chain(use: str, first: Target, last: Target | None, target: Target = LABELS, **more: Any) -> Plan:
-    previous = Previous(configuration="first", use=use, output=first.outputs[0].name, margin=more.pop("margin", 2))
+    how = {"margin": more.pop("margin", 2), "within": more.pop("within", "box")}
+    previous = Previous(configuration="first", use=use, output=first.outputs[0].name, **how)
     return make_plan(
         configurations={
             "first": make_configuration(target=first),
@@ -62,6 +63,45 @@ def chain(use: str, first: Target, last: Target | None, target: Target = LABELS,
 def predictor(plan: Plan, *networks: nn.Module) -> Predictor:
     stages = [TrainedStage(stage, [network]) for stage, network in zip(plan.stages, networks, strict=True)]
     return Predictor([Member("run", stages)], CPU)
+
+
+class Everywhere(nn.Module):
+    """Sure of every head but the first of three, or of all of two or fewer, in every voxel."""
+
+    def __init__(self, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = torch.full((len(image), self.heads, *image.shape[2:]), 20.0)
+        return logits if self.heads < 3 else logits * torch.tensor([0.0, 1.0, 0.5])[None, :, None, None, None]
+
+
+@pytest.mark.parametrize("results", [["label"], ["probabilities"]])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 0.8, 1.3)])
+def test_a_child_stays_inside_its_parent(results: list[str], spacing: tuple[float, float, float]) -> None:
+    """A core that is found in every voxel of the box is a core in the whole tumour's voxels alone, resampled or not."""
+    case = loaded(picture_of(blob()), spacing=spacing)
+    free = chain("box", WHOLE, INNER, REGIONS)
+    inside = predictor(free, Above(0.5), Everywhere()).predict_case(case, results).label
+    whole = predictor(free, Above(0.5), Above(9.0)).predict_case(case, results).label > 0
+    assert (inside[~whole] == 2).any()
+    confined = chain("box", WHOLE, INNER, REGIONS, within="mask")
+    found = predictor(confined, Above(0.5), Everywhere()).predict_case(case, results).label
+    assert np.array_equal(found == 2, whole)
+    assert whole.any()
+    # What lies inside anyway is as it was.
+    both = [predictor(plan, Above(0.5), Above(1.5)).predict_case(case, results).label for plan in (free, confined)]
+    assert np.array_equal(*both)
+
+
+def test_labels_stay_inside_a_mask() -> None:
+    """Softmax over labels inside the mask of the stage before: background outside of it, whatever its kind."""
+    case = loaded(picture_of(blob()))
+    confined = chain("box", ANYTHING, None, within="mask")
+    assert np.array_equal(predictor(confined, Above(0.5), Everywhere(3)).predict_case(case).label, blob() > 0)
+    found = predictor(chain("box", LABELS, None, within="mask"), Perfect(), Everywhere(3)).predict_case(case).label
+    assert np.array_equal(found > 0, blob() == 1)  # within the label "outer"
 
 
 @pytest.mark.parametrize("results", [["label"], ["probabilities"]])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.runs.run import Run, refuse_dataset_folder
-from autoseg.runs.splits import keep_or_make_splits, make_splits
+from autoseg.runs.splits import check_splits, keep_or_make_splits, make_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
@@ -67,6 +68,102 @@ def test_fewer_folds() -> None:
     assert len(make_splits(dataset_of(["a", "a", "b", "c"]))) == 3
     with pytest.raises(AutosegError, match="1 labelled patient"):
         make_splits(dataset_of(["a", "a", "a"]))
+
+
+@given(
+    groups=st.lists(st.sampled_from(["", "", "", "p1", "p2"]), min_size=10, max_size=40),
+    seed=st.integers(0, 99),
+    share=st.sampled_from([0.1, 0.2, 0.4]),
+)
+def test_a_test_set_is_in_no_fold(groups: list[str], seed: int, share: float) -> None:
+    groups = [*groups, *[""] * 20]
+    dataset = dataset_of(groups)
+    patient = {case.id: case.group or case.id for case in dataset.cases}
+    splits = make_splits(dataset, seed=seed, rules=EvaluationRules(test_share=share))
+    test = splits[0]["test"]
+    # By patient, as many cases as the share says, where patients have one each.
+    largest = max(list(patient.values()).count(p) for p in set(patient.values()))
+    assert abs(len(test) - round(share * len(groups))) <= largest
+    for split in splits:
+        assert split["test"] == test
+        seen = {*split["train"], *split["validation"]}
+        assert seen | set(test) == set(patient)
+        assert not {patient[c] for c in seen} & {patient[c] for c in test}
+    validated = [name for split in splits for name in split["validation"]]
+    assert sorted([*validated, *test]) == sorted(patient)
+
+
+@pytest.mark.parametrize(
+    ("cases", "rules", "expected"),
+    [
+        (285, {"test_share": 0.2}, (5, 57)),  # Rahimpour: 20 % of BraTS 2018
+        (369, {"test_share": 0.2}, (5, 74)),  # Tweedy: "20 %, i.e. 74 samples"
+        (1250, {"test_share": 150 / 1250, "validation_share": 250 / 1250}, (1, 150)),  # Yildiz: 850, 250, 150
+    ],
+)
+def test_shares_of_the_papers(cases: int, rules: dict[str, float], expected: tuple[int, int]) -> None:
+    splits = make_splits(dataset_of([""] * cases), rules=EvaluationRules(**rules))
+    assert (len(splits), len(splits[0]["test"])) == expected
+    if "validation_share" in rules:
+        assert (len(splits[0]["train"]), len(splits[0]["validation"])) == (850, 250)
+        five = make_splits(dataset_of([""] * cases), 5, rules=EvaluationRules(**rules))
+        assert (len(five), len(five[0]["validation"])) == (5, 220)
+
+
+def test_without_a_test_set_splits_are_as_they_were() -> None:
+    assert all(set(split) == {"train", "validation"} for split in make_splits(dataset_of([""] * 10)))
+
+
+def test_a_datasets_own_test_cases_are_held_out() -> None:
+    dataset = dataset_of([""] * 6)
+    own = [case.model_copy(update={"id": f"t{n}"}) for n, case in enumerate(dataset.cases[:3])]
+    own[2] = own[2].model_copy(update={"label": None})
+    dataset = dataset.model_copy(update={"unlabelled": tuple(own)})
+    for folds in (None, 1):
+        for split in make_splits(dataset, folds, rules=EvaluationRules(test_share=0.5)):
+            assert split["test"] == ["t0", "t1"]
+            assert {*split["train"], *split["validation"]} == {f"c{n}" for n in range(6)}
+            check_splits([split], dataset, Path("splits.json"))
+
+
+def test_stored_test_sets_are_kept_where_they_have_the_share(tmp_path: Path) -> None:
+    dataset = dataset_of([""] * 10)
+    rules = EvaluationRules(test_share=0.2)
+    chosen = [
+        {"train": ["c0", "c1", "c2", "c3"], "validation": ["c4", "c5", "c6", "c7"], "test": ["c8", "c9"]},
+        {"train": ["c4", "c5", "c6", "c7"], "validation": ["c0", "c1", "c2", "c3"], "test": ["c8", "c9"]},
+    ]
+    (tmp_path / "splits.json").write_text(json.dumps(chosen))
+    assert keep_or_make_splits(tmp_path, dataset, rules=rules) == chosen
+    assert keep_or_make_splits(tmp_path, dataset, folds=5, rules=rules) == make_splits(dataset, 5, rules=rules)
+    assert keep_or_make_splits(tmp_path, dataset) == make_splits(dataset)
+    assert keep_or_make_splits(tmp_path, dataset, rules=EvaluationRules(test_share=0.5)) != chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"test": ["c3", "c0"]}, 'fold 1 has c0 in "test" and elsewhere'),
+        ({"test": ["c3", "x"]}, "fold 1 names x, which is no labelled case"),
+        ({"test": []}, 'folds 0 and 1 have different cases in "test"'),
+        ({"test": ["c3", "c3"]}, 'folds 0 and 1 have different cases in "test"'),
+    ],
+)
+def test_wrong_test_sets_are_refused(change: dict[str, list[str]], said: str) -> None:
+    dataset = dataset_of([""] * 4)
+    first = {"train": ["c0"], "validation": ["c1", "c2"], "test": ["c3"]}
+    second = {"train": ["c1", "c2"], "validation": ["c0"], "test": ["c3"]}
+    check_splits([first, second], dataset, Path("splits.json"))
+    splits = [{**first, "test": sorted(set(change["test"]) - {"c0"}) if "else" in said else first["test"]}]
+    if "labelled" in said:
+        splits = [{**first, **change}]
+        said = said.replace("fold 1", "fold 0")
+    elif "else" in said:
+        splits = [{**first, "train": ["c2"], "validation": ["c1"], **change}, {**second, **change}]
+    else:
+        splits.append({**second, **change})
+    with pytest.raises(AutosegError, match=said):
+        check_splits(splits, dataset, Path("splits.json"))
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

@@ -17,19 +17,19 @@ from autoseg.training import batches, callbacks, validation
 from autoseg.training.callback import Callback
 from autoseg.training.loop import train_fold
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.training.validation import evenly_chosen, validation_dice
+from autoseg.training.validation import ValidationScores, evenly_chosen, validation_scores
 from autoseg.utils.errors import AutosegError
-from tests.builders import LABELS, REGIONS, Perfect, make_plan, store
-from tests.training.test_loop import CPU, plan_with, train
+from tests.builders import LABELS, REGIONS, Perfect, make_plan, store, train_in
+from tests.training.test_loop import CPU, plan_with, same_weights, train
 
 
 def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9])
 
-    def dice(*_: Any) -> dict[str, list[float]]:
-        return {"outer": [next(found)]}
+    def dice(*_: Any) -> ValidationScores:
+        return ValidationScores({"outer": [next(found)]}, [])
 
-    monkeypatch.setattr(validation, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_scores", dice)
     plan = plan_with(early_stopping=3)
     state = train(tmp_path / "f", plan, cases, Budget(iterations=100))
     # Better at the second, not at the third, fourth (equal) and fifth.
@@ -43,17 +43,46 @@ def test_best_is_the_best(tmp_path: Path, cases: list, monkeypatch: pytest.Monke
     found = iter([0.2, 0.8, 0.4])
     copies = []
 
-    def dice(network: torch.nn.Module, *_: Any) -> dict[str, list[float]]:
+    def dice(network: torch.nn.Module, *_: Any) -> ValidationScores:
         copies.append({k: v.clone() for k, v in network.state_dict().items()})
-        return {"outer": [next(found), math.nan], "inner": [math.nan]}
+        return ValidationScores({"outer": [next(found), math.nan], "inner": [math.nan]}, [])
 
-    monkeypatch.setattr(validation, "validation_dice", dice)
+    monkeypatch.setattr(validation, "validation_scores", dice)
     state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=6))
     best, last = load_weights(tmp_path / "f" / "best.safetensors"), load_weights(tmp_path / "f" / "weights.safetensors")
     assert all(torch.equal(best[key], copies[1][key]) for key in best)
     assert all(torch.equal(last[key], copies[2][key]) for key in last)
     assert state.history[0]["validation_dice"] == 0.2
     assert math.isnan(state.history[0]["validation_dice_inner"])
+
+
+def test_the_best_are_the_folds_weights(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the plan says so; without a validation they are those at the end."""
+    configuration = plan_with().configurations["small"]
+    best = configuration.model_copy(
+        update={"inference": configuration.inference.model_copy(update={"checkpoint": "best"})}
+    )
+    plan = make_plan(best)
+    found = iter([0.2, 0.8, 0.4] * 2)
+    monkeypatch.setattr(validation, "validation_scores", lambda *_: ValidationScores({"outer": [next(found)]}, []))
+    train(tmp_path / "last", plan_with(), cases, Budget(iterations=6))
+    train(tmp_path / "best", plan, cases, Budget(iterations=6))
+    assert same_weights(tmp_path / "best", tmp_path / "last", "best.safetensors")
+    chosen = load_weights(tmp_path / "best" / "weights.safetensors")
+    expected = load_weights(tmp_path / "best" / "best.safetensors")
+    assert all(torch.equal(chosen[key], expected[key]) for key in expected)
+    assert not same_weights(tmp_path / "best", tmp_path / "last")
+    # It goes on from the end, not from the best.
+    monkeypatch.setattr(validation, "validation_scores", lambda *_: ValidationScores({"outer": [0.9]}, []))
+    train(tmp_path / "last", plan_with(), cases, Budget(iterations=8))
+    train(tmp_path / "best", plan, cases, Budget(iterations=8))
+    assert same_weights(tmp_path / "best", tmp_path / "last")
+    # Weights that were chosen otherwise are another training's.
+    with pytest.raises(AutosegError, match="under another plan"):
+        train(tmp_path / "last", plan, cases, Budget(iterations=8))
+    no_validation = train_in(tmp_path / "none", plan.stage("small"), cases, (), Budget(iterations=2))
+    assert no_validation.best_dice < 0
+    assert (tmp_path / "none" / "weights.safetensors").exists()
 
 
 def test_one_bad_batch_is_left_out(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +108,8 @@ def test_only_bad_batches_end_the_training(tmp_path: Path, cases: list, monkeypa
 
 @pytest.mark.parametrize("target", [LABELS, REGIONS])
 def test_validation_dice_of_the_truth(cases: list, target) -> None:
-    found = validation_dice(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
-    assert found == {output.name: [1.0] * 3 for output in target.outputs}
+    found = validation_scores(Perfect(target), cases, make_plan(target=target).stage(), CPU, torch.float32)
+    assert found.dice == {output.name: [1.0] * 3 for output in target.outputs}
 
 
 def test_validation_dice_by_hand(tmp_path: Path) -> None:
@@ -92,11 +121,22 @@ def test_validation_dice_by_hand(tmp_path: Path) -> None:
     image[2, 2, 2] = image[1, 1, 1] = 100.5
     case = store(tmp_path, "c", label, image)
     ignoring = LABELS.model_copy(update={"ignore": 9})
-    found = validation_dice(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
-    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
-    assert math.isnan(found["inner"][0])
-    found = validation_dice(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
-    assert found["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
+    found = validation_scores(Perfect(), [case], make_plan(target=ignoring).stage(), CPU, torch.float32)
+    assert found.dice["outer"] == [pytest.approx(2 * 3 / (3 + 4))]
+    assert math.isnan(found.dice["inner"][0])
+    found = validation_scores(Perfect(), [case], make_plan().stage(), CPU, torch.float32)
+    assert found.dice["outer"] == [pytest.approx(2 * 3 / (3 + 5))]
+
+
+def test_an_absent_structure_counts_by_the_plans_convention(tmp_path: Path) -> None:
+    label = np.zeros((4, 4, 4), np.int16)
+    label[0] = 1
+    case = store(tmp_path, "c", label)
+    for empty in ("skip", "brats"):
+        plan = make_plan(evaluation={"empty": empty})
+        found = validation_scores(Perfect(), [case], plan.stage(), CPU, torch.float32).dice
+        assert found["outer"] == [1.0]
+        assert found["inner"] == [1.0] if empty == "brats" else math.isnan(found["inner"][0])
 
 
 def test_only_some_cases_are_watched() -> None:

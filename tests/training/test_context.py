@@ -17,7 +17,7 @@ from autoseg.plans.inference import Inference
 from autoseg.plans.recipe import Loss, Optimizer, Sampling
 from autoseg.training import callbacks
 from autoseg.training.training import Budget
-from autoseg.training.validation import validation_dice
+from autoseg.training.validation import validation_scores
 from tests.builders import blob, loaded, make_configuration, make_plan, make_recipe, picture_of, still, store, train_in
 
 CPU = torch.device("cpu")
@@ -70,8 +70,8 @@ def test_small_tiles_find_what_large_ones_find(tmp_path: Path) -> None:
     ]
     network = build(NETWORK, 1, 3).eval()
     found = [
-        validation_dice(network, [case], make_plan(configuration).stage(), CPU, torch.float32)
+        validation_scores(network, [case], make_plan(configuration).stage(), CPU, torch.float32)
         for configuration in configurations
     ]
     assert found[0] == found[1] == found[2]
-    assert any(value > 0 for value in found[0]["outer"])
+    assert any(value > 0 for value in found[0].dice["outer"])

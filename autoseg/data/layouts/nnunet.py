@@ -28,7 +28,7 @@ def recognise(path: Path) -> bool:
 
 
 def read(path: Path) -> Description:
-    """Read the dataset; cases of ``imagesTs`` become unlabelled ones.
+    """Read the dataset; cases of ``imagesTs`` become those of the test set, with the labels of ``labelsTs``, if any.
 
     Raises:
         AutosegError: ``dataset.json`` is missing or does not say what it must.
@@ -75,10 +75,16 @@ def read(path: Path) -> Description:
             ignore_label=ignore,
             cases=tuple(_case(name, *files, channels, name in together) for name, files in sorted(found.items())),
             unlabelled=tuple(
-                _case(name, images, None, channels, name in together) for name, images in sorted(test.items())
+                _case(name, images, _test_label(root, name, ending), channels, name in together)
+                for name, images in sorted(test.items())
             ),
             file_ending=ending,
         )
+
+
+def _test_label(root: Path, name: str, ending: str) -> Path | None:
+    path = root / "labelsTs" / f"{name}{ending}"
+    return path if path.exists() else None
 
 
 def parse_label_table(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:

@@ -30,6 +30,10 @@ def _specificity(masks: MaskPair) -> float:
     return masks.ratio(negative - (masks.predicted - masks.shared), negative)
 
 
+def _accuracy(masks: MaskPair) -> float:
+    return masks.ratio(masks.voxels - masks.predicted - masks.real + 2 * masks.shared, masks.voxels)
+
+
 METRICS.register("dice", Metric(_dice, "Dice", kind="overlap", better="more", symmetric=True))
 METRICS.register("jaccard", Metric(_jaccard, "Jaccard", kind="overlap", better="more", symmetric=True))
 METRICS.register(
@@ -38,3 +42,4 @@ METRICS.register(
 METRICS.register("sensitivity", Metric(_sensitivity, "Sensitivity", kind="overlap", better="more"))
 METRICS.register("precision", Metric(_precision, "Precision", kind="overlap", better="more"))
 METRICS.register("specificity", Metric(_specificity, "Specificity", kind="other", better="more", digits=4))
+METRICS.register("accuracy", Metric(_accuracy, "Accuracy", kind="other", better="more", digits=4, symmetric=True))

@@ -1,0 +1,76 @@
+"""The hold-out test set: its cases, which no fold sees, predicted by the ensemble of the folds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from autoseg.crossvalidation.fold_validation import PreprocessedCases, evaluate_cases
+from autoseg.crossvalidation.folds import folds_of_plan
+from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.stage import Stage
+from autoseg.preprocessing.store import StoredCase
+from autoseg.runs.run import Run
+from autoseg.utils.digest import digest, file_digest
+from autoseg.utils.files import read_json, write_json
+
+#: File in the folder of the test set's evaluation: a fingerprint of all that it depends on.
+_MADE_OF = "made_of.json"
+
+
+def score_test_cases(
+    run: Run, stage: Stage, device: torch.device, folds: Sequence[int] | None = None
+) -> Evaluation | None:
+    """Predict the test cases with the average of a stage's folds, without post-processing, and evaluate them.
+
+    What was scored before is read, as long as weights, cases and plan are the same.
+
+    Args:
+        run: with the test cases preprocessed for the stage and those before it.
+        stage: whose folds predict; each earlier stage averages its own.
+        device: to compute on.
+        folds: numbers; where None, all of the splits, and nothing is scored until all are trained.
+
+    Returns:
+        The evaluation, also written to ``<configuration>/test``; None without test cases or without these folds.
+    """
+    wanted = set(range(len(run.splits)) if folds is None else folds)
+    found = {one.name: [fold for fold in folds_of_plan(run, one) if fold.number in wanted] for one in stage.chain}
+    last = found[stage.name]
+    if not run.test_cases or {fold.number for fold in last} != wanted or not all(fold.done.exists() for fold in last):
+        return None
+    weights = [[fold.weights for fold in found[one.name]] for one in stage.chain]
+    if kept := run.kept_source(stage):
+        weights[-1] = kept
+    if not all(weights):
+        return None
+    out, made_of = run.test(stage), _made_of(run, stage, weights)
+    if (out / "summary.json").exists() and (out / _MADE_OF).exists() and read_json(out / _MADE_OF) == made_of:
+        return Evaluation.read(out)
+    (out / _MADE_OF).unlink(missing_ok=True)
+    cases = PreprocessedCases(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
+    evaluation = evaluate_cases(cases, weights, out, device)
+    write_json(out / _MADE_OF, made_of)
+    return evaluation
+
+
+def read_test(run: Run, stage: Stage) -> Evaluation | None:
+    """The evaluation of the test set by a stage's folds, if there is one and the test set is still that one."""
+    folder = run.test(stage)
+    if not (folder / "summary.json").exists():
+        return None
+    evaluation = Evaluation.read(folder)
+    return evaluation if set(evaluation.cases) == set(run.test_cases) else None
+
+
+def _made_of(run: Run, stage: Stage, weights: Sequence[Sequence[Path]]) -> str:
+    data = run.preprocessed(stage.configuration.data)
+    return digest(
+        {
+            "weights": [[file_digest(path) for path in files] for files in weights],
+            "stages": [one.identity for one in stage.chain],
+            "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
+            "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
+            "empty": stage.empty,
+        }
+    )
