@@ -26,6 +26,8 @@ class SequenceFacts:
         angiography: AngioFlag is ``Y``.
         repetitions: NumberOfTemporalPositions, or how often each position was measured.
         number: SeriesNumber.
+        body_part: BodyPartExamined.
+        planes: orientations of its slices.
     """
 
     modality: str = ""
@@ -43,6 +45,8 @@ class SequenceFacts:
     angiography: bool = False
     repetitions: int = 1
     number: int | None = None
+    body_part: str = ""
+    planes: int = 1
 
 
 @dataclass(frozen=True)
