@@ -3,12 +3,31 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from autoseg.utils.errors import AutosegError
 
 #: Files of a folder that are looked at, and folders below it.
 _LOOK_AT, _DEPTH = 200, 3
 
 #: A converter for series, for messages.
 CONVERTER = "dcm2niix"
+
+#: What installs the libraries for DICOM, for messages.
+CLINICAL = "pip install 'autoseg[clinical]'"
+
+
+def import_pydicom() -> Any:
+    """The library that reads and writes DICOM.
+
+    Raises:
+        AutosegError: it is not installed.
+    """
+    try:
+        import pydicom
+    except ImportError:
+        raise AutosegError(f"this needs pydicom, which is not installed; install it with {CLINICAL}.") from None
+    return pydicom
 
 
 def is_dicom(path: Path) -> bool:
