@@ -74,6 +74,34 @@ def write_series(folder: Path, array: np.ndarray, like: SmallSeries | None = Non
     return written
 
 
+def write_enhanced(path: Path, array: np.ndarray, order: Sequence[int], like: SmallSeries | None = None) -> Path:
+    """Write ``(slice, row, column)`` as the frames of one file, in this order; slice n is to be read as 3·v + n."""
+    like = like or SmallSeries()
+    dataset = _head("1.2.840.10008.5.1.4.1.1.4.1", f"{like.series}.1", like)
+    dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "MR", like.series, 1
+    dataset.FrameOfReferenceUID, dataset.InstanceNumber, dataset.NumberOfFrames = like.frame, 1, len(array)
+    dataset.Rows, dataset.Columns = array.shape[1:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation = 15, 1
+    measures = _item(PixelSpacing=list(like.pixel), SliceThickness=like.between_slices)
+    orientation = _item(ImageOrientationPatient=[f"{v:.8f}" for v in like.axes])
+    dataset.SharedFunctionalGroupsSequence = [
+        _item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[orientation])
+    ]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        _item(
+            PlanePositionSequence=[_item(ImagePositionPatient=[f"{v:.8g}" for v in like.point(0, 0, number)])],
+            PixelValueTransformationSequence=[_item(RescaleSlope=3, RescaleIntercept=number, RescaleType="US")],
+        )
+        for number in order
+    ]
+    dataset.PixelData = np.asarray(array)[list(order)].astype("<i2").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
 def write_rtstruct(
     path: Path, contours: Mapping[str, Sequence[tuple[str, np.ndarray]]], like: SmallSeries | None = None
 ) -> Path:
