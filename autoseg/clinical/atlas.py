@@ -1,9 +1,8 @@
 """Brain mask of an exam by registering a skull-stripped template: rigid, affine, then a coarse B-spline.
 
 The template's own brain, its voxels above a threshold, says where the measure looks: outside of it a skull-stripped
-template says nothing. The template is the fixed image while its brain is placed (rigid and affine); for the B-spline the
-exam is the fixed image, looked at in a band round the placed brain, so that the template's edge, brain against nothing,
-finds the exam's.
+template says nothing. The template is the fixed image while its brain is placed; then the exam is, looked at in a band
+round the placed brain, so that the template's edge, brain against nothing, finds the exam's.
 """
 
 import math
@@ -90,7 +89,9 @@ def _shipped() -> Path:
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     path = Path(nilearn.datasets.__file__).parent / "data" / name
     if not path.is_file():
-        raise AutosegError(f"this version of nilearn ships no {name}; name a skull-stripped template with --atlas FILE.")
+        raise AutosegError(
+            f"this version of nilearn ships no {name}; name a skull-stripped template with --atlas FILE."
+        )
     return path
 
 
@@ -120,7 +121,7 @@ def find_brain(image: sitk.Image, atlas: sitk.Image) -> BrainMask:
 
 def _placed(image: sitk.Image, atlas: sitk.Image, brain: sitk.Image) -> sitk.AffineTransform:
     """Rigid from several starts, then affine: takes a point of the template to the image."""
-    best: tuple[float, sitk.Transform] | None = None
+    best: tuple[float, sitk.Similarity3DTransform] | None = None
     fixed, moving = at_level(atlas, 6.0, 3.0), at_level(image, 6.0, 3.0)
     mask = _on(brain, fixed)
     head = head_mask(moving)

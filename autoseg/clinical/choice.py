@@ -69,7 +69,9 @@ def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str
         series, one = ranked[0]
         channels[channel] = series
         if not one.certain:
-            flags.append(f"{series.name} may not be {channel} ({one.reason}); --channel {channel}={_key(series)} settles it")
+            flags.append(
+                f"{series.name} may not be {channel} ({one.reason}); --channel {channel}={_key(series)} settles it"
+            )
         if len(ranked) > 1:
             others = ", ".join(other.name for other, _ in ranked[1:])
             reasons.append(f"{series.name} is taken for {channel} and not {others}: {_why_better(ranked)}")

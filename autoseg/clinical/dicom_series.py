@@ -55,11 +55,22 @@ def _of_group(group: Sequence[DicomHeader]) -> list[Series]:
 def _part(header: DicomHeader) -> tuple[object, ...]:
     """What the slices of one volume have in common."""
     orientation = tuple(round(value, 2) + 0.0 for value in header.numbers("ImageOrientationPatient"))
-    kinds = tuple(value for value in header.parts("ImageType")[2:] if value in ("M", "P", "R", "I", "PHASE", "MAGNITUDE"))
+    kinds = tuple(
+        value for value in header.parts("ImageType")[2:] if value in ("M", "P", "R", "I", "PHASE", "MAGNITUDE")
+    )
     echo = header.number("EchoTime") if header.text("EchoNumbers") not in ("", "1") else None
     time = header.text("TemporalPositionIdentifier")
     weighting = header.number("DiffusionBValue")
-    return (header.text("Rows"), header.text("Columns"), orientation, header.text("EchoNumbers"), echo, time, weighting, kinds)
+    return (
+        header.text("Rows"),
+        header.text("Columns"),
+        orientation,
+        header.text("EchoNumbers"),
+        echo,
+        time,
+        weighting,
+        kinds,
+    )
 
 
 def _name(header: DicomHeader) -> str:
@@ -69,9 +80,7 @@ def _name(header: DicomHeader) -> str:
 
 def _volume(slices: list[DicomHeader]) -> Series:
     first = slices[0]
-    bare = Series(
-        _name(first), tuple(h.path for h in slices), NO_GRID, first.facts, first.identity, dicom=True
-    )
+    bare = Series(_name(first), tuple(h.path for h in slices), NO_GRID, first.facts, first.identity, dicom=True)
     cut = [header for header in slices if header.is_cut_off]
     if cut:
         which = ", ".join(header.text("InstanceNumber") or "?" for header in cut)

@@ -95,7 +95,9 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     """
     root, patterns = Path(root), patterns or Patterns()
     if not root.is_dir():
-        raise AutosegError(f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient.")
+        raise AutosegError(
+            f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient."
+        )
     images, dicom = [], []
     for path in _files(root):
         if is_image(path) and not is_picture(image_ending(path)):
@@ -183,9 +185,7 @@ def _with_images(folder: Path, patient: str, exams: list[Exam], images: list[Pat
         return [_taking(exams[0], images, patterns)]
     if exams:
         # Where a patient has several studies, a file belongs to the one whose folder it lies in or below.
-        return [
-            _taking(exam, [path for path in images if _belongs(path, exam, folder)], patterns) for exam in exams
-        ]
+        return [_taking(exam, [path for path in images if _belongs(path, exam, folder)], patterns) for exam in exams]
     if len(groups) > 1 and all(_only_maps(members, folder, patterns) for parent, members in groups.items()
                                if parent != folder) and folder in groups:  # fmt: skip
         groups = {folder: images}  # label maps in a folder below the scans'
@@ -243,9 +243,9 @@ def _without(text: str, path: Path) -> str:
 
 
 def _telling_names(stems: Sequence[str]) -> list[str]:
-    """Names without what all have in front, which may be the patient's: ``Smith_t1``, ``Smith_flair`` → ``t1``, ``flair``.
+    """Names without what all have in front, which may be the patient's; of a single file the last word.
 
-    Of a single file the last word is kept.
+    ``Smith_t1``, ``Smith_flair`` → ``t1``, ``flair``.
     """
     words = [re.split(r"[_\-. ]+", stem) for stem in stems]
     common = 0

@@ -113,8 +113,10 @@ class DicomHeader:
     @property
     def is_cut_off(self) -> bool:
         """Whether the file is shorter than its voxels."""
-        return self.is_image and bool(self.transfer_syntax) and (
-            self.path.stat().st_size < self.voxels_at + self.bytes_of_voxels
+        return (
+            self.is_image
+            and bool(self.transfer_syntax)
+            and (self.path.stat().st_size < self.voxels_at + self.bytes_of_voxels)
         )
 
     @property

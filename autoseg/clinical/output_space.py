@@ -23,7 +23,7 @@ def output_grid(reference: sitk.Image, settings: Preparation) -> Grid:
     # The middles of both fields of view are one point.
     middle = np.asarray(grid.origin) + axes @ ((np.asarray(grid.size) - 1) / 2 * old)
     origin = middle - axes @ ((np.asarray(size) - 1) / 2 * new)
-    return Grid(size=tuple(size), spacing=tuple(new), origin=tuple(origin), direction=grid.direction)  # type: ignore[arg-type]
+    return Grid(size=tuple(size), spacing=tuple(new), origin=tuple(origin), direction=grid.direction)
 
 
 def cut_to(grid: Grid, region: sitk.Image, settings: Preparation) -> Grid:
@@ -50,7 +50,7 @@ def cut_to(grid: Grid, region: sitk.Image, settings: Preparation) -> Grid:
         size = np.minimum(high + margin, grid.size) - start
     axes = np.asarray(grid.direction).reshape(3, 3)
     origin = np.asarray(grid.origin) + axes @ (start * np.asarray(grid.spacing))
-    return Grid(size=tuple(size.tolist()), spacing=grid.spacing, origin=tuple(origin), direction=grid.direction)  # type: ignore[arg-type]
+    return Grid(size=tuple(size.tolist()), spacing=grid.spacing, origin=tuple(origin), direction=grid.direction)
 
 
 def resample_image(image: sitk.Image, grid: Grid, to_image: sitk.Transform, interpolation: str) -> sitk.Image:

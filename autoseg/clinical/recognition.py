@@ -1,9 +1,8 @@
 """Which sequence a series is: from its words, contrast agent, times and image type, with the reason.
 
-Where words and times contradict each other the words count, and the series is listed as doubtful. Limits of times follow
-common clinical protocols at 1.5 and 3 T (Bitar et al. 2006, RadioGraphics 26:513, table of TR and TE; De Coene et al. 1992
-for the inversion time of FLAIR): T1 has a short TR or an inversion time near 900 ms, T2 a TR and a TE that are long, FLAIR an
-inversion time above 1500 ms besides.
+Where words and times contradict each other the words count, and the series is listed as doubtful. The limits of times
+are those of clinical protocols at 1.5 and 3 T: T1 has a short TR or an inversion time near 900 ms, T2 a long TR and a
+long TE, FLAIR an inversion time above 1500 ms besides, which nulls water.
 """
 
 import re
@@ -30,7 +29,19 @@ _OTHERS = (
 )
 
 #: Values of ImageType that a map computed from others has.
-_DERIVED_TYPES = {"ADC", "FA", "TRACEW", "SUBTRACT", "SUBTRACTION", "SUB", "PROJECTION IMAGE", "MIP", "MIN IP", "CBV", "CBF"}
+_DERIVED_TYPES = {
+    "ADC",
+    "FA",
+    "TRACEW",
+    "SUBTRACT",
+    "SUBTRACTION",
+    "SUB",
+    "PROJECTION IMAGE",
+    "MIP",
+    "MIN IP",
+    "CBV",
+    "CBF",
+}
 
 _FLAIR = r"flair|tirm|dark[ _-]?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"
 _T1 = r"t1(?!\d)|mp-?rage|(?<![a-z])(?:f?spgr|bravo|vibe|tfe|flash)"
@@ -114,7 +125,7 @@ def recognise_sequence(facts: SequenceFacts) -> Recognised:
 
 
 def is_brain(found: list[tuple[SequenceFacts, Recognised]]) -> bool:
-    """Whether an exam's series are of a brain: their headers say so, or a FLAIR or three sequences of a brain are there."""
+    """Whether an exam's series are of a brain: headers say so, or a FLAIR or three sequences of a brain are there."""
     parts = " ".join(f"{facts.body_part} {facts.description} {facts.protocol}".lower() for facts, _ in found)
     if re.search(r"brain|head(?!er)|skull|cerebr|glio|neuro|kopf|sch[aä]del|hirn|cran", parts):
         return True

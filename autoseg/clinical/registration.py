@@ -29,6 +29,9 @@ REFINED = 3
 #: Iterations of a level, at most.
 ITERATIONS = 120
 
+#: Slices thicker than this many voxels of a level are interpolated.
+THICK = 1.4
+
 #: Share of the brightest voxels' level above which a voxel belongs to the head.
 FOREGROUND = 0.1
 
@@ -46,11 +49,27 @@ class Alignment:
             not one rigid body.
     """
 
-    transform: sitk.Transform
+    transform: sitk.Euler3DTransform
     before: float
     after: float
     start_spread: float
     halves_apart: float
+    moved: float = 0.0
+
+    def staying(self) -> "Alignment":
+        """This one without a motion."""
+        return replace(self, transform=sitk.Euler3DTransform(), after=self.before, moved=0.0)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Its numbers, for a file and the quality page."""
+        return {
+            "before": round(self.before, 5),
+            "after": round(self.after, 5),
+            "start_spread": round(self.start_spread, 2),
+            "halves_apart": round(self.halves_apart, 2),
+            "moved": round(self.moved, 2),
+        }
 
 
 def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
@@ -69,7 +88,7 @@ def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
     for transform, _ in _different(coarse, masks[0])[:REFINED]:
         refined.append(_optimized(*pyramid[1], masks[1], transform, level=1))
     refined.sort(key=lambda found: found[1])
-    best, value = _optimized(*pyramid[2], masks[2], refined[0][0], level=2)
+    best, _ = _optimized(*pyramid[2], masks[2], refined[0][0], level=2)
     points = points_of(masks[0])
     # Mattes' measure is negative; a start as good as the best within two per cent counts.
     rivals = [one for one, reached in refined[1:] if reached < 0.98 * refined[0][1]]
@@ -82,6 +101,7 @@ def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
         normalized_mutual_information(image, other, best, masks[2]),
         spread,
         distance(*halves, points),
+        distance(best, sitk.Transform(3, sitk.sitkIdentity), points),
     )
 
 
@@ -104,24 +124,39 @@ def refine(fixed: sitk.Image, moving: sitk.Image, found: Alignment, region: sitk
     before, kept, after = (
         normalized_mutual_information(image, other, one, mask) for one in (still, found.transform, transform)
     )
-    if after > kept:
-        return replace(found, transform=transform, before=before, after=after)
-    return replace(found, before=before, after=kept)
+    if after <= kept:
+        return replace(found, before=before, after=kept)
+    moved = distance(transform, still, points_of(mask))
+    return replace(found, transform=transform, before=before, after=after, moved=moved)
 
 
 def at_level(image: sitk.Image, side: float, smoothing: float) -> sitk.Image:
-    """An image of float voxels of about ``side`` mm; an axis of larger voxels stays."""
-    spacing = np.asarray(image.GetSpacing())
+    """An image of float voxels of about ``side`` mm along each axis.
+
+    Axes of smaller voxels are smoothed and thinned out, those of thicker slices interpolated by third-order splines:
+    linear interpolation between thick slices blurs by how far it is from them, and the measure would follow that.
+    """
     image = sitk.Cast(image, sitk.sitkFloat32)
-    sigma = [smoothing if mm < side else 0.0 for mm in spacing]
-    for axis, mm in enumerate(sigma):
-        if mm and image.GetSize()[axis] > 4:
+    spacing = np.asarray(image.GetSpacing())
+    for axis, mm in enumerate(spacing):
+        if mm < side and image.GetSize()[axis] > 4:
             smoother = sitk.RecursiveGaussianImageFilter()
             smoother.SetDirection(axis)
-            smoother.SetSigma(mm)
+            smoother.SetSigma(smoothing)
             image = smoother.Execute(image)
     factors = [max(1, min(round(side / mm), size // 4)) for mm, size in zip(spacing, image.GetSize(), strict=True)]
-    return sitk.Shrink(image, [int(factor) for factor in factors])
+    image = sitk.Shrink(image, [int(factor) for factor in factors])
+    if max(image.GetSpacing()) < THICK * side or min(image.GetSize()) < 4:
+        return image
+    old = np.asarray(image.GetSpacing())
+    new = np.where(old < THICK * side, old, side)
+    grid = sitk.ResampleImageFilter()
+    grid.SetOutputSpacing(new.tolist())
+    grid.SetSize([math.floor((size - 1) * a / b) + 1 for size, a, b in zip(image.GetSize(), old, new, strict=True)])
+    grid.SetOutputOrigin(image.GetOrigin())
+    grid.SetOutputDirection(image.GetDirection())
+    grid.SetInterpolator(sitk.sitkBSpline)
+    return grid.Execute(image)
 
 
 def head_mask(image: sitk.Image) -> sitk.Image:
@@ -174,7 +209,7 @@ def nmi_of(one: np.ndarray, other: np.ndarray) -> float:
     """Normalized mutual information of paired values, in 40 bins between their 0.5th and 99.5th percentiles."""
     limits = [np.percentile(values, (0.5, 99.5)) for values in (one, other)]
     clipped = [np.clip(values, *limit) for values, limit in zip((one, other), limits, strict=True)]
-    counts, _, _ = np.histogram2d(*clipped, bins=BINS)
+    counts, _, _ = np.histogram2d(clipped[0], clipped[1], bins=BINS)
     joint = counts / counts.sum()
     return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / max(_entropy(joint.ravel()), 1e-12)
 
@@ -186,15 +221,16 @@ def _entropy(shares: np.ndarray) -> float:
 
 def _starts(fixed: sitk.Image, moving: sitk.Image, centre: np.ndarray) -> list[sitk.Euler3DTransform]:
     shift = centre_of(head_mask(moving)) - centre
+    turns = np.zeros((1 + 3 * len(TURNS), 3))
+    for row, (axis, turn) in enumerate(((axis, turn) for axis in range(3) for turn in TURNS), start=1):
+        turns[row, axis] = math.radians(turn)
     starts = []
-    for translation in ((0.0, 0.0, 0.0), tuple(shift)):
-        turns = [(0.0, 0.0, 0.0)]
-        turns += [tuple(turn if axis == one else 0.0 for axis in range(3)) for one in range(3) for turn in TURNS]
+    for translation in (np.zeros(3), shift):
         for turn in turns:
             start = sitk.Euler3DTransform()
             start.SetCenter(centre.tolist())
-            start.SetRotation(*np.radians(turn).tolist())
-            start.SetTranslation([float(value) for value in translation])
+            start.SetRotation(*turn.tolist())
+            start.SetTranslation(translation.tolist())
             starts.append(start)
     return starts
 
@@ -227,7 +263,8 @@ def _different(
     found: Sequence[tuple[sitk.Euler3DTransform, float]], mask: sitk.Image
 ) -> list[tuple[sitk.Euler3DTransform, float]]:
     """The candidates, best first, without those that end within 2 mm of a better one."""
-    points, kept = points_of(mask), []
+    points = points_of(mask)
+    kept: list[tuple[sitk.Euler3DTransform, float]] = []
     for transform, value in found:
         if math.isfinite(value) and all(distance(transform, other, points) > 2.0 for other, _ in kept):
             kept.append((transform, value))

@@ -35,8 +35,8 @@ def uneven(places: np.ndarray) -> str:
         what = "a slice is missing" if missing == 1 else f"{missing} slices are missing, the first"
         return f"{what} between its slices {index + 1} and {index + 2}; export the series again"
     return (
-        f"its slices are unequally spaced, from {steps.min():.3g} to {steps.max():.3g} mm; resample it onto one spacing "
-        "and give that file"
+        f"its slices are unequally spaced, from {steps.min():.3g} to {steps.max():.3g} mm; resample it onto one "
+        "spacing and give that file"
     )
 
 
@@ -53,5 +53,6 @@ def sheared(stack: np.ndarray, normal: np.ndarray) -> str:
     if angle <= TILT:
         return ""
     return (
-        f"its slices are sheared by {angle:.1f} degrees (gantry tilt); straighten it, as dcm2niix does, and give that file"
+        f"its slices are sheared by {angle:.1f} degrees (gantry tilt); straighten it, as dcm2niix does, and give that "
+        "file"
     )

@@ -24,10 +24,10 @@ def read_series(series: Series) -> sitk.Image:
     if series.fault:
         raise AutosegError(f"{series.name}: {series.fault}.")
     if not series.dicom:
-        image = read_image(series.files[0])
-        if len(image.array) > 1:
-            raise AutosegError(f"{series.name} holds {len(image.array)} volumes; give the one that is wanted.")
-        return sitk.Cast(to_sitk(image.array[0], image.geometry), sitk.sitkFloat32)
+        found = read_image(series.files[0])
+        if len(found.array) > 1:
+            raise AutosegError(f"{series.name} holds {len(found.array)} volumes; give the one that is wanted.")
+        return sitk.Cast(to_sitk(found.array[0], found.geometry), sitk.sitkFloat32)
     array = None if series.frames is not None else _with_gdcm(series)
     if array is None:
         array = voxels_with_pydicom(series)
