@@ -19,6 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoseg.clinical.cohort import PreparationRequest, prepare_exams
+    from autoseg.clinical.settings import Preparation
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
@@ -51,6 +53,8 @@ _WHERE = {
     "Length": "autoseg.crossvalidation.job",
     "InitialWeights": "autoseg.transfer.initial_weights",
     "Predictor": "autoseg.inference.predictor",
+    "Preparation": "autoseg.clinical.settings",
+    "PreparationRequest": "autoseg.clinical.cohort",
     "Request": "autoseg.planning.request",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
@@ -65,6 +69,7 @@ _WHERE = {
     "fingerprint": "autoseg.data.fingerprint",
     "plan": "autoseg.planning.making:plan_dataset",
     "postprocess": "autoseg.postprocessing.choice",
+    "prepare_exams": "autoseg.clinical.cohort",
     "preprocess": "autoseg.preprocessing.dataset",
     "sweep": "autoseg.study.running",
     "train": "autoseg.crossvalidation.jobs",
@@ -77,6 +82,8 @@ __all__ = [
     "InitialWeights",
     "Length",
     "Predictor",
+    "Preparation",
+    "PreparationRequest",
     "Request",
     "Run",
     "Source",
@@ -92,6 +99,7 @@ __all__ = [
     "fingerprint",
     "plan",
     "postprocess",
+    "prepare_exams",
     "preprocess",
     "sweep",
     "train",

@@ -11,7 +11,7 @@ from autoseg.utils.progress import console, say
 
 #: Steps of the flow → their commands, in the order a user meets them; each module of this package defines ``command``.
 COMMANDS = {
-    "Start": ("demo", "inspect"),
+    "Start": ("demo", "inspect", "prepare"),
     "Train": ("plan", "train", "postprocess"),
     "Use": ("predict", "report"),
     "Measure": ("evaluate", "compare", "agreement", "sweep"),

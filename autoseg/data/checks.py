@@ -28,7 +28,7 @@ from autoseg.utils.parallel import each
 Severity = Literal["error", "warning"]
 
 #: What to do with a file on another grid, and with one that has the geometry of none.
-_RESAMPLE = "Register it to that image, or resample it onto its grid."
+_RESAMPLE = "Register it to that image ('autoseg prepare' does), or resample it onto its grid."
 _COPY_HEADER = "'autoseg inspect DATASET --fix FOLDER' writes it anew with the image's header; check that on a picture."
 
 
@@ -195,13 +195,13 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
 
 
 def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | None:
-    if not path.is_file():
+    if not path.exists():
         found.add("error", path, "the file does not exist", "Add it, or take the case out.")
         return None
     try:
         header = read_geometry(path)
     except UnusableImage as error:
-        found.add("error", path, error.what, error.remedy)
+        found.add("error", error.path, error.what, error.remedy)
         return None
     except AutosegError:
         found.add("error", path, "can't be read as an image", "Replace the file, or take the case out.")
@@ -233,6 +233,9 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
 def _read(found: _CaseFindings, path: Path) -> Image | None:
     try:
         image = read_image(path)
+    except UnusableImage as error:
+        found.add("error", error.path, error.what, error.remedy)
+        return None
     except AutosegError:  # its header was readable, so the rest is cut short or damaged
         found.add("error", path, "the file is incomplete or damaged", "Copy or download it again.")
         return None

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -117,6 +117,7 @@ class Description(_Model):
         cases: labelled cases.
         unlabelled: cases that are not learned from: those without a label, and a test set's, which may have one.
         file_ending: ending of the label files, and so of results (``.nii.gz``).
+        preparation: how the cases were made of raw exams (``autoseg prepare``), so that others can be made alike.
         question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
 
@@ -131,6 +132,7 @@ class Description(_Model):
     cases: tuple[Case, ...]
     unlabelled: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
+    preparation: dict[str, Any] | None = None
     question: str = ""
 
     @property

@@ -1,14 +1,30 @@
-"""DICOM files: recognised, so that a message says what they are; autoseg reads converted images."""
+"""DICOM files: recognised, whatever their names."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-#: Files of a folder that are looked at, and folders below it.
-_LOOK_AT, _DEPTH = 200, 3
+from autoseg.utils.errors import AutosegError
 
-#: A converter for series, for messages.
-CONVERTER = "dcm2niix"
+#: Files of a folder that are looked at, and levels of folders, itself the first.
+_LOOK_AT, _DEPTH = 200, 4
+
+#: What installs the libraries for DICOM, for messages.
+CLINICAL = "pip install 'autoseg[clinical]'"
+
+
+def import_pydicom() -> Any:
+    """The library that reads and writes DICOM.
+
+    Raises:
+        AutosegError: it is not installed.
+    """
+    try:
+        import pydicom
+    except ImportError:
+        raise AutosegError(f"this needs pydicom, which is not installed; install it with {CLINICAL}.") from None
+    return pydicom
 
 
 def is_dicom(path: Path) -> bool:
@@ -19,9 +35,14 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Whether a folder, or one up to three levels below it, holds DICOM files; the first few hundred are looked at."""
-    return any(is_dicom(path) for path, _ in zip(_files(folder), range(_LOOK_AT), strict=False))
+def holds_dicom(folder: Path, depth: int = _DEPTH) -> bool:
+    """Whether a folder holds DICOM files; the first few hundred are looked at.
+
+    Args:
+        folder: to look into.
+        depth: of folders, itself counted.
+    """
+    return any(is_dicom(path) for path, _ in zip(_files(folder, depth), range(_LOOK_AT), strict=False))
 
 
 def slices_of_series(path: Path) -> int:
@@ -38,9 +59,9 @@ def slices_of_series(path: Path) -> int:
     return max(1, len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.absolute().parent), name)))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, depth: int) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        if len(Path(parent).relative_to(folder).parts) >= _DEPTH:
+        if len(Path(parent).relative_to(folder).parts) >= depth - 1:
             folders.clear()
         folders.sort()
         yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))

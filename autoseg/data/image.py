@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.dicom import CONVERTER, holds_dicom, is_dicom, slices_of_series
+from autoseg.data.dicom import holds_dicom, is_dicom, slices_of_series
 from autoseg.data.file_names import image_ending
+from autoseg.data.formats.dicom import DICOM_FORMAT
 from autoseg.data.formats.format import ImageFormat, UnusableImage, format_of
 from autoseg.data.formats.simpleitk import ANY_OTHER
 from autoseg.data.geometry import Geometry, Header, Image
@@ -20,9 +21,6 @@ from autoseg.utils.files import atomic
 
 __all__ = ["Geometry", "Header", "Image", "UnusableImage", "read_geometry", "read_image", "write_image"]
 
-
-#: What to do with DICOM files.
-_CONVERT = f"Convert the series in {{folder}} to NIfTI, as with {CONVERTER}, and give that file."
 
 #: Largest cosine between two axes of an image: what rounding to two or three decimals leaves.
 _SKEW = 5e-3
@@ -96,18 +94,20 @@ def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> None
 
 
 def refuse_part(path: Path) -> None:
-    """Refuse a folder, and one slice of a DICOM series, in place of an image file.
+    """Refuse a folder that is no DICOM series, and one slice of a series, in place of an image.
 
     Raises:
         UnusableImage: it is one, with the way to an image file.
     """
     if path.is_dir():
+        if holds_dicom(path, depth=1):
+            return
         if holds_dicom(path):
-            raise UnusableImage(path, "it is a folder of DICOM files", _CONVERT.format(folder=path))
-        raise UnusableImage(path, "it is a folder", "Give the image file.")
+            raise UnusableImage(path, "it is a folder of folders of DICOM files", "Give the folder of one series.")
+        raise UnusableImage(path, "it is a folder", "Give the image file, or the folder of a DICOM series.")
     if image_ending(path) is None and is_dicom(path) and (slices := slices_of_series(path)) > 1:
         what = f"it is one slice of a DICOM series of {slices}"
-        raise UnusableImage(path, what, _CONVERT.format(folder=path.absolute().parent))
+        raise UnusableImage(path, what, f"Give the folder of the series, {path.absolute().parent}.")
 
 
 def _refuse_unusable(path: Path, geometry: Geometry) -> None:
@@ -133,7 +133,11 @@ def _finite(image: Image) -> Image:
 
 
 def _format(path: str | Path) -> ImageFormat:
-    return format_of(image_ending(Path(path))) or ANY_OTHER
+    path = Path(path)
+    ending = image_ending(path)
+    if path.is_dir() or (ending is None and is_dicom(path)):
+        return DICOM_FORMAT
+    return format_of(ending) or ANY_OTHER
 
 
 def _unreadable(path: str | Path, error: Exception) -> AutosegError:

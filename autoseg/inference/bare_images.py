@@ -6,7 +6,6 @@ from pathlib import Path
 
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, ChannelFile
-from autoseg.data.dicom import CONVERTER, holds_dicom
 from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
@@ -46,7 +45,7 @@ def bare_images(folder: Path, plan: Plan) -> list[Case]:
     if not files:
         if not results and (cases := cases_as_proposed(folder, plan)):
             return cases
-        raise AutosegError(_nothing_in(folder))
+        raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
     _refuse_label_maps(folder, files)
     numbers = {path: re.fullmatch(r"(.+)_(\d{4})", stem(path)) for path in files}
     wanted = len(plan.channels)
@@ -103,13 +102,6 @@ def stem(path: Path) -> str:
     """A file's name without the ending of its format."""
     ending = image_ending(path)
     return path.name[: -len(ending)] if ending else path.stem
-
-
-def _nothing_in(folder: Path) -> str:
-    if holds_dicom(folder):
-        convert = f"convert each series to NIfTI, as with {CONVERTER}, and give the folder of those"
-        return f"{folder} holds DICOM files; {convert}."
-    return f"{folder} holds no dataset and no images that autoseg can read."
 
 
 def _refuse_label_maps(folder: Path, files: Sequence[Path]) -> None:

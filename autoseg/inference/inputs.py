@@ -7,8 +7,9 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
 from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
+from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
-from autoseg.data.names import channel_key, pair
+from autoseg.data.names import SEQUENCES, channel_key, pair
 from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.inference.results.folder import results_in
@@ -32,7 +33,7 @@ def cases_to_predict(
     case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … in its order.
 
     Args:
-        path: dataset, or folder of images, or one image file.
+        path: dataset, or folder of images or of DICOM series, or one image file.
         plan: says which channels.
         layout: of the dataset, to skip the recognition.
         everything: labelled cases too.
@@ -58,6 +59,8 @@ def cases_to_predict(
         return cases_like(path, plan, like) or proposed or bare_images(path, plan)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
+    if dataset.layout == DICOM:
+        cases = [_only_series(case, plan) for case in cases]
     return by_other_names(cases, dataset.channels, plan)
 
 
@@ -99,6 +102,18 @@ def single_case(
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
     first = next(iter(files.values()))
     return Case(id=name or stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
+
+
+def _only_series(case: Case, plan: Plan) -> Case:
+    """An exam of one series of no known sequence, for a plan of one channel: the channel is that."""
+    (wanted,) = plan.channel_names if len(plan.channels) == 1 else ("",)
+    if not wanted or len(case.channels) != 1:
+        return case
+    ((name, file),) = case.channels.items()
+    if name in SEQUENCES.values() and channel_key(wanted) in SEQUENCES.values():
+        return case
+    say(f"{case.id}: {file.path} is taken for {wanted}.")
+    return case.model_copy(update={"channels": {wanted: file}})
 
 
 def by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> list[Case]:

@@ -70,7 +70,7 @@ def test_a_proposal_for_an_undescribed_folder(inspect, phantoms):
 
 def test_wrong_paths_and_layouts(inspect, phantoms, tmp_path):
     assert isinstance(inspect(tmp_path / "gone").exception, AutosegError)
-    assert isinstance(inspect(phantoms, "--layout", "dicom").exception, UsageError)
+    assert isinstance(inspect(phantoms, "--layout", "excel").exception, UsageError)
     assert isinstance(inspect(phantoms, "--layout", "msd").exception, AutosegError)
 
 
@@ -119,10 +119,11 @@ def test_the_label_map_is_chosen(inspect, tmp_path, write_volume):
     assert isinstance(inspect(tmp_path, "--label", "x").exception, UsageError)
 
 
-def test_a_folder_of_dicom_files_is_named_as_such(inspect, tmp_path):
+def test_dicom_files_that_cannot_be_read_are_named(inspect, tmp_path):
     (tmp_path / "series").mkdir()
     for name in ("IM0001", "2.dcm"):
         (tmp_path / "series" / name).write_bytes(bytes(128) + b"DICM")
     result = inspect(tmp_path)
-    assert isinstance(result.exception, AutosegError)
-    assert f"{tmp_path} holds DICOM files; convert each series to NIfTI" in str(result.exception)
+    assert result.exit_code == 1
+    assert "2.dcm" in result.stdout
+    assert "incomplete or damaged" in " ".join(result.stdout.split())

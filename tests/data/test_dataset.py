@@ -55,8 +55,8 @@ def test_opening_what_is_not_there(tmp_path):
         Dataset.open(tmp_path / "gone")
     with pytest.raises(AutosegError, match="autoseg inspect"):
         Dataset.open(tmp_path)
-    with pytest.raises(UsageError, match="--layout dicom is unknown"):
-        Dataset.open(tmp_path, layout="dicom")
+    with pytest.raises(UsageError, match="--layout excel is unknown"):
+        Dataset.open(tmp_path, layout="excel")
 
 
 def test_finding_a_case(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.inference.inputs import cases_to_predict, single_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration, make_plan, make_recipe, write
@@ -253,23 +253,29 @@ def dicom(path: Path, slices: int) -> Path:
     return path
 
 
-def test_dicom_is_named_as_such(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    series = dicom(tmp_path / "series", 4)
-    with pytest.raises(AutosegError, match=r"series holds DICOM files; convert each series to NIfTI, as with dcm2niix"):
-        cases_to_predict(series, ONE)
-    with pytest.raises(AutosegError, match=r"holds DICOM files"):
-        cases_to_predict(tmp_path, ONE)
-    slice_of_four = rf"1\.dcm: it is one slice of a DICOM series of 4\. Convert the series in {series} to NIfTI"
+def test_a_dicom_series_is_a_channel(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    series = dicom(tmp_path / "exams" / "series", 4)
+    for path in (series, tmp_path / "exams"):
+        (case,) = cases_to_predict(path, ONE)
+        assert case.channels == {"mr": ChannelFile(path=series)}
+    assert single_case({"mr": series}, [ONE.stage()]).id == "series"
+    slice_of_four = rf"1\.dcm: it is one slice of a DICOM series of 4\. Give the folder of the series, {series}\."
     for give in (lambda path: cases_to_predict(path, ONE), lambda path: single_case({"mr": path}, [ONE.stage()])):
         with pytest.raises(AutosegError, match=slice_of_four):
             give(series / "1.dcm")
-    with pytest.raises(AutosegError, match=r"series: it is a folder of DICOM files\. Convert the series"):
-        single_case({"mr": series}, [ONE.stage()])
-    with pytest.raises(AutosegError, match=r"it is a folder\. Give the image file"):
+    with pytest.raises(AutosegError, match=r"exams: it is a folder of folders of DICOM files"):
+        single_case({"mr": tmp_path / "exams"}, [ONE.stage()])
+    with pytest.raises(AutosegError, match=r"it is a folder\. Give the image file, or the folder of a DICOM series"):
         single_case({"mr": folder(tmp_path / "plain", "a.nii.gz")}, [ONE.stage()])
     assert "HDF5" not in "".join(capfd.readouterr()), "what SimpleITK prints of a folder"
     alone = dicom(tmp_path / "alone", 1)
     assert single_case({"mr": alone / "0.dcm"}, [ONE.stage()]).channels["mr"].path == alone / "0.dcm"
+
+
+def test_a_dicom_series_of_another_sequence_is_not_taken(tmp_path: Path) -> None:
+    series = dicom(tmp_path / "exam" / "t1_post", 4)
+    (case,) = cases_to_predict(tmp_path, make_plan(channels=("flair",)))
+    assert case.channels == {"t1c": ChannelFile(path=series)}
 
 
 @pytest.mark.parametrize("case", ["{id}/{id}_flair", "{id}/flair", "scans/{id}-flair"])

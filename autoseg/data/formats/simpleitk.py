@@ -52,7 +52,13 @@ def read_with_sitk(path: Path) -> Image:
     import SimpleITK as sitk
 
     sitk.ProcessObject.GlobalWarningDisplayOff()
-    image = sitk.ReadImage(str(path))
+    return as_image(sitk.ReadImage(str(path)))
+
+
+def as_image(image: "SimpleITK.Image") -> Image:
+    """A file's image, as SimpleITK read it, in canonical orientation."""
+    import SimpleITK as sitk
+
     dimension = image.GetDimension()
     if dimension == 4:
         volumes = [image[..., index] for index in range(image.GetSize()[3])]

@@ -18,6 +18,7 @@ from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
 from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,6 +81,7 @@ class Manifest(_Model):
         modalities: channel name → modality (``CT``), where the name does not say it.
         label: absent for scans that are only to be predicted.
         mask: voxels outside are background.
+        preparation: JSON file beside this one that says how the cases were made of raw exams.
         leave_out: patterns of files that belong to no case, though another pattern may fit them.
     """
 
@@ -92,6 +94,7 @@ class Manifest(_Model):
     modalities: dict[str, str] = Field(default_factory=dict)
     label: LabelEntry | None = None
     mask: MaskEntry | None = None
+    preparation: str | None = None
     leave_out: list[str] = Field(default_factory=list)
 
     def patterns(self) -> dict[str, str]:
@@ -227,6 +230,7 @@ def read_described(path: Path, manifest: Manifest) -> Description:
             labels=names,
             regions=regions,
             ignore_label=None if label is None else label.ignore,
+            preparation=None if manifest.preparation is None else read_json(root / manifest.preparation),
             cases=labelled,
             unlabelled=tuple(case for case in cases if case.label is None),
             file_ending=(endings[0] if endings else None) or ".nii.gz",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.dicom import CONVERTER, holds_dicom
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.layouts.tables import file_in, read_table
@@ -115,11 +114,9 @@ def roles_in_folder(root: Path) -> Roles:
     """
     files = list(_images(root))
     if not files:
-        if holds_dicom(root):
-            raise AutosegError(f"{root} holds DICOM files; convert each series to NIfTI first, as with {CONVERTER}.")
         raise AutosegError(
             f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
-            "convert other formats, as DICOM series, to one of these first."
+            "convert other formats to one of these first."
         )
     folders = {path.parent for path in files}
     below = [folder for folder in folders if folder != root]

@@ -27,7 +27,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_user_described_comes_first() -> None:
-    assert by_rank() == ["manifest", "nnunet", "msd", "brats", "bids", "structures", "proposed"]
+    assert by_rank() == ["manifest", "nnunet", "msd", "brats", "bids", "structures", "dicom", "proposed"]
 
 
 def test_a_registered_layout_is_recognised_and_read(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""``autoseg prepare``: raw clinical exams to a dataset."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.cli.common import parse_pairs
+from autoseg.utils.errors import UsageError
+from autoseg.utils.progress import say
+
+
+def command(
+    exams: Annotated[Path, typer.Argument(help="Folder of an exam, or of a cohort with one folder a patient.")],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Channel that the others are aligned to; default: of the highest resolution.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(help="NAME=SERIES: which series a channel is, by number, name or description.")
+    ] = None,
+    channels: Annotated[
+        Path | None, typer.Option(help="CSV with the columns exam (its folder's name), channel, series.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Pattern of the label maps below an exam's folder.")] = None,
+    orient: Annotated[bool, typer.Option(help="Bring the axes into canonical order and direction.")] = True,
+    coregister: Annotated[bool, typer.Option(help="Align the series to the reference.")] = True,
+    spacing: Annotated[
+        tuple[float, float, float], typer.Option(help="mm along x, y, z; 0 0 0 keeps the reference's.")
+    ] = (1.0, 1.0, 1.0),
+    interpolation: Annotated[str, typer.Option(help="Of images: spline (third order) or nearest.")] = "spline",
+    label_interpolation: Annotated[str, typer.Option(help="Of labels: linear (largest mask) or nearest.")] = "linear",
+    brain_mask: Annotated[str | None, typer.Option(help="Pattern of brain masks below an exam's folder.")] = None,
+    skull_strip: Annotated[
+        str, typer.Option(help="atlas (register a template), none, or auto: atlas for exams of a brain.")
+    ] = "auto",
+    atlas: Annotated[Path | None, typer.Option(help="Skull-stripped template; default: ICBM 152 T1.")] = None,
+    n4: Annotated[bool, typer.Option("--n4", help="Correct the bias field (N4).")] = False,
+    box: Annotated[
+        tuple[int, int, int], typer.Option(help="Voxels along x, y, z of a box round the brain or body; 0 0 0: none.")
+    ] = (0, 0, 0),
+    crop: Annotated[bool, typer.Option("--crop", help="Cut to the brain or body.")] = False,
+    fill: Annotated[
+        list[str] | None, typer.Option(help="NAME=OTHER: the channel that stands in where NAME is missing.")
+    ] = None,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Name cases after the patients instead of pseudonyms.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Exams at once; default: one a core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was prepared as JSON.")] = False,
+) -> None:
+    """Make a dataset of raw exams: recognise and align sequences, find the brain, resample, take labels along.
+
+    quality.html in the dataset shows each exam before and after. An exam that fails is reported and does not stop the
+    others; the exit code is then 1.
+    """
+    from autoseg.clinical.cohort import PreparationRequest, prepare_exams
+    from autoseg.clinical.settings import Preparation
+
+    if skull_strip not in ("auto", "atlas", "none"):
+        raise UsageError(f"--skull-strip {skull_strip} is unknown; choose auto, atlas or none.")
+    if interpolation not in ("spline", "nearest"):
+        raise UsageError(f"--interpolation {interpolation} is unknown; choose spline or nearest.")
+    if label_interpolation not in ("linear", "nearest"):
+        raise UsageError(f"--label-interpolation {label_interpolation} is unknown; choose linear or nearest.")
+    if atlas is not None and not atlas.is_file():
+        raise UsageError(f"--atlas {atlas} does not exist.")
+    if any(mm < 0 for mm in spacing) or (any(spacing) and not all(spacing)):
+        raise UsageError(f"--spacing {' '.join(f'{mm:g}' for mm in spacing)}: give three lengths in mm, or 0 0 0.")
+    if any(voxels < 0 for voxels in box) or (any(box) and not all(box)):
+        raise UsageError(f"--box {' '.join(map(str, box))}: give three numbers of voxels, or 0 0 0.")
+    settings = Preparation(
+        reference=reference,
+        orient=orient,
+        coregister=coregister,
+        spacing=spacing if any(spacing) else None,
+        interpolation=interpolation,
+        labels=label_interpolation,
+        brain_mask=brain_mask,
+        skull_strip=skull_strip,
+        atlas=None if atlas is None else atlas.absolute(),
+        n4=n4,
+        box=box if any(box) else None,
+        crop=crop,
+        fill=parse_pairs(fill or [], "--fill", "NAME=OTHER"),
+    )
+    request = PreparationRequest(
+        settings,
+        parse_pairs(channel or [], "--channel", "NAME=SERIES"),
+        channels,
+        labels,
+        keep_identifiers=keep_identifiers,
+        workers=workers,
+    )
+    outcome = prepare_exams(exams, out, request)
+    if as_json:
+        prepared = {case: str(folder) for case, folder in outcome.prepared.items()}
+        typer.echo(json.dumps({"prepared": prepared, "failed": outcome.failed, "flags": outcome.flags}, indent=2))
+    else:
+        say(f"{len(outcome.prepared)} of {len(outcome.exams)} exams are in {out}; look at {out / 'quality.html'}.")
+        if outcome.prepared:
+            say(f"Next: autoseg plan {out} --out RUN")
+    if outcome.failed:
+        raise typer.Exit(1)

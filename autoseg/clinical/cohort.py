@@ -1,0 +1,304 @@
+"""Raw exams → a dataset: every exam through the steps, one after the other or in several processes."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from autoseg.clinical.exam_labels import ExamLabels, label_names
+from autoseg.clinical.exam_preparation import PreparedExam, prepare_exam
+from autoseg.clinical.exams import Exam, Patterns, find_exams
+from autoseg.clinical.pseudonyms import Pseudonyms, assign_names
+from autoseg.clinical.quality_page import FRAGMENT, case_fragment, write_quality_page
+from autoseg.clinical.settings import PREPARATION_FILE, Preparation
+from autoseg.clinical.transforms import TRANSFORMS_FILE, StoredCase
+from autoseg.data.file_names import plain_name
+from autoseg.data.layouts.manifest import FILE_NAME
+from autoseg.data.layouts.tables import read_table
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import atomic, read_json, write_json, write_text
+from autoseg.utils.parallel import each
+from autoseg.utils.progress import say
+
+#: Files of a case's folder.
+LABEL_FILE, MASK_FILE, LABEL_NAMES_FILE = "label.nii.gz", "brain_mask.nii.gz", "labels.json"
+
+#: Beginning of the files of structures.
+_STRUCTURE = "structure_"
+
+#: Columns of a table that maps a cohort's series.
+_MAP_COLUMNS = ("exam", "channel", "series")
+
+#: Order of a dataset's channels.
+_ORDER = ("t1", "t1c", "t2", "flair")
+
+
+@dataclass(frozen=True)
+class PreparationRequest:
+    """What a user asks of a preparation.
+
+    Attributes:
+        settings: of the steps; stored in the dataset.
+        channels: channel → series, for all exams.
+        table: CSV with the columns exam (its folder's name), channel and series.
+        labels: pattern of label maps below an exam's folder; well-known words tell them where None.
+        with_labels: whether labels are taken along.
+        keep_identifiers: name cases after the patients.
+        workers: exams at once, a process each; one a core where None.
+    """
+
+    settings: Preparation = field(default_factory=Preparation)
+    channels: Mapping[str, str] = field(default_factory=dict)
+    table: Path | None = None
+    labels: str | None = None
+    with_labels: bool = True
+    keep_identifiers: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class PreparationOutcome:
+    """What became of the exams.
+
+    Attributes:
+        dataset: folder.
+        prepared: case → its folder.
+        failed: case → what is wrong, in one sentence.
+        flags: case → what is to be looked at.
+        exams: case → the exam it was made from; holds who it is of.
+    """
+
+    dataset: Path
+    prepared: dict[str, Path]
+    failed: dict[str, str]
+    flags: dict[str, tuple[str, ...]]
+    exams: dict[str, Exam]
+
+
+@dataclass(frozen=True)
+class _Job:
+    exam: Exam
+    case: str
+    patient: str
+    day: int | None
+    mapping: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Result:
+    case: str
+    error: str = ""
+    flags: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+def prepare_exams(exams: str | Path, out: str | Path, request: PreparationRequest | None = None) -> PreparationOutcome:
+    """Turn raw exams into a dataset that can be planned; an exam that fails does not stop the others.
+
+    Args:
+        exams: folder of one exam, or of a cohort with one folder a patient.
+        out: folder of the dataset; one that was prepared with the same settings is added to.
+        request: what the user asks for; the defaults where None.
+
+    Raises:
+        AutosegError: there is no exam, or the folder holds something else.
+        UsageError: the table of series is no such table, or names exams that do not exist.
+
+    Example:
+        >>> import autoseg
+        >>> outcome = autoseg.prepare_exams("EXAMS", "DATASET")  # doctest: +SKIP
+        >>> outcome.failed  # doctest: +SKIP
+        {}
+    """
+    exams, out, request = Path(exams), Path(out), request or PreparationRequest()
+    settings = _agreed(out, request.settings)
+    found = find_exams(exams, Patterns(request.labels, settings.brain_mask))
+    if not request.with_labels:
+        found = [replace(exam, labels=()) for exam in found]
+    mappings = _mappings(request, found)
+    table = Pseudonyms.beside(out)
+    names = assign_names(found, table, request.keep_identifiers)
+    out.mkdir(parents=True, exist_ok=True)
+    table.write()
+    jobs = [
+        _Job(exam, case, patient, table.days(patient, exam.date), mapping)
+        for exam, (case, patient), mapping in zip(found, names, mappings, strict=True)
+    ]
+    results = list(each(partial(_prepared, settings, out), jobs, request.workers, "Preparing"))
+    for result in results:
+        for line in result.log:
+            say(f"{result.case}: {line}")
+        for flag in result.flags:
+            say(f"{result.case}: look at this: {flag}.")
+        if result.error:
+            say(f"{result.case} failed: {result.error}")
+    failed = {result.case: result.error for result in results if result.error}
+    cases = sorted(path.parent.name for path in out.glob(f"*/{TRANSFORMS_FILE}"))
+    if cases:
+        _describe(out, cases, settings, table)
+    write_quality_page(out, failed, sorted({*cases, *failed}))
+    return PreparationOutcome(
+        out,
+        {result.case: out / result.case for result in results if not result.error},
+        failed,
+        {result.case: result.flags for result in results if result.flags},
+        {job.case: job.exam for job in jobs},
+    )
+
+
+def _agreed(out: Path, settings: Preparation) -> Preparation:
+    """The settings, with the channels of a dataset that is added to.
+
+    Raises:
+        AutosegError: it was prepared otherwise, or is something else.
+    """
+    if (out / PREPARATION_FILE).is_file():
+        earlier = Preparation.read(out)
+        if earlier.model_copy(update={"channels": settings.channels}) != settings:
+            raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
+        return earlier if settings.channels is None else settings
+    if out.exists() and any(path for path in out.iterdir() if not path.name.startswith(".")):
+        raise AutosegError(f"--out {out} holds something else; choose another folder.")
+    return settings
+
+
+def _mappings(request: PreparationRequest, exams: Sequence[Exam]) -> list[dict[str, str]]:
+    """Channel → series of each exam."""
+    if request.table is None:
+        return [dict(request.channels) for _ in exams]
+    columns, rows = read_table(request.table)
+    if lacking := [name for name in _MAP_COLUMNS if name not in columns]:
+        raise UsageError(f"{request.table} has no column {', '.join(lacking)}; it needs {', '.join(_MAP_COLUMNS)}.")
+    known = {exam.folder.name for exam in exams}
+    for number, row in enumerate(rows, start=2):
+        if row["exam"] not in known:
+            raise UsageError(f"{request.table}, line {number}: no exam lies in a folder of the name that it gives.")
+    return [
+        {**request.channels, **{row["channel"]: row["series"] for row in rows if row["exam"] == exam.folder.name}}
+        for exam in exams
+    ]
+
+
+def _prepared(settings: Preparation, out: Path, job: _Job) -> _Result:
+    """Prepare one exam and write it; runs in a process of its own."""
+    try:
+        prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
+        case = prepared.case.model_copy(update={"patient": job.patient, "day": job.day})
+        prepared = replace(prepared, case=case)
+        _write_case(prepared, out / job.case)
+    except Exception as error:  # one exam must not stop the others, whatever is wrong with it
+        return _Result(job.case, error=_sentence(error, job.exam))
+    return _Result(job.case, flags=prepared.case.flags, log=prepared.log)
+
+
+def _sentence(error: Exception, exam: Exam) -> str:
+    """What is wrong with an exam, without the names of its files and folder, which may be the patient's."""
+    if isinstance(error, AutosegError):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "not enough memory; use fewer workers (--workers 1)"
+    else:
+        text = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else 'no message'}"
+    files = [*(file for series in exam.series for file in series.files), *exam.labels]
+    files += [exam.brain_mask] if exam.brain_mask else []
+    for path in files:
+        text = text.replace(str(path), "its file").replace(str(path.absolute()), "its file")
+    for folder in (exam.folder.absolute(), exam.folder):
+        text = text.replace(str(folder), "its folder")
+    return text.rstrip(".") + "."
+
+
+def _write_case(prepared: PreparedExam, folder: Path) -> None:
+    """Write a case's folder: whole or not at all."""
+    temporary = folder.parent / f".{folder.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for channel, image in prepared.images.items():
+            _write(image, temporary / f"{plain_name(channel)}.nii.gz")
+        if prepared.mask is not None:
+            _write(prepared.mask, temporary / MASK_FILE)
+        _write_labels(prepared.labels, temporary)
+        write_text(temporary / FRAGMENT, case_fragment(prepared))
+        prepared.case.write(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_labels(labels: ExamLabels, folder: Path) -> None:
+    values: list[int] = []
+    if labels.label is not None:
+        _write(labels.label, folder / LABEL_FILE)
+        values = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels.label))]
+    files = {}
+    for number, (name, mask) in enumerate(labels.structures.items(), start=1):
+        files[name] = f"{_STRUCTURE}{_as_pattern(name) or number}.nii.gz"
+        _write(mask, folder / files[name])
+    if values or files:
+        write_json(folder / LABEL_NAMES_FILE, {"values": values, "names": labels.names, "structures": files})
+
+
+def _as_pattern(name: str) -> str:
+    """A structure's name as part of a file's name that is also a pattern of itself."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plain_name(name))
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    with atomic(path, suffix=".nii.gz") as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _describe(out: Path, cases: Sequence[str], settings: Preparation, table: Pseudonyms) -> None:
+    """Write the description of the dataset and its settings."""
+    stored = {case: StoredCase.read(out / case) for case in cases}
+    present = {channel for case in stored.values() for one in case.series.values() if (channel := one.channel)}
+    present |= {channel for case in stored.values() for channel in case.filled}
+    order = settings.channels or tuple(sorted(present, key=lambda name: (_place(name), name)))
+    channels = [name for name in order if name in present]
+    text = [f"name = {json.dumps(out.absolute().name, ensure_ascii=False)}", 'folders = "*"']
+    # Patients by name: a case is its patient's name and a number.
+    text += ['group = "^(.+)_[0-9]+$"', f"preparation = {json.dumps(PREPARATION_FILE)}", "", "[channels]"]
+    text += [f"{_key(name)} = {json.dumps(plain_name(name) + '.nii.gz', ensure_ascii=False)}" for name in channels]
+    text += _labels_described(out, cases)
+    if any((out / case / MASK_FILE).is_file() for case in cases):
+        text += ["", "[mask]", f"file = {json.dumps(MASK_FILE)}"]
+    settings.model_copy(update={"channels": tuple(channels)}).write(out)
+    write_text(out / FILE_NAME, "\n".join(text) + "\n")
+    for case in cases:
+        lacking = [name for name in channels if not (out / case / f"{plain_name(name)}.nii.gz").is_file()]
+        if lacking:
+            say(f"{case} has no {', '.join(lacking)}; --fill {lacking[0]}=OTHER lets another channel stand in.")
+
+
+def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
+    found = [read_json(file) for case in cases if (file := out / case / LABEL_NAMES_FILE).is_file()]
+    structures: dict[str, str] = {}
+    for one in found:
+        structures |= one["structures"]
+    if structures:
+        rows = [f"{_key(name)} = {json.dumps(file, ensure_ascii=False)}" for name, file in sorted(structures.items())]
+        return ["", "[label.structures]", *rows]
+    if not found:
+        return []
+    named = [ExamLabels(names={int(value): name for value, name in one["names"].items()}) for one in found]
+    known = label_names(named)
+    values = sorted({value for one in found for value in one["values"] if value})
+    known |= {f"label_{value}": value for value in values if value not in known.values()}
+    rows = [f"{_key(name)} = {value}" for name, value in sorted(known.items(), key=lambda item: item[1])]
+    return ["", "[label]", f"file = {json.dumps(LABEL_FILE)}", "", "[label.values]", *rows]
+
+
+def _key(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _place(channel: str) -> int:
+    return _ORDER.index(channel) if channel in _ORDER else len(_ORDER)

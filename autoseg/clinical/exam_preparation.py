@@ -1,0 +1,253 @@
+"""One exam through all steps: choose, orient, align, find the brain, resample, correct, take the labels along."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+
+from autoseg.clinical.atlas import BrainMask, find_brain, template
+from autoseg.clinical.choice import Choice, choose_channels, choose_reference
+from autoseg.clinical.exam_labels import ExamLabels, labels_in_output
+from autoseg.clinical.exams import Exam
+from autoseg.clinical.output_space import cut_to, output_grid, resample_image
+from autoseg.clinical.recognition import is_brain
+from autoseg.clinical.registration import Alignment, align_rigidly, head_mask, refine
+from autoseg.clinical.settings import Preparation
+from autoseg.clinical.transforms import Grid, StoredCase, StoredSeries, affine_of, inverse_of
+from autoseg.clinical.voxels import read_series
+from autoseg.data.formats.simpleitk import to_sitk
+from autoseg.data.image import read_image
+from autoseg.preprocessing.bias_correction import correct_bias
+from autoseg.utils.errors import AutosegError
+
+#: Normalized mutual information that a motion has to gain on a series that shares the reference's grid: less is what
+#: interpolation does to the measure.
+GAIN = 0.005
+
+#: mm between where equally good starts put the head, and where its halves do: beyond, the alignment is flagged.
+SPREAD, HALVES = 4.0, 4.0
+
+#: Normalized mutual information of reference and aligned series below which the alignment is flagged.
+LEAST_MEASURE = 1.02
+
+#: mm round the brain that the second fit of the alignment looks at.
+AROUND_BRAIN = 4.0
+
+
+@dataclass(frozen=True)
+class PreparedExam:
+    """An exam in the output space.
+
+    Attributes:
+        images: channel → image on the output grid, float32.
+        labels: on the output grid.
+        mask: brain mask on the output grid, or None.
+        case: what is stored beside it.
+        log: every step and its outcome, in sentences.
+        originals: channel → series on its own grid, for the quality page.
+        to_originals: channel → transform from a point of the output space to the series'.
+    """
+
+    images: dict[str, sitk.Image]
+    labels: ExamLabels
+    mask: sitk.Image | None
+    case: StoredCase
+    log: tuple[str, ...]
+    originals: dict[str, sitk.Image] = field(default_factory=dict)
+    to_originals: dict[str, sitk.Transform] = field(default_factory=dict)
+
+
+def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[str, str]) -> PreparedExam:
+    """Prepare an exam.
+
+    Args:
+        exam: as found.
+        name: of the case.
+        settings: of all steps.
+        mapping: channel → series that the user names.
+
+    Raises:
+        AutosegError: something about the exam stops it, as the end of a sentence about it.
+    """
+    if exam.fault:
+        raise AutosegError(exam.fault)
+    choice = choose_channels(exam, mapping, settings.channels)
+    log, flags = [*choice.reasons], [*exam.remarks, *choice.flags]
+    log += [f"{series.name} {remark}" for series in choice.channels.values() for remark in series.remarks]
+    first = choose_reference(choice.channels, settings.reference)
+    originals = {channel: read_series(series) for channel, series in choice.channels.items()}
+    reference = originals[first]
+    log.append(f"the reference is {first} ({choice.channels[first].name}, {_mm(reference)})")
+    aligned, measures = _align_all(originals, first, choice, settings, log)
+    brain = _brain(exam, choice, originals, first, settings)
+    if brain is not None:
+        log.append(f"the brain is {brain.volume:.0f} ml, its template's measure {brain.quality:.3f}")
+        if brain.doubts:
+            flags.append(f"the brain mask is doubtful: {brain.doubts}")
+        if settings.coregister:
+            aligned, measures = _refine_all(originals, first, choice, (aligned, measures), brain.mask)
+    flags += _doubts(measures)
+    log += [_moved(channel, choice, measure) for channel, measure in measures.items()]
+    grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
+    case = _stored(name, choice, first, grid, aligned, measures)
+    images = {c: resample_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
+    mask = None if brain is None else _mask_on(brain.mask, grid)
+    images = {channel: _finished(image, mask, settings) for channel, image in images.items()}
+    labels = labels_in_output(exam.labels, exam.series, case, settings.labels)
+    filled = _fill(images, settings, log)
+    case = case.model_copy(update={"filled": filled, "flags": tuple(flags)})
+    return PreparedExam(images, labels, mask, case, tuple(log), originals, aligned)
+
+
+def _align_all(
+    originals: Mapping[str, sitk.Image], first: str, choice: Choice, settings: Preparation, log: list[str]
+) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
+    """The transform of each channel from the output space to the series', and the alignments found."""
+    transforms: dict[str, sitk.Transform] = dict.fromkeys(originals, sitk.Transform(3, sitk.sitkIdentity))
+    measures: dict[str, Alignment] = {}
+    if not settings.coregister:
+        log.append("nothing is aligned, as asked for; positions are the headers'")
+        return transforms, measures
+    same = [c for c in originals if c != first and choice.channels[c].shares_grid_with(choice.channels[first])]
+    if same:
+        every = "all series share" if len(same) == len(originals) - 1 else f"{', '.join(same)} and {first} share"
+        log.append(f"{every} one grid; they are moved only where the measure gains by it")
+    for channel, image in originals.items():
+        if channel != first:
+            found = align_rigidly(originals[first], image)
+            measures[channel] = _kept(found, channel in same)
+            transforms[channel] = measures[channel].transform
+    return transforms, measures
+
+
+def _kept(found: Alignment, shares_grid: bool) -> Alignment:
+    """The alignment, or none where a series that shares the reference's grid gains too little by it."""
+    needed = GAIN if shares_grid else 0.0
+    return found if found.after > found.before + needed else found.staying()
+
+
+def _refine_all(
+    originals: Mapping[str, sitk.Image],
+    first: str,
+    choice: Choice,
+    found: tuple[dict[str, sitk.Transform], dict[str, Alignment]],
+    brain: sitk.Image,
+) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
+    region = sitk.BinaryDilate(brain, [max(0, round(AROUND_BRAIN / mm)) for mm in brain.GetSpacing()])
+    transforms, measures = dict(found[0]), {}
+    for channel, alignment in found[1].items():
+        shared = choice.channels[channel].shares_grid_with(choice.channels[first])
+        better = refine(originals[first], originals[channel], alignment, region)
+        measures[channel] = _kept(better, shared)
+        transforms[channel] = measures[channel].transform
+    return transforms, measures
+
+
+def _brain(
+    exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], first: str, settings: Preparation
+) -> BrainMask | None:
+    reference = originals[first]
+    if exam.brain_mask is not None:
+        return _given(exam, choice, originals, first)
+    if settings.brain_mask is not None and settings.skull_strip != "atlas":
+        raise AutosegError(
+            f"no file of it fits --brain-mask {settings.brain_mask}; add the mask, or find it with --skull-strip atlas"
+        )
+    brain = is_brain([(series.facts, one) for series, one in choice.found])
+    if settings.skull_strip == "none" or (settings.skull_strip == "auto" and not brain):
+        return None
+    return find_brain(reference, template(settings.atlas))
+
+
+def _given(exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], first: str) -> BrainMask:
+    """The brain mask of a file, which lies on the reference's grid."""
+    assert exam.brain_mask is not None
+    image = read_image(exam.brain_mask)
+    if image.geometry.differs_from(choice.channels[first].grid) is not None:
+        raise AutosegError(f"its brain mask does not lie on the grid of its reference, {first}; resample it there")
+    mask = sitk.Cast(to_sitk((image.array[0] > 0).astype(np.uint8), image.geometry), sitk.sitkUInt8)
+    mask.CopyInformation(originals[first])
+    volume = float(sitk.GetArrayViewFromImage(mask).sum()) * float(np.prod(mask.GetSpacing())) / 1000
+    return BrainMask(mask, float("inf"), volume)
+
+
+def _doubts(measures: Mapping[str, Alignment]) -> list[str]:
+    flags = []
+    for channel, found in measures.items():
+        if found.after < LEAST_MEASURE:
+            flags.append(
+                f"{channel} could not be aligned for sure: its normalized mutual information with the reference is "
+                f"{found.after:.3f}, below {LEAST_MEASURE}"
+            )
+        elif found.halves_apart > HALVES:
+            flags.append(
+                f"{channel} and the reference are not one rigid body: two halves of the head, each aligned for itself, "
+                f"put it {found.halves_apart:.1f} mm apart"
+            )
+        elif found.start_spread > SPREAD:
+            flags.append(f"{channel} has two alignments that are as good, {found.start_spread:.1f} mm apart")
+    return flags
+
+
+def _moved(channel: str, choice: Choice, found: Alignment) -> str:
+    figures = f"normalized mutual information {found.before:.4f} before, {found.after:.4f} after"
+    if found.moved == 0:
+        return f"{channel} ({choice.channels[channel].name}) stays where it is; {figures}"
+    return f"{channel} ({choice.channels[channel].name}) is moved by {found.moved:.1f} mm; {figures}"
+
+
+def _stored(
+    name: str,
+    choice: Choice,
+    first: str,
+    grid: Grid,
+    aligned: Mapping[str, sitk.Transform],
+    measures: Mapping[str, Alignment],
+) -> StoredCase:
+    series = {}
+    for channel, one in choice.channels.items():
+        found = measures.get(channel)
+        series[one.name] = StoredSeries(
+            channel=channel,
+            grid=Grid.of(one.grid),
+            to_output=inverse_of(affine_of(aligned[channel])),
+            measure={} if found is None else found.figures,
+        )
+    return StoredCase(case=name, reference=choice.channels[first].name, output=grid, series=series)
+
+
+def _mask_on(mask: sitk.Image, grid: Grid) -> sitk.Image:
+    return sitk.Cast(resample_mask(mask, grid), sitk.sitkUInt8)
+
+
+def resample_mask(mask: sitk.Image, grid: Grid) -> sitk.Image:
+    """A mask on another grid in the same space: where its linear interpolation is above a half."""
+    still = sitk.Transform(3, sitk.sitkIdentity)
+    weight = sitk.Resample(sitk.Cast(mask, sitk.sitkFloat32), grid.empty(sitk.sitkFloat32), still, sitk.sitkLinear, 0.0)
+    return weight > 0.5
+
+
+def _finished(image: sitk.Image, mask: sitk.Image | None, settings: Preparation) -> sitk.Image:
+    """Bias correction and removal of what is not brain."""
+    if settings.n4:
+        array = sitk.GetArrayFromImage(image)
+        region = head_mask(image) if mask is None else mask
+        corrected = sitk.GetImageFromArray(correct_bias(array, sitk.GetArrayFromImage(region) > 0))
+        corrected.CopyInformation(image)
+        image = corrected
+    return image if mask is None else sitk.Mask(image, mask)
+
+
+def _fill(images: dict[str, sitk.Image], settings: Preparation, log: list[str]) -> dict[str, str]:
+    filled = {}
+    for channel, source in settings.fill.items():
+        if channel not in images and source in images and source not in filled:
+            images[channel] = images[source]
+            filled[channel] = source
+            log.append(f"it has no {channel}; {source} stands in for it (--fill)")
+    return filled
+
+
+def _mm(image: sitk.Image) -> str:
+    return "×".join(f"{mm:.3g}" for mm in image.GetSpacing()) + " mm"

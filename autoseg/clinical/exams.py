@@ -1,0 +1,265 @@
+"""Exams found in a folder: DICOM in any nesting, or image files, of one patient or of a cohort of one folder each."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from autoseg.clinical.dicom_series import sort_series, unreadable_files
+from autoseg.clinical.headers import DicomHeader, read_dicom_header
+from autoseg.clinical.recognition import words_of
+from autoseg.clinical.series import Identity, SequenceFacts, Series
+from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID
+from autoseg.data.dicom import is_dicom
+from autoseg.data.file_names import image_ending, is_image, is_picture
+from autoseg.data.image import read_geometry
+from autoseg.utils.errors import AutosegError
+
+#: Words of a file's name that say it is a label map and no scan.
+_LABEL_WORDS = re.compile(r"seg|label|mask|roi|gtv|annotation|contour|(?<![a-z])gt(?![a-z])|(?<![a-z])tumou?r", re.I)
+
+#: … and a brain mask, which is used where ``--brain-mask`` names it.
+_BRAIN_MASK = re.compile(r"brain[ _-]?mask|mask[ _-]?brain|skull", re.I)
+
+#: Modalities of DICOM files that hold structures of an exam.
+STRUCTURES = ("RTSTRUCT", "SEG")
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One exam of one patient, as found.
+
+    Attributes:
+        folder: where it lies; may name the patient.
+        patient: key of the patient: what the files say, or the folder.
+        series: its scans, the unusable ones with the reason.
+        labels: label maps, and DICOM files of structures.
+        brain_mask: the file that ``--brain-mask`` names.
+        date: of the study (``YYYYMMDD``), or ``""``.
+        fault: why nothing can be made of it, as a sentence without a stop; or ``""``.
+        remarks: what was noticed.
+    """
+
+    folder: Path
+    patient: str
+    series: tuple[Series, ...] = ()
+    labels: tuple[Path, ...] = ()
+    brain_mask: Path | None = None
+    date: str = ""
+    fault: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which image files are no scans.
+
+    Attributes:
+        labels: pattern of label maps below an exam's folder; None to tell them by well-known words.
+        brain_mask: pattern of brain masks; None for none.
+    """
+
+    labels: str | None = None
+    brain_mask: str | None = None
+
+    def is_brain_mask(self, path: Path, root: Path) -> bool:
+        """Whether a file is the brain mask that the user names."""
+        return self.brain_mask is not None and _fits(path, root, self.brain_mask)
+
+    def is_label(self, path: Path, root: Path) -> bool:
+        """Whether a file is a label map."""
+        if self.labels is not None:
+            return _fits(path, root, self.labels)
+        return _LABEL_WORDS.search(_stem(path)) is not None and _BRAIN_MASK.search(_stem(path)) is None
+
+    def is_ignored(self, path: Path) -> bool:
+        """Whether a file is a brain mask that nobody named."""
+        return _BRAIN_MASK.search(_stem(path)) is not None
+
+
+def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]:
+    """The exams below a folder, sorted by folder and date.
+
+    A folder whose files lie in it, or whose subfolders share a study, is one patient; else each of its subfolders is.
+    The DICOM files of a patient make an exam a study; image files make an exam a folder.
+
+    Args:
+        root: folder of one exam, or of a cohort with one folder a patient.
+        patterns: which files are label maps and brain masks.
+
+    Raises:
+        AutosegError: the folder does not exist, or holds no scan.
+    """
+    root, patterns = Path(root), patterns or Patterns()
+    if not root.is_dir():
+        raise AutosegError(
+            f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient."
+        )
+    images, dicom = [], []
+    for path in _files(root):
+        if is_image(path) and not is_picture(image_ending(path)):
+            images.append(path)
+        elif is_dicom(path):
+            dicom.append(path)
+    if not images and not dicom:
+        raise AutosegError(f"{root} holds no DICOM file and no image (NIfTI, NRRD, MHA) that is no picture.")
+    headers = {path: read_dicom_header(path) for path in dicom}
+    exams = []
+    for folder in _patients(root, images, headers):
+        inside = {path: header for path, header in headers.items() if path.is_relative_to(folder)}
+        pictures = [path for path in images if path.is_relative_to(folder)]
+        exams += _of_patient(folder, inside, pictures, patterns)
+    return exams
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+
+
+def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeader | None]) -> list[Path]:
+    """The folder of each patient."""
+    everything = [*images, *headers]
+    if any(path.parent == root for path in everything):
+        return [root]
+    tops: dict[str, list[Path]] = defaultdict(list)
+    for path in everything:
+        tops[path.relative_to(root).parts[0]].append(path)
+    studies: dict[str, set[str]] = defaultdict(set)
+    patients: dict[str, set[str]] = defaultdict(set)
+    for path, header in headers.items():
+        if header is not None:
+            top = path.relative_to(root).parts[0]
+            studies[header.text("StudyInstanceUID")].add(top)
+            patients[header.text("PatientID") or f"unnamed in {top}"].add(top)
+    shared = any(len(where) > 1 for study, where in studies.items() if study)
+    one = len(patients) == 1 and not any(path.startswith("unnamed") for path in patients)
+    if headers and (shared or (one and set(tops) == next(iter(patients.values())))):
+        return [root]
+    return [root / top for top in sorted(tops)]
+
+
+def _of_patient(
+    folder: Path, headers: dict[Path, DicomHeader | None], images: list[Path], patterns: Patterns
+) -> list[Exam]:
+    damaged = [path for path, header in headers.items() if header is None]
+    known = [header for header in headers.values() if header is not None]
+    names = {header.text("PatientID") or header.text("PatientName") for header in known} - {""}
+    patient = next(iter(names)) if len(names) == 1 else str(folder)
+    if len(names) > 1:
+        # One exam: which files are whose is not for this command to guess.
+        return [Exam(folder, patient, fault=f"its folder holds DICOM files of {len(names)} patients; separate them")]
+    studies: dict[str, list[DicomHeader]] = defaultdict(list)
+    for header in known:
+        if header.is_image and header.text("Modality") not in STRUCTURES:
+            studies[header.text("StudyInstanceUID")].append(header)
+    structures = [header for header in known if header.text("Modality") in STRUCTURES]
+    exams = []
+    for study, members in studies.items():
+        own = [h.path for h in structures if h.text("StudyInstanceUID") == study or len(studies) == 1]
+        exams.append(
+            Exam(
+                folder,
+                patient,
+                tuple(sort_series(members)),
+                tuple(own),
+                date=members[0].text("StudyDate"),
+                fault=unreadable_files(damaged) if damaged else "",
+            )
+        )
+    if damaged and not exams:
+        return [Exam(folder, patient, fault=unreadable_files(damaged))]
+    exams.sort(key=lambda exam: exam.date)
+    return _with_images(folder, patient, exams, images, patterns)
+
+
+def _with_images(folder: Path, patient: str, exams: list[Exam], images: list[Path], patterns: Patterns) -> list[Exam]:
+    groups: dict[Path, list[Path]] = defaultdict(list)
+    for path in images:
+        groups[path.parent].append(path)
+    if len(exams) == 1:
+        return [_taking(exams[0], images, patterns)]
+    if exams:
+        # Where a patient has several studies, a file belongs to the one whose folder it lies in or below.
+        return [_taking(exam, [path for path in images if _belongs(path, exam, folder)], patterns) for exam in exams]
+    if len(groups) > 1 and all(_only_maps(members, folder, patterns) for parent, members in groups.items()
+                               if parent != folder) and folder in groups:  # fmt: skip
+        groups = {folder: images}  # label maps in a folder below the scans'
+    return [_taking(Exam(parent, patient), members, patterns) for parent, members in sorted(groups.items())]
+
+
+def _only_maps(images: Sequence[Path], root: Path, patterns: Patterns) -> bool:
+    return all(patterns.is_label(p, root) or patterns.is_brain_mask(p, root) or patterns.is_ignored(p) for p in images)
+
+
+def _belongs(path: Path, exam: Exam, folder: Path) -> bool:
+    own = {file.parent for series in exam.series for file in series.files}
+    top = path.relative_to(folder).parts[0]
+    return any(parent == path.parent or parent.relative_to(folder).parts[:1] == (top,) for parent in own)
+
+
+def _taking(exam: Exam, images: Sequence[Path], patterns: Patterns) -> Exam:
+    """An exam with the image files of its folder: scans, label maps and the brain mask."""
+    masks = [path for path in images if patterns.is_brain_mask(path, exam.folder)]
+    if len(masks) > 1:
+        return replace(exam, fault=f"--brain-mask {patterns.brain_mask} finds {len(masks)} files of it; one is needed")
+    labels = [path for path in images if path not in masks and patterns.is_label(path, exam.folder)]
+    rest = [path for path in images if path not in masks and path not in labels and not patterns.is_ignored(path)]
+    return replace(
+        exam,
+        series=(*exam.series, *_scans(rest)),
+        labels=(*exam.labels, *labels),
+        brain_mask=masks[0] if masks else None,
+    )
+
+
+def _scans(paths: Sequence[Path]) -> list[Series]:
+    telling = _telling_names([_stem(path) for path in paths])
+    series = []
+    for name, path in zip(telling, paths, strict=True):
+        facts = SequenceFacts(description=words_of(name))
+        one = Series(name, (path,), NO_GRID, facts, Identity())
+        try:
+            header = read_geometry(path)
+        except AutosegError as error:
+            series.append(one.unusable(_without(str(error), path)))
+            continue
+        if header.geometry.dimension != 3 or min(header.geometry.size) < LEAST_SLICES:
+            series.append(one.unusable("it is no volume"))
+        elif header.components > 1:
+            series.append(one.unusable(f"it holds {header.components} volumes; give the one that is wanted"))
+        else:
+            series.append(replace(one, grid=header.geometry))
+    return series
+
+
+def _without(text: str, path: Path) -> str:
+    """A message without the path of the file, which may name the patient."""
+    return text.replace(str(path), "its file").rstrip(".")
+
+
+def _telling_names(stems: Sequence[str]) -> list[str]:
+    """Names without what all have in front, which may be the patient's; of a single file the last word.
+
+    ``Smith_t1``, ``Smith_flair`` → ``t1``, ``flair``.
+    """
+    words = [re.split(r"[_\-. ]+", stem) for stem in stems]
+    common = 0
+    while len(stems) > 1 and all(len(part) > common + 1 and part[common] == words[0][common] for part in words):
+        common += 1
+    if len(stems) == 1:
+        common = max(0, len(words[0]) - 1)
+    return ["_".join(part[common:]) for part in words]
+
+
+def _stem(path: Path) -> str:
+    ending = image_ending(path) or path.suffix
+    return path.name.removesuffix(ending)
+
+
+def _fits(path: Path, root: Path, pattern: str) -> bool:
+    return fnmatch(path.name, pattern) or fnmatch(path.relative_to(root).as_posix(), pattern)

@@ -1,0 +1,104 @@
+"""Pseudonyms of patients, and the table that leads back to them, readable by its owner only."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+
+from autoseg.clinical.exams import Exam
+from autoseg.data.file_names import plain_name
+from autoseg.data.layouts.tables import read_table
+from autoseg.utils.files import atomic
+
+#: Columns of the table.
+_COLUMNS = ("case", "patient", "patient_id", "patient_name", "study_date", "study_uid", "folder")
+
+
+@dataclass
+class Pseudonyms:
+    """Names of cases that say nothing about the patient.
+
+    Attributes:
+        path: of the table.
+        rows: one a case, as they are in the table.
+    """
+
+    path: Path
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def beside(cls, dataset: Path) -> "Pseudonyms":
+        """The table of a dataset, which lies beside its folder and not in it; an earlier one goes on."""
+        path = dataset.absolute().parent / f"{dataset.absolute().name}_pseudonyms.csv"
+        return cls(path, read_table(path)[1] if path.is_file() else [])
+
+    def name(self, exam: Exam, keep: bool) -> tuple[str, str]:
+        """Name of an exam's case and of its patient; the same exam keeps its name.
+
+        Args:
+            exam: as found.
+            keep: use the patient's identifier, or the folder's name where there is none (``--keep-identifiers``).
+        """
+        study = next((series.identity.study for series in exam.series if series.identity.study), "")
+        row = next(
+            (r for r in self.rows if (r["folder"], r["study_uid"]) == (str(exam.folder.absolute()), study)), None
+        )
+        if row is None:
+            patient = self._patient(exam, keep)
+            taken = {r["case"] for r in self.rows}
+            number = 1
+            while (case := f"{patient}_{number}") in taken:
+                number += 1
+            row = {"case": case, "patient": patient, "study_uid": study, "folder": str(exam.folder.absolute())}
+            identity = next((series.identity for series in exam.series if series.dicom), None)
+            row["patient_id"] = exam.patient if identity is None else identity.patient_id
+            row["patient_name"] = "" if identity is None else identity.patient_name
+            row["study_date"] = exam.date
+            self.rows.append(row)
+        return row["case"], row["patient"]
+
+    def _patient(self, exam: Exam, keep: bool) -> str:
+        known = {row["patient_id"]: row["patient"] for row in self.rows if row["patient_id"]}
+        if exam.patient in known:
+            return known[exam.patient]
+        if keep:
+            return plain_name(Path(exam.patient).name).replace(" ", "_").strip(".") or "patient"
+        number = len({row["patient"] for row in self.rows}) + 1
+        return f"P{number:04d}"
+
+    def write(self) -> None:
+        """Write the table so that its owner alone can read it."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic(self.path) as temporary:
+            os.chmod(temporary, 0o600)  # before there is anything to read
+            temporary.write_text(buffer.getvalue(), encoding="utf-8")
+
+    def days(self, patient: str, of: str) -> int | None:
+        """Days between a patient's first exam and a date (``YYYYMMDD``); None where dates are unknown."""
+        dates = [day for row in self.rows if row["patient"] == patient and (day := _day(row["study_date"]))]
+        day = _day(of)
+        return None if day is None or not dates else (day - min(dates)).days
+
+
+def _day(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def assign_names(exams: Sequence[Exam], table: Pseudonyms, keep: bool) -> list[tuple[str, str]]:
+    """Name of each exam's case and patient, in order.
+
+    Args:
+        exams: as found.
+        table: of the dataset; is extended.
+        keep: use identifiers.
+    """
+    return [table.name(exam, keep) for exam in exams]

@@ -1,0 +1,183 @@
+"""RTSTRUCT: the contours of structures, filled on the grid of the series that they were drawn on."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoseg.clinical.structure_names import distinct_names, structure_name
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import say
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+#: Contours that enclose an area (DICOM PS3.3 C.8.8.6.1).
+_CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
+
+#: Slices that the points of one contour may be apart: coordinates are text of at most 16 characters, often rounded to
+#: hundredths of a millimetre, and the normal of an oblique series is rounded, too.
+_OUT_OF_PLANE = 0.2
+
+#: Planes closer than this part of a slice are one.
+_SAME_PLANE = 0.05
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A structure's contours in millimetres, each ``(point, xyz)``."""
+
+    name: str
+    contours: list[np.ndarray]
+    other: Counter[str]
+
+
+def series_of_contours(dataset: Any) -> tuple[str, ...]:
+    """Series instance UIDs that an RTSTRUCT's data set refers to."""
+    found = {
+        str(series.SeriesInstanceUID)
+        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ()
+        for study in frame.get("RTReferencedStudySequence") or ()
+        for series in study.get("RTReferencedSeriesSequence") or ()
+        if series.get("SeriesInstanceUID")
+    }
+    return tuple(sorted(found))
+
+
+def filled_contours(dataset: Any, path: Path, grid: "SimpleITK.Image") -> "dict[str, SimpleITK.Image]":
+    """Masks (0, 1) of the structures of an RTSTRUCT on a grid whose slices the contours were drawn in.
+
+    A voxel is inside where its centre is: of the contours of a structure in one plane, inside an odd number of them, so
+    that an inner contour, or one that is led in and out over the same line, is a hole. Points and open lines enclose
+    nothing; they are left out, which is said, and a structure of only these has no mask.
+
+    Args:
+        dataset: pydicom's, of the RTSTRUCT.
+        path: of its file, for messages.
+        grid: of the series; its third axis goes through the slices.
+
+    Raises:
+        AutosegError: a contour does not lie in a slice of the grid, or there is no contour.
+    """
+    masks = {}
+    left_out: Counter[str] = Counter()
+    for structure in _structures(dataset, path):
+        left_out.update(structure.other)
+        if structure.contours:
+            masks[structure.name] = _mask(structure, path, grid)
+    if left_out:
+        kinds = ", ".join(f"{count} {kind.lower().replace('_', ' ')}" for kind, count in sorted(left_out.items()))
+        say(f"{path}: contours that enclose nothing are left out ({kinds}).")
+    if not masks:
+        raise AutosegError(f"{path} holds no closed contour; export the structures with their contours.")
+    return masks
+
+
+def _structures(dataset: Any, path: Path) -> Iterator[_Structure]:
+    given = {int(roi.ROINumber): roi.get("ROIName", "") for roi in dataset.get("StructureSetROISequence") or ()}
+    items = list(dataset.get("ROIContourSequence") or ())
+    numbers = [int(item.ReferencedROINumber) for item in items]
+    names = distinct_names(structure_name(given.get(number, ""), number) for number in numbers)
+    for name, item in zip(names, items, strict=True):
+        contours, other = [], Counter[str]()
+        for contour in item.get("ContourSequence") or ():
+            points = _points(contour, name, path)
+            kind = str(contour.get("ContourGeometricType", "CLOSED_PLANAR"))
+            if kind in _CLOSED and len(points) > 2:
+                contours.append(points)
+            else:
+                other[kind] += 1
+        yield _Structure(name, contours, other)
+
+
+def _points(contour: Any, name: str, path: Path) -> np.ndarray:
+    values = contour.get("ContourData")
+    data = np.atleast_1d(np.array([] if values is None else values, float))
+    if data.size % 3 or not np.isfinite(data).all():
+        raise AutosegError(
+            f"{path}: a contour of {name} holds {data.size} numbers, which are no points of three coordinates; "
+            "export the structures again."
+        )
+    return data.reshape(-1, 3)
+
+
+def _mask(structure: _Structure, path: Path, grid: "SimpleITK.Image") -> "SimpleITK.Image":
+    import SimpleITK as sitk
+
+    width, height, depth = grid.GetSize()
+    mask = np.zeros((depth, height, width), np.uint8)
+    nearest: dict[int, float] = {}
+    for plane, polygons in _planes(structure, path, grid):
+        slice_ = int(np.floor(plane + 0.5))
+        if not 0 <= slice_ < depth:
+            raise AutosegError(
+                f"{path}: a contour of {structure.name} lies {_beyond(plane, depth):.1f} slices outside the series; "
+                "give the series that the structures were drawn on."
+            )
+        # Contours of a finer series: the plane closest to the slice's middle is the slice's.
+        distance = abs(plane - slice_)
+        if distance < nearest.get(slice_, np.inf):
+            nearest[slice_] = distance
+            mask[slice_] = even_odd(polygons, (height, width))
+    image = sitk.GetImageFromArray(mask)
+    image.CopyInformation(grid)
+    return image
+
+
+def _beyond(plane: float, depth: int) -> float:
+    return max(-plane, plane - (depth - 1))
+
+
+def _planes(structure: _Structure, path: Path, grid: "SimpleITK.Image") -> Iterator[tuple[float, list[np.ndarray]]]:
+    """The planes of a structure, in slices of the grid, with the polygons in each as ``(point, xy)`` in pixels."""
+    planes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+    for points in structure.contours:
+        indices = _indices(points, grid)
+        heights = indices[:, 2]
+        if np.ptp(heights) > _OUT_OF_PLANE:
+            raise AutosegError(
+                f"{path}: a contour of {structure.name} crosses {np.ptp(heights):.1f} slices of the series; "
+                "give the series that the structures were drawn on."
+            )
+        planes[round(float(heights.mean()) / _SAME_PLANE)].append(indices)
+    for _, together in sorted(planes.items()):
+        yield float(np.mean([p[:, 2].mean() for p in together])), [p[:, :2] for p in together]
+
+
+def _indices(points: np.ndarray, grid: "SimpleITK.Image") -> np.ndarray:
+    """Points in millimetres ``(point, xyz)`` as continuous indices of a grid."""
+    axes = np.asarray(grid.GetDirection()).reshape(3, 3) * np.asarray(grid.GetSpacing())
+    found: np.ndarray = np.linalg.solve(axes, (points - grid.GetOrigin()).T).T
+    return found
+
+
+def even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centres lie inside an odd number of polygons.
+
+    A centre on a left or upper edge is inside, on a right or lower edge outside, so that polygons side by side share
+    no pixel.
+
+    Args:
+        polygons: each ``(point, xy)`` in pixels, the centre of the first pixel at 0; closed by itself.
+        shape: rows and columns.
+
+    Returns:
+        bool ``(y, x)``.
+    """
+    height, width = shape
+    # At every crossing of a row with an edge, all pixels to the right of it change sides.
+    changes = np.zeros((height, width + 1), np.int32)
+    for polygon in polygons:
+        starts, ends = polygon, np.roll(polygon, -1, axis=0)
+        for (x0, y0), (x1, y1) in zip(starts, ends, strict=True):
+            if y0 > y1:
+                x0, y0, x1, y1 = x1, y1, x0, y0
+            rows = np.arange(max(int(np.ceil(y0)), 0), min(int(np.ceil(y1)), height))
+            if rows.size:
+                crossings = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+                np.add.at(changes, (rows, np.clip(np.ceil(crossings), 0, width).astype(int)), 1)
+    inside: np.ndarray = changes.cumsum(axis=1)[:, :width] % 2 == 1
+    return inside

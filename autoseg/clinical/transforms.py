@@ -1,0 +1,202 @@
+"""The way from an exam's series to its prepared case and back, stored beside the case as ``transforms.json``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoseg.data.geometry import Geometry
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import first_fault, read_json, write_json
+
+#: File beside a prepared case.
+TRANSFORMS_FILE = "transforms.json"
+
+#: Points of space as 4×4 matrices, row by row.
+_IDENTITY = tuple(float(value) for value in np.eye(4).ravel())
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Grid(_Model):
+    """A grid in space, in SimpleITK's order x, y, z; mm."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...] = Field(min_length=9, max_length=9)
+
+    @classmethod
+    def of(cls, grid: Geometry | sitk.Image) -> "Grid":
+        """The grid of an image or of a geometry."""
+        if isinstance(grid, sitk.Image):
+            found = grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()
+        else:
+            found = grid.size, grid.spacing, grid.origin, grid.direction
+        size, spacing, origin, direction = found
+        return cls(size=size, spacing=spacing, origin=origin, direction=direction)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The same, as images have it."""
+        return Geometry(self.size, self.spacing, self.origin, self.direction)
+
+    def empty(self, pixel: int = sitk.sitkUInt8) -> sitk.Image:
+        """An image of zeros on this grid."""
+        image = sitk.Image(list(self.size), pixel)
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+
+class StoredSeries(_Model):
+    """One original series of a prepared case.
+
+    Attributes:
+        channel: that it became; None for one that is not used.
+        grid: of the original files.
+        to_output: 4×4 matrix, row by row, that takes a point of the scanner's space (LPS, mm) to the output space.
+        measure: quality of the alignment and whether it was moved, for the quality page.
+    """
+
+    channel: str | None = None
+    grid: Grid
+    to_output: tuple[float, ...] = Field(_IDENTITY, min_length=16, max_length=16)
+    measure: dict[str, Any] = Field(default_factory=dict)
+
+
+class StoredCase(_Model):
+    """What is stored beside a prepared case.
+
+    Attributes:
+        case: its name.
+        patient: pseudonym.
+        day: days since the patient's first exam of the dataset; None where dates are unknown.
+        reference: name of the series that defines the output space.
+        output: grid of the prepared images.
+        series: name → original series.
+        filled: channel → the channel that it was copied from.
+        flags: what is doubtful about the case, in sentences.
+    """
+
+    version: int = 1
+    case: str
+    patient: str = ""
+    day: int | None = None
+    reference: str
+    output: Grid
+    series: dict[str, StoredSeries]
+    filled: dict[str, str] = Field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> Path:
+        """Write it into a case's folder; return the file."""
+        write_json(folder / TRANSFORMS_FILE, self.model_dump(mode="json"))
+        return folder / TRANSFORMS_FILE
+
+    @classmethod
+    def read(cls, path: str | Path) -> "StoredCase":
+        """Read it from a case's folder, or its file.
+
+        Raises:
+            AutosegError: it is missing or damaged.
+        """
+        path = Path(path)
+        path = path / TRANSFORMS_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise AutosegError(f"{path} does not exist; prepare the exam with 'autoseg prepare' to have one.")
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            raise AutosegError(f"{path} is damaged ({first_fault(error)}); prepare the exam again.") from None
+
+    def find(self, wanted: str) -> StoredSeries:
+        """The series of this name, or the one that became the channel of this name.
+
+        Raises:
+            UsageError: there is none; lists those that there are.
+        """
+        if wanted in self.series:
+            return self.series[wanted]
+        for stored in self.series.values():
+            if stored.channel == self.filled.get(wanted, wanted):
+                return stored
+        known = [name + (f" ({s.channel})" if s.channel else "") for name, s in self.series.items()]
+        raise UsageError(f"--to-native {wanted}: {self.case} has no such series; it has {', '.join(known)}.")
+
+
+def affine_of(transform: sitk.Transform) -> tuple[float, ...]:
+    """The 4×4 matrix of a rigid or affine transform, row by row."""
+    origin = np.asarray(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    for axis in range(3):
+        point = [0.0, 0.0, 0.0]
+        point[axis] = 1.0
+        matrix[:3, axis] = np.asarray(transform.TransformPoint(point)) - origin
+    matrix[:3, 3] = origin
+    return tuple(float(value) for value in matrix.ravel())
+
+
+def transform_of(matrix: tuple[float, ...] | np.ndarray) -> sitk.AffineTransform:
+    """The transform of a 4×4 matrix."""
+    square = np.asarray(matrix, float).reshape(4, 4)
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(square[:3, :3].ravel().tolist())
+    transform.SetTranslation(square[:3, 3].tolist())
+    return transform
+
+
+def inverse_of(matrix: tuple[float, ...] | np.ndarray) -> tuple[float, ...]:
+    """The inverse of a 4×4 matrix, row by row."""
+    return tuple(float(v) for v in np.linalg.inv(np.asarray(matrix, float).reshape(4, 4)).ravel())
+
+
+def resample_labels(labels: sitk.Image, grid: Grid, to_labels: sitk.Transform) -> sitk.Image:
+    """A label map on another grid: the value whose mask, interpolated linearly, is largest there.
+
+    Args:
+        labels: integers.
+        grid: to sample on.
+        to_labels: takes a point of ``grid``'s space to that of ``labels``.
+
+    Returns:
+        An image of the labels' pixel type; 0 outside of the label map.
+    """
+    values = np.unique(sitk.GetArrayViewFromImage(labels))
+    target = grid.empty(labels.GetPixelID())
+    if len(values) == 0 or (len(values) == 1 and values[0] == 0):
+        return target
+    shape = tuple(reversed(grid.size))
+    best, chosen = np.zeros(shape, np.float32), np.zeros(shape, values.dtype)
+    inside = np.zeros(shape, np.float32)
+    for value in values[values != 0]:
+        mask = sitk.Cast(labels == int(value), sitk.sitkFloat32)
+        weight = sitk.GetArrayFromImage(sitk.Resample(mask, target, to_labels, sitk.sitkLinear, 0.0))
+        inside += weight
+        better = weight > best
+        best[better], chosen[better] = weight[better], value
+    # What is left of one is the background's weight.
+    chosen[best <= 1 - inside] = 0
+    result = sitk.GetImageFromArray(chosen)
+    result.CopyInformation(target)
+    return sitk.Cast(result, labels.GetPixelID())
+
+
+def to_native(labels: sitk.Image, case: StoredCase, series: str) -> sitk.Image:
+    """A label map of a prepared case in the geometry of one of its original series.
+
+    Args:
+        labels: on the case's output grid, or any other in the output space.
+        case: how the case was made.
+        series: name of the series, or of the channel that it became.
+
+    Raises:
+        UsageError: the case has no such series.
+    """
+    stored = case.find(series)
+    return resample_labels(labels, stored.grid, transform_of(stored.to_output))

@@ -1,0 +1,130 @@
+"""Folders of DICOM series: a folder a series, its channel named by the sequence, the folder above it an exam."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.data.description import Case, ChannelFile, Description
+from autoseg.data.dicom import holds_dicom, is_dicom
+from autoseg.data.dicom_series import SliceHead, slice_head
+from autoseg.data.file_names import is_image, plain_name
+from autoseg.data.formats.format import UnusableImage
+from autoseg.data.layouts.common import inconsistencies_in
+from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.names import sequence_in
+from autoseg.data.patients import patient_of
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import say
+
+#: Name of this layout.
+DICOM = "dicom"
+
+#: Folders between the given one and a series', at most.
+_DEPTH = 3
+
+#: Files of a folder that are looked at for one with voxels: a label object may lie beside the slices.
+_LOOK_AT = 5
+
+
+@dataclass(frozen=True)
+class _SeriesFolder:
+    """A folder of DICOM files; no head where the first file can't be read, which the check of the dataset reports."""
+
+    path: Path
+    head: SliceHead | None
+
+
+def recognise(path: Path) -> bool:
+    """Whether a folder holds DICOM files, and no images of other formats."""
+    return path.is_dir() and holds_dicom(path) and not _has_images(path)
+
+
+def read(path: Path) -> Description:
+    """Read the exams; series that are called alike, and those of no known sequence, are named after their folders.
+
+    Raises:
+        AutosegError: there is no series.
+    """
+    folders = list(_series_folders(path))
+    if not folders:
+        raise AutosegError(f"{path} holds no DICOM series with voxels; give a folder with a folder for each series.")
+    exams: defaultdict[Path, list[_SeriesFolder]] = defaultdict(list)
+    for found in folders:
+        exams[_exam_of(found, path, folders)].append(found)
+    cases = [_case(path, exam, series) for exam, series in exams.items()]
+    channels = tuple(dict.fromkeys(channel for case in cases for channel in case.channels))
+    with inconsistencies_in(path):
+        return Description(
+            name=path.resolve().name,
+            root=path,
+            layout=DICOM,
+            channels=channels,
+            modalities={name: "CT" if name == "ct" else "MRI" for name in channels},
+            labels={},
+            cases=(),
+            unlabelled=tuple(cases),
+        )
+
+
+def _has_images(path: Path) -> bool:
+    for folder, folders, names in os.walk(path):
+        if len(Path(folder).relative_to(path).parts) >= _DEPTH:
+            folders.clear()
+        if any(is_image(Path(name)) for name in names):
+            return True
+    return False
+
+
+def _series_folders(path: Path) -> Iterator[_SeriesFolder]:
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if len(Path(folder).relative_to(path).parts) >= _DEPTH:
+            folders.clear()
+        files = [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+        files = [file for file in files if is_dicom(file)]
+        if not files:
+            continue
+        try:
+            head = next((head for file in files[:_LOOK_AT] if (head := slice_head(file)) is not None), None)
+        except UnusableImage:
+            yield _SeriesFolder(Path(folder), None)
+            continue
+        if head is not None:
+            yield _SeriesFolder(Path(folder), head)
+
+
+def _exam_of(series: _SeriesFolder, root: Path, folders: list[_SeriesFolder]) -> Path:
+    """The folder of a series' exam: the one above it, if that holds series of one study only."""
+    above = series.path.parent
+    if series.path == root:
+        return root
+    studies = {other.head.study for other in folders if other.path.parent == above and other.head is not None}
+    return above if len(studies) <= 1 else series.path
+
+
+def _case(root: Path, exam: Path, series: list[_SeriesFolder]) -> Case:
+    sequences = {found.path: _sequence(found) for found in series}
+    counts = Counter(name for name in sequences.values() if name)
+    channels = {}
+    for path, name in sequences.items():
+        if name is not None and counts[name] > 1:
+            alike = ", ".join(other.name for other, what in sequences.items() if what == name)
+            say(f"{exam}: {alike} are all {name}; say which with --channel {name}=FOLDER.")
+            sequences = {other: None if what == name else what for other, what in sequences.items()}
+            counts[name] = 0
+        channels[sequences[path] or plain_name(path.name)] = ChannelFile(path=path)
+    case_id = "_".join(exam.relative_to(root).parts) or root.resolve().name
+    return Case(id=case_id, channels=channels, group=patient_of(case_id))
+
+
+def _sequence(series: _SeriesFolder) -> str | None:
+    """The sequence of a series, by its description, else by the name of its folder."""
+    told = sequence_in(series.head.description) if series.head is not None else None
+    if told is None and series.head is not None and series.head.modality == "CT":
+        return "ct"
+    return told or sequence_in(series.path.name)
+
+
+LAYOUTS.register(DICOM, Layout(recognise, read, rank=150))

@@ -1,0 +1,154 @@
+"""DICOM series: ordered by position, checked, read as SimpleITK and pydicom read them."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg.data.checks import examine
+from autoseg.data.dataset import Dataset
+from autoseg.data.image import UnusableImage, read_geometry, read_image
+from autoseg.utils.errors import AutosegError
+from tests.dicom_series import OBLIQUE, PATIENT_ID, SmallSeries, pydicom, write_enhanced, write_series
+
+RNG = np.random.default_rng(0)
+VOXELS = RNG.integers(-500, 1500, (7, 6, 9)).astype(np.int16)
+SERIES = SmallSeries()
+
+
+def edited(paths: Sequence[Path], change: Callable[..., None]) -> None:
+    for number, path in enumerate(paths):
+        dataset = pydicom.dcmread(path)
+        change(number, dataset)
+        dataset.save_as(path)
+
+
+def test_slices_are_put_in_order_on_their_oblique_grid(tmp_path: Path) -> None:
+    write_series(tmp_path, VOXELS)
+    image = read_image(tmp_path)
+    header = read_geometry(tmp_path)
+    assert header.geometry == image.geometry
+    assert image.geometry.size == (9, 6, 7)
+    assert image.geometry.spacing == pytest.approx((0.8, 1.5, 5.0))
+    assert image.geometry.origin == pytest.approx(SERIES.corner)
+    assert np.reshape(image.geometry.direction, (3, 3))[:, 2] == pytest.approx(SERIES.normal)
+    # Reading brings axes to the closest of space: here those of the series already, but for the smallest turn.
+    assert np.array_equal(image.array[0], VOXELS)
+
+
+def test_the_same_voxels_as_its_nifti(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", VOXELS)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "series")))
+    sitk.WriteImage(reader.Execute(), str(tmp_path / "scan.nii.gz"))
+    one, other = read_image(tmp_path / "series"), read_image(tmp_path / "scan.nii.gz")
+    assert one.geometry.differs_from(other.geometry) is None
+    assert np.array_equal(one.array, other.array)
+
+
+def test_rescale_slope_and_intercept_are_applied_by_both_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled(number: int, dataset: "pydicom.Dataset") -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2.0, -7.0
+        dataset.compress(pydicom.uid.RLELossless)
+
+    edited(write_series(tmp_path, VOXELS), scaled)
+    assert np.array_equal(read_image(tmp_path).array[0], VOXELS * 2.0 - 7)
+
+    def refuse(reader: object) -> None:
+        raise RuntimeError("no codec")
+
+    monkeypatch.setattr(sitk.ImageSeriesReader, "Execute", refuse)
+    assert np.array_equal(read_image(tmp_path).array[0], VOXELS * 2.0 - 7)
+
+
+def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path: Path) -> None:
+    order = [3, 0, 6, 1, 5, 2, 4]
+    path = write_enhanced(tmp_path / "enhanced.dcm", VOXELS, order)
+    for given in (path, tmp_path):
+        image = read_image(given)
+        assert np.array_equal(image.array[0], VOXELS * 3.0 + np.arange(7)[:, None, None])
+        assert image.geometry.origin == pytest.approx(SERIES.corner)
+        assert image.geometry.spacing == pytest.approx((0.8, 1.5, 5.0))
+
+
+def move(path: Path, slice_: float) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.ImagePositionPatient = [f"{v:.8g}" for v in SERIES.point(0, 0, slice_)]
+    dataset.save_as(path)
+
+
+def test_what_is_no_regular_stack_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    def fault(name: str, change: Callable[[list[Path]], None]) -> str:
+        paths = write_series(tmp_path / name, VOXELS)
+        change(paths)
+        with pytest.raises(AutosegError) as caught:
+            read_image(tmp_path / name)
+        text = str(caught.value)
+        assert len(re.findall(r"\. |\.$", text)) == 2, "what is wrong, and what to do"
+        assert PATIENT_ID not in text
+        return text
+
+    def tilt(paths: list[Path]) -> None:
+        for number, path in enumerate(paths):
+            dataset = pydicom.dcmread(path)
+            at = SERIES.point(0, number * 0.4, number)
+            dataset.ImagePositionPatient = [f"{v:.8g}" for v in at]
+            dataset.save_as(path)
+
+    def turn(paths: list[Path]) -> None:
+        edited(paths[:1], lambda _, dataset: setattr(dataset, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]))
+
+    def cut_off(paths: list[Path]) -> None:
+        paths[3].write_bytes(paths[3].read_bytes()[:-60])
+
+    def two_series(paths: list[Path]) -> None:
+        edited(paths[:2], lambda _, dataset: setattr(dataset, "SeriesInstanceUID", "1.2.3.4"))
+
+    assert "1 slice is missing between 014.dcm and 028.dcm" in fault("missing", lambda paths: paths[3].unlink())
+    assert "several slices of its series lie at one place (014.dcm" in fault("twice", lambda paths: move(paths[3], 2))
+    assert "5 mm apart, but 6.5 mm between 014.dcm and 021.dcm" in fault("uneven", lambda paths: move(paths[3], 3.3))
+    assert "shifted by 0.6 mm from one to the next, as by a tilted gantry" in fault("tilted", tilt)
+    assert "lie in several directions, as localizers do" in fault("localizer", turn)
+    assert "021.dcm: it is incomplete or damaged" in fault("cut", cut_off)
+    assert "it holds 2 DICOM series (of 2 and 5 files)" in fault("two", two_series)
+
+
+def test_what_is_no_series_is_refused(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "a" / "series", VOXELS)[0]
+    with pytest.raises(UnusableImage, match=r"one slice of a DICOM series of 7.*Give the folder of the series"):
+        read_image(path)
+    with pytest.raises(UnusableImage, match=r"folder of folders of DICOM files\. Give the folder of one series"):
+        read_image(tmp_path / "a")
+
+
+def test_a_folder_of_exams_is_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shift, exam in enumerate(("one", "three")):
+        for number, (folder, text) in enumerate((("3-x", "T1 post"), ("4-flair", ""), ("5-loc", "localizer"))):
+            like = SmallSeries(series=f"1.2.{number}", study=f"1.3.{len(exam)}", description=text)
+            write_series(tmp_path / exam / folder, VOXELS + number + 5 * shift, like)
+    dataset = Dataset.open(tmp_path)
+    assert (dataset.layout, dataset.channels) == ("dicom", ("t1c", "flair", "5-loc"))
+    assert {case.id for case in dataset.unlabelled} == {"one", "three"}
+    assert dataset.case("one").channels["t1c"].path == tmp_path / "one" / "3-x"
+    assert [problem.what for problem in examine(dataset, workers=1).problems if problem.severity == "error"] == []
+    (tmp_path / "three" / "3-x" / "014.dcm").unlink()
+    (problem,) = (found for found in examine(dataset, workers=1).problems if found.severity == "error")
+    assert (problem.case, problem.what) == ("three", "1 slice is missing between 007.dcm and 021.dcm")
+    write_series(tmp_path / "three" / "6-again", VOXELS, SmallSeries(series="1.2.9", study="1.3.5"))
+    assert set(Dataset.open(tmp_path).case("three").channels) == {"3-x", "flair", "5-loc", "6-again"}
+    assert "3-x, 6-again are all t1c; say which with --channel t1c=FOLDER" in " ".join(capsys.readouterr().err.split())
+
+
+def test_series_of_several_studies_in_one_folder_are_exams(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = SmallSeries(series=f"1.2.{number}", study=f"1.3.{number}", axes=OBLIQUE)
+        write_series(tmp_path / f"scan{number}", VOXELS, like)
+    assert {case.id: list(case.channels) for case in Dataset.open(tmp_path).unlabelled} == {
+        "scan1": ["t1c"],
+        "scan2": ["t1c"],
+    }
