@@ -93,8 +93,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     settings = replace(settings, variant=choice.variant)
     log = _Log(fold.log)
     as_it_is = score_source(fold, settings.device)
-    if as_it_is is not None and as_it_is.before:
-        started -= as_it_is.seconds  # of an interrupted training: it is part of the time
+    started -= sum(score.seconds for score in as_it_is if score.before)  # an interrupted training's is part of the time
     seconds = _prediction_seconds(job, settings.device)
     tries = _tries(job, seconds)
     budget, length = _budget(job, per_epoch, tries * seconds, started)
@@ -103,9 +102,9 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         f"validation cases, {length}, on {settings.device}"
     )
     log(f"computing in {choice.reason}")
-    if as_it_is is not None:
-        log(str(as_it_is))
-    elif recipe.initialization.source == "model" and fold.validation_cases:
+    for score in as_it_is:
+        log(str(score))
+    if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if os.environ.get("OMP_WAIT_POLICY") == "passive":
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")

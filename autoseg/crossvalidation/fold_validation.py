@@ -18,6 +18,7 @@ from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
+from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.results.writer import EACH_ANSWER, LABEL, write_label
 from autoseg.inference.sliding_window import SlidingWindow
@@ -98,6 +99,29 @@ class PreprocessedCases:
     names: Sequence[str]
     title: str
 
+    def predicted(self, name: str, predictor: Predictor, results: Sequence[str]) -> Prediction:
+        """The prediction of a case."""
+        stored = StoredCase(self.run.preprocessed(self.stage.configuration.data), name)
+        earlier = _for_earlier_stages(self.run, self.stage, name)
+        return predictor.predict_preprocessed(stored.image(), stored.trace, earlier, results)
+
+    def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
+        """A stage with its networks, ready to predict the cases."""
+        return TrainedStage.load(stage, weights, device)
+
+
+@dataclass(frozen=True)
+class CasesAsSourceSees(PreprocessedCases):
+    """The same, read from their scans and preprocessed as the source model that a run starts from does it."""
+
+    def predicted(self, name: str, predictor: Predictor, results: Sequence[str]) -> Prediction:
+        """The prediction of a case."""
+        return predictor.predict_case(self.run.dataset.case(name), results)
+
+    def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
+        """A stage with its networks, ready to predict the cases."""
+        return replace(super().loaded(stage, weights, device), stage=stage.as_source)
+
 
 def evaluate_cases(
     cases: PreprocessedCases, weights: Sequence[Sequence[Path]], out: Path, device: torch.device
@@ -112,7 +136,7 @@ def evaluate_cases(
     """
     stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
-    stages = [TrainedStage.load(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
+    stages = [cases.loaded(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
     predictor = Predictor([Member(str(run.path), stages)], device)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
@@ -125,8 +149,7 @@ def evaluate_cases(
         writing: Future[None] | None = None
         for case_id in cases.names:
             stored = StoredCase(data, case_id)
-            earlier = _for_earlier_stages(run, stage, case_id)
-            prediction = predictor.predict_preprocessed(stored.image(), stored.trace, earlier, results)
+            prediction = cases.predicted(case_id, predictor, results)
             file = f"{case_id}{result_ending(stage.file_ending)}"
             labels = {out / file: prediction.label}
             labels |= {out / DECODERS / name / file: label for name, label in prediction.answers.items()}

@@ -1,6 +1,7 @@
 """Fine-tuning that never loses: the source scored beside the tuned networks, on cases that neither was trained on.
 
-In a fold's folder ``source/`` has the source's predictions of its validation cases, ``tuned.safetensors`` the tuned
+In a fold's folder ``source/`` has the source's predictions of its validation cases (``source_unharmonized/`` those of
+images as they are, where the plan harmonizes them and the source was trained without), ``tuned.safetensors`` the tuned
 weights, and ``shares/<share>/`` the predictions of each share of the source's weights that was tried. How much is kept
 is chosen by all folds that are done (:mod:`autoseg.transfer.share_choice`), anew when another one is; a case is scored
 by a share that it did not choose.
@@ -9,14 +10,14 @@ by a share that it did not choose.
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoseg.crossvalidation.fold_validation import validate_with
+from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
 from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import result_ending
@@ -27,9 +28,9 @@ from autoseg.plans.reasons import without_reasons
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import SOURCE_SHARE
+from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
 from autoseg.runs.splits import make_splits
-from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each
+from autoseg.transfer.share_choice import TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each
 from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
@@ -123,37 +124,62 @@ class SourceScore:
         evaluation: of its predictions.
         seconds: that they took.
         before: whether that was done in an earlier process.
+        title: of the source, for the log.
     """
 
     evaluation: Evaluation
     seconds: float
     before: bool
+    title: str = "the source as it is"
 
     def __str__(self) -> str:
         """For the log."""
         cases = len(self.evaluation.cases)
         dice = self.evaluation.mean("dice")
-        return f"the source as it is: mean Dice {dice:.4f} over {cases} validation cases, in {self.seconds:.0f} s"
+        return f"{self.title}: mean Dice {dice:.4f} over {cases} validation cases, in {self.seconds:.0f} s"
 
 
-def score_source(fold: Fold, device: torch.device) -> SourceScore | None:
+def score_source(fold: Fold, device: torch.device) -> list[SourceScore]:
     """Score the source as it is, with all its folds, on a fold's validation cases, unless that was done.
 
+    Where the plan harmonizes images and the source was trained without, it is scored on them as they are, too, as long
+    as the scans are at hand.
+
     Returns:
-        Its score; None where the source can't be used as it is, or nothing is to be validated.
+        Its scores; none where the source can't be used as it is, or nothing is to be validated.
     """
-    if not (fold.stage.recipe.initialization.ensemble and fold.validation_cases):
-        return None
-    out, made_of = as_it_is(fold), _made_of(fold)
+    stage = fold.stage
+    if not (stage.recipe.initialization.ensemble and fold.validation_cases):
+        return []
+    files = [fitted_source(one, fold.run.path, fold.run.source_folder(one)) for one in stage.chain]
+    if not stage.harmonizes_for_source:
+        return [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device))]
+    found = [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device), "the source, harmonized")]
+    if _has_scans(fold):
+        title = f"Validating fold {fold.number}"
+        cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, title)
+        found.append(_scored(fold, UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device)))
+    return found
+
+
+def _has_scans(fold: Fold) -> bool:
+    cases = [fold.run.dataset.case(name) for name in fold.validation_cases]
+    return all(file.path.exists() for case in cases for file in case.channels.values())
+
+
+def _scored(
+    fold: Fold, share: float, score: Callable[[Path], Evaluation], title: str = "the source as it is"
+) -> SourceScore:
+    """The score of the source, made unless it is known."""
+    out, made_of = _of_share(fold, share), _made_of(fold)
     known = _read(out / _SCORED)
     if known.get("made_of") == made_of and (out / "summary.json").exists():
-        return SourceScore(Evaluation.read(out), float(known["seconds"]), True)
+        return SourceScore(Evaluation.read(out), float(known["seconds"]), True, title)
     started = time.monotonic()
-    files = [fitted_source(stage, fold.run.path, fold.run.source_folder(stage)) for stage in fold.stage.chain]
-    evaluation = validate_with(fold, files, out, device)
+    evaluation = score(out)
     seconds = time.monotonic() - started
     write_json(out / _SCORED, {"made_of": made_of, "seconds": seconds})
-    return SourceScore(evaluation, seconds, False)
+    return SourceScore(evaluation, seconds, False, title)
 
 
 def _made_of(fold: Fold) -> str:
@@ -163,7 +189,7 @@ def _made_of(fold: Fold) -> str:
         {
             "source": [stage.recipe.initialization.ensemble for stage in fold.stage.chain],
             "stage": fold.stage.identity,
-            "inference": fold.stage.inference.model_dump(mode="json", exclude={"reasons"}),
+            "inference": without_reasons(fold.stage.inference.model_dump(mode="json", exclude_defaults=True)),
             "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
         }
     )
@@ -171,7 +197,7 @@ def _made_of(fold: Fold) -> str:
 
 def _tuned_of(fold: Fold) -> str:
     """A fingerprint of what a tuning depends on, beside the source's score."""
-    recipe = fold.stage.recipe.model_dump(mode="json")
+    recipe = fold.stage.recipe.model_dump(mode="json", exclude_defaults=True)
     return digest([_made_of(fold), without_reasons(recipe), fold.training_cases])
 
 
@@ -222,7 +248,7 @@ def write_blended(fold: Fold, share: float, path: Path) -> None:
 def _start(fold: Fold, share: float) -> Path:
     stage = fold.stage
     files = fitted_source(stage, fold.run.path, fold.run.source_folder(stage))
-    if share == SOURCE:
+    if share >= SOURCE:
         return files[fold.number % len(files)]
     return files[stage.recipe.initialization.ensemble.index(stage.recipe.initialization.file)]
 
@@ -250,8 +276,10 @@ class Settled:
         mean = sum(self.differences) / len(self.differences)
         low, high = paired_interval(self.differences)
         told = f"Dice {mean:+.4f} over {choice.cases} cases, 95 % interval {low:+.4f} to {high:+.4f}"
-        if choice.share == SOURCE:
+        if choice.does_nothing:
             return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
+        if choice.share == SOURCE:
+            return f"the source is kept, on harmonized images ({told} against the source on images as they are)"
         kept = f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's"
         return f"{kept} ({told} against the source)"
 
@@ -271,7 +299,8 @@ def settle(fold: Fold) -> Settled | None:
         _keep_tuned(fold)
         write_blended(fold, UNKNOWN, fold.weights)
         return None
-    shares = [share for share in (*sorted(TRIED_SHARES), SOURCE) if all(share in of for _, of in tried)]
+    known_shares = (*sorted(TRIED_SHARES), SOURCE, UNHARMONIZED)
+    shares = [share for share in known_shares if all(share in of for _, of in tried)]
     parts = {share: [Evaluation.read(_of_share(one, share)) for one in scored] for share in shares}
     scores: Scores = {
         share: {case: part.case_mean(case) for part in found for case in part.cases} for share, found in parts.items()
@@ -301,12 +330,13 @@ def settle(fold: Fold) -> Settled | None:
             },
         )
     known = [case for case in everyone if all(math.isfinite(of[case]) for of in scores.values())]
-    best = choice.best if choice.best != SOURCE else _best_tuned(choice)
-    return Settled(choice, [scores[best][case] - scores[SOURCE][case] for case in known])
+    nothing = max(shares)
+    best = choice.best if choice.best != nothing else _best_tuned(choice)
+    return Settled(choice, [scores[best][case] - scores[nothing][case] for case in known])
 
 
 def _best_tuned(choice: ShareChoice) -> float:
-    tuned = {share: mean for share, mean in choice.means.items() if share != SOURCE}
+    tuned = {share: mean for share, mean in choice.means.items() if share < SOURCE}
     return max(tuned, key=lambda share: tuned[share])
 
 
@@ -323,15 +353,26 @@ def _known(fold: Fold) -> list[float]:
     """Shares that a fold's validation cases are scored for under the plan as it is; none while the source is not."""
     if not fold.checkpoint("tuned").exists():
         return []
-    scored, tuned = _read(as_it_is(fold) / _SCORED), _read(fold.folder / _SHARES / _SCORED)
-    if scored.get("made_of") != _made_of(fold) or tuned.get("made_of") != _tuned_of(fold):
+    made_of = _made_of(fold)
+    source = [share for share in _sources(fold) if _read(_of_share(fold, share) / _SCORED).get("made_of") == made_of]
+    if SOURCE not in source or _read(fold.folder / _SHARES / _SCORED).get("made_of") != _tuned_of(fold):
         return []
-    return [*(share for share in TRIED_SHARES if (_of_share(fold, share) / "summary.json").exists()), SOURCE]
+    return [*(share for share in TRIED_SHARES if (_of_share(fold, share) / "summary.json").exists()), *source]
 
 
-def as_it_is(fold: Fold) -> Path:
-    """Folder of the source's predictions of a fold's validation cases."""
-    return fold.folder / "source"
+def _sources(fold: Fold) -> list[float]:
+    return [SOURCE, UNHARMONIZED] if fold.stage.harmonizes_for_source else [SOURCE]
+
+
+def sources(fold: Fold) -> dict[str, Path]:
+    """Folders of the source's predictions of a fold's validation cases, in words; as its own run predicts comes first.
+
+    Where nothing is harmonized there is one.
+    """
+    if not fold.stage.harmonizes_for_source:
+        return {"source as it is": _of_share(fold, SOURCE)}
+    found = {"source as it is": _of_share(fold, UNHARMONIZED), "source as it is, harmonized": _of_share(fold, SOURCE)}
+    return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
 
 
 def tuned_alone(fold: Fold) -> Path:
@@ -341,12 +382,14 @@ def tuned_alone(fold: Fold) -> Path:
 
 def beside_choice(fold: Fold) -> dict[str, Path]:
     """What a fold's validation cases were predicted with beside what was chosen: in words → folder of label maps."""
-    found = {"the source as it is": as_it_is(fold), "tuned": tuned_alone(fold)}
+    found = {**{f"the {name}": folder for name, folder in sources(fold).items()}, "tuned": tuned_alone(fold)}
     return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
 
 
 def _of_share(fold: Fold, share: float) -> Path:
-    return as_it_is(fold) if share == SOURCE else fold.folder / _SHARES / f"{share:g}"
+    if share == UNHARMONIZED:
+        return fold.folder / "source_unharmonized"
+    return fold.folder / "source" if share == SOURCE else fold.folder / _SHARES / f"{share:g}"
 
 
 def _write_validation(fold: Fold, parts: dict[float, Evaluation], of_case: dict[str, float]) -> None:

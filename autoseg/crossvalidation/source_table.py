@@ -9,12 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from autoseg.crossvalidation.folds import folds_of_plan
-from autoseg.crossvalidation.source_share import as_it_is, chooses, halves, tuned_alone, why_not_scored
+from autoseg.crossvalidation.source_share import chooses, halves, sources, tuned_alone, why_not_scored
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import SOURCE_SHARE, Run
+from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED, Run
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -65,16 +65,18 @@ class SourceTable:
             return None
         chosen = _dice([fold.validation for fold in folds])
         last = "chosen for each case by the others" if chooses(stage) else "tuned"
-        if not initialization.ensemble or not all((as_it_is(fold) / "summary.json").exists() for fold in folds):
+        names = [name for name in sources(folds[0]) if all(_is_scored(fold, name) for fold in folds)]
+        if not initialization.ensemble or not names:
             return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why_not_scored(stage)}.")
-        source = _dice([as_it_is(fold) for fold in folds])
-        rows = [_row("source as it is" + (", harmonized" if stage.preprocessing.harmonize else ""), source, None)]
+        found = {name: _dice([sources(fold)[name] for fold in folds]) for name in names}
+        source = found[names[0]]
+        rows = [_row(name, dice, None if dice is source else source) for name, dice in found.items()]
         if chooses(stage):
             rows.append(_row("tuned", _dice([tuned_alone(fold) for fold in folds]), source))
         rows.append(_row(last, chosen, source))
         note = _kept(run, stage)
-        if stage.preprocessing.harmonize:
-            note += " The source, too, saw harmonized images; what it makes of them as they are stands in no row."
+        if stage.harmonizes_for_source and len(names) == 1:
+            note += " The scans are not at hand: what the source makes of images as they are stands in no row."
         return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:
@@ -114,9 +116,16 @@ def _kept(run: Run, stage: Stage) -> str:
     if not path.exists():
         return ""
     share = float(read_json(path)["share"])
-    if share == 1:
+    if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
         return "Kept: the source as it is; no tuning was better by more than one standard error."
+    if share == SOURCE:
+        return "Kept: the source on harmonized images; no tuning was better by more than one standard error."
     return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
+
+
+def _is_scored(fold: Fold, source: str) -> bool:
+    folder = sources(fold).get(source)
+    return folder is not None and (folder / "summary.json").exists()
 
 
 def _dice(folders: Sequence[Path]) -> dict[str, float]:

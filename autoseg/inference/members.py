@@ -76,6 +76,8 @@ def load_member(
         # Not as many copies of one model as there are folds, but that model, with all of its own.
         files[last.name], of_stage[last.name] = kept, list(range(len(kept)))
     stages = [TrainedStage.load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
+    if checkpoint == "weights":
+        stages = [replace(one, stage=run.used(one.stage)) for one in stages]
     detail: dict[str, object] = {
         "configuration": last.name,
         "folds": of_stage[last.name],

@@ -87,6 +87,8 @@ class Initialization(Reasoned):
         source_raters: of ``model``: annotators that it learned separately, one decoder each.
         channels: of ``model``: channel → the model's channel that its weights come from; the others are new.
         outputs: of ``model``: output → the model's output that its weights come from; the others are new.
+        harmonized: of ``model``: channels that it was itself trained on with harmonized intensities; where the plan
+            harmonizes others, the model as it is sees those without.
         ensemble: of ``model``: files in the run folder with the weights of all its folds, which predict together where
             it is used as it is; empty where it can't be, as its channels or outputs are others.
         keep: of ``model``: share of the initial weights in the average that is saved at the end. ``auto``: chosen on
@@ -105,6 +107,7 @@ class Initialization(Reasoned):
     source_raters: list[str] = Field(default_factory=list)
     channels: dict[str, str] = Field(default_factory=dict)
     outputs: dict[str, str] = Field(default_factory=dict)
+    harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)

@@ -1,6 +1,6 @@
 """Stage: one configuration of a plan, resolved for preprocessing, training and inference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -104,6 +104,22 @@ class Stage:
         Either the plan allows them, or every one of these stages learns to do without (``recipe.channel_dropout``).
         """
         return self.allows_missing or all(stage.recipe.channel_dropout > 0 for stage in self.chain)
+
+    @property
+    def harmonizes_for_source(self) -> bool:
+        """Whether images are harmonized that the source model, as it is, sees without."""
+        return not set(self.preprocessing.harmonize) <= set(self.recipe.initialization.harmonized)
+
+    @property
+    def as_source(self) -> "Stage":
+        """The same with images as the source model sees them: harmonized where it was trained on such."""
+        own = self.recipe.initialization.harmonized
+        kept = {name: values for name, values in self.preprocessing.harmonize.items() if name in own}
+        return replace(
+            self,
+            preprocessing=self.preprocessing.model_copy(update={"harmonize": kept}),
+            before=None if self.before is None else self.before.as_source,
+        )
 
     @property
     def annotators_part(self) -> dict[str, Any]:

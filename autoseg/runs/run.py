@@ -34,6 +34,10 @@ from autoseg.utils.files import first_fault, read_json, write_changed_json
 #: File in a configuration's folder: which share of the source's weights was chosen.
 SOURCE_SHARE = "source_share.json"
 
+#: The share that stands for the source as it is: all its folds, untouched; and for the same on images that are not
+#: harmonized, where the plan harmonizes them and the source was trained without: what its own run predicts.
+SOURCE, UNHARMONIZED = 1.0, 2.0
+
 
 @dataclass(frozen=True)
 class Run:
@@ -142,12 +146,21 @@ class Run:
 
     def kept_source(self, stage: Stage) -> list[Path]:
         """Those weights, where held-out cases say that no tuning is better than they are; else none."""
-        path = self.path / stage.name / SOURCE_SHARE
-        if stage.recipe.initialization.keep != "auto" or not path.exists() or read_json(path)["share"] != 1:
+        if self._kept_share(stage) < SOURCE:
             return []
         return [
             self.source_folder(stage) / f"{n}.safetensors" for n in range(len(stage.recipe.initialization.ensemble))
         ]
+
+    def used(self, stage: Stage) -> Stage:
+        """The stage as it predicts: where its source is kept as it is, with images as that sees them."""
+        return stage.as_source if self._kept_share(stage) == UNHARMONIZED else stage
+
+    def _kept_share(self, stage: Stage) -> float:
+        path = self.path / stage.name / SOURCE_SHARE
+        if stage.recipe.initialization.keep != "auto" or not path.exists():
+            return 0.0
+        return float(read_json(path)["share"])
 
     def usual_configuration(self) -> str:
         """The recommended configuration; if it is not trained, the first trained one with the plan's whole target."""

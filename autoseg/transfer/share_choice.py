@@ -15,9 +15,6 @@ import numpy as np
 #: Shares of the source's weights that are tried, 0 for the tuned weights; in the order in which time allows for them.
 TRIED_SHARES = (0.0, 0.5, 0.25, 0.75)
 
-#: The share that stands for the source as it is: all its folds, untouched.
-SOURCE = 1.0
-
 #: Share → case → score, the higher the better; NaN where it is undefined.
 Scores = Mapping[float, Mapping[str, float]]
 
@@ -27,10 +24,11 @@ class ShareChoice:
     """A share of the source's weights, and why.
 
     Attributes:
-        share: that is taken; :data:`SOURCE` for the source as it is.
+        share: that is taken; :data:`~autoseg.runs.run.SOURCE` or :data:`~autoseg.runs.run.UNHARMONIZED` for the source
+            as it is.
         best: that has the highest mean.
         means: mean score of each share over the cases.
-        difference: mean difference of the best to the source, over the cases.
+        difference: mean difference of the best to the source as its own run predicts, over the cases.
         error: its standard error; NaN of fewer than two cases.
         cases: number of cases that decided.
     """
@@ -42,23 +40,34 @@ class ShareChoice:
     error: float
     cases: int
 
+    @property
+    def does_nothing(self) -> bool:
+        """Whether the source is taken as its own run predicts."""
+        return self.share == _nothing(self.means)
+
+
+def _nothing(shares: Collection[float]) -> float:
+    """The share that stands for doing nothing: the largest."""
+    return max(shares)
+
 
 def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
     """The share to take.
 
     Args:
-        scores: of several shares, and of :data:`SOURCE`.
+        scores: of several shares. The largest of them stands for doing nothing; the others are held against it.
         cases: that decide; those that are not scored for every share are left out. Fewer than two decide nothing, and
-            the source is taken.
+            the largest share is taken.
     """
+    nothing = _nothing(scores)
     known = [case for case in cases if all(math.isfinite(of.get(case, math.nan)) for of in scores.values())]
     means = {share: float(np.mean([of[case] for case in known])) if known else math.nan for share, of in scores.items()}
     if len(known) < 2:
-        return ShareChoice(SOURCE, SOURCE, means, math.nan, math.nan, len(known))
+        return ShareChoice(nothing, nothing, means, math.nan, math.nan, len(known))
     best = max(means, key=lambda share: (means[share], share))
-    differences = np.array([scores[best][case] - scores[SOURCE][case] for case in known])
+    differences = np.array([scores[best][case] - scores[nothing][case] for case in known])
     difference, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(known)))
-    taken = best if difference > error else SOURCE
+    taken = best if difference > error else nothing
     return ShareChoice(taken, best, means, difference, error, len(known))
 
 

@@ -172,8 +172,9 @@ class SourceModel:
 
     @property
     def plan(self) -> Plan:
-        """That it was trained by."""
-        return self.run.plan
+        """That it was trained by; its preprocessing is what it predicts with."""
+        plan = self.run.plan
+        return plan.model_copy(update={"preprocessing": self.run.used(plan.stage(self.stage.name)).preprocessing})
 
     @property
     def title(self) -> str:
@@ -345,6 +346,7 @@ def source_initialization(
         source_outputs=source_outputs,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
         outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
+        harmonized=[name for name, other in channels.items() if other in model.plan.preprocessing.harmonize],
         reasons={
             "source": f"all weights of {model.title} that fit",
             "channels": _matches(inputs, channels),

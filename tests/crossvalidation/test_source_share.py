@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
 from autoseg.training import callbacks
 from autoseg.training.training import Budget
-from autoseg.transfer.share_choice import SOURCE, TRIED_SHARES, ShareChoice
+from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
@@ -323,3 +324,62 @@ def test_a_fold_of_the_source_is_gone(source: Run, tmp_path: Path) -> None:
     (run.path / name).unlink()
     with pytest.raises(AutosegError, match=f"{name}, a fold of the source, is gone; plan again with --source"):
         run_folds(run, [0])
+
+
+def harmonized(source: Run, root: Path) -> tuple[Run, Request]:
+    """A planned run on a cohort with other intensities, harmonized to the source's, and what was asked for."""
+    cohort = make_run(root / "cohort", make_plan()).dataset
+    for number, case in enumerate(cohort.cases):
+        image = picture_of(blob(shift=number % 2), seed=10 + number)
+        write(case.channels["mr"].path, 40 + 0.3 * (image - image.min()) ** 2)
+    request = Request(
+        device="cuda",
+        gpu_memory_gb=2,
+        overrides=FAST,
+        folds=2,
+        workers=1,
+        carried=(Source(source.path, harmonize=True),),
+    )
+    return plan_dataset(cohort, root / "run", request), request
+
+
+def test_harmonized_and_as_it_is(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With harmonized images the source is scored both ways, and the one without is what its own run predicts."""
+    run, request = harmonized(source, tmp_path)
+    cohort, stage = run.dataset, run.plan.stage()
+    choosing(monkeypatch, UNHARMONIZED)
+    run_folds(run)
+    assert Predictor.load(source.path, device="cpu").predict(cohort.cases, tmp_path / "as_it_is").failed == {}
+    expected = label_maps(tmp_path / "as_it_is")
+    plain: dict[str, np.ndarray] = {}
+    matched: dict[str, np.ndarray] = {}
+    for fold in run.folds(stage):
+        plain |= label_maps(fold.folder / "source_unharmonized")
+        matched |= label_maps(fold.folder / "source")
+        log = fold.log.read_text(encoding="utf-8")
+        assert "the source as it is: mean Dice" in log
+        assert "the source, harmonized: mean Dice" in log
+    assert plain.keys() == expected.keys() == matched.keys()
+    assert all(np.array_equal(plain[name], expected[name]) for name in expected)
+    assert not all(np.array_equal(plain[name], matched[name]) for name in expected)
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert [row.name for row in table.rows][:3] == ["source as it is", "source as it is, harmonized", "tuned"]
+    assert table.note.startswith("Kept: the source as it is;")
+    # Kept without harmonization: the run predicts what the source's own does, and is such a source itself.
+    assert Predictor.load(run.path, device="cpu").predict(cohort.cases, tmp_path / "kept").failed == {}
+    assert all(np.array_equal(image, expected[name]) for name, image in label_maps(tmp_path / "kept").items())
+    again = plan_dataset(cohort, tmp_path / "again", replace(request, carried=(Source(run.path),)))
+    assert again.plan.preprocessing.harmonize == {}
+    assert run.plan.preprocessing.harmonize
+
+
+def test_harmonized_without_scans(source: Run, tmp_path: Path) -> None:
+    run, _ = harmonized(source, tmp_path)
+    preprocess(run, workers=1)
+    shutil.rmtree(run.dataset.root)
+    run_folds(run)
+    table = SourceTable.read(run.path / run.plan.recommended / "crossval")
+    assert table is not None
+    assert table.rows[0].name == "source as it is, harmonized"
+    assert "scans are not at hand" in table.note

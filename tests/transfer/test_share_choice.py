@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.transfer.share_choice import SOURCE, choose_share, share_for_each
+from autoseg.runs.run import SOURCE
+from autoseg.transfer.share_choice import choose_share, share_for_each
 
 #: Of four cases: tuned gains 0.1 ± 0.01 or so, half of it in between.
 GAINS = {
