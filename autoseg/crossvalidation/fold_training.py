@@ -1,6 +1,5 @@
 """Training one fold of a run: skip, resume or start over; initial weights; budget."""
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from autoseg.training.training import Budget, Cases, Training, TrainingSettings,
 from autoseg.transfer.initialization import load_initial_weights
 from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.teacher_scores import teacher_scores
+from autoseg.utils.cpu_sharing import waits_asleep
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.lock import held
@@ -106,7 +106,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(str(score))
     if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
-    if os.environ.get("OMP_WAIT_POLICY") == "passive":
+    if waits_asleep():
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))

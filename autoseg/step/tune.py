@@ -18,6 +18,7 @@ from autoseg.step.findings import Findings, Timing
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
+from autoseg.utils.cpu_sharing import waits_asleep
 from autoseg.utils.device import device_name
 
 #: Largest share of a training's length that measuring may take.
@@ -137,11 +138,11 @@ def _forward_seconds(variant: Variant, setup: StepSetup, device: torch.device) -
     image = variant.arrange(setup.batch(device, random=True).image)
     seconds = []
     for _ in range(1 + TIMED_PASSES):
-        started = time.perf_counter()
+        started = _seconds_so_far(device)
         with variant.casts(device):
             network(image)
         _wait(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(_seconds_so_far(device) - started)
     return Timing(min(seconds[1:]), seconds[0])
 
 
@@ -164,10 +165,20 @@ def timed_step(step: TrainingStep, setup: StepSetup, device: torch.device) -> fl
     """Seconds of one step on a random batch, until the device has finished."""
     batch = setup.batch(device, random=True)
     _wait(device)
-    started = time.perf_counter()
+    started = _seconds_so_far(device)
     step(batch)
     _wait(device)
-    return time.perf_counter() - started
+    return _seconds_so_far(device) - started
+
+
+def _seconds_so_far(device: torch.device) -> float:
+    """A clock. On a CPU that is shared, the time in which this process computed, by its threads.
+
+    There the seconds on the wall say how much of the CPU others happened to take during a step.
+    """
+    if device.type == "cpu" and waits_asleep():
+        return time.process_time() / torch.get_num_threads()
+    return time.perf_counter()
 
 
 def _wait(device: torch.device) -> None:

@@ -40,6 +40,11 @@ def share_cpu(environment: MutableMapping[str, str] | None = None) -> str:
     return f"Other jobs keep {busy:.0%} of this CPU busy: threads sleep while they wait (OMP_WAIT_POLICY=passive)."
 
 
+def waits_asleep() -> bool:
+    """Whether threads sleep while they wait, as :func:`share_cpu` or the user decided: others use this CPU, too."""
+    return os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+
+
 def busy_share() -> float:
     """Share of the cores that this process may use that was busy in a moment; 0 where the system doesn't tell."""
     before = _ticks()

@@ -1,12 +1,13 @@
 """Which variant of a step is taken, by times that are given; and once by real ones."""
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -196,3 +197,16 @@ def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
     timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, seconds]}
     choice = choose_variant(setup_of(compile="never"), torch.device("cuda"), HOUR)
     assert choice.variant == replace(half, graphs=graphs)
+
+
+def test_a_shared_cpu_is_timed_by_what_this_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step during which others have the CPU for a while takes no longer by that clock."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    setup = setup_of()
+
+    def step(batch: object) -> None:
+        time.sleep(0.2)
+
+    assert tune.timed_step(cast(TrainingStep, step), setup, CPU) < 0.1
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert tune.timed_step(cast(TrainingStep, step), setup, CPU) >= 0.2
