@@ -1,18 +1,21 @@
 """Fine-tuning on a cohort that differs from the source, cross-validated: as it is, from scratch, each way of tuning.
 
-    python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--source-epochs 8] [--epochs 2] [--folds 2]
-        [--tunings unfreeze norms pulled] [--seeds 0] [--device auto]
+    python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 8] [--epochs 2]
+        [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--device auto]
 
 Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
 steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not see it, and
-by a share of the source's weights that it did not choose; the paired difference to the source as it is, with its 95 %
+by a share of the source's weights that it did not choose, or over the cases of ``--judge``, which no run has seen, each
+predicted as ``autoseg predict`` does; the paired difference to the source as it is, with its 95 %
 interval (Student's t below ten cases, else a bootstrap). With several seeds the values of a case are averaged first.
-What is done in OUT is not done again. Lengths are epochs of the plan's iterations, so that a busy machine changes
-nothing but the time.
+A way that ends in ``+harmonize`` is planned with ``--harmonize``. What is done in OUT is not done again; the values of
+all cases are left in OUT/row.json. Lengths are epochs of the plan's iterations, so that a busy machine changes nothing
+but the time.
 """
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine import describe
@@ -22,9 +25,11 @@ from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
+from autoseg.inference.inputs import cases_to_predict
 from autoseg.runs.run import Run
 from autoseg.transfer.source import Source
 from autoseg.utils.device import Compute
+from autoseg.utils.files import write_json
 
 
 def trained(dataset: Path, out: Path, request: autoseg.Request, epochs: int, folds: list[int] | None) -> Run:
@@ -40,6 +45,18 @@ def dice(run: Run, folder: str) -> dict[str, float]:
     """Case → mean Dice of its outputs, of the predictions in a folder of each fold."""
     parts = [Evaluation.read(fold.folder / folder) for fold in run.folds(run.plan.recommended)]
     return {case: part.case_mean(case) for part in parts for case in part.cases}
+
+
+def judged(run: Run, judge: Path, out: Path, device: str) -> dict[str, float]:
+    """Case of ``judge`` → mean Dice of its outputs, predicted by a run."""
+    if not (out / "evaluation" / "summary.json").exists():
+        predictor = autoseg.Predictor.load(run.path, device=device)
+        failed = predictor.predict(cases_to_predict(judge, run.plan), out / "predictions").failed
+        if failed:
+            raise SystemExit(f"{run.path} could not predict {failed}")
+        autoseg.evaluate(out / "predictions", judge, out=out / "evaluation")
+    found = Evaluation.read(out / "evaluation")
+    return {case: found.case_mean(case) for case in found.cases}
 
 
 def mean_of_seeds(found: list[dict[str, float]]) -> dict[str, float]:
@@ -59,51 +76,74 @@ def row(name: str, values: dict[str, float], source: dict[str, float]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("cohort", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--source-epochs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--tunings", nargs="+", default=["unfreeze", "norms", "pulled"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Way → case → mean Dice; "source as it is" is the first."""
 
     def request(seed: int, *carried: Source) -> autoseg.Request:
         return autoseg.Request(device=options.device, folds=options.folds, seed=seed, carried=carried)
 
     first = autoseg.Request(device=options.device)
-    model = trained(options.source, options.out / "source", first, options.source_epochs, [0]).path
-    scratch, chosen, tuned, as_it_is = [], {}, {}, {}
-    for name in options.tunings:
+    model = (
+        options.source_run or trained(options.source, options.out / "source", first, options.source_epochs, [0]).path
+    )
+
+    def values(run: Run) -> dict[str, float]:
+        if options.judge is None:
+            return dice(run, "validation")
+        return judged(run, options.judge, options.out / f"judged_{run.path.name}", options.device)
+
+    found: dict[str, dict[str, float]] = {}
+    if options.judge is not None:
+        found["source as it is"] = judged(Run.open(model), options.judge, options.out / "as_is", options.device)
+    tuned: dict[str, dict[str, float]] = {}
+    for way in options.tunings:
+        name, *words = way.split("+")
+        source = Source(model, tuning=name, harmonize="harmonize" in words)
         runs = [
-            trained(
-                options.cohort,
-                options.out / f"{name}_{seed}",
-                request(seed, Source(model, tuning=name)),
-                options.epochs,
-                None,
-            )
+            trained(options.cohort, options.out / f"{way}_{seed}", request(seed, source), options.epochs, None)
             for seed in options.seeds
         ]
-        chosen[name] = mean_of_seeds([dice(run, "validation") for run in runs])
-        if runs[0].plan.stage().recipe.initialization.keep == "auto":
-            tuned[name] = mean_of_seeds([dice(run, "shares/0") for run in runs])
-        as_it_is = dice(runs[0], "source")
-    for seed in options.seeds:
-        run = trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None)
-        scratch.append(dice(run, "validation"))
+        if options.judge is None:
+            own = "source_unharmonized" if source.harmonize else "source"
+            found.setdefault("source as it is", dice(runs[0], own))
+            if source.harmonize:
+                found.setdefault("source as it is, harmonized", dice(runs[0], "source"))
+            if runs[0].plan.stage().recipe.initialization.keep == "auto":
+                tuned[f"{way}, tuned weights alone"] = mean_of_seeds([dice(run, "shares/0") for run in runs])
+        tuned[f"{way}, chosen"] = mean_of_seeds([values(run) for run in runs])
+    scratch = [
+        values(trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None))
+        for seed in options.seeds[: options.scratch_seeds]
+    ]
+    return {**found, "from scratch": mean_of_seeds(scratch), **tuned}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--source", dest="source_run", type=Path, help="a trained run in place of training one")
+    parser.add_argument("--source-epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--tunings", nargs="+", default=["unfreeze", "norms", "pulled"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    found = comparison(options)
+    write_json(options.out / "row.json", found)
+    source = found["source as it is"]
     print(f"\n{describe()}\n{len(options.seeds)} seed(s), {options.folds} folds, {options.epochs} epochs\n")
     print("| | cases | mean Dice | to the source (95 %) |\n| --- | ---: | ---: | --- |")
-    print(row("source as it is", as_it_is, as_it_is))
-    print(row("from scratch", mean_of_seeds(scratch), as_it_is))
-    for name in options.tunings:
-        if name in tuned:
-            print(row(f"{name}, tuned weights alone", tuned[name], as_it_is))
-        print(row(f"{name}, chosen", chosen[name], as_it_is))
+    for name, values in found.items():
+        print(row(name, values, source))
 
 
 if __name__ == "__main__":

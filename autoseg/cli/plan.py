@@ -73,7 +73,9 @@ def command(
     ] = None,
     tuning: Annotated[
         str,
-        typer.Option(help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled, augmented or heads."),
+        typer.Option(
+            help="How to fine-tune: all, layerwise, unfreeze, encoder, norms, pulled, lowrank, augmented or heads."
+        ),
     ] = "",
     harmonize: Annotated[
         bool, typer.Option("--harmonize", help="Map intensities to those of the source's training images.")

@@ -30,8 +30,9 @@ from autoseg.runs.fold import Fold
 from autoseg.step.setup import StepSetup
 from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
-from autoseg.training.callbacks import LoadWeights, Progress, PullToSource, SourceAverage
+from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
 from autoseg.training.loop import train_fold
+from autoseg.training.near_source import LowRank, PullToSource
 from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.transfer.initialization import load_initial_weights
@@ -160,9 +161,10 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     initialization = fold.stage.recipe.initialization
     if initialization.source == "random":
         return []
-    share, pull = initialization.averaged, initialization.pull
-    load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(share or pull))
-    return [load, *([PullToSource(pull)] if pull else []), *([SourceAverage(share)] if share else [])]
+    share, pull, rank = initialization.averaged, initialization.pull, initialization.rank
+    load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(share or pull or rank))
+    near: list[Callback] = [*([PullToSource(pull)] if pull else []), *([LowRank(rank)] if rank else [])]
+    return [load, *near, *([SourceAverage(share)] if share else [])]
 
 
 class _SaysWhereCasesLie(Callback):

@@ -97,6 +97,8 @@ class Initialization(Reasoned):
         pull: of ``model``: how strongly weights are drawn back to the initial ones: by pull · rate · (weight − initial)
             a step (L2-SP of Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
             networks", decoupled from the gradient like AdamW's decay).
+        rank: of ``model``: largest rank of what is added to each kernel, as a matrix of its first axis by all others
+            (low rank adaptation, Hu et al. 2022); 0 for any. Scales, shifts and biases are free.
     """
 
     source: Literal["random", "imagenet", "file", "model"] = "random"
@@ -111,6 +113,7 @@ class Initialization(Reasoned):
     ensemble: list[str] = Field(default_factory=list)
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)
+    rank: int = Field(0, ge=0)
 
     @property
     def averaged(self) -> float:
@@ -134,6 +137,8 @@ class Initialization(Reasoned):
             raise ValueError(f"keep is {self.keep}, but source is {self.source}; only weights of a model can be kept")
         if self.pull and self.source != "model":
             raise ValueError(f"pull is {self.pull:g}, but source is {self.source}; only a model's weights can pull")
+        if self.rank and self.source != "model":
+            raise ValueError(f"rank is {self.rank}, but source is {self.source}; only a model's kernels are added to")
         if self.keep == "auto" and not self.ensemble:
             raise ValueError("keep is auto, but the source can't be used as it is; give a share from 0 to below 1")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):

@@ -5,14 +5,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
 from autoseg.networks.weights import load_weights
 from autoseg.plans.recipe import Recipe
 from autoseg.step.lr_schedule import without_improvement
-from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
 from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
@@ -75,28 +73,6 @@ class SourceAverage(Callback):
 
         network, training.state.kept = average_with_source(network, self._start, self._share, loss)
         return network
-
-
-class PullToSource(Callback):
-    """Draws the weights back to the initial ones after each step (:attr:`autoseg.plans.recipe.Initialization.pull`).
-
-    Args:
-        pull: strength.
-    """
-
-    def __init__(self, pull: float) -> None:
-        self._pull = pull
-
-    def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
-        """Copy the initial weights."""
-        self._start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-
-    @torch.no_grad()
-    def after_step(self, training: Training, outcome: StepOutcome) -> None:
-        """Draw back those that are trained."""
-        moved = [(p, self._start[name]) for name, p in training.step.network.named_parameters() if p.requires_grad]
-        rate = training.step.optimizer.param_groups[0]["lr"]
-        torch._foreach_lerp_([p for p, _ in moved], [start for _, start in moved], min(1.0, self._pull * float(rate)))
 
 
 class NotFinite(Callback):

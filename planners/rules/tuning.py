@@ -41,6 +41,7 @@ class Tuning:
         until: share of the budget that it is frozen for; 1 for all of it.
         keeps: whether the result may keep a share of the source's weights, where the source does without training.
         pull: strength of :attr:`autoseg.plans.recipe.Initialization.pull`.
+        rank: largest of what is added to each kernel; 0 for any.
         louder: factor on the probabilities of all changes of intensity and resolution.
         why: in words.
     """
@@ -51,6 +52,7 @@ class Tuning:
     until: float = 1.0
     keeps: bool = True
     pull: float = 0.0
+    rank: int = 0
     louder: float = 1.0
     why: str = ""
 
@@ -72,6 +74,11 @@ TUNINGS = {
         2.0, part="kernels", why="scales, shifts and biases alone: looks change between scanners, structures do not"
     ),
     "pulled": Tuning(0.25, pull=20.0, why="all layers, drawn back to the source's weights (L2-SP, Li et al. 2018)"),
+    "lowrank": Tuning(
+        0.5,
+        rank=4,
+        why="all layers, what is added to a kernel being of rank 4 (low rank adaptation, Hu et al. 2022)",
+    ),
     "augmented": Tuning(
         0.25,
         louder=2.5,
@@ -173,12 +180,13 @@ def keeping(
         stages: of the source.
     """
     way = TUNINGS[tuning or DEFAULT]
-    if way.pull:
-        start = start.model_copy(update={"pull": way.pull, "reasons": {**start.reasons, "pull": way.why}})
+    if way.pull or way.rank:
+        reasons = {**start.reasons, "pull" if way.pull else "rank": way.why}
+        start = start.model_copy(update={"pull": way.pull, "rank": way.rank, "reasons": reasons})
     same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
     same = same and list(annotators) == start.source_annotators
     same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
-    if not same and (way.pull or way.part == "kernels"):
+    if not same and (way.pull or way.rank or way.part == "kernels"):
         raise UsageError(
             f"--tuning {tuning}: the source's channels, outputs or annotators are not just these, and what is new "
             "could not be learned so; use unfreeze."

@@ -454,6 +454,7 @@ def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) 
     assert (loud.rotation_probability, loud.contrast) == (usual.rotation_probability, usual.contrast)
     assert recipe("norms").freeze.part == "kernels"
     assert (recipe("pulled").initialization.pull, recipe("pulled").initialization.keep) == (20, "auto")
+    assert (recipe("lowrank").initialization.rank, recipe("lowrank").initialization.keep) == (4, "auto")
     unknown = plan(phantoms, "--source", sources["four"], "--tuning", "more", "--out", tmp_path / "none")
     assert "augmented" in str(unknown.exception)
 

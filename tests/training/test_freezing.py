@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,7 +19,8 @@ from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
 from autoseg.training import callbacks
 from autoseg.training.freezing import frozen_names, set_frozen
-from autoseg.training.training import Budget
+from autoseg.training.near_source import LowRank, PullToSource, nearest_of_rank
+from autoseg.training.training import Budget, Training
 from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store, train_in
 
 CPU = torch.device("cpu")
@@ -70,7 +72,7 @@ def test_without_kernels_only_scales_shifts_and_biases_move(tmp_path: Path, norm
 def test_pulled_back_by_hand() -> None:
     """Rate 0.1 and pull 2: a fifth of the way back a step, of what is trained."""
     network = nn.Linear(1, 2)
-    pull = callbacks.PullToSource(2.0)
+    pull = PullToSource(2.0)
     training: Any = SimpleNamespace(
         step=SimpleNamespace(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1))
     )
@@ -164,3 +166,31 @@ def test_the_first_layer_moves_less(tmp_path: Path) -> None:
         usual, now = same[name] - start[name], less[name] - start[name]
         torch.testing.assert_close(now, 0.1 ** (1 - place) * usual, atol=1e-7, rtol=1e-3)
     assert len({place for place in places.values() if place < 1}) > 0
+
+
+def test_nearest_of_rank_is_the_truncated_singular_value_decomposition() -> None:
+    change = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    u, s, v = np.linalg.svd(change.flatten(1).numpy(), full_matrices=False)
+    wanted = (u[:, :2] * s[:2]) @ v[:2]
+    np.testing.assert_allclose(nearest_of_rank(change, 2).flatten(1).numpy(), wanted, atol=1e-5)
+    assert nearest_of_rank(change, 6) is change
+
+
+def test_changes_of_kernels_stay_of_low_rank() -> None:
+    """Of all that are trained; scales, shifts and biases are free, frozen kernels untouched."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(2, 5, 3), nn.BatchNorm3d(5), nn.Conv3d(5, 4, 1))
+    training = cast(Training, SimpleNamespace(step=SimpleNamespace(network=network)))
+    low = LowRank(1)
+    low.on_build(training, network, fresh=True)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    network[2].weight.requires_grad_(False)
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        low.after_step(training, None)  # type: ignore[arg-type]
+    change = (network[0].weight - before["0.weight"]).detach().flatten(1)
+    assert torch.linalg.matrix_rank(change, rtol=1e-4) == 1
+    assert torch.linalg.matrix_rank((network[2].weight - before["2.weight"]).flatten(1)) > 1
+    assert (network[1].bias != before["1.bias"]).all()

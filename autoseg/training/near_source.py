@@ -1,0 +1,73 @@
+"""Keeping a fine-tuned network near the weights that it started from, step by step."""
+
+import torch
+from torch import nn
+
+from autoseg.step.training_step import StepOutcome
+from autoseg.training.callback import Callback
+from autoseg.training.training import Training
+
+
+class PullToSource(Callback):
+    """Draws the weights back to the initial ones after each step (:attr:`autoseg.plans.recipe.Initialization.pull`).
+
+    Args:
+        pull: strength.
+    """
+
+    def __init__(self, pull: float) -> None:
+        self._pull = pull
+
+    def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
+        """Copy the initial weights."""
+        self._start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+    @torch.no_grad()
+    def after_step(self, training: Training, outcome: StepOutcome) -> None:
+        """Draw back those that are trained."""
+        moved = [(p, self._start[name]) for name, p in training.step.network.named_parameters() if p.requires_grad]
+        rate = training.step.optimizer.param_groups[0]["lr"]
+        torch._foreach_lerp_([p for p, _ in moved], [start for _, start in moved], min(1.0, self._pull * float(rate)))
+
+
+class LowRank(Callback):
+    """Keeps what is added to each kernel of low rank (:attr:`autoseg.plans.recipe.Initialization.rank`).
+
+    After each step the sum of all changes is replaced by the nearest of that rank (Eckart & Young 1936), so that the
+    network has no further parameters and its weights are those of any other.
+
+    Args:
+        rank: largest.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
+        """Copy the initial kernels."""
+        kernels = [(name, kernel) for name, kernel in network.named_parameters() if kernel.ndim > 1]
+        self._start = {name: kernel.detach().clone() for name, kernel in kernels}
+
+    @torch.no_grad()
+    def after_step(self, training: Training, outcome: StepOutcome) -> None:
+        """Project the changes of all kernels that are trained."""
+        for name, kernel in training.step.network.named_parameters():
+            if kernel.requires_grad and name in self._start:
+                start = self._start[name]
+                kernel.copy_(start + nearest_of_rank(kernel - start, self._rank))
+
+
+def nearest_of_rank(change: torch.Tensor, rank: int) -> torch.Tensor:
+    """The nearest tensor whose matrix, of the first axis by all others, has at most this rank; same shape.
+
+    Args:
+        change: ``(n, …)``.
+        rank: at least 1.
+    """
+    matrix = change.flatten(1).double()
+    if rank >= min(matrix.shape):
+        return change
+    # Its leading left singular vectors are the eigenvectors of a small square matrix.
+    _, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    leading = vectors[:, -rank:]
+    return (leading @ (leading.T @ matrix)).to(change.dtype).reshape(change.shape)

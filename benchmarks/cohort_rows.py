@@ -1,0 +1,190 @@
+"""Fine-tuning on cohorts that differ from the source in known ways: a table of rows, and a picture over their size.
+
+    python benchmarks/cohort_rows.py OUT [--data DIR] [--rows contrast:3 contrast:10 …] [--seeds 0 1 2]
+        [--tunings unfreeze] [--picture FILE] [--epochs 2] [--source-epochs 8]
+
+Rows, each a kind and the number of cases of the cohort:
+
+- ``contrast:N``, ``resolution:N``: generated heads; the cohort's scanner has another contrast and more noise, or slices
+  three times as thick; 12 further heads of it judge;
+- ``hippocampus:N``: Medical Segmentation Decathlon, task 4 (DIR/hippocampus): scans stored as floats are the source,
+  N of those stored as 8-bit integers the cohort, those after the twentieth judge;
+- ``sarcoma:N``: T1 of soft-tissue sarcomas (DIR/sarcoma with ge, siemens, philips): 14 of one maker's scanners are the
+  source, N of the two others the cohort, each scored once.
+
+Every row is what ``cohorts.py`` measures: the source as it is, from scratch, and each way of tuning with what was
+chosen. What is done in OUT is not done again. At the end: the mean of the differences over all rows, with a bootstrap
+interval that draws rows, then cases in them.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+
+import cohorts
+import matplotlib as mpl
+import numpy as np
+from machine import describe
+from transfer_hippocampus import is_float, write_dataset
+
+from autoseg.data.dataset import Case, Dataset
+from autoseg.data.phantom import Cohort, Look, generate
+
+#: Kind of gap between generated heads → how the cohort's scanner differs.
+LOOKS = {"contrast": Look(contrast=1.8, noise=0.06), "resolution": Look(thickness=3, noise=0.06)}
+
+#: Heads of the source, and heads that judge.
+HEADS, JUDGES = 12, 12
+
+#: Of the hippocampi of the second site, those from here on judge.
+HIPPOCAMPI = 20
+
+
+def phantoms(kind: str, cases: int, out: Path) -> list[Path]:
+    """Datasets of the source, the cohort and those that judge."""
+    parts = {
+        "source_heads": Cohort(cases=HEADS, seed=1),
+        f"{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=7),
+        f"{kind}_judge": Cohort(cases=JUDGES, look=LOOKS[kind], seed=8),
+    }
+    for name, cohort in parts.items():
+        if not (out / "data" / name).exists():
+            generate(out / "data" / name, cohort)
+    return [out / "data" / name for name in parts]
+
+
+def hippocampus(data: Path, cases: int, out: Path) -> list[Path]:
+    """The same, of the hippocampus by site."""
+    dataset = Dataset.open(data / "hippocampus")
+    public = [case for case in dataset.cases if is_float(next(iter(case.channels.values())).path)]
+    known = {case.id for case in public}
+    other = [case for case in dataset.cases if case.id not in known]
+    parts = {
+        "hippocampus_source": public,
+        f"hippocampus_{cases}": other[:cases],
+        "hippocampus_judge": other[HIPPOCAMPI:],
+    }
+    return [written(out / "data" / name, chosen, dataset) for name, chosen in parts.items()]
+
+
+def written(folder: Path, cases: list[Case], like: Dataset) -> Path:
+    return folder if folder.exists() else write_dataset(folder, cases, like)
+
+
+def sarcoma(data: Path, cases: int, out: Path) -> list[Path]:
+    """Datasets of the source and the cohort, which is cross-validated."""
+    makers = {maker: sorted((data / "sarcoma" / maker).iterdir()) for maker in ("ge", "siemens", "philips")}
+    half = cases // 2
+    parts = {
+        "sarcoma_source": makers["ge"][:14],
+        f"sarcoma_{cases}": [*makers["siemens"][:half], *makers["philips"][:half]],
+    }
+    for name, folders in parts.items():
+        folder = out / "data" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "scans.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["id", "t1", "label"])
+            for one in folders:
+                images = [(one / f"{which}.nii.gz").resolve() for which in ("t1", "mask")]
+                table.writerow([f"{one.parent.name}_{one.name}", *images])
+        text = 'csv = "scans.csv"\n\n[channels]\nt1 = "t1"\n\n[label]\nfile = "label"\nvalues = { tumor = 1 }\n'
+        (folder / "autoseg.toml").write_text(text, encoding="utf-8")
+    return [out / "data" / name for name in parts]
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """A row: way → case → mean Dice."""
+    kind, _, count = name.partition(":")
+    cases, out = int(count), options.out
+    if kind in LOOKS:
+        folders, source = phantoms(kind, cases, out), "source_heads"
+    elif kind == "hippocampus":
+        folders, source = hippocampus(options.data, cases, out), "source_hippocampus"
+    elif kind == "sarcoma":
+        folders, source = sarcoma(options.data, cases, out), "source_sarcoma"
+    else:
+        raise SystemExit(f"--rows {name}: kinds are {', '.join([*LOOKS, 'hippocampus', 'sarcoma'])}.")
+    shared = out / source
+    words = [*map(str, folders[:2]), str(out / name.replace(":", "_")), "--device", options.device]
+    words += ["--epochs", str(options.epochs), "--source-epochs", str(options.source_epochs)]
+    words += ["--tunings", *options.tunings, "--seeds", *map(str, options.seeds)]
+    if len(folders) == 3:
+        words += ["--judge", str(folders[2])]
+    first = cohorts.autoseg.Request(device=options.device)
+    cohorts.trained(folders[0], shared, first, options.source_epochs, [0])
+    words += ["--source", str(shared), "--folds", str(max(2, min(options.folds, cases // 2)))]
+    print(f"\n## {name}", flush=True)
+    cohorts.main(words)
+    found: dict[str, dict[str, float]] = json.loads((out / name.replace(":", "_") / "row.json").read_text())
+    return found
+
+
+def overall(rows: dict[str, dict[str, dict[str, float]]], way: str) -> str:
+    """The mean difference of a way to the better of source and scratch, over the rows, with its interval."""
+    differences = []
+    for found in rows.values():
+        names = ("source as it is", "from scratch")
+        better = max((found[name] for name in names), key=lambda of: statistics.mean(of.values()))
+        differences.append(np.array([found[way][case] - better[case] for case in better]))
+    random = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        drawn = random.integers(0, len(differences), len(differences))
+        means.append(np.mean([random.choice(differences[row], len(differences[row])).mean() for row in drawn]))
+    low, high = np.percentile(means, (2.5, 97.5))
+    mean = np.mean([row.mean() for row in differences])
+    return f"{way}: {mean:+.3f} ({low:+.3f} to {high:+.3f}) against the better of source and scratch, {len(rows)} rows"
+
+
+def picture(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Mean Dice over the number of cases, a panel a kind."""
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    kinds = list(dict.fromkeys(name.partition(":")[0] for name in rows))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(3.2 * len(kinds), 3.2), squeeze=False, layout="constrained")
+    for kind, axis in zip(kinds, axes[0], strict=True):
+        own = {int(name.partition(":")[2]): found for name, found in rows.items() if name.startswith(f"{kind}:")}
+        sizes = sorted(own)
+        for way in dict.fromkeys(way for found in own.values() for way in found):
+            known = [size for size in sizes if way in own[size]]
+            axis.plot(known, [statistics.mean(own[size][way].values()) for size in known], "o-", label=way)
+        axis.set(title=kind, xlabel="cases of the cohort", xticks=sizes)
+    axes[0][0].set_ylabel("mean Dice")
+    axes[0][-1].legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, default=Path())
+    parser.add_argument("--rows", nargs="+", default=["contrast:3", "contrast:10", "contrast:40", "resolution:10"])
+    parser.add_argument("--tunings", nargs="+", default=["unfreeze"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--source-epochs", type=int, default=8)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    rows = {name: measure(name, options) for name in options.rows}
+    ways = list(dict.fromkeys(way for found in rows.values() for way in found))
+    print(f"\n{describe()}\n\n| cohort | judged by | {' | '.join(ways)} |\n| --- | ---: |{' ---: |' * len(ways)}")
+    for name, found in rows.items():
+        cells = [f"{statistics.mean(found[way].values()):.3f}" if way in found else "–" for way in ways]
+        print(f"| {name} | {len(found['source as it is'])} | {' | '.join(cells)} |")
+    print()
+    for way in ways:
+        if way.endswith("chosen") and all(way in found for found in rows.values()):
+            print(overall(rows, way))
+    if options.picture is not None:
+        picture(rows, options.picture)
+
+
+if __name__ == "__main__":
+    main()
