@@ -33,6 +33,10 @@ def command(
     workers: Annotated[int | None, typer.Option(help="Processes that read, preprocess and load.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan all settings, show them, and stop.")] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Make the tables of what is there, and stop.")] = False,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Labelled dataset that the folds of every setting are scored on together, as a test set."),
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="Trained run that every setting starts from.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="Trained run that every setting learns from as well.")] = None,
     raters: Annotated[str, typer.Option(help="Raters whom every setting learns separately, with commas, or all.")] = "",
@@ -65,12 +69,13 @@ def command(
         carried: tuple[Carried, ...] = (*([Source(source)] if source else []), *([Teacher(teacher)] if teacher else []))
         names = tuple(parse_names(raters, "--raters")) if raters else ()
         request = Request(device=device, workers=workers, annotators=names, carried=carried)
+        tested = None if test is None else Dataset.open(test)
         if dry_run or only_table:
-            study = prepare(opened, grid, out, request)
+            study = prepare(opened, grid, out, request, tested)
         if dry_run:
             _console().print(plan_table(study))
             return
-        table = tabulate(study) if only_table else sweep(opened, grid, out, request)
+        table = tabulate(study) if only_table else sweep(opened, grid, out, request, tested)
     if as_json:
         typer.echo(json.dumps(table.to_json(), indent=2))
     else:
@@ -93,6 +98,7 @@ def _show(table: "StudyTable") -> None:
     console = _console()
     for part in terminal_tables(table, wide=console.width >= WIDE_TERMINAL):
         console.print(part)
+        console.print()
     if table.comparison is not None:
         console.print()
         print_comparison(console, table.comparison)
