@@ -13,12 +13,12 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.planners import Abilities, planner_can
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.architecture import Network
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.configuration import Configuration, Previous
 from autoseg.plans.families import DeepMedic, MultiView, UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
-from autoseg.plans.recipe import Augmentation
 from autoseg.plans.target import Target
 from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
 from autoseg.transfer.tensors import HANDED_ON, head_names

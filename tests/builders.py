@@ -320,7 +320,7 @@ def augment_maps(
             pairs.append(resample_patch(one, labels, first, deformation))
     moved, moved_maps = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     augment_intensities(moved[:, : moved.shape[1] - fields], augmentation, rng, noise)
-    mirror([moved, moved_maps], augmentation.mirror_axes, rng)
+    mirror([moved, moved_maps], augmentation.mirror_axes, rng, augmentation.mirror_probability)
     return moved, moved_maps
 
 

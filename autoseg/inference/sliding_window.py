@@ -122,13 +122,16 @@ class SlidingWindow:
             Consecutive slabs; each is valid until the next one is asked for.
         """
         size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
-        shape = [max(n, p) + 2 * r for n, p, r in zip(image.shape[1:], size, reach, strict=True)]
+        starts = self._starts(image.shape[1:])
+        shape = [
+            max(n, first[-1] + p) + 2 * r for n, first, p, r in zip(image.shape[1:], starts, size, reach, strict=True)
+        ]
         padded, inside = pad_nd_image(image, shape, return_slicer=True)
         covered = [n - 2 * r for n, r in zip(shape, reach, strict=True)]
         image_box = [slice(part.start - r, part.stop - r) for part, r in zip(inside[1:], reach, strict=True)]
         numbers = max(image.shape[0], self.out_channels) * math.prod(size)
         together = max(1, min(self.inference.tile_batch, TILES_TOGETHER // numbers))
-        sweep = Sweep(self.out_channels, covered, self._starts(covered), size, together)
+        sweep = Sweep(self.out_channels, covered, starts, size, together)
         sums = SlabSums(self.out_channels, sweep.turned(covered), sweep.depth, self.device)
         device = sums.sums.device
         weight = tile_weight(size, self.inference.gaussian_sigma, self.inference.manner).to(device)
@@ -236,7 +239,7 @@ class SlidingWindow:
         if self.inference.step is not None:  # a 2D network goes through all slices
             steps[3 - len(self.inference.step) :] = self.inference.step
         return [
-            tile_starts(n, p, self.inference.overlap, step, self.inference.manner)
+            tile_starts(n, p, self.inference.overlap, step, self.inference.manner, self.inference.edges)
             for n, p, step in zip(space, self._in_3d(self.tile_size, 1), steps, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from autoseg.plans.families import FullImageUNet
 
 
 class WholeImageUNet(nn.Module):
-    """A 3D U-Net for images of any size: pooling rounds odd sizes up, and the decoder crops the extra voxel.
+    """A 3D U-Net for images of any size: pooling rounds sizes up, and the decoder crops the extra voxels.
 
     From the paper: four levels, the first with 20 and 40 kernels, two 1×1×1 layers of 20 with dropout, instance
     normalization, ReLU, 3,878,841 parameters. The rest is assumed, as the regular U-Net that comes nearest to that
@@ -22,7 +22,7 @@ class WholeImageUNet(nn.Module):
 
     def __init__(self, network: FullImageUNet, in_channels: int, heads: int) -> None:
         super().__init__()
-        norm = network.norm
+        norm, self.factor = network.norm, network.factor
         self.down, self.up, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for first, second in network.features:
             self.down.append(_pair(in_channels, first, second, norm))
@@ -39,11 +39,11 @@ class WholeImageUNet(nn.Module):
         features = self.down[0](image)
         skips = [features]
         for level in list(self.down)[1:]:
-            features = level(F.max_pool3d(features, 2, ceil_mode=True))
+            features = level(F.max_pool3d(features, self.factor, ceil_mode=True))
             skips.append(features)
         for up, join, skip in zip(self.up, self.join, reversed(skips[:-1]), strict=True):
-            enlarged = enlarge(up(features), 2)
-            # An odd axis was rounded up by the pooling, so it is one voxel too long at its end.
+            enlarged = enlarge(up(features), self.factor)
+            # The pooling rounded up what it could not divide, so an axis may be too long at its end.
             depth, height, width = skip.shape[2:]
             features = join(torch.cat([skip, enlarged[:, :, :depth, :height, :width]], dim=1))
         logits: torch.Tensor = self.head(features)

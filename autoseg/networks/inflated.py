@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoseg.plans.architecture import scaled_kernels
 from autoseg.plans.families import Inflated
 from autoseg.utils.errors import AutosegError
 
 #: Every second stage of the decoder is followed by a depth layer, and so is its last convolution (Wacker et al., with
 #: five stages).
 DEPTH_EVERY = 2
+
+#: Channels of the four stages of timm's ResNets, before the factor of four of those with bottlenecks.
+RESNET_CHANNELS = (64, 128, 256, 512)
 
 
 def build_inflated(network: Inflated, in_channels: int, heads: int) -> nn.Module:
@@ -49,17 +53,18 @@ def import_timm() -> Any:
 
 
 @lru_cache(maxsize=64)
-def encoder_maps(name: str) -> dict[int, int]:
+def encoder_maps(name: str, width: float = 1.0) -> dict[int, int]:
     """Feature maps of a timm encoder: reduction of the plane → channels, the highest resolution first.
 
-    Where several maps have the same reduction, the last of them counts.
+    Where several maps have the same reduction, the last of them counts. ``width`` is a factor on the channels of a
+    ResNet's stages.
 
     Raises:
         AutosegError: timm is not installed or has no such encoder, or the encoder is not convolutional (its maps do not
             halve the plane step by step, for any plane).
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = _create(name, 3).to("meta").eval()
+        model = _create(name, 3, width).to("meta").eval()
         maps = dict(zip(model.feature_info.reduction(), model.feature_info.channels(), strict=True))
         reduction = max(maps)
         plane = (2 * reduction, 3 * reduction)
@@ -83,7 +88,7 @@ def _refusal(name: str) -> str:
     return f"{name} can't be inflated, choose a convolutional encoder such as resnet34 or convnext_nano:"
 
 
-def _create(name: str, in_channels: int) -> Any:
+def _create(name: str, in_channels: int, width: float) -> Any:
     """A timm model that gives feature maps, with random weights, on torch's default device."""
     timm = import_timm()
     if not timm.is_model(name):
@@ -91,7 +96,11 @@ def _create(name: str, in_channels: int) -> Any:
             f"timm {timm.__version__} has no model {name}; timm.list_models() in Python lists those there are, such as "
             "resnet34."
         )
-    options = {"features_only": True, "pretrained": False, "in_chans": in_channels}
+    options: dict[str, Any] = {"features_only": True, "pretrained": False, "in_chans": in_channels}
+    if width != 1:
+        if not name.startswith("resnet"):
+            raise AutosegError(f"{name} has one width; give a network of another size a ResNet, or another encoder.")
+        options["channels"] = tuple(scaled_kernels(RESNET_CHANNELS, width))
     try:
         try:
             model = timm.create_model(name, **options)
@@ -120,14 +129,14 @@ class SliceEncoder(nn.Module):
 
     def __init__(self, network: Inflated, in_channels: int) -> None:
         super().__init__()
-        maps = encoder_maps(network.encoder)
+        maps = encoder_maps(network.encoder, network.encoder_width)
         if max(maps) != network.reduction:
             raise AutosegError(
                 f"network.reduction is {network.reduction}, but {network.encoder} reduces the plane by {max(maps)}."
             )
         self.name = network.encoder
         self.channels = network.channels
-        self.model = _create(network.encoder, in_channels)
+        self.model = _create(network.encoder, in_channels, network.encoder_width)
         self.reductions: list[int] = list(self.model.feature_info.reduction())
         if network.first_pool == "2x2":
             _pool_two_by_two(self.model, network.encoder)
@@ -161,7 +170,7 @@ class InflatedNet(nn.Module):
     def __init__(self, network: Inflated, in_channels: int, heads: int) -> None:
         super().__init__()
         self.encoder = SliceEncoder(network, in_channels)
-        maps = encoder_maps(network.encoder)
+        maps = encoder_maps(network.encoder, network.encoder_width)
         skips = list(maps) if network.skips is None else network.skips
         unknown = [str(factor) for factor in skips if factor not in maps]
         if unknown:

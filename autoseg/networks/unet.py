@@ -1,11 +1,13 @@
 """U-Nets, plain and with a residual encoder (dynamic-network-architectures); weights have nnU-Net's names."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import nn
 
 from autoseg.plans.families import UNet
@@ -53,7 +55,10 @@ def build_unet(network: UNet, in_channels: int, heads: int) -> nn.Module:
         module: nn.Module = ResidualEncoderUNet(n_blocks_per_stage=list(network.encoder_blocks), **arguments)
         module.apply(ResidualEncoderUNet.initialize)
     else:
-        module = PlainConvUNet(n_conv_per_stage=list(network.encoder_blocks), **arguments)
+        arguments["n_conv_per_stage"] = list(network.encoder_blocks)
+        module = PlainConvUNet(**arguments)
+        if network.pooling == "max":
+            _pool_by_maxima(module, arguments)
         module.apply(PlainConvUNet.initialize)
     if network.decoders > 1:
         module = SharedEncoder(module, network.decoders)
@@ -82,6 +87,14 @@ class SharedEncoder(nn.Module):
         if isinstance(logits[0], torch.Tensor):
             return torch.cat(list(logits), dim=1)
         return [torch.cat(level, dim=1) for level in zip(*logits, strict=True)]
+
+
+def _pool_by_maxima(module: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Give a plain U-Net an encoder that pools by maxima in place of strides (Ronneberger et al. 2015)."""
+    of_decoder = ("num_classes", "n_conv_per_stage_decoder", "deep_supervision")
+    of_encoder = {name: value for name, value in arguments.items() if name not in of_decoder}
+    module.encoder = PlainConvEncoder(**of_encoder, return_skips=True, pool="max")
+    module.decoder = UNetDecoder(module.encoder, *(arguments[name] for name in of_decoder))
 
 
 def _norm(name: str, flat: bool) -> type[nn.Module]:

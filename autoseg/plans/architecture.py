@@ -6,13 +6,21 @@ of axes, multiples that a patch must have, and the sizes of input and output for
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
 
 from autoseg.plans.components import by_name
 from autoseg.plans.reasons import Reasoned
 from autoseg.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+def scaled_kernels(kernels: Sequence[PositiveInt], factor: float) -> list[int]:
+    """Numbers of kernels, times a factor; each at least 1."""
+    return [max(1, round(count * factor)) for count in kernels]
 
 
 class Architecture(Reasoned):
@@ -20,9 +28,22 @@ class Architecture(Reasoned):
 
     Attributes:
         family: name that the class is registered under in :data:`FAMILIES`.
+        size: of the network that is built, as a share of the parameters of the one described: with fewer or more
+            kernels in all layers alike, as in Rahimpour et al., section 2.4 (:func:`autoseg.networks.resized`).
     """
 
     family: str
+    size: float = Field(1.0, gt=0, le=16)
+
+    @model_validator(mode="after")
+    def _can_be_scaled(self) -> "Self":
+        if self.size != 1 and type(self).scaled is Architecture.scaled:
+            raise ValueError(f"size is {self.size:g}, but networks of the family {self.family} have one size; set 1")
+        return self
+
+    def scaled(self, factor: float) -> "Self":
+        """The same network with ``factor`` times as many kernels in every layer, described in full (``size`` is 1)."""
+        raise NotImplementedError
 
     @property
     def dimensions(self) -> int:

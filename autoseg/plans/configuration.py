@@ -114,7 +114,7 @@ class Configuration(Reasoned):
         if self.recipe.initialization.source in ("imagenet", "file") and not self.network.takes_image_weights:
             raise ValueError(
                 f"recipe.initialization.source is {self.recipe.initialization.source}, but a network of the family "
-                f"{self.network.family} has no encoder for pictures; use the family inflated"
+                f"{self.network.family} has no encoder for pictures; use the family inflated, at its own size"
             )
         if self.recipe.freeze.part == "encoder" and not self.network.encoder_prefixes:
             raise ValueError(f"recipe.freeze.part is encoder, but the family {self.network.family} has none; use body")

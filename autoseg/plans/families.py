@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from autoseg.plans.architecture import FAMILIES, Architecture
+from autoseg.plans.architecture import FAMILIES, Architecture, scaled_kernels
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,6 +31,8 @@ class UNet(Architecture):
         family: ``unet``: stacked convolutions; ``resenc``: residual blocks in the encoder.
         features: channels of each stage, the highest resolution first.
         strides: per stage, how much each axis is pooled in the encoder (first stage: all 1).
+        pooling: of a stage's input in the encoder, by its first convolution's ``strides``; or, of a ``unet``, by the
+            ``max`` of as many voxels (Ronneberger et al. 2015, Çiçek et al. 2016).
         kernel_sizes: per stage.
         encoder_blocks: convolutions (``unet``) or residual blocks (``resenc``) per encoder stage.
         decoder_convs: convolutions per decoder stage (one fewer than stages).
@@ -44,6 +46,7 @@ class UNet(Architecture):
     family: Literal["unet", "resenc"] = "unet"
     features: list[PositiveInt] = Field(min_length=1)
     strides: list[list[PositiveInt]]
+    pooling: Literal["strides", "max"] = "strides"
     kernel_sizes: list[list[KernelSize]]
     encoder_blocks: list[PositiveInt]
     decoder_convs: list[PositiveInt]
@@ -52,6 +55,10 @@ class UNet(Architecture):
     dropout: float = Field(0.0, ge=0, lt=1)
     deep_supervision: bool = True
     decoders: PositiveInt = 1
+
+    def scaled(self, factor: float) -> "Self":
+        """All stages alike."""
+        return self.model_copy(update={"features": scaled_kernels(self.features, factor), "size": 1.0})
 
     @property
     def answers(self) -> int:
@@ -99,6 +106,8 @@ class UNet(Architecture):
             raise ValueError("strides and kernel_sizes need one number an axis, the same number of axes in each stage")
         if any(stride != 1 for stride in self.strides[0]):
             raise ValueError("the first stage works at full resolution: its strides are all 1")
+        if self.pooling == "max" and self.family == "resenc":
+            raise ValueError("pooling is max, which is for the family unet; resenc pools by strides")
         return self
 
 
@@ -126,6 +135,11 @@ class DeepMedic(Architecture):
     norm: Literal["instance", "batch"] = "batch"
     dropout: float = Field(0.02, ge=0, lt=1)
     fully_connected_dropout: float = Field(0.5, ge=0, lt=1)
+
+    def scaled(self, factor: float) -> "Self":
+        """Both pathways and the layers that join them."""
+        kernels = {name: scaled_kernels(getattr(self, name), factor) for name in ("features", "fully_connected")}
+        return self.model_copy(update={**kernels, "size": 1.0})
 
     def fits(self, patch: Sequence[int]) -> str | None:
         """The result must be a whole number of the coarse pathway's voxels."""
@@ -170,6 +184,7 @@ class FullImageUNet(Architecture):
         family: of the network.
         features: kernels of the two convolutions of each level, the highest resolution first.
         fully_connected: kernels of the 1×1×1 layers at the end.
+        factor: of the max pooling from one level to the next, along each axis.
         norm: normalization layer.
         dropout: probability after each of these layers.
     """
@@ -179,12 +194,19 @@ class FullImageUNet(Architecture):
         default_factory=lambda: [(20, 40), (40, 80), (80, 160), (160, 320)], min_length=2
     )
     fully_connected: list[PositiveInt] = Field(default_factory=lambda: [20, 20])
+    factor: int = Field(2, ge=2, le=4)
     norm: Literal["instance", "batch"] = "instance"
     dropout: float = Field(0.5, ge=0, lt=1)
 
+    def scaled(self, factor: float) -> "Self":
+        """All levels, and the layers at the end."""
+        levels = [tuple(scaled_kernels(level, factor)) for level in self.features]
+        end = scaled_kernels(self.fully_connected, factor)
+        return self.model_copy(update={"features": levels, "fully_connected": end, "size": 1.0})
+
     def fits(self, patch: Sequence[int]) -> str | None:
         """Any size, as long as the lowest level is left more than one voxel to normalize."""
-        coarsest = 2 ** (len(self.features) - 1)
+        coarsest = self.factor ** (len(self.features) - 1)
         if min(patch) < 1 or max(patch) <= coarsest:
             return (
                 f"patch_size = {list(patch)} is too small for {len(self.features)} levels: its longest axis must be "
@@ -223,6 +245,10 @@ class VNet(Architecture):
     norm: Literal["instance", "batch", "none"] = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)
 
+    def scaled(self, factor: float) -> "Self":
+        """All levels alike."""
+        return self.model_copy(update={"features": scaled_kernels(self.features, factor), "size": 1.0})
+
     @property
     def divisor(self) -> list[int]:
         """Two a level below the first."""
@@ -255,6 +281,7 @@ class Inflated(Architecture):
     Attributes:
         family: of the network.
         encoder: name of a timm model with feature maps (``resnet34``).
+        encoder_width: factor on the channels of the encoder's stages, of a ResNet; at 1 it takes image weights.
         first_pool: the encoder's own first pooling, or maxima of 2×2 pixels in its place.
         skips: reductions (2: half the resolution) of the encoder's maps that the decoder uses; all where None.
         decoder_features: output channels of each decoder stage, the lowest resolution first.
@@ -268,6 +295,7 @@ class Inflated(Architecture):
 
     family: Literal["inflated"] = "inflated"
     encoder: str = "resnet34"
+    encoder_width: float = Field(1.0, gt=0, le=8)
     first_pool: Literal["encoder", "2x2"] = "encoder"
     skips: list[PositiveInt] | None = None
     decoder_features: list[PositiveInt] = Field(default_factory=lambda: [128, 128, 32, 64, 16])
@@ -276,6 +304,11 @@ class Inflated(Architecture):
     channels: Literal["repeat", "mean"] = "repeat"
     reduction: PositiveInt = 32
 
+    def scaled(self, factor: float) -> "Self":
+        """The encoder's stages and the decoder."""
+        decoder = {name: scaled_kernels(getattr(self, name), factor) for name in ("decoder_features", "decoder_widths")}
+        return self.model_copy(update={**decoder, "encoder_width": factor * self.encoder_width, "size": 1.0})
+
     @property
     def divisor(self) -> list[int]:
         """Slices stay; the plane is reduced."""
@@ -283,8 +316,8 @@ class Inflated(Architecture):
 
     @property
     def takes_image_weights(self) -> bool:
-        """The encoder does."""
-        return True
+        """The encoder does, at its own width."""
+        return self.size == 1 and self.encoder_width == 1
 
     @property
     def encoder_prefixes(self) -> tuple[str, ...]:
@@ -335,6 +368,10 @@ class MultiView(Architecture):
     features: list[PositiveInt] = Field(default_factory=lambda: [32, 32, 32], min_length=1)
     norm: Literal["instance", "batch"] = "batch"
     fusion: Literal["softmax", "sigmoid"] = "softmax"
+
+    def scaled(self, factor: float) -> "Self":
+        """All views alike."""
+        return self.model_copy(update={"features": scaled_kernels(self.features, factor), "size": 1.0})
 
     @property
     def divisor(self) -> list[int]:

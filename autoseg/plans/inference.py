@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.recipe import Axis, Precision
+from autoseg.plans.tiles import Edges
 
 
 class Inference(Reasoned):
@@ -18,6 +19,8 @@ class Inference(Reasoned):
         tile_batch: tiles in one forward pass.
         patch_size: voxels of a tile, where it is not the training's patch.
         step: voxels from one tile to the next along each axis, at most; instead of ``overlap`` where given.
+        edges: what gives way where tiles do not fit an image: their distance, which is made smaller so that they
+            ``spread`` evenly; or the image, which is ``padded`` with zeros, so that they are exactly ``step`` apart.
         precision: of the network in predictions, where it is not the recipe's.
         checkpoint: a fold's weights, in cross-validation, ensembles and sweeps: ``weights``, those at the end of its
             training; or ``best``, those of the validation on the way with the highest mean Dice.
@@ -34,6 +37,7 @@ class Inference(Reasoned):
     tile_batch: int = Field(1, ge=1)
     patch_size: list[PositiveInt] | None = None
     step: list[PositiveInt] | None = None
+    edges: Edges = "spread"
     precision: Precision | None = None
     checkpoint: Literal["weights", "best"] = "weights"
     average: Literal["logits", "probabilities"] = "logits"

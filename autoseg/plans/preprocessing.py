@@ -74,6 +74,8 @@ class Preprocessing(Reasoned):
         box: largest size in voxels, around the centre of that crop; voxels outside are never segmented.
         bias_correction: ``n4`` divides each channel but a CT scan by its bias field (Tustison et al. 2010) before
             normalization.
+        outside_mask: what becomes of voxels outside of a case's brain mask, whatever the normalization: ``kept``, or
+            ``zero`` before everything else, as if the image were skull-stripped. A case without a mask stays as it is.
         holes: whether zeros enclosed by non-zero voxels count as ``outside`` of the image, or ``inside`` (nnU-Net).
         harmonize: channel → intensities that the percentiles of its non-zero voxels are mapped to before normalization
             (:mod:`autoseg.data.landmarks`); other channels stay as they are.
@@ -84,6 +86,7 @@ class Preprocessing(Reasoned):
     crop: Literal["nonzero", "none"] = "nonzero"
     box: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     bias_correction: Literal["none", "n4"] = "none"
+    outside_mask: Literal["kept", "zero"] = "kept"
     holes: Literal["outside", "inside"] = "outside"
     harmonize: dict[str, list[float]] = Field(default_factory=dict)
 

@@ -4,13 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from autoseg.plans.components import by_name, table_of
+from autoseg.plans.augmentation import TRANSFORMS as TRANSFORMS
+from autoseg.plans.augmentation import Augmentation as Augmentation
+from autoseg.plans.augmentation import Axis as Axis
+from autoseg.plans.augmentation import Transform as Transform
+from autoseg.plans.components import by_name
+from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
+from autoseg.plans.loss import Loss as Loss
+from autoseg.plans.loss import LossTerm as LossTerm
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
-from autoseg.utils.registry import Registry
 
 if TYPE_CHECKING:
     from typing import Self
@@ -21,83 +27,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 #: How images and weights lie in memory; ``auto``: the fastest, as measured.
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
-#: An axis of a patch; the configuration checks it against the number of axes.
-Axis = Annotated[int, Field(ge=0, le=2)]
-
-
 #: Name of several annotators' label maps, in files and fingerprints.
 ANNOTATORS_KEY = "raters"
-
-
-class LossTerm(Reasoned):
-    """Base of a loss term's description (:data:`LOSS_TERMS`); subclasses add their parameters.
-
-    Attributes:
-        weight: of the term.
-    """
-
-    weight: float = Field(1.0, ge=0)
-
-
-#: Further terms of a loss: name → description. The functions are in :data:`autoseg.step.terms.TERMS`.
-LOSS_TERMS: Registry[type[LossTerm]] = Registry("loss", package="autoseg.step")
-
-
-class Loss(Reasoned):
-    """The training loss: the sum of weight × term over the terms below.
-
-    Every term is defined for exclusive labels (softmax; Dice and Tversky leave the background out, unless
-    ``background``) and for regions (sigmoid, channel by channel), and leaves out the voxels of the ignore label.
-
-    Attributes:
-        dice_weight: of 1 − soft Dice.
-        ce_weight: of the mean cross-entropy (binary for regions).
-        focal_weight: of the mean focal loss, −(1 − p)^γ·log p (Lin et al. 2017).
-        tversky_weight: of 1 − Tversky index (Salehi et al. 2017).
-        topk_weight: of the mean cross-entropy of the hardest voxels.
-        dice_denominator: of the soft Dice: ``sum`` of probabilities and truth, or of their ``squares`` (Milletari et
-            al. 2016).
-        tversky_alpha: weight of false positives.
-        tversky_beta: weight of false negatives; both ½ is Dice with the plain sum.
-        focal_gamma: the larger, the less well-classified voxels count; 0 is cross-entropy.
-        omega: weight of the structures' voxels in cross-entropy, focal loss and top-k; all others weigh 1 − omega. All
-            weigh 1 where None, so omega = ½ halves the loss.
-        topk_share: share of a batch's voxels that count as the hardest.
-        background: whether the background is a class of Dice and Tversky, too (exclusive labels). Needed without a term
-            over every voxel (cross-entropy, focal): otherwise false positives of a label without overlap cost
-            nothing.
-        batch_dice: Dice and Tversky sum over the batch before dividing, as if it were one image; steadier for small
-            structures.
-        smooth: added to numerator and denominator of the soft Dice.
-        terms: further terms, by name (:data:`LOSS_TERMS`), each with its own weight.
-    """
-
-    dice_weight: float = Field(1.0, ge=0)
-    ce_weight: float = Field(1.0, ge=0)
-    focal_weight: float = Field(0.0, ge=0)
-    tversky_weight: float = Field(0.0, ge=0)
-    topk_weight: float = Field(0.0, ge=0)
-    dice_denominator: Literal["sum", "squares"] = "sum"
-    tversky_alpha: float = Field(0.3, ge=0)
-    tversky_beta: float = Field(0.7, ge=0)
-    focal_gamma: float = Field(2.0, ge=0)
-    omega: float | None = Field(None, gt=0, lt=1)
-    topk_share: float = Field(0.1, gt=0, le=1)
-    background: bool = False
-    batch_dice: bool = True
-    smooth: float = Field(1e-5, ge=0)
-    terms: Annotated[dict[str, SerializeAsAny[LossTerm]], BeforeValidator(table_of(LOSS_TERMS))] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _something(self) -> "Self":
-        weights = [name for name in type(self).model_fields if name.endswith("_weight")]
-        if not any(getattr(self, name) for name in weights) and not any(term.weight for term in self.terms.values()):
-            raise ValueError(f"{', '.join(weights)} are all 0: nothing to minimise")
-        if self.tversky_alpha == self.tversky_beta == 0:
-            raise ValueError("tversky_alpha and tversky_beta are both 0: no mistake would cost anything")
-        return self
 
 
 class Optimizer(Reasoned):
@@ -109,6 +40,7 @@ class Optimizer(Reasoned):
         learning_rate: the maximum, which the schedule scales.
         weight_decay: as the optimizer defines it.
         momentum: of ``sgd``.
+        eps: added to the denominator of ``adam``, ``adamw`` and ``ranger21`` (torch: 1e-8; Keras: 1e-7).
         layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
             in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
     """
@@ -117,111 +49,8 @@ class Optimizer(Reasoned):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.99, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
-
-
-class Transform(Reasoned):
-    """Base of an augmentation's description (:data:`TRANSFORMS`); subclasses add their parameters.
-
-    Attributes:
-        probability: per sample.
-    """
-
-    probability: float = Field(0.2, ge=0, le=1)
-
-
-#: Further augmentations: name → description. The functions are in :data:`autoseg.training.augmentation.TRANSFORMERS`.
-TRANSFORMS: Registry[type[Transform]] = Registry("augmentation", package="autoseg.training")
-
-
-class Augmentation(Reasoned):
-    """Random changes of a training batch; defaults are nnU-Net's ranges.
-
-    A probability is per sample, and per channel where noted; values are sampled uniformly from a range.
-
-    Attributes:
-        rotation: degrees, sampled from ±rotation about each axis.
-        rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first.
-        rotation_probability: of rotating a sample.
-        scaling: zoom factors.
-        scaling_probability: of zooming a sample.
-        elastic_magnitude: largest displacement in voxels of the coarse displacement field's nodes.
-        elastic_spacing: voxels between the nodes of that field.
-        elastic_probability: of deforming a sample.
-        mirror_axes: axes that may be flipped, each with probability ½.
-        noise_std: standard deviation of added Gaussian noise (nnU-Net names this range a variance and uses it as this).
-        noise_probability: per sample.
-        blur_sigma: voxels.
-        blur_probability: per sample; each channel then with ½.
-        brightness: factors.
-        brightness_probability: per sample.
-        contrast: factors by which intensities move away from the patch's mean, kept within its range.
-        contrast_probability: per sample.
-        low_resolution: zoom factors of the simulated acquisition.
-        low_resolution_probability: per sample; each channel then with ½.
-        gamma: exponents.
-        gamma_probability: per sample.
-        gamma_invert_probability: per sample, of a gamma curve on the inverted intensities.
-        previous_morphology_probability: per sample, of dilating, eroding, opening or closing a random label of the
-            previous stage's segmentation; this and the next three only apply where the network has that as input. All
-            four are from nnU-Net's cascade (Isensee et al. 2021); they simulate errors of the previous stage.
-        previous_morphology_radius: of the ball, in voxels.
-        previous_removal_probability: per sample and label, of removing one of its connected components there.
-        previous_removal_share: of the patch that such a component may cover, at most.
-        transforms: further changes of the intensities, by name (:data:`TRANSFORMS`), after all those above and in this
-            order.
-    """
-
-    rotation: float = Field(30.0, ge=0, le=180)
-    rotation_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
-    rotation_probability: float = Field(0.2, ge=0, le=1)
-    scaling: tuple[float, float] = (0.7, 1.4)
-    scaling_probability: float = Field(0.2, ge=0, le=1)
-    elastic_magnitude: float = Field(4.0, ge=0)
-    elastic_spacing: int = Field(12, ge=2)
-    elastic_probability: float = Field(0.0, ge=0, le=1)
-    mirror_axes: list[Axis] = Field(default_factory=lambda: [0, 1, 2])
-    noise_std: tuple[float, float] = (0.0, 0.1)
-    noise_probability: float = Field(0.1, ge=0, le=1)
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
-    blur_probability: float = Field(0.2, ge=0, le=1)
-    brightness: tuple[float, float] = (0.75, 1.25)
-    brightness_probability: float = Field(0.15, ge=0, le=1)
-    contrast: tuple[float, float] = (0.75, 1.25)
-    contrast_probability: float = Field(0.15, ge=0, le=1)
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    low_resolution_probability: float = Field(0.25, ge=0, le=1)
-    gamma: tuple[float, float] = (0.7, 1.5)
-    gamma_probability: float = Field(0.3, ge=0, le=1)
-    gamma_invert_probability: float = Field(0.1, ge=0, le=1)
-    previous_morphology_probability: float = Field(0.4, ge=0, le=1)
-    previous_morphology_radius: tuple[PositiveInt, PositiveInt] = (1, 8)
-    previous_removal_probability: float = Field(0.2, ge=0, le=1)
-    previous_removal_share: float = Field(0.15, ge=0, le=1)
-    transforms: Annotated[dict[str, SerializeAsAny[Transform]], BeforeValidator(table_of(TRANSFORMS))] = Field(
-        default_factory=dict
-    )
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Self":
-        for name in (
-            "scaling",
-            "noise_std",
-            "blur_sigma",
-            "brightness",
-            "contrast",
-            "low_resolution",
-            "gamma",
-            "previous_morphology_radius",
-        ):
-            low, high = getattr(self, name)
-            if low > high or low < 0:
-                raise ValueError(
-                    f"{name} [{low}, {high}] is no range: the first number must be the smaller one, from 0"
-                )
-        if self.low_resolution[0] == 0 or self.scaling[0] == 0 or self.low_resolution[1] > 1:
-            raise ValueError("scaling and low_resolution need factors above 0, low_resolution none above 1")
-        return self
 
 
 class Sampling(Reasoned):

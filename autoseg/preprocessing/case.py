@@ -132,6 +132,8 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
     turned = [case.spacing[axis] for axis in axes.order]
     spacing = (turned[order[0]], turned[order[1]], turned[order[2]])
     shape: Shape = image.shape[1:]
+    if preprocessing.outside_mask == "zero" and mask is not None and mask.any():
+        image = np.where(mask, image, np.zeros((), image.dtype))
     inside = foreground(image, mask)
     if preprocessing.holes == "inside":
         from scipy.ndimage import binary_fill_holes  # takes long to import

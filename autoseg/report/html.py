@@ -19,6 +19,7 @@ from autoseg.data.file_names import result_ending
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.summary import WIDE_TABLE, Evaluation, Statistics, number
+from autoseg.networks import resized
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
@@ -309,7 +310,7 @@ def _facts(configuration: Configuration) -> str:
         ("patch, voxels", _show(configuration.patch_size, "patch_size")),
         ("spacing, mm", _show(configuration.spacing, "spacing")),
         ("batch size", str(configuration.batch_size)),
-        ("network", f"{configuration.network.family} {configuration.network.summary}"),
+        ("network", f"{configuration.network.family} {resized(configuration.network).summary}"),
     ]
     previous = configuration.previous
     if previous is not None and previous.use == "box":

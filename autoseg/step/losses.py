@@ -6,11 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Loss
+from autoseg.plans.loss import Loss
 from autoseg.plans.target import Target
 from autoseg.step.terms import TERMS, Scored
 
-#: Terms with a weight in :class:`~autoseg.plans.recipe.Loss` itself, in the order of summation.
+#: Terms with a weight in :class:`~autoseg.plans.loss.Loss` itself, in the order of summation.
 OWN_TERMS = ("dice", "tversky", "ce", "focal", "topk")
 
 

@@ -49,14 +49,14 @@ def build_optimizer(parameters: TrainedParameters, optimizer: Optimizer, fused: 
     Raises:
         AutosegError: the optimizer is Ranger21, which is not installed.
     """
-    rate, decay = optimizer.learning_rate, optimizer.weight_decay
+    rate, decay, eps = optimizer.learning_rate, optimizer.weight_decay, optimizer.eps
     one_kernel = True if fused else None
     if optimizer.name == "ranger21":
-        return _ranger21(parameters, rate, decay)
+        return _ranger21(parameters, rate, decay, eps)
     if optimizer.name == "adam":
-        return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=one_kernel)
+        return torch.optim.Adam(parameters, rate, eps=eps, weight_decay=decay, fused=one_kernel)
     if optimizer.name == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=one_kernel)
+        return torch.optim.AdamW(parameters, rate, eps=eps, weight_decay=decay, fused=one_kernel)
     momentum = optimizer.momentum
     sgd = torch.optim.SGD(parameters, rate, momentum, nesterov=momentum > 0, weight_decay=decay, fused=one_kernel)
     if fused and momentum:
@@ -111,7 +111,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, arguments: Any, keywords: 
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _ranger21(parameters: TrainedParameters, rate: float, decay: float) -> torch.optim.Optimizer:
+def _ranger21(parameters: TrainedParameters, rate: float, decay: float, eps: float) -> torch.optim.Optimizer:
     """Ranger21 (Wright & Demeure 2021, https://arxiv.org/abs/2106.13731) without its schedule.
 
     It is AdamW with many additions. On, with the library's defaults: adaptive gradient clipping (0.01), gradient
@@ -132,6 +132,6 @@ def _ranger21(parameters: TrainedParameters, rate: float, decay: float) -> torch
     # Its own schedule needs the number of iterations, which is unknown where the budget is a time. The loop sets the
     # rate before each step as for every optimizer; the required number of iterations has no effect.
     ranger: torch.optim.Optimizer = Ranger21(
-        parameters, num_iterations=1, lr=rate, weight_decay=decay, disable_lr_scheduler=True
+        parameters, num_iterations=1, lr=rate, weight_decay=decay, eps=eps, disable_lr_scheduler=True
     )
     return ranger

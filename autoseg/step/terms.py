@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Loss
+from autoseg.plans.loss import Loss
 from autoseg.utils.registry import Registry
 
 #: Least 1 − p in the focal loss: at 1 − p = 0 its power has no finite gradient for 0 < γ < 1.
@@ -57,16 +57,30 @@ class Scored:
 #: A loss term: a scalar from logits and truth, and the term's description.
 Term = Callable[[Scored, Any], torch.Tensor]
 
-#: Name → function. autoseg's own terms have their weights and parameters in :class:`autoseg.plans.recipe.Loss`
-#: (``<name>_weight``); further ones have a description in :data:`autoseg.plans.recipe.LOSS_TERMS` under their name.
+#: Name → function. autoseg's own terms have their weights and parameters in :class:`autoseg.plans.loss.Loss`
+#: (``<name>_weight``); further ones have a description in :data:`autoseg.plans.loss.LOSS_TERMS` under their name.
 TERMS: Registry[Term] = Registry("loss", package="autoseg.step")
+
+
+#: Numerators of the soft Dice, of the overlap and ``smooth`` (:attr:`autoseg.plans.loss.Loss.dice_numerator`).
+NUMERATORS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "twice": lambda overlap, smooth: 2 * overlap + smooth,
+    "once": lambda overlap, smooth: overlap + smooth,
+    "twice_smoothed": lambda overlap, smooth: 2 * (overlap + smooth),
+}
 
 
 @TERMS.register("dice")
 def dice_term(scored: Scored, loss: Loss) -> torch.Tensor:
     """1 − soft Dice."""
     return soft_dice_loss(
-        scored.probabilities, scored.structures, scored.counts, loss.batch_dice, loss.smooth, loss.dice_denominator
+        scored.probabilities,
+        scored.structures,
+        scored.counts,
+        loss.batch_dice,
+        loss.smooth,
+        loss.dice_denominator,
+        loss.dice_numerator,
     )
 
 
@@ -92,8 +106,16 @@ def cross_entropy_term(scored: Scored, loss: Loss) -> torch.Tensor:
 
 @TERMS.register("focal")
 def focal_term(scored: Scored, loss: Loss) -> torch.Tensor:
-    """Mean focal loss."""
-    return focal_loss(scored.logits, scored.truth, scored.kind, scored.counts, loss.focal_gamma, loss.omega)
+    """Mean or sum of the focal loss."""
+    return focal_loss(
+        scored.logits,
+        scored.truth,
+        scored.kind,
+        scored.counts,
+        loss.focal_gamma,
+        loss.omega,
+        loss.focal_reduction,
+    )
 
 
 @TERMS.register("topk")
@@ -109,11 +131,12 @@ def soft_dice_loss(
     batch_dice: bool = True,
     smooth: float = 1e-5,
     denominator: str = "sum",
+    numerator: str = "twice",
 ) -> torch.Tensor:
     """1 − soft Dice, averaged over channels.
 
     2·Σpt / (Σp + Σt) with the plain sum, as nnU-Net's, or 2·Σpt / (Σp² + Σt²) with ``squares`` (Milletari et al. 2016,
-    section 3).
+    section 3). For ``numerator`` see :class:`autoseg.plans.loss.Loss`.
 
     Args:
         probabilities: ``(batch, channel, *space)``.
@@ -122,6 +145,7 @@ def soft_dice_loss(
         batch_dice: sum over the batch first.
         smooth: added to numerator and denominator, so that an absent and unpredicted structure costs nothing.
         denominator: ``sum`` or ``squares``.
+        numerator: ``twice``, ``once`` or ``twice_smoothed``.
     """
     axes = tuple(range(2, probabilities.ndim))
     truth = truth.to(probabilities.dtype)
@@ -135,7 +159,7 @@ def soft_dice_loss(
     if batch_dice:
         overlap, volume = overlap.sum(0), volume.sum(0)
     # The clamp matters for an absent, unpredicted structure with smooth = 0.
-    return 1 - ((2 * overlap + smooth) / (volume + smooth).clamp(min=1e-8)).mean()
+    return 1 - (NUMERATORS[numerator](overlap, smooth) / (volume + smooth).clamp(min=1e-8)).mean()
 
 
 def tversky_loss(
@@ -198,7 +222,7 @@ def weigh(costs: torch.Tensor, truth: torch.Tensor, kind: str, omega: float | No
         costs: of each voxel, from :func:`voxel_costs`.
         truth: bool ``(batch, heads, *space)``.
         kind: ``labels`` (all structures together against the background) or ``regions`` (each for itself).
-        omega: between 0 and 1; all voxels weigh 1 where None.
+        omega: above 0, at most 1; all voxels weigh 1 where None.
     """
     if omega is None:
         return costs
@@ -232,8 +256,11 @@ def focal_loss(
     counts: torch.Tensor | None = None,
     gamma: float = 2.0,
     omega: float | None = None,
+    reduction: str = "mean",
 ) -> torch.Tensor:
     """Mean of −ω·(1 − p)^γ·log p, where p is the probability of a voxel's true class (Lin et al. 2017, equation 5).
+
+    As a sum, in 32 bits: over 128³ voxels it is 10⁵ and more at first, and drowns every other term.
 
     Args:
         logits: ``(batch, heads, *space)``.
@@ -242,12 +269,16 @@ def focal_loss(
         counts: voxels that count, ``(batch, 1, *space)``.
         gamma: 0 makes it the cross-entropy.
         omega: as in :func:`cross_entropy`.
+        reduction: ``mean``, or ``sum`` over voxels, averaged over samples and structures.
     """
     costs = voxel_costs(logits, truth, kind)
     if gamma:
         # 1 − p from log p without cancellation.
         costs = (-torch.expm1(-costs)).clamp(min=_LEAST_DOUBT) ** gamma * costs
-    return _mean(weigh(costs, truth, kind, omega), counts)
+    costs = weigh(costs, truth, kind, omega)
+    if reduction == "sum":
+        return (costs if counts is None else costs * counts).flatten(2).sum(2).mean()
+    return _mean(costs, counts)
 
 
 def topk_cross_entropy(

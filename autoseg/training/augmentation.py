@@ -2,8 +2,8 @@
 
 The random parameters (which samples, which factors) are sampled on the CPU from a NumPy generator, so that a training
 is the same on every device and can be resumed exactly; noise fields are sampled on the device. Ranges are the plan's
-(:class:`autoseg.plans.recipe.Augmentation`). Samples are chosen by numbers, not by index tensors, and factors come from
-pinned memory: nothing waits for the device.
+(:class:`autoseg.plans.augmentation.Augmentation`). Samples are chosen by numbers, not by index tensors, and factors
+come from pinned memory: nothing waits for the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation, GaussianScale, GaussianShift
 from autoseg.training.deformation import only_in_plane
 from autoseg.training.transfers import to_device
 from autoseg.utils.registry import Registry
@@ -22,7 +22,7 @@ from autoseg.utils.registry import Registry
 #: Augments images ``(batch, channel, *space)``, given the description and a random generator.
 Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
 
-#: Further augmentations: name → function (:data:`autoseg.plans.recipe.TRANSFORMS` describes it).
+#: Further augmentations: name → function (:data:`autoseg.plans.augmentation.TRANSFORMS` describes it).
 TRANSFORMERS: Registry[Transformer] = Registry("augmentation", package="autoseg.training")
 
 
@@ -75,11 +75,13 @@ def augment_intensities(
             _per_sample(image, chosen, _described(TRANSFORMERS.find(name), transform, rng))
 
 
-def mirror(arrays: Sequence[torch.Tensor], axes: Sequence[int], rng: np.random.Generator) -> None:
-    """Flip some samples of all arrays ``(batch, channel, *space)`` alike, in place, each axis with probability ½."""
+def mirror(
+    arrays: Sequence[torch.Tensor], axes: Sequence[int], rng: np.random.Generator, probability: float = 0.5
+) -> None:
+    """Flip some samples of all arrays ``(batch, channel, *space)`` alike, in place, each axis with ``probability``."""
     flipped: list[list[int]] = [[] for _ in arrays[0]]
     for axis in axes:
-        for sample in np.flatnonzero(rng.random(len(flipped)) < 0.5):
+        for sample in np.flatnonzero(rng.random(len(flipped)) < probability):
             flipped[sample].append(axis + 1)
     for array in arrays:
         places = [one for one, turned in zip(array.unbind(), flipped, strict=True) if turned]
@@ -87,6 +89,24 @@ def mirror(arrays: Sequence[torch.Tensor], axes: Sequence[int], rng: np.random.G
             torch._foreach_copy_(
                 places, [one.flip(turned) for one, turned in zip(places, filter(None, flipped), strict=True)]
             )
+
+
+@TRANSFORMERS.register("gaussian_shift")
+def gaussian_shift(image: torch.Tensor, shift: GaussianShift, rng: np.random.Generator) -> torch.Tensor:
+    """Add a number from N(0, std) to each channel of ``(n, channel, *space)``."""
+    return image + _a_channel(rng.normal(0, shift.std, image.shape[:2]), image)
+
+
+@TRANSFORMERS.register("gaussian_scale")
+def gaussian_scale(image: torch.Tensor, scale: GaussianScale, rng: np.random.Generator) -> torch.Tensor:
+    """Multiply each channel of ``(n, channel, *space)`` by 1 plus a number from N(0, std)."""
+    return image * (1 + _a_channel(rng.normal(0, scale.std, image.shape[:2]), image))
+
+
+def _a_channel(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Numbers ``(n, channel)`` on the device of an image ``(n, channel, *space)``, to be broadcast over its space."""
+    moved = to_device(np.ascontiguousarray(values, np.float32), like.device).to(like.dtype)
+    return moved.reshape(*values.shape, *[1] * (like.ndim - 2))
 
 
 def _described(

@@ -62,7 +62,7 @@ class BatchMaker:
         own = loaded.present.shape[1]
         noise = torch.Generator(self.device).manual_seed(loaded.noise)
         augment_intensities(numbers[:, :own], recipe.augmentation, rng, noise)
-        mirror([numbers, maps], recipe.augmentation.mirror_axes, rng)
+        mirror([numbers, maps], recipe.augmentation.mirror_axes, rng, recipe.augmentation.mirror_probability)
         voxels = loaded.patches[0].voxels
         widths = [len(array) + (field is not None) for array, field in zip(voxels.numbers, layout.numbers, strict=True)]
         arrays = dict(zip(layout.numbers, numbers.split(widths, dim=1), strict=True))

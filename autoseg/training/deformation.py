@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.training.transfers import to_device
 
 #: Coordinates are 32-bit floats: this far from a whole number, in voxels, a coordinate counts as whole.
@@ -106,15 +106,22 @@ def draw_deformations(
     magnitude = rng.uniform(0, a.elastic_magnitude, count) * bent
     nodes = [max(2, round(n / a.elastic_spacing) + 1) for n in patch]
     displacement = rng.uniform(-1, 1, (count, dimensions, *nodes)) * magnitude.reshape(-1, *[1] * (dimensions + 1))
+    shifted = np.zeros(count, bool)
+    if a.translation_probability and a.translation:  # else nothing is drawn: trainings without it stay as they were
+        shifted = rng.random(count) < a.translation_probability
+        shift = rng.uniform(-a.translation, a.translation, (count, dimensions)) * shifted[:, None]
+        displacement = displacement + shift.reshape(count, dimensions, *[1] * dimensions)
     if in_plane:
         displacement[:, 0] = 0
     drawn = []
     for sample in range(count):
-        if not (turned[sample] or zoomed[sample] or bent[sample]):
+        moved = bent[sample] or shifted[sample]
+        if not (turned[sample] or zoomed[sample] or moved):
             drawn.append(Deformation(tuple(patch)))
             continue
-        matrix = _matrix(angles[sample], rotation_axes(a, dimensions), zoom[sample], dimensions, in_plane)
-        drawn.append(Deformation(tuple(patch), matrix, displacement[sample] if bent[sample] else None))
+        factors = [1 / zoom[sample] if axis in scaling_axes(a, dimensions) else 1.0 for axis in range(dimensions)]
+        matrix = _matrix(angles[sample], rotation_axes(a, dimensions), np.array(factors))
+        drawn.append(Deformation(tuple(patch), matrix, displacement[sample] if moved else None))
     return drawn
 
 
@@ -125,7 +132,14 @@ def rotation_axes(augmentation: Augmentation, dimensions: int) -> list[int]:
 
 def only_in_plane(augmentation: Augmentation, dimensions: int) -> bool:
     """Whether a volume is only changed within its slices."""
-    return dimensions == 3 and list(augmentation.rotation_axes) == [0]
+    return dimensions == 3 and list(augmentation.rotation_axes) == [0] and augmentation.scaling_axes is None
+
+
+def scaling_axes(augmentation: Augmentation, dimensions: int) -> list[int]:
+    """Axes of the patch that it is zoomed along."""
+    if augmentation.scaling_axes is not None:
+        return [axis for axis in augmentation.scaling_axes if axis < dimensions]
+    return list(range(1 if only_in_plane(augmentation, dimensions) else 0, dimensions))
 
 
 def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
@@ -133,7 +147,7 @@ def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
 
     Args:
         patch: voxels of the patch.
-        augmentation: gives the largest rotation and zoom; a probability of 0 switches either off.
+        augmentation: gives the largest rotation, zoom and translation; a probability of 0 switches each off.
 
     Returns:
         Voxels an axis, at least the patch.
@@ -151,15 +165,17 @@ def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
     if augmentation.scaling_probability:
         # The largest zoom-out is rare; nnU-Net, too, loads for 0.85 where it scales down to 0.7.
         zoom = max(augmentation.scaling[0], 0.85)
-        zoomed = size / min(zoom, 1.0)
-        if only_in_plane(augmentation, dimensions):
-            zoomed[0] = size[0]
-        size = zoomed
+        for axis in scaling_axes(augmentation, dimensions):
+            size[axis] /= min(zoom, 1.0)
+    if augmentation.translation_probability:
+        far = 2 * np.ceil(augmentation.translation)
+        size[1 if only_in_plane(augmentation, dimensions) else 0 :] += far
     return [int(n) for n in np.ceil(np.maximum(size, patch))]
 
 
-def _matrix(angles: np.ndarray, axes: list[int], zoom: float, dimensions: int, in_plane: bool) -> np.ndarray:
-    """Voxel offsets in the patch → voxel offsets in the source, ``(dimensions, dimensions)``."""
+def _matrix(angles: np.ndarray, axes: list[int], factor: np.ndarray) -> np.ndarray:
+    """Voxel offsets in the patch → voxel offsets in the source, ``(dimensions, dimensions)``, by a factor an axis."""
+    dimensions = len(factor)
     matrix = np.eye(dimensions)
     for axis in axes:
         cosine, sine = np.cos(np.radians(angles[axis])), np.sin(np.radians(angles[axis]))
@@ -168,9 +184,6 @@ def _matrix(angles: np.ndarray, axes: list[int], zoom: float, dimensions: int, i
         turn[i, i] = turn[j, j] = cosine
         turn[i, j], turn[j, i] = -sine, sine
         matrix = turn @ matrix
-    factor = np.full(dimensions, 1 / zoom)
-    if in_plane:
-        factor[0] = 1.0
     return matrix * factor[:, None]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 
 
 def distort(label: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:

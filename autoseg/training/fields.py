@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from autoseg.inference.decoding import one_hot
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import Field, with_inside
 from autoseg.preprocessing.store import StoredCase

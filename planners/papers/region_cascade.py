@@ -17,6 +17,7 @@ from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Output, Target
 from planners.rules.fitting import Size, Wanted, fit
+from planners.rules.protocol import without_mirroring
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, open_task, refuse_pictures
 
@@ -136,7 +137,9 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
             use="box",
             output=before.target.outputs[0].name,
             margin=_MARGIN,
+            within="mask",
             reasons={
+                "within": "Wacker et al. 2019, section V-A: the core inside the edema, the active tumor in it",
                 "margin": f"{_PAPER}, {_CODE}",
                 "use": f"inside the box of what the stage before found ({_PAPER})",
             },
@@ -152,6 +155,7 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
     least = [min(_LEAST, factor * math.ceil(n / factor)) for n in task.grid.shape]
     size = fit(asked, network, own, Wanted([side] * 3, batch, least=least))
     base, inference = base_recipe(asked, size.patch, size.batch)
+    inference = without_mirroring(inference, f"{_PAPER} describe no test-time augmentation")
     recipe = adopt(base if task.cpu else _length(base), own)
     return configure(asked, network, size, recipe, inference, {"target": why, **_size_reasons(task, size, paper)})
 

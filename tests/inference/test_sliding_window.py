@@ -1,6 +1,7 @@
 """The sliding window: what a network says about each voxel comes through unchanged, whatever the tiles."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_tiles_cover_an_axis(size: int, patch: int, overlap: float) -> None:
     assert steps.max() <= max(1, patch * (1 - overlap))
     # Evenly spread: no two steps differ by more than a voxel.
     assert steps.max() - steps.min() <= 1
+
+
+def test_tiles_exactly_a_step_apart() -> None:
+    """Wacker et al., section III-E: 32 pixels in the plane, 24 slices along z."""
+    assert tile_starts(138, 128, 0.5, 32, edges="padded") == [0, 32]
+    assert tile_starts(170, 128, 0.5, 32, edges="padded") == [0, 32, 64]
+    assert tile_starts(138, 24, 0.5, 24, edges="padded") == [0, 24, 48, 72, 96, 120]
+    assert tile_starts(192, 128, 0.5, 32, edges="padded") == [0, 32, 64] == tile_starts(192, 128, 0.5, 32)
+    assert tile_starts(100, 128, 0.5, 32, edges="padded") == [0]
+
+
+@pytest.mark.parametrize("size", [(7, 9, 10), (3, 12, 5), (1, 1, 1)])
+def test_identity_over_a_padded_image(size: tuple) -> None:
+    image = noise(2, *size)
+    how = {"step": [3, 2, 4], "edges": "padded", "gaussian_sigma": 0.0, "mirror_axes": []}
+    seen = Seen()
+    torch.testing.assert_close(predict(seen, image, [4, 4, 4], 2, **how), image)
+    counted = SlidingWindow([4, 4, 4], 2, Inference(**how), CPU).count(size)
+    assert (
+        len(seen.batches)
+        == counted
+        == math.prod(-(-max(n - 4, 0) // s) + 1 for n, s in zip(size, (3, 2, 4), strict=True))
+    )
 
 
 def test_tiles_by_hand() -> None:

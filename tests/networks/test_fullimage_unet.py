@@ -36,6 +36,22 @@ def test_any_size_comes_back(size: tuple[int, ...]) -> None:
     assert build(SMALL, 2, 3)(torch.rand(1, 2, *size)).shape == (1, 3, *size)
 
 
+@pytest.mark.parametrize("size", [(27, 27, 27), (10, 28, 11), (3, 2, 12)])
+def test_pooling_by_three(size: tuple[int, ...]) -> None:
+    """Rahimpour et al., section 2.2: maxima of 3×3×3, a third of the voxels along each axis, no parameter more."""
+    topology = SMALL.model_copy(update={"factor": 3})
+    assert topology.fits(size) is None
+    module = build(topology, 2, 3).eval()
+    sizes: list[tuple[int, ...]] = []
+    for level in module.down:
+        level.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[2:])))
+    assert module(torch.rand(1, 2, *size)).shape == (1, 3, *size)
+    third = tuple(-(-side // 3) for side in size)
+    assert sizes == [size, third, tuple(-(-side // 3) for side in third)]
+    assert count_parameters(module) == count_parameters(build(SMALL, 2, 3))
+    assert "must be over 27" in (FullImageUNet(factor=3).fits([27, 20, 20]) or "")
+
+
 def test_what_leaves_one_voxel_is_refused() -> None:
     assert "must be over 4" in (SMALL.fits([4, 4, 4]) or "")
     assert "must be over 8" in (FullImageUNet().fits([8, 4, 8]) or "")

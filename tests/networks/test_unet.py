@@ -5,10 +5,14 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 
 from autoseg.networks import build, count_parameters, set_deep_supervision
+from autoseg.planning.verification import check_memory
 from autoseg.plans.families import UNet
 from autoseg.utils.errors import AutosegError
+from tests.builders import make_network, step_setup
 
 
 def small(**changes: object) -> UNet:
@@ -108,3 +112,39 @@ def test_networks_and_memory_import_without_simpleitk() -> None:
         "import autoseg.networks, autoseg.planning.memory, autoseg.planning.verification"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_pooling_by_maxima(dimensions: int) -> None:
+    """No strided convolution is left in the encoder, and its stages see the maxima of what comes before."""
+    topology = make_network(dimensions, pooling="max")
+    module = build(topology, 1, 2).eval()
+    convolutions = [part for part in module.encoder.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
+    assert all(set(part.stride) == {1} for part in convolutions)
+    image = torch.rand(1, 1, *[8] * dimensions)
+    first = module.encoder.stages[0](image)
+    pooled = first.unfold(2, 2, 2).unfold(3, 2, 2)
+    pooled = pooled.unfold(4, 2, 2).flatten(5).amax(-1) if dimensions == 3 else pooled.flatten(4).amax(-1)
+    seen: list[torch.Tensor] = []
+    module.encoder.stages[1][1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert module(image).shape == (1, 2, *[8] * dimensions)
+    torch.testing.assert_close(seen[0], pooled)
+    # As many weights as with strides: only where they are applied differs.
+    assert count_parameters(module) == count_parameters(build(make_network(dimensions), 1, 2))
+
+
+def test_pooling_by_three() -> None:
+    topology = make_network(strides=[[1] * 3, [3] * 3], pooling="max")
+    assert topology.divisor == [3, 3, 3]
+    assert build(topology, 1, 2)(torch.rand(1, 1, 6, 9, 12))[0].shape == (1, 2, 6, 9, 12)
+
+
+def test_residual_encoders_pool_by_strides() -> None:
+    with pytest.raises(ValidationError, match="pooling is max"):
+        make_network(family="resenc", pooling="max")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_saved_bytes_of_pooling_are_measured_ones(precision: str) -> None:
+    found = check_memory(step_setup(make_network(pooling="max"), (2, 3, (8, 12, 8), 2)), precision, torch.device("cpu"))
+    assert found.computed == found.measured

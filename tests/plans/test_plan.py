@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from autoseg.plans.files import load_plan, save_plan
+from autoseg.plans.loss import Loss
 from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import SCHEMA_VERSION, Plan
 from autoseg.plans.reasons import explanations
-from autoseg.plans.recipe import Loss
 from autoseg.utils.errors import AutosegError, UsageError
 
 

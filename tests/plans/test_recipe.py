@@ -32,7 +32,7 @@ def test_one_term_is_enough() -> None:
         (Loss, {"focal_weight": -1}, "focal_weight"),
         (Loss, {"tversky_alpha": 0, "tversky_beta": 0}, "no mistake would cost anything"),
         (Loss, {"omega": 0}, "omega"),
-        (Loss, {"omega": 1}, "omega"),
+        (Loss, {"omega": 1.01}, "omega"),
         (Loss, {"topk_share": 0}, "topk_share"),
         (Loss, {"topk_share": 1.5}, "topk_share"),
         (Loss, {"dice_denominator": "cubes"}, "dice_denominator"),

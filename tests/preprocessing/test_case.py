@@ -64,6 +64,27 @@ def test_mask_decides_crop_and_statistics() -> None:
     np.testing.assert_allclose(found.image[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scheme", ["none", "minmax", "percentile", "zscore"])
+def test_a_mask_is_applied_whatever_the_normalization(scheme: str) -> None:
+    """As the same image with zeros outside of its mask."""
+    image = np.random.default_rng(0).uniform(50, 100, (2, 4, 5, 6)).astype(np.float32)
+    mask = np.zeros((4, 5, 6), bool)
+    mask[1:3, 1:4, 2:5] = True
+    mask[2, 2, 3] = False  # a hole
+    channels = [Channel(name=name, normalization=Normalization(scheme=scheme)) for name in ("a", "b")]
+    plan = plan_with().model_copy(update={"channels": channels})
+    zeroed = Preprocessing(**{**plan.preprocessing.model_dump(), "outside_mask": "zero"})
+    found = prepare(loaded(image, mask=mask), plan.model_copy(update={"preprocessing": zeroed}))
+    expected = prepare(loaded(image * mask, mask=mask), plan)
+    np.testing.assert_array_equal(found.image, expected.image)
+    kept = prepare(loaded(image, mask=mask), plan)
+    assert not np.array_equal(found.image, kept.image)
+    if scheme != "zscore":
+        assert (found.image[:, 1, 1, 1] == 0).all()
+    without = prepare(loaded(image, mask=np.zeros_like(mask)), plan.model_copy(update={"preprocessing": zeroed}))
+    np.testing.assert_array_equal(without.image, prepare(loaded(image), plan).image)
+
+
 def test_empty_mask_counts_as_none() -> None:
     """As cropping does: the image would otherwise be nothing but zeros."""
     label = blob()

@@ -95,6 +95,9 @@ def test_options_reach_their_terms() -> None:
     assert only("dice", batch_dice=False) != pytest.approx(only("dice"))
     assert only("dice", smooth=5) != pytest.approx(only("dice"))
     assert only("dice", dice_denominator="squares") != pytest.approx(only("dice"))
+    assert only("dice", dice_numerator="once") != pytest.approx(only("dice"))
+    # Two images of 20 voxels: the mean over voxels times the voxels of one.
+    assert only("focal", focal_reduction="sum") == pytest.approx(20 * only("focal"))
     assert only("focal", focal_gamma=0) == pytest.approx(only("ce"))
     assert only("topk", topk_share=1) == pytest.approx(only("ce"))
     for term in ("ce", "focal", "topk"):
@@ -107,9 +110,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "dice": {"ce_weight": 0},
     "dice of squares": {"ce_weight": 0, "dice_denominator": "squares"},
     "dice of each image": {"ce_weight": 0, "batch_dice": False},
+    "dice without the 2": {"ce_weight": 0, "dice_numerator": "once"},
+    "dice with twice the smoothing": {"ce_weight": 0, "dice_numerator": "twice_smoothed"},
     "cross-entropy": {"dice_weight": 0},
     "weighted cross-entropy": {"dice_weight": 0, "omega": 0.8},
     "focal": {"dice_weight": 0, "ce_weight": 0, "focal_weight": 1, "focal_gamma": 0.5},
+    "sum of focal": {"dice_weight": 0, "ce_weight": 0, "focal_weight": 1, "focal_reduction": "sum"},
     "tversky": {"dice_weight": 0, "ce_weight": 0, "tversky_weight": 1},
     "tversky of each image": {"dice_weight": 0, "ce_weight": 0, "tversky_weight": 1, "batch_dice": False},
     "top-k": {"dice_weight": 0, "ce_weight": 0, "topk_weight": 1, "topk_share": 0.4, "omega": 0.3},

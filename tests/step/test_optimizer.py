@@ -49,6 +49,19 @@ def mistake(network: nn.Module, data: torch.Tensor) -> torch.Tensor:
     return (network(data) - data[:, :1] + data[:, 1:2]).square().mean()
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_eps_by_hand(name: str) -> None:
+    """Adam's first step from a gradient g is rate · g / (|g| + ε): half of the rate where ε is as large as g."""
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.tensor([1e-3])
+    build_optimizer([parameter], Optimizer(name=name, learning_rate=0.1, weight_decay=0, eps=1e-3)).step()
+    assert parameter.item() == pytest.approx(-0.05, rel=1e-4)
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.tensor([1e-3])
+    build_optimizer([parameter], Optimizer(name=name, learning_rate=0.1, weight_decay=0)).step()
+    assert parameter.item() == pytest.approx(-0.1, rel=1e-4)
+
+
 def steps(optimizer: torch.optim.Optimizer, network: nn.Module, first: int, last: int) -> None:
     """Fit a line; step ``n`` has data of its own."""
     for number in range(first, last):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.step.losses import encode
+from autoseg.plans.loss import Loss
+from autoseg.step.losses import encode, segmentation_loss
 from autoseg.step.terms import (
     cross_entropy,
     focal_loss,
@@ -79,6 +80,47 @@ def test_dice_of_squares_by_hand() -> None:
 def test_dice_of_squares_is_dice_where_all_is_certain() -> None:
     said, truth = tensor(1, 0, 1, 1), tensor(1, 1, 1, 0)
     assert soft_dice_loss(said, truth, denominator="squares").item() == soft_dice_loss(said, truth).item()
+
+
+#: Two structures' voxels that get 0.8 and 0.6, two others that get 0.2 and 0: overlap 1.4, volumes 1.6 and 2.
+SAID, TRUE = (0.8, 0.6, 0.2, 0.0), (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("paper", "numerator", "epsilon", "expected"),
+    [
+        ("Rahimpour et al., eq. 5", "once", 0.4, 1 - (1.4 + 0.4) / (1.6 + 2 + 0.4)),
+        ("Tweedy, training and loss function", "twice_smoothed", 0.4, 1 - 2 * (1.4 + 0.4) / (1.6 + 2 + 0.4)),
+        ("Wacker et al., eqs. 1 and 2", "twice", 0.0, 1 - 2 * 1.4 / (2 + 1.6)),
+        ("Yıldız et al., eq. 3", "twice", 0.4, 1 - (2 * 1.4 + 0.4) / (1.6 + 2 + 0.4)),
+    ],
+)
+def test_dice_as_each_paper_prints_it(paper: str, numerator: str, epsilon: float, expected: float) -> None:
+    found = soft_dice_loss(tensor(*SAID), tensor(*TRUE), smooth=epsilon, numerator=numerator).item()
+    assert found == pytest.approx(expected), paper
+
+
+def test_why_two_of_them_cannot_be_meant() -> None:
+    """A perfect answer costs a half as Rahimpour et al. print it; an empty region pays one as Tweedy does."""
+    perfect = soft_dice_loss(tensor(1, 1, 0, 0), tensor(*TRUE), smooth=1e-5, numerator="once")
+    assert perfect.item() == pytest.approx(0.5, abs=1e-5)
+    empty = soft_dice_loss(tensor(0.0, 0.0), tensor(0, 0), smooth=1e-5, numerator="twice_smoothed")
+    assert empty.item() == pytest.approx(-1)
+
+
+def test_mean_over_classes_as_wacker() -> None:
+    """Eq. 2: with K = 2 classes the loss is one less the mean of their two Dice."""
+    said = torch.tensor([[[0.8, 0.6, 0.2, 0.0], [0.1, 0.2, 0.7, 0.0]]])
+    truth = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]])
+    expected = 1 - (2 * 1.4 / 3.6 + 2 * 0.7 / 2.0) / 2
+    assert soft_dice_loss(said, truth, smooth=0).item() == pytest.approx(expected)
+
+
+def test_tversky_index_and_loss() -> None:
+    """Yıldız et al. print the index (eq. 7); the loss is one less it, and least where all is right."""
+    index = 1.4 / (1.4 + 0.3 * 0.2 + 0.7 * 0.6)
+    assert tversky_loss(tensor(*SAID), tensor(*TRUE), 0.3, 0.7, smooth=0).item() == pytest.approx(1 - index)
+    assert tversky_loss(tensor(*TRUE), tensor(*TRUE), 0.3, 0.7, smooth=0).item() == 0
 
 
 def test_tversky_by_hand() -> None:
@@ -169,6 +211,48 @@ def test_focal_by_hand() -> None:
     weighted = (0.25 * 0.01 * -math.log(0.9) + 0.75 * 0.36 * -math.log(0.4)) / 2
     found = focal_loss(surely(0.9, 0.6), truth[:, 1:], "regions", omega=0.25).item()
     assert found == pytest.approx(weighted, rel=1e-5)
+
+
+def test_omega_of_one_counts_structures_alone() -> None:
+    """The end of the range of Rahimpour et al., section 2.3: the background costs nothing."""
+    truth = torch.tensor([[[False, True], [True, False]]])
+    assert cross_entropy(two_heads(0.25, 0.5), truth, "labels", omega=1.0).item() == pytest.approx(math.log(4) / 2)
+
+
+def test_alpha_weighs_dice_and_cross_entropy() -> None:
+    """Rahimpour et al., eq. 6, at α = 0.5: half of each, not one of each."""
+    logits, truth = surely(*SAID[:3]), torch.tensor([[[True, True, False]]])
+    dice = 1 - 2 * 1.4 / 3.6
+    entropy = -(math.log(0.8) + math.log(0.6) + math.log(0.8)) / 3
+    loss = Loss(dice_weight=0.5, ce_weight=0.5, smooth=0)
+    found = segmentation_loss(logits, truth, loss, "regions").item()
+    assert found == pytest.approx((dice + entropy) / 2, rel=1e-5)
+
+
+def test_sum_of_focal_as_tweedy_prints_it() -> None:
+    """F = −Σ (1 − p)² ln p over the voxels of a sample; two samples and two structures are averaged."""
+    truth = torch.tensor([[[True, False]]])
+    one = 0.01 * -math.log(0.9) + 0.36 * -math.log(0.4)
+    other = 0.25 * -math.log(0.5) * 2
+    logits = torch.cat([surely(0.9, 0.6), surely(0.5, 0.5)])
+    found = focal_loss(logits, truth.expand(2, 1, 2), "regions", reduction="sum").item()
+    assert found == pytest.approx((one + other) / 2, rel=1e-5)
+    both = torch.cat([logits[:1], logits[1:]], dim=1)
+    found = focal_loss(both, truth.expand(1, 2, 2), "regions", reduction="sum").item()
+    assert found == pytest.approx((one + other) / 2, rel=1e-5)
+    only_first = torch.tensor([[[True, False]]])
+    found = focal_loss(logits[:1], truth, "regions", only_first, reduction="sum").item()
+    assert found == pytest.approx(0.01 * -math.log(0.9), rel=1e-5)
+
+
+def test_sum_of_focal_is_exact_over_many_voxels() -> None:
+    """In 32 bits, over 128³ voxels of probability ½: ¼·ln 2 each, also where the network works in 16 bits."""
+    logits = torch.zeros(1, 1, 128, 128, 128, dtype=torch.bfloat16)
+    truth = torch.zeros_like(logits, dtype=torch.bool)
+    loss = Loss(dice_weight=0, ce_weight=0, focal_weight=1, focal_reduction="sum")
+    found = segmentation_loss(logits, truth, loss, "regions").item()
+    assert found == pytest.approx(128**3 * 0.25 * math.log(2), rel=1e-5)
+    assert found > 1e5
 
 
 def test_focal_in_the_paper() -> None:

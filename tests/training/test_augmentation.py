@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from autoseg.plans.recipe import Augmentation
+from autoseg.plans.augmentation import Augmentation
 from autoseg.training.augmentation import blur, contrast, gamma, low_resolution
-from autoseg.training.deformation import reach_limit
+from autoseg.training.deformation import draw_deformations, reach_limit
 from tests.builders import augment, still
 
 
@@ -177,6 +177,88 @@ def test_what_is_loaded_is_enough(patch: list[int]) -> None:
     moved, moved_label = augment(image, label, patch, what, np.random.default_rng(0))
     assert moved.min() > 0.999
     assert (moved_label == 1).all()
+
+
+def test_zoom_axes_are_those_named() -> None:
+    """About the first axis alone an image is zoomed in its plane, unless all axes are named."""
+    image, label = coordinates((12, 12, 12))
+    what = {"rotation_axes": [0], "scaling": (2.0, 2.0), "scaling_probability": 1}
+    flat, _ = extreme(image, label, [8] * 3, **what)
+    every, _ = extreme(image, label, [8] * 3, **what, scaling_axes=[0, 1, 2])
+    one, _ = extreme(image, label, [8] * 3, **what, scaling_axes=[2])
+    middle = 2 + 3.5
+    zoomed, plain = middle + (np.arange(8) - 3.5) / 2, np.arange(8) + 2
+    for found, lines in ((flat, (plain, zoomed, zoomed)), (every, (zoomed,) * 3), (one, (plain, plain, zoomed))):
+        for axis, line in enumerate(lines):
+            np.testing.assert_allclose(found[0, axis].movedim(axis, 0)[:, 3, 3], line, atol=1e-4)
+
+
+@pytest.mark.parametrize("translation", [3.0, 1.5])
+@pytest.mark.parametrize("size", [(12, 13, 14), (12, 13)])
+def test_translation_as_scipy(size: tuple, translation: float) -> None:
+    """At its largest, to the same side along each axis; zeros come in from beyond the image."""
+    image, label = some(1, 1, *size)
+    moved, moved_label = extreme(image, label, list(size), translation=translation, translation_probability=1)
+    expected = ndimage.shift(image[0, 0].numpy(), -translation, order=1, mode="grid-constant")
+    np.testing.assert_allclose(moved[0, 0], expected, atol=1e-4)
+    if translation == 3.0:  # at half a voxel two labels are as near
+        assert np.array_equal(moved_label[0], ndimage.shift(label[0].numpy(), -3, order=0))
+
+
+def test_translations_of_all_sizes_are_drawn_along_each_axis() -> None:
+    image, label = coordinates((30, 30, 30))
+    what = still(translation=4.0, translation_probability=1)
+    shifts = []
+    for seed in range(40):
+        moved, moved_label = augment(image, label, [8] * 3, what, np.random.default_rng(seed))
+        shift = moved[0, :3].numpy() - np.indices((8, 8, 8)) - 11
+        assert np.ptp(shift, axis=(1, 2, 3)).max() < 1e-3
+        shifts.append(shift[:, 0, 0, 0])
+        labelled = np.stack(np.unravel_index(moved_label[0].numpy(), (30, 30, 30)))
+        assert np.abs(moved[0, :3].numpy() - labelled).max() <= 0.5 + 1e-3
+    assert np.abs(shifts).max() <= 4.0 + 1e-3
+    # Uniform in ±4: a deviation of 4/√3 = 2.31 along each axis.
+    assert np.std(shifts, axis=0) == pytest.approx([2.31] * 3, abs=0.5)
+    assert reach_limit([8, 9, 10], what) == [16, 17, 18]
+
+
+def test_draws_without_a_translation_are_those_of_earlier_versions() -> None:
+    """What the code drew before there was one: rotations, zooms, bending, and what is drawn after them."""
+    rng = np.random.default_rng(19)
+    half = Augmentation(rotation_probability=0.5, scaling_probability=0.5, elastic_probability=0.5)
+    drawn = draw_deformations(3, (6, 8, 10), half, rng)
+    found = [float(one.matrix.sum()) for one in drawn if one.matrix is not None]
+    found += [float(np.abs(one.nodes).sum()) for one in drawn if one.nodes is not None]
+    assert [one.matrix is None for one in drawn] == [False, True, False]
+    expected = [2.231595739093419, 2.4490717404454787, 22.349982083119116, 0.788941189244398]
+    assert [*found, float(rng.random())] == pytest.approx(expected, rel=1e-12)
+
+
+def test_gaussian_shift_and_scale() -> None:
+    """Each channel of each sample its own number, with the paper's deviations (Rahimpour et al., section 2.2)."""
+    image, label = some(400, 2, 4, 5)
+    for name, std in (("gaussian_shift", 0.05), ("gaussian_scale", 0.01)):
+        what = still(transforms={name: {"probability": 1}})
+        new, _ = augment(image, label, [4, 5], what, np.random.default_rng(0))
+        change = new - image if name == "gaussian_shift" else new / image - 1
+        assert change.flatten(2).std(2).max() < 1e-3  # one number a channel
+        numbers = change.flatten(2).mean(2)
+        assert numbers.std().item() == pytest.approx(std, rel=0.1)
+        assert numbers.mean().item() == pytest.approx(0, abs=std / 8)
+        assert abs(np.corrcoef(numbers.T)[0, 1]) < 0.2  # channels are independent
+    other = still(transforms={"gaussian_shift": {"probability": 1, "std": 2.0}})
+    new, _ = augment(image, label, [4, 5], other, np.random.default_rng(0))
+    assert (new - image).std().item() == pytest.approx(2.0, rel=0.1)
+
+
+def test_flips_as_often_as_asked() -> None:
+    image, label = some(1000, 1, 4, 4)
+    for probability in (0.0, 0.1, 1.0):
+        what = still(mirror_axes=[0], mirror_probability=probability)
+        new, new_label = augment(image, label, [4, 4], what, np.random.default_rng(0))
+        flipped = (new == image.flip(2)).flatten(1).all(1)
+        assert flipped.float().mean().item() == pytest.approx(probability, abs=0.03)
+        assert torch.equal(new_label[flipped], label[flipped].flip(1))
 
 
 def test_mirroring() -> None:

@@ -10,6 +10,7 @@ from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.translation import RESAMPLING
+from autoseg.networks import resized
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import UNet
 from autoseg.plans.plan import Plan
@@ -106,6 +107,8 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
     reasons = [
         (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
         (network.answers > 1, "nnU-Net has one decoder"),
+        (getattr(network, "pooling", "") == "max", "nnU-Net pools by strides (network.pooling)"),
+        (plan.preprocessing.outside_mask != "kept", "nnU-Net has no masks (preprocessing.outside_mask)"),
         (stage.before is not None, "it follows another stage"),
         (stage.result != plan.target, "another stage follows it"),
         (plan.preprocessing.box is not None, "nnU-Net can't cut to a box"),
@@ -129,8 +132,9 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
     for unfit, reason in reasons:
         if unfit:
             raise AutosegError(f"{run}: {stage.name} can't become a model of nnU-Net: {reason}.")
-    assert isinstance(network, UNet)
-    return network
+    made = resized(network)
+    assert isinstance(made, UNet)
+    return made
 
 
 def _unfit(normalization: Normalization, channel: str) -> str | None:
