@@ -23,6 +23,7 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
 from autoseg.study.grid import Grid, Setting, read_grid
+from autoseg.study.options import StudyOptions
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
@@ -121,7 +122,11 @@ class Study:
 
 
 def prepare(
-    dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None, test: Dataset | None = None
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    request: Request | None = None,
+    options: StudyOptions = StudyOptions(),
 ) -> Study:
     """Read a grid file and plan every setting, so that all errors are reported before the first training.
 
@@ -134,7 +139,7 @@ def prepare(
         out: the study's folder.
         request: common options: ``device`` (``auto``: the one that the study was begun with, or this machine's best),
             ``workers`` (this process where 0 or 1), ``annotators``, and what is carried into every run.
-        test: another dataset, on whose labelled cases each setting's folds are scored together.
+        options: a test set of another dataset, and folds, seeds and length in place of the file's.
 
     Raises:
         UsageError: the grid file is invalid, or settings can't be planned (all of them are listed).
@@ -142,6 +147,7 @@ def prepare(
     """
     source, out, request = Path(grid), Path(out), request or Request()
     grid_, settings = read_grid(source)
+    grid_ = options.applied_to(grid_)
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
         raise UsageError(f"--out {out} is a run folder; choose another folder for the study.")
@@ -172,7 +178,7 @@ def prepare(
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
     differ = len({setting.regions for setting in settings}) > 1
     _check_structures(source, structures, plans, dataset, "some" if differ else "named" if grid_.structures else "all")
-    if any(table.of == "test" for table in grid_.table) and test is None and not splits[0].get("test"):
+    if any(table.of == "test" for table in grid_.table) and options.test is None and not splits[0].get("test"):
         raise UsageError(
             f'{source}: table: of = "test" needs test cases; give test_share = 0.2 in the file, or --test DATASET.'
         )
@@ -194,7 +200,7 @@ def prepare(
         plans=plans,
         request=asked,
         rules=rules,
-        test=test,
+        test=options.test,
     )
 
 

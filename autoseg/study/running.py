@@ -24,6 +24,7 @@ from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import case_key
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
+from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import TESTED, StudyTable, other_test
 from autoseg.study.tables import tabulate
@@ -36,7 +37,11 @@ from autoseg.utils.progress import say
 
 
 def sweep(
-    dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None, test: Dataset | None = None
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    request: Request | None = None,
+    options: StudyOptions = StudyOptions(),
 ) -> StudyTable:
     """Train and evaluate every setting of a study, and compare them.
 
@@ -49,8 +54,7 @@ def sweep(
         out: the study's folder.
         request: common options, see :func:`autoseg.study.preparation.prepare`; ``device`` and
             ``workers`` are those of the trainings, too.
-        test: another dataset, on whose labelled cases each setting's folds are scored together; where None, on the
-            cases that are held out, if any are.
+        options: a test set of another dataset, and folds, seeds and length in place of the file's.
 
     Returns:
         The table, which is also written to ``out``. Settings that failed are in it with the reason.
@@ -60,7 +64,7 @@ def sweep(
         AutosegError: the dataset has errors.
     """
     request = request or Request()
-    study = prepare(dataset, grid, out, request, test)
+    study = prepare(dataset, grid, out, request, options)
     run_study(study, request.device, request.workers)
     return tabulate(study)
 

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.masks import dice
 from autoseg.planning.request import Request
-from autoseg.study import StudyTable, sweep
+from autoseg.study import StudyOptions, StudyTable, sweep
 from autoseg.study.curves import collect_curves, write_curves
+from autoseg.utils.errors import UsageError
 from tests.builders import blob, make_dataset, picture_of, write
 
 Grid = Callable[[str], Path]
@@ -80,7 +81,7 @@ def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: 
     write(other.cases[0].channels["mr"].path, picture_of(label, 9))
     case = other.cases[0].model_copy(update={"id": "patient", "label": write(tmp_path / "clinic" / "p.nii.gz", label)})
     other = other.model_copy(update={"name": "the clinic", "cases": (case,)})
-    table = sweep(dataset, grid(TEXT.format(more="folds = [0]")), tmp_path / "out", CPU, other)
+    table = sweep(dataset, grid(TEXT.format(more="folds = [0]")), tmp_path / "out", CPU, StudyOptions(test=other))
     assert table.tested is not None
     expected = by_hand(table, "patient", tmp_path / "clinic" / "p.nii.gz", "test_the_clinic")
     assert table.tested.results[0].values()["outer"]["patient"] == pytest.approx(np.mean(expected), abs=1e-9)
@@ -108,3 +109,14 @@ def test_curves_are_means_over_trainings(dataset: Dataset, grid: Grid, tmp_path:
         first = next(csv.DictReader(file))
     assert (first["setting"], first["structure"], first["trainings"]) == ("net", "mean", "2")
     assert float(first["mean"]) == pytest.approx(0.3)
+
+
+def test_a_study_is_run_shorter(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    """Folds, seeds and length of the command line go before those of the file."""
+    path = grid('seeds = [0, 1]\nepochs = 9\n[[setting]]\nname = "net"\n')
+    table = sweep(dataset, path, tmp_path / "out", CPU, StudyOptions(folds=(1,), seeds=(3,), max_time="1s"))
+    assert list(table.results[0].evaluations) == [(3, 1)]
+    assert table.study.grid.length == "1s a fold"
+    for wrong in (StudyOptions(epochs=2, max_time="1s"), StudyOptions(max_time="0s"), StudyOptions(epochs=0)):
+        with pytest.raises(UsageError, match="--epochs and --max-time"):
+            sweep(dataset, path, tmp_path / "out", CPU, wrong)
