@@ -211,13 +211,12 @@ def _heading(axis: str) -> str:
 
 def _note(table: StudyTable, layout: TableLayout) -> str:
     cases = {case for r in table.results for e in r.evaluations.values() for case in e.cases}
-    what = {
-        "std of seeds": "standard deviation, over the seeds, of the mean over the cases",
-    }.get(layout.statistic, layout.statistic)
-    measured = layout.measures or ["dice"]
-    shown = ", ".join(measured) if MEASURE not in layout.axes else "the measures of the columns or rows"
+    what = layout.statistic
+    if what == "std of seeds":
+        what = "standard deviation, over the seeds, of the mean"
+    measures = "" if MEASURE in layout.axes else f" of {', '.join(layout.measures or ['dice'])}"
     where = "test cases, by the ensemble of the folds" if layout.of == "test" else "validation cases of the folds"
-    note = f"{shown}: {what}{', in %' if layout.percent else ''}, of {len(cases)} {where}."
+    note = f"{what.capitalize()}{measures}{' (%)' if layout.percent else ''} over {len(cases)} {where}."
     if layout.compare == "wilcoxon":
         note += f" Bold: better than every other column of its row (Wilcoxon's signed-rank test, p < {SIGNIFICANT:g})."
     return note

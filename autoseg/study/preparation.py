@@ -178,6 +178,12 @@ def prepare(
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
     differ = len({setting.regions for setting in settings}) > 1
     _check_structures(source, structures, plans, dataset, "some" if differ else "named" if grid_.structures else "all")
+    for table in grid_.table:
+        for measure in table.measures:
+            named = measure.partition(" ")[2]
+            if named and named not in [structure.name for structure in structures]:
+                told = ", ".join(structure.name for structure in structures)
+                raise UsageError(f"{source}: table: measures: {measure} names {named}; the study evaluates {told}.")
     if any(table.of == "test" for table in grid_.table) and options.test is None and not splits[0].get("test"):
         raise UsageError(
             f'{source}: table: of = "test" needs test cases; give test_share = 0.2 in the file, or --test DATASET.'

@@ -83,6 +83,9 @@ def test_studies_of_the_papers(name: str, settings: int) -> None:
         plans.append([dumped, setting.channels, setting.regions])
     assert all(plans.count(plan) == 1 for plan in plans)
     assert grid.table
+    known = {*grid.structures} or {*TUMOURS.regions}
+    assert {measure.partition(" ")[2] for table in grid.table for measure in table.measures} - {""} <= known
+    assert {*grid.structures} <= {*TUMOURS.regions, *TUMOURS.labels}
     assert grid.epochs is None is grid.max_time  # the plan's length, which is the paper's
 
 

@@ -83,7 +83,7 @@ def test_the_best_weights_of_each_loss(tabled: Callable[..., StudyTable]) -> Non
     found = PaperTable.of(table, layout)
     assert found.headings == ["", "DeepMedic", "U-Net"]
     assert texts(found) == [["L_WCE", "70.00 (ω=0.75)", "90.00 (ω=0.25)"], ["comb", "82.00", "–"]]
-    assert "in %" in found.note
+    assert found.note.startswith("Mean of dice (%) over 2 validation cases")
     crossed = PaperTable.of(
         table,
         TableLayout(
@@ -181,6 +181,7 @@ planner = ["one", "two"]
         ('[[table]]\nmeasures = ["dicee"]\ncolumns = ["planner"]\n', "dicee is unknown"),
         ('[[table]]\nrows = ["planner"]\ncolumns = ["planner"]\n', "planner is an axis twice"),
         ('[[table]]\ncolumns = ["case"]\ncompare = "wilcoxon"\n', "compare goes over the cases"),
+        ('[[table]]\nmeasures = ["dice lung"]\n', "dice lung names lung; the study evaluates outer, inner"),
         ('[[table]]\nof = "test"\n', "needs test cases; give test_share"),
     ],
 )
