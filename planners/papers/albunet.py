@@ -56,7 +56,7 @@ def plan_albunet(
         UsageError: unknown channels or regions are requested.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, _CHANNELS, exclusive=True)
+    task = open_task(fingerprint, request, _CHANNELS, f"{_PAPER}, section III-A", exclusive=True)
     network = Inflated(
         encoder=_ENCODER,
         first_pool="2x2",
@@ -65,7 +65,7 @@ def plan_albunet(
         reasons={
             "encoder": f"{_PAPER}, section III-A: ResNet34 with every k×k convolution made 1×k×k",
             "first_pool": f"{_PAPER}, figure 2: 2×2 instead of 3×3",
-            "skips": f"none at half the resolution ({_PAPER}, released code)",
+            "skips": f"{_PAPER}, figure 2; none at half the resolution, as in the released code",
             "decoder_features": f"{_PAPER}, released code",
             "decoder_widths": f"{_PAPER}, released code",
             "depth_layers": f"{_PAPER}, section III-A: 3×1×1 convolutions in the upsampling path"

@@ -34,10 +34,8 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, ("flair",), exclusive=True)
-    if "channels" in task.reasons:
-        where = f"{YILDIZ}, section 3: the final model, on FLAIR alone; --channels t1c,t2,flair is the other one"
-        task = replace(task, reasons={**task.reasons, "channels": where})
+    where = f"{YILDIZ}, section 3, has its final model on one scan (--channels t1c,t2,flair is the other model)"
+    task = open_task(fingerprint, request, ("flair",), where, exclusive=True)
     shape = cropped_shape(task)
     stage = replace(task.full, shape=shape)
     plain = plain_unet(CROP, shape, task.grid.spacing, _FEATURES, _LEVELS, "ours")
@@ -81,7 +79,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             },
             patience=3,
         ),
-        augmentation=still(f"none: {YILDIZ} describe none"),
+        augmentation=still(f"{YILDIZ}, section 4.1: none is described"),
         sampling=Sampling(foreground_share=0.0, reasons={"foreground_share": "none: a patch is all that is cropped"}),
         ema_decay=0.0,
         reasons={"ema_decay": f"ours: {YILDIZ} name none"},
@@ -97,7 +95,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         {"3d_fullres": configure(stage, network, size, recipe, inference)},
         "3d_fullres",
         "the only one",
-        cropped(f"{YILDIZ}, table 4: softmax over NCR, ED, ET and background" if task.target.kind == "labels" else ""),
+        cropped(f"{YILDIZ}, section 2.3 and table 4: softmax over NCR, ED, ET" if task.target.kind == "labels" else ""),
     )
 
 

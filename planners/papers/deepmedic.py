@@ -93,7 +93,7 @@ def _optimizer() -> Optimizer:
         momentum=0.99,
         weight_decay=0.0,
         reasons={
-            "name": f"{RAHIMPOUR}, sections 2.3 and 3.1: SGD with Nesterov momentum",
+            "name": f"{RAHIMPOUR}, section 2.3 and section 3.1: SGD with Nesterov momentum",
             "learning_rate": f"{RAHIMPOUR}, section 3.1",
             "momentum": f"{RAHIMPOUR}, section 2.3",
             "weight_decay": f"{RAHIMPOUR}, section 2.3: Keras's defaults, which have none",

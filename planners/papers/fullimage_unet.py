@@ -20,7 +20,7 @@ from planners.papers.rahimpour import (
     recipe_of,
 )
 from planners.rules.fitting import Size, Wanted, fit
-from planners.rules.systems import adopt, assemble, base_recipe, configure
+from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, case_shapes, exclusive, open_task, refuse_pictures, whole_of
 
 #: Images a step (section 2.2).
@@ -72,8 +72,16 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         {"3d_fullres": configuration},
         "3d_fullres",
         f"the only one that {RAHIMPOUR} trained",
-        preparation(task),
+        _with_softmax(preparation(task)),
     )
+
+
+def _with_softmax(prepared: Preparation) -> Preparation:
+    """The same, saying where the softmax of a single structure comes from."""
+    if not prepared.target_reason:
+        return prepared
+    reason = f"{RAHIMPOUR}, section 2.2: a softmax over healthy and tumour. {prepared.target_reason}"
+    return replace(prepared, target_reason=reason)
 
 
 def _optimizer() -> Optimizer:

@@ -185,7 +185,7 @@ def inference_of(inference: Inference) -> Inference:
                 **inference.reasons,
                 "checkpoint": f"{RAHIMPOUR}, section 2.2: of each fold the model with the highest validation Dice",
                 "average": f"{RAHIMPOUR}, section 2.2: the predictions of the five folds are averaged",
-                "mirror_axes": f"none: {RAHIMPOUR} describe no test-time augmentation",
+                "mirror_axes": f"none: {RAHIMPOUR}, section 2.2, describe no test-time augmentation",
             },
         }
     )

@@ -65,7 +65,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"))
+    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"), _PAPER)
     refuse_pictures(task, "region_cascade")
     stages, why = _stages(task.target)
     configurations: dict[str, Configuration] = {}
@@ -119,7 +119,7 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
         features=[_CHANNELS] * levels,
         fusion="sigmoid" if stage.target.kind == "regions" else "softmax",
         reasons={
-            "views": f"axial, sagittal and coronal, fused ({_PAPER})",
+            "views": f"Wacker et al. 2019, section V-C: axial, sagittal and coronal, fused ({_PAPER})",
             "features": f"{_CHANNELS} everywhere, the plane halved {'twice' if levels > 2 else 'once'} ({_PAPER})",
         },
     )

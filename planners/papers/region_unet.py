@@ -58,7 +58,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, _CHANNELS)
+    task = open_task(fingerprint, request, _CHANNELS, f"{_PAPER}, The dataset")
     network = plain_unet(
         _PATCH, task.grid.shape, task.grid.spacing, _FEATURES, _LEVELS, f"{_PAPER}, Model class: n = 16"
     )

@@ -47,7 +47,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     network = VNet(
         reasons={
             "features": f"{_PAPER}, figure 2",
-            "convolutions": f"{_PAPER}, figure 2",
+            "convolutions": f"{_PAPER}, figure 2 ({YILDIZ}, section 2.4.1)",
             "kernel_size": f"{_PAPER}, section 2",
             "norm": f"ours, as in most programs for V-Net since: {_PAPER} have none; --set network.norm=none",
             "dropout": f"{_PAPER}: none",

@@ -83,7 +83,11 @@ class StageTask:
 
 
 def open_task(
-    fingerprint: Fingerprint, request: ResolvedRequest, preferred: Sequence[str] = (), exclusive: bool = False
+    fingerprint: Fingerprint,
+    request: ResolvedRequest,
+    preferred: Sequence[str] = (),
+    source: str = "the paper's",
+    exclusive: bool = False,
 ) -> Task:
     """Choose channels, target and grid.
 
@@ -91,6 +95,7 @@ def open_task(
         fingerprint: of the dataset.
         request: the channels it names are taken.
         preferred: channels of the paper, taken in this order where the user names none and the dataset has all of them.
+        source: of these channels, for the reason.
         exclusive: segment the labels even where the dataset has regions, unless the user names some.
 
     Raises:
@@ -101,7 +106,7 @@ def open_task(
     if not wanted and preferred and set(preferred) <= set(fingerprint.channels):
         wanted = tuple(preferred)
         if len(preferred) < len(fingerprint.channels):
-            reasons["channels"] = f"the paper's: {', '.join(preferred)}"
+            reasons["channels"] = f"{source}: {', '.join(preferred)}"
     names = choose_channels(fingerprint, wanted)
     if set(names) == set(preferred):
         names = list(preferred)

@@ -84,3 +84,18 @@ def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPat
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner fullimage_unet is for volumes"):
         fullimage(pictures(), ResolvedRequest())
+
+
+def test_several_regions_overlap() -> None:
+    """The paper's softmax is over healthy and tumour; regions inside each other need a sigmoid each."""
+    asked = ResolvedRequest(device="cuda", gpu_memory_gb=24.0, regions=("whole_tumor", "tumor_core"))
+    assert fullimage(brats(), asked).target.kind == "regions"
+    assert fullimage(brats(), ResolvedRequest(device="cuda", gpu_memory_gb=24.0)).target.kind == "labels"
+
+
+def test_much_smaller_images_are_not_padded_to_the_papers_box() -> None:
+    """The largest case decides, so that none is cut to tiles."""
+    data = fingerprint((60, 70, 60))
+    longest = data.cases[0].model_copy(update={"cropped_shape": (60, 81, 60)})
+    data = data.model_copy(update={"cases": [longest, *data.cases[1:]]})
+    assert only(planned(fullimage, data)).patch_size == [64, 88, 64]
