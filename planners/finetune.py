@@ -152,6 +152,10 @@ def _configurations(
         )
         augmentation, inference = _mirrored(task, model, before)
         augmentation = louder(augmentation, model.asked.tuning)
+        if start.keep and inference.checkpoint == "best":
+            why = "those at the end, which are averaged with the source's"
+            reasons = {**inference.reasons, "checkpoint": why}
+            inference = inference.model_copy(update={"checkpoint": "weights", "reasons": reasons})
         recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
         asked = StageTask(
             task,

@@ -13,6 +13,7 @@ from autoseg.cli.common import (
     PATIENTS_HELP,
     WIDE_TERMINAL,
     choices_of,
+    parse_folds,
     parse_names,
     print_comparison,
 )
@@ -33,6 +34,14 @@ def command(
     workers: Annotated[int | None, typer.Option(help="Processes that read, preprocess and load.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan all settings, show them, and stop.")] = False,
     only_table: Annotated[bool, typer.Option("--table", help="Make the tables of what is there, and stop.")] = False,
+    max_time: Annotated[str | None, typer.Option(help="Time for each fold, in place of the file's length.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each fold, likewise.")] = None,
+    fold: Annotated[str | None, typer.Option(help="Folds to train, in place of the file's: 0, or 0,1.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, in place of the file's: 0, or 0,1.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Labelled dataset that the folds of every setting are scored on together, as a test set."),
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="Trained run that every setting starts from.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="Trained run that every setting learns from as well.")] = None,
     raters: Annotated[str, typer.Option(help="Raters whom every setting learns separately, with commas, or all.")] = "",
@@ -48,7 +57,7 @@ def command(
     """
     from autoseg.data.dataset import Dataset
     from autoseg.planning.request import Request
-    from autoseg.study import prepare, sweep, tabulate
+    from autoseg.study import StudyOptions, prepare, sweep, tabulate
     from autoseg.study.present import plan_table
     from autoseg.transfer.source import Source
     from autoseg.transfer.teacher import Teacher
@@ -65,18 +74,32 @@ def command(
         carried: tuple[Carried, ...] = (*([Source(source)] if source else []), *([Teacher(teacher)] if teacher else []))
         names = tuple(parse_names(raters, "--raters")) if raters else ()
         request = Request(device=device, workers=workers, annotators=names, carried=carried)
+        options = StudyOptions(
+            test=None if test is None else Dataset.open(test),
+            folds=None if fold is None else _numbers(fold, "--fold"),
+            seeds=None if seeds is None else _numbers(seeds, "--seeds"),
+            epochs=epochs,
+            max_time=max_time,
+        )
         if dry_run or only_table:
-            study = prepare(opened, grid, out, request)
+            study = prepare(opened, grid, out, request, options)
         if dry_run:
             _console().print(plan_table(study))
             return
-        table = tabulate(study) if only_table else sweep(opened, grid, out, request)
+        table = tabulate(study) if only_table else sweep(opened, grid, out, request, options)
     if as_json:
         typer.echo(json.dumps(table.to_json(), indent=2))
     else:
         _show(table)
     if table.failed:
         raise typer.Exit(1)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...] | None:
+    found = parse_folds(text, option)
+    if found is None:
+        raise UsageError(f"{option} {text}: give numbers with commas, such as 0 or 0,1.")
+    return tuple(dict.fromkeys(found))
 
 
 def _console() -> "Console":
@@ -93,6 +116,7 @@ def _show(table: "StudyTable") -> None:
     console = _console()
     for part in terminal_tables(table, wide=console.width >= WIDE_TERMINAL):
         console.print(part)
+        console.print()
     if table.comparison is not None:
         console.print()
         print_comparison(console, table.comparison)

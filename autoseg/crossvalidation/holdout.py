@@ -15,7 +15,7 @@ from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the test set's evaluation: a fingerprint of all that it depends on.
-_MADE_OF = "made_of.json"
+MADE_OF = "made_of.json"
 
 
 def score_test_cases(
@@ -45,12 +45,12 @@ def score_test_cases(
     if not all(weights):
         return None
     out, made_of = run.test(stage), _made_of(run, stage, weights)
-    if (out / "summary.json").exists() and (out / _MADE_OF).exists() and read_json(out / _MADE_OF) == made_of:
+    if (out / "summary.json").exists() and (out / MADE_OF).exists() and read_json(out / MADE_OF) == made_of:
         return Evaluation.read(out)
-    (out / _MADE_OF).unlink(missing_ok=True)
+    (out / MADE_OF).unlink(missing_ok=True)
     cases = PreprocessedCases(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
     evaluation = evaluate_cases(cases, weights, out, device)
-    write_json(out / _MADE_OF, made_of)
+    write_json(out / MADE_OF, made_of)
     return evaluation
 
 

@@ -39,10 +39,10 @@ class Request:
         options: what a planner of its own understands; ``encoder``: name of a timm model.
         overrides: ``path.to.key=value`` each, see :func:`autoseg.plans.overrides.override`.
         folds: of the cross-validation, 5 where None; 1 for a training on all cases, without validation.
-        test_share: share of the patients that a hold-out test set gets, 0 for none; the planner's where None.
         seed: of the splits and of the fingerprint's sample of voxels.
         workers: processes that read cases; None for one a core.
         carried: what is brought into the run from elsewhere: initial weights, a source model, a teacher.
+        test_share: share of the patients that a hold-out test set gets, 0 for none; the planner's where None.
 
     Example:
         >>> from autoseg import Request
@@ -59,10 +59,10 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     folds: int | None = None
-    test_share: float | None = None
     seed: int = 0
     workers: int | None = None
     carried: "tuple[Carried, ...]" = ()
+    test_share: float | None = None
 
     @property
     def start(self) -> str:

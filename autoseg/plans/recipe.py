@@ -204,6 +204,8 @@ class Recipe(Reasoned):
         compile: whether the network is compiled (``torch.compile``); ``auto``: where that pays within the training.
         validate_every: epochs between validations on whole images (without test-time augmentation).
         validate_cases: validation cases used for these, at most.
+        validate_always: whether all of these validations are made; else they are skipped as long as they have taken
+            more than 5 % of the time, unless the learning rate, the end or the weights depend on them.
         validation_loss: what these validations take the loss of: the ``images`` as a whole, tiled as at inference (the
             mean over them); ``patches``: a fixed set drawn from the same cases, where whole images take too long; or
             ``none``. It is the ``loss`` alone, without augmentation, dropout or a teacher's term.
@@ -231,6 +233,7 @@ class Recipe(Reasoned):
     compile: Literal["auto", "never", "always"] = "auto"
     validate_every: int = Field(10, ge=1)
     validate_cases: int = Field(8, ge=1)
+    validate_always: bool = False
     validation_loss: Literal["images", "patches", "none"] = "images"
     validation_batches: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)

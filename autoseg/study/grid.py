@@ -4,7 +4,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from autoseg.evaluation.metric import METRICS
+from autoseg.evaluation.protocol import Empty
+from autoseg.study.table_layout import CASE, MEASURE, SETTING, TableLayout
 from autoseg.utils.durations import parse_duration
 from autoseg.utils.errors import UsageError
 
@@ -41,11 +44,12 @@ RESERVED = ("plans", "preprocessed", "replaced")
 SPECIAL: dict[str, TypeAdapter[Any]] = {
     "planner": TypeAdapter(str),
     "channels": TypeAdapter(Annotated[list[str], Field(min_length=1)]),
+    "regions": TypeAdapter(Annotated[list[str], Field(min_length=1)]),
     "width": TypeAdapter(Annotated[PositiveInt, Field(strict=True)]),
 }
 
 #: Last keys of a path that are left out of a setting's name: ``optimizer.name = "sgd"`` is called ``sgd``.
-_PLAIN = ("planner", "channels", "name", "scheme", "family")
+_PLAIN = ("planner", "channels", "regions", "name", "scheme", "family")
 
 
 def _check_name(name: str) -> str:
@@ -71,15 +75,19 @@ class SettingEntry(_Model):
         name: of the setting and of its folder.
         planner: instead of the common one.
         channels: instead of the common ones.
+        regions: instead of the common ones.
         width: instead of the common one.
         set: further values of the plan, path → value.
+        grid: axes of its own, which are crossed with the common ones.
     """
 
     name: Name
     planner: str | None = None
     channels: list[str] | None = None
+    regions: list[str] | None = None
     width: PositiveInt | None = None
     set: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, Any] = Field(default_factory=dict)
 
 
 class Grid(_Model):
@@ -91,6 +99,8 @@ class Grid(_Model):
         folds: to train; None (``"all"`` in the file) for all.
         seeds: each setting is trained with each of them, and a case's values are averaged over them.
         split_seed: of the folds, which are the same for all settings.
+        test_share: of the patients, held out from all folds; the plans' where None, if they agree.
+        empty: convention for structures that are absent; the plans' where None, if they agree.
         epochs: length of each fold's training; the plan's where neither this nor ``max_time`` is given.
         max_time: wall-clock time of each fold's training, such as ``30m``.
         structures: names of the dataset's labels or regions to evaluate.
@@ -103,6 +113,7 @@ class Grid(_Model):
         setting: single settings.
         grid: axis (a path in the plan, or one of :data:`SPECIAL`) → values; every setting is trained with every
             combination.
+        table: how its tables are laid out, beside the usual ones.
     """
 
     name: str = ""
@@ -110,6 +121,8 @@ class Grid(_Model):
     folds: Annotated[list[NonNegativeInt] | None, BeforeValidator(lambda v: None if v == "all" else v)] = None
     seeds: list[NonNegativeInt] = Field(default_factory=lambda: [0], min_length=1)
     split_seed: NonNegativeInt = 0
+    test_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    empty: Empty | None = None
     epochs: PositiveInt | None = None
     max_time: str | None = None
     structures: list[str] = Field(default_factory=list)
@@ -121,6 +134,9 @@ class Grid(_Model):
     set: dict[str, Any] = Field(default_factory=dict)
     setting: list[SettingEntry] = Field(default_factory=list)
     grid: dict[str, Any] = Field(default_factory=dict)
+    table: Annotated[list[TableLayout], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)] = Field(
+        default_factory=list
+    )
 
     @property
     def max_seconds(self) -> float | None:
@@ -163,6 +179,8 @@ class Setting:
         channels: to use; empty for all.
         width: channels of the first stage; None for the planner's.
         values: path in the plan → value.
+        regions: to segment; empty for all.
+        place: axis → its value here, as text: the ``[[setting]]`` table's name, and each axis of the grid.
     """
 
     name: str
@@ -170,6 +188,8 @@ class Setting:
     channels: tuple[str, ...]
     width: int | None
     values: Mapping[str, Any]
+    regions: tuple[str, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_grid(path: str | Path) -> tuple[Grid, list[Setting]]:
@@ -195,6 +215,7 @@ def read_grid(path: str | Path) -> tuple[Grid, list[Setting]]:
         raise UsageError(f"{path}: {'; '.join(_message(item) for item in error.errors())}.") from None
     try:
         settings = _combine(grid)
+        _check_tables(grid, settings)
     except ValueError as error:
         raise UsageError(f"{path}: {error}.") from None
     names = [setting.name for setting in settings]
@@ -216,11 +237,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _combine(grid: Grid) -> list[Setting]:
-    axes = {path: _axis(path, values) for path, values in flatten(grid.grid)}
-    shorts = _short_names(list(axes))
+    common = {path: _axis(path, values) for path, values in flatten(grid.grid)}
     settings: dict[str, Setting] = {}
     entries: list[SettingEntry | None] = [*grid.setting] or [None]
     for entry in entries:
+        axes = {**_own_axes(entry, common), **common}
+        shorts = _short_names(list(axes))
         own = {} if entry is None else dict(flatten(entry.set))
         if entry is not None:
             twice = [path for path in axes if path in own or (path in SPECIAL and getattr(entry, path) is not None)]
@@ -241,14 +263,39 @@ def _combine(grid: Grid) -> list[Setting]:
                 return getattr(grid, key) if value is None else value
 
             at_point = dict(flatten({path: value for path, value in point.items() if path not in SPECIAL}))
+            named = {SETTING: "" if entry is None else entry.name}
             settings[name.casefold()] = Setting(
                 name=name,
                 planner=chosen("planner"),
                 channels=tuple(chosen("channels")),
                 width=chosen("width"),
                 values={**dict(flatten(grid.set)), **own, **at_point},
+                regions=tuple(chosen("regions")),
+                place=named | {path: _text(value) for path, value in point.items()},
             )
     return list(settings.values())
+
+
+def _check_tables(grid: Grid, settings: list[Setting]) -> None:
+    """Axes and metrics of the tables must exist."""
+    known = list(dict.fromkeys(path for setting in settings for path in setting.place))
+    for number, table in enumerate(grid.table):
+        for axis in (*table.axes, *table.where):
+            if axis not in (*known, MEASURE, CASE):
+                near = _near(axis, [*known, MEASURE, CASE])
+                raise ValueError(f"table.{number}: {axis} is no axis{near}; there are {', '.join(known)}")
+        for metric in table.metrics:
+            METRICS.find(metric)
+
+
+def _own_axes(entry: SettingEntry | None, common: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The axes of a setting's own, which come before the common ones in names."""
+    if entry is None:
+        return {}
+    axes = {path: _axis(path, values) for path, values in flatten(entry.grid)}
+    if both := [path for path in axes if path in common]:
+        raise ValueError(f"setting {entry.name}: grid.{both[0]} is an axis under [grid], too")
+    return axes
 
 
 def _axis(path: str, values: Any) -> list[Any]:

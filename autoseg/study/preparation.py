@@ -1,12 +1,12 @@
 """Preparation of a study: one fingerprint, one set of splits, and a plan for every setting."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Case, Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
 from autoseg.evaluation.folders import dataset_structures, plan_structures
@@ -14,6 +14,7 @@ from autoseg.planning.derived import refresh
 from autoseg.planning.making import checked_fingerprint, checked_request, make_plan
 from autoseg.planning.planners import default_planner
 from autoseg.planning.request import Request, ResolvedRequest
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import UNet, VNet
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.overrides import assignment, override
@@ -22,6 +23,7 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
 from autoseg.study.grid import Grid, Setting, read_grid
+from autoseg.study.options import StudyOptions
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
@@ -44,9 +46,11 @@ class Study:
         fingerprint: of it, shared by all settings.
         splits: shared by all settings.
         folds: to train.
-        structures: that all settings are evaluated on.
+        structures: that settings are evaluated on, each on those that it segments.
         plans: setting's name → plan.
         request: common options of all settings.
+        rules: shares that are held out, and the convention for absent structures; the same for all settings.
+        test: another dataset, whose labelled cases are the test cases in place of the held out ones; None for those.
     """
 
     source: Path
@@ -60,6 +64,20 @@ class Study:
     structures: tuple[Structure, ...]
     plans: Mapping[str, Plan]
     request: ResolvedRequest
+    rules: EvaluationRules = field(default_factory=EvaluationRules)
+    test: Dataset | None = None
+
+    def structures_of(self, setting: Setting) -> tuple[Structure, ...]:
+        """The structures that a setting is evaluated on, in the study's order."""
+        segmented = _segmented(self.plans[setting.name], self.dataset)
+        return tuple(one for one in self.structures if frozenset(one.values) in segmented)
+
+    @property
+    def test_cases(self) -> list[Case]:
+        """The labelled cases of the test set; often there are none."""
+        if self.test is not None:
+            return [case for case in (*self.test.cases, *self.test.unlabelled) if case.label is not None]
+        return [self.dataset.case(name) for name in self.splits[0].get("test", [])]
 
     def run_folder(self, setting: Setting, seed: int) -> Path:
         """Run folder of a setting and a seed."""
@@ -103,7 +121,13 @@ class Study:
         )
 
 
-def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> Study:
+def prepare(
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    request: Request | None = None,
+    options: StudyOptions = StudyOptions(),
+) -> Study:
     """Read a grid file and plan every setting, so that all errors are reported before the first training.
 
     The fingerprint, the splits and each planner's plan are stored in ``out``: a plan that depends on the speed of this
@@ -115,6 +139,7 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
         out: the study's folder.
         request: common options: ``device`` (``auto``: the one that the study was begun with, or this machine's best),
             ``workers`` (this process where 0 or 1), ``annotators``, and what is carried into every run.
+        options: a test set of another dataset, and folds, seeds and length in place of the file's.
 
     Raises:
         UsageError: the grid file is invalid, or settings can't be planned (all of them are listed).
@@ -122,11 +147,12 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
     """
     source, out, request = Path(grid), Path(out), request or Request()
     grid_, settings = read_grid(source)
+    grid_ = options.applied_to(grid_)
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
         raise UsageError(f"--out {out} is a run folder; choose another folder for the study.")
     _check_known(source, grid_, settings, dataset)
-    structures = _structures(source, grid_, dataset)
+    structures = _structures(source, grid_, settings, dataset)
     before: dict[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
     dataset, asked = checked_request(dataset, out, _as_begun(request, grid_, before))
     settings = [replace(s, planner=s.planner or asked.planner or default_planner(asked.start)) for s in settings]
@@ -139,16 +165,31 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
         write_json(out / "fingerprint.json", fingerprint.model_dump(mode="json"))
         # Written now, so that the scans are not read again after an error in the grid file is corrected.
         write_json(out / "study.json", {**before, "data": data})
+    make = partial(_setting_plan, out / "plans", fingerprint)
+    plans = _plan_all(source, settings, asked, make)
+    rules = _common_rules(grid_, plans)
+    plans = {name: with_rules(plan, rules) for name, plan in plans.items()}
     if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
-        splits = make_splits(dataset, seed=grid_.split_seed)
+        splits = make_splits(dataset, seed=grid_.split_seed, rules=rules)
     else:
-        splits = keep_or_make_splits(out, dataset, grid_.split_seed)
+        splits = keep_or_make_splits(out, dataset, grid_.split_seed, rules=rules)
     folds = tuple(range(len(splits))) if grid_.folds is None else tuple(grid_.folds)
     if (last := max(folds)) >= len(splits):
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
-    make = partial(_setting_plan, out / "plans", fingerprint)
-    plans = _plan_all(source, grid_, settings, asked, make)
-    _check_structures(source, structures, plans, dataset, bool(grid_.structures))
+    # Settings of several planners, too, may segment different things, such as one region against the rest.
+    differ = len({setting.regions for setting in settings}) > 1
+    differ = differ or (not grid_.structures and len({setting.planner for setting in settings}) > 1)
+    _check_structures(source, structures, plans, dataset, "some" if differ else "named" if grid_.structures else "all")
+    for table in grid_.table:
+        for measure in table.measures:
+            named = measure.partition(" ")[2]
+            if named and named not in [structure.name for structure in structures]:
+                told = ", ".join(structure.name for structure in structures)
+                raise UsageError(f"{source}: table: measures: {measure} names {named}; the study evaluates {told}.")
+    if any(table.of == "test" for table in grid_.table) and options.test is None and not splits[0].get("test"):
+        raise UsageError(
+            f'{source}: table: of = "test" needs test cases; give test_share = 0.2 in the file, or --test DATASET.'
+        )
     write_json(out / "splits.json", splits)
     write_json(
         out / "study.json",
@@ -166,7 +207,38 @@ def prepare(dataset: Dataset, grid: str | Path, out: str | Path, request: Reques
         structures=structures,
         plans=plans,
         request=asked,
+        rules=rules,
+        test=options.test,
     )
+
+
+def _common_rules(grid: Grid, plans: Mapping[str, Plan]) -> EvaluationRules:
+    """What is held out, and how absent structures count: as the grid file says, or as all plans say."""
+    found: dict[str, Any] = {}
+    for name, own in (("test_share", grid.test_share), ("empty", grid.empty), ("validation_share", None)):
+        values = {getattr(plan.evaluation, name) for plan in plans.values()}
+        if own is not None:
+            found[name] = own
+        elif len(values) == 1:
+            found[name] = values.pop()
+        elif name != "validation_share":
+            default = EvaluationRules.model_fields[name].default
+            told = ", ".join(sorted(map(str, values)))
+            say(
+                f"The settings' plans differ in evaluation.{name} ({told}); {default} is taken, as {name} is not given."
+            )
+    if grid.folds is not None and len(grid.folds) > 1:
+        found.pop("validation_share", None)
+    return EvaluationRules(**found)
+
+
+def with_rules(plan: Plan, rules: EvaluationRules) -> Plan:
+    """The plan with a study's rules; itself where it has them."""
+    changed = {name: value for name, value in rules if name != "reasons" and value != getattr(plan.evaluation, name)}
+    if not changed:
+        return plan
+    reasons = {**plan.evaluation.reasons, **dict.fromkeys(changed, "the study's, the same for all settings")}
+    return plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={**changed, "reasons": reasons})})
 
 
 def _as_begun(request: Request, grid: Grid, before: Mapping[str, Any]) -> Request:
@@ -190,33 +262,45 @@ def _check_known(source: Path, grid: Grid, settings: Sequence[Setting], dataset:
     for name, wanted, known in (
         *((f"setting {setting.name}: channels", setting.channels, dataset.channels) for setting in settings),
         ("regions", grid.regions, (*dataset.labels, *dataset.regions)),
+        *((f"setting {one.name}: regions", one.regions, (*dataset.labels, *dataset.regions)) for one in settings),
     ):
         unknown = [item for item in wanted if item not in known]
         if unknown:
             raise UsageError(f"{source}: {name}: {', '.join(unknown)} is not in {dataset.name} ({', '.join(known)}).")
 
 
-def _structures(source: Path, grid: Grid, dataset: Dataset) -> tuple[Structure, ...]:
-    """Structures to evaluate: those named; else the grid's regions, the dataset's regions, or its labels."""
+def _structures(source: Path, grid: Grid, settings: Sequence[Setting], dataset: Dataset) -> tuple[Structure, ...]:
+    """Structures to evaluate: those named; else the settings' regions, the dataset's regions, or its labels."""
     known = {name: Structure(name, (value,)) for name, value in dataset.labels.items()}
     known |= {structure.name: structure for structure in dataset_structures(dataset)}
-    wanted = grid.structures or grid.regions or list(dataset.regions or dataset.labels)
+    regions = [region for setting in settings for region in setting.regions]
+    wanted = grid.structures or regions or list(dataset.regions or dataset.labels)
     for name in wanted:
         if name not in known:
             raise UsageError(f"{source}: structures: {name} is not in {dataset.name} ({', '.join(known)}).")
     return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
+def _segmented(plan: Plan, dataset: Dataset) -> set[frozenset[int]]:
+    """The sets of label values that a plan's label maps tell apart."""
+    return {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
+
+
 def _check_structures(
-    source: Path, structures: Sequence[Structure], plans: Mapping[str, Plan], dataset: Dataset, named: bool
+    source: Path,
+    structures: Sequence[Structure],
+    plans: Mapping[str, Plan],
+    dataset: Dataset,
+    needed: Literal["all", "named", "some"],
 ) -> None:
+    """Every setting must segment all structures, or where they have regions or planners of their own, some."""
     for name, plan in plans.items():
-        segmented = {frozenset(structure.values) for structure in plan_structures(plan, dataset)}
+        segmented = _segmented(plan, dataset)
         missing = [structure.name for structure in structures if frozenset(structure.values) not in segmented]
-        if missing:
+        if missing and (needed != "some" or len(missing) == len(structures)):
             raise UsageError(
                 f"{source}: setting {name} does not segment {', '.join(missing)}; "
-                f"{'name' if named else 'give structures ='} only what all settings segment."
+                f"{'give structures =' if needed == 'all' else 'name'} only what all settings segment."
             )
 
 
@@ -262,7 +346,6 @@ def _planner_plan(folder: Path, fingerprint: Fingerprint, request: ResolvedReque
 
 def _plan_all(
     source: Path,
-    grid: Grid,
     settings: Sequence[Setting],
     request: ResolvedRequest,
     make: Callable[[ResolvedRequest, Setting], Plan],
@@ -270,9 +353,7 @@ def _plan_all(
     plans, wrong = {}, []
     for setting in settings:
         try:
-            own = replace(
-                request, planner=setting.planner, channels=tuple(setting.channels), regions=tuple(grid.regions)
-            )
+            own = replace(request, planner=setting.planner, channels=setting.channels, regions=setting.regions)
             plan = make(own, setting)
             for item in request.carried:
                 item.check_plan(plan)

@@ -11,8 +11,10 @@ from rich.table import Table
 from autoseg.evaluation.comparison import ComparisonRow
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.plans.plan import Plan
+from autoseg.study.paper_table import PaperTable
 from autoseg.study.preparation import Study
 from autoseg.study.results import SettingResult, StudyTable, trained_cases
+from autoseg.study.table_layout import TableLayout
 
 #: Headings of a setting's properties and cost.
 FACTS = ("planner", "parameters", "step GB", "batch × patch", "iterations", "s/iteration")
@@ -22,10 +24,33 @@ BETWEEN_SEEDS = "seeds"
 
 
 def terminal_tables(table: StudyTable, *, wide: bool = True) -> list[Table]:
-    """One table with everything; in a narrow terminal one of the settings' properties and one of their scores."""
+    """One table with everything; in a narrow terminal one of the settings' properties and one of their scores.
+
+    The test cases' scores follow, and the tables that the grid file lays out.
+    """
+    found = _terminal_tables(table, wide, "cases")
+    if table.tested is not None:
+        found.append(_terminal_tables(table.tested, False, "test cases, the folds together")[-1])
+    return [*found, *(laid_out(table, layout) for layout in table.study.grid.table)]
+
+
+def laid_out(table: StudyTable, layout: TableLayout) -> Table:
+    """A table of the grid file's, for the terminal."""
+    paper = PaperTable.of(table, layout)
+    found = Table(title=escape(paper.title), caption=escape(paper.note), box=box.SIMPLE_HEAD, show_edge=False)
+    axes = len(layout.rows)
+    for place, heading in enumerate(paper.headings):
+        found.add_column(escape(heading), justify="left" if place < axes else "right", overflow="fold")
+    for names, cells in paper.rows:
+        texts = [f"[bold]{escape(cell.text)}[/bold]" if cell.bold else escape(cell.text) for cell in cells]
+        found.add_row(*map(escape, names), *texts)
+    return found
+
+
+def _terminal_tables(table: StudyTable, wide: bool, what: str) -> list[Table]:
     facts = [facts_of(result) for result in table.results]
     scores = [scores_of(table, result) for result in table.results]
-    title = f"{table.study.grid.name}: Dice, mean ± standard deviation over {trained_cases(table.results)} cases"
+    title = f"{table.study.grid.name}: Dice, mean ± standard deviation over {trained_cases(table.results)} {what}"
     if wide:
         return [
             _table(title, [*FACTS, *score_headings(table)], table, [f + s for f, s in zip(facts, scores, strict=True)]),
@@ -110,27 +135,40 @@ def markdown(table: StudyTable) -> str:
     rows = [[_name(study, r.setting.name), *facts_of(r), *scores_of(table, r)] for r in table.results]
     lines += _markdown_table(["setting", *FACTS, *score_headings(table)], rows)
     lines += ["", *[f"- {note}" for note in table.notes()], ""]
-    found = table.comparison
-    if found is not None:
-        lines += [f"## Compared with {found.baseline}", ""]
-        headings = [
-            "",
-            "setting",
-            "Δ mean",
-            f"{100 * found.bootstrap.confidence:g} % interval",
-            "p",
-            "p Holm",
-            "effect",
-        ]
-        compared = [row for row in found.rows if row.name != found.baseline]
-        lines += _markdown_table(headings, [_compared(row) for row in compared])
-        lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]
+    lines += _comparison(table)
+    if table.tested is not None:
+        tested = table.tested
         lines += [
-            "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa), "
-            "rank-biserial effect size.",
+            "## Test set",
+            "",
+            f"Dice: mean ± standard deviation over {trained_cases(tested.results)} test cases that no fold has seen, "
+            f"by {_count(len(study.folds), 'fold')} together, without post-processing.",
             "",
         ]
+        scores = [[_name(study, r.setting.name), *scores_of(tested, r)] for r in tested.results]
+        lines += [*_markdown_table(["setting", *score_headings(tested)], scores), "", *_comparison(tested)]
+    for layout in grid.table:
+        lines += PaperTable.of(table, layout).markdown()
     return "\n".join(lines)
+
+
+def _comparison(table: StudyTable) -> list[str]:
+    """The comparison with the baseline; nothing where there is none."""
+    found = table.comparison
+    if found is None:
+        return []
+    where = "" if table.tested is not None or not table.study.test_cases else ", on the test set"
+    lines = [f"## Compared with {found.baseline}{where}", ""]
+    headings = ["", "setting", "Δ mean", f"{100 * found.bootstrap.confidence:g} % interval", "p", "p Holm", "effect"]
+    compared = [row for row in found.rows if row.name != found.baseline]
+    lines += _markdown_table(headings, [_compared(row) for row in compared])
+    lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]
+    return [
+        *lines,
+        "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa), "
+        "rank-biserial effect size.",
+        "",
+    ]
 
 
 def _compared(row: ComparisonRow) -> list[str]:

@@ -1,16 +1,20 @@
 """Results of a study: every setting evaluated on the same structures, and compared with the baseline."""
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from autoseg.data.file_names import result_ending
-from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.crossvalidation.holdout import MADE_OF
+from autoseg.data.dataset import Case, Dataset
+from autoseg.data.file_names import image_ending, result_ending
+from autoseg.evaluation.cases import Structure, evaluate_pairs
 from autoseg.evaluation.comparison import Comparison, compare_samples
-from autoseg.evaluation.protocol import EvaluationProtocol
+from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Statistics
 from autoseg.plans.plan import Plan
 from autoseg.runs.fold import DONE
@@ -22,6 +26,12 @@ from autoseg.utils.files import read_json, write_json
 
 #: Column of the mean over the structures.
 MEAN = "mean"
+
+#: Stands for a fold where all folds of a run predict together.
+TOGETHER = -1
+
+#: File beside predicted test cases of another dataset: what they were made of.
+TESTED = "tested.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class SettingResult:
         iterations: steps of a fold's training, its stages together; mean over folds and seeds, NaN without any.
         seconds: of a fold's training likewise, validation during training included.
         trained: number of finished trainings.
-        evaluations: (seed, fold) → evaluation.
+        evaluations: (seed, fold) → evaluation of its validation cases.
+        tests: seed → evaluation of the test cases by all folds together; often there are none.
     """
 
     setting: Setting
@@ -47,6 +58,15 @@ class SettingResult:
     seconds: float
     trained: int
     evaluations: dict[tuple[int, int], Evaluation]
+    tests: dict[int, Evaluation] = field(default_factory=dict)
+
+    def on_test(self, seeds: Sequence[int]) -> "SettingResult":
+        """The same of the test cases; unfinished unless they are scored with every seed."""
+        evaluations = {(seed, TOGETHER): evaluation for seed, evaluation in self.tests.items()}
+        if self.status != "done" or set(self.tests) == set(seeds):
+            return replace(self, evaluations=evaluations)
+        note = f"{len(self.tests)} of {len(seeds)} tested"
+        return replace(self, evaluations=evaluations, status="unfinished", note=note)
 
     @property
     def seconds_per_iteration(self) -> float:
@@ -105,11 +125,13 @@ class StudyTable:
         study: settings, dataset and plans.
         results: one for each setting, in the grid's order.
         comparison: of the finished settings' Dice with the baseline's; None where there is nothing to compare.
+        tested: the same of the test cases, by each setting's folds together; None where there are none.
     """
 
     study: Study
     results: tuple[SettingResult, ...]
     comparison: Comparison | None
+    tested: "StudyTable | None" = None
 
     @property
     def failed(self) -> list[str]:
@@ -191,6 +213,7 @@ class StudyTable:
             ],
             "comparison": None if self.comparison is None else self.comparison.to_json(),
             "notes": self.notes(),
+            **({} if self.tested is None else {"test": self.tested.to_json()}),
         }
 
 
@@ -200,17 +223,27 @@ def collect_results(study: Study) -> StudyTable:
     Raises:
         AutosegError: a label map is unreadable.
     """
-    results = [_gather(study, setting) for setting in study.settings]
+    results = tuple(_gather(study, setting) for setting in study.settings)
+    tested = None
+    if study.test_cases:
+        of_test = tuple(result.on_test(study.grid.seeds) for result in results)
+        tested = StudyTable(study, of_test, _compared(study, of_test))
+    return StudyTable(study, results, _compared(study, results), tested)
+
+
+def _compared(study: Study, results: Sequence[SettingResult]) -> Comparison | None:
+    """The finished settings compared with the baseline, as far as they segment the same."""
     done = {result.setting.name: result for result in results if result.status == "done"}
-    comparison = None
-    if study.grid.baseline in done and len(done) > 1:
-        comparison = compare_samples({name: result.values() for name, result in done.items()}, study.grid.baseline)
-    return StudyTable(study, tuple(results), comparison)
+    if study.grid.baseline not in done:
+        return None
+    values = {name: result.values() for name, result in done.items()}
+    same = {name: of for name, of in values.items() if list(of) == list(values[study.grid.baseline])}
+    return compare_samples(same, study.grid.baseline) if len(same) > 1 else None
 
 
 def _gather(study: Study, setting: Setting) -> SettingResult:
     plan = study.plans[setting.name]
-    evaluations, iterations, seconds = {}, [], []
+    evaluations, tests, iterations, seconds = {}, {}, [], []
     failure = ""
     for seed in study.grid.seeds:
         run = Run(study.run_folder(setting, seed))
@@ -219,10 +252,13 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
                 if not failure and study.is_begun(setting, seed) and (run.path / FAILED).exists():
                     failure = f"seed {seed}: {read_json(run.path / FAILED)['reason']}"
                 continue
-            evaluations[seed, fold] = _evaluate(study, run, plan, fold)
+            evaluations[seed, fold] = _evaluate(study, setting, _validated(study, run, fold))
             done = [read_json(path) for stage in plan.stage().chain if (path := run.fold(stage, fold).done).exists()]
             iterations.append(sum(part["iterations"] for part in done))
             seconds.append(sum(part["seconds"] for part in done))
+        found = _test_cases(study, setting, run, seed)
+        if found is not None:
+            tests[seed] = _evaluate(study, setting, found)
     expected = len(study.grid.seeds) * len(study.folds)
     status: Literal["done", "failed", "unfinished"] = "done"
     if len(evaluations) < expected:
@@ -236,38 +272,98 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
         seconds=float(np.mean(seconds)) if seconds else math.nan,
         trained=len(evaluations),
         evaluations=evaluations,
+        tests=tests,
     )
 
 
-def _evaluate(study: Study, run: Run, plan: Plan, fold: int) -> Evaluation:
-    """The fold's validation cases on the study's structures, measured once for each training."""
-    folder = run.fold(plan.recommended, fold).folder
-    if _measured_by_training(study, plan):
-        return Evaluation.read(folder / "validation")
-    out = folder / "study"
-    made_from = {
-        "trained": read_json(folder / DONE),
-        "structures": [[s.name, list(s.values)] for s in study.structures],
-    }
-    if (out / "made_from.json").exists() and read_json(out / "made_from.json") == made_from:
-        return Evaluation.read(out)
+@dataclass(frozen=True)
+class _Predicted:
+    """Predicted cases.
+
+    Attributes:
+        labels: folder of their label maps, and of their evaluation if there is one.
+        out: folder for an evaluation on the study's structures.
+        made_of: what they were predicted with.
+        cases: whose label maps they are.
+        evaluated: whether the folder of the label maps has an evaluation on the plan's structures.
+    """
+
+    labels: Path
+    out: Path
+    made_of: Any
+    cases: Sequence[Case]
+    evaluated: bool
+
+
+def _validated(study: Study, run: Run, fold: int) -> _Predicted:
+    """The validation cases of a fold."""
+    folder = run.fold(run.plan.recommended, fold).folder
+    cases = [study.dataset.case(case) for case in study.splits[fold]["validation"]]
+    return _Predicted(folder / "validation", folder / "study", read_json(folder / DONE), cases, True)
+
+
+def other_test(run: Run, test: Dataset) -> Path:
+    """Folder of a run's predictions of another dataset's cases."""
+    return run.path / run.plan.recommended / f"test_{re.sub(r'[^A-Za-z0-9_.-]+', '_', test.name)}"
+
+
+def _test_cases(study: Study, setting: Setting, run: Run, seed: int) -> _Predicted | None:
+    """The test cases, predicted by all folds of a run that is trained; None where they are not."""
+    if not study.test_cases or not all(study.is_trained(setting, seed, fold) for fold in study.folds):
+        return None
+    stage = run.plan.stage()
+    folder = run.test(stage) if study.test is None else other_test(run, study.test)
+    made = folder / (MADE_OF if study.test is None else TESTED)
+    if not made.exists():
+        return None
+    return _Predicted(folder, folder / "study", read_json(made), study.test_cases, study.test is None)
+
+
+def _evaluate(study: Study, setting: Setting, predicted: _Predicted) -> Evaluation:
+    """Predicted cases on the structures that a setting is evaluated on, measured once."""
+    plan, structures, extra = study.plans[setting.name], study.structures_of(setting), _further_metrics(study)
+    dataset = study.dataset if study.test is None or predicted.evaluated else study.test
+    if predicted.evaluated and not extra and _measured_by_training(plan, structures, dataset):
+        return Evaluation.read(predicted.labels).counting_absent(study.rules.empty)
+    made_from = {"trained": predicted.made_of, "structures": [[s.name, list(s.values)] for s in structures]}
+    # Only where they are not the usual ones, so that evaluations of an earlier version are used again.
+    made_from |= {"metrics": extra} if extra else {}
+    if (predicted.out / "made_from.json").exists() and read_json(predicted.out / "made_from.json") == made_from:
+        return Evaluation.read(predicted.out).counting_absent(study.rules.empty)
     pairs = []
-    for case_id in study.splits[fold]["validation"]:
-        label = study.dataset.case(case_id).label
-        if label is None:
-            raise AutosegError(f"case {case_id} of {study.dataset.root} has no label to evaluate with.")
-        pairs.append((case_id, folder / "validation" / f"{case_id}{result_ending(plan.file_ending)}", label))
-    evaluate_pairs(pairs, study.structures, out, EvaluationProtocol(ignore=study.dataset.ignore_label))
-    write_json(out / "made_from.json", made_from)
-    return Evaluation.read(out)  # rounded as in the file, so that the table is the same next time
-
-
-def _measured_by_training(study: Study, plan: Plan) -> bool:
-    """Whether the validation at the end of a training has the study's structures and ignore label."""
-    outputs = [(output.name, tuple(output.values)) for output in plan.target.outputs]
-    return (
-        outputs == [(s.name, s.values) for s in study.structures] and plan.target.ignore == study.dataset.ignore_label
+    for case in predicted.cases:
+        if case.label is None:
+            raise AutosegError(f"case {case.id} of {dataset.root} has no label to evaluate with.")
+        pairs.append((case.id, _label_map(predicted.labels, case, plan), case.label))
+    protocol = EvaluationProtocol(
+        empty=study.rules.empty,
+        ignore=dataset.ignore_label,
+        metrics=(*STANDARD_METRICS, *extra) if extra else None,
     )
+    evaluate_pairs(pairs, structures, predicted.out, protocol)
+    write_json(predicted.out / "made_from.json", made_from)
+    return Evaluation.read(predicted.out)  # rounded as in the file, so that the table is the same next time
+
+
+def _label_map(folder: Path, case: Case, plan: Plan) -> Path:
+    """A predicted label map: of the run's own cases it has the plan's ending, else that of the scan."""
+    own = folder / f"{case.id}{result_ending(plan.file_ending)}"
+    if own.exists():
+        return own
+    first = next(iter(case.channels.values()))
+    return folder / f"{case.id}{result_ending(image_ending(first.path), plan.file_ending)}"
+
+
+def _further_metrics(study: Study) -> list[str]:
+    """Metrics of the tables that are not measured anyway."""
+    named = [metric for table in study.grid.table for metric in table.metrics]
+    return [metric for metric in dict.fromkeys(named) if metric not in STANDARD_METRICS]
+
+
+def _measured_by_training(plan: Plan, structures: Sequence[Structure], dataset: Dataset) -> bool:
+    """Whether the evaluation at the end of a training has these structures and the dataset's ignore label."""
+    outputs = [(output.name, tuple(output.values)) for output in plan.target.outputs]
+    return outputs == [(s.name, s.values) for s in structures] and plan.target.ignore == dataset.ignore_label
 
 
 def _undefined(value: object) -> bool:

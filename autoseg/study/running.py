@@ -12,27 +12,37 @@ from pathlib import Path
 
 import torch
 
+from autoseg.crossvalidation.holdout import score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
+from autoseg.inference.inputs import by_other_names
+from autoseg.inference.predictor import Predictor
 from autoseg.planning.making import planned_run
 from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing.dataset import case_key
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
+from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
-from autoseg.study.results import StudyTable
+from autoseg.study.results import TESTED, StudyTable, other_test
 from autoseg.study.tables import tabulate
-from autoseg.utils.device import Compute
-from autoseg.utils.digest import digest
+from autoseg.utils.device import Compute, select_device
+from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import write_json, write_text
+from autoseg.utils.files import read_json, write_json, write_text
 from autoseg.utils.progress import say
 
 
-def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request | None = None) -> StudyTable:
+def sweep(
+    dataset: Dataset,
+    grid: str | Path,
+    out: str | Path,
+    request: Request | None = None,
+    options: StudyOptions = StudyOptions(),
+) -> StudyTable:
     """Train and evaluate every setting of a study, and compare them.
 
     The same call resumes an interrupted study and trains only what is missing. A setting whose plan, data or length of
@@ -44,6 +54,7 @@ def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request 
         out: the study's folder.
         request: common options, see :func:`autoseg.study.preparation.prepare`; ``device`` and
             ``workers`` are those of the trainings, too.
+        options: a test set of another dataset, and folds, seeds and length in place of the file's.
 
     Returns:
         The table, which is also written to ``out``. Settings that failed are in it with the reason.
@@ -53,7 +64,7 @@ def sweep(dataset: Dataset, grid: str | Path, out: str | Path, request: Request 
         AutosegError: the dataset has errors.
     """
     request = request or Request()
-    study = prepare(dataset, grid, out, request)
+    study = prepare(dataset, grid, out, request, options)
     run_study(study, request.device, request.workers)
     return tabulate(study)
 
@@ -95,6 +106,7 @@ def run_study(study: Study, device: str = "auto", workers: int | None = None) ->
         )
         with clock.timed(job.missing):
             _train_one(study, job, device, workers)
+    _test_all(study, device)
 
 
 def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> None:
@@ -123,6 +135,49 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
     _free_memory()
     write_json(folder / FAILED, {"reason": reason})
     say(f"{job.setting.name}, seed {job.seed} failed: {reason}")
+
+
+def _test_all(study: Study, device: str) -> None:
+    """Score the trained settings on the test cases, those that were not scored yet; a failure stops no other."""
+    if not study.test_cases:
+        return
+    for setting in study.settings:
+        for seed in study.grid.seeds:
+            if not all(study.is_trained(setting, seed, fold) for fold in study.folds):
+                continue
+            run = Run(study.run_folder(setting, seed))
+            try:
+                predict_test_cases(study, run, device)
+            except AutosegError as error:
+                say(f"{setting.name}, seed {seed} can't be tested: {error}")
+
+
+def predict_test_cases(study: Study, run: Run, device: str) -> None:
+    """Predict the test cases with the study's folds of a run together, where that was not done with these weights.
+
+    Label maps of held out cases go to the run's ``<configuration>/test``, others to ``test_<dataset>`` beside it.
+
+    Raises:
+        AutosegError: a case can't be predicted, as it lacks a channel.
+    """
+    stage = run.plan.stage()
+    if study.test is None:
+        score_test_cases(run, stage, select_device(device), study.folds)
+        return
+    out = other_test(run, study.test)
+    made_of = {
+        "weights": [file_digest(run.fold(one, fold).weights) for one in stage.chain for fold in study.folds],
+        "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
+        "cases": [[case.id, *(str(path) for path in case.files)] for case in study.test_cases],
+    }
+    if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
+        return
+    cases = by_other_names(study.test_cases, study.test.channels, run.plan)
+    outcome = Predictor.load(run.path, stage.name, study.folds, device, postprocessing=False).predict(cases, out)
+    if outcome.failed:
+        case, reason = next(iter(outcome.failed.items()))
+        raise AutosegError(f"{case}: {reason}")
+    write_json(out / TESTED, made_of)
 
 
 def _in_one_sentence(error: Exception) -> str:

@@ -130,6 +130,7 @@ class Validation(Callback):
         share = VALIDATION_SHARE
         if recipe.early_stopping or follows_loss(recipe) or training.stage.inference.checkpoint == "best":
             share = NEEDED_SHARE if training.budget.seconds else math.inf
+        share = math.inf if recipe.validate_always else share
         if not (self._cases and due and state.validation_seconds <= share * state.seconds):
             return
         validate(training, self._cases)

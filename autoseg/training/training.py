@@ -44,7 +44,7 @@ READING_THREADS = 4
 LASTING = {"epochs", "early_stopping", "early_stopping_follows", "reasons"}
 
 #: Parts that set its validation, which change its steps only where the schedule follows the validation.
-WATCHING = {"validate_every", "validate_cases", "validation_loss", "validation_batches"}
+WATCHING = {"validate_every", "validate_cases", "validate_always", "validation_loss", "validation_batches"}
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
 """Shared by planners ``albunet2d`` and ``albunet3d``: the networks of Wacker et al. 2019 (arXiv 1912.12452).
 
-Where the paper is silent, its authors' released code decides: the decoder's widths, Adam at a
-constant 1e-3, equal weights of overlapping tiles, windows a quarter of a patch apart in the plane.
+Where the paper is silent, its authors' released code decides: the decoder's widths, a constant rate, the Dice over the
+batch, equal weights of overlapping tiles.
 """
 
 from collections.abc import Sequence
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import Inflated
+from autoseg.plans.loss import Loss
 from autoseg.plans.plan import Plan
-from autoseg.plans.recipe import Initialization, Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.preprocessing import Normalization
+from autoseg.plans.recipe import Initialization, Optimizer, Recipe, Sampling
+from autoseg.plans.schedule import Schedule
 from planners.rules.fitting import Wanted, fit
-from planners.rules.systems import adopt, assemble, base_recipe, configure
+from planners.rules.mirroring import flips
+from planners.rules.protocol import changed, lasting, still, without_mirroring
+from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import open_task
 
 #: Red, green and blue of the paper.
@@ -50,21 +56,21 @@ def plan_albunet(
         UsageError: unknown channels or regions are requested.
         AutosegError: timm is missing, or not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, _CHANNELS, exclusive=True)
+    task = open_task(fingerprint, request, _CHANNELS, f"{_PAPER}, section III-A", exclusive=True)
     network = Inflated(
         encoder=_ENCODER,
         first_pool="2x2",
         skips=[4, 8, 16, 32],
         depth_layers=depth_layers,
         reasons={
-            "encoder": f"ResNet34 with every k×k convolution made 1×k×k ({_PAPER})",
-            "first_pool": f"2×2 instead of 3×3 ({_PAPER})",
-            "skips": f"none at half the resolution ({_PAPER}, released code)",
+            "encoder": f"{_PAPER}, section III-A: ResNet34 with every k×k convolution made 1×k×k",
+            "first_pool": f"{_PAPER}, figure 2: 2×2 instead of 3×3",
+            "skips": f"{_PAPER}, figure 2; none at half the resolution, as in the released code",
             "decoder_features": f"{_PAPER}, released code",
             "decoder_widths": f"{_PAPER}, released code",
-            "depth_layers": f"3×1×1 convolutions that join slices ({_PAPER})"
+            "depth_layers": f"{_PAPER}, section III-A: 3×1×1 convolutions in the upsampling path"
             if depth_layers
-            else f"single slices: nothing to join ({_PAPER})",
+            else f"{_PAPER}, section III-A: disabled for single slices",
         },
     )
     unit = [u if side > 1 else 1 for u, side in zip(_UNIT, patch, strict=True)]
@@ -73,18 +79,51 @@ def plan_albunet(
         name="adam",
         learning_rate=1e-3,
         weight_decay=0.0,
-        reasons={"name": f"{_PAPER}, released code", "learning_rate": f"{_PAPER}, released code"},
+        reasons={
+            "name": f"{_PAPER}, section III-C",
+            "learning_rate": f"{_PAPER}, section III-C",
+            "weight_decay": f"{_PAPER}, section III-C: none",
+        },
     )
     dice = Loss(
         dice_weight=1.0,
         ce_weight=0.0,
-        background=True,
+        background=False,
         batch_dice=True,
+        smooth=0.0,
         reasons={
-            "dice_weight": f"multiple Dice: averaged over the tissue classes ({_PAPER})",
-            "ce_weight": f"Dice alone ({_PAPER})",
-            "background": f"a class, too ({_PAPER}, released code): else nothing keeps it out of a class not found yet",
-            "batch_dice": f"over the whole batch ({_PAPER}, released code)",
+            "dice_weight": f"{_PAPER}, eq. 2: multiple Dice",
+            "ce_weight": f"{_PAPER}, section III-B: Dice alone",
+            "dice_numerator": f"{_PAPER}, eq. 1",
+            "background": f"{_PAPER}, section III-B: K = 3 classes without background; --set "
+            "recipe.loss.background=true makes it one, as in the released code, and keeps it out of the classes",
+            "batch_dice": f"{_PAPER}, released code: over the whole batch",
+            "smooth": f"{_PAPER}, eq. 1, has no ε",
+        },
+    )
+    augmented = changed(
+        still(f"{_PAPER}, section III-D: none"),
+        {
+            "elastic_probability": 0.2,
+            # Without a rotation this only says that single slices are bent in their plane.
+            "rotation_axes": [0, 1, 2] if depth_layers else [0],
+            "mirror_axes": flips([output.name for output in task.target.outputs], task.grid.transpose),
+            "noise_probability": 0.1,
+            "blur_probability": 0.2,
+        },
+        {
+            "elastic_probability": f"{_PAPER}, section III-D: elastic deformations; how often and how far is ours",
+            "mirror_axes": f"{_PAPER}, section III-D: reflections; along which axes is ours",
+            "noise_probability": f"{_PAPER}, section III-D: noise; how often and how much is ours",
+            "blur_probability": f"{_PAPER}, section III-D: blur; how often and how much is ours",
+        },
+    )
+    sampling = Sampling(
+        foreground_share=0.0,
+        background="mask",
+        reasons={
+            "foreground_share": f"{_PAPER}, section III-C: none",
+            "background": f"{_PAPER}, section III-C: drawn uniformly from the non-zero area",
         },
     )
     own = Recipe(
@@ -92,30 +131,60 @@ def plan_albunet(
         optimizer=adam,
         schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{_PAPER}, released code"}),
         initialization=Initialization(
-            reasons={"source": "the paper's is --weights imagenet, which timm downloads; or --weights FILE"}
+            reasons={
+                "source": f"{_PAPER}, section V-B: without pretraining; with it is --weights imagenet, which timm "
+                "downloads, or --weights FILE"
+            }
         ),
+        augmentation=augmented,
+        sampling=sampling,
         ema_decay=0.0,
-        reasons={"ema_decay": "the paper has none"},
+        reasons={"ema_decay": f"ours: {_PAPER} name none"},
     )
-    size = fit(task.full, network, own, Wanted(patch, batch, unit, least))
+    size = fit(task.full, network, own, Wanted(patch, batch, unit, least, origin=f"{_PAPER}, section III-C"))
     base, applied = base_recipe(task.full, size.patch, size.batch)
-    recipe = adopt(base, own)
+    recipe = lasting(adopt(base, own), task, (50, 100), f"{_PAPER}, section III-C: 50 epochs of 100 batches")
     tile = [max(side, mine) for side, mine in zip(_covering(_WINDOW, task.grid.shape), size.patch, strict=True)]
+    applied = without_mirroring(applied, f"{_PAPER} describe no test-time augmentation")
     inference = applied.model_copy(
         update={
             "patch_size": tile,
             "step": [tile[0], _STEP_IN_PLANE, _STEP_IN_PLANE],
+            "edges": "padded",
             "gaussian_sigma": 0.0,
             "reasons": {
                 **applied.reasons,
-                "patch_size": f"windows as large as the 3D network's patches, where the images are ({_PAPER})",
-                "step": f"{_STEP_IN_PLANE} pixels in the plane, the window's depth along z ({_PAPER})",
-                "gaussian_sigma": f"overlapping windows count alike ({_PAPER}, released code)",
+                "patch_size": f"{_PAPER}, section III-E: as large as the 3D network's patches, where the images are",
+                "step": f"{_PAPER}, section III-E: {_STEP_IN_PLANE} pixels in the plane, {_WINDOW[0]} slices along z",
+                "edges": f"{_PAPER}, section III-E: exactly so far apart",
+                "average": f"{_PAPER}, section III-E: overlapping predictions are averaged",
+                "gaussian_sigma": f"{_PAPER}, released code: overlapping windows count alike",
             },
         }
     )
     configuration = configure(task.full, network, size, recipe, inference)
-    return assemble(task, name, {"3d_fullres": configuration}, "3d_fullres", "the only one")
+    return assemble(
+        task,
+        name,
+        {"3d_fullres": configuration},
+        "3d_fullres",
+        "the only one",
+        Preparation(
+            normalization=Normalization(
+                scheme="zscore",
+                masked=True,
+                reasons={
+                    "scheme": f"{_PAPER}, section III-D: each channel of each patient; as z-scores is ours",
+                    "masked": f"ours: of the non-zero regions that {_PAPER}, section III-D, crop to",
+                },
+            ),
+            evaluation=EvaluationRules(
+                validation_share=0.2,
+                reasons={"validation_share": f"{_PAPER}, section IV-B: 20 %, split between patients"},
+            ),
+            target_reason=f"{_PAPER}, section III-A: a softmax over edema, tumor core, enhancing tumor and background",
+        ),
+    )
 
 
 def _covering(window: Sequence[int], image: Sequence[float]) -> list[int]:

@@ -1,33 +1,30 @@
-"""Planner ``cropped_unet``: Yildiz's 3D U-Net on volumes cropped to 128³.
+"""Planner ``cropped_unet``: the 3D U-Net of Yıldız et al. on FLAIR volumes cropped to 128³.
 
-From the publication: T1ce, T2 and FLAIR, volumes cropped to 128³, min–max scaling, Dice plus Tversky loss, Adam at
-1e-3, reduced on a plateau down to 1e-6. Assumed: a U-Net of five levels that begins with 16 kernels, Tversky's weights
-(0.3, 0.7) as in Salehi et al. 2017, a reduction by a factor of five, and batches of two.
+Ours, where the paper is silent: 16 kernels in the first level, the weights of the Tversky index (those of Salehi et al.
+2017), the factor and patience of the falling rate.
 """
 
 from dataclasses import replace
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.loss import Loss
 from autoseg.plans.plan import Plan
-from autoseg.plans.preprocessing import Normalization
-from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.recipe import Optimizer, Recipe, Sampling
+from autoseg.plans.schedule import Schedule
+from planners.papers.yildiz import CROP, YILDIZ, cropped, cropped_shape
 from planners.rules.fitting import Wanted, fit
-from planners.rules.plain import assumed, plain_unet
-from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
+from planners.rules.plain import plain_unet
+from planners.rules.protocol import lasting, still, without_mirroring
+from planners.rules.systems import adopt, assemble, base_recipe, configure
 from planners.rules.task import open_task
-
-#: The paper's sequences.
-_CHANNELS = ("t1c", "t2", "flair")
-
-#: Voxels that a volume is cropped to, all of which a patch covers.
-_BOX = (128, 128, 128)
 
 _FEATURES = 16
 _LEVELS = 5
-_BATCH = 2
+_BATCH = 4
 
-_PAPER = "Yildiz"
+#: Epochs, and batches of each.
+_LENGTH = (30, 213)
 
 
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
@@ -37,52 +34,87 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, _CHANNELS)
-    shape = [min(side, n) for side, n in zip(_BOX, task.grid.shape, strict=True)]
+    where = f"{YILDIZ}, section 3, has its final model on one scan (--channels t1c,t2,flair is the other model)"
+    task = open_task(fingerprint, request, ("flair",), where, exclusive=True)
+    shape = cropped_shape(task)
     stage = replace(task.full, shape=shape)
-    network = plain_unet(_BOX, shape, task.grid.spacing, _FEATURES, _LEVELS, "assumed")
-    loss = Loss(
+    plain = plain_unet(CROP, shape, task.grid.spacing, _FEATURES, _LEVELS, "ours")
+    network = plain.model_copy(
+        update={
+            "pooling": "max",
+            "reasons": {
+                **plain.reasons,
+                "strides": f"{YILDIZ}, section 2.4: pooled four times by two, where the images have the voxels for it",
+                "pooling": f"{YILDIZ}, section 2.4: max pooling",
+                "encoder_blocks": f"{YILDIZ}, section 2.4: two convolutions a level",
+                "activation": f"{YILDIZ}, section 2.4: ReLU",
+                "norm": "ours: the paper names none",
+            },
+        }
+    )
+    own = Recipe(
+        loss=_loss(),
+        optimizer=Optimizer(
+            name="adam",
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            reasons={
+                "name": f"{YILDIZ}, section 4.1",
+                "learning_rate": f"{YILDIZ}, section 4.1",
+                "weight_decay": f"ours: {YILDIZ} name none",
+            },
+        ),
+        schedule=Schedule(
+            name="plateau",
+            warmup=0.0,
+            floor=1e-3,
+            follows="validation_loss",
+            reasons={
+                "name": f"{YILDIZ}, section 4.1: reduced on plateaus",
+                "warmup": f"ours: {YILDIZ} name none",
+                "floor": f"{YILDIZ}, section 4.1: from 1e-3 to no less than 1e-6",
+                "follows": f"{YILDIZ}, section 4.1: the validation loss",
+                "factor": "ours",
+                "patience": "ours, in validations: a tenth of the training",
+            },
+            patience=3,
+        ),
+        augmentation=still(f"{YILDIZ}, section 4.1: none is described"),
+        sampling=Sampling(foreground_share=0.0, reasons={"foreground_share": "none: a patch is all that is cropped"}),
+        ema_decay=0.0,
+        reasons={"ema_decay": f"ours: {YILDIZ} name none"},
+    )
+    least = [2 * factor for factor in network.divisor]
+    size = fit(stage, network, own, Wanted(CROP, _BATCH, least=least, whole=True, origin=f"{YILDIZ}, section 4.1"))
+    base, inference = base_recipe(stage, size.patch, size.batch)
+    recipe = lasting(adopt(base, own), task, _LENGTH, f"{YILDIZ}, section 4.1: 30 epochs of 213 batches")
+    inference = without_mirroring(inference, f"{YILDIZ} describe no test-time augmentation")
+    return assemble(
+        task,
+        "cropped_unet",
+        {"3d_fullres": configure(stage, network, size, recipe, inference)},
+        "3d_fullres",
+        "the only one",
+        cropped(f"{YILDIZ}, section 2.3 and table 4: softmax over NCR, ED, ET" if task.target.kind == "labels" else ""),
+    )
+
+
+def _loss() -> Loss:
+    both = f"{YILDIZ}, table 4: Dice + Tversky; the compared one is --set recipe.loss.dice_weight=0 --set "
+    return Loss(
         dice_weight=1.0,
         ce_weight=0.0,
         tversky_weight=1.0,
         background=True,
         reasons={
-            "dice_weight": f"Dice plus Tversky loss ({_PAPER})",
-            "tversky_weight": f"Dice plus Tversky loss ({_PAPER})",
-            "tversky_alpha": "false negatives weigh more (Salehi et al. 2017)",
-            "background": "ours, of exclusive labels: nothing else keeps it out of one that is not found yet",
-            "batch_dice": "the batch counts as one image",
+            "dice_weight": f"{YILDIZ}, table 4: Dice + Tversky",
+            "ce_weight": f"{both}recipe.loss.tversky_weight=0 --set recipe.loss.ce_weight=1",
+            "tversky_weight": f"{YILDIZ}, table 4; 1 − the index, as eq. 7 grows where the network is right",
+            "tversky_alpha": "ours: that of Salehi et al. 2017",
+            "tversky_beta": "ours: that of Salehi et al. 2017, false negatives weigh more",
+            "dice_numerator": f"{YILDIZ}, eq. 3",
+            "smooth": f"ours: {YILDIZ}, eq. 3, gives its ε no value",
+            "background": f"{YILDIZ}, section 3.0.1: the classes are a partition of all voxels",
+            "batch_dice": "ours: the batch counts as one image",
         },
-    )
-    adam = Optimizer(
-        name="adam", learning_rate=1e-3, weight_decay=0.0, reasons={"name": _PAPER, "learning_rate": _PAPER}
-    )
-    own = Recipe(
-        loss=loss,
-        optimizer=adam,
-        schedule=Schedule(
-            name="plateau",
-            warmup=0.0,
-            floor=1e-3,
-            reasons={"name": f"reduced on a plateau ({_PAPER})", "floor": f"from 1e-3 down to 1e-6 ({_PAPER})"},
-        ),
-        ema_decay=0.0,
-        reasons={"ema_decay": "the paper has none"},
-    )
-    least = [2 * factor for factor in network.divisor]
-    size = fit(stage, network, own, Wanted(_BOX, _BATCH, least=least, whole=True))
-    base, inference = base_recipe(stage, size.patch, size.batch)
-    reasons = {"batch_size": assumed(size.batch_reason)}
-    configuration = configure(stage, network, size, adopt(base, own), inference, reasons)
-    return assemble(
-        task,
-        "cropped_unet",
-        {"3d_fullres": configuration},
-        "3d_fullres",
-        "the only one",
-        Preparation(
-            normalization=Normalization(scheme="minmax", reasons={"scheme": f"min–max scaling ({_PAPER})"}),
-            box=_BOX,
-            box_reason=f"cropped to {'×'.join(map(str, _BOX))} ({_PAPER})",
-        ),
     )

@@ -17,6 +17,7 @@ from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Output, Target
 from planners.rules.fitting import Size, Wanted, fit
+from planners.rules.protocol import without_mirroring
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, open_task, refuse_pictures
 
@@ -64,7 +65,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"))
+    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"), _PAPER)
     refuse_pictures(task, "region_cascade")
     stages, why = _stages(task.target)
     configurations: dict[str, Configuration] = {}
@@ -118,7 +119,7 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
         features=[_CHANNELS] * levels,
         fusion="sigmoid" if stage.target.kind == "regions" else "softmax",
         reasons={
-            "views": f"axial, sagittal and coronal, fused ({_PAPER})",
+            "views": f"Wacker et al. 2019, section V-C: axial, sagittal and coronal, fused ({_PAPER})",
             "features": f"{_CHANNELS} everywhere, the plane halved {'twice' if levels > 2 else 'once'} ({_PAPER})",
         },
     )
@@ -136,7 +137,9 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
             use="box",
             output=before.target.outputs[0].name,
             margin=_MARGIN,
+            within="mask",
             reasons={
+                "within": "Wacker et al. 2019, section V-A: the core inside the edema, the active tumor in it",
                 "margin": f"{_PAPER}, {_CODE}",
                 "use": f"inside the box of what the stage before found ({_PAPER})",
             },
@@ -152,6 +155,7 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
     least = [min(_LEAST, factor * math.ceil(n / factor)) for n in task.grid.shape]
     size = fit(asked, network, own, Wanted([side] * 3, batch, least=least))
     base, inference = base_recipe(asked, size.patch, size.batch)
+    inference = without_mirroring(inference, f"{_PAPER} describe no test-time augmentation")
     recipe = adopt(base if task.cpu else _length(base), own)
     return configure(asked, network, size, recipe, inference, {"target": why, **_size_reasons(task, size, paper)})
 

@@ -1,49 +1,60 @@
-"""Planner ``vnet``: V-Net (Milletari et al. 2016), which Yildiz et al. train on brain tumors."""
+"""Planner ``vnet``: V-Net (Milletari et al. 2016), on FLAIR as Yıldız et al. have it, or as its own paper."""
+
+from dataclasses import replace
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import VNet
+from autoseg.plans.loss import Loss
 from autoseg.plans.plan import Plan
-from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
+from autoseg.plans.recipe import Optimizer, Recipe
+from autoseg.plans.schedule import Schedule
+from planners.papers.yildiz import CROP, YILDIZ, cropped, cropped_shape
 from planners.rules.fitting import Wanted, fit
-from planners.rules.systems import adopt, assemble, base_recipe, configure
-from planners.rules.task import open_task, refuse_pictures
+from planners.rules.protocol import changed, still, without_mirroring
+from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
+from planners.rules.task import Task, exclusive, open_task, refuse_pictures, whole_of
 
-#: Voxels ``(z, y, x)`` of a volume and volumes a step (paper).
+#: Sequence that Yıldız et al. train it on.
+_FLAIR = "flair"
+
+#: Voxels ``(z, y, x)`` of a volume and volumes a step of Milletari et al., section 4.
 _PATCH = (64, 128, 128)
 _BATCH = 2
 
 #: Smallest side of a patch, of an image that is no smaller: two voxels are left of it at the lowest level.
 _LEAST = 32
 
-#: Share of the paper's 30,000 steps after which the rate falls to a tenth (25,000).
-_EXPLORE, _FLOOR = 25 / 30, 0.1
+#: Steps, the share of them after which the rate falls to a tenth (25,000), and that tenth.
+_STEPS, _EXPLORE, _FLOOR = 30_000, 25 / 30, 0.1
 
 _PAPER = "Milletari et al. 2016"
-_CODE = "its released code"
+_CODE = "released code"
 
 
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
-    """Plan a dataset for V-Net.
+    """Plan a dataset for V-Net: as Yıldız et al., or as Milletari where the user names channels or there is no FLAIR.
 
     Raises:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request)
+    on_flair = not request.channels and _FLAIR in fingerprint.channels
+    if on_flair:
+        request = whole_of(fingerprint, replace(request, channels=(_FLAIR,)))
+    task = exclusive(open_task(fingerprint, request))
     refuse_pictures(task, "vnet")
     network = VNet(
         reasons={
-            "features": _PAPER,
-            "convolutions": _PAPER,
-            "kernel_size": _PAPER,
-            "norm": "ours, as in most programs for V-Net since: the paper has none; --set network.norm=none",
-            "dropout": f"none ({_PAPER})",
+            "features": f"{_PAPER}, figure 2",
+            "convolutions": f"{_PAPER}, figure 2 ({YILDIZ}, section 2.4.1)",
+            "kernel_size": f"{_PAPER}, section 2",
+            "norm": f"ours, as in most programs for V-Net since: {_PAPER} have none; --set network.norm=none",
+            "dropout": f"{_PAPER}: none",
         }
     )
-    divisor = network.divisor[0]
     own = Recipe(
-        loss=_loss(),
+        loss=_loss(len(task.target.outputs) > 1),
         optimizer=_optimizer(),
         schedule=Schedule(
             name="explore_exploit",
@@ -51,34 +62,70 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             explore=round(_EXPLORE, 2),
             floor=_FLOOR,
             reasons={
-                "name": f"{_PAPER}'s step to a tenth, as a straight line",
-                "explore": f"after 25,000 of 30,000 steps ({_PAPER})",
-                "floor": _PAPER,
+                "name": f"{_PAPER}, section 4: a step to a tenth; as a straight line is ours",
+                "warmup": f"{_PAPER}: none",
+                "explore": f"{_PAPER}, section 4: after 25,000 of 30,000 steps",
+                "floor": f"{_PAPER}, section 4",
+            },
+        ),
+        augmentation=changed(
+            still(f"{_PAPER}: none"),
+            {"elastic_probability": 1.0, "elastic_spacing": max(CROP)},
+            {
+                "elastic_probability": f"{_PAPER}, section 4: a deformation at every step; their histogram matching is "
+                "left out",
+                "elastic_spacing": f"{_PAPER}, section 4: a grid of 2×2×2 nodes; how far they move is ours",
             },
         ),
         ema_decay=0.0,
-        reasons={"ema_decay": "the paper averages no weights"},
+        reasons={"ema_decay": f"{_PAPER} average no weights"},
     )
-    least = [_LEAST if n > divisor else divisor for n in task.grid.shape]
-    size = fit(task.full, network, own, Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least))
-    base, inference = base_recipe(task.full, size.patch, size.batch)
-    configuration = configure(task.full, network, size, adopt(base, own), inference)
-    return assemble(task, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {_PAPER} trained")
+    stage = replace(task.full, shape=cropped_shape(task)) if on_flair else task.full
+    divisor = network.divisor[0]
+    least = [_LEAST if n > divisor else divisor for n in stage.shape]
+    size = fit(stage, network, own, _wanted(task, on_flair, least))
+    base, inference = base_recipe(stage, size.patch, size.batch)
+    inference = without_mirroring(inference, f"{_PAPER} describe no test-time augmentation")
+    configuration = configure(stage, network, size, _as_long(adopt(base, own)), inference)
+    if on_flair:
+        where = f"{YILDIZ}, section 3: on FLAIR alone; with channels named, all of it is {_PAPER}'s"
+        task = replace(task, reasons={**task.reasons, "channels": where})
+        preparation = cropped(f"{YILDIZ}, section 3: a single foreground class")
+    else:
+        preparation = Preparation()
+    return assemble(
+        task, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {_PAPER} trained", preparation
+    )
 
 
-def _loss() -> Loss:
+def _as_long(recipe: Recipe) -> Recipe:
+    """The recipe with the steps of Milletari et al."""
+    reasons = {**recipe.reasons, "epochs": f"{_PAPER}, section 4: {_STEPS:,} steps"}
+    return recipe.model_copy(update={"epochs": _STEPS // recipe.iterations_per_epoch, "reasons": reasons})
+
+
+def _wanted(task: Task, on_flair: bool, least: list[int]) -> Wanted:
+    """Yıldız' crop, or Milletari's volumes."""
+    if on_flair:
+        return Wanted(CROP, _BATCH, least=least, origin=f"{YILDIZ}, section 3 (in batches of {_PAPER}, section 4)")
+    return Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least, origin=f"{_PAPER}, section 4")
+
+
+def _loss(several: bool) -> Loss:
     return Loss(
         dice_weight=1.0,
         ce_weight=0.0,
         dice_denominator="squares",
-        background=True,
+        background=several,
         batch_dice=False,
         reasons={
-            "dice_weight": f"soft Dice alone ({_PAPER})",
-            "ce_weight": f"soft Dice alone ({_PAPER})",
-            "dice_denominator": f"{_PAPER}, section 3",
-            "background": "ours, of several exclusive labels: nothing else keeps it out of one that is not found yet",
-            "batch_dice": f"a volume at a time ({_PAPER})",
+            "dice_weight": f"{_PAPER}, section 3: soft Dice alone",
+            "ce_weight": f"{_PAPER}, section 3: soft Dice alone",
+            "dice_denominator": f"{_PAPER}, section 3 ({YILDIZ}, section 2.4.1); one less the index",
+            "background": "ours, of several exclusive labels: nothing else keeps it out of one that is not found yet"
+            if several
+            else f"{_PAPER}, section 3: of the foreground",
+            "batch_dice": f"{_PAPER}, section 3: a volume at a time",
         },
     )
 
@@ -90,9 +137,9 @@ def _optimizer() -> Optimizer:
         momentum=0.99,
         weight_decay=5e-4,
         reasons={
-            "name": f"{_PAPER}; Nesterov's momentum is ours",
-            "learning_rate": _PAPER,
-            "momentum": _PAPER,
+            "name": f"{_PAPER}, section 4; Nesterov's momentum is ours",
+            "learning_rate": f"{_PAPER}, section 4",
+            "momentum": f"{_PAPER}, section 4",
             "weight_decay": f"{_PAPER}, {_CODE}",
         },
     )

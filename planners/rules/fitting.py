@@ -114,8 +114,8 @@ def fit(stage: StageTask, network: Network, recipe: Recipe, wanted: Wanted) -> S
         fits = (
             f"the images and {means}" if any(n < side for n, side in zip(image, wanted.patch, strict=True)) else means
         )
-        patch_reason = f"{wanted.origin} {'×'.join(map(str, wanted.patch))}, made smaller to fit {fits}"
+        patch_reason = f"{wanted.origin} ({'×'.join(map(str, wanted.patch))}), made smaller to fit {fits}"
     batch_reason = (
-        wanted.origin if count == wanted.batch else f"{wanted.origin} {wanted.batch}, made smaller to fit {means}"
+        wanted.origin if count == wanted.batch else f"{wanted.origin} ({wanted.batch}), made smaller to fit {means}"
     )
     return Size(size, count, memory, patch_reason, batch_reason)

@@ -16,6 +16,17 @@ def is_sided(name: str) -> bool:
     return bool(_SIDE.search(name.lower()))
 
 
+def flips(names: Sequence[str], transpose: Sequence[int]) -> list[int]:
+    """Axes of a volume's patch that a published system mirrors: all, but left and right of sided structures.
+
+    Args:
+        names: of what is segmented.
+        transpose: canonical axes in the order the network sees them.
+    """
+    sided = any(is_sided(name) for name in names)
+    return [axis for axis in range(3) if not sided or transpose[axis] != LEFT_RIGHT]
+
+
 def mirror_axes(
     fingerprint: Fingerprint, device: str, names: Sequence[str], transpose: Sequence[int], dimensions: int
 ) -> tuple[list[int], str]:

@@ -34,13 +34,8 @@ def plain_unet(
         activation="relu",
         reasons={
             "features": f"{features} kernels in the first level ({source}), twice as many in each further one",
-            "strides": f"{levels} levels (assumed), where the images have the voxels for them",
+            "strides": f"{levels} levels (ours), where the images have the voxels for them",
             "kernel_sizes": "1 across an axis while its spacing is over twice the finest, else 3",
-            "deep_supervision": "assumed: none",
+            "deep_supervision": "ours: none",
         },
     )
-
-
-def assumed(reason: str) -> str:
-    """The reason for a patch or a batch that no paper gives, from that of :func:`planners.rules.fitting.fit`."""
-    return "assumed" if reason == "the paper's" else reason.replace("the paper's", "an assumed")

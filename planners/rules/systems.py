@@ -5,12 +5,13 @@ A planner calls, in this order, :func:`planners.rules.task.open_task` (which dat
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoseg import __version__
 from autoseg.networks import parameters_of
 from autoseg.plans.architecture import Network
 from autoseg.plans.configuration import Configuration
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization, Preprocessing
@@ -29,17 +30,21 @@ CHANNEL_DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a paper preprocesses images, where it says so.
+    """How a paper prepares and splits its data, where it says so; its images are skull-stripped, all of them.
 
     Attributes:
         normalization: for every channel that is no CT; this project's own rule where None.
         box: that images are cropped to, voxels; none where None.
         box_reason: why this one, or why none.
+        evaluation: splits and conventions.
+        target_reason: why the target is what it is, in place of the usual reason.
     """
 
     normalization: Normalization | None = None
     box: tuple[int, int, int] | None = None
     box_reason: str = ""
+    evaluation: EvaluationRules = field(default_factory=EvaluationRules)
+    target_reason: str = ""
 
 
 def base_recipe(
@@ -136,8 +141,9 @@ def assemble(
         configurations: by name.
         recommended: one of them.
         recommended_reason: why that one.
-        preparation: of a paper.
+        preparation: of a paper; None for this project's own.
     """
+    published = preparation is not None
     preparation = preparation or Preparation()
     inputs = channels(task.fingerprint, task.names)
     if preparation.normalization is not None:
@@ -168,6 +174,10 @@ def assemble(
     }
     if preparation.box_reason:
         prepared["box"] = preparation.box_reason
+    if published:
+        prepared["outside_mask"] = "ours: papers have skull-stripped images; a case without a brain mask stays as it is"
+    if preparation.target_reason:
+        reasons["target"] = preparation.target_reason
     return Plan(
         autoseg_version=__version__,
         planner=planner,
@@ -178,9 +188,15 @@ def assemble(
         allow_missing_channels=task.allow_missing,
         target=task.target,
         raters=list(asked) if apart else [],
-        preprocessing=Preprocessing(transpose=task.grid.transpose, box=preparation.box, reasons=prepared),
+        preprocessing=Preprocessing(
+            transpose=task.grid.transpose,
+            box=preparation.box,
+            outside_mask="zero" if published else "kept",
+            reasons=prepared,
+        ),
         configurations=configurations,
         recommended=recommended,
+        evaluation=preparation.evaluation,
         file_ending=task.fingerprint.file_ending,
         reasons=reasons,
     )

@@ -1,7 +1,7 @@
 """Task: the data that is planned for, and what each configuration of the plan is given and has to segment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
@@ -12,6 +12,9 @@ from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
 from planners.rules.spacing import VoxelGrid, full_resolution
 from planners.rules.target import choose_channels, choose_target
+
+#: Reason of a target of one region against everything else.
+_SOFTMAX = "one structure against everything else: a softmax over both, as in the paper"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ class StageTask:
 
 
 def open_task(
-    fingerprint: Fingerprint, request: ResolvedRequest, preferred: Sequence[str] = (), exclusive: bool = False
+    fingerprint: Fingerprint,
+    request: ResolvedRequest,
+    preferred: Sequence[str] = (),
+    source: str = "the paper's",
+    exclusive: bool = False,
 ) -> Task:
     """Choose channels, target and grid.
 
@@ -88,6 +95,7 @@ def open_task(
         fingerprint: of the dataset.
         request: the channels it names are taken.
         preferred: channels of the paper, taken in this order where the user names none and the dataset has all of them.
+        source: of these channels, for the reason.
         exclusive: segment the labels even where the dataset has regions, unless the user names some.
 
     Raises:
@@ -98,7 +106,7 @@ def open_task(
     if not wanted and preferred and set(preferred) <= set(fingerprint.channels):
         wanted = tuple(preferred)
         if len(preferred) < len(fingerprint.channels):
-            reasons["channels"] = f"the paper's: {', '.join(preferred)}"
+            reasons["channels"] = f"{source}: {', '.join(preferred)}"
     names = choose_channels(fingerprint, wanted)
     if set(names) == set(preferred):
         names = list(preferred)
@@ -115,6 +123,24 @@ def open_task(
         missing,
         reasons,
     )
+
+
+def whole_of(fingerprint: Fingerprint, request: ResolvedRequest) -> ResolvedRequest:
+    """The request for one structure, where the user names none: the region that holds all labels, if there is one.
+
+    For papers whose network tells one structure from the rest.
+    """
+    everything = set(fingerprint.labels.values())
+    whole = [name for name, values in fingerprint.regions.items() if everything <= set(values)]
+    return replace(request, regions=(whole[0],)) if whole and not request.regions else request
+
+
+def exclusive(task: Task) -> Task:
+    """The task with a softmax over what it segments and everything else, where it is a single region."""
+    target = task.target
+    if target.kind != "regions" or len(target.outputs) > 1:
+        return task
+    return replace(task, target=target.model_copy(update={"kind": "labels", "reasons": {"kind": _SOFTMAX}}))
 
 
 def refuse_pictures(task: Task, planner: str) -> None:

@@ -58,7 +58,7 @@ def test_tiles_cover_an_axis(size: int, patch: int, overlap: float) -> None:
 
 
 def test_tiles_exactly_a_step_apart() -> None:
-    """Wacker et al., section III-E: 32 pixels in the plane, 24 slices along z; the last tile reaches beyond the image."""
+    """Wacker et al., section III-E: 32 pixels in the plane, 24 slices along z."""
     assert tile_starts(138, 128, 0.5, 32, edges="padded") == [0, 32]
     assert tile_starts(170, 128, 0.5, 32, edges="padded") == [0, 32, 64]
     assert tile_starts(138, 24, 0.5, 24, edges="padded") == [0, 24, 48, 72, 96, 120]

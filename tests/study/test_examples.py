@@ -11,7 +11,7 @@ from autoseg.planning.planners import default_planner
 from autoseg.planning.request import Request
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
-from autoseg.study.grid import read_grid
+from autoseg.study.grid import Grid, Setting, read_grid
 from autoseg.study.preparation import overrides_of
 from tests.planners.fingerprints import fingerprint
 
@@ -49,6 +49,67 @@ def test_each_loss_is_another_one() -> None:
         losses.append(plan.configurations[plan.recommended].recipe.loss.model_dump(exclude={"reasons"}))
     assert len(losses) == 14
     assert all(losses.count(loss) == 1 for loss in losses)
+
+
+def grid_of(name: str) -> tuple[Grid, list[Setting]]:
+    return read_grid(next(path for path in GRIDS if path.stem == name))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rahimpour_losses", 60),  # 4 ω, 4 × 4 ω × γ, soft Dice, 9 α; both models
+        ("rahimpour_optimizers", 12),
+        ("rahimpour_normalization", 12),
+        ("rahimpour_table2", 20),  # 7 + 3 combinations
+        ("rahimpour_model_size", 8),
+        ("rahimpour_initialisations", 2),
+        ("rahimpour_sampling", 4),
+        ("rahimpour_batch_size", 5),
+        ("yildiz_table4", 2),
+        ("wacker_tables", 5),
+        ("wacker_figure4", 2),
+    ],
+)
+def test_studies_of_the_papers(name: str, settings: int) -> None:
+    """As many settings as the paper has, each another plan; every table has a value for each of its cells."""
+    grid, found = grid_of(name)
+    assert len(found) == settings
+    plans = []
+    for setting in found:
+        plan = planned(setting.planner)
+        changed = override(plan, overrides_of(plan, setting)) if setting.values else plan
+        dumped = changed.model_dump(mode="json", exclude={"autoseg_version"})
+        plans.append([dumped, setting.channels, setting.regions])
+    assert all(plans.count(plan) == 1 for plan in plans)
+    assert grid.table
+    known = {*grid.structures} or {*TUMOURS.regions}
+    assert {measure.partition(" ")[2] for table in grid.table for measure in table.measures} - {""} <= known
+    assert {*grid.structures} <= {*TUMOURS.regions, *TUMOURS.labels}
+    assert grid.epochs is None is grid.max_time  # the plan's length, which is the paper's
+
+
+def test_the_ranges_of_rahimpours_losses() -> None:
+    """Section 2.3: ω, ω × γ, and α from 0.1 to 0.9, with cross-entropy weighing the rest."""
+    found = grid_of("rahimpour_losses")[1]
+    of = {name: [setting for setting in found if setting.place["setting"] == name] for name in ("wce", "focal", "comb")}
+    assert {setting.values["recipe.loss.omega"] for setting in of["wce"]} == {0.25, 0.5, 0.75, 1}
+    pairs = {(one.values["recipe.loss.omega"], one.values["recipe.loss.focal_gamma"]) for one in of["focal"]}
+    assert pairs == {(omega, gamma) for omega in (0.25, 0.5, 0.75, 1) for gamma in (1, 1.5, 2, 2.5)}
+    weights = {(one.values["recipe.loss.dice_weight"], one.values["recipe.loss.ce_weight"]) for one in of["comb"]}
+    assert {alpha for alpha, _ in weights} == {n / 10 for n in range(1, 10)}
+    assert all(alpha + rest == pytest.approx(1) for alpha, rest in weights)
+    assert {setting.regions for setting in found} == {("whole_tumor",)}
+    assert grid_of("rahimpour_initialisations")[0].seeds == list(range(10))
+
+
+def test_the_rows_of_rahimpours_table_2() -> None:
+    found = grid_of("rahimpour_table2")[1]
+    rows = [(one.place["setting"], one.place["channels"]) for one in found if one.planner == "deepmedic"]
+    assert rows == [
+        *(("whole_tumor", which) for which in ("t1", "t2", "flair", "t1+t2", "t1+flair", "t2+flair", "t1+t2+flair")),
+        *(("tumor_core", which) for which in ("t1", "t1c", "t1+t1c")),
+    ]
 
 
 def test_there_are_the_papers_studies() -> None:

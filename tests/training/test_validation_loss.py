@@ -182,6 +182,8 @@ def test_time_does_not_decide_what_is_followed(tmp_path: Path, cases: list, monk
     budget = Budget(iterations=8)
     some = train(tmp_path / "some", plan_with(), cases, budget)
     every = train(tmp_path / "all", plan_with(**FOLLOWING), cases, budget)
+    asked = train(tmp_path / "asked", plan_with(validate_always=True), cases, budget)
+    assert ["validation_loss" in row for row in asked.history] == [True] * 4
     assert ["validation_loss" in row for row in some.history] == [True, False, False, False]
     assert ["validation_loss" in row for row in every.history] == [True] * 4
 

@@ -18,10 +18,10 @@ def only(plan: Plan) -> Configuration:
 
 
 def test_whole_images_of_brats_fit_24_gb() -> None:
-    """138×170×138 voxels are covered, within the paper's box, in steps of 8 (and its odd 143)."""
+    """The paper's whole box, so that no longer head is cut to tiles."""
     plan = planned(fullimage, brats(), gigabytes=24)
     found = only(plan)
-    assert (found.patch_size, found.batch_size) == ([144, 176, 143], 2)
+    assert (found.patch_size, found.batch_size) == ([144, 196, 143], 2)
     assert plan.preprocessing.box == (144, 196, 143)
     assert "cuts none" in plan.preprocessing.reasons["box"]
     assert found.recipe.sampling.foreground_share == 0
@@ -30,7 +30,7 @@ def test_whole_images_of_brats_fit_24_gb() -> None:
 
 def test_a_single_whole_image_before_parts_of_two() -> None:
     found = only(planned(fullimage, brats(), gigabytes=8))
-    assert (found.patch_size, found.batch_size) == ([144, 176, 143], 1)
+    assert (found.patch_size, found.batch_size) == ([144, 196, 143], 1)
 
 
 def test_little_memory_makes_patches() -> None:
@@ -66,7 +66,7 @@ def test_no_box_where_images_are_larger() -> None:
 def test_small_images_are_covered() -> None:
     found = only(planned(fullimage, hippocampus()))
     assert (found.patch_size, found.batch_size) == ([40, 56, 40], 2)
-    assert "covers" in found.reasons["patch_size"]
+    assert "none of which is cut" in found.reasons["patch_size"]
 
 
 def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +84,18 @@ def test_a_slow_cpu_gets_one_image_and_then_a_part(monkeypatch: pytest.MonkeyPat
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner fullimage_unet is for volumes"):
         fullimage(pictures(), ResolvedRequest())
+
+
+def test_several_regions_overlap() -> None:
+    """The paper's softmax is over healthy and tumour; regions inside each other need a sigmoid each."""
+    asked = ResolvedRequest(device="cuda", gpu_memory_gb=24.0, regions=("whole_tumor", "tumor_core"))
+    assert fullimage(brats(), asked).target.kind == "regions"
+    assert fullimage(brats(), ResolvedRequest(device="cuda", gpu_memory_gb=24.0)).target.kind == "labels"
+
+
+def test_much_smaller_images_are_not_padded_to_the_papers_box() -> None:
+    """The largest case decides, so that none is cut to tiles."""
+    data = fingerprint((60, 70, 60))
+    longest = data.cases[0].model_copy(update={"cropped_shape": (60, 81, 60)})
+    data = data.model_copy(update={"cases": [longest, *data.cases[1:]]})
+    assert only(planned(fullimage, data)).patch_size == [64, 88, 64]

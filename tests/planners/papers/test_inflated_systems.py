@@ -153,12 +153,14 @@ def test_region_unet_is_the_papers() -> None:
 
 
 def test_cropped_unet_is_the_papers() -> None:
-    plan = cropped_unet.plan(gliomas(), asked("cuda", 8))
+    plan = cropped_unet.plan(gliomas(), asked("cuda", 24))
     configuration = the_one(plan)
     recipe = configuration.recipe
-    assert plan.channel_names == ["t1c", "t2", "flair"]
+    assert plan.channel_names == ["flair"]
     assert plan.preprocessing.box == (128, 128, 128)
-    assert configuration.patch_size == [128, 128, 128]
+    assert (configuration.patch_size, configuration.batch_size) == ([128, 128, 128], 4)
+    variant = cropped_unet.plan(gliomas(), asked("cuda", 24, channels=("t1c", "t2", "flair")))
+    assert variant.channel_names == ["t1c", "t2", "flair"]
     assert {channel.normalization.scheme for channel in plan.channels} == {"minmax"}
     assert (recipe.loss.dice_weight, recipe.loss.ce_weight, recipe.loss.tversky_weight) == (1, 0, 1)
     assert (recipe.optimizer.name, recipe.optimizer.learning_rate) == ("adam", 1e-3)

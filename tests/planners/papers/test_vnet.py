@@ -53,3 +53,27 @@ def test_a_slow_cpu_gets_small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pictures_are_refused() -> None:
     with pytest.raises(UsageError, match="--planner vnet is for volumes"):
         vnet(pictures(), ResolvedRequest())
+
+
+def test_milletaris_own_is_planned_where_channels_are_named() -> None:
+    data = fingerprint(
+        (155, 240, 240),
+        channels=("t1", "flair"),
+        labels={"core": 1, "edema": 2},
+        regions={"whole_tumor": [1, 2], "tumor_core": [1]},
+        cropped=(138, 170, 138),
+    )
+    on_flair = planned(vnet, data, gigabytes=24)
+    assert on_flair.channel_names == ["flair"]
+    assert [output.name for output in on_flair.target.outputs] == ["whole_tumor"]
+    assert only(on_flair).patch_size == [128, 128, 128]
+    assert on_flair.preprocessing.box == (128, 128, 128)
+    own = vnet(data, ResolvedRequest(device="cuda", gpu_memory_gb=24.0, channels=("t1", "flair")))
+    assert only(own).patch_size == [64, 128, 128]
+    assert own.preprocessing.box is None
+    assert [output.name for output in own.target.outputs] == ["whole_tumor", "tumor_core"]
+    assert {channel.normalization.scheme for channel in own.channels} == {"zscore"}
+    for found in (only(on_flair), only(own)):
+        # Milletari et al., section 4: 30,000 steps, a tenth after 25,000.
+        assert found.recipe.epochs * found.recipe.iterations_per_epoch == 30_000
+        assert (found.recipe.schedule.explore, found.recipe.schedule.floor) == (0.83, 0.1)

@@ -1,0 +1,154 @@
+"""docs/papers.md, claim by claim, against the plans that its planners make."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import explanations
+from tests.planners.fingerprints import fingerprint
+
+ROOT = Path(__file__).parents[3]
+
+#: Columns of a table of claims: what is stated, where, planners, the plan's value, and how it compares.
+COLUMNS = 5
+
+#: How a claim may be met.
+HOW = ("same", "shrunk", "differs")
+
+#: BraTS 2020 as its layout is read.
+GLIOMAS = fingerprint(
+    (155, 240, 240),
+    cases=369,
+    channels=("t1", "t1c", "t2", "flair"),
+    labels={"necrosis": 1, "edema": 2, "enhancing": 4},
+    regions={"enhancing_tumor": [4], "whole_tumor": [1, 2, 4], "tumor_core": [1, 4]},
+    volumes={1: 20_000, 2: 60_000, 4: 25_000},
+    cropped=(138, 170, 138),
+)
+
+#: Values that this project's own rules give, which come to the paper's for such a dataset.
+OWN_RULES = ("spacing", "preprocessing.crop")
+
+#: Planners that make networks of timm.
+OF_TIMM = ("albunet2d", "albunet3d")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of a table: what is stated, where, by which planners, and the plan's value or a command."""
+
+    line: int
+    stated: str
+    where: str
+    planners: tuple[str, ...]
+    plan: str
+    how: str
+
+
+def claims() -> Iterator[Claim]:
+    for number, line in enumerate((ROOT / "docs/papers.md").read_text(encoding="utf-8").splitlines(), start=1):
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if not line.startswith("|") or line.startswith("| ---") or cells[:2] == ["the paper states", "where"]:
+            continue
+        if len(cells) == COLUMNS and cells[1] != "where":
+            stated, where, planners, plan, how = cells
+            yield Claim(number, stated, where, tuple(re.findall(r"`(\w+)`", planners)), plan.strip("`"), how)
+
+
+CLAIMS = list(claims())
+
+
+@cache
+def planned(planner: str) -> Plan:
+    if planner in OF_TIMM:
+        pytest.importorskip("timm")
+    plan: Plan = import_module(f"planners.papers.{planner}").plan(
+        GLIOMAS, ResolvedRequest(device="cuda", gpu_memory_gb=24.0)
+    )
+    return plan
+
+
+def at(node: Any, keys: list[str]) -> Any:
+    """The value at a path; a list of values where ``*`` stands for the entries of a list."""
+    for depth, key in enumerate(keys):
+        if key == "*":
+            return [at(entry, keys[depth + 1 :]) for entry in node]
+        node = node[key]
+    return node
+
+
+def found(plan: Plan, path: str) -> Any:
+    data = plan.model_dump(mode="json")
+    keys = path.split(".")
+    if keys[0] not in data:
+        keys = ["configurations", plan.recommended, *keys]
+    return at(data, keys)
+
+
+def given(plan: Plan, path: str) -> str:
+    """The reasons of a value and of what it is a part of, of the first entry that ``*`` stands for; empty for none."""
+    keys = path.split(".")
+    if keys[0] not in Plan.model_fields:
+        keys = ["configurations", plan.recommended, *keys]
+    first = plan.channels[0].name if keys[0] == "channels" else plan.target.outputs[0].name
+    wanted = ".".join(keys).replace("*", first)
+    return "; ".join(why for where, _, why in explanations(plan) if f"{wanted}.".startswith(f"{where}."))
+
+
+def test_there_are_claims_of_all_four_papers() -> None:
+    for planner in ("deepmedic", "fullimage_unet", "region_unet", *OF_TIMM, "region_cascade", "cropped_unet", "vnet"):
+        assert sum(planner in claim.planners for claim in CLAIMS) >= 4, planner
+    assert len(CLAIMS) > 150
+
+
+@pytest.mark.parametrize("planner", sorted({planner for claim in CLAIMS for planner in claim.planners}))
+def test_every_plan_has_what_its_table_says(planner: str) -> None:
+    plan = planned(planner)
+    wrong = []
+    for claim in CLAIMS:
+        if planner not in claim.planners:
+            continue
+        path, _, value = claim.plan.partition(" = ")
+        expected = json.loads(value)
+        actual = found(plan, path)
+        if "*" in path and not isinstance(expected, list):
+            expected = [expected] * len(actual)
+        if actual != expected:
+            wrong.append(f"line {claim.line}, {path}: the plan has {actual}, the table {expected}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("planner", sorted({planner for claim in CLAIMS for planner in claim.planners}))
+def test_reasons_name_the_place_in_the_paper(planner: str) -> None:
+    """Of every value that is the paper's, where the plan gives a reason at all, as the table does."""
+    plan = planned(planner)
+    wrong = []
+    for claim in CLAIMS:
+        if planner not in claim.planners or not claim.how.startswith("same"):
+            continue
+        path = claim.plan.partition(" = ")[0]
+        why = given(plan, path)
+        if why and path not in OWN_RULES and "ours" not in why and claim.where.lower() not in why.lower():
+            wrong.append(f"line {claim.line}, {claim.stated} ({claim.where}): {why}")
+    assert wrong == []
+
+
+def test_every_row_is_whole() -> None:
+    for claim in CLAIMS:
+        assert claim.stated, claim
+        assert claim.where, claim
+        assert claim.how.startswith(HOW), claim
+        assert bool(claim.planners) == (" = " in claim.plan), claim
+        if claim.plan.startswith("examples/"):
+            assert (ROOT / claim.plan).exists(), claim
+        elif not claim.planners:
+            assert claim.plan.startswith("autoseg "), claim

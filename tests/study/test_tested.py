@@ -1,0 +1,122 @@
+"""A study that ends on a test set: held out cases, or another dataset; and its curves of training."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from autoseg.data.dataset import Dataset
+from autoseg.evaluation.masks import dice
+from autoseg.planning.request import Request
+from autoseg.study import StudyOptions, StudyTable, sweep
+from autoseg.study.curves import collect_curves, write_curves
+from autoseg.utils.errors import UsageError
+from tests.builders import blob, make_dataset, picture_of, write
+
+Grid = Callable[[str], Path]
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+CPU = Request(device="cpu", workers=1)
+
+TEXT = """
+seeds = [0, 1]
+{more}
+[[setting]]
+name = "one"
+[[setting]]
+name = "two"
+set = {{ batch_size = 3 }}
+[[table]]
+of = "test"
+columns = ["case"]
+"""
+
+
+def by_hand(table: StudyTable, case: str, label: Path, folder: str) -> list[float]:
+    """Dice of the label "outer" of a case with each seed, from the files."""
+    found = []
+    for seed in (0, 1):
+        path = table.study.out / "one" / f"seed_{seed}" / "small" / folder / f"{case}.nii.gz"
+        predicted, real = (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (path, label))
+        found.append(dice(predicted == 1, real == 1))
+    return found
+
+
+def test_held_out_cases(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    """Real trainings: no setting sees the test case, and each is scored on it by its folds together."""
+    text = TEXT.format(more="test_share = 0.25\nfolds = [0, 1]")
+    table = sweep(dataset, grid(text), tmp_path / "out", CPU)
+    assert table.failed == []
+    test = table.study.splits[0]["test"]
+    assert len(test) == 1
+    assert table.tested is not None
+    result = table.tested.results[0]
+    assert {case for evaluation in table.results[0].evaluations.values() for case in evaluation.cases}.isdisjoint(test)
+    label = dataset.case(test[0]).label
+    assert isinstance(label, Path)
+    expected = by_hand(table, test[0], label, "test")
+    assert result.values()["outer"][test[0]] == pytest.approx(np.mean(expected), abs=1e-9)
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert "## Test set" in page
+    assert f"| {test[0]} | AVG |" in page
+    assert (tmp_path / "out" / "test_table.csv").exists()
+    assert json.loads(json.dumps(table.to_json()))["test"]["settings"][0]["setting"] == "one"
+    # The same command scores nothing again.
+    stored = tmp_path / "out" / "one" / "seed_0" / "small" / "test" / f"{test[0]}.nii.gz"
+    before = stored.stat().st_mtime_ns
+    again = sweep(dataset, grid(text), tmp_path / "out", CPU)
+    assert again.tested is not None
+    assert str(again.tested.records()) == str(table.tested.records())
+    assert stored.stat().st_mtime_ns == before
+
+
+def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    other = make_dataset(tmp_path / "clinic", 1)
+    label = blob(shift=1)
+    write(other.cases[0].channels["mr"].path, picture_of(label, 9))
+    case = other.cases[0].model_copy(update={"id": "patient", "label": write(tmp_path / "clinic" / "p.nii.gz", label)})
+    other = other.model_copy(update={"name": "the clinic", "cases": (case,)})
+    table = sweep(dataset, grid(TEXT.format(more="folds = [0]")), tmp_path / "out", CPU, StudyOptions(test=other))
+    assert table.tested is not None
+    expected = by_hand(table, "patient", tmp_path / "clinic" / "p.nii.gz", "test_the_clinic")
+    assert table.tested.results[0].values()["outer"]["patient"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_curves_are_means_over_trainings(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    table = sweep(dataset, grid('folds = [0]\nseeds = [0, 1]\n[[setting]]\nname = "net"\n'), tmp_path / "out", CPU)
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+    values = []
+    for seed, dices in ((0, (0.2, 0.6)), (1, (0.4, 0.9))):
+        path = tmp_path / "out" / "net" / f"seed_{seed}" / "small" / "fold_0" / "history.csv"
+        path.write_text("epoch,loss,validation_dice,validation_dice_outer\n")
+        with open(path, "a") as file:
+            file.writelines(f"{epoch},1,{value},{value / 2}\n" for epoch, value in enumerate(dices, 1))
+            file.write("3,1,,\n" if seed else "3,1,0.7,0.3\n")
+        values.append(dices)
+    curves = {curve.column: curve for curve in collect_curves(table.study)}
+    mean = curves["validation_dice"]
+    assert mean.epochs.tolist() == [1, 2]  # one of them has no third
+    np.testing.assert_allclose(mean.mean, np.mean(values, axis=0))
+    np.testing.assert_allclose(mean.std, np.std(values, axis=0, ddof=1))
+    assert curves["validation_dice_outer"].structure == "outer"
+    write_curves(table.study, tmp_path)
+    with open(tmp_path / "curves.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["setting"], first["structure"], first["trainings"]) == ("net", "mean", "2")
+    assert float(first["mean"]) == pytest.approx(0.3)
+
+
+def test_a_study_is_run_shorter(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    """Folds, seeds and length of the command line go before those of the file."""
+    path = grid('seeds = [0, 1]\nepochs = 9\n[[setting]]\nname = "net"\n')
+    table = sweep(dataset, path, tmp_path / "out", CPU, StudyOptions(folds=(1,), seeds=(3,), max_time="1s"))
+    assert list(table.results[0].evaluations) == [(3, 1)]
+    assert table.study.grid.length == "1s a fold"
+    for wrong in (StudyOptions(epochs=2, max_time="1s"), StudyOptions(max_time="0s"), StudyOptions(epochs=0)):
+        with pytest.raises(UsageError, match="--epochs and --max-time"):
+            sweep(dataset, path, tmp_path / "out", CPU, wrong)
