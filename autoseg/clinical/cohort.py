@@ -50,6 +50,7 @@ class PreparationRequest:
         with_labels: whether labels are taken along.
         keep_identifiers: name cases after the patients.
         workers: exams at once, a process each; one a core where None.
+        pseudonyms_of: folder beside which the table of pseudonyms lies; the dataset where None.
     """
 
     settings: Preparation = field(default_factory=Preparation)
@@ -59,6 +60,7 @@ class PreparationRequest:
     with_labels: bool = True
     keep_identifiers: bool = False
     workers: int | None = None
+    pseudonyms_of: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     if not request.with_labels:
         found = [replace(exam, labels=()) for exam in found]
     mappings = _mappings(request, found)
-    table = Pseudonyms.beside(out)
+    table = Pseudonyms.beside(request.pseudonyms_of or out)
     names = assign_names(found, table, request.keep_identifiers)
     out.mkdir(parents=True, exist_ok=True)
+    settings.write(out)  # says what the folder is, should every exam fail
     table.write()
     jobs = [
         _Job(exam, case, patient, table.days(patient, exam.date), mapping)

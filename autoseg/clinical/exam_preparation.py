@@ -92,7 +92,7 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
     grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
     case = _stored(name, choice, first, grid, aligned, measures)
     images = {c: resample_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
-    mask = None if brain is None else _mask_on(brain.mask, grid)
+    mask = None if brain is None else brain.on(grid.empty())
     images = {channel: _finished(image, mask, settings) for channel, image in images.items()}
     labels = labels_in_output(exam.labels, exam.series, case, settings.labels)
     filled = _fill(images, settings, log)
@@ -215,17 +215,6 @@ def _stored(
             measure={} if found is None else found.figures,
         )
     return StoredCase(case=name, reference=choice.channels[first].name, output=grid, series=series)
-
-
-def _mask_on(mask: sitk.Image, grid: Grid) -> sitk.Image:
-    return sitk.Cast(resample_mask(mask, grid), sitk.sitkUInt8)
-
-
-def resample_mask(mask: sitk.Image, grid: Grid) -> sitk.Image:
-    """A mask on another grid in the same space: where its linear interpolation is above a half."""
-    still = sitk.Transform(3, sitk.sitkIdentity)
-    weight = sitk.Resample(sitk.Cast(mask, sitk.sitkFloat32), grid.empty(sitk.sitkFloat32), still, sitk.sitkLinear, 0.0)
-    return weight > 0.5
 
 
 def _finished(image: sitk.Image, mask: sitk.Image | None, settings: Preparation) -> sitk.Image:

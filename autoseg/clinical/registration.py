@@ -93,14 +93,14 @@ def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
     # Mattes' measure is negative; a start as good as the best within two per cent counts.
     rivals = [one for one, reached in refined[1:] if reached < 0.98 * refined[0][1]]
     spread = max((distance(rival, refined[0][0], points) for rival in rivals), default=0.0)
-    halves = [_optimized(*pyramid[1], half, best, level=1)[0] for half in _halves(masks[1])]
+    lower, upper = (_optimized(*pyramid[1], half, best, level=1)[0] for half in _halves(masks[1]))
     image, other = pyramid[2]
     return Alignment(
         best,
         normalized_mutual_information(image, other, sitk.Transform(3, sitk.sitkIdentity), masks[2]),
         normalized_mutual_information(image, other, best, masks[2]),
         spread,
-        distance(*halves, points),
+        distance(lower, upper, points),
         distance(best, sitk.Transform(3, sitk.sitkIdentity), points),
     )
 
@@ -222,8 +222,8 @@ def _entropy(shares: np.ndarray) -> float:
 def _starts(fixed: sitk.Image, moving: sitk.Image, centre: np.ndarray) -> list[sitk.Euler3DTransform]:
     shift = centre_of(head_mask(moving)) - centre
     turns = np.zeros((1 + 3 * len(TURNS), 3))
-    for row, (axis, turn) in enumerate(((axis, turn) for axis in range(3) for turn in TURNS), start=1):
-        turns[row, axis] = math.radians(turn)
+    for row, (axis, degrees) in enumerate(((axis, turn) for axis in range(3) for turn in TURNS), start=1):
+        turns[row, axis] = math.radians(degrees)
     starts = []
     for translation in (np.zeros(3), shift):
         for turn in turns:

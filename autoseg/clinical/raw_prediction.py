@@ -1,0 +1,132 @@
+"""Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from autoseg.clinical.cohort import PreparationOutcome, PreparationRequest, prepare_exams
+from autoseg.clinical.exams import find_exams
+from autoseg.clinical.settings import PREPARATION_FILE, Preparation
+from autoseg.clinical.transforms import TRANSFORMS_FILE, StoredCase, to_native
+from autoseg.data.dataset import Case
+from autoseg.data.dicom import holds_dicom
+from autoseg.data.file_names import image_ending, result_ending
+from autoseg.data.layouts.manifest import FILE_NAME
+from autoseg.inference.predictor import Outcome
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import atomic
+from autoseg.utils.progress import say
+
+#: Folders of a prediction: the prepared exams, and what was predicted in their space.
+PREPARED_EXAMS, PREPARED_SPACE = "prepared_exams", "prepared_space"
+
+
+def preparation_of(runs: Sequence[Run]) -> Preparation | None:
+    """How the training data of the runs were made of raw exams; None where they were not.
+
+    Raises:
+        UsageError: two runs learned from data that were prepared differently.
+    """
+    found = [
+        None if (stored := run.dataset.preparation) is None else Preparation.of(stored, run.path / "dataset.json")
+        for run in runs
+    ]
+    known = [one for one in found if one is not None]
+    if not known:
+        return None
+    for run, one in zip(runs, found, strict=True):
+        if one is None or one.model_copy(update={"channels": known[0].channels}) != known[0]:
+            raise UsageError(f"{run.path} learned from data prepared otherwise; predict the exam with each run alone.")
+    return known[0]
+
+
+def is_raw_exam(path: Path) -> bool:
+    """Whether a folder holds exams as they come from the scanner: DICOM, or images of one exam on several grids."""
+    if not path.is_dir() or (path / PREPARATION_FILE).is_file() or (path / FILE_NAME).is_file():
+        return False
+    if holds_dicom(path):
+        return True
+    try:
+        exams = find_exams(path)
+    except AutosegError:
+        return False
+    usable = [[series for series in exam.series if not series.fault] for exam in exams]
+    return any(one and not all(one[0].shares_grid_with(other) for other in one) for one in usable)
+
+
+def prepare_like_training(exams: Path, out: Path, settings: Preparation) -> PreparationOutcome:
+    """Prepare raw exams as the training data were, below the folder of the results.
+
+    Args:
+        exams: folder of an exam or a cohort.
+        out: folder of the results; the table of pseudonyms lies beside it.
+        settings: from the run.
+
+    Raises:
+        AutosegError: none of the exams could be prepared; gives the reasons.
+    """
+    settings = _without_mask_files(exams, settings)
+    request = PreparationRequest(settings, with_labels=False, workers=1, pseudonyms_of=out)
+    outcome = prepare_exams(exams, out / PREPARED_EXAMS, request)
+    if not outcome.prepared:
+        raise AutosegError("no exam could be prepared: " + " ".join(f"{c}: {why}" for c, why in outcome.failed.items()))
+    return outcome
+
+
+def native_results(outcome: Outcome, cases: Sequence[Case], series: str | None, out: Path) -> Outcome:
+    """Bring label maps of prepared cases back to the grid of one of their original series.
+
+    Args:
+        outcome: of the prediction, in the prepared space.
+        cases: that were predicted.
+        series: name of a series, or the channel that it became; None for each case's reference.
+        out: folder of the results.
+
+    Returns:
+        The files on the original grids, and what failed.
+    """
+    written, failed = {}, dict(outcome.failed)
+    for case in cases:
+        if case.id not in outcome.written:
+            continue
+        source = outcome.written[case.id]
+        try:
+            stored = stored_beside(case)
+            native = to_native(sitk.ReadImage(str(source)), stored, series or stored.reference)
+        except (AutosegError, RuntimeError) as error:
+            failed[case.id] = str(error)
+            say(f"{case.id} failed: {error}")
+            continue
+        path = out / f"{case.id}{result_ending(image_ending(source), '.nii.gz')}"
+        with atomic(path, suffix=image_ending(path) or "") as temporary:
+            sitk.WriteImage(native, str(temporary), useCompression=True)
+        written[case.id] = path
+    return replace(outcome, written=written, failed=failed)
+
+
+def stored_beside(case: Case) -> StoredCase:
+    """What is stored beside a prepared case's images.
+
+    Raises:
+        AutosegError: the case was not prepared by ``autoseg prepare``.
+    """
+    first = next(iter(case.channels.values())).path
+    if not (first.parent / TRANSFORMS_FILE).is_file():
+        raise AutosegError(
+            f"case {case.id} has no {TRANSFORMS_FILE} beside its images; results go back to the original series of "
+            "cases that 'autoseg prepare' made."
+        )
+    return StoredCase.read(first.parent)
+
+
+def _without_mask_files(exams: Path, settings: Preparation) -> Preparation:
+    """Where the training data had brain masks in files and these exams have none, the template finds the brain."""
+    if settings.brain_mask is None:
+        return settings
+    if any(file.match(settings.brain_mask) for file in exams.rglob("*")):
+        return settings
+    say(f"No file fits the {settings.brain_mask} of the training data; the brain is found with a template.")
+    return settings.model_copy(update={"brain_mask": None, "skull_strip": "atlas"})
