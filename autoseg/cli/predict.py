@@ -43,6 +43,14 @@ def command(
         list[str] | None, typer.Option(help="Also write this result, by its name; may be given several times.")
     ] = None,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
+    to_native: Annotated[
+        str | None,
+        typer.Option(help="Of exams that 'autoseg prepare' made: results on the grid of this original series."),
+    ] = None,
+    raw: Annotated[
+        bool | None,
+        typer.Option("--raw/--prepared", help="Whether INPUT is raw exams, to be prepared as the training data were."),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
     ] = False,
@@ -56,6 +64,7 @@ def command(
     Results lie on the grid and in the file format of the scans, with the label values of the training data. A scan that
     fails is reported and does not stop the others; the exit code is then 1.
     """
+    from autoseg.clinical.raw_prediction import PREPARED_SPACE, native_results, raw_exams_in
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.predictor import Predictor
     from autoseg.runs.run import Run
@@ -72,19 +81,28 @@ def command(
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
     opened = [Run.open(path) for path in runs]
     plans = [run.plan for run in opened]
+    exams = None if source is None else raw_exams_in(source, opened, out, raw)
+    if raw and source is None:
+        raise UsageError("--raw takes the folder of an exam; leave out --channel.")
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
         stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]
         cases = [single_case(files, stages, name, mask)]
     else:
         assert source is not None
+        if exams is not None:
+            source, everything = exams.dataset, True
         cases = cases_to_predict(source, plans[0], layout, everything, opened[0].dataset)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []
-    outcome = predictor.predict(cases, out, asked, overwrite)
+    native = exams is not None or to_native is not None
+    outcome = predictor.predict(cases, out / PREPARED_SPACE if native else out, asked, overwrite)
     disagreement = "disagreement" in asked
     undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
+    if native:
+        outcome = native_results(outcome, cases, to_native, out)
+        outcome.failed.update({} if exams is None else exams.failed)
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))

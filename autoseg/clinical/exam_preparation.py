@@ -87,7 +87,7 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
             flags.append(f"the brain mask is doubtful: {brain.doubts}")
         if settings.coregister:
             aligned, measures = _refine_all(originals, first, choice, (aligned, measures), brain.mask)
-    flags += _doubts(measures)
+    flags += doubts_of(measures)
     log += [_moved(channel, choice, measure) for channel, measure in measures.items()]
     grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
     case = _stored(name, choice, first, grid, aligned, measures)
@@ -172,7 +172,12 @@ def _given(exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], firs
     return BrainMask(mask, float("inf"), volume)
 
 
-def _doubts(measures: Mapping[str, Alignment]) -> list[str]:
+def doubts_of(measures: Mapping[str, Alignment]) -> list[str]:
+    """Why alignments can not be trusted, in sentences without a stop.
+
+    Args:
+        measures: channel → alignment.
+    """
     flags = []
     for channel, found in measures.items():
         if found.after < LEAST_MEASURE:

@@ -57,6 +57,33 @@ def is_raw_exam(path: Path) -> bool:
     return any(one and not all(one[0].shares_grid_with(other) for other in one) for one in usable)
 
 
+def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None = None) -> PreparationOutcome | None:
+    """Prepare what is to be predicted, where it is raw exams and the runs learned from prepared ones.
+
+    Args:
+        source: to be predicted.
+        runs: that predict it.
+        out: folder of the results.
+        raw: whether it is raw exams; None to tell by its files.
+
+    Returns:
+        The prepared exams; None where the source is to be predicted as it is.
+
+    Raises:
+        AutosegError: no exam could be prepared.
+        UsageError: raw exams, but the runs do not say how to prepare them, or differ in that.
+    """
+    if raw is False or (raw is None and not any(run.dataset.preparation for run in runs)):
+        return None
+    settings = preparation_of(runs)
+    if settings is None:
+        raise UsageError(
+            f"--raw: {runs[0].path} learned from data that 'autoseg prepare' did not make; prepare the exam with it, "
+            "and predict the dataset that it writes."
+        )
+    return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
+
+
 def prepare_like_training(exams: Path, out: Path, settings: Preparation) -> PreparationOutcome:
     """Prepare raw exams as the training data were, below the folder of the results.
 
