@@ -79,14 +79,13 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
     originals = {channel: read_series(series) for channel, series in choice.channels.items()}
     reference = originals[first]
     log.append(f"the reference is {first} ({choice.channels[first].name}, {_mm(reference)})")
-    aligned, measures = _align_all(originals, first, choice, settings, log)
+    found = _align_all(originals, first, choice, settings, log)
     brain = _brain(exam, choice, originals, first, settings)
     if brain is not None:
         log.append(f"the brain is {brain.volume:.0f} ml, its template's measure {brain.quality:.3f}")
         if brain.doubts:
             flags.append(f"the brain mask is doubtful: {brain.doubts}")
-        if settings.coregister:
-            aligned, measures = _refine_all(originals, first, choice, (aligned, measures), brain.mask)
+    aligned, measures = _refine_all(originals, first, choice, found, None if brain is None else brain.mask)
     flags += doubts_of(measures)
     log += [_moved(channel, choice, measure) for channel, measure in measures.items()]
     grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
@@ -102,44 +101,36 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
 
 def _align_all(
     originals: Mapping[str, sitk.Image], first: str, choice: Choice, settings: Preparation, log: list[str]
-) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
-    """The transform of each channel from the output space to the series', and the alignments found."""
-    transforms: dict[str, sitk.Transform] = dict.fromkeys(originals, sitk.Transform(3, sitk.sitkIdentity))
-    measures: dict[str, Alignment] = {}
+) -> dict[str, Alignment]:
+    """The alignment of each channel but the reference, to about a millimetre; none where that is switched off."""
     if not settings.coregister:
         log.append("nothing is aligned, as asked for; positions are the headers'")
-        return transforms, measures
+        return {}
     same = [c for c in originals if c != first and choice.channels[c].shares_grid_with(choice.channels[first])]
     if same:
         every = "all series share" if len(same) == len(originals) - 1 else f"{', '.join(same)} and {first} share"
         log.append(f"{every} one grid; they are moved only where the measure gains by it")
-    for channel, image in originals.items():
-        if channel != first:
-            found = align_rigidly(originals[first], image)
-            measures[channel] = _kept(found, channel in same)
-            transforms[channel] = measures[channel].transform
-    return transforms, measures
-
-
-def _kept(found: Alignment, shares_grid: bool) -> Alignment:
-    """The alignment, or none where a series that shares the reference's grid gains too little by it."""
-    needed = GAIN if shares_grid else 0.0
-    return found if found.after > found.before + needed else found.staying()
+    return {c: align_rigidly(originals[first], image) for c, image in originals.items() if c != first}
 
 
 def _refine_all(
     originals: Mapping[str, sitk.Image],
     first: str,
     choice: Choice,
-    found: tuple[dict[str, sitk.Transform], dict[str, Alignment]],
-    brain: sitk.Image,
+    found: Mapping[str, Alignment],
+    brain: sitk.Image | None,
 ) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
-    region = sitk.BinaryDilate(brain, [max(0, round(AROUND_BRAIN / mm)) for mm in brain.GetSpacing()])
-    transforms, measures = dict(found[0]), {}
-    for channel, alignment in found[1].items():
-        shared = choice.channels[channel].shares_grid_with(choice.channels[first])
-        better = refine(originals[first], originals[channel], alignment, region)
-        measures[channel] = _kept(better, shared)
+    """The transform of each channel from the output space to the series', and the alignments, fitted in the brain."""
+    if brain is None:
+        region = head_mask(sitk.Cast(originals[first], sitk.sitkFloat32))
+    else:
+        region = sitk.BinaryDilate(brain, [round(AROUND_BRAIN / mm) for mm in brain.GetSpacing()])
+    transforms: dict[str, sitk.Transform] = dict.fromkeys(originals, sitk.Transform(3, sitk.sitkIdentity))
+    measures = {}
+    for channel, alignment in found.items():
+        fitted = refine(originals[first], originals[channel], alignment, region)
+        needed = GAIN if choice.channels[channel].shares_grid_with(choice.channels[first]) else 0.0
+        measures[channel] = fitted if fitted.after > fitted.before + needed else fitted.staying()
         transforms[channel] = measures[channel].transform
     return transforms, measures
 
