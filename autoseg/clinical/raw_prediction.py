@@ -1,8 +1,10 @@
 """Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import SimpleITK as sitk
 
@@ -10,14 +12,15 @@ from autoseg.clinical.cohort import PreparationOutcome, PreparationRequest, prep
 from autoseg.clinical.exams import find_exams
 from autoseg.clinical.settings import PREPARATION_FILE, Preparation
 from autoseg.clinical.transforms import TRANSFORMS_FILE, StoredCase, to_native
-from autoseg.data.dataset import Case
+from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.dicom import holds_dicom
-from autoseg.data.file_names import image_ending, result_ending
 from autoseg.data.layouts.manifest import FILE_NAME
-from autoseg.inference.predictor import Outcome
+from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
+from autoseg.inference.label_schemes import LabelScheme
+from autoseg.inference.predictor import Outcome, Predictor
+from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import atomic
 from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
@@ -103,35 +106,90 @@ def prepare_like_training(exams: Path, out: Path, settings: Preparation) -> Prep
     return outcome
 
 
-def native_results(outcome: Outcome, cases: Sequence[Case], series: str | None, out: Path) -> Outcome:
-    """Bring label maps of prepared cases back to the grid of one of their original series.
+@dataclass(frozen=True)
+class NativeResults:
+    """Results of prepared cases on the grid of one of their original series.
 
-    Args:
-        outcome: of the prediction, in the prepared space.
-        cases: that were predicted.
-        series: name of a series, or the channel that it became; None for each case's reference.
+    Attributes:
         out: folder of the results.
-
-    Returns:
-        The files on the original grids, and what failed.
+        series: name of a series, or the channel that it became; None for each case's reference.
+        form: file format; NIfTI where None.
+        scheme: label values that the prediction was written with.
+        exams: that were prepared for this prediction; they have the files that a DICOM-SEG refers to.
     """
-    written, failed = {}, dict(outcome.failed)
-    for case in cases:
-        if case.id not in outcome.written:
-            continue
-        source = outcome.written[case.id]
-        try:
+
+    out: Path
+    series: str | None = None
+    form: ResultFormat | None = None
+    scheme: LabelScheme | None = None
+    exams: PreparationOutcome | None = None
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Refuse a series that no case has, or a format that can't hold it, before anything is predicted.
+
+        Raises:
+            AutosegError: the first case's reason.
+        """
+        for case in cases[:1]:
             stored = stored_beside(case)
-            native = to_native(sitk.ReadImage(str(source)), stored, series or stored.reference)
-        except (AutosegError, RuntimeError) as error:
-            failed[case.id] = str(error)
-            say(f"{case.id} failed: {error}")
-            continue
-        path = out / f"{case.id}{result_ending(image_ending(source), '.nii.gz')}"
-        with atomic(path, suffix=image_ending(path) or "") as temporary:
-            sitk.WriteImage(native, str(temporary), useCompression=True)
-        written[case.id] = path
-    return replace(outcome, written=written, failed=failed)
+            stored.find(self.series or stored.reference)
+            if self.form is not None:
+                with self._original(case, stored) as original:
+                    self.form.check(original)
+
+    def write(self, outcome: Outcome, cases: Sequence[Case], predictor: Predictor) -> Outcome:
+        """Bring the label maps of a prediction in the prepared space back, and write them.
+
+        Args:
+            outcome: of the prediction.
+            cases: that were predicted.
+            predictor: names the segments.
+
+        Returns:
+            The files on the original grids, and what failed, in the preparation, too.
+        """
+        failed = {**({} if self.exams is None else self.exams.failed), **outcome.failed}
+        written = {}
+        for case in cases:
+            if case.id in outcome.written:
+                try:
+                    written[case.id] = self._write(case, outcome.written[case.id], predictor)
+                except (AutosegError, RuntimeError) as error:
+                    failed[case.id] = str(error)
+                    say(f"{case.id} failed: {error}")
+        return replace(outcome, written=written, failed=failed)
+
+    def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
+        stored = stored_beside(case)
+        name = self.series or stored.reference
+        native = to_native(sitk.ReadImage(str(result)), stored, name)
+        values = None if self.scheme is None else self.scheme.values
+        parts = exclusive_segments(predictor.target, predictor.members[0].label_names, values)
+        form = self.form or RESULT_FORMATS.find("nifti")
+        path = self.out / f"{case.id}{form.ending}"
+        array = sitk.GetArrayFromImage(sitk.DICOMOrient(native, "LPS"))
+        with self._original(case, stored) as original:
+            content = LabelContent(original, tuple(original.channels), segments_of(predictor.target, values), parts)
+            form.write(path, array, stored.find(name).grid.geometry, content)
+        return path
+
+    @contextmanager
+    def _original(self, case: Case, stored: StoredCase) -> Iterator[Case]:
+        """The original series as a case of one channel, where its files are at hand; else the prepared case.
+
+        The files of a DICOM series are linked into a folder of their own: in an exam's, several series may lie.
+        """
+        wanted = stored.find(self.series or stored.reference)
+        exam = None if self.exams is None else self.exams.exams.get(case.id)
+        for series in () if exam is None else exam.series:
+            if stored.series.get(series.name) is wanted:
+                with TemporaryDirectory(prefix="autoseg_") as folder:
+                    for number, file in enumerate(series.files):
+                        (Path(folder) / f"{number:06d}.dcm").symlink_to(file.absolute())
+                    path = Path(folder) if series.dicom else series.files[0]
+                    yield Case(id=case.id, channels={wanted.channel or series.name: ChannelFile(path=path)})
+                return
+        yield case
 
 
 def stored_beside(case: Case) -> StoredCase:
