@@ -1,4 +1,4 @@
-"""Preparation of clinical exams, measured on real ones.
+"""ExamPreparation of clinical exams, measured on real ones.
 
     python benchmarks/clinical_exams.py CLINICAL OUT [--parts exams mask residual sphere labels recovery] [--trials 40]
         [--seconds 150]
@@ -35,7 +35,7 @@ from autoseg.clinical.registration import (
     points_of,
     refine,
 )
-from autoseg.clinical.transforms import Grid, StoredCase, inverse_of, resample_labels, to_native, transform_of
+from autoseg.clinical.transforms import PreparedCase, SpatialGrid, inverse_of, resample_labels, to_native, transform_of
 
 STILL = sitk.Transform(3, sitk.sitkIdentity)
 SEQUENCES = ("t1", "t2", "flair")
@@ -54,7 +54,7 @@ def exams(data: Path, out: Path) -> dict:
         outcome = prepare_exams(data / folder, out / name, PreparationRequest(workers=1))
         seconds = time.monotonic() - started
         (case,) = outcome.prepared
-        stored = StoredCase.read(outcome.prepared[case])
+        stored = PreparedCase.read(outcome.prepared[case])
         found[name] = {
             "seconds": round(seconds),
             "reference": stored.series[stored.reference].channel,
@@ -64,9 +64,9 @@ def exams(data: Path, out: Path) -> dict:
     return found
 
 
-def stored_of(out: Path) -> tuple[StoredCase, Path]:
+def stored_of(out: Path) -> tuple[PreparedCase, Path]:
     folder = next(path.parent for path in (out / "TCGA-FG-6692").glob("*/transforms.json"))
-    return StoredCase.read(folder), folder
+    return PreparedCase.read(folder), folder
 
 
 def mask(data: Path, out: Path) -> dict:
@@ -164,7 +164,7 @@ def sphere(data: Path, out: Path) -> dict:
     generator = np.random.default_rng(0)
     for name in ("TCGA-FG-6692", "dicom"):
         folder = next(path.parent for path in (out / name).glob("*/transforms.json"))
-        stored = StoredCase.read(folder)
+        stored = PreparedCase.read(folder)
         brain = sitk.ReadImage(str(folder / "brain_mask.nii.gz"))
         deep = sitk.BinaryErode(brain, [12, 12, 12])
         centres = generator.permutation(points_of(deep))[:10]
@@ -184,7 +184,7 @@ def sphere(data: Path, out: Path) -> dict:
     return found
 
 
-def coordinates(grid: Grid) -> np.ndarray:
+def coordinates(grid: SpatialGrid) -> np.ndarray:
     """Positions of all voxels ``(z, y, x, 3)``, mm."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in reversed(grid.size)), indexing="ij")[::-1], -1)
     axes = np.asarray(grid.direction).reshape(3, 3) * np.asarray(grid.spacing)

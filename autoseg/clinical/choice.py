@@ -18,7 +18,7 @@ _TIE = 1.1
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSeries:
     """The channels of an exam.
 
     Attributes:
@@ -34,7 +34,7 @@ class Choice:
     flags: tuple[str, ...]
 
 
-def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] | None) -> Choice:
+def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] | None) -> ChosenSeries:
     """Choose a series for each channel.
 
     Args:
@@ -86,7 +86,7 @@ def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str
         raise AutosegError(f"none of its series is a channel ({told}); --channel NAME=SERIES names one")
     order = tuple(wanted or ()) + _REFERENCE_ORDER
     channels = dict(sorted(channels.items(), key=lambda item: _place(item[0], wanted or ("t1", "t1c", "t2", "flair"))))
-    return Choice(channels, tuple(found), tuple(reasons), tuple(flags))
+    return ChosenSeries(channels, tuple(found), tuple(reasons), tuple(flags))
 
 
 def choose_reference(channels: Mapping[str, Series], wanted: str | None) -> str:

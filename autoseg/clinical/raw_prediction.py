@@ -10,8 +10,8 @@ import SimpleITK as sitk
 
 from autoseg.clinical.cohort import PreparationOutcome, PreparationRequest, prepare_exams
 from autoseg.clinical.exams import find_exams
-from autoseg.clinical.settings import PREPARATION_FILE, Preparation
-from autoseg.clinical.transforms import TRANSFORMS_FILE, StoredCase, to_native
+from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
+from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase, to_native
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.dicom import holds_dicom
 from autoseg.data.layouts.manifest import FILE_NAME
@@ -27,14 +27,14 @@ from autoseg.utils.progress import say
 PREPARED_EXAMS, PREPARED_SPACE = "prepared_exams", "prepared_space"
 
 
-def preparation_of(runs: Sequence[Run]) -> Preparation | None:
+def preparation_of(runs: Sequence[Run]) -> ExamPreparation | None:
     """How the training data of the runs were made of raw exams; None where they were not.
 
     Raises:
         UsageError: two runs learned from data that were prepared differently.
     """
     found = [
-        None if (stored := run.dataset.preparation) is None else Preparation.of(stored, run.path / "dataset.json")
+        None if (stored := run.dataset.preparation) is None else ExamPreparation.of(stored, run.path / "dataset.json")
         for run in runs
     ]
     known = [one for one in found if one is not None]
@@ -87,7 +87,7 @@ def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None 
     return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
 
 
-def prepare_like_training(exams: Path, out: Path, settings: Preparation) -> PreparationOutcome:
+def prepare_like_training(exams: Path, out: Path, settings: ExamPreparation) -> PreparationOutcome:
     """Prepare raw exams as the training data were, below the folder of the results.
 
     Args:
@@ -174,7 +174,7 @@ class NativeResults:
         return path
 
     @contextmanager
-    def _original(self, case: Case, stored: StoredCase) -> Iterator[Case]:
+    def _original(self, case: Case, stored: PreparedCase) -> Iterator[Case]:
         """The original series as a case of one channel, where its files are at hand; else the prepared case.
 
         The files of a DICOM series are linked into a folder of their own: in an exam's, several series may lie.
@@ -192,7 +192,7 @@ class NativeResults:
         yield case
 
 
-def stored_beside(case: Case) -> StoredCase:
+def stored_beside(case: Case) -> PreparedCase:
     """What is stored beside a prepared case's images.
 
     Raises:
@@ -204,10 +204,10 @@ def stored_beside(case: Case) -> StoredCase:
             f"case {case.id} has no {TRANSFORMS_FILE} beside its images; results go back to the original series of "
             "cases that 'autoseg prepare' made."
         )
-    return StoredCase.read(first.parent)
+    return PreparedCase.read(first.parent)
 
 
-def _without_mask_files(exams: Path, settings: Preparation) -> Preparation:
+def _without_mask_files(exams: Path, settings: ExamPreparation) -> ExamPreparation:
     """Where the training data had brain masks in files and these exams have none, the template finds the brain."""
     if settings.brain_mask is None:
         return settings

@@ -27,7 +27,7 @@ TURNS = (-12.0, 12.0)
 REFINED = 3
 
 #: Iterations of each level, at most.
-ITERATIONS = (40, 80, 120)
+LEVEL_ITERATIONS = (40, 80, 120)
 
 #: Share of the best value that a start has to reach to be as good.
 AS_GOOD = 0.98
@@ -248,7 +248,7 @@ def _optimized(
     method.SetInterpolator(sitk.sitkLinear)
     step = (4.0, 1.0, 0.5)[level]
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step, minStep=step / 50, numberOfIterations=ITERATIONS[level], relaxationFactor=0.6
+        learningRate=step, minStep=step / 50, numberOfIterations=LEVEL_ITERATIONS[level], relaxationFactor=0.6
     )
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform(start)

@@ -12,12 +12,12 @@ import SimpleITK as sitk
 import autoseg
 from autoseg.clinical.cohort import PreparationRequest, prepare_exams
 from autoseg.clinical.raw_prediction import is_raw_exam
-from autoseg.clinical.settings import Preparation
-from autoseg.clinical.transforms import StoredCase, to_native
+from autoseg.clinical.settings import ExamPreparation
+from autoseg.clinical.transforms import PreparedCase, to_native
 from autoseg.data.dataset import load_case
 from autoseg.utils.errors import AutosegError, UsageError
 
-PLAIN = Preparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
+PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_a_dataset_that_can_be_planned(tmp_path: Path) -> None:
     assert loaded.label is not None
     # 3 slices of 4 mm of 8×8 mm², and 2 of them
     assert [(loaded.label == value).sum() * 8 for value in (1, 4)] == [768, 512]
-    assert Preparation.of(dataset.preparation or {}, tmp_path).channels == dataset.channels
+    assert ExamPreparation.of(dataset.preparation or {}, tmp_path).channels == dataset.channels
 
 
 def test_no_identifier_outside_of_the_private_table(tmp_path: Path, capsys) -> None:
@@ -100,7 +100,7 @@ def test_an_exam_keeps_its_name_when_more_are_prepared(tmp_path: Path) -> None:
 def test_a_label_comes_back_to_its_series(tmp_path: Path) -> None:
     source = exam(tmp_path / "exams" / "a")
     (folder,) = prepare(source, tmp_path / "data").prepared.values()
-    back = to_native(sitk.ReadImage(str(folder / "label.nii.gz")), StoredCase.read(folder), "flair")
+    back = to_native(sitk.ReadImage(str(folder / "label.nii.gz")), PreparedCase.read(folder), "flair")
     drawn = sitk.ReadImage(str(source / "Doe_seg.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(drawn))
     assert back.GetOrigin() == pytest.approx(drawn.GetOrigin())
@@ -118,7 +118,7 @@ def test_one_exam_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     source = exam(tmp_path / "exams" / "a", "x", "y", label=False)
     outcome = prepare(source, tmp_path / "one", channels={"t1c": "y"})
-    stored = StoredCase.read(outcome.prepared["P0001_1"])
+    stored = PreparedCase.read(outcome.prepared["P0001_1"])
     assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c"}
     table = tmp_path / "channels.csv"
     table.write_text("exam,channel,series\na,t1c,x\na,flair,y\n")
@@ -134,7 +134,7 @@ def test_a_lacking_sequence_is_filled(tmp_path: Path) -> None:
     exam(tmp_path / "exams" / "a", "t1c", "t2")
     settings = PLAIN.model_copy(update={"fill": {"t1": "t1c"}})
     (folder,) = prepare(tmp_path / "exams", tmp_path / "data", settings=settings).prepared.values()
-    assert StoredCase.read(folder).filled == {"t1": "t1c"}
+    assert PreparedCase.read(folder).filled == {"t1": "t1c"}
     pair = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))) for name in ("t1", "t1c")]
     assert np.array_equal(*pair)
 
@@ -166,7 +166,7 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None
         prepare(source, source)
 
 
-def changed(settings: Preparation, **values: object) -> Preparation:
+def changed(settings: ExamPreparation, **values: object) -> ExamPreparation:
     return settings.model_copy(update=values)
 
 
