@@ -108,6 +108,7 @@ def command(
         if exams is not None:
             source, everything = exams.dataset, True
         cases = cases_to_predict(source, plans[0], layout, everything, opened[0].dataset)
+        cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []

@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 import SimpleITK as sitk
 
 from autoseg.clinical.cohort import PreparationOutcome, PreparationRequest, prepare_exams
-from autoseg.clinical.exams import find_exams
+from autoseg.clinical.exams import Exam, find_exams
+from autoseg.clinical.pseudonyms import Pseudonyms
 from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
-from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase, to_native
+from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase, SpatialGrid, to_native
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.dicom import holds_dicom
 from autoseg.data.layouts.manifest import FILE_NAME
+from autoseg.data.names import channel_key
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
@@ -74,16 +76,14 @@ def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None 
 
     Raises:
         AutosegError: no exam could be prepared.
-        UsageError: raw exams, but the runs do not say how to prepare them, or differ in that.
+        UsageError: the runs learned from data that were prepared differently.
     """
     if raw is False or (raw is None and not any(run.dataset.preparation for run in runs)):
         return None
     settings = preparation_of(runs)
     if settings is None:
-        raise UsageError(
-            f"--raw: {runs[0].path} learned from data that 'autoseg prepare' did not make; prepare the exam with it, "
-            "and predict the dataset that it writes."
-        )
+        say(f"{runs[0].path} does not say how to prepare exams; the defaults of 'autoseg prepare' are used.")
+        settings = ExamPreparation(channels=tuple(channel_key(name) for name in runs[0].plan.channel_names))
     return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
 
 
@@ -180,9 +180,9 @@ class NativeResults:
         The files of a DICOM series are linked into a folder of their own: in an exam's, several series may lie.
         """
         wanted = stored.find(self.series or stored.reference)
-        exam = None if self.exams is None else self.exams.exams.get(case.id)
+        exam = _source_of(case) if self.exams is None else self.exams.exams.get(case.id)
         for series in () if exam is None else exam.series:
-            if stored.series.get(series.name) is wanted:
+            if stored.series.get(series.name) == wanted and SpatialGrid.of(series.grid) == wanted.grid:
                 with TemporaryDirectory(prefix="autoseg_") as folder:
                     for number, file in enumerate(series.files):
                         (Path(folder) / f"{number:06d}.dcm").symlink_to(file.absolute())
@@ -205,6 +205,18 @@ def stored_beside(case: Case) -> PreparedCase:
             "cases that 'autoseg prepare' made."
         )
     return PreparedCase.read(first.parent)
+
+
+def _source_of(case: Case) -> Exam | None:
+    """The exam that a prepared case was made from, by the table of pseudonyms beside its dataset; None without it."""
+    dataset = next(iter(case.channels.values())).path.parent.parent
+    row = next((row for row in Pseudonyms.beside(dataset).rows if row["case"] == case.id), None)
+    if row is None or not Path(row["folder"]).is_dir():
+        return None
+    for exam in find_exams(row["folder"]):
+        if row["study_uid"] in ("", *(series.identity.study for series in exam.series)):
+            return exam
+    return None
 
 
 def _without_mask_files(exams: Path, settings: ExamPreparation) -> ExamPreparation:

@@ -105,3 +105,11 @@ def test_from_raw_exams_to_native_results(tmp_path: Path, call: Call) -> None:
     assert code == 0, err
     found = pydicom.dcmread(out / f"{case}.dcm")
     assert (found.Modality, found.PatientID) == ("SEG", PATIENT_ID)
+    # From the prepared dataset, too: the table of pseudonyms leads to the files.
+    prepared = out / "prepared_exams"
+    (tmp_path / "prepared_exams_pseudonyms.csv").write_text((tmp_path / "out_pseudonyms.csv").read_text())
+    (tmp_path / "prepared_exams_pseudonyms.csv").rename(out / "prepared_exams_pseudonyms.csv")
+    again = ["predict", run, prepared, "--out", tmp_path / "d", "--to-native", "t2", "--format", "dicom-seg", "--all"]
+    code, _, err = call(*again, "--device", "cpu", "--no-tta")
+    assert code == 0, err
+    assert pydicom.dcmread(tmp_path / "d" / f"{case}.dcm").PatientID == PATIENT_ID
