@@ -50,6 +50,7 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
     found = [(series, recognise_sequence(series.facts)) for series in usable]
     named = {channel: _named(exam, channel, wanted_name) for channel, wanted_name in mapping.items()}
     reasons, flags = [], []
+    reasons += [f"{series.name} can't be used: {series.fault}" for series in exam.series if series.fault]
     candidates: dict[str, list[tuple[Series, Recognised]]] = defaultdict(list)
     for series, one in found:
         if series in named.values():
@@ -84,7 +85,6 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
     if not channels:
         told = "; ".join(reasons) or "it has no usable series"
         raise AutosegError(f"none of its series is a channel ({told}); --channel NAME=SERIES names one")
-    order = tuple(wanted or ()) + _REFERENCE_ORDER
     channels = dict(sorted(channels.items(), key=lambda item: _place(item[0], wanted or ("t1", "t1c", "t2", "flair"))))
     return ChosenSeries(channels, tuple(found), tuple(reasons), tuple(flags))
 

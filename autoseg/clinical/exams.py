@@ -93,7 +93,7 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     Raises:
         AutosegError: the folder does not exist, or holds no scan.
     """
-    root, patterns = Path(root), patterns or Patterns()
+    root, patterns = Path(root).absolute(), patterns or Patterns()
     if not root.is_dir():
         raise AutosegError(
             f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient."

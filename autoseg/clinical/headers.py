@@ -156,7 +156,10 @@ class DicomHeader:
 
 
 def read_dicom_header(path: Path) -> DicomHeader | None:
-    """The header of a DICOM file; None where it can't be read, as of a file that is cut off in its header."""
+    """The header of a DICOM file; None where it can't be read, as of a file that is cut off in its header.
+
+    Without pydicom, which tells them apart, such a file counts as one without voxels, as structures and reports are.
+    """
     try:
         import pydicom  # noqa: F401
     except ImportError:
@@ -233,6 +236,6 @@ def _with_sitk(path: Path) -> DicomHeader | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        return None
+        return DicomHeader(path, {})
     values = {key: reader.GetMetaData(tag).strip() for key, tag in TAGS.items() if reader.HasMetaDataKey(tag)}
     return DicomHeader(path, values)

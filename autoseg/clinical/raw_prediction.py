@@ -99,7 +99,7 @@ def prepare_like_training(exams: Path, out: Path, settings: ExamPreparation) -> 
         AutosegError: none of the exams could be prepared; gives the reasons.
     """
     settings = _without_mask_files(exams, settings)
-    request = PreparationRequest(settings, with_labels=False, workers=1, pseudonyms_of=out)
+    request = PreparationRequest(settings, with_labels=False, pseudonyms_of=out)
     outcome = prepare_exams(exams, out / PREPARED_EXAMS, request)
     if not outcome.prepared:
         raise AutosegError("no exam could be prepared: " + " ".join(f"{c}: {why}" for c, why in outcome.failed.items()))

@@ -200,6 +200,44 @@ def test_dicom_in_and_a_structure_set(tmp_path: Path) -> None:
     assert PATIENT_ID in (tmp_path / "data_pseudonyms.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [
+        ({"n4": True}, (16, 12, 10)),
+        ({"crop": True, "spacing": (1.0, 1.0, 4.0)}, (8, 24, 20)),
+        ({"box": (16, 14, 12)}, (12, 14, 16)),
+        ({"spacing": None, "orient": False}, (8, 24, 20)),
+        ({"interpolation": "nearest", "labels": "nearest"}, (16, 12, 10)),
+    ],
+)
+def test_every_step_can_be_switched(tmp_path: Path, steps: dict, shape: tuple[int, ...]) -> None:
+    exam(tmp_path / "exams" / "a", "t1")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data", settings=changed(PLAIN, **steps))
+    assert outcome.failed == {}
+    dataset = autoseg.Dataset.open(tmp_path / "data")
+    loaded = load_case(dataset.cases[0], dataset.channels)
+    assert loaded.image.shape[1:] == shape
+    assert loaded.label is not None
+    assert set(np.unique(loaded.label)) == {0, 1, 4}
+
+
+def test_exams_of_a_cohort_in_several_processes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        exam(tmp_path / "exams" / name, "t1")
+    outcome = prepare_exams(tmp_path / "exams", tmp_path / "data", PreparationRequest(PLAIN, workers=2))
+    assert sorted(outcome.prepared) == ["P0001_1", "P0002_1"]
+
+
+def test_the_exams_of_a_folder_are_one_patient_s(tmp_path: Path) -> None:
+    for visit in ("first", "second"):
+        exam(tmp_path / "exams" / "a" / visit, "t1")
+    prepare(tmp_path / "exams", tmp_path / "data")
+    assert [(c.id, c.group) for c in autoseg.Dataset.open(tmp_path / "data").cases] == [
+        ("P0001_1", "P0001"),
+        ("P0001_2", "P0001"),
+    ]
+
+
 def test_the_page_shows_every_channel_and_the_mask(tmp_path: Path) -> None:
     source = exam(tmp_path / "exams" / "a", "t1", "flair")
     write(source / "Doe_brainmask.nii.gz", np.pad(np.ones((4, 12, 10), np.uint8), ((2, 2), (6, 6), (5, 5))))

@@ -1,5 +1,6 @@
 """Exams found in folders: sorting, and every fault that DICOM exports come with, in series written with pydicom."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 pydicom = pytest.importorskip("pydicom")
 
 from autoseg.clinical.exams import Exam, Patterns, find_exams  # noqa: E402
+from autoseg.clinical.multiframe import voxels_with_pydicom  # noqa: E402
 from autoseg.clinical.voxels import read_series  # noqa: E402
 from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_series  # noqa: E402
 
@@ -54,6 +56,26 @@ def test_frames_of_an_enhanced_file(tmp_path: Path) -> None:
     (series,) = single(tmp_path).series
     found = sitk.GetArrayFromImage(read_series(series))
     assert np.allclose(found, VOXELS * 3 + np.arange(6)[:, None, None])
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        found = pydicom.dcmread(path)
+        found.compress(pydicom.uid.RLELossless)
+        found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert series.fault == ""
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(series)), VOXELS)
+    assert np.array_equal(voxels_with_pydicom(series), VOXELS)
+
+
+def test_without_pydicom_plain_series_are_read(tmp_path: Path, monkeypatch) -> None:
+    write_series(tmp_path, VOXELS)
+    expected = single(tmp_path).series
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    (series,) = single(tmp_path).series
+    assert (series.grid, series.facts) == (expected[0].grid, expected[0].facts)
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(series)), VOXELS)
 
 
 def test_a_cut_off_file(tmp_path: Path) -> None:
