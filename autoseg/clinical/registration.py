@@ -50,6 +50,7 @@ class Alignment:
         start_spread: mm between where the refined starts that are as good put the head; small where they agree.
         halves_apart: mm between where two halves of the head put it, each aligned for itself; large where the pair is
             not one rigid body.
+        moved: mean way of the head's points from where the headers put them, mm.
     """
 
     transform: sitk.Euler3DTransform
