@@ -49,13 +49,14 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
     usable = [series for series in exam.series if not series.fault]
     found = [(series, recognise_sequence(series.facts)) for series in usable]
     named = {channel: _named(exam, channel, wanted_name) for channel, wanted_name in mapping.items()}
-    reasons, flags = [], []
+    reasons: list[str] = []
+    flags: list[str] = []
     for series in exam.series:
         if series.fault:
             one = recognise_sequence(series.facts)
             # A damaged localizer matters to nobody; a damaged T2 may be the better of two.
-            told = flags if one.is_channel else reasons
-            told.append(f"{series.name} ({one.sequence}) can't be used: {series.fault}")
+            lines = flags if one.is_channel else reasons
+            lines.append(f"{series.name} ({one.sequence}) can't be used: {series.fault}")
     candidates: dict[str, list[tuple[Series, Recognised]]] = defaultdict(list)
     for series, one in found:
         if series in named.values():
