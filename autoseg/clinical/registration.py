@@ -2,8 +2,8 @@
 
 The measure is Mattes et al. 2003 (mutual information with smooth histograms), the optimizer regular-step gradient
 descent, both as SimpleITK has them. Each start (as the headers say, centres of mass together, and both turned about
-each axis) is optimized on a coarse grid; the best of them are refined. All voxels are used, none is drawn at random,
-and on one thread, so that the same exam gives the same numbers.
+each axis) is optimized on a coarse grid; the best of them are refined. The finest level takes a regular sample of the
+voxels, and all is done on one thread, so that the same exam gives the same numbers.
 """
 
 import math
@@ -28,6 +28,10 @@ REFINED = 3
 
 #: Iterations of each level, at most.
 LEVEL_ITERATIONS = (40, 80, 120)
+
+#: Of each level: share of the voxels that the measure uses, first and smallest step (mm), and what a step is multiplied
+#: by where the gradient turns. With 0.6 the finest level stopped 0.3 to 0.8 mm short of the optimum, with 0.85 within 0.1.
+DESCENT = ((1.0, 4.0, 0.08, 0.6), (1.0, 1.0, 0.02, 0.7), (0.1, 1.0, 0.002, 0.85))
 
 #: Share of the best value that a start has to reach to be as good.
 AS_GOOD = 0.98
@@ -245,12 +249,12 @@ def _optimized(
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(mask)
-    method.SetMetricSamplingStrategy(method.NONE)
+    share, step, smallest, relaxation = DESCENT[level]
+    if share < 1:
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(share, seed=1)
     method.SetInterpolator(sitk.sitkLinear)
-    step = (4.0, 1.0, 0.5)[level]
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step, minStep=step / 50, numberOfIterations=LEVEL_ITERATIONS[level], relaxationFactor=0.6
-    )
+    method.SetOptimizerAsRegularStepGradientDescent(step, smallest, LEVEL_ITERATIONS[level], relaxation)
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform(start)
     method.SetInitialTransform(transform, inPlace=True)
