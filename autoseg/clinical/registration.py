@@ -30,7 +30,8 @@ REFINED = 3
 LEVEL_ITERATIONS = (40, 80, 120)
 
 #: Of each level: share of the voxels that the measure uses, first and smallest step (mm), and what a step is multiplied
-#: by where the gradient turns. With 0.6 the finest level stopped 0.3 to 0.8 mm short of the optimum, with 0.85 within 0.1.
+#: by where the gradient turns. With 0.6 on the finest level it stopped 0.3 to 0.8 mm from the optimum, with 0.85 within
+#: 0.1 mm.
 DESCENT = ((1.0, 4.0, 0.08, 0.6), (1.0, 1.0, 0.02, 0.7), (0.1, 1.0, 0.002, 0.85))
 
 #: Share of the best value that a start has to reach to be as good.
