@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
-    from autoseg.clinical.settings import Preparation
+    from autoseg.clinical.settings import ExamPreparation
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
@@ -53,7 +53,7 @@ _WHERE = {
     "Length": "autoseg.crossvalidation.job",
     "InitialWeights": "autoseg.transfer.initial_weights",
     "Predictor": "autoseg.inference.predictor",
-    "Preparation": "autoseg.clinical.settings",
+    "ExamPreparation": "autoseg.clinical.settings",
     "PreparationRequest": "autoseg.clinical.cohort",
     "Request": "autoseg.planning.request",
     "Run": "autoseg.runs.run",
@@ -79,10 +79,10 @@ _WHERE = {
 __all__ = [
     "Compute",
     "Dataset",
+    "ExamPreparation",
     "InitialWeights",
     "Length",
     "Predictor",
-    "Preparation",
     "PreparationRequest",
     "Request",
     "Run",

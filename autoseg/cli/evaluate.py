@@ -46,6 +46,13 @@ def command(
         str,
         typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does."),
     ] = "skip",
+    brats: Annotated[
+        str | None,
+        typer.Option(
+            help="Regions, metrics and rules of this BraTS challenge, lesion by lesion from 2023 on: gli2021, gli2023, "
+            "met2023, gli2026, …"
+        ),
+    ] = None,
     ignore: Annotated[int | None, typer.Option(help="Reference voxels of this value do not count.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Evaluate the predictions that are there.")] = False,
     workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
@@ -94,6 +101,7 @@ def command(
             "--ignore": ignore,
             "--challenge": challenge,
             "--label": label,
+            "--brats": brats,
         }
         if given := _given({**others, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
@@ -128,28 +136,32 @@ def command(
         raise UsageError("--model and --labels both say what to evaluate; give one of them.")
     # Imported here, as all that takes long: the help of all commands shows this one's options.
     from autoseg.data.dataset import Dataset
+    from autoseg.evaluation.challenges import brats_evaluation
     from autoseg.evaluation.folders import evaluate, parse_structures, plan_structures
     from autoseg.runs.run import Run
 
     choices = choices_of(label=label, challenge=challenge)
     targets = None if labels is None else parse_structures(labels)
+    named = None if metrics is None else tuple(parse_names(metrics, "--metrics"))
+    protocol = EvaluationProtocol(tolerance, cast(Empty, empty), ignore, named)
     if model is not None:
         run = Run.open(model)
         plan = run.plan
         targets = plan_structures(plan, run.dataset)
-        ignore = plan.target.ignore if ignore is None else ignore
+        protocol = protocol.with_ignore(plan.target.ignore)
+    if brats is not None:
+        if empty != "skip":
+            raise UsageError("--brats and --empty both say what an absent structure counts; give one of them.")
+        rules = brats_evaluation(brats)
+        targets = rules.structures if targets is None else targets
+        protocol = rules.protocol(protocol)
     with silenced() if as_json else nullcontext():
         evaluation = evaluate(
             predictions,
             Dataset.open(references, choices=choices) if choices else references,
             out=out,
             targets=targets,
-            protocol=EvaluationProtocol(
-                tolerance,
-                cast(Empty, empty),
-                ignore,
-                None if metrics is None else tuple(parse_names(metrics, "--metrics")),
-            ),
+            protocol=protocol,
             partial=partial,
             workers=workers,
         )

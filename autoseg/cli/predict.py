@@ -19,13 +19,16 @@ def command(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="One or several run folders, then what to predict: a dataset in any layout, a folder of images, or "
-            "one image. With --channel, run folders only.",
+            help="One or several run folders, then what to predict: a dataset in any layout, a folder of images or "
+            "of DICOM series, or one image. With --channel, run folders only.",
             metavar="RUN… [INPUT]",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    channel: Annotated[list[str] | None, typer.Option(help="A single scan, file by file: NAME=PATH.")] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(help="A single scan, channel by channel: NAME=PATH, a file or the folder of a DICOM series."),
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="Brain mask of the scan given with --channel.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result with --channel.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
@@ -43,6 +46,21 @@ def command(
         list[str] | None, typer.Option(help="Also write this result, by its name; may be given several times.")
     ] = None,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
+    to_native: Annotated[
+        str | None,
+        typer.Option(help="Of exams that 'autoseg prepare' made: results on the grid of this original series."),
+    ] = None,
+    raw: Annotated[
+        bool | None,
+        typer.Option("--raw/--prepared", help="Whether INPUT is raw exams, to be prepared as the training data were."),
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of label maps: nifti, nrrd (3D Slicer), mha or dicom-seg; else the scan's."),
+    ] = None,
+    brats_labels: Annotated[
+        str | None, typer.Option(help="Write the label values of this BraTS challenge: 2021 or 2023.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
     ] = False,
@@ -53,10 +71,13 @@ def command(
 ) -> None:
     """Segment scans with a trained run, or with the average of several.
 
-    Results lie on the grid and in the file format of the scans, with the label values of the training data. A scan that
-    fails is reported and does not stop the others; the exit code is then 1.
+    Results lie on the grid and, without --format, in the file format of the scans, with the label values of the
+    training data. A scan that fails is reported and does not stop the others; the exit code is then 1.
     """
+    from autoseg.clinical.raw_prediction import PREPARED_SPACE, NativeResults, raw_exams_in
+    from autoseg.inference.formats.format import RESULT_FORMATS
     from autoseg.inference.inputs import cases_to_predict, single_case
+    from autoseg.inference.label_schemes import brats_scheme
     from autoseg.inference.predictor import Predictor
     from autoseg.runs.run import Run
     from autoseg.utils.progress import say
@@ -67,24 +88,41 @@ def command(
         raise UsageError("--mask goes with --channel; a dataset names its own masks.")
     if name is not None and not channel:
         raise UsageError("--name goes with --channel.")
+    if pictures and (brats_labels is not None or file_format == "dicom-seg"):
+        raise UsageError("--pictures shows the values of the training data in image files; give it without the other.")
+    form = None if file_format is None else RESULT_FORMATS.find(file_format)
     runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
     if not runs:
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
     opened = [Run.open(path) for path in runs]
     plans = [run.plan for run in opened]
+    exams = None if source is None else raw_exams_in(source, opened, out, raw)
+    if raw and source is None:
+        raise UsageError("--raw takes the folder of an exam; leave out --channel.")
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
         stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]
         cases = [single_case(files, stages, name, mask)]
     else:
         assert source is not None
+        if exams is not None:
+            source, everything = exams.dataset, True
         cases = cases_to_predict(source, plans[0], layout, everything, opened[0].dataset)
+        cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []
-    outcome = predictor.predict(cases, out, asked, overwrite)
+    scheme = None if brats_labels is None else brats_scheme(predictor.target, brats_labels)
+    if exams is not None or to_native is not None:
+        native = NativeResults(out, to_native, form, scheme, exams)
+        native.check(cases)
+        outcome = predictor.predict(cases, out / PREPARED_SPACE, asked, overwrite, scheme=scheme)
+    else:
+        native, outcome = None, predictor.predict(cases, out, asked, overwrite, form, scheme)
     disagreement = "disagreement" in asked
     undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
+    if native is not None:
+        outcome = native.write(outcome, cases, predictor)
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
         typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))

@@ -56,7 +56,7 @@ def command(
     others; the exit code is then 1.
     """
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
-    from autoseg.clinical.settings import Preparation
+    from autoseg.clinical.settings import ExamPreparation
 
     if skull_strip not in ("auto", "atlas", "none"):
         raise UsageError(f"--skull-strip {skull_strip} is unknown; choose auto, atlas or none.")
@@ -70,7 +70,7 @@ def command(
         raise UsageError(f"--spacing {' '.join(f'{mm:g}' for mm in spacing)}: give three lengths in mm, or 0 0 0.")
     if any(voxels < 0 for voxels in box) or (any(box) and not all(box)):
         raise UsageError(f"--box {' '.join(map(str, box))}: give three numbers of voxels, or 0 0 0.")
-    settings = Preparation(
+    settings = ExamPreparation(
         reference=reference,
         orient=orient,
         coregister=coregister,

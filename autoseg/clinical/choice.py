@@ -18,7 +18,7 @@ _TIE = 1.1
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSeries:
     """The channels of an exam.
 
     Attributes:
@@ -34,7 +34,7 @@ class Choice:
     flags: tuple[str, ...]
 
 
-def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] | None) -> Choice:
+def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] | None) -> ChosenSeries:
     """Choose a series for each channel.
 
     Args:
@@ -49,7 +49,14 @@ def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str
     usable = [series for series in exam.series if not series.fault]
     found = [(series, recognise_sequence(series.facts)) for series in usable]
     named = {channel: _named(exam, channel, wanted_name) for channel, wanted_name in mapping.items()}
-    reasons, flags = [], []
+    reasons: list[str] = []
+    flags: list[str] = []
+    for series in exam.series:
+        if series.fault:
+            one = recognise_sequence(series.facts)
+            # A damaged localizer matters to nobody; a damaged T2 may be the better of two.
+            lines = flags if one.is_channel else reasons
+            lines.append(f"{series.name} ({one.sequence}) can't be used: {series.fault}")
     candidates: dict[str, list[tuple[Series, Recognised]]] = defaultdict(list)
     for series, one in found:
         if series in named.values():
@@ -84,9 +91,8 @@ def choose_channels(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str
     if not channels:
         told = "; ".join(reasons) or "it has no usable series"
         raise AutosegError(f"none of its series is a channel ({told}); --channel NAME=SERIES names one")
-    order = tuple(wanted or ()) + _REFERENCE_ORDER
     channels = dict(sorted(channels.items(), key=lambda item: _place(item[0], wanted or ("t1", "t1c", "t2", "flair"))))
-    return Choice(channels, tuple(found), tuple(reasons), tuple(flags))
+    return ChosenSeries(channels, tuple(found), tuple(reasons), tuple(flags))
 
 
 def choose_reference(channels: Mapping[str, Series], wanted: str | None) -> str:

@@ -15,8 +15,8 @@ from autoseg.clinical.exam_preparation import PreparedExam, prepare_exam
 from autoseg.clinical.exams import Exam, Patterns, find_exams
 from autoseg.clinical.pseudonyms import Pseudonyms, assign_names
 from autoseg.clinical.quality_page import FRAGMENT, case_fragment, write_quality_page
-from autoseg.clinical.settings import PREPARATION_FILE, Preparation
-from autoseg.clinical.transforms import TRANSFORMS_FILE, StoredCase
+from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
+from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase
 from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.data.layouts.tables import read_table
@@ -50,15 +50,17 @@ class PreparationRequest:
         with_labels: whether labels are taken along.
         keep_identifiers: name cases after the patients.
         workers: exams at once, a process each; one a core where None.
+        pseudonyms_of: folder beside which the table of pseudonyms lies; the dataset where None.
     """
 
-    settings: Preparation = field(default_factory=Preparation)
+    settings: ExamPreparation = field(default_factory=ExamPreparation)
     channels: Mapping[str, str] = field(default_factory=dict)
     table: Path | None = None
     labels: str | None = None
     with_labels: bool = True
     keep_identifiers: bool = False
     workers: int | None = None
+    pseudonyms_of: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     if not request.with_labels:
         found = [replace(exam, labels=()) for exam in found]
     mappings = _mappings(request, found)
-    table = Pseudonyms.beside(out)
+    table = Pseudonyms.beside(request.pseudonyms_of or out)
     names = assign_names(found, table, request.keep_identifiers)
     out.mkdir(parents=True, exist_ok=True)
+    settings.write(out)  # says what the folder is, should every exam fail
     table.write()
     jobs = [
         _Job(exam, case, patient, table.days(patient, exam.date), mapping)
@@ -151,14 +154,14 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     )
 
 
-def _agreed(out: Path, settings: Preparation) -> Preparation:
+def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
     """The settings, with the channels of a dataset that is added to.
 
     Raises:
         AutosegError: it was prepared otherwise, or is something else.
     """
     if (out / PREPARATION_FILE).is_file():
-        earlier = Preparation.read(out)
+        earlier = ExamPreparation.read(out)
         if earlier.model_copy(update={"channels": settings.channels}) != settings:
             raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
         return earlier if settings.channels is None else settings
@@ -184,7 +187,7 @@ def _mappings(request: PreparationRequest, exams: Sequence[Exam]) -> list[dict[s
     ]
 
 
-def _prepared(settings: Preparation, out: Path, job: _Job) -> _Result:
+def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     """Prepare one exam and write it; runs in a process of its own."""
     try:
         prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
@@ -256,9 +259,9 @@ def _write(image: sitk.Image, path: Path) -> None:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
-def _describe(out: Path, cases: Sequence[str], settings: Preparation, table: Pseudonyms) -> None:
+def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation, table: Pseudonyms) -> None:
     """Write the description of the dataset and its settings."""
-    stored = {case: StoredCase.read(out / case) for case in cases}
+    stored = {case: PreparedCase.read(out / case) for case in cases}
     present = {channel for case in stored.values() for one in case.series.values() if (channel := one.channel)}
     present |= {channel for case in stored.values() for channel in case.filled}
     order = settings.channels or tuple(sorted(present, key=lambda name: (_place(name), name)))

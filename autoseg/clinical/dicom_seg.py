@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoseg.clinical.structure_names import distinct_names, structure_name
-from autoseg.data.dicom import CLINICAL
+from autoseg.data.dicom import import_highdicom
 from autoseg.utils.errors import AutosegError
 
 if TYPE_CHECKING:
@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 
 #: A voxel of a fractional segment belongs to it from here on.
 _HALF = 0.5
-
-
-def import_highdicom() -> Any:
-    """Import highdicom.
-
-    Raises:
-        AutosegError: it is not installed.
-    """
-    try:
-        import highdicom
-    except ImportError:
-        raise AutosegError(f"DICOM-SEG needs highdicom, which is not installed; install it with {CLINICAL}.") from None
-    return highdicom
 
 
 def series_of_segments(dataset: Any) -> tuple[str, ...]:

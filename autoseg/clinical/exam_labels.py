@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from autoseg.clinical.label_objects import referenced_series, structures_of
 from autoseg.clinical.series import Series
-from autoseg.clinical.transforms import Grid, StoredCase, inverse_of, resample_labels, transform_of
+from autoseg.clinical.transforms import PreparedCase, SpatialGrid, inverse_of, resample_labels, transform_of
 from autoseg.data.dicom import is_dicom
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.image import read_image
@@ -33,7 +33,7 @@ class ExamLabels:
     structures: dict[str, sitk.Image] = field(default_factory=dict)
 
 
-def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: StoredCase, method: str) -> ExamLabels:
+def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: PreparedCase, method: str) -> ExamLabels:
     """Bring an exam's labels to the output space, through the transform of the series that they were drawn on.
 
     Args:
@@ -71,12 +71,12 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Stor
     return ExamLabels(_moved(native, case, on.name, method), segment_names(maps[0]), structures)
 
 
-def _by_reference(series: Sequence[Series], case: StoredCase) -> list[Series]:
+def _by_reference(series: Sequence[Series], case: PreparedCase) -> list[Series]:
     """The series whose way to the output is known, the reference first."""
     return sorted((one for one in series if one.name in case.series), key=lambda one: one.name != case.reference)
 
 
-def _of_dicom(path: Path, series: Sequence[Series], case: StoredCase, method: str) -> dict[str, sitk.Image]:
+def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: str) -> dict[str, sitk.Image]:
     wanted = referenced_series(path)
     known = {one.identity.series: one for one in _by_reference(series, case)}
     on = next((known[uid] for uid in wanted if uid in known), None)
@@ -86,13 +86,13 @@ def _of_dicom(path: Path, series: Sequence[Series], case: StoredCase, method: st
         raise AutosegError("its structures were drawn on a series that is none of its channels; --channel names it one")
     with silenced():  # what is said there names the file
         try:
-            masks = structures_of(path, Grid.of(on.grid).empty())
+            masks = structures_of(path, SpatialGrid.of(on.grid).empty())
         except AutosegError as error:
             raise AutosegError(str(error).replace(str(path), "its file of structures").rstrip(".")) from None
     return {name: _moved(mask, case, on.name, method) for name, mask in masks.items()}
 
 
-def _moved(label: sitk.Image, case: StoredCase, series: str, method: str) -> sitk.Image:
+def _moved(label: sitk.Image, case: PreparedCase, series: str, method: str) -> sitk.Image:
     to_series = transform_of(inverse_of(case.series[series].to_output))
     if method == "nearest":
         empty = case.output.empty(label.GetPixelID())

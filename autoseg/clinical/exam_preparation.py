@@ -7,14 +7,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from autoseg.clinical.atlas import BrainMask, find_brain, template
-from autoseg.clinical.choice import Choice, choose_channels, choose_reference
+from autoseg.clinical.choice import ChosenSeries, choose_reference, choose_series
 from autoseg.clinical.exam_labels import ExamLabels, labels_in_output
 from autoseg.clinical.exams import Exam
-from autoseg.clinical.output_space import cut_to, output_grid, resample_image
+from autoseg.clinical.output_space import cut_to, output_grid, sampled_image
 from autoseg.clinical.recognition import is_brain
 from autoseg.clinical.registration import Alignment, align_rigidly, head_mask, refine
-from autoseg.clinical.settings import Preparation
-from autoseg.clinical.transforms import Grid, StoredCase, StoredSeries, affine_of, inverse_of
+from autoseg.clinical.settings import ExamPreparation
+from autoseg.clinical.transforms import PreparedCase, SpatialGrid, StoredSeries, affine_of, inverse_of
 from autoseg.clinical.voxels import read_series
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.image import read_image
@@ -23,7 +23,7 @@ from autoseg.utils.errors import AutosegError
 
 #: Normalized mutual information that a motion has to gain on a series that shares the reference's grid: less is what
 #: interpolation does to the measure.
-GAIN = 0.005
+LEAST_GAIN = 0.005
 
 #: mm between where equally good starts put the head, and where its halves do: beyond, the alignment is flagged.
 SPREAD, HALVES = 4.0, 4.0
@@ -52,13 +52,13 @@ class PreparedExam:
     images: dict[str, sitk.Image]
     labels: ExamLabels
     mask: sitk.Image | None
-    case: StoredCase
+    case: PreparedCase
     log: tuple[str, ...]
     originals: dict[str, sitk.Image] = field(default_factory=dict)
     to_originals: dict[str, sitk.Transform] = field(default_factory=dict)
 
 
-def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[str, str]) -> PreparedExam:
+def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapping[str, str]) -> PreparedExam:
     """Prepare an exam.
 
     Args:
@@ -72,27 +72,26 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
     """
     if exam.fault:
         raise AutosegError(exam.fault)
-    choice = choose_channels(exam, mapping, settings.channels)
+    choice = choose_series(exam, mapping, settings.channels)
     log, flags = [*choice.reasons], [*exam.remarks, *choice.flags]
     log += [f"{series.name} {remark}" for series in choice.channels.values() for remark in series.remarks]
     first = choose_reference(choice.channels, settings.reference)
     originals = {channel: read_series(series) for channel, series in choice.channels.items()}
     reference = originals[first]
     log.append(f"the reference is {first} ({choice.channels[first].name}, {_mm(reference)})")
-    aligned, measures = _align_all(originals, first, choice, settings, log)
+    found = _align_all(originals, first, choice, settings, log)
     brain = _brain(exam, choice, originals, first, settings)
     if brain is not None:
         log.append(f"the brain is {brain.volume:.0f} ml, its template's measure {brain.quality:.3f}")
         if brain.doubts:
             flags.append(f"the brain mask is doubtful: {brain.doubts}")
-        if settings.coregister:
-            aligned, measures = _refine_all(originals, first, choice, (aligned, measures), brain.mask)
-    flags += _doubts(measures)
+    aligned, measures = _refine_all(originals, first, choice, found, None if brain is None else brain.mask)
+    flags += doubts_of(measures)
     log += [_moved(channel, choice, measure) for channel, measure in measures.items()]
     grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
     case = _stored(name, choice, first, grid, aligned, measures)
-    images = {c: resample_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
-    mask = None if brain is None else _mask_on(brain.mask, grid)
+    images = {c: sampled_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
+    mask = None if brain is None else brain.on(grid.empty())
     images = {channel: _finished(image, mask, settings) for channel, image in images.items()}
     labels = labels_in_output(exam.labels, exam.series, case, settings.labels)
     filled = _fill(images, settings, log)
@@ -101,51 +100,43 @@ def prepare_exam(exam: Exam, name: str, settings: Preparation, mapping: Mapping[
 
 
 def _align_all(
-    originals: Mapping[str, sitk.Image], first: str, choice: Choice, settings: Preparation, log: list[str]
-) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
-    """The transform of each channel from the output space to the series', and the alignments found."""
-    transforms: dict[str, sitk.Transform] = dict.fromkeys(originals, sitk.Transform(3, sitk.sitkIdentity))
-    measures: dict[str, Alignment] = {}
+    originals: Mapping[str, sitk.Image], first: str, choice: ChosenSeries, settings: ExamPreparation, log: list[str]
+) -> dict[str, Alignment]:
+    """The alignment of each channel but the reference, to about a millimetre; none where that is switched off."""
     if not settings.coregister:
         log.append("nothing is aligned, as asked for; positions are the headers'")
-        return transforms, measures
+        return {}
     same = [c for c in originals if c != first and choice.channels[c].shares_grid_with(choice.channels[first])]
     if same:
         every = "all series share" if len(same) == len(originals) - 1 else f"{', '.join(same)} and {first} share"
         log.append(f"{every} one grid; they are moved only where the measure gains by it")
-    for channel, image in originals.items():
-        if channel != first:
-            found = align_rigidly(originals[first], image)
-            measures[channel] = _kept(found, channel in same)
-            transforms[channel] = measures[channel].transform
-    return transforms, measures
-
-
-def _kept(found: Alignment, shares_grid: bool) -> Alignment:
-    """The alignment, or none where a series that shares the reference's grid gains too little by it."""
-    needed = GAIN if shares_grid else 0.0
-    return found if found.after > found.before + needed else found.staying()
+    return {c: align_rigidly(originals[first], image) for c, image in originals.items() if c != first}
 
 
 def _refine_all(
     originals: Mapping[str, sitk.Image],
     first: str,
-    choice: Choice,
-    found: tuple[dict[str, sitk.Transform], dict[str, Alignment]],
-    brain: sitk.Image,
+    choice: ChosenSeries,
+    found: Mapping[str, Alignment],
+    brain: sitk.Image | None,
 ) -> tuple[dict[str, sitk.Transform], dict[str, Alignment]]:
-    region = sitk.BinaryDilate(brain, [max(0, round(AROUND_BRAIN / mm)) for mm in brain.GetSpacing()])
-    transforms, measures = dict(found[0]), {}
-    for channel, alignment in found[1].items():
-        shared = choice.channels[channel].shares_grid_with(choice.channels[first])
-        better = refine(originals[first], originals[channel], alignment, region)
-        measures[channel] = _kept(better, shared)
+    """The transform of each channel from the output space to the series', and the alignments, fitted in the brain."""
+    if brain is None:
+        region = head_mask(sitk.Cast(originals[first], sitk.sitkFloat32))
+    else:
+        region = sitk.BinaryDilate(brain, [round(AROUND_BRAIN / mm) for mm in brain.GetSpacing()])
+    transforms: dict[str, sitk.Transform] = dict.fromkeys(originals, sitk.Transform(3, sitk.sitkIdentity))
+    measures = {}
+    for channel, alignment in found.items():
+        fitted = refine(originals[first], originals[channel], alignment, region)
+        needed = LEAST_GAIN if choice.channels[channel].shares_grid_with(choice.channels[first]) else 0.0
+        measures[channel] = fitted if fitted.after > fitted.before + needed else fitted.staying()
         transforms[channel] = measures[channel].transform
     return transforms, measures
 
 
 def _brain(
-    exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], first: str, settings: Preparation
+    exam: Exam, choice: ChosenSeries, originals: Mapping[str, sitk.Image], first: str, settings: ExamPreparation
 ) -> BrainMask | None:
     reference = originals[first]
     if exam.brain_mask is not None:
@@ -160,7 +151,7 @@ def _brain(
     return find_brain(reference, template(settings.atlas))
 
 
-def _given(exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], first: str) -> BrainMask:
+def _given(exam: Exam, choice: ChosenSeries, originals: Mapping[str, sitk.Image], first: str) -> BrainMask:
     """The brain mask of a file, which lies on the reference's grid."""
     assert exam.brain_mask is not None
     image = read_image(exam.brain_mask)
@@ -172,7 +163,12 @@ def _given(exam: Exam, choice: Choice, originals: Mapping[str, sitk.Image], firs
     return BrainMask(mask, float("inf"), volume)
 
 
-def _doubts(measures: Mapping[str, Alignment]) -> list[str]:
+def doubts_of(measures: Mapping[str, Alignment]) -> list[str]:
+    """Why alignments can not be trusted, in sentences without a stop.
+
+    Args:
+        measures: channel → alignment.
+    """
     flags = []
     for channel, found in measures.items():
         if found.after < LEAST_MEASURE:
@@ -190,7 +186,7 @@ def _doubts(measures: Mapping[str, Alignment]) -> list[str]:
     return flags
 
 
-def _moved(channel: str, choice: Choice, found: Alignment) -> str:
+def _moved(channel: str, choice: ChosenSeries, found: Alignment) -> str:
     figures = f"normalized mutual information {found.before:.4f} before, {found.after:.4f} after"
     if found.moved == 0:
         return f"{channel} ({choice.channels[channel].name}) stays where it is; {figures}"
@@ -199,36 +195,25 @@ def _moved(channel: str, choice: Choice, found: Alignment) -> str:
 
 def _stored(
     name: str,
-    choice: Choice,
+    choice: ChosenSeries,
     first: str,
-    grid: Grid,
+    grid: SpatialGrid,
     aligned: Mapping[str, sitk.Transform],
     measures: Mapping[str, Alignment],
-) -> StoredCase:
+) -> PreparedCase:
     series = {}
     for channel, one in choice.channels.items():
         found = measures.get(channel)
         series[one.name] = StoredSeries(
             channel=channel,
-            grid=Grid.of(one.grid),
+            grid=SpatialGrid.of(one.grid),
             to_output=inverse_of(affine_of(aligned[channel])),
             measure={} if found is None else found.figures,
         )
-    return StoredCase(case=name, reference=choice.channels[first].name, output=grid, series=series)
+    return PreparedCase(case=name, reference=choice.channels[first].name, output=grid, series=series)
 
 
-def _mask_on(mask: sitk.Image, grid: Grid) -> sitk.Image:
-    return sitk.Cast(resample_mask(mask, grid), sitk.sitkUInt8)
-
-
-def resample_mask(mask: sitk.Image, grid: Grid) -> sitk.Image:
-    """A mask on another grid in the same space: where its linear interpolation is above a half."""
-    still = sitk.Transform(3, sitk.sitkIdentity)
-    weight = sitk.Resample(sitk.Cast(mask, sitk.sitkFloat32), grid.empty(sitk.sitkFloat32), still, sitk.sitkLinear, 0.0)
-    return weight > 0.5
-
-
-def _finished(image: sitk.Image, mask: sitk.Image | None, settings: Preparation) -> sitk.Image:
+def _finished(image: sitk.Image, mask: sitk.Image | None, settings: ExamPreparation) -> sitk.Image:
     """Bias correction and removal of what is not brain."""
     if settings.n4:
         array = sitk.GetArrayFromImage(image)
@@ -239,7 +224,7 @@ def _finished(image: sitk.Image, mask: sitk.Image | None, settings: Preparation)
     return image if mask is None else sitk.Mask(image, mask)
 
 
-def _fill(images: dict[str, sitk.Image], settings: Preparation, log: list[str]) -> dict[str, str]:
+def _fill(images: dict[str, sitk.Image], settings: ExamPreparation, log: list[str]) -> dict[str, str]:
     filled = {}
     for channel, source in settings.fill.items():
         if channel not in images and source in images and source not in filled:

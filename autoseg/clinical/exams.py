@@ -25,7 +25,7 @@ _LABEL_WORDS = re.compile(r"seg|label|mask|roi|gtv|annotation|contour|(?<![a-z])
 _BRAIN_MASK = re.compile(r"brain[ _-]?mask|mask[ _-]?brain|skull", re.I)
 
 #: Modalities of DICOM files that hold structures of an exam.
-STRUCTURES = ("RTSTRUCT", "SEG")
+STRUCTURE_MODALITIES = ("RTSTRUCT", "SEG")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     Raises:
         AutosegError: the folder does not exist, or holds no scan.
     """
-    root, patterns = Path(root), patterns or Patterns()
+    root, patterns = Path(root).absolute(), patterns or Patterns()
     if not root.is_dir():
         raise AutosegError(
             f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient."
@@ -155,9 +155,9 @@ def _of_patient(
         return [Exam(folder, patient, fault=f"its folder holds DICOM files of {len(names)} patients; separate them")]
     studies: dict[str, list[DicomHeader]] = defaultdict(list)
     for header in known:
-        if header.is_image and header.text("Modality") not in STRUCTURES:
+        if header.is_image and header.text("Modality") not in STRUCTURE_MODALITIES:
             studies[header.text("StudyInstanceUID")].append(header)
-    structures = [header for header in known if header.text("Modality") in STRUCTURES]
+    structures = [header for header in known if header.text("Modality") in STRUCTURE_MODALITIES]
     exams = []
     for study, members in studies.items():
         own = [h.path for h in structures if h.text("StudyInstanceUID") == study or len(studies) == 1]

@@ -53,7 +53,8 @@ TAGS = {
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 #: Transfer syntaxes without compression, in which the voxels of a file have a known number of bytes.
-_PLAIN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
+_IMPLICIT = "1.2.840.10008.1.2"
+_PLAIN = {_IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class DicomHeader:
         path: of the file.
         values: keyword of an element → its text; values of an element with several are separated by a backslash.
         transfer_syntax: UID; ``""`` where unknown.
-        voxels_at: bytes before the element of its voxels, where that is known.
+        voxels_at: bytes before its voxels, where that is known.
     """
 
     path: Path
@@ -155,7 +156,10 @@ class DicomHeader:
 
 
 def read_dicom_header(path: Path) -> DicomHeader | None:
-    """The header of a DICOM file; None where it can't be read, as of a file that is cut off in its header."""
+    """The header of a DICOM file; None where it can't be read, as of a file that is cut off in its header.
+
+    Without pydicom, which tells them apart, such a file counts as one without voxels, as structures and reports are.
+    """
     try:
         import pydicom  # noqa: F401
     except ImportError:
@@ -169,7 +173,8 @@ def _with_pydicom(path: Path) -> DicomHeader | None:
     try:
         with open(path, "rb") as file:
             found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *_GROUPS])
-            end = file.tell()
+            # Tag, and length, of the voxels' element come first; with explicit types two and two bytes more.
+            end = file.tell() + (8 if str(found.file_meta.TransferSyntaxUID) == _IMPLICIT else 12)
         values = {key: text for key in TAGS if (text := _text(found.get(key))) != ""}
         values |= {key: text for key, text in _enhanced(found).items() if key not in values}
     except Exception:  # pydicom raises whatever a damaged file makes it stumble over
@@ -231,6 +236,6 @@ def _with_sitk(path: Path) -> DicomHeader | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        return None
+        return DicomHeader(path, {})
     values = {key: reader.GetMetaData(tag).strip() for key, tag in TAGS.items() if reader.HasMetaDataKey(tag)}
     return DicomHeader(path, values)

@@ -5,16 +5,16 @@ import math
 import numpy as np
 import SimpleITK as sitk
 
-from autoseg.clinical.settings import Preparation
-from autoseg.clinical.transforms import Grid
+from autoseg.clinical.settings import ExamPreparation
+from autoseg.clinical.transforms import SpatialGrid
 
 #: mm round the brain or the body that a crop leaves.
 MARGIN = 5.0
 
 
-def output_grid(reference: sitk.Image, settings: Preparation) -> Grid:
+def output_grid(reference: sitk.Image, settings: ExamPreparation) -> SpatialGrid:
     """The whole of the reference's field of view at the output's orientation and spacing."""
-    grid = Grid.of(sitk.DICOMOrient(reference, "LPS") if settings.orient else reference)
+    grid = SpatialGrid.of(sitk.DICOMOrient(reference, "LPS") if settings.orient else reference)
     if settings.spacing is None:
         return grid
     old, new = np.asarray(grid.spacing), np.asarray(settings.spacing)
@@ -23,10 +23,10 @@ def output_grid(reference: sitk.Image, settings: Preparation) -> Grid:
     # The middles of both fields of view are one point.
     middle = np.asarray(grid.origin) + axes @ ((np.asarray(grid.size) - 1) / 2 * old)
     origin = middle - axes @ ((np.asarray(size) - 1) / 2 * new)
-    return Grid(size=tuple(size), spacing=tuple(new), origin=tuple(origin), direction=grid.direction)
+    return SpatialGrid(size=tuple(size), spacing=tuple(new), origin=tuple(origin), direction=grid.direction)
 
 
-def cut_to(grid: Grid, region: sitk.Image, settings: Preparation) -> Grid:
+def cut_to(grid: SpatialGrid, region: sitk.Image, settings: ExamPreparation) -> SpatialGrid:
     """The grid cut to a region, or cut or padded to a box round its middle, as the settings say.
 
     Args:
@@ -50,10 +50,10 @@ def cut_to(grid: Grid, region: sitk.Image, settings: Preparation) -> Grid:
         size = np.minimum(high + margin, grid.size) - start
     axes = np.asarray(grid.direction).reshape(3, 3)
     origin = np.asarray(grid.origin) + axes @ (start * np.asarray(grid.spacing))
-    return Grid(size=tuple(size.tolist()), spacing=grid.spacing, origin=tuple(origin), direction=grid.direction)
+    return SpatialGrid(size=tuple(size.tolist()), spacing=grid.spacing, origin=tuple(origin), direction=grid.direction)
 
 
-def resample_image(image: sitk.Image, grid: Grid, to_image: sitk.Transform, interpolation: str) -> sitk.Image:
+def sampled_image(image: sitk.Image, grid: SpatialGrid, to_image: sitk.Transform, interpolation: str) -> sitk.Image:
     """An image on the output grid, float32, 0 outside of its field of view; never beyond its own range of values.
 
     Args:

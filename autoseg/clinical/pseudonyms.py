@@ -54,7 +54,8 @@ class Pseudonyms:
                 number += 1
             row = {"case": case, "patient": patient, "study_uid": study, "folder": str(exam.folder.absolute())}
             identity = next((series.identity for series in exam.series if series.dicom), None)
-            row["patient_id"] = exam.patient if identity is None else identity.patient_id
+            # Where files name no patient, the folder does: its exams are of one.
+            row["patient_id"] = exam.patient
             row["patient_name"] = "" if identity is None else identity.patient_name
             row["study_date"] = exam.date
             self.rows.append(row)
@@ -65,7 +66,10 @@ class Pseudonyms:
         if exam.patient in known:
             return known[exam.patient]
         if keep:
-            return plain_name(Path(exam.patient).name).replace(" ", "_").strip(".") or "patient"
+            named = any(exam.patient == series.identity.patient_id for series in exam.series)
+            return (
+                plain_name(exam.patient if named else Path(exam.patient).name).replace(" ", "_").strip(".") or "patient"
+            )
         number = len({row["patient"] for row in self.rows}) + 1
         return f"P{number:04d}"
 

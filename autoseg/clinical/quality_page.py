@@ -10,7 +10,7 @@ import numpy as np
 from autoseg import __version__
 from autoseg.clinical.exam_preparation import PreparedExam
 from autoseg.clinical.quality_pictures import alignment_png, mask_png
-from autoseg.clinical.transforms import StoredCase
+from autoseg.clinical.transforms import PreparedCase
 from autoseg.report.css import CSS
 from autoseg.utils.files import write_text
 
@@ -54,7 +54,7 @@ def write_quality_page(dataset: Path, failed: Mapping[str, str], order: Sequence
         if case in failed:
             rows.append(f"<tr><td>{escape(case)}</td><td>failed</td><td>{escape(failed[case])}</td></tr>")
         elif file.is_file():
-            flags = StoredCase.read(dataset / case).flags
+            flags = PreparedCase.read(dataset / case).flags
             state = "to be checked" if flags else "nothing found"
             link = f"<a href='#{escape(case)}'>{escape(case)}</a>"
             rows.append(f"<tr><td>{link}</td><td>{state}</td><td>{escape('; '.join(flags))}</td></tr>")
@@ -74,7 +74,7 @@ def write_quality_page(dataset: Path, failed: Mapping[str, str], order: Sequence
     return dataset / PAGE
 
 
-def _table(case: StoredCase) -> str:
+def _table(case: PreparedCase) -> str:
     heads = ("series", "channel", "voxels, mm", "turned by, degrees", "moved by, mm", "NMI before", "NMI after")
     rows = []
     for name, stored in case.series.items():

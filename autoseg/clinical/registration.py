@@ -2,8 +2,8 @@
 
 The measure is Mattes et al. 2003 (mutual information with smooth histograms), the optimizer regular-step gradient
 descent, both as SimpleITK has them. Each start (as the headers say, centres of mass together, and both turned about
-each axis) is optimized on a coarse grid; the best of them are refined. All voxels are used, none is drawn at random,
-and on one thread, so that the same exam gives the same numbers.
+each axis) is optimized on a coarse grid; the best of them are refined. The finest level takes a regular sample of the
+voxels, and all is done on one thread, so that the same exam gives the same numbers.
 """
 
 import math
@@ -26,8 +26,16 @@ TURNS = (-12.0, 12.0)
 #: Starts that are refined.
 REFINED = 3
 
-#: Iterations of a level, at most.
-ITERATIONS = 120
+#: Iterations of each level, at most.
+LEVEL_ITERATIONS = (40, 80, 120)
+
+#: Of each level: share of the voxels that the measure uses, first and smallest step (mm), and what a step is multiplied
+#: by where the gradient turns. With 0.6 on the finest level it stopped 0.3 to 0.8 mm from the optimum, with 0.85 within
+#: 0.1 mm.
+DESCENT = ((1.0, 4.0, 0.08, 0.6), (1.0, 1.0, 0.02, 0.7), (0.1, 1.0, 0.002, 0.85))
+
+#: Share of the best value that a start has to reach to be as good.
+AS_GOOD = 0.98
 
 #: Slices thicker than this many voxels of a level are interpolated.
 THICK = 1.4
@@ -47,6 +55,7 @@ class Alignment:
         start_spread: mm between where the refined starts that are as good put the head; small where they agree.
         halves_apart: mm between where two halves of the head put it, each aligned for itself; large where the pair is
             not one rigid body.
+        moved: mean way of the head's points from where the headers put them, mm.
     """
 
     transform: sitk.Euler3DTransform
@@ -73,40 +82,30 @@ class Alignment:
 
 
 def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
-    """Find the rigid motion that puts a moving image on a fixed one.
+    """Find the rigid motion that puts a moving image on a fixed one, to about a millimetre; :func:`refine` fits it.
 
     Args:
         fixed: the reference; 3D.
         moving: the other; 3D.
     """
-    pyramid = [(at_level(fixed, *level), at_level(moving, *level)) for level in LEVELS]
+    pyramid = [(at_level(fixed, *level), at_level(moving, *level)) for level in LEVELS[:2]]
     masks = [head_mask(image) for image, _ in pyramid]
-    centre = centre_of(masks[0])
+    centre, points = centre_of(masks[0]), points_of(masks[0])
     coarse = [_optimized(*pyramid[0], masks[0], start, level=0) for start in _starts(*pyramid[0], centre)]
     coarse.sort(key=lambda found: found[1])
-    refined = []
-    for transform, _ in _different(coarse, masks[0])[:REFINED]:
-        refined.append(_optimized(*pyramid[1], masks[1], transform, level=1))
+    different = _different(coarse, points)[:REFINED]
+    refined = [_optimized(*pyramid[1], masks[1], transform, level=1) for transform, _ in different]
     refined.sort(key=lambda found: found[1])
-    best, _ = _optimized(*pyramid[2], masks[2], refined[0][0], level=2)
-    points = points_of(masks[0])
-    # Mattes' measure is negative; a start as good as the best within two per cent counts.
-    rivals = [one for one, reached in refined[1:] if reached < 0.98 * refined[0][1]]
-    spread = max((distance(rival, refined[0][0], points) for rival in rivals), default=0.0)
-    halves = [_optimized(*pyramid[1], half, best, level=1)[0] for half in _halves(masks[1])]
-    image, other = pyramid[2]
-    return Alignment(
-        best,
-        normalized_mutual_information(image, other, sitk.Transform(3, sitk.sitkIdentity), masks[2]),
-        normalized_mutual_information(image, other, best, masks[2]),
-        spread,
-        distance(*halves, points),
-        distance(best, sitk.Transform(3, sitk.sitkIdentity), points),
-    )
+    best, value = refined[0]
+    # Mattes' measure is negative: a start that reaches nearly the best value is as good.
+    rivals = [one for one, reached in refined[1:] if reached < AS_GOOD * value]
+    spread = max((distance(rival, best, points) for rival in rivals), default=0.0)
+    lower, upper = (_optimized(*pyramid[1], half, best, level=1)[0] for half in _halves(masks[1]))
+    return _measured(best, *pyramid[1], masks[1], (spread, distance(lower, upper, points)))
 
 
 def refine(fixed: sitk.Image, moving: sitk.Image, found: Alignment, region: sitk.Image) -> Alignment:
-    """An alignment fitted anew inside a region, as the brain, that moves as one body where the jaw does not.
+    """Fit an alignment on the finest level, inside a region such as the brain, which moves as one body.
 
     Args:
         fixed: the reference.
@@ -115,19 +114,27 @@ def refine(fixed: sitk.Image, moving: sitk.Image, found: Alignment, region: sitk
         region: uint8 mask on the reference's grid.
 
     Returns:
-        The better one by the measure inside the region, with both figures of it from there.
+        The better of both by the measure inside the region, which both figures are of.
     """
     image, other = at_level(fixed, *LEVELS[2]), at_level(moving, *LEVELS[2])
-    still = sitk.Transform(3, sitk.sitkIdentity)
-    mask = sitk.Resample(region, image, still, sitk.sitkNearestNeighbor, 0)
+    mask = sitk.Resample(region, image, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor, 0)
     transform, _ = _optimized(image, other, mask, found.transform, level=2)
-    before, kept, after = (
-        normalized_mutual_information(image, other, one, mask) for one in (still, found.transform, transform)
-    )
-    if after <= kept:
-        return replace(found, before=before, after=kept)
-    moved = distance(transform, still, points_of(mask))
-    return replace(found, transform=transform, before=before, after=after, moved=moved)
+    checked = (found.start_spread, found.halves_apart)
+    kept, better = (_measured(one, image, other, mask, checked) for one in (found.transform, transform))
+    return better if better.after > kept.after else kept
+
+
+def _measured(
+    transform: sitk.Euler3DTransform,
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    mask: sitk.Image,
+    checked: tuple[float, float],
+) -> Alignment:
+    """An alignment with its figures inside a mask."""
+    still = sitk.Transform(3, sitk.sitkIdentity)
+    before, after = (normalized_mutual_information(fixed, moving, one, mask) for one in (still, transform))
+    return Alignment(transform, before, after, *checked, moved=distance(transform, still, points_of(mask)))
 
 
 def at_level(image: sitk.Image, side: float, smoothing: float) -> sitk.Image:
@@ -222,8 +229,8 @@ def _entropy(shares: np.ndarray) -> float:
 def _starts(fixed: sitk.Image, moving: sitk.Image, centre: np.ndarray) -> list[sitk.Euler3DTransform]:
     shift = centre_of(head_mask(moving)) - centre
     turns = np.zeros((1 + 3 * len(TURNS), 3))
-    for row, (axis, turn) in enumerate(((axis, turn) for axis in range(3) for turn in TURNS), start=1):
-        turns[row, axis] = math.radians(turn)
+    for row, (axis, degrees) in enumerate(((axis, turn) for axis in range(3) for turn in TURNS), start=1):
+        turns[row, axis] = math.radians(degrees)
     starts = []
     for translation in (np.zeros(3), shift):
         for turn in turns:
@@ -243,12 +250,12 @@ def _optimized(
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(mask)
-    method.SetMetricSamplingStrategy(method.NONE)
+    share, step, smallest, relaxation = DESCENT[level]
+    if share < 1:
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        method.SetMetricSamplingPercentage(share, seed=1)
     method.SetInterpolator(sitk.sitkLinear)
-    step = (4.0, 1.0, 0.5)[level]
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=step, minStep=step / 50, numberOfIterations=ITERATIONS, relaxationFactor=0.6
-    )
+    method.SetOptimizerAsRegularStepGradientDescent(step, smallest, LEVEL_ITERATIONS[level], relaxation)
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform(start)
     method.SetInitialTransform(transform, inPlace=True)
@@ -260,10 +267,9 @@ def _optimized(
 
 
 def _different(
-    found: Sequence[tuple[sitk.Euler3DTransform, float]], mask: sitk.Image
+    found: Sequence[tuple[sitk.Euler3DTransform, float]], points: np.ndarray
 ) -> list[tuple[sitk.Euler3DTransform, float]]:
     """The candidates, best first, without those that end within 2 mm of a better one."""
-    points = points_of(mask)
     kept: list[tuple[sitk.Euler3DTransform, float]] = []
     for transform, value in found:
         if math.isfinite(value) and all(distance(transform, other, points) > 2.0 for other, _ in kept):

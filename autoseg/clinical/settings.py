@@ -12,7 +12,7 @@ from autoseg.utils.files import first_fault, read_json, write_json
 PREPARATION_FILE = "preparation.json"
 
 
-class Preparation(BaseModel):
+class ExamPreparation(BaseModel):
     """How raw exams become cases; every step can be switched.
 
     Attributes:
@@ -55,7 +55,7 @@ class Preparation(BaseModel):
         write_json(folder / PREPARATION_FILE, self.model_dump(mode="json"))
 
     @classmethod
-    def read(cls, folder: Path) -> "Preparation":
+    def read(cls, folder: Path) -> "ExamPreparation":
         """Read them from a dataset's folder.
 
         Raises:
@@ -64,7 +64,7 @@ class Preparation(BaseModel):
         return cls.of(read_json(folder / PREPARATION_FILE), folder / PREPARATION_FILE)
 
     @classmethod
-    def of(cls, stored: dict[str, Any], where: Path) -> "Preparation":
+    def of(cls, stored: dict[str, Any], where: Path) -> "ExamPreparation":
         """The settings that a file holds.
 
         Args:

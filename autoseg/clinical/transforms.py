@@ -22,7 +22,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Grid(_Model):
+class SpatialGrid(_Model):
     """A grid in space, in SimpleITK's order x, y, z; mm."""
 
     size: tuple[int, int, int]
@@ -31,7 +31,7 @@ class Grid(_Model):
     direction: tuple[float, ...] = Field(min_length=9, max_length=9)
 
     @classmethod
-    def of(cls, grid: Geometry | sitk.Image) -> "Grid":
+    def of(cls, grid: Geometry | sitk.Image) -> "SpatialGrid":
         """The grid of an image or of a geometry."""
         if isinstance(grid, sitk.Image):
             found = grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection()
@@ -65,12 +65,12 @@ class StoredSeries(_Model):
     """
 
     channel: str | None = None
-    grid: Grid
+    grid: SpatialGrid
     to_output: tuple[float, ...] = Field(_IDENTITY, min_length=16, max_length=16)
     measure: dict[str, Any] = Field(default_factory=dict)
 
 
-class StoredCase(_Model):
+class PreparedCase(_Model):
     """What is stored beside a prepared case.
 
     Attributes:
@@ -89,7 +89,7 @@ class StoredCase(_Model):
     patient: str = ""
     day: int | None = None
     reference: str
-    output: Grid
+    output: SpatialGrid
     series: dict[str, StoredSeries]
     filled: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class StoredCase(_Model):
         return folder / TRANSFORMS_FILE
 
     @classmethod
-    def read(cls, path: str | Path) -> "StoredCase":
+    def read(cls, path: str | Path) -> "PreparedCase":
         """Read it from a case's folder, or its file.
 
         Raises:
@@ -156,7 +156,7 @@ def inverse_of(matrix: tuple[float, ...] | np.ndarray) -> tuple[float, ...]:
     return tuple(float(v) for v in np.linalg.inv(np.asarray(matrix, float).reshape(4, 4)).ravel())
 
 
-def resample_labels(labels: sitk.Image, grid: Grid, to_labels: sitk.Transform) -> sitk.Image:
+def resample_labels(labels: sitk.Image, grid: SpatialGrid, to_labels: sitk.Transform) -> sitk.Image:
     """A label map on another grid: the value whose mask, interpolated linearly, is largest there.
 
     Args:
@@ -187,7 +187,7 @@ def resample_labels(labels: sitk.Image, grid: Grid, to_labels: sitk.Transform) -
     return sitk.Cast(result, labels.GetPixelID())
 
 
-def to_native(labels: sitk.Image, case: StoredCase, series: str) -> sitk.Image:
+def to_native(labels: sitk.Image, case: PreparedCase, series: str) -> sitk.Image:
     """A label map of a prepared case in the geometry of one of its original series.
 
     Args:

@@ -17,10 +17,11 @@ from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.formats.format import write_label
 from autoseg.inference.members import Member
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.results.writer import EACH_ANSWER, LABEL, write_label
+from autoseg.inference.results.writer import EACH_ANSWER, LABEL
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision

@@ -27,6 +27,19 @@ def import_pydicom() -> Any:
     return pydicom
 
 
+def import_highdicom() -> Any:
+    """The library for segmentations in DICOM.
+
+    Raises:
+        AutosegError: it is not installed.
+    """
+    try:
+        import highdicom
+    except ImportError:
+        raise AutosegError(f"DICOM-SEG needs highdicom, which is not installed; install it with {CLINICAL}.") from None
+    return highdicom
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, whatever its name."""
     if not path.is_file():

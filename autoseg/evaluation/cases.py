@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
+from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource
 from autoseg.data.image import Geometry, Image
 from autoseg.data.label_maps import NotALabelMap, label_values
@@ -151,6 +152,8 @@ def evaluate_pairs(
                 f"case {case}: {prediction_path} does not lie on the grid of {reference_path} "
                 f"({difference}); evaluate predictions in the geometry of their references."
             )
+        for labels, path in ((prediction, prediction_path), (reference, reference_path)):
+            _refuse_unknown(labels, f"case {case}: {path}", protocol)
         values = evaluate_arrays(prediction, reference, real.spacing, targets, protocol)
         return [Row(case, target, found) for target, found in values.items()]
 
@@ -165,6 +168,18 @@ def evaluate_pairs(
     if out is not None:
         evaluation.write(out)
     return evaluation
+
+
+def _refuse_unknown(labels: np.ndarray, where: str, protocol: EvaluationProtocol) -> None:
+    """Values of another edition of a challenge would silently be no structure at all."""
+    if protocol.known is None:
+        return
+    unknown = sorted(set(value_counts(labels)) - {0, protocol.ignore, *protocol.known})
+    if unknown:
+        raise AutosegError(
+            f"{where} has the label values {', '.join(map(str, unknown))}; those of the challenge are "
+            f"{', '.join(map(str, protocol.known))}. Name the edition that the labels are of."
+        )
 
 
 def grid_difference(image: Image, other: Image) -> str | None:

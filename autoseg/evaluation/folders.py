@@ -203,7 +203,9 @@ def open_dataset(path: Path) -> Dataset | None:
 
 
 def _case_id(path: Path) -> str:
-    return path.name.removesuffix(image_ending(path) or path.suffix)
+    name = path.name.removesuffix(image_ending(path) or path.suffix)
+    # 3D Slicer saves the segmentation of case.nrrd as case.seg.nrrd.
+    return name.removesuffix(".seg") if path.name.lower().endswith(".seg.nrrd") else name
 
 
 def _some(names: list[str]) -> str:

@@ -1,17 +1,36 @@
 """Measure one pair of masks: a prediction and its reference."""
 
+<<<<<<< HEAD
 from collections.abc import Mapping
+=======
+import math
+>>>>>>> h15a
 
 import numpy as np
 
 from autoseg.data.boxes import bounding_box
+<<<<<<< HEAD
 from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
+=======
+from autoseg.evaluation.lesions import GLIOMA_2023
+from autoseg.evaluation.metric import METRICS, MaskPair, Metric
+from autoseg.evaluation.protocol import STANDARD_METRICS, Empty, EvaluationProtocol
+>>>>>>> h15a
 from autoseg.utils.errors import UsageError
 
 #: Distance counted where one mask is empty under the BraTS convention, 373.1287 mm: the diagonal of the
-#: challenge's 240×240×155 mm image space (later editions round it up to 374).
+#: challenge's 240×240×155 mm image space.
 BRATS_PENALTY_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
+
+#: Convention → what an overlap and a distance are worth where both masks are empty, and a distance where one is; the
+#: challenges round the diagonal up in 2023, and off in 2026.
+_EMPTY: dict[Empty, tuple[float, float, float]] = {
+    "skip": (math.nan, math.nan, math.nan),
+    "brats": (1.0, 0.0, BRATS_PENALTY_MM),
+    "brats2023": (1.0, 0.0, 374.0),
+    "brats2026": (math.nan, math.nan, 373.0),
+}
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -64,11 +83,13 @@ def measure(
         spacing,
         prediction.size if voxels is None else voxels,
         protocol.tolerance_mm,
+        protocol.lesions or GLIOMA_2023,
     )
     names = STANDARD_METRICS if protocol.metrics is None else protocol.metrics
-    return {name: _value(METRICS.find(name), masks, protocol.empty == "brats") for name in names}
+    return {name: _value(METRICS.find(name), masks, protocol.empty) for name in names}
 
 
+<<<<<<< HEAD
 def by_brats_convention(values: Mapping[str, float]) -> dict[str, float]:
     """Measured values of a structure as the BraTS convention has them, whatever convention they were measured by.
 
@@ -95,6 +116,16 @@ def _value(metric: Metric, masks: MaskPair, brats: bool) -> float:
     if masks.an_empty_one and metric.kind in ("overlap", "distance"):
         if brats:
             return _of_empty_ones(metric.kind, masks.predicted + masks.real == 0)
+=======
+def _value(metric: Metric, masks: MaskPair, empty: Empty) -> float:
+    # The package of 2026 has no distance for masks that share no voxel.
+    apart = empty == "brats2026" and not masks.shared
+    if (masks.an_empty_one or apart) and metric.kind in ("overlap", "distance"):
+        overlap, distance, penalty = _EMPTY[empty]
+        neither = masks.predicted + masks.real == 0
+>>>>>>> h15a
         if metric.kind == "distance":
-            return float("nan")
+            return distance if neither else penalty
+        if empty != "skip":
+            return overlap if neither else 0.0
     return metric.compute(masks)

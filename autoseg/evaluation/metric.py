@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from autoseg.evaluation.lesions import GLIOMA_2023, LesionRules, LesionScores, score_lesions
 from autoseg.evaluation.surface import SurfaceDistances, surface_distances
 from autoseg.utils.registry import Registry
 
@@ -41,6 +42,7 @@ class MaskPair:
         spacing: mm ``(z, y, x)``.
         voxels: number of voxels of the whole image that count.
         tolerance_mm: up to which surfaces are taken for the same.
+        lesions: rules of lesion-wise scores.
     """
 
     prediction: np.ndarray
@@ -48,6 +50,7 @@ class MaskPair:
     spacing: tuple[float, float, float]
     voxels: int
     tolerance_mm: float
+    lesions: LesionRules = GLIOMA_2023
 
     @cached_property
     def predicted(self) -> int:
@@ -73,6 +76,11 @@ class MaskPair:
     def surfaces(self) -> SurfaceDistances:
         """Distances between the two surfaces; only where neither mask is empty."""
         return surface_distances(self.prediction, self.reference, self.spacing)
+
+    @cached_property
+    def lesion_scores(self) -> LesionScores:
+        """Lesion by lesion; empty masks, too."""
+        return score_lesions(self.prediction, self.reference, self.spacing, self.lesions)
 
     @property
     def voxel_ml(self) -> float:

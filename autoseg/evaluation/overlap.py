@@ -31,5 +31,5 @@ def counts(prediction: np.ndarray, reference: np.ndarray, target: Target) -> np.
 def dices(counted: np.ndarray, empty: str) -> np.ndarray:
     """Dice from :func:`counts` ``(…, 3)``; where both masks are empty NaN, or 1 by the BraTS convention."""
     size = counted[..., 0] + counted[..., 1]
-    neither = 1.0 if empty == "brats" else np.nan
+    neither = 1.0 if empty in ("brats", "brats2023") else np.nan
     return np.where(size > 0, 2 * counted[..., 2] / np.maximum(size, 1), neither)

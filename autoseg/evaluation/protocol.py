@@ -10,7 +10,8 @@ is NaN (a case without the structure says nothing about how well it is segmented
 empty (missed): Dice, Jaccard, sensitivity and NSD are 0, precision and distances NaN.
 
 ``brats``: every case counts. Both empty: overlaps are 1, distances 0. One empty: overlaps are 0, distances
-:data:`autoseg.evaluation.masks.BRATS_PENALTY_MM`.
+:data:`autoseg.evaluation.masks.BRATS_PENALTY_MM`; with ``brats2023``, 374 mm. ``brats2026``: both empty is NaN; no
+voxel in common is an overlap of 0 and a distance of 373 mm.
 """
 
 import os
@@ -22,7 +23,9 @@ from autoseg.utils.errors import UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-Empty = Literal["skip", "brats"]
+    from autoseg.evaluation.lesions import LesionRules
+
+Empty = Literal["skip", "brats", "brats2023", "brats2026"]
 
 #: Tolerance of the normalised surface Dice where none is given, in mm.
 TOLERANCE_MM = 2.0
@@ -63,6 +66,8 @@ class EvaluationProtocol:
         ignore: reference voxels of this label value do not count; None where all do.
         metrics: names of registered metrics; None for the usual ones: :data:`STANDARD_METRICS` of an evaluation, the
             Dice of an agreement.
+        lesions: rules of lesion-wise scores; None for those of BraTS 2023 for gliomas.
+        known: label values that files may have besides 0 and the ignored one; None for any.
 
     Raises:
         UsageError: a negative tolerance, or an unknown convention.
@@ -72,6 +77,8 @@ class EvaluationProtocol:
     empty: Empty = "skip"
     ignore: int | None = None
     metrics: tuple[str, ...] | None = None
+    lesions: "LesionRules | None" = None
+    known: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.tolerance_mm >= 0:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NARROW_TABLE = ("dice", "nsd", "hd95", "assd")
 WIDE_TABLE = (*NARROW_TABLE, "sensitivity", "precision", "difference_ml")
 
+#: Metrics that fit into a table for a narrow terminal.
+_MANY = 6
+
 
 @dataclass(frozen=True)
 class Row:
@@ -210,11 +213,16 @@ class Evaluation:
         """A table for the terminal: mean ± standard deviation of each target, and the number of cases.
 
         Where a metric is undefined for some cases, the number for which it is defined stands behind it. The standard
-        metrics are too many for a table (:data:`NARROW_TABLE`, :data:`WIDE_TABLE`); of others, all are shown.
+        metrics are too many for a table (:data:`NARROW_TABLE`, :data:`WIDE_TABLE`); of others, all are shown, but of
+        more than six in a narrow one the first four.
         """
         metrics = self.metrics
         if metrics == STANDARD_METRICS:
             metrics = WIDE_TABLE if wide else NARROW_TABLE
+        elif len(metrics) > _MANY:
+            # Volumes are always measured, so that misses can be counted.
+            metrics = tuple(name for name in metrics if METRICS.find(name).kind != "volume")
+            metrics = metrics if wide or len(metrics) <= _MANY else metrics[: len(NARROW_TABLE)]
         digits = {metric: METRICS.find(metric).digits for metric in metrics}
         cases = len(self.cases)
         table = Table(title=title or f"{cases} case{'' if cases == 1 else 's'}: mean ± standard deviation")

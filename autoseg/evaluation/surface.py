@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
@@ -69,6 +70,27 @@ def surface_distances(
     forth, back = _nearest(mine, theirs), _nearest(theirs, mine)
     mine_first, theirs_first = np.argsort(forth), np.argsort(back)
     return SurfaceDistances(forth[mine_first], back[theirs_first], my_areas[mine_first], their_areas[theirs_first])
+
+
+def border_hausdorff_95(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """95th percentile of the distances between border voxels (mm), both directions pooled, as MedPy and panoptica do.
+
+    A border voxel has a face in common with the background, or with the end of the array.
+
+    Args:
+        prediction: bool ``(z, y, x)``, not empty; a single slice is measured in its plane.
+        reference: likewise, of the same shape.
+        spacing: mm ``(z, y, x)``.
+    """
+    flat = prediction.shape[0] == 1
+    scale = np.asarray(spacing[1:] if flat else spacing, dtype=np.float64)
+    mine, theirs = (_border(mask[0] if flat else mask) * scale for mask in (prediction, reference))
+    return float(np.percentile(np.concatenate([_nearest(mine, theirs), _nearest(theirs, mine)]), 95))
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Indices of border voxels ``(n, axes)``."""
+    return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
 def _percentile(distances: np.ndarray, areas: np.ndarray, percent: float) -> float:

@@ -22,6 +22,7 @@ class Member:
         planner: that made the run's plan.
         brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
         detail: which configuration, folds and checkpoint, for the record.
+        label_names: value → name, of the training data's labels.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Member:
     planner: str = ""
     brain_mask: bool = False
     detail: dict[str, object] = field(default_factory=dict)
+    label_names: dict[int, str] = field(default_factory=dict)
 
     @property
     def last(self) -> Stage:
@@ -88,8 +90,10 @@ def load_member(
         detail["source"] = "as it is: no tuning was better on held-out cases"
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
-    brain_mask = any(case.mask is not None for case in run.dataset.cases)
-    return Member(str(run.path), stages, plan.planner, brain_mask, detail)
+    dataset = run.dataset
+    brain_mask = any(case.mask is not None for case in dataset.cases)
+    names = {value: name for name, value in dataset.labels.items()}
+    return Member(str(run.path), stages, plan.planner, brain_mask, detail, names)
 
 
 def _folds(run: Run, name: str, wanted: Sequence[int] | None) -> list[int]:

@@ -7,7 +7,7 @@ cases in memory.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +22,14 @@ from autoseg.data.geometry import Geometry
 from autoseg.inference.chain import ScoresOnScan
 from autoseg.inference.decoding import paint_probabilities
 from autoseg.inference.ensemble import Ensemble, Prepared
+from autoseg.inference.formats.format import LabelContent, ResultFormat
+from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import NamedProbabilities, Prediction
 from autoseg.inference.results.folder import PREDICTIONS, results_in
-from autoseg.inference.results.writer import LABEL, ResultWriter, chosen_writers
+from autoseg.inference.results.writer import LABEL, Destination, ResultWriter, chosen_writers
+from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
@@ -191,7 +194,13 @@ class Predictor:
         return self._decode(self._score([[*earlier, PreprocessedCase(image, None, trace)]], writers), writers)
 
     def predict(
-        self, cases: Iterable[Case], out: str | Path, results: Iterable[str] = (LABEL,), overwrite: bool = True
+        self,
+        cases: Iterable[Case],
+        out: str | Path,
+        results: Iterable[str] = (LABEL,),
+        overwrite: bool = True,
+        form: ResultFormat | None = None,
+        scheme: LabelScheme | None = None,
     ) -> Outcome:
         """Segment cases into a folder; a case that fails is reported and does not stop the others.
 
@@ -201,13 +210,17 @@ class Predictor:
             results: names of what is written for a case (:data:`autoseg.inference.results.writer.RESULTS`); the label
                 map always is. ``probabilities`` writes ``<case>_probability_<output>``, for example.
             overwrite: segment a case again whose result exists.
+            form: file format of label maps (:data:`autoseg.inference.formats.format.RESULT_FORMATS`); that of the scan
+                where None.
+            scheme: label values to write instead of the training data's.
 
         Returns:
             What was written, what failed.
 
         Raises:
             AutosegError: the folder can't be made.
-            UsageError: no such result, or the members can't give it, or a result would overwrite a scan.
+            UsageError: no such result, or the members can't give it, or a result would overwrite a scan, or no case can
+                be written in the format.
         """
         writers = chosen_writers(results, self.ensemble)
         out = Path(out)
@@ -221,13 +234,15 @@ class Predictor:
         for case in cases:
             if (why := why_not_plain(case.id)) is not None:
                 raise UsageError(f"{case.id!r} can't name a result: {why}; rename the case.")
-        self._refuse_overwriting(cases, out, writers)
+        places = {case.id: self._destination(case, out, form, scheme) for case in cases}
+        self._refuse_overwriting(cases, places, writers)
         for case in cases:
-            path = self._label_file(case, out)
+            path = places[case.id].label
             if path.exists() and not overwrite:
                 outcome.written[case.id] = path
-            else:
-                due.append(case)
+                continue
+            due.append(case)
+        due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
         details: dict[str, dict[str, object]] = {}
         with (
@@ -252,7 +267,7 @@ class Predictor:
                     scored = self._score(prepared, writers)
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    writing = case, writer.submit(self._write, case, scored, out, writers)
+                    writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2)}
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
@@ -265,6 +280,9 @@ class Predictor:
             if writing is not None:
                 self._settle(*writing, outcome)
         told = self._provenance(details, outcome, writers)
+        if scheme is not None:
+            told["label_values"] = scheme.name
+            told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
         write_json(out / PREDICTIONS, {**told, "files": self._files(outcome, out, writers)})
         return outcome
 
@@ -305,26 +323,37 @@ class Predictor:
     def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
         return apply_steps(label, self.postprocessing, self.target, geometry.spacing)
 
-    def _label_file(self, case: Case, out: Path) -> Path:
+    def _destination(self, case: Case, out: Path, form: ResultFormat | None, scheme: LabelScheme | None) -> Destination:
         first = next(iter(case.channels.values()), None)
-        return out / f"{case.id}{result_ending(image_ending(first.path) if first else None, self.file_ending)}"
+        ending = result_ending(image_ending(first.path) if first else None, self.file_ending)
+        values = None if scheme is None else scheme.values
+        parts = exclusive_segments(self.target, self.members[0].label_names, values)
+        channels = tuple(self.members[0].last.channel_names)
+        content = LabelContent(case, channels, segments_of(self.target, values), parts)
+        return Destination(out / f"{case.id}{ending if form is None else form.ending}", case.id, form, content)
 
-    def _write(self, case: Case, scored: _Scored, out: Path, writers: Sequence[ResultWriter]) -> Path:
-        prediction, label = self._decode(scored, writers), self._label_file(case, out)
+    def _write(
+        self, scored: _Scored, to: Destination, scheme: LabelScheme | None, writers: Sequence[ResultWriter]
+    ) -> Path:
+        prediction = self._decode(scored, writers)
+        if scheme is not None:
+            prediction = scheme.applied(prediction)
         for writer in writers:
-            writer.write(prediction, label, case.id)
-        return label
+            writer.write(prediction, to)
+        return to.label
 
-    def _refuse_overwriting(self, cases: Sequence[Case], out: Path, writers: Sequence[ResultWriter]) -> None:
+    def _refuse_overwriting(
+        self, cases: Sequence[Case], places: Mapping[str, Destination], writers: Sequence[ResultWriter]
+    ) -> None:
         """A result must never take the place of a scan, or of another case's."""
         scans = {path.resolve() for case in cases for path in case.files}
         results: dict[Path, str] = {}
         for case in cases:
-            label = self._label_file(case, out)
+            label = places[case.id].label
             files = [writer.path(label, case.id, name) for writer in writers for name in writer.names(self.ensemble)]
             taken = next((path for path in files if path.resolve() in scans), None)
             if taken is not None:
-                raise UsageError(f"--out {out}: the result would overwrite {taken}; choose another folder.")
+                raise UsageError(f"--out {label.parent}: the result would overwrite {taken}; choose another folder.")
             for path in files:
                 if (other := results.setdefault(path, case.id)) != case.id:
                     raise UsageError(f"{path} would be a result of {other} and of {case.id}; rename one of them.")
@@ -373,6 +402,24 @@ class Predictor:
 def _is_large(prepared: Prepared) -> bool:
     """Whether reading the next scan beside this one would take much memory, if it is as large."""
     return max(math.prod(seen[-1].trace.shape) * len(seen[-1].image) for seen in prepared) > READ_AHEAD
+
+
+def _writable(cases: Sequence[Case], form: ResultFormat | None, outcome: Outcome) -> list[Case]:
+    """The cases whose results can be written in a format; the others are reported, in one sentence where all are."""
+    found, errors = [], {}
+    for case in cases:
+        try:
+            if form is not None:
+                form.check(case)
+            found.append(case)
+        except AutosegError as error:
+            errors[case.id] = error
+    if errors and not found:
+        raise UsageError(str(next(iter(errors.values()))))
+    for case in cases:
+        if case.id in errors:
+            _record_failure(outcome, case, errors[case.id])
+    return found
 
 
 def _record_failure(outcome: Outcome, case: Case, error: Exception) -> None:

@@ -9,6 +9,7 @@ from autoseg.plans.architecture import Architecture, Network
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.plan import Plan
+from autoseg.plans.target import ALL_VALUES
 from autoseg.utils.errors import UsageError
 
 
@@ -27,7 +28,7 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
     Raises:
         UsageError: no ``=``, an unknown key, or a value that the plan can't have.
     """
-    data = plan.model_dump(mode="json")
+    data = plan.model_dump(mode="json", context={ALL_VALUES: True})
     assigned: list[list[str]] = []
     for assignment in assignments:
         path, separator, text = assignment.partition("=")

@@ -1,13 +1,25 @@
 """Target of a segmentation: labels or regions."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from autoseg.plans.reasons import Reasoned
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+#: Colours of structures, distinguishable with colour-blindness and on grey images (Okabe & Ito 2008).
+_COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
+
+#: Key of the context in which values that were not given are written, too, so that they can be set.
+ALL_VALUES = "all_values"
+
+
+def colours(count: int) -> list[str]:
+    """A colour for each of ``count`` structures; they repeat beyond eight."""
+    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 class Output(Reasoned):
@@ -17,11 +29,22 @@ class Output(Reasoned):
         name: of the label or region.
         values: label values it is made of (one, for a label).
         paint: value written into a predicted label map where this output is the last one that is positive.
+        colour: ``#rrggbb`` in result formats with colours; one of :func:`colours` where None.
+        code: of a terminology, for DICOM: ``SCHEME:VALUE:MEANING``, as ``SCT:79654002:Edema``; by the name where None.
     """
 
     name: str
     values: list[int] = Field(min_length=1)
     paint: int
+    colour: str | None = Field(None, pattern=r"^#[0-9a-fA-F]{6}$")
+    code: str | None = Field(None, pattern=r"^[A-Za-z0-9_]{1,16}:[^:\s]{1,16}:[^:]{1,64}$")
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        data: dict[str, Any] = dump(self)
+        if not (info.context or {}).get(ALL_VALUES):
+            data = {key: value for key, value in data.items() if value is not None or key not in ("colour", "code")}
+        return data
 
 
 class Target(Reasoned):

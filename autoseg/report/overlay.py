@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from autoseg.data.boxes import Box, bounding_box
 from autoseg.evaluation.masks import dice
-from autoseg.report.style import MUTED, colours, figure, png, rgb
+from autoseg.plans.target import colours
+from autoseg.report.style import MUTED, figure, png, rgb
 from autoseg.utils.files import atomic
 
 #: Opacity of a filled prediction.

@@ -12,9 +12,6 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-#: Colours of structures, distinguishable with colour-blindness and on grey images (Okabe & Ito 2008).
-_COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
-
 INK = "#1d2733"
 MUTED = "#67727e"
 LINE = "#dde3e8"
@@ -43,11 +40,6 @@ _FOR_OTHER_SCRIPTS = (
 
 #: matplotlib's settings are global: one drawing at a time.
 _LOCK = threading.Lock()
-
-
-def colours(count: int) -> list[str]:
-    """A colour for each of ``count`` structures; they repeat beyond :data:`_COLOURS`."""
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 def rgb(colour: str) -> tuple[float, float, float]:

@@ -126,3 +126,21 @@ def test_channel_subsets_wrongly_used(
     model = trained(tmp_path, dropping(), folds=1)
     assert call(monkeypatch, *(model.path if option == "RUN" else option for option in options)) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_challenge_says_what_is_measured_and_how(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert call(monkeypatch, *folders, "--brats", "gli2023", "--out", out) == 0
+    assert "Lesion Dice" in capsys.readouterr().out
+    header, *rows = (line.split(",") for line in (out / "metrics.csv").read_text().splitlines())
+    assert header[2:6] == ["dice", "hd95", "lesion_dice", "lesion_hd95"]
+    assert [row[1] for row in rows[:3]] == ["whole_tumor", "tumor_core", "enhancing_tumor"]
+    # Nobody drew enhancing tumor: the challenge counts that as right.
+    assert rows[2][2:6] == ["1", "0", "1", "0"]
+    assert call(monkeypatch, *folders, "--brats", "gli2023", "--empty", "brats") == 2
+    assert call(monkeypatch, *folders, "--brats", "gli1999") == 2
+    save(folders[1] / f"{CASES[0]}.nii.gz", labels() * 4)
+    assert call(monkeypatch, *folders, "--brats", "gli2023") == 1
+    assert "has the label values 4, 8; those of the challenge are 1, 2, 3" in " ".join(capsys.readouterr().err.split())

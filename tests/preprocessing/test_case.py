@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from autoseg.data.dataset import Case, ChannelFile, load_case
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.formats.format import write_label
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.results.writer import write_label
 from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
 from autoseg.preprocessing.case import Trace, preprocess_case, restore
 from autoseg.preprocessing.scores import scores_on_original

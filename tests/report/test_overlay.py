@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from autoseg.plans.target import colours
 from autoseg.report.overlay import best_slice, field_of_view, grey_window, overlay_png
-from autoseg.report.style import colours, rgb
+from autoseg.report.style import rgb
 from tests.report.fake import SPACING, labels
 
 NAMES = {"outer": 1, "inner": [2]}

@@ -27,7 +27,7 @@ def results_in(folder: Path) -> list[Path]:
         return []
     if isinstance(told.get("files"), list):
         names = set(map(str, told["files"]))
-        return [file for file in images_in(folder) if file.name in names]
+        return [file for name in sorted(names) if (file := folder / name).is_file()]
     cases = [*(told.get("cases") or ()), *(told.get("kept_from_before") or ())]
     patterns = [re.compile(re.escape(str(case)) + _KINDS) for case in cases]
     return [

@@ -12,6 +12,8 @@ from autoseg.inference.results.writer import LABEL, RESULTS, ResultWriter
 class LabelMap(ResultWriter):
     """``CASE.nii.gz``: the label map."""
 
+    label_maps = True
+
     def names(self, ensemble: Ensemble) -> list[str]:
         """One volume, named like the case."""
         return [""]

@@ -12,6 +12,7 @@ from autoseg.inference.results.writer import EACH_ANSWER, RESULTS, ResultWriter
 class RaterLabelMaps(ResultWriter):
     """``CASE_rater_NAME.nii.gz``: the label map that each rater would draw."""
 
+    label_maps = True
     each_answer = True
 
     def names(self, ensemble: Ensemble) -> list[str]:

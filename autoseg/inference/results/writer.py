@@ -16,14 +16,16 @@ One more kind is a subclass of :class:`ResultWriter` in one file, registered und
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from autoseg.data.file_names import holds_fractions, plain_name
-from autoseg.data.image import Geometry, write_image
+from autoseg.data.image import write_image
 from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.formats.format import LabelContent, ResultFormat, numbers_ending, write_label
 from autoseg.inference.opinions import Group
 from autoseg.inference.prediction import Prediction
 from autoseg.plans.recipe import ANNOTATORS_KEY
@@ -36,17 +38,36 @@ LABEL = "label"
 EACH_ANSWER = ANNOTATORS_KEY
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where results of a case go.
+
+    Attributes:
+        label: file of the label map; other results go beside it.
+        case: name of the case.
+        form: format that the user asked for; None for that of the label map's ending.
+        content: what the label map holds.
+    """
+
+    label: Path
+    case: str
+    form: ResultFormat | None
+    content: LabelContent
+
+
 class ResultWriter:
     """A kind of result: which files a case gets, and what is in them.
 
     Attributes:
         fractions: whether its volumes hold numbers between 0 and 1, which some formats of pictures can't.
+        label_maps: whether its volumes are label maps with the plan's values, which some formats name and colour.
         probabilities: whether it needs :attr:`Prediction.probabilities`.
         each_answer: whether it needs :attr:`Prediction.answers`.
         groups: which of :attr:`Prediction.opinions` it needs; ``fold`` and ``mirroring`` take another prediction each.
     """
 
     fractions: ClassVar[bool] = False
+    label_maps: ClassVar[bool] = False
     probabilities: ClassVar[bool] = False
     each_answer: ClassVar[bool] = False
     groups: ClassVar[tuple[Group, ...]] = ()
@@ -82,20 +103,25 @@ class ResultWriter:
         """
         if self.fractions:
             return beside(label, case, name)
-        return label.with_name(f"{case}_{plain_name(name)}{_ending(label, case)}") if name else label
+        ending = _ending(label, case)
+        ending = ending if self.label_maps else numbers_ending(ending)
+        return label.with_name(f"{case}_{plain_name(name)}{ending}") if name else label
 
-    def write(self, prediction: Prediction, label: Path, case: str) -> None:
+    def write(self, prediction: Prediction, to: Destination) -> None:
         """Write a case's volumes.
 
         Args:
             prediction: of the case.
-            label: file of its label map; other results go beside it.
-            case: its name.
+            to: where they go.
         """
         write = write_image if self.fractions else write_label
         volumes = self.volumes(prediction)
         for name, volume in volumes.items() if isinstance(volumes, Mapping) else volumes:
-            write(self.path(label, case, name), volume, prediction.geometry)
+            path = self.path(to.label, to.case, name)
+            if self.label_maps and to.form is not None:
+                to.form.write(path, volume, prediction.geometry, to.content)
+            else:
+                write(path, volume, prediction.geometry)
 
 
 #: Kinds of results by the name that asks for one: ``autoseg predict --results NAME``.
@@ -117,16 +143,8 @@ def chosen_writers(names: Iterable[str], ensemble: Ensemble) -> list[ResultWrite
 
 def beside(label: Path, case: str, name: str) -> Path:
     """Where a volume of numbers between 0 and 1 is written, given the file of the case's label map."""
-    ending = _ending(label, case)
+    ending = numbers_ending(_ending(label, case))
     return label.with_name(f"{case}_{plain_name(name)}{ending if holds_fractions(ending) else '.tiff'}")
-
-
-def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map in the smallest integer type that holds it; few programs read integers of 64 bits."""
-    low, high = int(label.min(initial=0)), int(label.max(initial=0))
-    if low >= 0 and (high <= 255 or label.dtype == np.int64):
-        label = label.astype(np.uint8 if high <= 255 else np.uint32)
-    write_image(path, label, geometry)
 
 
 def _ending(label: Path, case: str) -> str:

@@ -1,0 +1,229 @@
+"""Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import SimpleITK as sitk
+
+from autoseg.clinical.cohort import PreparationOutcome, PreparationRequest, prepare_exams
+from autoseg.clinical.exams import Exam, find_exams
+from autoseg.clinical.pseudonyms import Pseudonyms
+from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
+from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase, SpatialGrid, to_native
+from autoseg.data.dataset import Case, ChannelFile
+from autoseg.data.dicom import holds_dicom
+from autoseg.data.layouts.manifest import FILE_NAME
+from autoseg.data.names import channel_key
+from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
+from autoseg.inference.label_schemes import LabelScheme
+from autoseg.inference.predictor import Outcome, Predictor
+from autoseg.inference.segments import exclusive_segments, segments_of
+from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.progress import say
+
+#: Folders of a prediction: the prepared exams, and what was predicted in their space.
+PREPARED_EXAMS, PREPARED_SPACE = "prepared_exams", "prepared_space"
+
+
+def preparation_of(runs: Sequence[Run]) -> ExamPreparation | None:
+    """How the training data of the runs were made of raw exams; None where they were not.
+
+    Raises:
+        UsageError: two runs learned from data that were prepared differently.
+    """
+    found = [
+        None if (stored := run.dataset.preparation) is None else ExamPreparation.of(stored, run.path / "dataset.json")
+        for run in runs
+    ]
+    known = [one for one in found if one is not None]
+    if not known:
+        return None
+    for run, one in zip(runs, found, strict=True):
+        if one is None or one.model_copy(update={"channels": known[0].channels}) != known[0]:
+            raise UsageError(f"{run.path} learned from data prepared otherwise; predict the exam with each run alone.")
+    return known[0]
+
+
+def is_raw_exam(path: Path) -> bool:
+    """Whether a folder holds exams as they come from the scanner: DICOM, or images of one exam on several grids."""
+    if not path.is_dir() or (path / PREPARATION_FILE).is_file() or (path / FILE_NAME).is_file():
+        return False
+    if holds_dicom(path):
+        return True
+    try:
+        exams = find_exams(path)
+    except AutosegError:
+        return False
+    usable = [[series for series in exam.series if not series.fault] for exam in exams]
+    return any(one and not all(one[0].shares_grid_with(other) for other in one) for one in usable)
+
+
+def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None = None) -> PreparationOutcome | None:
+    """Prepare what is to be predicted, where it is raw exams and the runs learned from prepared ones.
+
+    Args:
+        source: to be predicted.
+        runs: that predict it.
+        out: folder of the results.
+        raw: whether it is raw exams; None to tell by its files.
+
+    Returns:
+        The prepared exams; None where the source is to be predicted as it is.
+
+    Raises:
+        AutosegError: no exam could be prepared.
+        UsageError: the runs learned from data that were prepared differently.
+    """
+    if raw is False or (raw is None and not any(run.dataset.preparation for run in runs)):
+        return None
+    settings = preparation_of(runs)
+    if settings is None:
+        say(f"{runs[0].path} does not say how to prepare exams; the defaults of 'autoseg prepare' are used.")
+        settings = ExamPreparation(channels=tuple(channel_key(name) for name in runs[0].plan.channel_names))
+    return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
+
+
+def prepare_like_training(exams: Path, out: Path, settings: ExamPreparation) -> PreparationOutcome:
+    """Prepare raw exams as the training data were, below the folder of the results.
+
+    Args:
+        exams: folder of an exam or a cohort.
+        out: folder of the results; the table of pseudonyms lies beside it.
+        settings: from the run.
+
+    Raises:
+        AutosegError: none of the exams could be prepared; gives the reasons.
+    """
+    settings = _without_mask_files(exams, settings)
+    request = PreparationRequest(settings, with_labels=False, pseudonyms_of=out)
+    outcome = prepare_exams(exams, out / PREPARED_EXAMS, request)
+    if not outcome.prepared:
+        raise AutosegError("no exam could be prepared: " + " ".join(f"{c}: {why}" for c, why in outcome.failed.items()))
+    return outcome
+
+
+@dataclass(frozen=True)
+class NativeResults:
+    """Results of prepared cases on the grid of one of their original series.
+
+    Attributes:
+        out: folder of the results.
+        series: name of a series, or the channel that it became; None for each case's reference.
+        form: file format; NIfTI where None.
+        scheme: label values that the prediction was written with.
+        exams: that were prepared for this prediction; they have the files that a DICOM-SEG refers to.
+    """
+
+    out: Path
+    series: str | None = None
+    form: ResultFormat | None = None
+    scheme: LabelScheme | None = None
+    exams: PreparationOutcome | None = None
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Refuse a series that no case has, or a format that can't hold it, before anything is predicted.
+
+        Raises:
+            AutosegError: the first case's reason.
+        """
+        for case in cases[:1]:
+            stored = stored_beside(case)
+            stored.find(self.series or stored.reference)
+            if self.form is not None:
+                with self._original(case, stored) as original:
+                    self.form.check(original)
+
+    def write(self, outcome: Outcome, cases: Sequence[Case], predictor: Predictor) -> Outcome:
+        """Bring the label maps of a prediction in the prepared space back, and write them.
+
+        Args:
+            outcome: of the prediction.
+            cases: that were predicted.
+            predictor: names the segments.
+
+        Returns:
+            The files on the original grids, and what failed, in the preparation, too.
+        """
+        failed = {**({} if self.exams is None else self.exams.failed), **outcome.failed}
+        written = {}
+        for case in cases:
+            if case.id in outcome.written:
+                try:
+                    written[case.id] = self._write(case, outcome.written[case.id], predictor)
+                except (AutosegError, RuntimeError) as error:
+                    failed[case.id] = str(error)
+                    say(f"{case.id} failed: {error}")
+        return replace(outcome, written=written, failed=failed)
+
+    def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
+        stored = stored_beside(case)
+        name = self.series or stored.reference
+        native = to_native(sitk.ReadImage(str(result)), stored, name)
+        values = None if self.scheme is None else self.scheme.values
+        parts = exclusive_segments(predictor.target, predictor.members[0].label_names, values)
+        form = self.form or RESULT_FORMATS.find("nifti")
+        path = self.out / f"{case.id}{form.ending}"
+        array = sitk.GetArrayFromImage(sitk.DICOMOrient(native, "LPS"))
+        with self._original(case, stored) as original:
+            content = LabelContent(original, tuple(original.channels), segments_of(predictor.target, values), parts)
+            form.write(path, array, stored.find(name).grid.geometry, content)
+        return path
+
+    @contextmanager
+    def _original(self, case: Case, stored: PreparedCase) -> Iterator[Case]:
+        """The original series as a case of one channel, where its files are at hand; else the prepared case.
+
+        The files of a DICOM series are linked into a folder of their own: in an exam's, several series may lie.
+        """
+        wanted = stored.find(self.series or stored.reference)
+        exam = _source_of(case) if self.exams is None else self.exams.exams.get(case.id)
+        for series in () if exam is None else exam.series:
+            if stored.series.get(series.name) == wanted and SpatialGrid.of(series.grid) == wanted.grid:
+                with TemporaryDirectory(prefix="autoseg_") as folder:
+                    for number, file in enumerate(series.files):
+                        (Path(folder) / f"{number:06d}.dcm").symlink_to(file.absolute())
+                    path = Path(folder) if series.dicom else series.files[0]
+                    yield Case(id=case.id, channels={wanted.channel or series.name: ChannelFile(path=path)})
+                return
+        yield case
+
+
+def stored_beside(case: Case) -> PreparedCase:
+    """What is stored beside a prepared case's images.
+
+    Raises:
+        AutosegError: the case was not prepared by ``autoseg prepare``.
+    """
+    first = next(iter(case.channels.values())).path
+    if not (first.parent / TRANSFORMS_FILE).is_file():
+        raise AutosegError(
+            f"case {case.id} has no {TRANSFORMS_FILE} beside its images; results go back to the original series of "
+            "cases that 'autoseg prepare' made."
+        )
+    return PreparedCase.read(first.parent)
+
+
+def _source_of(case: Case) -> Exam | None:
+    """The exam that a prepared case was made from, by the table of pseudonyms beside its dataset; None without it."""
+    dataset = next(iter(case.channels.values())).path.parent.parent
+    row = next((row for row in Pseudonyms.beside(dataset).rows if row["case"] == case.id), None)
+    if row is None or not Path(row["folder"]).is_dir():
+        return None
+    for exam in find_exams(row["folder"]):
+        if row["study_uid"] in ("", *(series.identity.study for series in exam.series)):
+            return exam
+    return None
+
+
+def _without_mask_files(exams: Path, settings: ExamPreparation) -> ExamPreparation:
+    """Where the training data had brain masks in files and these exams have none, the template finds the brain."""
+    if settings.brain_mask is None:
+        return settings
+    if any(file.match(settings.brain_mask) for file in exams.rglob("*")):
+        return settings
+    say(f"No file fits the {settings.brain_mask} of the training data; the brain is found with a template.")
+    return settings.model_copy(update={"brain_mask": None, "skull_strip": "atlas"})

@@ -1,0 +1,257 @@
+"""Raw exams to a dataset and back, with nothing aligned, so that every voxel can be foreseen."""
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import autoseg
+from autoseg.clinical.cohort import PreparationRequest, prepare_exams
+from autoseg.clinical.raw_prediction import is_raw_exam
+from autoseg.clinical.settings import ExamPreparation
+from autoseg.clinical.transforms import PreparedCase, to_native
+from autoseg.data.dataset import load_case
+from autoseg.utils.errors import AutosegError, UsageError
+
+PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch, request):
+    """Pictures take longer than all else; one test looks at them."""
+    if "page" not in request.node.name:
+        for name in ("alignment_png", "mask_png"):
+            monkeypatch.setattr(f"autoseg.clinical.quality_page.{name}", lambda *_: b"")
+
+
+def write(path: Path, array: np.ndarray, spacing=(1.0, 1.0, 4.0)) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin((-10, -20, 5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def exam(folder: Path, *sequences: str, label: bool = True) -> Path:
+    block = np.zeros((8, 24, 20), np.uint8)
+    block[2:5, 8:16, 6:14] = 1
+    block[5:7, 8:16, 6:14] = 4
+    brightness = sum(map(ord, folder.name))  # two exams are never alike
+    for number, name in enumerate(sequences or ("t1", "t1c", "t2", "flair")):
+        write(folder / f"Doe_{name}.nii.gz", block.astype(np.float32) * 10 + 100 * (number + 1) + brightness)
+    if label:
+        write(folder / "Doe_seg.nii.gz", block)
+    return folder
+
+
+def prepare(source: Path, out: Path, **request):
+    return prepare_exams(source, out, PreparationRequest(request.pop("settings", PLAIN), workers=1, **request))
+
+
+def test_a_dataset_that_can_be_planned(tmp_path: Path) -> None:
+    for name in ("Doe_Jane", "Roe_Richard"):
+        exam(tmp_path / "exams" / name)
+    outcome = prepare(tmp_path / "exams", tmp_path / "data")
+    assert (outcome.failed, sorted(outcome.prepared)) == ({}, ["P0001_1", "P0002_1"])
+    dataset = autoseg.Dataset.open(tmp_path / "data")
+    assert dataset.channels == ("t1", "t1c", "t2", "flair")
+    assert dataset.labels == {"label_1": 1, "label_4": 4}
+    assert [case.group for case in dataset.cases] == ["P0001", "P0002"]
+    assert autoseg.check(dataset) == []
+    loaded = load_case(dataset.cases[0], dataset.channels)
+    assert loaded.image.shape == (4, 16, 12, 10)
+    assert loaded.label is not None
+    # 3 slices of 4 mm of 8×8 mm², and 2 of them
+    assert [(loaded.label == value).sum() * 8 for value in (1, 4)] == [768, 512]
+    assert ExamPreparation.of(dataset.preparation or {}, tmp_path).channels == dataset.channels
+
+
+def test_no_identifier_outside_of_the_private_table(tmp_path: Path, capsys) -> None:
+    exam(tmp_path / "exams" / "Doe_Jane")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data")
+    (tmp_path / "exams" / "Doe_Jane" / "Doe_t2.nii.gz").write_bytes(b"no image")
+    failing = prepare(tmp_path / "exams", tmp_path / "other")
+    assert "t2" in failing.failed["P0001_1"]
+    told = capsys.readouterr()
+    texts = [told.out, told.err, json.dumps(failing.failed), json.dumps(outcome.flags)]
+    for folder in ("data", "other"):
+        files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        texts += [path.name for path in files] + [path.read_text() for path in files if path.suffix != ".gz"]
+    assert not [text for text in texts if "Doe_" in text]
+    table = tmp_path / "data_pseudonyms.csv"
+    assert "Doe_Jane" in table.read_text()
+    assert stat.S_IMODE(table.stat().st_mode) == 0o600
+
+
+def test_an_exam_keeps_its_name_when_more_are_prepared(tmp_path: Path) -> None:
+    exam(tmp_path / "exams" / "b")
+    prepare(tmp_path / "exams", tmp_path / "data")
+    exam(tmp_path / "exams" / "a")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data")
+    assert {case: found.folder.name for case, found in outcome.exams.items()} == {"P0002_1": "a", "P0001_1": "b"}
+    kept = prepare(tmp_path / "exams", tmp_path / "named", keep_identifiers=True)
+    assert sorted(kept.prepared) == ["a_1", "b_1"]
+
+
+def test_a_label_comes_back_to_its_series(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a")
+    (folder,) = prepare(source, tmp_path / "data").prepared.values()
+    back = to_native(sitk.ReadImage(str(folder / "label.nii.gz")), PreparedCase.read(folder), "flair")
+    drawn = sitk.ReadImage(str(source / "Doe_seg.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(drawn))
+    assert back.GetOrigin() == pytest.approx(drawn.GetOrigin())
+
+
+def test_one_exam_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    exam(tmp_path / "exams" / "a", "t1", "t2")
+    exam(tmp_path / "exams" / "b", "scan")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data")
+    assert list(outcome.prepared) == ["P0001_1"]
+    assert "none of its series is a channel" in outcome.failed["P0002_1"]
+    assert "P0002_1" in (tmp_path / "data" / "quality.html").read_text()
+
+
+def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "x", "y", label=False)
+    outcome = prepare(source, tmp_path / "one", channels={"t1c": "y"})
+    stored = PreparedCase.read(outcome.prepared["P0001_1"])
+    assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c"}
+    table = tmp_path / "channels.csv"
+    table.write_text("exam,channel,series\na,t1c,x\na,flair,y\n")
+    outcome = prepare(tmp_path / "exams", tmp_path / "two", table=table)
+    assert autoseg.Dataset.open(tmp_path / "two").channels == ("t1c", "flair")
+    table.write_text("exam,channel,series\nz,t1c,x\n")
+    with pytest.raises(UsageError, match="line 2"):
+        prepare(tmp_path / "exams", tmp_path / "three", table=table)
+    assert "finds none of its series" in prepare(source, tmp_path / "four", channels={"t1": "z"}).failed["P0001_1"]
+
+
+def test_a_lacking_sequence_is_filled(tmp_path: Path) -> None:
+    exam(tmp_path / "exams" / "a", "t1c", "t2")
+    settings = PLAIN.model_copy(update={"fill": {"t1": "t1c"}})
+    (folder,) = prepare(tmp_path / "exams", tmp_path / "data", settings=settings).prepared.values()
+    assert PreparedCase.read(folder).filled == {"t1": "t1c"}
+    pair = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))) for name in ("t1", "t1c")]
+    assert np.array_equal(*pair)
+
+
+def test_a_brain_mask_of_a_file(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a")
+    mask = np.zeros((8, 24, 20), np.uint8)
+    mask[:, 4:20, 4:16] = 1
+    write(source / "Doe_brainmask.nii.gz", mask)
+    settings = PLAIN.model_copy(update={"brain_mask": "*brainmask*"})
+    outcome = prepare(tmp_path / "exams", tmp_path / "data", settings=settings)
+    dataset = autoseg.Dataset.open(tmp_path / "data")
+    loaded = load_case(dataset.cases[0], dataset.channels)
+    assert loaded.mask is not None
+    assert loaded.mask.sum() * 8 == 32 * 16 * 12
+    assert (loaded.image[:, ~loaded.mask] == 0).all()
+    (source / "Doe_brainmask.nii.gz").unlink()
+    other = prepare(tmp_path / "exams", tmp_path / "other", settings=settings)
+    assert outcome.failed == {}
+    assert "no file of it fits --brain-mask" in other.failed["P0001_1"]
+
+
+def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a")
+    prepare(source, tmp_path / "data")
+    with pytest.raises(AutosegError, match="other settings"):
+        prepare(source, tmp_path / "data", settings=changed(PLAIN, n4=True))
+    with pytest.raises(AutosegError, match="something else"):
+        prepare(source, source)
+
+
+def changed(settings: ExamPreparation, **values: object) -> ExamPreparation:
+    return settings.model_copy(update=values)
+
+
+def test_dicom_in_and_a_structure_set(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from tests.dicom_series import PATIENT, PATIENT_ID, SmallSeries, write_rtstruct, write_series
+
+    like = SmallSeries(pixel=(2.0, 2.0))
+    voxels = np.random.default_rng(0).integers(0, 500, (6, 24, 20))
+    write_series(tmp_path / "exam" / "t1c", voxels, like)
+    for path in write_series(
+        tmp_path / "exam" / "loc", voxels[:3], replace(like, series="1.2.77", description="localizer")
+    ):
+        found = pydicom.dcmread(path)
+        found.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        found.save_as(path)
+    corners = [(5, 5), (14, 5), (14, 17), (5, 17)]
+    square = [("CLOSED_PLANAR", np.array([like.point(c, r, k) for c, r in corners])) for k in (1, 2, 3)]
+    write_rtstruct(tmp_path / "exam" / "rs" / "rs.dcm", {"GTV Mass": square}, like)
+    settings = changed(PLAIN, spacing=(1.0, 1.0, 1.0))
+    outcome = prepare(tmp_path / "exam", tmp_path / "data", settings=settings)
+    assert outcome.failed == {}
+    dataset = autoseg.Dataset.open(tmp_path / "data")
+    assert dataset.channels == ("t1c",)
+    loaded = load_case(dataset.cases[0], dataset.channels)
+    assert loaded.label is not None
+    # 18 mm × 24 mm × 3 slices of 5 mm, with edges rounded off
+    assert loaded.label.astype(bool).sum() == pytest.approx(18 * 24 * 15, rel=0.08)
+    texts = [path.read_text() for path in (tmp_path / "data").rglob("*") if path.suffix in (".json", ".html", ".toml")]
+    assert not [text for text in texts if PATIENT.split("^")[0] in text or PATIENT_ID in text]
+    assert PATIENT_ID in (tmp_path / "data_pseudonyms.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [
+        ({"n4": True}, (16, 12, 10)),
+        ({"crop": True, "spacing": (1.0, 1.0, 4.0)}, (8, 24, 20)),
+        ({"box": (16, 14, 12)}, (12, 14, 16)),
+        ({"spacing": None, "orient": False}, (8, 24, 20)),
+        ({"interpolation": "nearest", "labels": "nearest"}, (16, 12, 10)),
+    ],
+)
+def test_every_step_can_be_switched(tmp_path: Path, steps: dict, shape: tuple[int, ...]) -> None:
+    exam(tmp_path / "exams" / "a", "t1")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data", settings=changed(PLAIN, **steps))
+    assert outcome.failed == {}
+    dataset = autoseg.Dataset.open(tmp_path / "data")
+    loaded = load_case(dataset.cases[0], dataset.channels)
+    assert loaded.image.shape[1:] == shape
+    assert loaded.label is not None
+    assert set(np.unique(loaded.label)) == {0, 1, 4}
+
+
+def test_exams_of_a_cohort_in_several_processes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        exam(tmp_path / "exams" / name, "t1")
+    outcome = prepare_exams(tmp_path / "exams", tmp_path / "data", PreparationRequest(PLAIN, workers=2))
+    assert sorted(outcome.prepared) == ["P0001_1", "P0002_1"]
+
+
+def test_the_exams_of_a_folder_are_one_patient_s(tmp_path: Path) -> None:
+    for visit in ("first", "second"):
+        exam(tmp_path / "exams" / "a" / visit, "t1")
+    prepare(tmp_path / "exams", tmp_path / "data")
+    assert [(c.id, c.group) for c in autoseg.Dataset.open(tmp_path / "data").cases] == [
+        ("P0001_1", "P0001"),
+        ("P0001_2", "P0001"),
+    ]
+
+
+def test_the_page_shows_every_channel_and_the_mask(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1", "flair")
+    write(source / "Doe_brainmask.nii.gz", np.pad(np.ones((4, 12, 10), np.uint8), ((2, 2), (6, 6), (5, 5))))
+    settings = changed(PLAIN, brain_mask="*brainmask*")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data", settings=settings)
+    page = (outcome.dataset / "quality.html").read_text()
+    assert page.count("data:image/png;base64,iVBOR") == 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_which_folders_are_raw(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a")
+    assert not is_raw_exam(tmp_path / "exams")  # all on one grid
+    write(source / "Doe_t2.nii.gz", np.ones((5, 9, 9), np.float32), (2.0, 2.0, 5.0))
+    assert is_raw_exam(tmp_path / "exams")
+    prepare(source, tmp_path / "data")
+    assert not is_raw_exam(tmp_path / "data")

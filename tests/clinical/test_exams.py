@@ -1,0 +1,189 @@
+"""Exams found in folders: sorting, and every fault that DICOM exports come with, in series written with pydicom."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pydicom = pytest.importorskip("pydicom")
+
+from autoseg.clinical.exams import Exam, Patterns, find_exams  # noqa: E402
+from autoseg.clinical.multiframe import voxels_with_pydicom  # noqa: E402
+from autoseg.clinical.voxels import read_series  # noqa: E402
+from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_series  # noqa: E402
+
+VOXELS = np.arange(6 * 5 * 4).reshape(6, 5, 4)
+
+
+def edited(path: Path, **values: object) -> None:
+    found = pydicom.dcmread(path)
+    for key, value in values.items():
+        setattr(found, key, value)
+    found.save_as(path)
+
+
+def single(folder: Path) -> Exam:
+    (exam,) = find_exams(folder)
+    return exam
+
+
+def fault(folder: Path) -> str:
+    (series,) = single(folder).series
+    return series.fault
+
+
+def by_position(files: list[Path]) -> list[Path]:
+    return sorted(files, key=lambda path: int(pydicom.dcmread(path, stop_before_pixels=True).InstanceNumber))
+
+
+def test_slices_are_sorted_by_position_whatever_their_names(tmp_path: Path) -> None:
+    like = SmallSeries()
+    write_series(tmp_path / "deep" / "down" / "x", VOXELS, like)
+    (series,) = single(tmp_path).series
+    image = read_series(series)
+    assert series.fault == ""
+    assert np.array_equal(sitk.GetArrayFromImage(image), VOXELS)
+    assert image.GetSpacing() == pytest.approx((0.8, 1.5, 5.0))
+    assert image.TransformIndexToPhysicalPoint((1, 2, 3)) == pytest.approx(like.point(1, 2, 3), abs=1e-3)
+    assert (series.facts.repetition_time, series.facts.echo_time) == (500, 9)
+
+
+def test_frames_of_an_enhanced_file(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "one.dcm", VOXELS, [3, 0, 5, 1, 2, 4])
+    (series,) = single(tmp_path).series
+    found = sitk.GetArrayFromImage(read_series(series))
+    assert np.allclose(found, VOXELS * 3 + np.arange(6)[:, None, None])
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        found = pydicom.dcmread(path)
+        found.compress(pydicom.uid.RLELossless)
+        found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert series.fault == ""
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(series)), VOXELS)
+    assert np.array_equal(voxels_with_pydicom(series), VOXELS)
+
+
+def test_without_pydicom_plain_series_are_read(tmp_path: Path, monkeypatch) -> None:
+    write_series(tmp_path, VOXELS)
+    expected = single(tmp_path).series
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    (series,) = single(tmp_path).series
+    assert (series.grid, series.facts) == (expected[0].grid, expected[0].facts)
+    assert np.array_equal(sitk.GetArrayFromImage(read_series(series)), VOXELS)
+
+
+def test_a_cut_off_file(tmp_path: Path) -> None:
+    victim = by_position(write_series(tmp_path, VOXELS))[2]
+    victim.write_bytes(victim.read_bytes()[:-10])
+    assert "slice number 3 is cut off" in fault(tmp_path)
+
+
+def test_a_file_cut_off_in_its_header(tmp_path: Path) -> None:
+    victim = write_series(tmp_path, VOXELS)[2]
+    victim.write_bytes(victim.read_bytes()[:200])
+    exam = single(tmp_path)
+    assert "1 DICOM file can't be read" in exam.fault or "cut off" in exam.series[0].fault
+
+
+def test_a_missing_slice(tmp_path: Path) -> None:
+    by_position(write_series(tmp_path, VOXELS))[2].unlink()
+    assert "a slice is missing between its slices 2 and 3" in fault(tmp_path)
+
+
+def test_copies_of_a_slice_are_left_out(tmp_path: Path) -> None:
+    files = write_series(tmp_path, VOXELS)
+    (tmp_path / "copy.dcm").write_bytes(files[1].read_bytes())
+    (series,) = single(tmp_path).series
+    assert series.fault == ""
+    assert series.grid.size[2] == 6
+    assert "copies" in series.remarks[0]
+
+
+def test_duplicated_slices(tmp_path: Path) -> None:
+    files = write_series(tmp_path, VOXELS)
+    (tmp_path / "again.dcm").write_bytes(files[1].read_bytes())
+    edited(tmp_path / "again.dcm", SOPInstanceUID="1.2.3.4")
+    assert "1 of its positions have more than one slice" in fault(tmp_path)
+
+
+def test_repetitions_give_the_first_volume(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", VOXELS)
+    for number, path in enumerate(write_series(tmp_path / "b", VOXELS + 1)):
+        edited(path, SOPInstanceUID=f"1.2.9.{number}", AcquisitionNumber=2)
+    (series,) = single(tmp_path).series
+    assert (series.fault, series.facts.repetitions, series.grid.size[2]) == ("", 2, 6)
+
+
+def test_two_echoes_are_two_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", VOXELS)
+    for number, path in enumerate(write_series(tmp_path / "b", VOXELS)):
+        edited(path, SOPInstanceUID=f"1.2.9.{number}", EchoNumbers=2, EchoTime=90)
+    assert sorted(series.facts.echo_time for series in single(tmp_path).series) == [9, 90]
+
+
+def test_unequal_spacing(tmp_path: Path) -> None:
+    like = SmallSeries()
+    for index, path in enumerate(by_position(write_series(tmp_path, VOXELS, like))):
+        edited(path, ImagePositionPatient=[f"{v:.6f}" for v in like.point(0, 0, index**1.1)])
+    assert "unequally spaced" in fault(tmp_path)
+
+
+def test_gantry_tilt(tmp_path: Path) -> None:
+    like = SmallSeries()
+    for index, path in enumerate(by_position(write_series(tmp_path, VOXELS, like))):
+        sheared = like.point(0, 0, index) + np.asarray(OBLIQUE[3:]) * 5 * np.tan(np.radians(12)) * index
+        edited(path, ImagePositionPatient=[f"{v:.6f}" for v in sheared])
+    assert "sheared by 12.0 degrees (gantry tilt)" in fault(tmp_path)
+
+
+def test_two_patients_in_one_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "t1", VOXELS)
+    for path in write_series(tmp_path / "t2", VOXELS, replace(SmallSeries(), series="1.2.5")):
+        edited(path, PatientID="ID-2", PatientName="Roe^Richard")
+    exam = single(tmp_path)
+    assert exam.fault == "its folder holds DICOM files of 2 patients; separate them"
+
+
+def test_a_folder_a_patient(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        for path in write_series(tmp_path / f"patient {number}" / "t1", VOXELS, like):
+            edited(path, PatientID=f"ID-{number}")
+    exams = find_exams(tmp_path)
+    assert [exam.folder.name for exam in exams] == ["patient 1", "patient 2"]
+    assert all(exam.fault == "" for exam in exams)
+
+
+def test_a_patient_s_studies_are_exams_in_order_of_date(tmp_path: Path) -> None:
+    for number, day in ((1, "20210101"), (2, "20200101")):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        for path in write_series(tmp_path / str(number), VOXELS, like):
+            edited(path, StudyDate=day)
+    assert [exam.date for exam in find_exams(tmp_path)] == ["20200101", "20210101"]
+
+
+def test_a_localizer_in_three_planes(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", VOXELS)
+    axes = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    for number, path in enumerate(write_series(tmp_path / "b", VOXELS, replace(SmallSeries(), axes=axes))):
+        edited(path, SOPInstanceUID=f"1.2.9.{number}")
+    assert {series.facts.planes for series in single(tmp_path).series} == {2}
+
+
+def test_image_files_and_their_kinds(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 5, 4), np.float32)
+    for name in ("Smith_t1", "Smith_flair", "Smith_seg", "Smith_brainmask"):
+        (tmp_path / "Smith").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "Smith" / f"{name}.nii.gz"))
+    (exam,) = find_exams(tmp_path, Patterns(brain_mask="*brainmask*"))
+    assert [series.name for series in exam.series] == ["flair", "t1"]
+    assert [path.name for path in exam.labels] == ["Smith_seg.nii.gz"]
+    assert exam.brain_mask is not None
+    assert exam.brain_mask.name == "Smith_brainmask.nii.gz"
+    assert find_exams(tmp_path)[0].brain_mask is None
