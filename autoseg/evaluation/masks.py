@@ -1,22 +1,14 @@
 """Measure one pair of masks: a prediction and its reference."""
 
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
 import math
->>>>>>> h15a
+from collections.abc import Mapping
 
 import numpy as np
 
 from autoseg.data.boxes import bounding_box
-<<<<<<< HEAD
-from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
-from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
-=======
 from autoseg.evaluation.lesions import GLIOMA_2023
-from autoseg.evaluation.metric import METRICS, MaskPair, Metric
+from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, Empty, EvaluationProtocol
->>>>>>> h15a
 from autoseg.utils.errors import UsageError
 
 #: Distance counted where one mask is empty under the BraTS convention, 373.1287 mm: the diagonal of the
@@ -89,7 +81,6 @@ def measure(
     return {name: _value(METRICS.find(name), masks, protocol.empty) for name in names}
 
 
-<<<<<<< HEAD
 def by_brats_convention(values: Mapping[str, float]) -> dict[str, float]:
     """Measured values of a structure as the BraTS convention has them, whatever convention they were measured by.
 
@@ -101,31 +92,25 @@ def by_brats_convention(values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
     kinds = {name: METRICS.find(name).kind for name in values}
     return {
-        name: _of_empty_ones(kinds[name], predicted + real == 0) if kinds[name] in ("overlap", "distance") else value
+        name: _of_empty_ones(kinds[name], predicted + real == 0, "brats")
+        if kinds[name] in ("overlap", "distance")
+        else value
         for name, value in values.items()
     }
 
 
-def _of_empty_ones(kind: Kind, neither: bool) -> float:
-    """The BraTS convention's value of an overlap or a distance where a mask is empty, or both are."""
-    best, worst = (1.0, 0.0) if kind == "overlap" else (0.0, BRATS_PENALTY_MM)
-    return best if neither else worst
+def _of_empty_ones(kind: Kind, neither: bool, empty: Empty) -> float:
+    """A convention's value of an overlap or a distance where a mask is empty, or both are."""
+    overlap, distance, penalty = _EMPTY[empty]
+    if kind == "distance":
+        return distance if neither else penalty
+    return overlap if neither else 0.0
 
 
-def _value(metric: Metric, masks: MaskPair, brats: bool) -> float:
-    if masks.an_empty_one and metric.kind in ("overlap", "distance"):
-        if brats:
-            return _of_empty_ones(metric.kind, masks.predicted + masks.real == 0)
-=======
 def _value(metric: Metric, masks: MaskPair, empty: Empty) -> float:
     # The package of 2026 has no distance for masks that share no voxel.
     apart = empty == "brats2026" and not masks.shared
-    if (masks.an_empty_one or apart) and metric.kind in ("overlap", "distance"):
-        overlap, distance, penalty = _EMPTY[empty]
-        neither = masks.predicted + masks.real == 0
->>>>>>> h15a
-        if metric.kind == "distance":
-            return distance if neither else penalty
-        if empty != "skip":
-            return overlap if neither else 0.0
+    distance = metric.kind == "distance"
+    if (masks.an_empty_one or apart) and (distance or (metric.kind == "overlap" and empty != "skip")):
+        return _of_empty_ones(metric.kind, masks.predicted + masks.real == 0, empty)
     return metric.compute(masks)
