@@ -176,7 +176,9 @@ def prepare(
     folds = tuple(range(len(splits))) if grid_.folds is None else tuple(grid_.folds)
     if (last := max(folds)) >= len(splits):
         raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
+    # Settings of several planners, too, may segment different things, such as one region against the rest.
     differ = len({setting.regions for setting in settings}) > 1
+    differ = differ or (not grid_.structures and len({setting.planner for setting in settings}) > 1)
     _check_structures(source, structures, plans, dataset, "some" if differ else "named" if grid_.structures else "all")
     for table in grid_.table:
         for measure in table.measures:
@@ -291,7 +293,7 @@ def _check_structures(
     dataset: Dataset,
     needed: Literal["all", "named", "some"],
 ) -> None:
-    """Every setting must segment all structures, or where they have regions of their own, some."""
+    """Every setting must segment all structures, or where they have regions or planners of their own, some."""
     for name, plan in plans.items():
         segmented = _segmented(plan, dataset)
         missing = [structure.name for structure in structures if frozenset(structure.values) not in segmented]

@@ -133,6 +133,22 @@ def test_a_setting_that_cannot_speak_of_a_structure_is_refused(
         prepare(dataset, grid(TWO), tmp_path / "out", ASKED)
 
 
+def test_planners_may_segment_different_things(
+    dataset: Dataset, grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that tells one region from the rest is compared by that region."""
+    both = REGIONS.model_copy(update={"outputs": REGIONS.outputs})
+    whole = REGIONS.model_copy(update={"outputs": REGIONS.outputs[:1]})
+    monkeypatch.setattr(
+        "autoseg.study.preparation.make_plan",
+        lambda _, asked: make_plan(target=whole if asked.planner == "vnet" else both, planner=asked.planner),
+    )
+    two = "[grid]\nplanner = ['unet', 'vnet']\n"
+    study = prepare(dataset.model_copy(update={"regions": {"whole": (1, 2), "inner": (2,)}}), grid(two), tmp_path, ASKED)
+    found = {setting.planner: [one.name for one in study.structures_of(setting)] for setting in study.settings}
+    assert found == {"unet": ["whole", "inner"], "vnet": ["whole"]}
+
+
 def test_a_run_folder_is_no_study(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "plan.json").write_text("{}")
