@@ -144,7 +144,9 @@ def test_planners_may_segment_different_things(
         lambda _, asked: make_plan(target=whole if asked.planner == "vnet" else both, planner=asked.planner),
     )
     two = "[grid]\nplanner = ['unet', 'vnet']\n"
-    study = prepare(dataset.model_copy(update={"regions": {"whole": (1, 2), "inner": (2,)}}), grid(two), tmp_path, ASKED)
+    study = prepare(
+        dataset.model_copy(update={"regions": {"whole": (1, 2), "inner": (2,)}}), grid(two), tmp_path, ASKED
+    )
     found = {setting.planner: [one.name for one in study.structures_of(setting)] for setting in study.settings}
     assert found == {"unet": ["whole", "inner"], "vnet": ["whole"]}
 
