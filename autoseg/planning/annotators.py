@@ -38,6 +38,12 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
         raise UsageError(
             f"--raters {unfit[0]} can't be part of a file's name; call the rater otherwise in autoseg.toml."
         )
+    # A test case that none of them annotated can't be scored against them, and is only predicted.
+    unscored = tuple(
+        case if set(names) & set(case.annotations) else case.model_copy(update={"label": None})
+        for case in dataset.unlabelled
+    )
+    dataset = dataset.model_copy(update={"unlabelled": unscored})
     lost = [case.id for case in dataset.cases if not set(names) & set(case.annotations)]
     if lost:
         listed = ", ".join(lost[:_LISTED]) + (", …" if len(lost) > _LISTED else "")

@@ -15,6 +15,9 @@ from autoseg.utils.files import atomic, write_csv
 #: Columns of a history that are drawn: ``validation_dice`` and one for each structure.
 DRAWN = "validation_dice"
 
+#: Points of a curve up to which each is marked; a single one would not be seen otherwise.
+MARKED = 12
+
 
 @dataclass(frozen=True)
 class SettingCurve:
@@ -102,6 +105,7 @@ def write_curves(study: Study, out: Path) -> None:
 
 def _draw(curves: Sequence[SettingCurve], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     structures = list(dict.fromkeys(curve.structure for curve in curves))
     if len(structures) == 2:  # the mean is the only structure's
@@ -114,11 +118,15 @@ def _draw(curves: Sequence[SettingCurve], path: Path) -> None:
             if curve.structure != structure:
                 continue
             colour = f"C{settings.index(curve.setting) % 10}"
-            panel.plot(curve.epochs, curve.mean, color=colour, label=curve.setting, linewidth=1.8)
+            marker = "o" if len(curve.epochs) <= MARKED else ""
+            panel.plot(
+                curve.epochs, curve.mean, color=colour, label=curve.setting, linewidth=1.8, marker=marker, markersize=4
+            )
             if curve.trainings > 1:
                 low, high = curve.mean - curve.std, curve.mean + curve.std
                 panel.fill_between(curve.epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         panel.set(title=structure, xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("validation Dice")
     if len(settings) <= 12:

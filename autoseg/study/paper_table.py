@@ -211,7 +211,7 @@ def _heading(axis: str) -> str:
 
 def _note(table: StudyTable, layout: TableLayout) -> str:
     cases = {case for r in table.results for e in r.evaluations.values() for case in e.cases}
-    what = layout.statistic
+    what: str = layout.statistic
     if what == "std of seeds":
         what = "standard deviation, over the seeds, of the mean"
     measures = "" if MEASURE in layout.axes else f" of {', '.join(layout.measures or ['dice'])}"

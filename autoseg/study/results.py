@@ -155,7 +155,15 @@ class StudyTable:
                 if baseline not in done
                 else f"Nothing is compared: only {baseline} is finished."
             )
-        return notes if self.comparison is None else notes + self.comparison.notes()
+        if self.comparison is None:
+            return notes
+        others = [r.setting.name for r in self.results if r.status == "done"]
+        others = [name for name in others if name not in self.comparison.names]
+        if others:
+            notes.append(
+                f"Not compared with {self.comparison.baseline}, as they segment other structures: {', '.join(others)}."
+            )
+        return notes + self.comparison.notes()
 
     def records(self) -> list[dict[str, Any]]:
         """One flat record for each setting, with every number; undefined ones are NaN."""

@@ -23,12 +23,12 @@ from autoseg.training.fields import network_input
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Training
 
-#: Scores of an image, all heads together, above which its loss is not computed: its terms take about six times as much
-#: memory as the scores do, with so many about 6 GB.
-LARGEST_LOSS = 1 << 28
-
-#: Bytes that the terms of the loss take for each score, at most (measured with Dice, cross-entropy and focal loss).
+#: Bytes that the terms of the loss take for each score: six arrays of 32 bits (logarithms and probabilities, and what a
+#: term multiplies them by); an estimate.
 LOSS_BYTES = 24
+
+#: Scores of an image, all heads together, above which its loss is not computed: its terms would take over 6 GB.
+LARGEST_LOSS = 1 << 28
 
 
 @dataclass(frozen=True)

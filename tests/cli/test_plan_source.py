@@ -493,3 +493,16 @@ def test_harmonized(phantoms: Path, sources: dict[str, Path], tmp_path: Path) ->
     refused = plan(other, "--source", older, "--harmonize", "--out", tmp_path / "refused")
     assert "--harmonize: the fingerprint of" in str(refused.exception or refused.output)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_source_whose_best_weights_were_taken(phantoms: Path, tmp_path: Path) -> None:
+    """Weights that are averaged with the source are those at the end; where none are kept, the best ones."""
+    options = ["--set", SMALL, "--set", "inference.checkpoint=best", "--gpu-memory", 4]
+    assert plan(phantoms, "--out", tmp_path / "source", *options).exit_code == 0
+    pretend_trained(Run.open(tmp_path / "source"))
+    for way, expected in (("", "weights"), ("all", "best")):
+        out = tmp_path / f"tuned_{way}"
+        result = plan(phantoms, "--out", out, "--source", tmp_path / "source", "--tuning", way)
+        assert result.exit_code == 0, result.output
+        chosen = Run.open(out).plan.stage().configuration
+        assert (chosen.inference.checkpoint, bool(chosen.recipe.initialization.keep)) == (expected, expected != "best")

@@ -17,7 +17,7 @@ from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.planning.request import Request
 from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
-from autoseg.study.results import SettingResult
+from autoseg.study.results import SettingResult, _compared
 from autoseg.utils.files import write_json
 from tests.builders import make_configuration, make_plan
 from tests.study.conftest import Trainings
@@ -71,6 +71,18 @@ def test_seeds_are_averaged_within_a_case(result: SettingResult) -> None:
     assert math.isnan(values["inner"]["b"])  # undefined with one of the seeds
     # a: (0.8 + 0.6) / 2 = 0.7 and (0.6 + 0.2) / 2 = 0.4; b: 0.5 and (0.7 + 0.4) / 2 = 0.55
     assert values["mean"] == {"a": pytest.approx(0.55), "b": pytest.approx(0.525)}
+
+
+def test_settings_of_other_structures_are_not_compared(study, result: SettingResult) -> None:
+    """The others are, with all structures that they have in common with the baseline."""
+    of = {name: replace(result, setting=replace(result.setting, name=name)) for name in ("one", "two", "inner")}
+    rows = tuple(row for row in evaluation({"a": (0.8, 0.6), "b": (0.5, 0.4)}).rows if row.target == "inner")
+    of["inner"] = replace(of["inner"], evaluations={(0, 0): Evaluation(rows, ("inner",))})
+    table = StudyTable(study, tuple(of.values()), _compared(study, tuple(of.values())))
+    assert table.comparison is not None
+    assert table.comparison.names == ["one", "two"]
+    assert table.comparison.columns == ["outer", "inner", "mean"]
+    assert "Not compared with one, as they segment other structures: inner." in table.notes()
 
 
 def test_spread_over_seeds(result: SettingResult) -> None:
