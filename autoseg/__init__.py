@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoseg.clinical.volumes import volumes
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
@@ -68,6 +69,7 @@ _WHERE = {
     "preprocess": "autoseg.preprocessing.dataset",
     "sweep": "autoseg.study.running",
     "train": "autoseg.crossvalidation.jobs",
+    "volumes": "autoseg.clinical.volumes",
     "write_report": "autoseg.report.html",
 }
 
@@ -95,6 +97,7 @@ __all__ = [
     "preprocess",
     "sweep",
     "train",
+    "volumes",
     "write_report",
 ]
 

@@ -283,6 +283,7 @@ class Predictor:
         if scheme is not None:
             told["label_values"] = scheme.name
             told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
+            told["structures"] = {s.name: list(s.values) for s in segments_of(self.target, scheme.values)}
         write_json(out / PREDICTIONS, {**told, "files": self._files(outcome, out, writers)})
         return outcome
 
