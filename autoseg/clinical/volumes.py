@@ -104,9 +104,10 @@ class VolumeTable:
         return (
             "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-            f"<title>Volumes · autoseg</title><style>{CSS}</style></head><body><main><h1>Volumes</h1>"
-            "<p class='muted'>Millilitres over the days since each patient's first exam.</p>"
-            f"{''.join(parts)}<h2>All exams</h2><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+            f"<title>Volumes · autoseg</title><style>{CSS}</style></head><body><header><div><h1>Volumes</h1>"
+            "<p>Millilitres over the days since each patient's first exam.</p></div></header><main>"
+            f"{''.join(parts)}<h2>All exams</h2><div class='scroll'><table>"
+            f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
             "</main></body></html>\n"
         )
 
