@@ -170,6 +170,13 @@ def test_a_dicom_seg_has_the_frames_of_the_nifti(tmp_path: Path, regions: Plan) 
     assert first.SegmentAlgorithmType == "AUTOMATIC"
 
 
+def test_results_do_not_go_among_the_slices(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    case = series_case(tmp_path / "scan")
+    with pytest.raises(UsageError, match="the result would overwrite"):
+        predictor().predict([case], tmp_path / "scan")
+
+
 def test_an_empty_result_is_a_dicom_seg_too(tmp_path: Path) -> None:
     highdicom = pytest.importorskip("highdicom")
     from tests.dicom_series import write_series
