@@ -24,6 +24,8 @@ def import_pydicom() -> Any:
         import pydicom
     except ImportError:
         raise AutosegError(f"this needs pydicom, which is not installed; install it with {CLINICAL}.") from None
+    # Its warnings about a value repeat it, and the value may be a name or a date.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom
 
 
@@ -53,7 +55,7 @@ def holds_dicom(folder: Path, depth: int = _DEPTH) -> bool:
 
     Args:
         folder: to look into.
-        depth: of folders, itself counted.
+        depth: levels of folders to look into, itself the first.
     """
     return any(is_dicom(path) for path, _ in zip(_files(folder, depth), range(_LOOK_AT), strict=False))
 
