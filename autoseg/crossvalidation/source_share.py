@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
 from autoseg.crossvalidation.folds import folds_of_plan
@@ -37,6 +38,15 @@ from autoseg.utils.files import atomic, read_json, write_json
 
 #: Share of the source where a single patient leaves nothing to choose it by (half, as Wortsman et al. 2022).
 UNKNOWN = 0.5
+
+#: Keys that recipes and inference have got since shares were first chosen: at their defaults they leave the
+#: fingerprints of older scores valid.
+NEWER = {
+    *("average", "checkpoint", "edges"),
+    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank"),
+    *("mirror_probability", "scaling_axes", "translation", "translation_probability"),
+    *("early_stopping_follows", "epoch_length", "validate_always", "validation_batches", "validation_loss"),
+}
 
 #: File beside predictions: what they were made of.
 _SCORED = "scored.json"
@@ -189,7 +199,7 @@ def _made_of(fold: Fold) -> str:
         {
             "source": [stage.recipe.initialization.ensemble for stage in fold.stage.chain],
             "stage": fold.stage.identity,
-            "inference": without_reasons(fold.stage.inference.model_dump(mode="json", exclude_defaults=True)),
+            "inference": without_reasons(without_newer(fold.stage.inference)),
             "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
         }
     )
@@ -197,8 +207,19 @@ def _made_of(fold: Fold) -> str:
 
 def _tuned_of(fold: Fold) -> str:
     """A fingerprint of what a tuning depends on, beside the source's score."""
-    recipe = fold.stage.recipe.model_dump(mode="json", exclude_defaults=True)
-    return digest([_made_of(fold), without_reasons(recipe), fold.training_cases])
+    return digest([_made_of(fold), without_reasons(without_newer(fold.stage.recipe)), fold.training_cases])
+
+
+def without_newer(part: BaseModel) -> dict[str, Any]:
+    """The values of a part of a plan, without those of :data:`NEWER` that are at their defaults."""
+    values = part.model_dump(mode="json")
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if name in NEWER and value == field.get_default(call_default_factory=True):
+            del values[name]
+        elif isinstance(value, BaseModel):
+            values[name] = without_newer(value)
+    return values
 
 
 def _read(path: Path) -> dict[str, Any]:

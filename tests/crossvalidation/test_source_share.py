@@ -14,6 +14,7 @@ import torch
 from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
+from autoseg.crossvalidation.source_share import NEWER, without_newer
 from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
@@ -21,6 +22,8 @@ from autoseg.inference.predictor import Predictor
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
+from autoseg.plans.inference import Inference
+from autoseg.plans.reasons import without_reasons
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
@@ -30,7 +33,7 @@ from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
-from tests.builders import blob, make_plan, make_run, picture_of, write
+from tests.builders import blob, make_plan, make_recipe, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -383,3 +386,16 @@ def test_harmonized_without_scans(source: Run, tmp_path: Path) -> None:
     assert table is not None
     assert table.rows[0].name == "source as it is, harmonized"
     assert "scans are not at hand" in table.note
+
+
+def test_newer_keys_leave_older_scores_valid() -> None:
+    """At their defaults; the digest is that of the values of the version that had none of them."""
+    recipe = make_recipe()
+    values = without_reasons(without_newer(recipe))
+    assert "validation_loss" not in values
+    assert "follows" not in values["schedule"]
+    assert {"smooth", "dice_weight"} <= set(values["loss"])  # older ones stay, at their defaults, too
+    changed = without_newer(make_recipe(validation_loss="none"))
+    assert changed["validation_loss"] == "none"
+    assert NEWER.isdisjoint(without_newer(Inference()))
+    assert without_newer(Inference(checkpoint="best"))["checkpoint"] == "best"
