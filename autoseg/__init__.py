@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
     from autoseg.clinical.settings import ExamPreparation
+    from autoseg.clinical.volumes import volumes
     from autoseg.crossvalidation.job import Length
     from autoseg.crossvalidation.jobs import train
     from autoseg.data.checks import check
@@ -73,6 +74,7 @@ _WHERE = {
     "preprocess": "autoseg.preprocessing.dataset",
     "sweep": "autoseg.study.running",
     "train": "autoseg.crossvalidation.jobs",
+    "volumes": "autoseg.clinical.volumes",
     "write_report": "autoseg.report.html",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "preprocess",
     "sweep",
     "train",
+    "volumes",
     "write_report",
 ]
 

@@ -14,7 +14,7 @@ COMMANDS = {
     "Start": ("demo", "inspect", "prepare"),
     "Train": ("plan", "train", "postprocess"),
     "Use": ("predict", "report"),
-    "Measure": ("evaluate", "compare", "agreement", "sweep"),
+    "Measure": ("evaluate", "compare", "agreement", "volumes", "sweep"),
 }
 
 #: Commands that compute for long, on a CPU with all of its cores.

@@ -89,7 +89,10 @@ def command(
     if name is not None and not channel:
         raise UsageError("--name goes with --channel.")
     if pictures and (brats_labels is not None or file_format == "dicom-seg"):
-        raise UsageError("--pictures shows the values of the training data in image files; give it without the other.")
+        raise UsageError(
+            "--pictures draws image files with the training data's values; leave out --format dicom-seg and "
+            "--brats-labels."
+        )
     form = None if file_format is None else RESULT_FORMATS.find(file_format)
     runs, source = (paths, None) if channel else (paths[:-1], paths[-1])
     if not runs:

@@ -1,5 +1,6 @@
 """DICOM-SEG: the segments of a segmentation object as masks."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,5 +84,6 @@ def _mask(volume: Any) -> "SimpleITK.Image":
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    """What the library says, without the values that it quotes, which may be a patient's."""
+    lines = re.sub(r"'[^']*'|\"[^\"]*\"", "…", str(error).strip()).splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -80,5 +80,5 @@ def _read(path: Path) -> tuple[LabelObject, Any]:
         raise AutosegError(f"{path} is neither an RTSTRUCT nor a DICOM-SEG; give the file with the structures.")
     try:
         return kind, pydicom.dcmread(path)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError) as error:
-        raise AutosegError(f"{path} can't be read as {kind.name} ({error}); export it again.") from None
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
+        raise AutosegError(f"{path} is incomplete or damaged as {kind.name}; copy or export it again.") from None

@@ -24,6 +24,8 @@ def import_pydicom() -> Any:
         import pydicom
     except ImportError:
         raise AutosegError(f"this needs pydicom, which is not installed; install it with {CLINICAL}.") from None
+    # Its warnings about a value repeat it, and the value may be a name or a date.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom
 
 

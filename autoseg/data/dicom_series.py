@@ -28,6 +28,12 @@ _TILT = 0.005
 #: Cosines of two slices' axes may differ by this: what rounding to four decimals does.
 _TURNED = 1e-3
 
+#: Modalities of objects with voxels that are no scans: segmentations and doses.
+_NO_SCANS = ("SEG", "RTDOSE")
+
+#: Name of the table of contents of a disk.
+_CONTENTS = "DICOMDIR"
+
 #: What to do with a series that is no regular stack.
 _CONVERT = "Export the series again, or give the folder to 'autoseg prepare'."
 
@@ -94,13 +100,15 @@ def series_in(folder: Path) -> dict[str, list[SliceHead]]:
 
 
 def slice_head(path: Path) -> SliceHead | None:
-    """A DICOM file's header; None for an object without voxels.
+    """A DICOM file's header; None for an object without voxels, a segmentation or a disk's table of contents.
 
     Raises:
         UnusableImage: it can't be read, or is an enhanced file and pydicom is not installed.
     """
     import SimpleITK as sitk
 
+    if path.name.upper() == _CONTENTS:
+        return None
     sitk.ProcessObject.GlobalWarningDisplayOff()
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -109,6 +117,8 @@ def slice_head(path: Path) -> SliceHead | None:
     except RuntimeError:
         return _head_by_pydicom(path)
     tags = {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}
+    if tags.get("0008|0060") in _NO_SCANS:
+        return None
     if reader.GetDimension() > 2 and reader.GetSize()[2] > 1:
         return _head_by_pydicom(path)
     return SliceHead(
@@ -267,7 +277,7 @@ def _head_by_pydicom(path: Path) -> SliceHead | None:
 
 
 def _head_of(dataset: Any, path: Path) -> SliceHead | None:
-    if dataset.get("Modality") in ("SEG", "RTDOSE"):
+    if dataset.get("Modality") in _NO_SCANS:
         return None
     head = SliceHead(
         path=path,

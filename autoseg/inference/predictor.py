@@ -283,6 +283,7 @@ class Predictor:
         if scheme is not None:
             told["label_values"] = scheme.name
             told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
+            told["structures"] = {s.name: list(s.values) for s in segments_of(self.target, scheme.values)}
         write_json(out / PREDICTIONS, {**told, "files": self._files(outcome, out, writers)})
         return outcome
 
@@ -351,7 +352,8 @@ class Predictor:
         for case in cases:
             label = places[case.id].label
             files = [writer.path(label, case.id, name) for writer in writers for name in writer.names(self.ensemble)]
-            taken = next((path for path in files if path.resolve() in scans), None)
+            # A scan may be the folder of a DICOM series.
+            taken = next((path for path in files if scans & {path.resolve(), path.parent.resolve()}), None)
             if taken is not None:
                 raise UsageError(f"--out {label.parent}: the result would overwrite {taken}; choose another folder.")
             for path in files:

@@ -34,7 +34,7 @@ tr.total td { font-weight: 650; }
 td small { color: var(--muted); font-size: 12.5px; }
 td.value { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; min-width: 9em; }
 figure { margin: 16px 0 26px; }
-figure img { max-width: 100%; height: auto; display: block; }
+figure img, figure svg { max-width: 100%; height: auto; display: block; }
 .wide img { width: 100%; }
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 0 14px; }
 figcaption { margin-top: 4px; }

@@ -1,6 +1,7 @@
 """DICOM series: ordered by position, checked, read as SimpleITK and pydicom read them."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.data.checks import examine
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.data.image import UnusableImage, read_geometry, read_image
 from autoseg.utils.errors import AutosegError
-from tests.dicom_series import OBLIQUE, PATIENT_ID, SmallSeries, pydicom, write_enhanced, write_series
+from tests.dicom_series import OBLIQUE, PATIENT_ID, SmallSeries, pydicom, write_enhanced, write_rtstruct, write_series
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(-500, 1500, (7, 6, 9)).astype(np.int16)
@@ -142,6 +143,33 @@ def test_a_folder_of_exams_is_a_dataset(tmp_path: Path, capsys: pytest.CaptureFi
     write_series(tmp_path / "three" / "6-again", VOXELS, SmallSeries(series="1.2.9", study="1.3.5"))
     assert set(Dataset.open(tmp_path).case("three").channels) == {"3-x", "flair", "5-loc", "6-again"}
     assert "3-x, 6-again are all t1c; say which with --channel t1c=FOLDER" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_lies_beside_scans_is_no_scan(tmp_path: Path) -> None:
+    """A disk's table of contents, structures and a segmentation, in folders of their own and beside the slices."""
+    exam = tmp_path / "exam"
+    paths = write_series(exam / "1", VOXELS)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    square = np.array([SERIES.point(x, y, 2) for x, y in ((1, 1), (4, 1), (4, 4))])
+    for folder in (exam / "1", exam / "structures"):
+        write_rtstruct(folder / "RS.dcm", {"tumor": [("CLOSED_PLANAR", square)]})
+    for folder in (exam / "1", exam / "segmentation"):
+        dataset = pydicom.dcmread(paths[0])
+        dataset.Modality, dataset.SeriesInstanceUID = "SEG", "1.2.77"
+        folder.mkdir(exist_ok=True)
+        dataset.save_as(folder / "SEG.dcm")
+    (case,) = Dataset.open(tmp_path).unlabelled
+    assert case.channels == {"t1c": ChannelFile(path=exam / "1")}
+    assert np.array_equal(read_image(exam / "1").array[0], VOXELS)
+
+
+def test_plain_series_need_no_further_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "plain", VOXELS)
+    write_enhanced(tmp_path / "enhanced" / "a.dcm", VOXELS, range(7))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert np.array_equal(read_image(tmp_path / "plain").array[0], VOXELS)
+    with pytest.raises(UnusableImage, match=r"a\.dcm: .* install pydicom with pip install 'autoseg\[clinical\]'"):
+        read_image(tmp_path / "enhanced")
 
 
 def test_series_of_several_studies_in_one_folder_are_exams(tmp_path: Path) -> None:

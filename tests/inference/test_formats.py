@@ -170,6 +170,29 @@ def test_a_dicom_seg_has_the_frames_of_the_nifti(tmp_path: Path, regions: Plan) 
     assert first.SegmentAlgorithmType == "AUTOMATIC"
 
 
+def test_a_faulty_header_is_told_without_its_values(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    from tests.dicom_series import pydicom
+
+    case = series_case(tmp_path / "scan")
+    for path in (tmp_path / "scan").iterdir():
+        data = path.read_bytes()
+        # A date of birth as no standard has it; pydicom itself would refuse to write it.
+        path.write_bytes(data.replace(b"19500102", b"1950-1-2"))
+        assert pydicom.dcmread(path)["PatientBirthDate"].VR == "DA"
+    outcome = predictor().predict([case], tmp_path / "seg", form=RESULT_FORMATS.find("dicom-seg"))
+    reason = outcome.failed["exam"]
+    assert "PatientBirthDate in its headers is missing or not as the standard wants" in reason
+    assert "1950" not in reason
+
+
+def test_results_do_not_go_among_the_slices(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    case = series_case(tmp_path / "scan")
+    with pytest.raises(UsageError, match="the result would overwrite"):
+        predictor().predict([case], tmp_path / "scan")
+
+
 def test_an_empty_result_is_a_dicom_seg_too(tmp_path: Path) -> None:
     highdicom = pytest.importorskip("highdicom")
     from tests.dicom_series import write_series

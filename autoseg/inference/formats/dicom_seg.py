@@ -22,6 +22,9 @@ from autoseg.utils.files import atomic
 #: The series that a result refers to, where several channels are DICOM: that on which a tumour is drawn by hand.
 _PREFERRED = "t1c"
 
+#: Types of names, identifiers, dates and times (DICOM PS3.5, 6.2).
+_TEXTS = ("PN", "LO", "SH", "CS", "UI", "DA", "TM", "DT", "AS")
+
 #: Number of the series of results, after those of a scanner.
 _SERIES_NUMBER = 900
 
@@ -112,9 +115,12 @@ def write_dicom_seg(path: Path, label: np.ndarray, segments: Sequence[Segment], 
                 content_label="SEGMENTATION",
                 content_description="Automatic segmentation",
             )
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError):
+        # The library's message may repeat a patient's name or date.
+        faulty = ", ".join(_faulty(sources[0])) or "something"
         raise AutosegError(
-            f"no DICOM-SEG can refer to the series in {stack.files[0].parent} ({error}); choose another --format."
+            f"no DICOM-SEG can refer to the series in {stack.files[0].parent}: {faulty} in its headers is missing or "
+            "not as the standard wants; correct it, or choose another --format."
         ) from None
     made.SeriesDescription = "autoseg segmentation"
     with atomic(path, suffix=".dcm") as temporary:
@@ -129,6 +135,21 @@ def _voxels(label: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
     for number, segment in enumerate(segments, start=1):
         numbers[segment.mask(label)] = number
     return numbers
+
+
+def _faulty(dataset: Any) -> list[str]:
+    """Keywords of the attributes with values that their type does not allow."""
+    pydicom = import_pydicom()
+    found = []
+    for element in dataset:
+        if element.VR not in _TEXTS:
+            continue
+        try:
+            for value in element.value if element.VM > 1 else [element.value]:
+                pydicom.valuerep.validate_value(element.VR, str(value), pydicom.config.RAISE)
+        except ValueError:
+            found.append(element.keyword or str(element.tag))
+    return found
 
 
 def _described(number: int, segment: Segment) -> Any:

@@ -23,9 +23,13 @@ class LabelMap(ResultWriter):
         return {"": prediction.label}
 
     def provenance(self, ensemble: Ensemble) -> dict[str, Any]:
-        """The value of each output; and whose mean is segmented, where the networks give several answers."""
-        values = {output.name: output.paint for output in ensemble.target.outputs}
-        return {"outputs": values, **ensemble.whose_mean}
+        """Each output's value, and those it is made of; and whose mean it is, where there are several answers."""
+        outputs = ensemble.target.outputs
+        return {
+            "outputs": {output.name: output.paint for output in outputs},
+            "structures": {output.name: list(output.values) for output in outputs},
+            **ensemble.whose_mean,
+        }
 
 
 RESULTS.register(LABEL, LabelMap())
