@@ -55,7 +55,7 @@ def holds_dicom(folder: Path, depth: int = _DEPTH) -> bool:
 
     Args:
         folder: to look into.
-        depth: of folders, itself counted.
+        depth: levels of folders to look into, itself the first.
     """
     return any(is_dicom(path) for path, _ in zip(_files(folder, depth), range(_LOOK_AT), strict=False))
 

@@ -50,21 +50,26 @@ def test_the_same_voxels_as_its_nifti(tmp_path: Path) -> None:
     assert np.array_equal(one.array, other.array)
 
 
-def test_rescale_slope_and_intercept_are_applied_by_both_readers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("compression", ["RLELossless", "JPEG2000Lossless"])
+def test_compressed_and_rescaled_values_are_the_same_by_both_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
+    if compression == "JPEG2000Lossless":
+        pytest.importorskip("openjpeg")
+
     def scaled(number: int, dataset: "pydicom.Dataset") -> None:
         dataset.RescaleSlope, dataset.RescaleIntercept = 2.0, -7.0
-        dataset.compress(pydicom.uid.RLELossless)
+        dataset.compress(getattr(pydicom.uid, compression))
 
-    edited(write_series(tmp_path, VOXELS), scaled)
-    assert np.array_equal(read_image(tmp_path).array[0], VOXELS * 2.0 - 7)
+    large = np.kron(VOXELS, np.ones((1, 8, 8), np.int16))  # JPEG 2000 halves the plane five times
+    edited(write_series(tmp_path, large), scaled)
+    assert np.array_equal(read_image(tmp_path).array[0], large * 2.0 - 7)
 
     def refuse(reader: object) -> None:
         raise RuntimeError("no codec")
 
     monkeypatch.setattr(sitk.ImageSeriesReader, "Execute", refuse)
-    assert np.array_equal(read_image(tmp_path).array[0], VOXELS * 2.0 - 7)
+    assert np.array_equal(read_image(tmp_path).array[0], large * 2.0 - 7)
 
 
 def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path: Path) -> None:
