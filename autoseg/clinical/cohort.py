@@ -143,7 +143,7 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     failed = {result.case: result.error for result in results if result.error}
     cases = sorted(path.parent.name for path in out.glob(f"*/{TRANSFORMS_FILE}"))
     if cases:
-        _describe(out, cases, settings, table)
+        _describe(out, cases, settings)
     write_quality_page(out, failed, sorted({*cases, *failed}))
     return PreparationOutcome(
         out,
@@ -155,7 +155,7 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
 
 
 def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
-    """The settings, with the channels of a dataset that is added to.
+    """The settings, if the folder is free or was prepared with them.
 
     Raises:
         AutosegError: it was prepared otherwise, or is something else.
@@ -164,7 +164,7 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
         earlier = ExamPreparation.read(out)
         if earlier.model_copy(update={"channels": settings.channels}) != settings:
             raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
-        return earlier if settings.channels is None else settings
+        return settings
     if out.exists() and any(path for path in out.iterdir() if not path.name.startswith(".")):
         raise AutosegError(f"--out {out} holds something else; choose another folder.")
     return settings
@@ -259,7 +259,7 @@ def _write(image: sitk.Image, path: Path) -> None:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
-def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation, table: Pseudonyms) -> None:
+def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> None:
     """Write the description of the dataset and its settings."""
     stored = {case: PreparedCase.read(out / case) for case in cases}
     present = {channel for case in stored.values() for one in case.series.values() if (channel := one.channel)}

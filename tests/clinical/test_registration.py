@@ -68,6 +68,23 @@ def test_noise_is_flagged() -> None:
     assert doubts_of({"t2": found})
 
 
+def test_a_level_does_not_shift_an_image_nor_depend_on_where_it_lies() -> None:
+    # An even number of voxels becomes one: there is none in the middle.
+    index = np.indices((6, 32, 32))
+    ball = np.exp(-((index[0] - 2.5) ** 2) - ((index[1] - 13.2) ** 2 + (index[2] - 17.6) ** 2) / 30)
+    image = sitk.GetImageFromArray(ball.astype(np.float32))
+    image.SetSpacing((0.9, 0.9, 5.5))
+    turned = moved(image, sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.15, (5, 6, 7)))
+    for side in (1.8, 3.6):
+        level, other = (sitk.GetArrayFromImage(registration.at_level(one, side, 1.0)) for one in (image, turned))
+        assert np.allclose(level, other, atol=1e-5)
+        coarse = registration.at_level(image, side, 1.0)
+        weights = sitk.GetArrayFromImage(coarse)
+        centre = [float((np.indices(weights.shape)[axis] * weights).sum() / weights.sum()) for axis in (2, 1, 0)]
+        found = coarse.TransformContinuousIndexToPhysicalPoint(centre)
+        assert found[:2] == pytest.approx((17.6 * 0.9, 13.2 * 0.9), abs=0.1)
+
+
 def test_normalized_mutual_information_of_known_pairs() -> None:
     values = np.repeat(np.arange(40), 100).astype(float)
     assert nmi_of(values, -3 * values) == pytest.approx(2.0)
