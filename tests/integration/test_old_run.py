@@ -45,7 +45,8 @@ def invoke(*arguments: object) -> Result:
 
 def history(path: Path) -> list[dict[str, float]]:
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        # Columns that the older version did not have are empty in its rows.
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def test_predicts_the_same(run: Path, tmp_path: Path) -> None:
