@@ -1,4 +1,4 @@
-"""ExamPreparation of clinical exams, measured on real ones.
+"""The preparation of clinical exams, measured on real ones.
 
     python benchmarks/clinical_exams.py CLINICAL OUT [--parts exams mask residual sphere labels recovery] [--trials 40]
         [--seconds 150]
