@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from autoseg.crossvalidation.fold_validation import PreprocessedCases, evaluate_cases
+from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, PreprocessedCases, evaluate_cases
 from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
@@ -33,6 +33,9 @@ def score_test_cases(
 
     Returns:
         The evaluation, also written to ``<configuration>/test``; None without test cases or without these folds.
+
+    Raises:
+        AutosegError: a source is kept that sees images as they are, and a scan is missing.
     """
     wanted = set(range(len(run.splits)) if folds is None else folds)
     found = {one.name: [fold for fold in folds_of_plan(run, one) if fold.number in wanted] for one in stage.chain}
@@ -48,7 +51,9 @@ def score_test_cases(
     if (out / "summary.json").exists() and (out / MADE_OF).exists() and read_json(out / MADE_OF) == made_of:
         return Evaluation.read(out)
     (out / MADE_OF).unlink(missing_ok=True)
-    cases = PreprocessedCases(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
+    # A source that is kept as it is sees images without the harmonization that a fine-tuning asked for.
+    kind = PreprocessedCases if run.used(stage) == stage else CasesAsSourceSees
+    cases = kind(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
     evaluation = evaluate_cases(cases, weights, out, device)
     write_json(out / MADE_OF, made_of)
     return evaluation
@@ -68,7 +73,7 @@ def _made_of(run: Run, stage: Stage, weights: Sequence[Sequence[Path]]) -> str:
     return digest(
         {
             "weights": [[file_digest(path) for path in files] for files in weights],
-            "stages": [one.identity for one in stage.chain],
+            "stages": [run.used(one).identity for one in stage.chain],
             "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
             "empty": stage.empty,
