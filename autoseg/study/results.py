@@ -102,7 +102,12 @@ class SettingResult:
         return {column: {case: float(np.mean(v)) for case, v in collected[column].items()} for column in order}
 
     def between_seeds(self, column: str, metric: str = "dice") -> float:
-        """Standard deviation over seeds of the mean over cases (of a structure, or :data:`MEAN`); NaN for one seed."""
+        """Standard deviation over seeds of the mean over cases (of a structure, or :data:`MEAN`).
+
+        NaN for one seed, and of what the setting does not segment.
+        """
+        if column not in self.values(metric):
+            return math.nan
         means = []
         for seed in dict.fromkeys(seed for seed, _ in self.evaluations):
             parts = [evaluation for (of, _), evaluation in self.evaluations.items() if of == seed]

@@ -83,6 +83,9 @@ def test_settings_of_other_structures_are_not_compared(study, result: SettingRes
     assert table.comparison.names == ["one", "two"]
     assert table.comparison.columns == ["outer", "inner", "mean"]
     assert "Not compared with one, as they segment other structures: inner." in table.notes()
+    record = table.records()[2]
+    assert math.isnan(record["outer mean"])
+    assert math.isnan(record["outer between_seeds"])
 
 
 def test_spread_over_seeds(result: SettingResult) -> None:
