@@ -185,6 +185,8 @@ def _shrinking(network: Network, patch: Sequence[int]) -> tuple[list[int], list[
         # Two voxels at the lowest resolution, at least: one can't be normalized.
         lowest = [max(2 * factor, _LEAST) for factor in factors]
     unit = [factor * math.ceil(_STEP / factor) for factor in factors]
+    while network.fits(lowest) is not None and any(low < side for low, side in zip(lowest, patch, strict=True)):
+        lowest = [low + step for low, step in zip(lowest, unit, strict=True)]
     least = [side - max(0, side - low) // step * step for side, low, step in zip(patch, lowest, unit, strict=True)]
     return unit, least
 

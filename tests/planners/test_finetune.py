@@ -2,6 +2,7 @@
 
 import pytest
 
+from autoseg.plans.families import FullImageUNet
 from planners.finetune import _shrinking
 from tests.networks.test_parts import SMALL
 
@@ -21,3 +22,12 @@ def test_every_smaller_patch_can_be_taken(name: str) -> None:
     assert size == least
     # What is as small as can be is left as it is.
     assert _shrinking(network, small)[1] == small
+
+
+def test_whole_images_keep_two_voxels_at_the_lowest_level() -> None:
+    """Rahimpour's U-Net pools three times by three: 27 voxels would leave one, which can't be normalized."""
+    network = FullImageUNet(factor=3)
+    unit, least = _shrinking(network, [32, 32, 32])
+    assert (unit, least) == ([4, 4, 4], [28, 28, 28])
+    assert network.fits(least) is None
+    assert network.fits([24, 24, 24]) is not None
