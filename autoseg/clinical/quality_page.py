@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg import __version__
 from autoseg.clinical.exam_preparation import PreparedExam
 from autoseg.clinical.quality_pictures import alignment_png, mask_png
 from autoseg.clinical.transforms import PreparedCase
-from autoseg.report.css import CSS
+from autoseg.report.page import FOOTER, html_page
 from autoseg.utils.files import write_text
 
 #: Files of a dataset: the page, and the fragment of each case in its folder.
@@ -60,17 +59,10 @@ def write_quality_page(dataset: Path, failed: Mapping[str, str], order: Sequence
             rows.append(f"<tr><td>{link}</td><td>{state}</td><td>{escape('; '.join(flags))}</td></tr>")
             sections.append(file.read_text(encoding="utf-8"))
     head = "<tr><th>case</th><th></th><th>what to look at</th></tr>"
-    write_text(
-        dataset / PAGE,
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Quality of the preparation</title><style>{CSS}</style></head><body>"
-        "<header><div><h1>Quality of the preparation</h1>"
-        f"<p>{len(sections)} exams prepared, {len(failed)} failed.</p></div></header><main>"
-        f"<table>{head}{''.join(rows)}</table>{''.join(sections)}"
-        f"<footer>Written by autoseg {escape(__version__)}. Research use; not a medical device.</footer>"
-        "</main></body></html>\n",
-    )
+    title = "Quality of the preparation"
+    lead = f"{len(sections)} exams prepared, {len(failed)} failed."
+    body = f"<table>{head}{''.join(rows)}</table>{''.join(sections)}{FOOTER}"
+    write_text(dataset / PAGE, html_page(title, title, lead, body))
     return dataset / PAGE
 
 

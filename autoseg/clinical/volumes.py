@@ -20,7 +20,7 @@ from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
 from autoseg.inference.results.folder import PREDICTIONS
 from autoseg.plans.target import colours
-from autoseg.report.css import CSS
+from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_csv, write_text
@@ -101,15 +101,12 @@ class VolumeTable:
         lines = "".join(
             "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in self.rows[1:]
         )
-        return (
-            "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-            "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-            f"<title>Volumes · autoseg</title><style>{CSS}</style></head><body><header><div><h1>Volumes</h1>"
-            "<p>Millilitres over the days since each patient's first exam.</p></div></header><main>"
+        body = (
             f"{''.join(parts)}<h2>All exams</h2><div class='scroll'><table>"
             f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-            "</main></body></html>\n"
         )
+        lead = "Millilitres over the days since each patient's first exam."
+        return html_page("Volumes · autoseg", "Volumes", lead, body)
 
     def _course(self, exams: Sequence[ExamVolumes]) -> str:
         days = [exam.exam.day or 0 for exam in exams]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from autoseg import __version__
 from autoseg.crossvalidation.source_share import beside_choice
 from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
@@ -25,8 +24,8 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.postprocessing.steps import POSTPROCESSING_FILE, Postprocessing
 from autoseg.report.collect import Results, collect, load_picture, median_and_range, pick_cases
-from autoseg.report.css import CSS
 from autoseg.report.overlay import overlay_png
+from autoseg.report.page import FOOTER, html_page
 from autoseg.report.plots import distributions, training_curves
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
@@ -80,15 +79,9 @@ def _page(plan: Plan, dataset: Dataset, sections: Sequence[tuple[str, str, str]]
     body = "".join(
         f"<section id='{escape(key)}'><h2>{escape(title)}</h2>{content}</section>" for key, title, content in sections
     )
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(plan.dataset)} · autoseg report</title><style>{CSS}</style></head><body>"
-        f"<header><div><h1>{escape(plan.dataset)}</h1><p>{escape(subtitle)}.</p></div></header>"
-        f"<nav><div>{links}</div></nav><main>{body}"
-        f"<footer>Written by autoseg {escape(__version__)}. Research use; not a medical device.</footer>"
-        "</main></body></html>\n"
-    )
+    name = escape(plan.dataset)
+    nav = f"<nav><div>{links}</div></nav>"
+    return html_page(f"{name} · autoseg report", name, f"{escape(subtitle)}.", body + FOOTER, nav)
 
 
 def _heading(result: Results) -> str:
