@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.clinical.series import Identity, SequenceFacts
+from autoseg.data.dicom import import_pydicom
+from autoseg.utils.errors import AutosegError
 
 #: Elements that are read, with their tags as SimpleITK names them.
 TAGS = {
@@ -161,15 +163,13 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
     Without pydicom, which tells them apart, such a file counts as one without voxels, as structures and reports are.
     """
     try:
-        import pydicom  # noqa: F401
-    except ImportError:
+        pydicom = import_pydicom()
+    except AutosegError:
         return _with_sitk(path)
-    return _with_pydicom(path)
+    return _with_pydicom(pydicom, path)
 
 
-def _with_pydicom(path: Path) -> DicomHeader | None:
-    import pydicom
-
+def _with_pydicom(pydicom: Any, path: Path) -> DicomHeader | None:
     try:
         with open(path, "rb") as file:
             found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *_GROUPS])

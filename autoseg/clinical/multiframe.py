@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.clinical.headers import DicomHeader
 from autoseg.clinical.series import Series
 from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID, sheared, uneven
+from autoseg.data.dicom import CLINICAL, functional_group, import_pydicom, planes_of
 from autoseg.data.geometry import Geometry
 from autoseg.utils.errors import AutosegError
 
@@ -67,55 +68,35 @@ def volumes_of_frames(header: DicomHeader, name: str) -> list[Series]:
     return made
 
 
-def pydicom_or_refuse(why: str) -> Any:
-    """The module pydicom.
-
-    Raises:
-        AutosegError: it is not installed; says what it is needed for and how to get it.
-    """
-    try:
-        import pydicom
-    except ImportError:
-        raise AutosegError(f"{why} needs pydicom: pip install 'autoseg[clinical]'.") from None
-    return pydicom
-
-
 def voxels_with_pydicom(series: Series) -> np.ndarray:
     """The voxels of a series ``(z, y, x)``, float32, decompressed by pydicom's handlers and rescaled.
 
     Raises:
         AutosegError: pydicom or a handler is missing, or a file can't be decoded.
     """
-    pydicom = pydicom_or_refuse("a compressed or multi-frame DICOM file")
-    slices = []
+    planes = []
     for path in series.files:
-        found = pydicom.dcmread(path)
         try:
-            stored = np.asarray(found.pixel_array, np.float32)
+            planes += planes_of(path, series.frames)
+        except AutosegError:
+            raise
         except Exception as error:  # a handler's own error, or a damaged stream
-            reason = str(error).splitlines()[0]
-            raise AutosegError(f"{series.name} can't be decoded ({reason}); pip install 'autoseg[clinical]'.") from None
-        if series.frames is None:
-            slices.append(stored * float(found.get("RescaleSlope", 1)) + float(found.get("RescaleIntercept", 0)))
-            continue
-        for index in series.frames:
-            slope, intercept = _rescaling(found, index)
-            slices.append(stored[index] * slope + intercept)
-    return np.stack(slices).astype(np.float32)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise AutosegError(f"{series.name} can't be decoded ({reason}); {CLINICAL}.") from None
+    return np.stack(planes).astype(np.float32)
 
 
 def _frames(path: Path) -> list[dict[str, Any]]:
-    pydicom = pydicom_or_refuse("a multi-frame DICOM file")
-    found = pydicom.dcmread(path, stop_before_pixels=True)
+    found = import_pydicom("a multi-frame DICOM file").dcmread(path, stop_before_pixels=True)
     frames = []
     for index in range(int(found.get("NumberOfFrames", 1))):
-        position = _of_frame(found, index, "PlanePositionSequence", "ImagePositionPatient")
-        orientation = _of_frame(found, index, "PlaneOrientationSequence", "ImageOrientationPatient")
-        spacing = _of_frame(found, index, "PixelMeasuresSequence", "PixelSpacing")
+        position = functional_group(found, index, "PlanePositionSequence").get("ImagePositionPatient")
+        orientation = functional_group(found, index, "PlaneOrientationSequence").get("ImageOrientationPatient")
+        spacing = functional_group(found, index, "PixelMeasuresSequence").get("PixelSpacing")
         if position is None or orientation is None or spacing is None:
             return []
-        echo = _of_frame(found, index, "MREchoSequence", "EffectiveEchoTime")
-        weighting = _of_frame(found, index, "MRDiffusionSequence", "DiffusionBValue")
+        echo = functional_group(found, index, "MREchoSequence").get("EffectiveEchoTime")
+        weighting = functional_group(found, index, "MRDiffusionSequence").get("DiffusionBValue")
         frames.append(
             {
                 "position": np.asarray(position, float),
@@ -126,21 +107,3 @@ def _frames(path: Path) -> list[dict[str, Any]]:
             }
         )
     return frames
-
-
-def _of_frame(found: Any, index: int, sequence: str, keyword: str) -> Any:
-    for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        groups = found.get(name)
-        if groups:
-            group = groups[index] if name.startswith("PerFrame") else groups[0]
-            if inner := group.get(sequence):
-                return inner[0].get(keyword)
-    return None
-
-
-def _rescaling(found: Any, index: int) -> tuple[float, float]:
-    slope = _of_frame(found, index, "PixelValueTransformationSequence", "RescaleSlope")
-    intercept = _of_frame(found, index, "PixelValueTransformationSequence", "RescaleIntercept")
-    return float(found.get("RescaleSlope", 1) if slope is None else slope), float(
-        found.get("RescaleIntercept", 0) if intercept is None else intercept
-    )

@@ -1,9 +1,11 @@
-"""DICOM files: recognised, whatever their names."""
+"""DICOM files: recognised, whatever their names; and what pydicom reads of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from autoseg.utils.errors import AutosegError
 
@@ -14,8 +16,11 @@ _LOOK_AT, _DEPTH = 200, 4
 CLINICAL = "pip install 'autoseg[clinical]'"
 
 
-def import_pydicom() -> Any:
+def import_pydicom(what: str = "this") -> Any:
     """The library that reads and writes DICOM.
+
+    Args:
+        what: it is needed for, as the beginning of a message.
 
     Raises:
         AutosegError: it is not installed.
@@ -23,7 +28,7 @@ def import_pydicom() -> Any:
     try:
         import pydicom
     except ImportError:
-        raise AutosegError(f"this needs pydicom, which is not installed; install it with {CLINICAL}.") from None
+        raise AutosegError(f"{what} needs pydicom, which is not installed; install it with {CLINICAL}.") from None
     # Its warnings about a value repeat it, and the value may be a name or a date.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom
@@ -40,6 +45,50 @@ def import_highdicom() -> Any:
     except ImportError:
         raise AutosegError(f"DICOM-SEG needs highdicom, which is not installed; install it with {CLINICAL}.") from None
     return highdicom
+
+
+def functional_group(dataset: Any, frame: int, sequence: str) -> Any:
+    """The item of a functional group of an enhanced file, which a frame has itself or shares with all; else empty.
+
+    Args:
+        dataset: pydicom's.
+        frame: number, from 0.
+        sequence: keyword of the group.
+    """
+    own = dataset.get("PerFrameFunctionalGroupsSequence")
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    for holder in (own[frame] if own else {}, shared[0] if shared else {}):
+        if items := holder.get(sequence):
+            return items[0]
+    return {}
+
+
+def planes_of(path: Path, frames: Sequence[int] | None) -> list[np.ndarray]:
+    """The planes ``(row, column)`` of a file, decompressed by pydicom and in the units of their rescaling.
+
+    Args:
+        path: of the file.
+        frames: numbers of those of an enhanced file, in order; None for a file of one plane.
+
+    Raises:
+        AutosegError: pydicom is not installed.
+        Exception: whatever pydicom or its decoders raise for a damaged file, or one that they can't decode.
+    """
+    pydicom = import_pydicom("a compressed or multi-frame DICOM file")
+    dataset = pydicom.dcmread(path)
+    stored = dataset.pixel_array
+    if frames is None:
+        return [pydicom.pixels.apply_rescale(stored, dataset)]
+    return [_rescaled(stored[frame], dataset, frame) for frame in frames]
+
+
+def _rescaled(plane: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
+    """A frame in the units of its own slope and intercept, or of those that the whole file has."""
+    group = functional_group(dataset, frame, "PixelValueTransformationSequence")
+    slope, intercept = (
+        float(group.get(key, dataset.get(key, usual))) for key, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+    )
+    return plane if slope == 1 and intercept == 0 else plane * slope + intercept
 
 
 def is_dicom(path: Path) -> bool:

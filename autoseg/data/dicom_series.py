@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoseg.data.dicom import CLINICAL, import_pydicom, is_dicom
+from autoseg.data.dicom import CLINICAL, functional_group, import_pydicom, is_dicom, planes_of
 from autoseg.data.formats.format import UnusableImage
 from autoseg.data.geometry import Geometry
 from autoseg.utils.errors import AutosegError
@@ -288,12 +288,12 @@ def _head_of(dataset: Any, path: Path) -> SliceHead | None:
         size=(int(dataset.Columns), int(dataset.Rows)),
     )
     frames = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
     if not frames:
         return _placed(head, dataset, dataset, [dataset])
-    measures = _group("PixelMeasuresSequence", shared, frames[0])
-    orientation = _group("PlaneOrientationSequence", shared, frames[0])
-    return _placed(head, measures, orientation, [_group("PlanePositionSequence", shared, frame) for frame in frames])
+    measures = functional_group(dataset, 0, "PixelMeasuresSequence")
+    orientation = functional_group(dataset, 0, "PlaneOrientationSequence")
+    places = [functional_group(dataset, number, "PlanePositionSequence") for number in range(len(frames))]
+    return _placed(head, measures, orientation, places)
 
 
 def _placed(head: SliceHead, measures: Any, orientation: Any, places: Sequence[Any]) -> SliceHead:
@@ -309,14 +309,6 @@ def _placed(head: SliceHead, measures: Any, orientation: Any, places: Sequence[A
     )
 
 
-def _group(name: str, shared: Any, frame: Any) -> Any:
-    """The item of a functional group, which a frame has itself or shares with all."""
-    for holder in (frame, shared):
-        if items := holder.get(name):
-            return items[0]
-    return {}
-
-
 def _voxels_by_pydicom(stack: Stack) -> np.ndarray:
     """``(slice, row, column)``."""
     try:
@@ -329,28 +321,13 @@ def _voxels_by_pydicom(stack: Stack) -> np.ndarray:
     planes = []
     for path in stack.files:
         try:
-            dataset = pydicom.dcmread(path)
-            if stack.frames is None:
-                planes.append(pydicom.pixels.apply_rescale(dataset.pixel_array, dataset))
-            else:
-                array = dataset.pixel_array
-                planes += [_rescaled(array[frame], dataset, frame) for frame in stack.frames]
+            planes += planes_of(path, stack.frames)
         except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError, AttributeError, RuntimeError) as error:
             if "plugin" in str(error) or "missing" in str(error).lower():
                 what = "its compression needs further libraries"
                 raise UnusableImage(path, what, f"Install them with {CLINICAL}.") from None
             raise UnusableImage(path, "it is incomplete or damaged", "Copy or export it again.") from None
     return np.stack(planes)
-
-
-def _rescaled(plane: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
-    """A frame of an enhanced file in the units of its own rescale slope and intercept."""
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
-    group = _group("PixelValueTransformationSequence", shared, dataset.PerFrameFunctionalGroupsSequence[frame])
-    slope, intercept = float(group.get("RescaleSlope", 1)), float(group.get("RescaleIntercept", 0))
-    if slope == 1 and intercept == 0:
-        return plane
-    return plane * slope + intercept
 
 
 def _numbers(text: str) -> tuple[float, ...]:
