@@ -10,8 +10,7 @@ import numpy as np
 from autoseg.clinical.headers import DicomHeader
 from autoseg.clinical.multiframe import volumes_of_frames
 from autoseg.clinical.series import Series
-from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID, sheared, uneven
-from autoseg.data.geometry import Geometry
+from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID, grid_of
 
 #: mm within which two slices lie at one position.
 _SAME_PLACE = 1e-2
@@ -97,9 +96,7 @@ def _volume(slices: list[DicomHeader]) -> Series:
         return bare.unusable("its slices have no position in space; convert it with another tool and give that file")
     if len(slices) < LEAST_SLICES:
         return bare.unusable(f"it has {len(slices)} slices only")
-    row, column = np.asarray(orientation[:3]), np.asarray(orientation[3:])
-    normal = np.cross(row, column)
-    places = np.asarray(positions) @ normal
+    places = np.asarray(positions) @ np.cross(orientation[:3], orientation[3:])
     order = sorted(range(len(slices)), key=lambda index: (places[index], _when(slices[index])))
     repeated = _repetitions(places[order])
     if isinstance(repeated, str):
@@ -108,21 +105,14 @@ def _volume(slices: list[DicomHeader]) -> Series:
         remarks.append(f"it was measured {repeated} times; the first is taken")
         order = order[::repeated]
     files = tuple(slices[index].path for index in order)
-    sorted_places = places[order]
-    stack = np.asarray([positions[index] for index in order])
-    if len(order) < LEAST_SLICES:
-        return bare.unusable(f"it has {len(order)} slices only")
-    fault = uneven(sorted_places) or sheared(stack, normal)
-    if fault:
-        return bare.unusable(fault)
-    distance = float((sorted_places[-1] - sorted_places[0]) / (len(order) - 1))
-    rows, columns = int(first.number("Rows") or 0), int(first.number("Columns") or 0)
-    grid = Geometry(
-        (columns, rows, len(order)),
-        (spacing[1], spacing[0], distance),
-        tuple(float(value) for value in stack[0]),
-        tuple(float(value) for value in np.column_stack([row, column, normal / np.linalg.norm(normal)]).ravel()),
+    grid = grid_of(
+        np.asarray([positions[index] for index in order]),
+        np.asarray(orientation),
+        (int(first.number("Columns") or 0), int(first.number("Rows") or 0)),
+        (spacing[1], spacing[0]),
     )
+    if isinstance(grid, str):
+        return bare.unusable(grid)
     facts = replace(first.facts, repetitions=repeated)
     return replace(bare, files=files, grid=grid, facts=facts, remarks=tuple(remarks))
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from autoseg.clinical.headers import DicomHeader
 from autoseg.clinical.series import Series
-from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID, sheared, uneven
+from autoseg.clinical.stacks import NO_GRID, grid_of
 from autoseg.data.dicom import CLINICAL, functional_group, import_pydicom, planes_of
-from autoseg.data.geometry import Geometry
 from autoseg.utils.errors import AutosegError
 
 
@@ -41,29 +40,23 @@ def volumes_of_frames(header: DicomHeader, name: str) -> list[Series]:
         facts = replace(one.facts, planes=planes, diffusion_weighting=weighting or one.facts.diffusion_weighting)
         one = replace(one, facts=facts if echo is None else replace(facts, echo_time=echo))
         orientation = np.asarray(frames[members[0]]["orientation"])
-        row, column = orientation[:3], orientation[3:]
-        normal = np.cross(row, column)
+        normal = np.cross(orientation[:3], orientation[3:])
         places = {index: float(np.dot(frames[index]["position"], normal)) for index in members}
         order: list[int] = []
         for index in sorted(members, key=lambda member: (places[member], member)):
             if not order or places[index] - places[order[-1]] > 1e-2:
                 order.append(index)
         remarks = () if len(order) == len(members) else ("several frames lie at one position; the first is taken",)
-        stack = np.asarray([frames[index]["position"] for index in order])
-        if len(order) < LEAST_SLICES:
-            made.append(one.unusable(f"it has {len(order)} slices only"))
-            continue
-        if fault := uneven(np.asarray([places[index] for index in order])) or sheared(stack, normal):
-            made.append(one.unusable(fault))
-            continue
         spacing = frames[order[0]]["spacing"]
-        distance = (places[order[-1]] - places[order[0]]) / (len(order) - 1)
-        grid = Geometry(
-            (int(header.number("Columns") or 0), int(header.number("Rows") or 0), len(order)),
-            (spacing[1], spacing[0], distance),
-            tuple(float(value) for value in stack[0]),
-            tuple(float(value) for value in np.column_stack([row, column, normal]).ravel()),
+        grid = grid_of(
+            np.asarray([frames[index]["position"] for index in order]),
+            orientation,
+            (int(header.number("Columns") or 0), int(header.number("Rows") or 0)),
+            (spacing[1], spacing[0]),
         )
+        if isinstance(grid, str):
+            made.append(one.unusable(grid))
+            continue
         made.append(replace(one, grid=grid, frames=tuple(order), remarks=remarks))
     return made
 

@@ -17,6 +17,33 @@ TILT = 0.5
 NO_GRID = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
+def grid_of(
+    positions: np.ndarray, axes: np.ndarray, size: tuple[int, int], spacing: tuple[float, float]
+) -> Geometry | str:
+    """The grid of a stack of slices; what is wrong with the stack, as the end of a sentence, where it makes none.
+
+    Args:
+        positions: of the first voxel of each slice ``(n, 3)``, mm, sorted along the normal.
+        axes: direction cosines of a row, then of a column ``(6,)``.
+        size: columns and rows.
+        spacing: mm between columns and between rows.
+    """
+    count = len(positions)
+    if count < LEAST_SLICES:
+        return f"it has {count} slices only"
+    row, column = axes[:3], axes[3:]
+    normal = np.cross(row, column)
+    places = positions @ normal
+    if fault := uneven(places) or sheared(positions, normal):
+        return fault
+    return Geometry(
+        (*size, count),
+        (*spacing, float((places[-1] - places[0]) / (count - 1))),
+        tuple(float(value) for value in positions[0]),
+        tuple(float(value) for value in np.column_stack([row, column, normal / np.linalg.norm(normal)]).ravel()),
+    )
+
+
 def uneven(places: np.ndarray) -> str:
     """What is wrong with the distances of sorted slices; ``""`` where they are equal.
 
