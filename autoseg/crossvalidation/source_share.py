@@ -165,16 +165,11 @@ def score_source(fold: Fold, device: torch.device) -> list[SourceScore]:
     if not stage.harmonizes_for_source:
         return [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device))]
     found = [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device), "the source, harmonized")]
-    if _has_scans(fold):
+    if all(fold.run.dataset.case(name).has_scans for name in fold.validation_cases):
         title = f"Validating fold {fold.number}"
         cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, title)
         found.append(_scored(fold, UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device)))
     return found
-
-
-def _has_scans(fold: Fold) -> bool:
-    cases = [fold.run.dataset.case(name) for name in fold.validation_cases]
-    return all(file.path.exists() for case in cases for file in case.channels.values())
 
 
 def _scored(

@@ -95,6 +95,11 @@ class Case(_Model):
         return self.raters
 
     @property
+    def has_scans(self) -> bool:
+        """Whether the files of all its channels are there."""
+        return all(channel.path.exists() for channel in self.channels.values())
+
+    @property
     def files(self) -> list[Path]:
         """Every file of the case, each once."""
         paths = [channel.path for channel in self.channels.values()]

@@ -19,7 +19,7 @@ def landmarks(channel: np.ndarray) -> list[float]:
     Args:
         channel: intensities, of any shape.
     """
-    values = channel.reshape(-1)
+    values: np.ndarray = channel.reshape(-1)
     values = values[:: max(1, values.size // _SAMPLE)]
     values = values[np.isfinite(values) & (values != 0)]
     return [float(value) for value in np.percentile(values, PERCENTILES)] if values.size else []

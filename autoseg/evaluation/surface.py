@@ -115,7 +115,7 @@ def _surface(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.
         mask = mask[0]
     scale = np.asarray(spacing[1:] if flat else spacing, dtype=np.float64)
     padded = np.pad(mask, 1).astype(np.uint8)
-    code = np.zeros(tuple(n - 1 for n in padded.shape), np.uint8)
+    code: np.ndarray = np.zeros(tuple(n - 1 for n in padded.shape), np.uint8)
     for bit, corner in enumerate(np.ndindex(*(2,) * mask.ndim)):
         window = tuple(slice(offset, offset + n) for offset, n in zip(corner, code.shape, strict=True))
         code |= padded[window] << bit

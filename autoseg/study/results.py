@@ -106,7 +106,8 @@ class SettingResult:
 
         NaN for one seed, and of what the setting does not segment.
         """
-        if column not in self.values(metric):
+        targets = {target for evaluation in self.evaluations.values() for target in evaluation.targets}
+        if column not in (targets | {MEAN} if len(targets) > 1 else targets):
             return math.nan
         means = []
         for seed in dict.fromkeys(seed for seed, _ in self.evaluations):

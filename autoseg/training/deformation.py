@@ -106,7 +106,7 @@ def draw_deformations(
     magnitude = rng.uniform(0, a.elastic_magnitude, count) * bent
     nodes = [max(2, round(n / a.elastic_spacing) + 1) for n in patch]
     displacement = rng.uniform(-1, 1, (count, dimensions, *nodes)) * magnitude.reshape(-1, *[1] * (dimensions + 1))
-    shifted = np.zeros(count, bool)
+    shifted: np.ndarray = np.zeros(count, bool)
     if a.translation_probability and a.translation:  # else nothing is drawn: trainings without it stay as they were
         shifted = rng.random(count) < a.translation_probability
         shift = rng.uniform(-a.translation, a.translation, (count, dimensions)) * shifted[:, None]

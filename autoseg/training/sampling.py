@@ -13,6 +13,7 @@ from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
 
 from autoseg.data.boxes import Box
 from autoseg.plans.recipe import Augmentation, Sampling
+from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.case_cache import CaseCache, Voxels
@@ -42,6 +43,19 @@ class Patches:
     target: Target
     sampling: Sampling
     augmentation: Augmentation
+
+    @classmethod
+    def of(cls, stage: Stage) -> "Patches":
+        """Those that a stage is trained on."""
+        configuration, network = stage.configuration, stage.network
+        return cls(
+            configuration.batch_size,
+            network.output_size(configuration.patch_size),
+            network.input_size(configuration.patch_size),
+            stage.target,
+            stage.recipe.sampling,
+            stage.recipe.augmentation,
+        )
 
 
 @dataclass(frozen=True)

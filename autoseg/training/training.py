@@ -138,17 +138,9 @@ class Training(AbstractContextManager["Training"]):
             # On a CPU the network needs every core, and reading patches takes a few per mille of the step.
             workers = 0 if self.device.type == "cpu" else min(available_cpus(), READING_THREADS)
         self.maker = BatchMaker(stage, self.device)
-        patches = Patches(
-            stage.configuration.batch_size,
-            self.maker.output_size,
-            self.maker.input_size,
-            stage.target,
-            stage.recipe.sampling,
-            stage.recipe.augmentation,
-        )
         room = room_for_cases(stage, self.device, variant) if settings.room is None else settings.room
         self.cache = CaseCache(cases.training, stage, self.device, room)
-        self.loader = PatchLoader(cases.training, patches, self.cache, settings.seed, self.state.iteration)
+        self.loader = PatchLoader(cases.training, Patches.of(stage), self.cache, settings.seed, self.state.iteration)
         self.stream = BatchStream(self.loader, self.maker, workers)
         self._outcomes: list[StepOutcome] = []
         self._fetched = Fetched()

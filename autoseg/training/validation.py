@@ -148,16 +148,8 @@ def validation_patches(cases: Sequence[StoredCase], stage: Stage, device: torch.
     )
     stage = replace(stage, configuration=stage.configuration.model_copy(update={"recipe": plain}))
     maker = BatchMaker(stage, device)
-    patches = Patches(
-        stage.configuration.batch_size,
-        maker.output_size,
-        maker.input_size,
-        stage.target,
-        plain.sampling,
-        plain.augmentation,
-    )
     cache = CaseCache(cases, stage, device, Room(0, 0))
-    loader = PatchLoader(cases, patches, cache, seed=0)
+    loader = PatchLoader(cases, Patches.of(stage), cache, seed=0)
     for number in range(recipe.validation_batches):
         yield maker.make(loader.batch(number), cache.layout).batch
 

@@ -200,7 +200,7 @@ class SourceModel:
         if all(name in known for name in self.plan.channel_names):
             return known
         cases = self.run.dataset.cases
-        if not cases or not all(file.path.exists() for case in cases for file in case.channels.values()):
+        if not cases or not all(case.has_scans for case in cases):
             raise UsageError(
                 f"--harmonize: the fingerprint of {self.run.path} does not say which intensities its training images "
                 "had (it was imported, or made by an earlier version), and they are not at hand; leave the option out."

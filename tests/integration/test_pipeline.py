@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +12,21 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg.cli.main import run as main
 from autoseg.data.phantom import Cohort, generate
 from autoseg.networks.weights import load_weights
 from autoseg.plans.files import load_plan
 from autoseg.step.training_step import TrainingStep
 from autoseg.training import callbacks
 from tests.builders import make_configuration, make_plan, make_recipe, make_run
+from tests.integration.conftest import Call
 
 pytestmark = pytest.mark.usefixtures("one_core")
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cohort = Cohort(cases=4, unlabelled=2, shape=(20, 22, 18), spacing=(8.0, 8.0, 8.0))
     return generate(tmp_path_factory.mktemp("phantoms"), cohort)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of a command."""
-        monkeypatch.setattr(sys, "argv", ["autoseg", *(str(a) for a in arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def test_from_scans_to_report(phantoms: Path, tmp_path: Path, call: Call) -> None:

@@ -1,17 +1,15 @@
 """Raw exams in, native results back: prepare, plan, train, predict on DICOM, and on the prepared dataset."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.cli.main import run as main
 from autoseg.data.phantom import Cohort, generate
 from autoseg.plans.files import load_plan
+from tests.integration.conftest import Call
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -19,22 +17,8 @@ from tests.dicom_series import PATIENT_ID, SmallSeries, write_series  # noqa: E4
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
-Call = Callable[..., tuple[int, str, str]]
-
 #: Acquisition of each sequence, as at 1.5 T.
 TIMES = {"t1": (500, 9, None), "t1c": (500, 9, None), "t2": (4000, 90, None), "flair": (9000, 90, 2500)}
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["autoseg", *(str(a) for a in arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        printed = capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def write_exam(folder: Path, case: Path) -> None:
