@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from machine import describe
 
 from autoseg.clinical.cohort import PreparationRequest, prepare_exams
 from autoseg.clinical.exam_preparation import AROUND_BRAIN, doubts_of
@@ -258,7 +259,15 @@ def recovery(data: Path, out: Path, trials: int, seconds: float, done: dict) -> 
 
 
 def page(found: dict) -> str:
-    lines = ["# Clinical exams", "", "Written by `benchmarks/clinical_exams.py`, which says what is measured.", ""]
+    versions = f"{describe()}, SimpleITK {sitk.Version_VersionString()}"
+    lines = [
+        "# Clinical exams",
+        "",
+        "Written by `benchmarks/clinical_exams.py`, which says what is measured.",
+        "",
+        versions,
+        "",
+    ]
     for name, exam in found.get("exams", {}).items():
         lines += [f"## {name}: {exam['seconds']} s on one thread, reference {exam['reference']}", ""]
         lines += ["| channel | moved, mm | NMI before | after |", "| --- | --- | --- | --- |"]

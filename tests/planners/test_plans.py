@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.networks import build
 from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.architecture import Network
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
@@ -240,10 +241,25 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("generous")
+def test_what_is_far_too_wide_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, tried = {8: 0.9, 12: 1.2, 16: 1.0, 24: 1.6}, []
+
+    def time_step(network: Network, *rest: object) -> float:
+        tried.append(network.features[0])
+        return times[network.features[0]] * step_seconds()
+
+    monkeypatch.setattr("planners.rules.compute.time_step", time_step)
+    plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))
+    # 12 channels are too slow, but by so little that 16 may be fast enough, and are.
+    assert plan.configurations["3d_fullres"].network.features[0] == 16
+    assert set(tried) == set(times)
+
+
+@pytest.mark.usefixtures("generous")
 def test_a_slow_cpu_gets_the_narrowest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planners.rules.compute.time_step", lambda *rest: 60.0)
     plan = unet.plan(fingerprint((138, 170, 138), cases=20), ResolvedRequest(device="cpu", gpu_memory_gb=8))
-    assert plan.configurations["3d_fullres"].network.features[0] == WIDTHS[-1]
+    assert plan.configurations["3d_fullres"].network.features[0] == WIDTHS[0]
     assert plan.recommended == "3d_lowres"
     assert math.prod(plan.configurations["3d_lowres"].patch_size) <= 64**3
 
