@@ -11,6 +11,7 @@ The table has each network alone and all four together. Without ``--weights imag
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ import autoseg
 from autoseg.crossvalidation.holdout import read_test
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.utils.durations import parse_duration
+from autoseg.utils.errors import AutosegError
 
 #: The four subsets, each without one of T1, T1c, T2 and FLAIR.
 SUBSETS = (("t1c", "t2", "flair"), ("t1", "t2", "flair"), ("t1", "t1c", "flair"), ("t1", "t1c", "t2"))
@@ -51,7 +53,9 @@ def main() -> None:
     # The same seed: all four hold out the same cases.
     cases = [dataset.case(name) for name in runs[0].test_cases]
     together = options.out / "together"
-    autoseg.Predictor.load([run.path for run in runs], device=options.device).predict(cases, together)
+    predictor = autoseg.Predictor.load([run.path for run in runs], device=options.device)
+    if failed := predictor.predict(cases, together).failed:
+        raise AutosegError("; ".join(f"{case}: {reason}" for case, reason in failed.items()))
     pairs = [(case.id, next(together.glob(f"{case.id}.*")), case.label) for case in cases if case.label is not None]
     evaluation = evaluate_pairs(pairs, runs[0].plan.target.outputs, together)
 
@@ -64,4 +68,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutosegError as error:
+        sys.exit(f"error: {error}")
