@@ -11,6 +11,7 @@ the end stands one table with Wilcoxon's signed-rank test, as table 3 of Rahimpo
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -66,4 +67,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutosegError as error:
+        sys.exit(f"error: {error}")

@@ -17,6 +17,7 @@ In minutes, on phantoms of two hospitals:
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,4 +196,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutosegError as error:
+        sys.exit(f"error: {error}")

@@ -11,14 +11,16 @@ The table has each network alone and all four together. Without ``--weights imag
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
 import autoseg
-from autoseg.crossvalidation.holdout import read_test
 from autoseg.evaluation.cases import evaluate_pairs
+from autoseg.evaluation.folders import dataset_structures
 from autoseg.utils.durations import parse_duration
+from autoseg.utils.errors import AutosegError
 
 #: The four subsets, each without one of T1, T1c, T2 and FLAIR.
 SUBSETS = (("t1c", "t2", "flair"), ("t1", "t2", "flair"), ("t1", "t1c", "flair"), ("t1", "t1c", "t2"))
@@ -51,17 +53,22 @@ def main() -> None:
     # The same seed: all four hold out the same cases.
     cases = [dataset.case(name) for name in runs[0].test_cases]
     together = options.out / "together"
-    autoseg.Predictor.load([run.path for run in runs], device=options.device).predict(cases, together)
-    pairs = [(case.id, next(together.glob(f"{case.id}.*")), case.label) for case in cases if case.label is not None]
-    evaluation = evaluate_pairs(pairs, runs[0].plan.target.outputs, together)
+    predictor = autoseg.Predictor.load([run.path for run in runs], device=options.device)
+    if failed := predictor.predict(cases, together).failed:
+        raise AutosegError("; ".join(f"{case}: {reason}" for case, reason in failed.items()))
 
+    # The paper's regions where the dataset has them, as all its tables.
+    structures = [one for one in dataset_structures(dataset) if not dataset.regions or one.name in dataset.regions]
     console = Console(highlight=False, width=100)
-    for run in runs:
-        alone = read_test(run, run.plan.stage())
-        if alone is not None:
-            console.print(alone.table(f"{run.path.name} alone: {len(alone.cases)} test cases"))
-    console.print(evaluation.table(f"All four together: {len(evaluation.cases)} test cases"))
+    folders = {f"{run.path.name} alone": run.test(run.plan.stage()) for run in runs}
+    for name, folder in {**folders, "All four together": together}.items():
+        pairs = [(case.id, next(folder.glob(f"{case.id}.*")), case.label) for case in cases if case.label is not None]
+        evaluation = evaluate_pairs(pairs, structures, together if folder == together else None)
+        console.print(evaluation.table(f"{name}: {len(pairs)} test cases"))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except AutosegError as error:
+        sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""The full-image U-Net of Rahimpour et al. (2022, IEEE Transactions on Biomedical Engineering 69)."""
+"""The full-image U-Net of Rahimpour et al. ("Investigating certain choices of CNN configurations …", a report)."""
 
 import torch
 import torch.nn.functional as F

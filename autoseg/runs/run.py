@@ -91,6 +91,11 @@ class Run:
         """Fingerprint of the dataset that the planner used."""
         return _load(Fingerprint, self.path / "fingerprint.json")
 
+    @property
+    def regions(self) -> dict[str, list[int]]:
+        """Values of the dataset's regions by name; none where the run does not know its dataset."""
+        return self.fingerprint.regions if (self.path / "fingerprint.json").exists() else {}
+
     @cached_property
     def dataset(self) -> Dataset:
         """The dataset the run was planned for (its files may be elsewhere by now)."""

@@ -46,11 +46,12 @@ class SettingCurve:
 
 
 def collect_curves(study: Study) -> list[SettingCurve]:
-    """The curves of all trainings that are finished."""
+    """The curves of all trainings that are finished: of the study's structures, and of the mean."""
+    wanted = {DRAWN, *(f"{DRAWN}_{structure.name}" for structure in study.structures)}
     found = []
     for setting in study.settings:
         histories = [history for path in _histories(study, setting) if (history := _read(path))]
-        columns = dict.fromkeys(column for history in histories for column in history)
+        columns = dict.fromkeys(column for history in histories for column in history if column in wanted)
         found += [curve for column in columns if (curve := _curve(setting.name, column, histories)) is not None]
     return found
 

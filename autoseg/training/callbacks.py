@@ -16,7 +16,7 @@ from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
 from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
-from autoseg.training.validation import evenly_chosen, too_large_for_loss, validate
+from autoseg.training.validation import evenly_chosen, regions_of, too_large_for_loss, validate
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
@@ -115,6 +115,7 @@ class Validation(Callback):
         """
         recipe = training.recipe
         self._cases = evenly_chosen(training.cases.validation, recipe.validate_cases)
+        self._regions = regions_of(training.fold.run.regions, training.stage.target)
         large = too_large_for_loss(self._cases, training.stage) if recipe.validation_loss == "images" else None
         if large is None:
             return
@@ -133,7 +134,7 @@ class Validation(Callback):
         share = math.inf if recipe.validate_always else share
         if not (self._cases and due and state.validation_seconds <= share * state.seconds):
             return
-        validate(training, self._cases)
+        validate(training, self._cases, self._regions)
         network = training.step.network
         network.train()
         set_deep_supervision(network, training.stage.network.supervised_levels)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import set_deep_supervision
 from autoseg.plans.recipe import Augmentation
 from autoseg.plans.stage import Stage
+from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.step.batch import Batch
 from autoseg.step.losses import training_loss
@@ -39,10 +40,12 @@ class ValidationScores:
         dice: output name → Dice of each case; NaN where both reference and prediction lack the output, or 1 by the
             plan's convention (``evaluation.empty``).
         losses: of each case; empty where the recipe takes the loss of patches, or none.
+        regions: the same as ``dice`` for regions of several labels, which are no outputs of the network.
     """
 
     dice: dict[str, list[float]]
     losses: list[float]
+    regions: dict[str, list[float]] = field(default_factory=dict)
 
 
 def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
@@ -57,23 +60,52 @@ def too_large_for_loss(cases: Sequence[StoredCase], stage: Stage) -> StoredCase 
     return next((case for case in cases if math.prod(case.shape) * stage.heads > LARGEST_LOSS), None)
 
 
-def validate(training: Training, cases: Sequence[StoredCase]) -> None:
-    """Add Dice and loss of some cases to the history; save the weights if the Dice is the best so far."""
+def regions_of(regions: Mapping[str, Sequence[int]], target: Target) -> dict[str, frozenset[int]]:
+    """The dataset's regions that unite labels which a network tells apart, by name.
+
+    Papers show the Dice of regions also where a network segments labels (Wacker et al. 2019, figure 4).
+
+    Args:
+        regions: of the dataset: name → values.
+        target: of the network.
+    """
+    if target.kind != "labels" or len(target.outputs) < 2:
+        return {}
+    names = {output.name for output in target.outputs}
+    found = {}
+    for name, values in regions.items():
+        united = [output for output in target.outputs if set(output.values) <= set(values)]
+        if name not in names and {value for output in united for value in output.values} == set(values):
+            found[name] = frozenset(values)
+    return found
+
+
+def validate(
+    training: Training, cases: Sequence[StoredCase], regions: Mapping[str, frozenset[int]] | None = None
+) -> None:
+    """Add Dice and loss of some cases to the history; save the weights if the Dice is the best so far.
+
+    Args:
+        training: its weights are validated.
+        cases: to validate on.
+        regions: that get a Dice beside the outputs' (:func:`regions_of`), which nothing depends on.
+    """
     started = time.monotonic()
     network, state, stage = training.weights, training.state, training.stage
     network.eval()
     set_deep_supervision(network, False)
-    found = validation_scores(network, cases, stage, training.device, training.step.dtype)
+    found = validation_scores(network, cases, stage, training.device, training.step.dtype, regions)
     if stage.recipe.validation_loss == "patches":
         loss = training.step.mean_loss(network, validation_patches(cases, stage, training.device))
         state.history[-1]["validation_loss"] = loss
     elif found.losses:
         state.history[-1]["validation_loss"] = float(np.mean(found.losses))
     means = {name: _mean(values) for name, values in found.dice.items()}
+    shown = means | {name: _mean(values) for name, values in found.regions.items()}
     mean = _mean(list(means.values()))
     mean = 0.0 if math.isnan(mean) else mean
     state.history[-1]["validation_dice"] = mean
-    state.history[-1].update({f"validation_dice_{name}": value for name, value in means.items()})
+    state.history[-1].update({f"validation_dice_{name}": value for name, value in shown.items()})
     if mean > state.best_dice:
         state.best_dice, state.without_better = mean, 0
         training.save_weights(network, "best")
@@ -92,10 +124,12 @@ def validation_scores(
     stage: Stage,
     device: torch.device,
     dtype: torch.dtype,
+    regions: Mapping[str, frozenset[int]] | None = None,
 ) -> ValidationScores:
     """Dice and loss of whole preprocessed images, without test-time augmentation; several decoders are averaged."""
     target, window = stage.target, SlidingWindow.of(stage, device, dtype, mirror=False)
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
+    united: dict[str, list[float]] = {name: [] for name in regions or {}}
     losses = []
     neither = 1.0 if stage.empty == "brats" else math.nan
     takes_loss = stage.recipe.validation_loss == "images" and too_large_for_loss(cases, stage) is None
@@ -109,12 +143,20 @@ def validation_scores(
                 prediction = (scores[index] > 0).cpu().numpy() & counts
             else:
                 prediction = (predicted == output.paint) & counts
-            truth = np.isin(reference, output.values) & counts
-            size = int(prediction.sum()) + int(truth.sum())
-            dice[output.name].append(2 * int((prediction & truth).sum()) / size if size else neither)
+            dice[output.name].append(_dice(prediction, np.isin(reference, output.values) & counts, neither))
+        for name, values in (regions or {}).items():
+            painted = [output.paint for output in target.outputs if set(output.values) <= values]
+            prediction = np.isin(predicted, painted) & counts
+            united[name].append(_dice(prediction, np.isin(reference, list(values)) & counts, neither))
         if takes_loss:
             losses.append(image_loss(scores, reference, stage))
-    return ValidationScores(dice, losses)
+    return ValidationScores(dice, losses, united)
+
+
+def _dice(prediction: np.ndarray, truth: np.ndarray, neither: float) -> float:
+    """Of two masks; ``neither`` where both are empty."""
+    size = int(prediction.sum()) + int(truth.sum())
+    return 2 * int((prediction & truth).sum()) / size if size else neither
 
 
 @torch.no_grad()

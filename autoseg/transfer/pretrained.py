@@ -73,7 +73,7 @@ def imagenet_weights(encoder: str) -> _Tensors:
     except Exception as error:  # whatever a download may raise
         raise AutosegError(
             f"the ImageNet weights of {encoder} can't be had from timm ({_first_line(error)}); where there is no "
-            "network, download them elsewhere and plan with --weights FILE."
+            "network, plan with --weights FILE, or bring timm's cache (HF_HOME) from where there is one."
         ) from None
     return model.state_dict()
 

@@ -63,6 +63,7 @@ def plan_albunet(
         skips=[4, 8, 16, 32],
         depth_layers=depth_layers,
         reasons={
+            "family": f"{_PAPER}, section III-A: slices go through a 2D encoder, whose convolutions are 1×3×3 then",
             "encoder": f"{_PAPER}, section III-A: ResNet34 with every k×k convolution made 1×k×k",
             "first_pool": f"{_PAPER}, figure 2: 2×2 instead of 3×3",
             "skips": f"{_PAPER}, figure 2; none at half the resolution, as in the released code",
@@ -143,7 +144,8 @@ def plan_albunet(
     )
     size = fit(task.full, network, own, Wanted(patch, batch, unit, least, origin=f"{_PAPER}, section III-C"))
     base, applied = base_recipe(task.full, size.patch, size.batch)
-    recipe = lasting(adopt(base, own), task, (50, 100), f"{_PAPER}, section III-C: 50 epochs of 100 batches")
+    source, shown = f"{_PAPER}, section III-C: 50 epochs of 100 batches", f"{_PAPER}, figure 4: after every epoch"
+    recipe = lasting(adopt(base, own), task, (50, 100), source, shown)
     tile = [max(side, mine) for side, mine in zip(_covering(_WINDOW, task.grid.shape), size.patch, strict=True)]
     applied = without_mirroring(applied, f"{_PAPER} describe no test-time augmentation")
     inference = applied.model_copy(
@@ -157,7 +159,8 @@ def plan_albunet(
                 "patch_size": f"{_PAPER}, section III-E: as large as the 3D network's patches, where the images are",
                 "step": f"{_PAPER}, section III-E: {_STEP_IN_PLANE} pixels in the plane, {_WINDOW[0]} slices along z",
                 "edges": f"{_PAPER}, section III-E: exactly so far apart",
-                "average": f"{_PAPER}, section III-E: overlapping predictions are averaged",
+                "average": f"{_PAPER}, section III-E: overlapping predictions are averaged; as probabilities is "
+                "ours, the released code adds logits",
                 "gaussian_sigma": f"{_PAPER}, released code: overlapping windows count alike",
             },
         }
@@ -183,6 +186,10 @@ def plan_albunet(
                 reasons={"validation_share": f"{_PAPER}, section IV-B: 20 %, split between patients"},
             ),
             target_reason=f"{_PAPER}, section III-A: a softmax over edema, tumor core, enhancing tumor and background",
+            reasons={
+                "crop": f"{_PAPER}, section III-D: to the non-zero region",
+                "outside_mask": f"{_PAPER}, section IV-C: brain masks are applied; a case without one stays as it is",
+            },
         ),
     )
 

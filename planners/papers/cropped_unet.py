@@ -38,12 +38,14 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     task = open_task(fingerprint, request, ("flair",), where, exclusive=True)
     shape = cropped_shape(task)
     stage = replace(task.full, shape=shape)
-    plain = plain_unet(CROP, shape, task.grid.spacing, _FEATURES, _LEVELS, "ours")
+    source = f"ours; {YILDIZ}, section 2.4, has 64 in its example for a plane"
+    plain = plain_unet(CROP, shape, task.grid.spacing, _FEATURES, _LEVELS, source)
     network = plain.model_copy(
         update={
             "pooling": "max",
             "reasons": {
                 **plain.reasons,
+                "family": f"{YILDIZ}, section 2.4: transposed convolutions and skip connections",
                 "strides": f"{YILDIZ}, section 2.4: pooled four times by two, where the images have the voxels for it",
                 "pooling": f"{YILDIZ}, section 2.4: max pooling",
                 "encoder_blocks": f"{YILDIZ}, section 2.4: two convolutions a level",
@@ -111,7 +113,7 @@ def _loss() -> Loss:
             "ce_weight": f"{both}recipe.loss.tversky_weight=0 --set recipe.loss.ce_weight=1",
             "tversky_weight": f"{YILDIZ}, table 4; 1 − the index, as eq. 7 grows where the network is right",
             "tversky_alpha": "ours: that of Salehi et al. 2017",
-            "tversky_beta": "ours: that of Salehi et al. 2017, false negatives weigh more",
+            "tversky_beta": f"{YILDIZ}, section 3.0.2: false negatives weigh more; as much as in Salehi et al. 2017",
             "dice_numerator": f"{YILDIZ}, eq. 3",
             "smooth": f"ours: {YILDIZ}, eq. 3, gives its ε no value",
             "background": f"{YILDIZ}, section 3.0.1: the classes are a partition of all voxels",

@@ -16,12 +16,15 @@ from autoseg.plans.recipe import Optimizer, Recipe, Sampling
 from autoseg.plans.tiles import tile_starts
 from planners.papers.rahimpour import (
     RAHIMPOUR,
+    SIZE,
     augmentation,
     half_and_half,
+    he_normal,
     inference_of,
     on_plateaus,
     preparation,
     recipe_of,
+    with_sequences,
 )
 from planners.rules.fitting import Wanted, fit
 from planners.rules.systems import adopt, assemble, base_recipe, configure
@@ -50,13 +53,16 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, whole_of(fingerprint, request))
+    task = with_sequences(open_task(fingerprint, whole_of(fingerprint, request)))
     refuse_pictures(task, "deepmedic")
     network = DeepMedic(
         reasons={
+            "family": f"{RAHIMPOUR}, section 2.2: {_ORIGINAL}, 11 layers, without padding",
+            "size": SIZE,
             "features": f"{RAHIMPOUR}, section 3.2",
-            "fully_connected": f"{RAHIMPOUR}, section 3.2",
-            "factor": f"{RAHIMPOUR}, section 2.2: images downsampled three times; means of 3×3×3 voxels are ours, "
+            "fully_connected": f"{RAHIMPOUR}, section 3.2 (as convolutions of 1×1×1: section 2.2)",
+            "factor": f"{RAHIMPOUR}, section 2.2: images downsampled three times, by which 51³ voxels are seen around "
+            "a patch of 25³ (section 4: at least as many); means of 3×3×3 voxels are ours, "
             f"where {_ORIGINAL}'s code takes every third",
             "norm": f"{RAHIMPOUR}, section 2.2: batch normalization, of every layer but the last",
             "dropout": f"{RAHIMPOUR}, section 2.2: 2 % for all convolutional layers",
@@ -65,7 +71,11 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     )
     taken = 2 * len(network.features)
     own = Recipe(
-        loss=half_and_half(batch_dice=True), optimizer=_optimizer(), schedule=on_plateaus(), sampling=_sampling()
+        loss=half_and_half(batch_dice=True),
+        optimizer=_optimizer(),
+        schedule=on_plateaus(),
+        sampling=_sampling(),
+        initialization=he_normal(),
     )
     # Not the patch but the output is limited by the image.
     around = replace(task.full, shape=[side + taken for side in task.grid.shape])
@@ -75,7 +85,10 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     base, _ = base_recipe(task.full, network.output_size(size.patch), size.batch)
     mine = own.model_copy(update={"augmentation": augmentation(task)})
     recipe = recipe_of(task, adopt(base, mine), size.batch)
-    configuration = configure(task.full, network, size, recipe, inference_of(_inference(task, network)))
+    counted = f"{RAHIMPOUR}, section 3.2: 663,491 of four sequences and one structure, trainable there; here with the "
+    counted += "statistics of batch norm, which are not trained"
+    reasons = {"parameters_with_statistics": counted}
+    configuration = configure(task.full, network, size, recipe, inference_of(_inference(task, network)), reasons)
     return assemble(
         task,
         "deepmedic",

@@ -10,14 +10,17 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Optimizer, Recipe, Sampling
 from planners.papers.rahimpour import (
     RAHIMPOUR,
+    SIZE,
     augmentation,
     box_of,
     fits_box,
     half_and_half,
+    he_normal,
     inference_of,
     on_plateaus,
     preparation,
     recipe_of,
+    with_sequences,
 )
 from planners.rules.fitting import Size, Wanted, fit
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
@@ -42,20 +45,28 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = exclusive(open_task(fingerprint, whole_of(fingerprint, request)))
+    task = exclusive(with_sequences(open_task(fingerprint, whole_of(fingerprint, request))))
     refuse_pictures(task, "fullimage_unet")
     network = FullImageUNet(
         factor=3,
         reasons={
-            "features": f"{RAHIMPOUR}, sections 2.2 and 3.2: four levels from 20 and 40 kernels, doubled each; two "
-            "convolutions of n and 2n kernels at every level are ours: within 0.2 % of their number of parameters",
+            "family": f"{RAHIMPOUR}, section 2.2: an upsampling, halved channels and a skip connection a level, same "
+            "padding",
+            "size": SIZE,
+            "features": f"{RAHIMPOUR}, section 2.2 and section 3.2: four levels from 20 and 40 kernels, doubled "
+            "each; two convolutions of n and 2n kernels a level are ours: within 0.2 % of their number of parameters",
             "factor": f"{RAHIMPOUR}, section 2.2: maxima of 3×3×3, by a factor of three",
-            "fully_connected": f"{RAHIMPOUR}, section 3.2: 20 kernels",
+            "fully_connected": f"{RAHIMPOUR}, section 3.2: 20 kernels (as convolutions of 1×1×1: section 2.2)",
             "norm": f"{RAHIMPOUR}, section 2.2: instance normalization",
             "dropout": f"{RAHIMPOUR}, section 2.2: 50 % for the final two fully connected layers",
         },
     )
-    own = Recipe(loss=half_and_half(batch_dice=False), optimizer=_optimizer(), schedule=on_plateaus())
+    own = Recipe(
+        loss=half_and_half(batch_dice=False),
+        optimizer=_optimizer(),
+        schedule=on_plateaus(),
+        initialization=he_normal(),
+    )
     whole = _whole_images(task)
     origin = f"{RAHIMPOUR}, section 2.2"
     wanted = Wanted(whole, _BATCH, [_UNIT] * 3, [_LEAST] * 3, whole=True, origin=origin)
@@ -65,7 +76,9 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         update={"sampling": _sampling(size.patch == whole), "augmentation": augmentation(task)},
     )
     recipe = recipe_of(task, adopt(base, mine), size.batch)
-    configuration = configure(task.full, network, size, recipe, inference_of(inference))
+    counted = f"{RAHIMPOUR}, section 3.2: 3,878,841; every layer is not described"
+    reasons = {"parameters": counted}
+    configuration = configure(task.full, network, size, recipe, inference_of(inference), reasons)
     return assemble(
         task,
         "fullimage_unet",

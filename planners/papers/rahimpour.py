@@ -5,13 +5,14 @@ lesion segmentation" (technical report).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.inference import Inference
 from autoseg.plans.loss import Loss
 from autoseg.plans.preprocessing import Normalization
-from autoseg.plans.recipe import Recipe
+from autoseg.plans.recipe import Initialization, Recipe
 from autoseg.plans.schedule import Schedule
 from planners.rules.mirroring import flips
 from planners.rules.protocol import changed, in_passes, still
@@ -43,8 +44,15 @@ TARGET = (
 )
 
 RULES = EvaluationRules(
-    test_share=0.2, reasons={"test_share": f"{RAHIMPOUR}, section 2.2: 80 % for training, 20 % for the test"}
+    test_share=0.2,
+    reasons={
+        "test_share": f"{RAHIMPOUR}, section 2.2: 80 % for training, 20 % for the test",
+        "validation_share": f"{RAHIMPOUR}, section 2.2: none apart, but a cross-validation of five folds",
+    },
 )
+
+#: Reason of a network's size.
+SIZE = f"{RAHIMPOUR}, section 3.2: what the others of 25, 50 and 150 % are compared with"
 
 
 def half_and_half(batch_dice: bool) -> Loss:
@@ -63,6 +71,20 @@ def half_and_half(batch_dice: bool) -> Loss:
             else f"{RAHIMPOUR}, section 2.2: over all voxels of an image",
         },
     )
+
+
+def with_sequences(task: Task) -> Task:
+    """The task, saying where its channels come from where the user named none."""
+    if task.request.channels:
+        return task
+    reason = f"{RAHIMPOUR}, section 2.1: four sequences; all that the dataset has"
+    return replace(task, reasons={**task.reasons, "channels": reason})
+
+
+def he_normal() -> Initialization:
+    """Random weights, as the networks are built with."""
+    where = f"{RAHIMPOUR}, section 2.2: from N(0, √(2/n)) with n inputs of a kernel; biases start at zero"
+    return Initialization(reasons={"source": where})
 
 
 def augmentation(task: Task) -> Augmentation:
@@ -207,6 +229,12 @@ def preparation(task: Task) -> Preparation:
         box_reason=why,
         evaluation=RULES,
         target_reason=TARGET if len(task.target.outputs) == 1 else "",
+        reasons={
+            "bias_correction": f"{RAHIMPOUR}, section 3.1: none, as N4 made it worse",
+            "crop": f"{RAHIMPOUR}, section 4: to the non-zero region, which saves time",
+            "outside_mask": f"{RAHIMPOUR}, section 2.1: skull-stripped images; a case without a brain mask stays as "
+            "it is",
+        },
     )
 
 

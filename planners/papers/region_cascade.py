@@ -24,6 +24,9 @@ from planners.rules.task import Task, open_task, refuse_pictures
 _PAPER = "Wang et al. 2017"
 _CODE = "its released configuration"
 
+#: Whose baseline it is.
+_WACKER = "Wacker et al. 2019"
+
 #: Sides in the plane of the patches of the three networks, their slices, and the patches in a batch (its released
 #: configuration; of 19 slices 11 are left by convolutions that are not padded, which ours are).
 _SIDES, _SLICES, _BATCH = (144, 96, 64), 19, 5
@@ -65,7 +68,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         UsageError: unknown channels or regions are requested, or the images are no volumes.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"), _PAPER)
+    task = open_task(fingerprint, request, ("flair", "t1", "t1c", "t2"), f"{_WACKER}, section V-C")
     refuse_pictures(task, "region_cascade")
     stages, why = _stages(task.target)
     configurations: dict[str, Configuration] = {}
@@ -119,7 +122,8 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
         features=[_CHANNELS] * levels,
         fusion="sigmoid" if stage.target.kind == "regions" else "softmax",
         reasons={
-            "views": f"Wacker et al. 2019, section V-C: axial, sagittal and coronal, fused ({_PAPER})",
+            "family": f"{_WACKER}, section V-A: residual connections, PReLU, dilated convolutions ({_PAPER})",
+            "views": f"{_WACKER}, section V-C: axial, sagittal and coronal, fused ({_PAPER})",
             "features": f"{_CHANNELS} everywhere, the plane halved {'twice' if levels > 2 else 'once'} ({_PAPER})",
         },
     )
@@ -139,7 +143,8 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
             margin=_MARGIN,
             within="mask",
             reasons={
-                "within": "Wacker et al. 2019, section V-A: the core inside the edema, the active tumor in it",
+                "configuration": f"{_WACKER}, section V-A: the whole tumor, then its core, then the active tumor",
+                "within": f"{_WACKER}, section V-A: the core inside the edema, the active tumor in it",
                 "margin": f"{_PAPER}, {_CODE}",
                 "use": f"inside the box of what the stage before found ({_PAPER})",
             },

@@ -30,11 +30,11 @@ _EPOCHS = 60
 
 _PAPER = "Tweedy"
 _TRAINING = f"{_PAPER}, Training and loss function"
-_RANGER = "Wright & Demeure 2021"
+_RANGER = "Wright & Demeure 2021, released code"
 
 _RATE = 3e-3
 
-#: Ranger21's own (its sections 3.4 and 3.5, and its code): the rate rises over 2/(1 − β₂) = 2,000 steps, or over 22 %
+#: Ranger21's own (its released code): the rate rises over 2/(1 − β₂) = 2,000 steps, or over 22 %
 #: where that would be more than 45 %, begins to fall at 72 %, and ends at 3e-5.
 _WARMUP_STEPS, _WARMUP, _WARMUP_LIMIT = 2000, 0.22, 0.45
 _EXPLORE, _LEAST_RATE = 0.72, 3e-5
@@ -64,9 +64,10 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     )
     own = Recipe(loss=_loss(), optimizer=_ranger(), ema_decay=0.0, reasons={"ema_decay": "Ranger21 looks ahead itself"})
     least = [2 * factor for factor in network.divisor]
-    size = fit(task.full, network, own, Wanted(_PATCH, _BATCH, least=least, origin="ours"))
+    origin = f"ours; the figure of {_PAPER}, Data pipelines, is missing"
+    size = fit(task.full, network, own, Wanted(_PATCH, _BATCH, least=least, origin=origin))
     base, inference = base_recipe(task.full, size.patch, size.batch)
-    recipe = _sixty_passes(task, adopt(base, own), size.batch)
+    recipe = _augmented(_sixty_passes(task, adopt(base, own), size.batch))
     inference = inference.model_copy(
         update={
             "average": "probabilities",
@@ -118,10 +119,17 @@ def _sixty_passes(task: Task, recipe: Recipe, batch: int) -> Recipe:
                 "epochs": f"{_TRAINING}: 60 epochs",
                 "epoch_length": "ours: one pass over the training cases, as the slides define no epoch",
                 "iterations_per_epoch": f"what a pass over about {cases} cases takes",
-                "validate_every": "ours",
+                "validate_every": f"ours; {_PAPER}, Training results: after 20, 40 and 60 epochs",
             },
         }
     )
+
+
+def _augmented(recipe: Recipe) -> Recipe:
+    """The recipe, saying whose augmentation it has."""
+    reason = f"ours, nnU-Net's; the figure of {_PAPER}, Data pipelines, is missing"
+    reasons = {**recipe.augmentation.reasons, "rotation_probability": reason}
+    return recipe.model_copy(update={"augmentation": recipe.augmentation.model_copy(update={"reasons": reasons})})
 
 
 def _ranger() -> Optimizer:
@@ -151,7 +159,7 @@ def _loss() -> Loss:
             "focal_gamma": f"{_TRAINING}: γ = 2",
             "focal_reduction": f"ours: {_PAPER} prints a sum, which over 128³ voxels is 10⁵ and more and drowns D; "
             "three seeds on phantoms told no difference",
-            "smooth": f"ours: {_PAPER} gives ε no value",
+            "smooth": f"ours; {_TRAINING}, gives ε no value",
             "batch_dice": "ours: the batch counts as one image, as a patch sees only a part of it",
         },
     )

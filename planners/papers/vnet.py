@@ -18,7 +18,7 @@ from planners.rules.task import Task, exclusive, open_task, refuse_pictures, who
 #: Sequence that Yıldız et al. train it on.
 _FLAIR = "flair"
 
-#: Voxels ``(z, y, x)`` of a volume and volumes a step of Milletari et al., section 4.
+#: Voxels ``(z, y, x)`` of a volume (Milletari et al., section 3.1) and volumes a step (section 4).
 _PATCH = (64, 128, 128)
 _BATCH = 2
 
@@ -49,7 +49,8 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             "features": f"{_PAPER}, figure 2",
             "convolutions": f"{_PAPER}, figure 2 ({YILDIZ}, section 2.4.1)",
             "kernel_size": f"{_PAPER}, section 2",
-            "norm": f"ours, as in most programs for V-Net since: {_PAPER} have none; --set network.norm=none",
+            "norm": f"ours, as in most programs for V-Net since; {_PAPER} have none, as {YILDIZ}, section 2.4.1, say; "
+            "--set network.norm=none",
             "dropout": f"{_PAPER}: none",
         }
     )
@@ -72,9 +73,11 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             still(f"{_PAPER}: none"),
             {"elastic_probability": 1.0, "elastic_spacing": max(CROP)},
             {
-                "elastic_probability": f"{_PAPER}, section 4: a deformation at every step; their histogram matching is "
-                "left out",
-                "elastic_spacing": f"{_PAPER}, section 4: a grid of 2×2×2 nodes; how far they move is ours",
+                "elastic_probability": f"{_PAPER}, section 3.1: a deformation at every step; their histogram matching "
+                "is left out",
+                "elastic_spacing": f"{_PAPER}, section 3.1: a grid of 2×2×2 nodes",
+                "elastic_magnitude": f"ours; {_PAPER}, section 4, draw nodes from N(0, 15 voxels), a deviation that 45 "
+                "has here",
             },
         ),
         ema_decay=0.0,
@@ -92,7 +95,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         task = replace(task, reasons={**task.reasons, "channels": where})
         preparation = cropped(f"{YILDIZ}, section 3: a single foreground class")
     else:
-        preparation = Preparation()
+        preparation = Preparation(reasons={"bias_correction": f"ours: none; {_PAPER}, section 4, correct by N4"})
     return assemble(
         task, "vnet", {"3d_fullres": configuration}, "3d_fullres", f"the only one that {_PAPER} trained", preparation
     )
@@ -108,7 +111,8 @@ def _wanted(task: Task, on_flair: bool, least: list[int]) -> Wanted:
     """Yıldız' crop, or Milletari's volumes."""
     if on_flair:
         return Wanted(CROP, _BATCH, least=least, origin=f"{YILDIZ}, section 3 (in batches of {_PAPER}, section 4)")
-    return Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least, origin=f"{_PAPER}, section 4")
+    origin = f"{_PAPER}, section 3.1 and section 4"
+    return Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least, origin=origin)
 
 
 def _loss(several: bool) -> Loss:

@@ -39,6 +39,7 @@ def cropped(target_reason: str) -> Preparation:
         box_reason=f"{YILDIZ}, section 3: cropped to 128×128×128; around the middle of the head is ours",
         evaluation=RULES_850_250_150,
         target_reason=target_reason,
+        reasons={"outside_mask": f"{YILDIZ}, section 3: skull-stripped; a case without a brain mask stays as it is"},
     )
 
 

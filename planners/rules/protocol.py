@@ -78,7 +78,7 @@ def in_passes(recipe: Recipe, task: Task, rules: EvaluationRules, batch: int) ->
     )
 
 
-def lasting(recipe: Recipe, task: Task, length: tuple[int, int], source: str) -> Recipe:
+def lasting(recipe: Recipe, task: Task, length: tuple[int, int], source: str, validated: str = "") -> Recipe:
     """The recipe with a paper's epochs; validated after each on a GPU, and as often as usual on a CPU.
 
     Args:
@@ -86,12 +86,13 @@ def lasting(recipe: Recipe, task: Task, length: tuple[int, int], source: str) ->
         task: the data.
         length: epochs, and steps of each.
         source: of both numbers.
+        validated: where the paper shows a validation after each epoch, if it does.
     """
     every = max(1, round(_STEPS_BETWEEN["cpu"] / length[1])) if task.cpu else 1
     reasons = {
         "epochs": source,
         "iterations_per_epoch": source,
-        "validate_every": f"ours: some {every * length[1]} steps",
+        "validate_every": validated if validated and every == 1 else f"ours: some {every * length[1]} steps",
     }
     return recipe.model_copy(
         update={

@@ -38,6 +38,7 @@ class Preparation:
         box_reason: why this one, or why none.
         evaluation: splits and conventions.
         target_reason: why the target is what it is, in place of the usual reason.
+        reasons: of further values of the preprocessing, in place of the usual ones.
     """
 
     normalization: Normalization | None = None
@@ -45,6 +46,7 @@ class Preparation:
     box_reason: str = ""
     evaluation: EvaluationRules = field(default_factory=EvaluationRules)
     target_reason: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def base_recipe(
@@ -176,6 +178,7 @@ def assemble(
         prepared["box"] = preparation.box_reason
     if published:
         prepared["outside_mask"] = "ours: papers have skull-stripped images; a case without a brain mask stays as it is"
+    prepared |= preparation.reasons
     if preparation.target_reason:
         reasons["target"] = preparation.target_reason
     return Plan(

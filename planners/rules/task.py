@@ -105,8 +105,7 @@ def open_task(
     reasons = {}
     if not wanted and preferred and set(preferred) <= set(fingerprint.channels):
         wanted = tuple(preferred)
-        if len(preferred) < len(fingerprint.channels):
-            reasons["channels"] = f"{source}: {', '.join(preferred)}"
+        reasons["channels"] = f"{source}: {', '.join(preferred)}"
     names = choose_channels(fingerprint, wanted)
     if set(names) == set(preferred):
         names = list(preferred)

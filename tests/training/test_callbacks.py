@@ -17,7 +17,7 @@ from autoseg.training import batches, callbacks, validation
 from autoseg.training.callback import Callback
 from autoseg.training.loop import train_fold
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.training.validation import ValidationScores, evenly_chosen, validation_scores
+from autoseg.training.validation import ValidationScores, evenly_chosen, regions_of, validation_scores
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, Perfect, make_plan, store, train_in
 from tests.training.test_loop import CPU, plan_with, same_weights, train
@@ -157,3 +157,28 @@ def test_what_a_callback_adds_to_the_last_row_is_written(tmp_path: Path, cases: 
     train_fold(fold, Cases(cases[:-1], cases[-1:]), Budget(iterations=2), TrainingSettings(CPU), [Counts()])
     with open(fold.history) as file:
         assert [row["count"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_regions_that_unite_labels(tmp_path: Path) -> None:
+    """Regions of what the network tells apart; a Dice of theirs beside the labels', which the mean leaves out."""
+    given = {"whole": [1, 2], "core": [2], "more": [1, 2, 3], "outer": [1, 2], "other": [3]}
+    regions = regions_of(given, LABELS)
+    assert regions == {"whole": {1, 2}, "core": {2}}  # "outer" is the name of an output
+    assert regions_of(given, REGIONS) == {}
+    label = np.zeros((4, 4, 4), np.int16)
+    label[0, 0, :3] = 1
+    label[1, 1, :2] = 2
+    case = store(tmp_path, "c", label, 100.0 * np.where(label == 2, 1, label) + 0.5)
+    found = validation_scores(Perfect(), [case], make_plan(target=LABELS).stage(), CPU, torch.float32, regions)
+    # All five voxels are taken for label 1.
+    assert found.dice == {"outer": [pytest.approx(2 * 3 / (5 + 3))], "inner": [0.0]}
+    assert found.regions == {"whole": [1.0], "core": [0.0]}
+    assert validation_scores(Perfect(), [case], make_plan(target=LABELS).stage(), CPU, torch.float32).regions == {}
+
+
+def test_regions_are_in_the_history(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ValidationScores({"outer": [0.5]}, [], {"whole": [0.75]})
+    monkeypatch.setattr(validation, "validation_scores", lambda *_: found)
+    state = train(tmp_path / "f", plan_with(), cases, Budget(iterations=2))
+    row = state.history[-1]
+    assert (row["validation_dice"], row["validation_dice_whole"], state.best_dice) == (0.5, 0.75, 0.5)

@@ -173,7 +173,7 @@ def test_without_improvement_by_hand() -> None:
 def test_time_does_not_decide_what_is_followed(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """A validation that takes an hour is skipped the next time, unless the training depends on it."""
 
-    def slow(training: Any, _: Any) -> None:
+    def slow(training: Any, *_: Any) -> None:
         training.state.validation_seconds += 3600
         training.state.history[-1]["validation_loss"] = 1.0 / len(training.state.history)
 
