@@ -62,7 +62,9 @@ def command(
     source_config: Annotated[
         str | None, typer.Option(help="Configuration of the source; its recommended one by default.")
     ] = None,
-    source_fold: Annotated[int | None, typer.Option(help="Fold of the source; its first by default.")] = None,
+    source_fold: Annotated[
+        int | None, typer.Option(help="Fold of the source that the tuning starts from; the best by default.")
+    ] = None,
     map_channel: Annotated[
         list[str] | None,
         typer.Option(help="A channel and the source's channel that it is: NAME=SOURCE, or NAME=new. Repeatable."),

@@ -91,6 +91,9 @@ class Initialization(Reasoned):
             harmonizes others, the model as it is sees those without.
         ensemble: of ``model``: files in the run folder with the weights of all its folds, which predict together where
             it is used as it is; empty where it can't be, as its channels or outputs are others.
+        begin: of ``model``: what the training starts from: the ``fold`` whose weights ``file`` has, or the ``best`` of
+            ``ensemble`` and the average of their weights on the training cases of each fold
+            (:mod:`autoseg.transfer.source_start`).
         keep: of ``model``: share of the initial weights in the average that is saved at the end. ``auto``: chosen on
             cases that were not trained on (:mod:`autoseg.crossvalidation.source_share`). A number is halved while it
             raises the loss on training cases by more than a tolerance (:mod:`autoseg.training.source_average`).
@@ -111,6 +114,7 @@ class Initialization(Reasoned):
     outputs: dict[str, str] = Field(default_factory=dict)
     harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
+    begin: Literal["fold", "best"] = "fold"
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)
     rank: int = Field(0, ge=0)
@@ -141,6 +145,8 @@ class Initialization(Reasoned):
             raise ValueError(f"rank is {self.rank}, but source is {self.source}; only a model's kernels are added to")
         if self.keep == "auto" and not self.ensemble:
             raise ValueError("keep is auto, but the source can't be used as it is; give a share from 0 to below 1")
+        if self.begin == "best" and len(self.ensemble) < 2:
+            raise ValueError("begin is best, but the source has no folds to choose among; give fold")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:
