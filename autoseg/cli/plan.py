@@ -82,6 +82,10 @@ def command(
     harmonize: Annotated[
         bool, typer.Option("--harmonize", help="Map intensities to those of the source's training images.")
     ] = False,
+    source_data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset that the source learned from, whose cases are mixed into the tuning's batches."),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
@@ -108,6 +112,7 @@ def command(
     from autoseg.runs.run import Run
     from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.source_cases import SourceCases
     from autoseg.transfer.teacher import Teacher
     from autoseg.utils.progress import say, silenced
 
@@ -119,6 +124,7 @@ def command(
             (map_label, "--map-label"),
             (tuning, "--tuning"),
             (harmonize, "--harmonize"),
+            (source_data, "--source-data"),
         ):
             if given:
                 raise UsageError(f"{option} goes with --source, the model to start from.")
@@ -145,6 +151,7 @@ def command(
         carried = (
             () if weights is None else (InitialWeights(weights),),
             () if asked is None else (asked,),
+            () if source_data is None else (SourceCases(source_data),),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(

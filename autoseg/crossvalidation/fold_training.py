@@ -36,6 +36,7 @@ from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.training.validation import evenly_chosen
 from autoseg.transfer.initialization import load_initial_weights
+from autoseg.transfer.mixed_cases import mixed_cases
 from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.source_start import START, candidates, choose_start
 from autoseg.transfer.teacher_scores import teacher_scores
@@ -83,7 +84,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     teacher = teacher_scores(fold)
     if teacher is not None:
         training = [teacher.of(case) for case in training]
-    identity = training_identity(stage, [*training, *validation], settings.seed)
+    cases = Cases(training, validation, mixed_cases(fold))
+    identity = training_identity(stage, [*cases.learned, *validation], settings.seed)
     if not settings.resume and (job.asked or not _is_done(fold, "", identity, at_least=True)):
         start_over(fold)
     if _is_done(fold, job.request, identity, at_least=not job.last):
@@ -120,6 +122,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if begins is not None:
         log(str(begins))
+    for group in cases.mixed:
+        log(f"{group.share:.0%} of the samples come from {len(group.cases)} cases from elsewhere")
     if waits_asleep():
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
@@ -127,7 +131,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     forget_shares(fold)  # of an earlier, shorter training: from here on they are not its weights
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
-        state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
+        state = train_fold(fold, cases, budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")

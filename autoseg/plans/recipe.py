@@ -14,6 +14,7 @@ from autoseg.plans.components import by_name
 from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
 from autoseg.plans.loss import Loss as Loss
 from autoseg.plans.loss import LossTerm as LossTerm
+from autoseg.plans.mixing import Mixed
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
@@ -202,6 +203,7 @@ class Recipe(Reasoned):
         initialization: where the weights come from.
         freeze: which of them are frozen, and how long.
         distillation: term of the loss with a teacher's outputs, if any.
+        source_cases: cases of a source's data that are mixed into the batches, if any.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: of the step's autocast; ``auto``: the fastest on the device, as measured before the training
@@ -232,6 +234,7 @@ class Recipe(Reasoned):
     initialization: Initialization = Initialization()
     freeze: Freeze = Freeze()
     distillation: Distillation | None = None
+    source_cases: Mixed | None = None
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
