@@ -91,7 +91,7 @@ def preprocess_mixed(run: Run, stage: Stage, workers: int | None) -> None:
 def mixed_cases(fold: Fold) -> list[MixedCases]:
     """The groups of cases that a fold's training mixes in."""
     groups = []
-    for given in (fold.stage.recipe.source_cases,):
+    for given in (fold.stage.recipe.source_cases, fold.stage.recipe.unlabelled):
         if given is not None and given.share > 0:
             folder = mixed_folder(fold.run, fold.stage, given.file)
             cases = [StoredCase(folder, case.id) for case in mixed_dataset(fold.run, given.file).dataset.cases]
