@@ -20,6 +20,7 @@ from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
+from autoseg.interop.nnunet.exporting import export_nnunet
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
@@ -33,6 +34,7 @@ from autoseg.training.training import Budget
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_start import START, start_file
+from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, TeacherModel
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
@@ -305,6 +307,28 @@ def test_a_run_that_kept_its_source_as_a_source(source: Run, tmp_path: Path, mon
     second = plan_dataset(source.dataset, tmp_path / "second", request)
     names = [first.plan.stage().recipe.initialization.ensemble, second.plan.stage().recipe.initialization.ensemble]
     assert sorted(names[0]) == sorted(names[1])
+
+
+def test_what_a_run_that_kept_its_source_hands_on(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a student, and to nnU-Net: all folds of the source, and not one for each fold that was tuned."""
+    choosing(monkeypatch, SOURCE)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run, [0])
+    stage, names = run.plan.stage(), ["0.safetensors", "1.safetensors"]
+    teacher = TeacherModel.of(run.path)
+    assert [Path(name).name for name in teacher.weights] == ["weights.safetensors", *names, "source_share.json"]
+    assert teacher.unseen(["case_0"]) == (0, 1)
+    asked = Teacher(run.path)
+    asked.install(run.plan, tmp_path / "student")
+    copy = TeacherModel.of(tmp_path / "student" / TEACHER_FOLDER / asked.content)
+    assert copy.content == asked.content
+    predictor = Predictor.load(copy.run.path, stage.name, copy.asked(copy.folds), "cpu")
+    assert [path.name for path in predictor.members[0].stages[0].weights] == names
+    monkeypatch.setattr("autoseg.interop.nnunet.exporting._refuse", lambda plan, stage, run: stage.network)
+    model = export_nnunet(run.path, tmp_path / "model")
+    assert sorted(path.parent.name for path in model.glob("fold_*/*")) == ["fold_0", "fold_1"]
+    one = export_nnunet(run.path, tmp_path / "one", folds=[0])
+    assert [path.parent.name for path in one.glob("fold_*/checkpoint_final.pth")] == ["fold_0"]
 
 
 def test_a_single_patient(source: Run, tmp_path: Path) -> None:
