@@ -85,7 +85,10 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Way → case → mean Dice; "source as it is" is the first."""
 
     def request(seed: int, *carried: Carried) -> autoseg.Request:
-        return autoseg.Request(device=options.device, folds=options.folds, seed=seed, carried=carried)
+        overrides = tuple(options.overrides)
+        return autoseg.Request(
+            device=options.device, folds=options.folds, seed=seed, carried=carried, overrides=overrides
+        )
 
     first = autoseg.Request(device=options.device)
     model = (
@@ -120,6 +123,8 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             if runs[0].plan.stage().recipe.initialization.keep == "auto":
                 tuned[f"{way}, tuned weights alone"] = mean_of_seeds([dice(run, "shares/0") for run in runs])
         tuned[f"{way}, chosen"] = mean_of_seeds([values(run) for run in runs])
+    if not options.scratch_seeds:
+        return {**found, **tuned}
     scratch = [
         values(trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None))
         for seed in options.seeds[: options.scratch_seeds]
@@ -141,6 +146,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tunings", nargs="+", default=["unfreeze", "norms", "pulled"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohort's plans")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)
 
