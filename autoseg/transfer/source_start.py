@@ -28,7 +28,7 @@ from autoseg.utils.files import read_json, write_json
 START = "start.json"
 
 #: Stands for the average of the folds' weights, among the names of their files.
-AVERAGE = "average"
+FOLDS_AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SourceStart:
     """What a fold's tuning starts from.
 
     Attributes:
-        taken: name of the source's file in the run folder, or :data:`AVERAGE`.
+        taken: name of the source's file in the run folder, or :data:`FOLDS_AVERAGE`.
         dice: the same of each candidate, in order → mean Dice; empty where nothing was compared.
         cases: training cases that it was measured on.
         seconds: that this took.
@@ -53,11 +53,13 @@ class SourceStart:
         """For the log."""
         if not self.dice:
             return "the tuning starts from the source's first fold: there is no time to compare them"
-        folds = {name: dice for name, dice in self.dice.items() if name != AVERAGE}
+        folds = {name: dice for name, dice in self.dice.items() if name != FOLDS_AVERAGE}
         number = list(self.dice).index(self.taken) + 1
-        what = "the average" if self.taken == AVERAGE else f"number {number}"
+        what = "the average" if self.taken == FOLDS_AVERAGE else f"number {number}"
         what += f" of the source's {len(folds)} folds"
-        measured = f"{', '.join(f'{dice:.3f}' for dice in folds.values())}, their average {self.dice[AVERAGE]:.3f}"
+        measured = (
+            f"{', '.join(f'{dice:.3f}' for dice in folds.values())}, their average {self.dice[FOLDS_AVERAGE]:.3f}"
+        )
         return f"the tuning starts from {what}: mean Dice on {len(self.cases)} training cases {measured}"
 
 
@@ -93,7 +95,7 @@ def choose_start(fold: Fold, cases: Sequence[StoredCase], count: int, device: to
     if chosen:
         folds = fitted_source(stage, fold.run.path, fold.run.source_folder(stage))
         average = fitted_average(stage, fold.run.path, fold.run.source_folder(stage))
-        for name, file in zip((*start.ensemble, AVERAGE), (*folds, average), strict=True):
+        for name, file in zip((*start.ensemble, FOLDS_AVERAGE), (*folds, average), strict=True):
             dice[name] = _mean_dice(file, chosen, stage, device)
     # The first of the best: the average comes last, and must be better.
     taken = max(dice, key=lambda name: dice[name]) if dice else start.file
@@ -113,7 +115,7 @@ def start_file(fold: Fold) -> Path:
     stage, start = fold.stage, fold.stage.recipe.initialization
     taken = _read(fold.folder / START).get("taken") if start.begin == "best" else None
     folder = fold.run.source_folder(stage)
-    if taken == AVERAGE:
+    if taken == FOLDS_AVERAGE:
         return fitted_average(stage, fold.run.path, folder)
     name = taken if taken in start.ensemble else start.file
     return fitted_source(stage, fold.run.path, folder)[start.ensemble.index(name)]
@@ -127,7 +129,7 @@ def fitted_average(stage: Stage, run: Path, folder: Path) -> Path:
         run: folder in which these lie.
         folder: of the file to write.
     """
-    path = folder / f"{AVERAGE}.safetensors"
+    path = folder / f"{FOLDS_AVERAGE}.safetensors"
     metadata = {**identity_of(stage), "source": digest(stage.recipe.initialization.ensemble)}
     if read_metadata(path) != metadata:
         folds = [load_weights(file) for file in fitted_source(stage, run, folder)]

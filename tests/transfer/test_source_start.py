@@ -17,7 +17,7 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.transfer import source_start
 from autoseg.transfer.initialization import load_initial_weights
-from autoseg.transfer.source_start import AVERAGE, START, choose_start, fitted_average, start_file
+from autoseg.transfer.source_start import FOLDS_AVERAGE, START, choose_start, fitted_average, start_file
 from autoseg.utils.files import read_json
 from tests.builders import Perfect, make_plan, make_run
 
@@ -86,7 +86,7 @@ def test_what_segments_the_training_cases(fold: Fold, monkeypatch: pytest.Monkey
     found = choose_start(fold, learned(fold), 8, CPU)
     names = fold.stage.recipe.initialization.ensemble
     assert found is not None
-    assert found.dice == {names[0]: 0.0, names[1]: 1.0, names[2]: 0.0, AVERAGE: 0.0}
+    assert found.dice == {names[0]: 0.0, names[1]: 1.0, names[2]: 0.0, FOLDS_AVERAGE: 0.0}
     assert found.taken == names[1]
     assert sorted(found.cases) == sorted(fold.training_cases)
     assert not set(found.cases) & set(fold.validation_cases)
@@ -106,7 +106,7 @@ def test_the_average_has_to_be_better(fold: Fold, monkeypatch: pytest.MonkeyPatc
     scoring(monkeypatch, 0.5, 0.7, 0.7, 0.71)
     better = choose_start(fold, learned(fold), 8, CPU)
     assert better is not None
-    assert better.taken == AVERAGE
+    assert better.taken == FOLDS_AVERAGE
     assert "the average of the source's 3 folds: mean Dice on" in str(better)
     assert "training cases 0.500, 0.700, 0.700, their average 0.710" in str(better)
     parts = [load_weights(fold.run.path / name) for name in fold.stage.recipe.initialization.ensemble]
