@@ -528,7 +528,7 @@ def test_cases_from_elsewhere(phantoms: Path, sources: dict[str, Path], tmp_path
     """The source's cases, and scans that it labels, as the plan and the files in the run folder say."""
     size = {"shape": (16, 20, 20), "spacing": (8.0, 8.0, 8.0)}
     data = generate(tmp_path / "data", Cohort(cases=2, seed=5, **size))  # type: ignore[arg-type]
-    both = generate(tmp_path / "both", Cohort(cases=1, unlabelled=6, seed=6, **size))  # type: ignore[arg-type]
+    both = generate(tmp_path / "both", Cohort(cases=3, unlabelled=2, seed=6, **size))  # type: ignore[arg-type]
     out = tmp_path / "run"
     four = ("--source", sources["four"])
     result = plan(phantoms, *four, "--source-data", data, "--unlabelled", both, "--out", out)
