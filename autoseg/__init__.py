@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from autoseg.study.running import sweep
     from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.source_cases import SourceCases
     from autoseg.transfer.teacher import Teacher
+    from autoseg.transfer.unlabelled import UnlabelledScans
     from autoseg.utils.device import Compute
 
 __version__ = "0.1.0"
@@ -59,8 +61,10 @@ _WHERE = {
     "Request": "autoseg.planning.request",
     "Run": "autoseg.runs.run",
     "Source": "autoseg.transfer.source",
+    "SourceCases": "autoseg.transfer.source_cases",
     "agreement": "autoseg.evaluation.agreement_folders",
     "Teacher": "autoseg.transfer.teacher",
+    "UnlabelledScans": "autoseg.transfer.unlabelled",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.data.checks",
     "compare": "autoseg.evaluation.tables",
@@ -89,7 +93,9 @@ __all__ = [
     "Request",
     "Run",
     "Source",
+    "SourceCases",
     "Teacher",
+    "UnlabelledScans",
     "__version__",
     "agreement",
     "cases_to_predict",

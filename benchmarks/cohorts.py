@@ -1,16 +1,18 @@
 """Fine-tuning on a cohort that differs from the source, cross-validated: as it is, from scratch, each way of tuning.
 
     python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 8] [--epochs 2]
-        [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--device auto]
+        [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--unlabelled SCANS] [--device auto]
 
 Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
 steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not see it, and
 by a share of the source's weights that it did not choose, or over the cases of ``--judge``, which no run has seen, each
 predicted as ``autoseg predict`` does; the paired difference to the source as it is, with its 95 %
 interval (Student's t below ten cases, else a bootstrap). With several seeds the values of a case are averaged first.
-A way that ends in ``+harmonize`` is planned with ``--harmonize``. What is done in OUT is not done again; the values of
-all cases are left in OUT/row.json. Lengths are epochs of the plan's iterations, so that a busy machine changes nothing
-but the time.
+A way that ends in ``+harmonize`` is planned with ``--harmonize``; in ``+source-data`` with the source's cases mixed in;
+in ``+unlabelled`` with the scans of ``--unlabelled`` (a dataset gives its unlabelled cases), labelled by the source; in
+``+first-fold`` it starts from the source's first fold and not from the best; several may follow each other. What is
+done in OUT is not done again; the values of all cases are left in OUT/row.json. Lengths are epochs of the plan's
+iterations, so that a busy machine changes nothing but the time.
 """
 
 import argparse
@@ -26,8 +28,11 @@ from autoseg.crossvalidation.jobs import train
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.inputs import cases_to_predict
+from autoseg.planning.carried import Carried
 from autoseg.runs.run import Run
 from autoseg.transfer.source import Source
+from autoseg.transfer.source_cases import SourceCases
+from autoseg.transfer.unlabelled import UnlabelledScans
 from autoseg.utils.device import Compute
 from autoseg.utils.files import write_json
 
@@ -79,8 +84,11 @@ def row(name: str, values: dict[str, float], source: dict[str, float]) -> str:
 def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Way → case → mean Dice; "source as it is" is the first."""
 
-    def request(seed: int, *carried: Source) -> autoseg.Request:
-        return autoseg.Request(device=options.device, folds=options.folds, seed=seed, carried=carried)
+    def request(seed: int, *carried: Carried) -> autoseg.Request:
+        overrides = tuple(options.overrides)
+        return autoseg.Request(
+            device=options.device, folds=options.folds, seed=seed, carried=carried, overrides=overrides
+        )
 
     first = autoseg.Request(device=options.device)
     model = (
@@ -98,9 +106,13 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     tuned: dict[str, dict[str, float]] = {}
     for way in options.tunings:
         name, *words = way.split("+")
-        source = Source(model, tuning=name, harmonize="harmonize" in words)
+        first_fold = 0 if "first-fold" in words else None
+        source = Source(model, fold=first_fold, tuning=name, harmonize="harmonize" in words)
+        carried: list[Carried] = [source]
+        carried += [SourceCases(options.source)] if "source-data" in words else []
+        carried += [UnlabelledScans(options.unlabelled)] if "unlabelled" in words else []
         runs = [
-            trained(options.cohort, options.out / f"{way}_{seed}", request(seed, source), options.epochs, None)
+            trained(options.cohort, options.out / f"{way}_{seed}", request(seed, *carried), options.epochs, None)
             for seed in options.seeds
         ]
         if options.judge is None:
@@ -111,6 +123,8 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             if runs[0].plan.stage().recipe.initialization.keep == "auto":
                 tuned[f"{way}, tuned weights alone"] = mean_of_seeds([dice(run, "shares/0") for run in runs])
         tuned[f"{way}, chosen"] = mean_of_seeds([values(run) for run in runs])
+    if not options.scratch_seeds:
+        return {**found, **tuned}
     scratch = [
         values(trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None))
         for seed in options.seeds[: options.scratch_seeds]
@@ -125,12 +139,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--source", dest="source_run", type=Path, help="a trained run in place of training one")
+    parser.add_argument("--unlabelled", type=Path, help="scans for the ways with +unlabelled")
     parser.add_argument("--source-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--tunings", nargs="+", default=["unfreeze", "norms", "pulled"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohort's plans")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)
 

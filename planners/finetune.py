@@ -31,7 +31,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import keeping, louder, tuned
+from planners.rules.tuning import beginning, keeping, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -150,6 +150,7 @@ def _configurations(
         start = keeping(
             start, inputs, head_names(target), task.request.annotators, model.asked.tuning, len(model.stage.chain)
         )
+        start = beginning(start, model)
         augmentation, inference = _mirrored(task, model, before)
         augmentation = louder(augmentation, model.asked.tuning)
         if start.keep and inference.checkpoint == "best":

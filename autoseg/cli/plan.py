@@ -62,7 +62,9 @@ def command(
     source_config: Annotated[
         str | None, typer.Option(help="Configuration of the source; its recommended one by default.")
     ] = None,
-    source_fold: Annotated[int | None, typer.Option(help="Fold of the source; its first by default.")] = None,
+    source_fold: Annotated[
+        int | None, typer.Option(help="Fold of the source that the tuning starts from; the best by default.")
+    ] = None,
     map_channel: Annotated[
         list[str] | None,
         typer.Option(help="A channel and the source's channel that it is: NAME=SOURCE, or NAME=new. Repeatable."),
@@ -80,6 +82,14 @@ def command(
     harmonize: Annotated[
         bool, typer.Option("--harmonize", help="Map intensities to those of the source's training images.")
     ] = False,
+    source_data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset that the source learned from, whose cases are mixed into the tuning's batches."),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(help="Unlabelled scans like the dataset's, for the source to label; mixed in, too."),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
@@ -106,7 +116,9 @@ def command(
     from autoseg.runs.run import Run
     from autoseg.transfer.initial_weights import InitialWeights
     from autoseg.transfer.source import Source
+    from autoseg.transfer.source_cases import SourceCases
     from autoseg.transfer.teacher import Teacher
+    from autoseg.transfer.unlabelled import UnlabelledScans
     from autoseg.utils.progress import say, silenced
 
     if source is None:
@@ -117,6 +129,8 @@ def command(
             (map_label, "--map-label"),
             (tuning, "--tuning"),
             (harmonize, "--harmonize"),
+            (source_data, "--source-data"),
+            (unlabelled, "--unlabelled"),
         ):
             if given:
                 raise UsageError(f"{option} goes with --source, the model to start from.")
@@ -143,6 +157,8 @@ def command(
         carried = (
             () if weights is None else (InitialWeights(weights),),
             () if asked is None else (asked,),
+            () if source_data is None else (SourceCases(source_data),),
+            () if unlabelled is None else (UnlabelledScans(unlabelled),),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(

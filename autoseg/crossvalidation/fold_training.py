@@ -12,11 +12,10 @@ import torch
 from autoseg import __version__
 from autoseg.crossvalidation.cascades import stage_cases
 from autoseg.crossvalidation.fold_validation import no_evaluation, prediction_seconds, validate_fold
+from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.source_share import (
-    chooses,
     forget_shares,
-    halves,
     score_shares,
     score_source,
     settle,
@@ -35,8 +34,11 @@ from autoseg.training.loop import train_fold
 from autoseg.training.near_source import LowRank, PullToSource
 from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
+from autoseg.training.validation import evenly_chosen
 from autoseg.transfer.initialization import load_initial_weights
+from autoseg.transfer.mixed_cases import mixed_cases
 from autoseg.transfer.share_choice import TRIED_SHARES
+from autoseg.transfer.source_start import START, candidates, choose_start
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.cpu_sharing import waits_asleep
 from autoseg.utils.errors import AutosegError
@@ -46,6 +48,13 @@ from autoseg.utils.progress import Steps, say
 
 #: Largest share of a time budget that is reserved for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
+
+#: Largest share of it for scoring the source as it is, beyond which fewer of its folds are scored; and for comparing
+#: its folds on training cases, beyond which fewer cases are predicted.
+LARGEST_SCORING, LARGEST_COMPARING = 0.2, 0.1
+
+#: Share of a time budget that a tuning gets at least, whatever the rest takes.
+LEAST_TUNING = 0.25
 
 #: File in a fold's folder with fingerprints of the predictions that it was trained on.
 _PREVIOUS_FILE = "previous.json"
@@ -75,7 +84,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     teacher = teacher_scores(fold)
     if teacher is not None:
         training = [teacher.of(case) for case in training]
-    identity = training_identity(stage, [*training, *validation], settings.seed)
+    cases = Cases(training, validation, mixed_cases(fold))
+    identity = training_identity(stage, [*cases.learned, *validation], settings.seed)
     if not settings.resume and (job.asked or not _is_done(fold, "", identity, at_least=True)):
         start_over(fold)
     if _is_done(fold, job.request, identity, at_least=not job.last):
@@ -93,9 +103,12 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     choice = _variant(job, settings, per_epoch)
     settings = replace(settings, variant=choice.variant)
     log = _Log(fold.log)
-    as_it_is = score_source(fold, settings.device)
-    started -= sum(score.seconds for score in as_it_is if score.before)  # an interrupted training's is part of the time
     seconds = _prediction_seconds(job, settings.device)
+    as_it_is = score_source(fold, settings.device, _scored_folds(job, seconds))
+    begins = choose_start(fold, training, _compared_cases(job, training, settings.device), settings.device)
+    # What an interrupted training took is part of the time.
+    started -= sum(score.seconds for score in as_it_is if score.before)
+    started -= begins.seconds if begins is not None and begins.before else 0.0
     tries = _tries(job, seconds)
     budget, length = _budget(job, per_epoch, tries * seconds, started)
     log(
@@ -107,6 +120,10 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(str(score))
     if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
+    if begins is not None:
+        log(str(begins))
+    for group in cases.mixed:
+        log(f"{group.share:.0%} of the samples come from {len(group.cases)} cases from elsewhere")
     if waits_asleep():
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
@@ -114,7 +131,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     forget_shares(fold)  # of an earlier, shorter training: from here on they are not its weights
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
-        state = train_fold(fold, Cases(training, validation), budget, settings, callbacks)
+        state = train_fold(fold, cases, budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
@@ -200,6 +217,32 @@ def _prediction_seconds(job: Job, device: torch.device) -> float:
     )
 
 
+def _scored_folds(job: Job, seconds: float) -> int:
+    """How many of the source's folds are scored as it is: as many as a share of the time allows, at least one.
+
+    Args:
+        job: asks for the length.
+        seconds: of one network for the validation cases.
+    """
+    stage = job.fold.stage
+    folds = len(stage.recipe.initialization.ensemble)
+    if job.length.seconds is None or not seconds:
+        return folds
+    times = 2 if stage.harmonizes_for_source else 1
+    return max(1, min(folds, int(LARGEST_SCORING * job.length.seconds / (times * seconds))))
+
+
+def _compared_cases(job: Job, training: Sequence[StoredCase], device: torch.device) -> int:
+    """How many training cases the source's folds are compared on: as many as a share of the time allows."""
+    stage, count = job.fold.stage, candidates(job.fold.stage)
+    most = evenly_chosen(training, stage.recipe.validate_cases)
+    if count == 1 or job.length.seconds is None:
+        return len(most)
+    mirrorings = 2 ** len(stage.inference.mirror_axes)  # of which none is used here
+    each = count * prediction_seconds(most, stage, device) / (mirrorings * len(most))
+    return min(len(most), int(LARGEST_COMPARING * job.length.seconds / each)) if each else len(most)
+
+
 def _tries(job: Job, seconds: float) -> int:
     """How often the validation cases are predicted at the end: once, or for each share of the source that is tried."""
     if not chooses(job.fold.stage):
@@ -223,7 +266,8 @@ def _budget(job: Job, per_epoch: int, at_end: float, started: float) -> tuple[Bu
         rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
         return Budget(iterations=rounds * per_epoch), f"{rounds} epochs of {per_epoch} iterations"
     reserve = min(at_end, LARGEST_RESERVE * seconds)
-    budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), 1.0))
+    least = LEAST_TUNING * seconds if recipe.initialization.source == "model" else 1.0
+    budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), least))
     return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
 
 
@@ -278,6 +322,7 @@ def _files(fold: Fold) -> list[Path]:
         fold.checkpoint("best"),
         fold.history,
         fold.log,
+        fold.folder / START,
         fold.folder / _PREVIOUS_FILE,
         *(path for half in halves(fold) for path in _files(half)),
     ]

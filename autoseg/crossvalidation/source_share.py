@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
 from autoseg.crossvalidation.folds import folds_of_plan
-from autoseg.data.dataset import Dataset
+from autoseg.crossvalidation.halves import Half, halves
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
@@ -30,8 +30,8 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
-from autoseg.runs.splits import make_splits
 from autoseg.transfer.share_choice import TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each
+from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
@@ -42,8 +42,8 @@ UNKNOWN = 0.5
 #: Keys that recipes and inference have got since shares were first chosen: at their defaults they leave the
 #: fingerprints of older scores valid.
 NEWER = {
-    *("average", "checkpoint", "edges"),
-    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank"),
+    *("average", "begin", "checkpoint", "edges"),
+    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank", "source_cases", "unlabelled"),
     *("mirror_probability", "scaling_axes", "translation", "translation_probability"),
     *("early_stopping_follows", "epoch_length", "validate_always", "validation_batches", "validation_loss"),
 }
@@ -53,61 +53,6 @@ _SCORED = "scored.json"
 
 #: Folder with the predictions of each share.
 _SHARES = "shares"
-
-
-@dataclass(frozen=True)
-class Half(Fold):
-    """Training on one half of a cohort and validating on the other, where a fold learns from all cases.
-
-    Attributes:
-        half: 0 or 1.
-    """
-
-    half: int = 0
-
-    def __str__(self) -> str:
-        """``half 1 of fold 0 of 3d_fullres``."""
-        return f"half {self.half} of {super().__str__()}"
-
-    @property
-    def folder(self) -> Path:
-        """Inside the fold's."""
-        return super().folder / f"half_{self.half}"
-
-    @property
-    def training_cases(self) -> list[str]:
-        """Those of the other half."""
-        return self._split["train"]
-
-    @property
-    def validation_cases(self) -> list[str]:
-        """Of its own half."""
-        return self._split["validation"]
-
-    @property
-    def _split(self) -> dict[str, list[str]]:
-        return make_splits(_cohort(self), 2, seed=self.number)[self.half]
-
-
-def halves(fold: Fold) -> list[Half]:
-    """The two halves on which the share for a fold without validation cases is chosen; none for a single patient."""
-    if not chooses(fold.stage) or fold.validation_cases or isinstance(fold, Half):
-        return []
-    if len({case.group or case.id for case in _cohort(fold).cases}) < 2:
-        return []
-    return [Half(fold.run, fold.stage, fold.number, half) for half in (0, 1)]
-
-
-def _cohort(fold: Fold) -> Dataset:
-    """The cases that a fold learns from."""
-    learned = set(fold.run.split(fold.number)["train"])
-    dataset = fold.run.dataset
-    return dataset.model_copy(update={"cases": tuple(case for case in dataset.cases if case.id in learned)})
-
-
-def chooses(stage: Stage) -> bool:
-    """Whether the share of the source's weights is chosen on held-out cases."""
-    return stage.recipe.initialization.keep == "auto"
 
 
 def why_not_scored(stage: Stage) -> str:
@@ -135,25 +80,34 @@ class SourceScore:
         seconds: that they took.
         before: whether that was done in an earlier process.
         title: of the source, for the log.
+        folds: how many of the source's folds predicted together, and of how many.
     """
 
     evaluation: Evaluation
     seconds: float
     before: bool
-    title: str = "the source as it is"
+    title: str
+    folds: tuple[int, int]
 
     def __str__(self) -> str:
         """For the log."""
         cases = len(self.evaluation.cases)
         dice = self.evaluation.mean("dice")
-        return f"{self.title}: mean Dice {dice:.4f} over {cases} validation cases, in {self.seconds:.0f} s"
+        scored, of = self.folds
+        fewer = f" ({scored} of its {of} folds, for lack of time)" if scored < of else ""
+        return f"{self.title}{fewer}: mean Dice {dice:.4f} over {cases} validation cases, in {self.seconds:.0f} s"
 
 
-def score_source(fold: Fold, device: torch.device) -> list[SourceScore]:
-    """Score the source as it is, with all its folds, on a fold's validation cases, unless that was done.
+def score_source(fold: Fold, device: torch.device, folds: int) -> list[SourceScore]:
+    """Score the source as it is on a fold's validation cases, unless that was done with as many of its folds.
 
     Where the plan harmonizes images and the source was trained without, it is scored on them as they are, too, as long
     as the scans are at hand.
+
+    Args:
+        fold: whose validation cases are predicted.
+        device: to compute on.
+        folds: of the source, how many predict together.
 
     Returns:
         Its scores; none where the source can't be used as it is, or nothing is to be validated.
@@ -161,30 +115,51 @@ def score_source(fold: Fold, device: torch.device) -> list[SourceScore]:
     stage = fold.stage
     if not (stage.recipe.initialization.ensemble and fold.validation_cases):
         return []
-    files = [fitted_source(one, fold.run.path, fold.run.source_folder(one)) for one in stage.chain]
+    files = [fitted_source(one, fold.run.path, fold.run.source_folder(one))[:folds] for one in stage.chain]
+    scoring = _Scoring(fold, folds)
+    title = "the source, harmonized" if stage.harmonizes_for_source else "the source as it is"
+    found = [scoring.of(SOURCE, lambda out: validate_with(fold, files, out, device), title)]
     if not stage.harmonizes_for_source:
-        return [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device))]
-    found = [_scored(fold, SOURCE, lambda out: validate_with(fold, files, out, device), "the source, harmonized")]
+        return found
     if all(fold.run.dataset.case(name).has_scans for name in fold.validation_cases):
-        title = f"Validating fold {fold.number}"
-        cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, title)
-        found.append(_scored(fold, UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device)))
+        cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, f"Validating fold {fold.number}")
+        as_it_is = scoring.of(
+            UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device), "the source as it is"
+        )
+        found.append(as_it_is)
     return found
 
 
-def _scored(
-    fold: Fold, share: float, score: Callable[[Path], Evaluation], title: str = "the source as it is"
-) -> SourceScore:
-    """The score of the source, made unless it is known."""
-    out, made_of = _of_share(fold, share), _made_of(fold)
-    known = _read(out / _SCORED)
-    if known.get("made_of") == made_of and (out / "summary.json").exists():
-        return SourceScore(Evaluation.read(out), float(known["seconds"]), True, title)
-    started = time.monotonic()
-    evaluation = score(out)
-    seconds = time.monotonic() - started
-    write_json(out / _SCORED, {"made_of": made_of, "seconds": seconds})
-    return SourceScore(evaluation, seconds, False, title)
+@dataclass(frozen=True)
+class _Scoring:
+    """Scores of the source on a fold's validation cases, made unless they are known.
+
+    Attributes:
+        fold: whose cases.
+        folds: of the source, how many predict together.
+    """
+
+    fold: Fold
+    folds: int
+
+    def of(self, share: float, score: Callable[[Path], Evaluation], title: str) -> SourceScore:
+        """The score that stands for a share, made by ``score`` into its folder."""
+        out, made_of = _of_share(self.fold, share), _made_of(self.fold)
+        known, all_folds = _read(out / _SCORED), len(self.fold.stage.recipe.initialization.ensemble)
+        before = int(known.get("folds", all_folds))
+        if before >= self.folds and known.get("made_of") == made_of and (out / "summary.json").exists():
+            return SourceScore(Evaluation.read(out), float(known["seconds"]), True, title, (before, all_folds))
+        started = time.monotonic()
+        evaluation = score(out)
+        seconds = time.monotonic() - started
+        write_json(out / _SCORED, {"made_of": made_of, "seconds": seconds, "folds": self.folds})
+        return SourceScore(evaluation, seconds, False, title, (self.folds, all_folds))
+
+
+def fewer_folds_scored(fold: Fold) -> int | None:
+    """How many of the source's folds predicted a fold's validation cases, where time was too short for all."""
+    scored = _read(_of_share(fold, SOURCE) / _SCORED).get("folds")
+    return None if scored is None or scored >= len(fold.stage.recipe.initialization.ensemble) else int(scored)
 
 
 def _made_of(fold: Fold) -> str:
@@ -248,7 +223,7 @@ def _keep_tuned(fold: Fold) -> None:
 
 
 def write_blended(fold: Fold, share: float, path: Path) -> None:
-    """Write (1 − share) · tuned + share · source, of the source's fold that the training began with.
+    """Write (1 − share) · tuned + share · source, of what of the source the training began with.
 
     All of the source is a fold of it, untouched: another one for each fold of the run, as far as there are.
     """
@@ -264,9 +239,7 @@ def write_blended(fold: Fold, share: float, path: Path) -> None:
 def _start(fold: Fold, share: float) -> Path:
     stage = fold.stage
     files = fitted_source(stage, fold.run.path, fold.run.source_folder(stage))
-    if share >= SOURCE:
-        return files[fold.number % len(files)]
-    return files[stage.recipe.initialization.ensemble.index(stage.recipe.initialization.file)]
+    return files[fold.number % len(files)] if share >= SOURCE else start_file(fold)
 
 
 @dataclass(frozen=True)

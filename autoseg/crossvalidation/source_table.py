@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from autoseg.crossvalidation.folds import folds_of_plan
-from autoseg.crossvalidation.source_share import chooses, halves, sources, tuned_alone, why_not_scored
+from autoseg.crossvalidation.halves import chooses, halves
+from autoseg.crossvalidation.source_share import fewer_folds_scored, sources, tuned_alone, why_not_scored
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
@@ -77,6 +78,10 @@ class SourceTable:
         note = _kept(run, stage)
         if stage.harmonizes_for_source and len(names) == 1:
             note += " The scans are not at hand: what the source makes of images as they are stands in no row."
+        fewer = [scored for fold in folds if (scored := fewer_folds_scored(fold)) is not None]
+        if fewer:
+            of = len(initialization.ensemble)
+            note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
         return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from autoseg.plans.components import by_name
 from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
 from autoseg.plans.loss import Loss as Loss
 from autoseg.plans.loss import LossTerm as LossTerm
+from autoseg.plans.mixing import Mixed, PseudoLabelled
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
@@ -91,6 +92,9 @@ class Initialization(Reasoned):
             harmonizes others, the model as it is sees those without.
         ensemble: of ``model``: files in the run folder with the weights of all its folds, which predict together where
             it is used as it is; empty where it can't be, as its channels or outputs are others.
+        begin: of ``model``: what the training starts from: the ``fold`` whose weights ``file`` has, or the ``best`` of
+            ``ensemble`` and the average of their weights on the training cases of each fold
+            (:mod:`autoseg.transfer.source_start`).
         keep: of ``model``: share of the initial weights in the average that is saved at the end. ``auto``: chosen on
             cases that were not trained on (:mod:`autoseg.crossvalidation.source_share`). A number is halved while it
             raises the loss on training cases by more than a tolerance (:mod:`autoseg.training.source_average`).
@@ -111,6 +115,7 @@ class Initialization(Reasoned):
     outputs: dict[str, str] = Field(default_factory=dict)
     harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
+    begin: Literal["fold", "best"] = "fold"
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)
     rank: int = Field(0, ge=0)
@@ -141,6 +146,8 @@ class Initialization(Reasoned):
             raise ValueError(f"rank is {self.rank}, but source is {self.source}; only a model's kernels are added to")
         if self.keep == "auto" and not self.ensemble:
             raise ValueError("keep is auto, but the source can't be used as it is; give a share from 0 to below 1")
+        if self.begin == "best" and len(self.ensemble) < 2:
+            raise ValueError("begin is best, but the source has no folds to choose among; give fold")
         for name, known in (("channels", self.source_channels), ("outputs", self.source_outputs)):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:
@@ -196,6 +203,8 @@ class Recipe(Reasoned):
         initialization: where the weights come from.
         freeze: which of them are frozen, and how long.
         distillation: term of the loss with a teacher's outputs, if any.
+        source_cases: cases of a source's data that are mixed into the batches, if any.
+        unlabelled: scans without labels that are, too, labelled by the source, if any.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: of the step's autocast; ``auto``: the fastest on the device, as measured before the training
@@ -226,6 +235,8 @@ class Recipe(Reasoned):
     initialization: Initialization = Initialization()
     freeze: Freeze = Freeze()
     distillation: Distillation | None = None
+    source_cases: Mixed | None = None
+    unlabelled: PseudoLabelled | None = None
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
@@ -238,6 +249,13 @@ class Recipe(Reasoned):
     validation_batches: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)
     early_stopping_follows: Literal["validation_dice", "validation_loss"] = "validation_dice"
+
+    @model_validator(mode="after")
+    def _leaves_own_cases(self) -> "Self":
+        shares = [group.share for group in (self.source_cases, self.unlabelled) if group is not None]
+        if sum(shares) >= 1:
+            raise ValueError(f"source_cases and unlabelled have shares of {sum(shares):g} together; leave some below 1")
+        return self
 
     @model_validator(mode="after")
     def _has_what_is_followed(self) -> "Self":

@@ -1,8 +1,11 @@
 """Preprocess all cases of a run: parallel, resumable, and only what a changed plan touches."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from autoseg.data.dataset import Case, Dataset, load_case
 from autoseg.data.description import StructureMasks
@@ -63,6 +66,7 @@ class _Job:
     stage: Stage
     folder: Path
     key: str
+    values: Mapping[int, int] = field(default_factory=dict)
 
 
 def _one(job: _Job) -> None:
@@ -72,7 +76,20 @@ def _one(job: _Job) -> None:
         raise AutosegError(f"case {case.id} has no label.")
     if stage.annotators and all(label is None for label in loaded.annotations):
         raise AutosegError(f"case {case.id} was annotated by none of {', '.join(stage.annotators)}; take it out.")
+    if job.values:
+        loaded = loaded.model_copy(update={"label": _with_values(case.id, loaded.label, job.values)})
     save(job.folder, case.id, preprocess_case(loaded, stage), job.key)
+
+
+def _with_values(case: str, label: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
+    """A label map with other values; 0 stays 0."""
+    unknown = sorted({int(value) for value in np.unique(label)} - {0, *values})
+    if unknown:
+        raise AutosegError(f"case {case} has the label value {unknown[0]}, which its dataset does not name.")
+    found = np.zeros(label.shape, np.int64)
+    for value, new in values.items():
+        found[label == value] = new
+    return found
 
 
 def refuse_lacking(dataset: Dataset, stage: Stage) -> None:
@@ -115,12 +132,33 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     folder = run.preprocessed(stage.configuration.data)
     if folder.is_symlink() and not folder.exists():
         folder.unlink()  # a link to a study's shared cases, broken since the run was moved
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = run.dataset
+    preprocess_cases([*dataset.cases, *dataset.labelled_test_cases], stage, folder, workers)
+    return folder
+
+
+def preprocess_cases(
+    cases: Sequence[Case], stage: Stage, folder: Path, workers: int | None, values: Mapping[int, int] | None = None
+) -> None:
+    """Preprocess labelled cases as a stage is trained on them; finished cases are kept.
+
+    Args:
+        cases: whose channels have the plan's names.
+        stage: that they are for.
+        folder: of the preprocessed cases.
+        workers: as for :func:`preprocess`.
+        values: label value of the cases → that of the plan, of cases from elsewhere; None where they are the same.
+
+    Raises:
+        AutosegError: a case can't be read, or has a label value that ``values`` does not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     needs_places = stage.recipe.sampling.background != "anywhere"
     due = []
-    for case in (*dataset.cases, *dataset.labelled_test_cases):
+    for case in cases:
         key = case_key(case, stage)
+        if values:
+            key = f"{digest([key.split('-')[0], sorted(values.items())])}-{key.split('-')[1]}"
         stored = stored_key(folder, case.id)
         if stored is not None and needs_places and not StoredCase(folder, case.id).places:
             stored = None  # written by an earlier version, without these positions
@@ -134,9 +172,8 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
                 f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); bring them back, or "
                 "put back the plan that the run was preprocessed with."
             )
-        due.append(_Job(case, stage, folder, key))
+        due.append(_Job(case, stage, folder, key, values or {}))
     # 0 means no loading workers; preprocessing then uses this process, too.
     processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
     for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
         pass
-    return folder

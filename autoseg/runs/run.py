@@ -3,10 +3,12 @@
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
 RUN/source_<configuration>_<content>.safetensors    where a model is fine-tuned
+RUN/source_cases_<content>.json  unlabelled_<content>.json    cases from elsewhere that a fine-tuning mixes in
 RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
+                                   start.json: what of the source a fine-tuning began with, where it is compared
 RUN/<configuration>/source/        <number>.safetensors: all folds of the model that is fine-tuned, fitted to it
 RUN/<configuration>/source_share.json    how much of them is kept, where that is chosen
 RUN/<configuration>/crossval/      metrics.csv  summary.json

@@ -18,9 +18,11 @@ from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.case_cache import CaseCache, Voxels
 from autoseg.training.deformation import Deformation, draw_deformations, reach_limit
+from autoseg.training.turns import Turns
 
-#: Second number of the seed of each random stream: patches, order of cases, augmentation.
-PATCHES, ORDER, AUGMENTATION = 1, 2, 3
+#: Second number of the seed of each random stream: patches, augmentation; of the order of cases see
+#: :mod:`autoseg.training.turns`.
+PATCHES, AUGMENTATION = 1, 3
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,17 @@ class PatchLoader(SlimDataLoaderBase):
         cache: reads their voxels.
         seed: of all random choices.
         start: number of the first batch.
+        turns: which case comes when; all in turn where None.
     """
 
     def __init__(
-        self, cases: Sequence[StoredCase], patches: Patches, cache: CaseCache, seed: int, start: int = 0
+        self,
+        cases: Sequence[StoredCase],
+        patches: Patches,
+        cache: CaseCache,
+        seed: int,
+        start: int = 0,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(list(cases), patches.count)
         self.patches = patches
@@ -121,6 +130,7 @@ class PatchLoader(SlimDataLoaderBase):
         self.cache = cache
         self.seed = seed
         self.next_batch = start
+        self._turns = turns or Turns([len(cases)])
         self._limit = reach_limit(patches.size, patches.augmentation)
 
     def generate_train_batch(self) -> LoadedBatch:
@@ -179,14 +189,9 @@ class PatchLoader(SlimDataLoaderBase):
         return (box[0], box[1], box[2]), tuple(first[leading:])
 
     def _shuffled(self, number: int) -> list[int]:
-        """Index of the case of each patch of batch ``number``: every case once a round, each round in a new order."""
-        count = len(self._data)
+        """Index of the case of each patch of batch ``number``."""
         places = min(self.batch_size, self.sampling.cases_per_batch or self.batch_size)
-        first = number * places
-        chosen = []
-        for position in range(first, first + places):
-            order = np.random.default_rng([self.seed, ORDER, position // count]).permutation(count)
-            chosen.append(int(order[position % count]))
+        chosen = self._turns.cases(number, places, self.seed)
         # In turn, so that the patches centred on foreground, which come last, are of all these cases.
         return [chosen[patch % places] for patch in range(self.batch_size)]
 

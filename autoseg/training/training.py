@@ -31,6 +31,7 @@ from autoseg.training.room import room_for_cases
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
 from autoseg.training.transfers import Fetched
+from autoseg.training.turns import Turns
 from autoseg.utils.digest import digest
 from autoseg.utils.parallel import available_cpus
 
@@ -65,16 +66,42 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class MixedCases:
+    """Preprocessed cases from elsewhere.
+
+    Attributes:
+        cases: with labels in the plan's values.
+        share: of the samples that come from them.
+    """
+
+    cases: Sequence[StoredCase]
+    share: float
+
+
+@dataclass(frozen=True)
 class Cases:
     """Preprocessed cases of a fold.
 
     Attributes:
         training: to train on, with their fields.
         validation: to validate with.
+        mixed: groups of cases from elsewhere, to train on as well.
     """
 
     training: Sequence[StoredCase]
     validation: Sequence[StoredCase] = ()
+    mixed: Sequence[MixedCases] = ()
+
+    @property
+    def learned(self) -> list[StoredCase]:
+        """All cases to train on, the fold's own first."""
+        return [*self.training, *(case for group in self.mixed for case in group.cases)]
+
+    @property
+    def turns(self) -> Turns:
+        """Which of them comes when."""
+        counts = [len(self.training), *(len(group.cases) for group in self.mixed)]
+        return Turns(counts, [group.share for group in self.mixed])
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class Training(AbstractContextManager["Training"]):
         if variant is None:
             variant = settings.variant or Variant.untimed(stage.recipe, self.device)
         self.step = TrainingStep(network, stage.recipe, stage.target.indexed, variant, _parameters(network, stage))
-        self.identity = training_identity(stage, cases.training, settings.seed)
+        self.identity = training_identity(stage, cases.learned, settings.seed)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
         self.seconds_before = self.state.seconds
         workers = settings.workers
@@ -139,8 +166,9 @@ class Training(AbstractContextManager["Training"]):
             workers = 0 if self.device.type == "cpu" else min(available_cpus(), READING_THREADS)
         self.maker = BatchMaker(stage, self.device)
         room = room_for_cases(stage, self.device, variant) if settings.room is None else settings.room
-        self.cache = CaseCache(cases.training, stage, self.device, room)
-        self.loader = PatchLoader(cases.training, Patches.of(stage), self.cache, settings.seed, self.state.iteration)
+        learned, begin = cases.learned, self.state.iteration
+        self.cache = CaseCache(learned, stage, self.device, room)
+        self.loader = PatchLoader(learned, Patches.of(stage), self.cache, settings.seed, begin, cases.turns)
         self.stream = BatchStream(self.loader, self.maker, workers)
         self._outcomes: list[StepOutcome] = []
         self._fetched = Fetched()

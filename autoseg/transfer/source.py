@@ -50,7 +50,8 @@ class Source:
     Attributes:
         path: its run folder.
         configuration: name; the run's usual one where None.
-        fold: number; the first trained one where None.
+        fold: number, which the tuning starts from; where None the planner decides, and the first trained one stands for
+            the source.
         channels: channel of the dataset → channel of the source, where names do not tell; or :data:`NEW`.
         outputs: label or region of the dataset → that of the source, likewise.
         tuning: how to train what is taken over, for the planner; its default where empty.
@@ -84,7 +85,8 @@ class Source:
         """Fingerprint of the weights, and of how they are to be used."""
         weights = {stage.name: content_of(self.model.weights(stage)) for stage in self.model.stage.chain}
         harmonized = [True] if self.harmonize else []
-        return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized])
+        pinned = [] if self.fold is None else [{"fold": self.fold}]
+        return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized, *pinned])
 
     def check(self, request: Request, dataset: Dataset, out: Path) -> None:
         """Refuse a folder that is no trained run, or is the one to write."""

@@ -24,7 +24,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.utils.errors import AutosegError, UsageError
 
 #: Folder in the student's run folder. In it, under the name of its content, is a run folder with no more than what
@@ -45,12 +45,14 @@ class TeacherModel:
     Attributes:
         run: its run folder.
         stage: that predicts.
-        folds: that are trained in it and in all stages before it.
+        folds: that are trained in it and in all stages before it; those of its source, where it keeps that as it is.
+        kept: weights of these folds of its source, where it keeps that.
     """
 
     run: Run
     stage: Stage
     folds: tuple[int, ...]
+    kept: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, path: str | Path) -> "TeacherModel":
@@ -58,7 +60,13 @@ class TeacherModel:
         run = Run.open(path)
         stage = run.plan.stage(run.usual_configuration())
         trained = [set(run.trained_folds(each.name)) for each in stage.chain]
+        if kept := run.kept_source(stage):
+            return cls(run, stage, tuple(range(len(kept))), tuple(kept))
         return cls(run, stage, tuple(sorted(set.intersection(*trained))))
+
+    def asked(self, folds: Sequence[int]) -> Sequence[int] | None:
+        """Some of its folds, as a prediction names them: None for all of a source that it keeps."""
+        return None if self.kept else folds
 
     @property
     def target(self) -> Target:
@@ -67,12 +75,13 @@ class TeacherModel:
 
     @property
     def weights(self) -> list[str]:
-        """Files of weights, of every stage, relative to the run folder."""
-        return [
-            str(self.run.fold(stage, fold).weights.relative_to(self.run.path))
-            for stage in self.stage.chain
-            for fold in self.folds
-        ]
+        """Files of weights, of every stage, relative to the run folder, and what says that a source is kept."""
+        if self.kept:
+            own = [fold.weights for fold in self.run.folds(self.stage)]
+            found = [*own, *self.kept, self.run.path / self.stage.name / SOURCE_SHARE]
+        else:
+            found = [self.run.fold(stage, fold).weights for stage in self.stage.chain for fold in self.folds]
+        return [str(path.relative_to(self.run.path)) for path in found]
 
     @cached_property
     def content(self) -> str:
@@ -83,7 +92,9 @@ class TeacherModel:
         return found.hexdigest()[:16]
 
     def unseen(self, cases: Sequence[str]) -> tuple[int, ...]:
-        """Folds that were trained on none of these cases (by name)."""
+        """Folds that were trained on none of these cases (by name): of a source that it keeps, all."""
+        if self.kept:
+            return self.folds
         splits = self.run.splits
         return tuple(k for k in self.folds if k < len(splits) and set(splits[k]["train"]).isdisjoint(cases))
 
@@ -123,8 +134,8 @@ class Teacher:
             reasons={
                 "weight": f"{weight:g}, ours: as much as Dice and as cross-entropy",
                 "temperature": f"{temperature:g}, ours",
-                "teacher": f"{model.stage.name} of {model.run.path}, {list_folds(model.folds)}; copied to "
-                f"{TEACHER_FOLDER}",
+                "teacher": f"{model.stage.name} of {model.run.path}, {list_folds(model.folds)}"
+                f"{' of the source that it keeps' if model.kept else ''}; copied to {TEACHER_FOLDER}",
             },
         )
 
@@ -171,7 +182,7 @@ class Teacher:
                     f"{'on other channels' if does_without else 'for missing channels'}."
                 )
         # All of it, so that a damaged file is found now and not in the student's training.
-        load_member(teacher.run, teacher.stage.name, teacher.folds, torch.device("cpu"), "weights")
+        load_member(teacher.run, teacher.stage.name, teacher.asked(teacher.folds), torch.device("cpu"), "weights")
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with the teacher's term in the loss of all configurations."""

@@ -54,7 +54,9 @@ class TeacherScores:
 
     def __str__(self) -> str:
         seen = "" if self.clean else "; it has seen validation cases, so the figures are better than they should be"
-        return f"taught by {list_folds(self.folds)} of {self.teacher.stage.name} in {self.teacher.run.path}{seen}"
+        of = f"{self.teacher.stage.name} in {self.teacher.run.path}"
+        kept = "the source that is kept as " if self.teacher.kept else ""
+        return f"taught by {list_folds(self.folds)} of {kept}{of}{seen}"
 
     def predict(self, run: Run, cases: Sequence[StoredCase], device: str) -> None:
         """Predict cases with the teacher, but for those whose scores are stored already.
@@ -74,7 +76,11 @@ class TeacherScores:
             return
         dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
         predictor = Predictor.load(
-            self.teacher.run.path, self.teacher.stage.name, self.folds, device, postprocessing=False
+            self.teacher.run.path,
+            self.teacher.stage.name,
+            self.teacher.asked(self.folds),
+            device,
+            postprocessing=False,
         )
         with Steps("Predicting with the teacher", len(due)) as steps:
             for case in (StoredCase(case.folder, case.id) for case in due):  # whole, where a stage works in a box

@@ -203,6 +203,14 @@ def keeping(
     return start.model_copy(update={"keep": "auto", "reasons": {**start.reasons, "keep": why}})
 
 
+def beginning(start: Initialization, model: SourceModel) -> Initialization:
+    """Where the training begins: with the best of the source's folds, where it has several and none is asked for."""
+    if start.keep != "auto" or model.asked.fold is not None or len(start.ensemble) < 2:
+        return start
+    why = f"of the source's {len(start.ensemble)} folds, or the average of their weights, on a fold's training cases"
+    return start.model_copy(update={"begin": "best", "reasons": {**start.reasons, "begin": why}})
+
+
 def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
     """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that."""
     way = TUNINGS[tuning or DEFAULT]

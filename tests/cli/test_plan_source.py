@@ -24,6 +24,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.runs.run import Run
+from autoseg.transfer.mixed_cases import mixed_dataset
 from autoseg.transfer.tensors import start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
@@ -506,3 +507,50 @@ def test_a_source_whose_best_weights_were_taken(phantoms: Path, tmp_path: Path) 
         assert result.exit_code == 0, result.output
         chosen = Run.open(out).plan.stage().configuration
         assert (chosen.inference.checkpoint, bool(chosen.recipe.initialization.keep)) == (expected, expected != "best")
+
+
+def test_where_the_tuning_begins(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """With the best of the source's two folds, unless one is named, or the source can't be measured or kept."""
+
+    def begin(name: str, *options: object) -> str:
+        assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
+        return Run.open(tmp_path / name).plan.stage().recipe.initialization.begin
+
+    four = sources["four"]
+    assert begin("usual", four) == "best"
+    assert begin("named", four, "--source-fold", 0) == "fold"
+    assert begin("all", four, "--tuning", "all") == "fold"
+    assert begin("fewer", four, "--channels", "t1,t2") == "fold"
+    assert begin("asked", four, "--set", "recipe.initialization.begin=fold") == "fold"
+
+
+def test_cases_from_elsewhere(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """The source's cases, and scans that it labels, as the plan and the files in the run folder say."""
+    size = {"shape": (16, 20, 20), "spacing": (8.0, 8.0, 8.0)}
+    data = generate(tmp_path / "data", Cohort(cases=2, seed=5, **size))  # type: ignore[arg-type]
+    both = generate(tmp_path / "both", Cohort(cases=3, unlabelled=2, seed=6, **size))  # type: ignore[arg-type]
+    out = tmp_path / "run"
+    four = ("--source", sources["four"])
+    result = plan(phantoms, *four, "--source-data", data, "--unlabelled", both, "--out", out)
+    assert result.exit_code == 0, result.output
+    run = Run.open(out)
+    recipe = run.plan.stage().recipe
+    assert recipe.source_cases is not None
+    assert recipe.unlabelled is not None
+    assert (recipe.source_cases.share, recipe.unlabelled.share, recipe.unlabelled.confidence) == (0.25, 0.25, 0.9)
+    found = mixed_dataset(run, recipe.source_cases.file)
+    assert found.values == {value: value for value in Dataset.open(data).labels.values()}
+    assert len(found.dataset.cases) == 2
+    scans = mixed_dataset(run, recipe.unlabelled.file).dataset
+    assert [case.id for case in scans.cases] == [case.id for case in Dataset.open(both).unlabelled]
+    assert all(case.label is None for case in scans.cases)
+    assert run.plan.target.ignore not in (None, *Dataset.open(phantoms).labels.values())
+    for options, sentence in (
+        (("--source-data", data), "--source-data goes with --source"),
+        (("--unlabelled", both), "--unlabelled goes with --source"),
+        ((*four, "--source-data", phantoms), "has the scan of"),
+        ((*four, "--unlabelled", phantoms), "a case or patient of the dataset"),
+    ):
+        refused = plan(phantoms, *options, "--out", tmp_path / "refused")
+        assert sentence in str(refused.exception)
+        assert not (tmp_path / "refused").exists()

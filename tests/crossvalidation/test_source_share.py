@@ -12,13 +12,15 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.crossvalidation import fold_training, source_share
-from autoseg.crossvalidation.job import Length
+from autoseg.crossvalidation.halves import halves
+from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.source_share import NEWER, without_newer
 from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
+from autoseg.interop.nnunet.exporting import export_nnunet
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
@@ -31,8 +33,11 @@ from autoseg.training import callbacks
 from autoseg.training.training import Budget
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
+from autoseg.transfer.source_start import START, start_file
+from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, TeacherModel
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
 from tests.builders import blob, make_plan, make_recipe, make_run, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -121,9 +126,9 @@ def test_weights_follow_the_choice(source: Run, tmp_path: Path, monkeypatch: pyt
     run_folds(run)
     stage = run.plan.stage()
     for fold in run.folds(stage):
-        # All of the source is another fold of it for each fold; a share is of the one that the tuning began with.
-        number = fold.number if share == SOURCE else 0
-        start = load_weights(run.source_folder(stage) / f"{number}.safetensors")
+        # All of the source is another fold of it for each fold; a share is of what the tuning began with.
+        first = run.source_folder(stage) / f"{fold.number}.safetensors"
+        start = load_weights(first if share == SOURCE else start_file(fold))
         own, weights = load_weights(fold.checkpoint("tuned")), load_weights(fold.weights)
         assert any(not torch.equal(own[name], start[name]) for name in own)
         for name, tensor in weights.items():
@@ -184,13 +189,14 @@ def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, mo
     choosing(monkeypatch, 0.75)
     assert run_folds(run).cases == []
     fold = run.fold(run.plan.stage(), 0)
-    halves = source_share.halves(fold)
-    cases = [sorted(half.validation_cases) for half in halves]
+    found = halves(fold)
+    cases = [sorted(half.validation_cases) for half in found]
     assert sorted([*cases[0], *cases[1]]) == sorted(fold.training_cases)
-    for half in halves:
+    for half in found:
+        assert not set(read_json(half.folder / START)["cases"]) & set(half.validation_cases)
         assert not set(half.training_cases) & set(half.validation_cases)
         assert half.checkpoint("tuned").exists()
-    own, start = load_weights(fold.checkpoint("tuned")), load_weights(run.source_folder(fold.stage) / "0.safetensors")
+    own, start = load_weights(fold.checkpoint("tuned")), load_weights(start_file(fold))
     for name, tensor in load_weights(fold.weights).items():
         torch.testing.assert_close(tensor, 0.25 * own[name] + 0.75 * start[name])
     table = SourceTable.read(run.path / fold.stage.name / "crossval")
@@ -217,6 +223,49 @@ def test_half_of_the_time_is_for_the_halves(source: Run, tmp_path: Path, monkeyp
         "half 1 of fold 0 of small": pytest.approx(1000, abs=60),
         "fold 0 of small": pytest.approx(2000, abs=60),
     }
+
+
+def test_time_for_what_is_not_tuning(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 s a fifth may score the source (two folds of 8 s do, of 12 s do not) and a tenth may compare its folds."""
+    run = tuned(source, tmp_path / "run")
+    fold = run.fold(run.plan.stage(), 0)
+    timed = Job(fold, Length(seconds=100))
+    assert [fold_training._scored_folds(timed, seconds) for seconds in (8, 12, 500)] == [2, 1, 1]
+    assert fold_training._scored_folds(Job(fold, Length(epochs=1)), 500) == 2
+    # Three candidates on one case, without mirroring: 9 s are there, 12 s are not.
+    cases: list[Any] = ["first", "second"]
+    device = torch.device("cpu")
+    for seconds, wanted in ((3.0, 1), (4.0, 0)):
+        monkeypatch.setattr(fold_training, "prediction_seconds", lambda *_, seconds=seconds: seconds)
+        assert fold_training._compared_cases(timed, cases, device) == wanted
+    # Whatever was scored before, a quarter is left to tune in.
+    budget, _ = fold_training._budget(timed, 10, 30, fold_training.time.monotonic() - 90)
+    assert budget.seconds == 25
+
+
+def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fold of the source stands for it, which log and table say; with more time it is scored anew with all."""
+    real = fold_training.train_fold
+
+    def brief(fold: Any, cases: Any, budget: Any, settings: Any, hooks: Any) -> Any:
+        return real(fold, cases, Budget(iterations=2), settings, hooks)
+
+    monkeypatch.setattr(fold_training, "train_fold", brief)
+    monkeypatch.setattr(fold_training, "prediction_seconds", lambda *_: 700.0)
+    run = tuned(source, tmp_path / "run")
+    stage, more = run.plan.stage(), {"configuration": None, "folds": [0], "compute": Compute("cpu", 0)}
+    train(run, length=Length(seconds=4000), **more)
+    fold = run.fold(stage, 0)
+    log = fold.log.read_text(encoding="utf-8")
+    assert "the source as it is (1 of its 2 folds, for lack of time): mean Dice" in log
+    assert "the tuning starts from the source's first fold: there is no time to compare them" in log
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert table.note.endswith("Time was too short to score all of the source's 2 folds: 1 of them stand for it.")
+    train(run, length=Length(seconds=8000), **more)
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert "too short" not in table.note
 
 
 def test_a_run_that_moved_away_from_its_dataset(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +309,28 @@ def test_a_run_that_kept_its_source_as_a_source(source: Run, tmp_path: Path, mon
     assert sorted(names[0]) == sorted(names[1])
 
 
+def test_what_a_run_that_kept_its_source_hands_on(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a student, and to nnU-Net: all folds of the source, and not one for each fold that was tuned."""
+    choosing(monkeypatch, SOURCE)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run, [0])
+    stage, names = run.plan.stage(), ["0.safetensors", "1.safetensors"]
+    teacher = TeacherModel.of(run.path)
+    assert [Path(name).name for name in teacher.weights] == ["weights.safetensors", *names, "source_share.json"]
+    assert teacher.unseen(["case_0"]) == (0, 1)
+    asked = Teacher(run.path)
+    asked.install(run.plan, tmp_path / "student")
+    copy = TeacherModel.of(tmp_path / "student" / TEACHER_FOLDER / asked.content)
+    assert copy.content == asked.content
+    predictor = Predictor.load(copy.run.path, stage.name, copy.asked(copy.folds), "cpu")
+    assert [path.name for path in predictor.members[0].stages[0].weights] == names
+    monkeypatch.setattr("autoseg.interop.nnunet.exporting._refuse", lambda plan, stage, run: stage.network)
+    model = export_nnunet(run.path, tmp_path / "model")
+    assert sorted(path.parent.name for path in model.glob("fold_*/*")) == ["fold_0", "fold_1"]
+    one = export_nnunet(run.path, tmp_path / "one", folds=[0])
+    assert [path.parent.name for path in one.glob("fold_*/checkpoint_final.pth")] == ["fold_0"]
+
+
 def test_a_single_patient(source: Run, tmp_path: Path) -> None:
     dataset = source.dataset.model_copy(update={"cases": source.dataset.cases[:1]})
     request = Request(
@@ -269,7 +340,7 @@ def test_a_single_patient(source: Run, tmp_path: Path) -> None:
     run_folds(run)
     fold = run.fold(run.plan.stage(), 0)
     assert "a single patient can't be held out" in fold.log.read_text(encoding="utf-8")
-    own, start = load_weights(fold.checkpoint("tuned")), load_weights(run.source_folder(fold.stage) / "0.safetensors")
+    own, start = load_weights(fold.checkpoint("tuned")), load_weights(start_file(fold))
     for name, tensor in load_weights(fold.weights).items():
         torch.testing.assert_close(tensor, (own[name] + start[name]) / 2)
 

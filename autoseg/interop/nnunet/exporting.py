@@ -47,7 +47,8 @@ def export_nnunet(
         run: run folder.
         out: model folder to make.
         configuration: name; the recommended one (or the only trained one) where None.
-        folds: numbers; all trained ones where None.
+        folds: numbers; where None, what the run predicts with: all trained ones, or all folds of the source that it
+            keeps.
 
     Returns:
         The model folder.
@@ -59,6 +60,8 @@ def export_nnunet(
     opened, out = Run.open(run), Path(out)
     plan = opened.plan
     stage = plan.stage(configuration or opened.usual_configuration())
+    if folds is None:
+        plan = plan.model_copy(update={"preprocessing": opened.used(stage).preprocessing})
     name = stage.name
     trained = opened.trained_folds(name)
     for fold in folds if folds is not None else trained:
@@ -75,16 +78,18 @@ def export_nnunet(
     reader, ending = _reader(plan, flat)
     plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, opened)
     dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
-    for fold in folds if folds is not None else trained:
-        for ours, theirs in _CHECKPOINTS.items():
-            file = opened.fold(stage, fold).checkpoint(ours)
-            if not file.exists():
-                continue
+    kept = opened.kept_source(stage) if folds is None else []
+    checkpoints = {fold: {"weights": file} for fold, file in enumerate(kept)}
+    for fold in () if kept else folds if folds is not None else trained:
+        own = {ours: opened.fold(stage, fold).checkpoint(ours) for ours in _CHECKPOINTS}
+        checkpoints[fold] = {ours: file for ours, file in own.items() if file.exists()}
+    for fold, files in checkpoints.items():
+        for ours, file in files.items():
             module = load_network(file, stage, torch.device("cpu"))
             if axes:
                 module = mirrored(module, network, stage.in_channels, stage.heads, axes)
             write_checkpoint(
-                out / f"fold_{fold}" / theirs,
+                out / f"fold_{fold}" / _CHECKPOINTS[ours],
                 module.state_dict(),
                 name,
                 fold,

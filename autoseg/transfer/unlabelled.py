@@ -1,0 +1,124 @@
+"""Unlabelled scans of a cohort (``--unlabelled``): labelled by the source and mixed into the batches of its tuning."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from autoseg.data.dataset import Case, Dataset
+from autoseg.inference.inputs import cases_to_predict
+from autoseg.planning.carried import CARRIED
+from autoseg.planning.request import Request
+from autoseg.plans.mixing import USUAL_CONFIDENCE, USUAL_SHARE, PseudoLabelled
+from autoseg.plans.plan import Plan
+from autoseg.transfer.mixed_cases import MixedDataset, same_case
+from autoseg.transfer.source_cases import refuse_without_source, single_stage, with_ignore
+from autoseg.utils.digest import digest
+from autoseg.utils.errors import UsageError
+from autoseg.utils.files import write_json
+
+
+@CARRIED.register("unlabelled scans")
+@dataclass(frozen=True)
+class UnlabelledScans:
+    """A folder of scans that the source is to label.
+
+    Attributes:
+        path: of the folder, laid out as for ``autoseg predict``.
+        cohort: the dataset's own cases, which these must not be; known once it is checked.
+    """
+
+    path: str | Path
+    cohort: list[Case] = field(default_factory=list, init=False, compare=False, repr=False)
+    kind: ClassVar[str] = "unlabelled scans"
+    option: ClassVar[str] = "--unlabelled"
+    provides: ClassVar[str] = "which unlabelled scans are mixed in"
+    start: ClassVar[str] = "scratch"
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of the folder's files: their names and sizes."""
+        files = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
+        return digest([[str(path), path.stat().st_size] for path in files])
+
+    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+        """Refuse a folder that is missing."""
+        refuse_without_source(self.option, request)
+        if not Path(self.path).exists():
+            raise UsageError(f"--unlabelled {self.path} does not exist; give a folder of scans.")
+        self.cohort[:] = [*dataset.cases, *dataset.labelled_test_cases]
+
+    def apply(self, plan: Plan) -> Plan:
+        """The plan with these scans in the recipe, and an ignore label for what the source is not sure of.
+
+        Raises:
+            UsageError: the source can't label them, a scan is one of the dataset, or lacks a channel.
+        """
+        stage = single_stage(self.option, plan)
+        if not stage.recipe.initialization.ensemble:
+            raise UsageError(
+                "--unlabelled: the source's channels and outputs are not just those of the dataset, so that it can't "
+                "label scans; leave the option out."
+            )
+        described = self._described(plan)
+        reasons = {
+            "file": f"{len(described.dataset.cases)} scans of {self.path}, labelled by the source",
+            "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide",
+            "confidence": f"{USUAL_CONFIDENCE:g}, an estimate: voxels below it are left out of the loss",
+        }
+        mixed = PseudoLabelled(file=_file(described), reasons=reasons)
+        recipe = stage.recipe.model_copy(update={"unlabelled": mixed})
+        changed = {stage.name: stage.configuration.model_copy(update={"recipe": recipe})}
+        target = with_ignore(plan.target, why="voxels of unlabelled scans that the source is not sure of")
+        return plan.model_copy(update={"configurations": changed, "target": target})
+
+    def check_plan(self, plan: Plan) -> None:
+        """Nothing more: :meth:`apply` has looked at it."""
+
+    def install(self, plan: Plan, run: Path) -> None:
+        """Describe the scans in the run folder; they stay where they are, like those of the dataset."""
+        described = self._described(plan)
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / _file(described), described.model_dump(mode="json"))
+
+    @classmethod
+    def remove_unused(cls, run: Path, plan: Plan) -> None:
+        """Remove descriptions that the plan does not name."""
+        used = {stage.recipe.unlabelled.file for stage in plan.stages if stage.recipe.unlabelled is not None}
+        for path in run.glob("unlabelled_*.json"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+
+    def _described(self, plan: Plan) -> MixedDataset:
+        """The scans by the channels of a plan."""
+        stage = plan.stage()
+        # Absolute, since a run folder may be used from another working directory.
+        found = cases_to_predict(Path(self.path).absolute(), plan)
+        names = {case.id for case in self.cohort}
+        groups = {case.group for case in self.cohort} - {""}
+        same = next((case for case in found if case.id in names or case.group in groups), None)
+        twins = same_case(found, self.cohort)
+        if same is not None or twins is not None:
+            name = same.id if same is not None else twins[0].id if twins is not None else ""
+            raise UsageError(
+                f"--unlabelled {self.path} has {name}, a case or patient of the dataset, which is held out when it is "
+                "scored; give scans of other patients, by other names."
+            )
+        for case in found:
+            lacking = [channel for channel in stage.channel_names if channel not in case.channels]
+            if lacking and not (stage.takes_missing_channels and len(lacking) < len(stage.channel_names)):
+                raise UsageError(f"--unlabelled {self.path}: {case.id} lacks {', '.join(lacking)}; take the scan out.")
+        return MixedDataset(
+            dataset=Dataset(
+                name="unlabelled",
+                root=Path(self.path).absolute(),
+                layout="unlabelled",
+                channels=tuple(stage.channel_names),
+                labels={},
+                cases=tuple(case.model_copy(update={"label": None, "raters": {}}) for case in found),
+            ),
+            values={},
+        )
+
+
+def _file(described: MixedDataset) -> str:
+    return f"unlabelled_{described.content}.json"

@@ -1,0 +1,133 @@
+"""Unlabelled scans in the batches of a fine-tuning, labelled by the source."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.crossvalidation.job import Length
+from autoseg.crossvalidation.jobs import train
+from autoseg.planning.making import plan_dataset
+from autoseg.planning.request import Request
+from autoseg.plans.mixing import Mixed, PseudoLabelled
+from autoseg.plans.recipe import Recipe
+from autoseg.plans.target import Target
+from autoseg.runs.run import Run
+from autoseg.transfer import pseudo_labels
+from autoseg.transfer.mixed_cases import mixed_cases
+from autoseg.transfer.pseudo_labels import label_scans, pseudo_label
+from autoseg.transfer.source import Source
+from autoseg.transfer.unlabelled import UnlabelledScans
+from autoseg.utils.device import Compute
+from autoseg.utils.errors import AutosegError, UsageError
+from tests.builders import LABELS, REGIONS, Perfect, blob, make_plan, make_run, picture_of, write
+from tests.transfer.test_source_cases import FAST, cohort_in
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("source"), make_plan(), cases=2)
+    train(run, None, [0], Length(epochs=1), Compute("cpu", 0))
+    return run
+
+
+def scans_in(folder: Path) -> Path:
+    for number in range(2):
+        write(folder / f"scan_{number}.nii.gz", picture_of(blob(shift=number), seed=50 + number))
+    return folder
+
+
+def planned(source: Run, root: Path, scans: Path, *overrides: str) -> Run:
+    carried = (Source(source.path), UnlabelledScans(scans))
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=(*FAST, *overrides), folds=2, workers=1, carried=carried
+    )
+    return plan_dataset(cohort_in(root / "cohort"), root / "run", request)
+
+
+def voxels(*columns: tuple[float, ...]) -> torch.Tensor:
+    """Scores ``(heads, 1, 1, voxels)``, a tuple a voxel."""
+    return torch.tensor(columns).T[:, None, None, :]
+
+
+def test_what_the_source_is_sure_of() -> None:
+    """Softmax of (4, 0, 0) is 0.96 and of (1, 0, 0) 0.58; the sigmoid of 3 is 0.95 and of 1 0.73."""
+    labels = LABELS.model_copy(update={"ignore": 3})
+    scores = voxels((4.0, 0, 0), (0, 4.0, 0), (0, 0, 4.0), (0, 1.0, 0))
+    assert pseudo_label(scores, labels, 0.9).ravel().tolist() == [0, 1, 2, 3]
+    assert pseudo_label(scores, labels, 0.5).ravel().tolist() == [0, 1, 2, 1]
+    regions: Target = REGIONS.model_copy(update={"ignore": 3})
+    # Nothing; whole alone; both; not sure of the inner one; inner without whole, which no label is.
+    scores = voxels((-3.0, -3.0), (3.0, -3.0), (3.0, 3.0), (3.0, 1.0), (-3.0, 3.0))
+    assert pseudo_label(scores, regions, 0.9).ravel().tolist() == [0, 1, 2, 3, 3]
+
+
+def test_labelled_by_the_source(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that reads labels off images gives 1 a probability of 0.58, 0 and 2 one of 0.72."""
+    run = planned(source, tmp_path, scans_in(tmp_path / "scans"), "recipe.unlabelled.confidence=0.65")
+    stage = run.plan.stage()
+    assert run.plan.target.ignore == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(pseudo_labels, "load_network", lambda *_: Perfect())
+        label_scans(run, stage, torch.device("cpu"))
+    fold = run.fold(stage, 0)
+    (group,) = mixed_cases(fold)
+    for number, case in enumerate(group.cases):
+        expected = blob(shift=number)
+        expected[expected == 1] = 3
+        assert np.array_equal(case.label(), expected)
+    # Known by now: the training does not predict them again, whether the scans are there or not.
+    shutil.rmtree(tmp_path / "scans")
+    monkeypatch.setattr(pseudo_labels, "load_network", None)
+    evaluation = train(run, None, [0], Length(epochs=1), Compute("cpu", 0))
+    assert sorted(evaluation.cases) == sorted(fold.validation_cases)
+    assert "25% of the samples come from 2 cases from elsewhere" in fold.log.read_text(encoding="utf-8")
+
+
+def test_a_scan_that_is_gone(source: Run, tmp_path: Path) -> None:
+    run = planned(source, tmp_path, scans_in(tmp_path / "scans"))
+    shutil.rmtree(tmp_path / "scans")
+    with pytest.raises(AutosegError, match="the unlabelled scan scan_0 is gone"):
+        label_scans(run, run.plan.stage(), torch.device("cpu"))
+
+
+def test_cases_that_are_scored(source: Run, tmp_path: Path) -> None:
+    """By their name, and by what is in the file."""
+    cohort = cohort_in(tmp_path / "cohort")
+    for number, name in enumerate(("case_3", "other")):
+        folder = tmp_path / name
+        scan = cohort.cases[0].channels["mr"].path
+        if number == 0:
+            write(folder / f"{name}.nii.gz", picture_of(blob(), seed=77))
+        else:
+            folder.mkdir()
+            shutil.copyfile(scan, folder / f"{name}.nii.gz")
+        with pytest.raises(UsageError, match=f"has {name}, a case or patient of the dataset"):
+            planned(source, tmp_path, folder)
+
+
+def test_what_can_not_be_labelled(source: Run, tmp_path: Path) -> None:
+    scans = scans_in(tmp_path / "scans")
+    with pytest.raises(UsageError, match="does not exist"):
+        planned(source, tmp_path, tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="--unlabelled goes with --source"):
+        plan_dataset(cohort_in(tmp_path / "cohort"), tmp_path / "run", Request(carried=(UnlabelledScans(scans),)))
+    request = Request(
+        device="cuda",
+        gpu_memory_gb=2,
+        overrides=FAST,
+        workers=1,
+        regions=("inner",),
+        carried=(Source(source.path), UnlabelledScans(scans)),
+    )
+    with pytest.raises(UsageError, match="not just those of the dataset, so that it can't label scans"):
+        plan_dataset(cohort_in(tmp_path / "cohort"), tmp_path / "run", request)
+
+
+def test_own_cases_keep_a_share() -> None:
+    with pytest.raises(ValueError, match=r"shares of 1 together"):
+        Recipe(source_cases=Mixed(file="a", share=0.5), unlabelled=PseudoLabelled(file="b", share=0.5))
