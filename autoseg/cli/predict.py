@@ -99,9 +99,11 @@ def command(
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
     opened = [Run.open(path) for path in runs]
     plans = [run.plan for run in opened]
-    exams = None if source is None else raw_exams_in(source, opened, out, raw)
     if raw and source is None:
         raise UsageError("--raw takes the folder of an exam; leave out --channel.")
+    if raw and layout is not None:
+        raise UsageError("--raw and --layout say different things of INPUT; give one of them.")
+    exams = None if source is None or layout is not None else raw_exams_in(source, opened, out, raw)
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
         stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]

@@ -70,6 +70,14 @@ def command(
         raise UsageError(f"--spacing {' '.join(f'{mm:g}' for mm in spacing)}: give three lengths in mm, or 0 0 0.")
     if any(voxels < 0 for voxels in box) or (any(box) and not all(box)):
         raise UsageError(f"--box {' '.join(map(str, box))}: give three numbers of voxels, or 0 0 0.")
+    if crop and any(box):
+        raise UsageError("--crop and --box both say what the output covers; give one of them.")
+    if skull_strip == "none" and (brain_mask is not None or atlas is not None):
+        given = "--brain-mask" if brain_mask is not None else "--atlas"
+        raise UsageError(f"{given} finds the brain, --skull-strip none leaves it; give one of them.")
+    fills = parse_pairs(fill or [], "--fill", "NAME=OTHER")
+    if itself := [name for name, other in fills.items() if name == other]:
+        raise UsageError(f"--fill {itself[0]}={itself[0]}: a channel that is missing can't stand in for itself.")
     settings = ExamPreparation(
         reference=reference,
         orient=orient,
@@ -83,7 +91,7 @@ def command(
         n4=n4,
         box=box if any(box) else None,
         crop=crop,
-        fill=parse_pairs(fill or [], "--fill", "NAME=OTHER"),
+        fill=fills,
     )
     request = PreparationRequest(
         settings,

@@ -42,6 +42,10 @@ def test_json_and_exit_code(exams: Path, tmp_path: Path) -> None:
         (["--atlas", "nowhere.nii.gz"], "does not exist"),
         (["--fill", "t1"], "NAME=OTHER"),
         (["--channel", "t1"], "NAME=SERIES"),
+        (["--crop", "--box", "8", "8", "8"], "give one of them"),
+        (["--brain-mask", "*mask*"], "--skull-strip none leaves it"),
+        (["--atlas", __file__], "--skull-strip none leaves it"),
+        (["--fill", "t1=t1"], "stand in for itself"),
     ],
 )
 def test_wrong_options_name_the_way_out(exams: Path, tmp_path: Path, options: list[str], message: str) -> None:
