@@ -133,3 +133,17 @@ def test_splines_keep_the_range_of_values() -> None:
     assert (found.min(), found.max()) == (0, 100)
     nearest = sitk.GetArrayFromImage(sampled_image(image, fine, sitk.Transform(3, sitk.sitkIdentity), "nearest"))
     assert set(np.unique(nearest)) == {0, 100}
+
+
+@pytest.mark.parametrize("interpolation", ["spline", "nearest"])
+def test_outside_of_the_field_of_view_is_air(interpolation: str) -> None:
+    """0 of an MR image, the lowest value of CT, where 0 is water."""
+    still = sitk.Transform(3, sitk.sitkIdentity)
+    larger = grid().model_copy(update={"size": (60, 44, 12)})
+    for low, air in ((0, 0), (7, 0), (-1000, -1000)):
+        array = np.full((12, 44, 40), 50, np.float32)
+        array[:3] = low
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(grid().empty())
+        found = sitk.GetArrayFromImage(sampled_image(image, larger, still, interpolation))
+        assert (found[:, :, 45:] == air).all()
