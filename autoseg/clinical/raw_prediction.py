@@ -45,7 +45,11 @@ def preparation_of(runs: Sequence[Run]) -> ExamPreparation | None:
     for run, one in zip(runs, found, strict=True):
         if one is None or one.model_copy(update={"channels": known[0].channels}) != known[0]:
             raise UsageError(f"{run.path} learned from data prepared otherwise; predict the exam with each run alone.")
-    return known[0]
+    # The file that the preparation named may be on another machine; the run has a copy.
+    kept = next((run.template for run in runs if run.template is not None), None)
+    if known[0].atlas is None or kept is None:
+        return known[0]
+    return known[0].model_copy(update={"atlas": kept.absolute()})
 
 
 def is_raw_exam(path: Path) -> bool:
@@ -80,11 +84,13 @@ def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None 
     """
     if raw is False or (raw is None and not any(run.dataset.preparation for run in runs)):
         return None
+    if not raw and not is_raw_exam(source):
+        return None
     settings = preparation_of(runs)
     if settings is None:
         say(f"{runs[0].path} does not say how to prepare exams; the defaults of 'autoseg prepare' are used.")
         settings = ExamPreparation(channels=tuple(channel_key(name) for name in runs[0].plan.channel_names))
-    return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
+    return prepare_like_training(source, out, settings)
 
 
 def prepare_like_training(exams: Path, out: Path, settings: ExamPreparation) -> PreparationOutcome:
@@ -209,8 +215,11 @@ def stored_beside(case: Case) -> PreparedCase:
 
 def _source_of(case: Case) -> Exam | None:
     """The exam that a prepared case was made from, by the table of pseudonyms beside its dataset; None without it."""
-    dataset = next(iter(case.channels.values())).path.parent.parent
-    row = next((row for row in Pseudonyms.beside(dataset).rows if row["case"] == case.id), None)
+    dataset = next(iter(case.channels.values())).path.absolute().parent.parent
+    # The exams that a prediction prepared have their table beside its results.
+    owner = dataset.parent if dataset.name == PREPARED_EXAMS else dataset
+    rows = [*Pseudonyms.beside(dataset).rows, *Pseudonyms.beside(owner).rows]
+    row = next((row for row in rows if row["case"] == case.id), None)
     if row is None or not Path(row["folder"]).is_dir():
         return None
     for exam in find_exams(row["folder"]):
