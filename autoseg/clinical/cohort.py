@@ -141,8 +141,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         if result.error:
             say(f"{result.case} failed: {result.error}")
     failed = {result.case: result.error for result in results if result.error}
-    cases = sorted(path.parent.name for path in out.glob(f"*/{TRANSFORMS_FILE}"))
+    # Not what a preparation that was killed left, which begins with a dot.
+    cases = sorted(path.parent.name for path in out.glob(f"[!.]*/{TRANSFORMS_FILE}"))
     if cases:
+        _renew_days(out, cases, table)
         _describe(out, cases, settings)
     write_quality_page(out, failed, sorted({*cases, *failed}))
     return PreparationOutcome(
@@ -197,6 +199,16 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     except Exception as error:  # one exam must not stop the others, whatever is wrong with it
         return _Result(job.case, error=_sentence(error, job.exam))
     return _Result(job.case, flags=prepared.case.flags, log=prepared.log)
+
+
+def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:
+    """Count the days anew: an exam that came later may be a patient's first."""
+    dates = {row["case"]: row["study_date"] for row in table.rows}
+    for case in cases:
+        stored = PreparedCase.read(out / case)
+        day = table.days(stored.patient, dates.get(case, ""))
+        if case in dates and day != stored.day:
+            stored.model_copy(update={"day": day}).write(out / case)
 
 
 def _sentence(error: Exception, exam: Exam) -> str:
