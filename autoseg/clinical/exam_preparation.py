@@ -31,7 +31,7 @@ SPREAD, HALVES = 4.0, 4.0
 #: Normalized mutual information of reference and aligned series below which the alignment is flagged.
 LEAST_MEASURE = 1.02
 
-#: Share of a label that is cut off, or lies outside of the brain mask, beyond which it is flagged: edges that two rasters
+#: Share of a label that is cut off, or lies outside of the brain mask, beyond which it is flagged: edges that two grids
 #: draw differently are less.
 LOST = 0.05
 
