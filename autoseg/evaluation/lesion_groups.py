@@ -17,7 +17,7 @@ from scipy import ndimage
 from autoseg.data.boxes import bounding_box
 
 #: Components are connected through faces, edges and corners; dilations and contact reach 18 neighbours.
-CONNECTIVITY: Literal[26] = 26
+LESION_CONNECTIVITY: Literal[26] = 26
 NEIGHBOURS = ndimage.generate_binary_structure(3, 2)
 
 
@@ -52,7 +52,7 @@ def joined_lesions(mask: np.ndarray, dilation: int) -> np.ndarray:
     if dilation:
         grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
     # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
-    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=CONNECTIVITY)
+    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)
     inner = (slice(around, -around),) * 3
     return np.where(mask, near[inner], 0).astype(np.int64)
 

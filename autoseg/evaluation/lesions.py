@@ -28,7 +28,7 @@ from scipy.optimize import linear_sum_assignment
 
 from autoseg.data.boxes import bounding_box
 from autoseg.evaluation.lesion_groups import (
-    CONNECTIVITY,
+    LESION_CONNECTIVITY,
     NEIGHBOURS,
     Tissue,
     joined_lesions,
@@ -175,7 +175,7 @@ def _touching(
     if dilation:
         grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
     # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
-    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=CONNECTIVITY)[inner]
+    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)[inner]
     predicted, count = _components(prediction)
     both = (near > 0) & (predicted > 0)
     pairs = np.unique(np.stack([near[both], predicted[both]], axis=1), axis=0)
@@ -255,7 +255,7 @@ def _one_to_one(
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    labels, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=CONNECTIVITY, return_N=True)
+    labels, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=LESION_CONNECTIVITY, return_N=True)
     return labels.astype(np.int64), int(count)
 
 
