@@ -74,7 +74,8 @@ def command(
     Results lie on the grid and, without --format, in the file format of the scans, with the label values of the
     training data. A scan that fails is reported and does not stop the others; the exit code is then 1.
     """
-    from autoseg.clinical.raw_prediction import PREPARED_SPACE, NativeResults, raw_exams_in
+    from autoseg.clinical.quality_page import PAGE
+    from autoseg.clinical.raw_prediction import PREPARED_EXAMS, PREPARED_SPACE, NativeResults, raw_exams_in
     from autoseg.inference.formats.format import RESULT_FORMATS
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.label_schemes import brats_scheme
@@ -128,9 +129,13 @@ def command(
     undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
     if native is not None:
         outcome = native.write(outcome, cases, predictor)
+    doubts = {case: found for case, found in ({} if exams is None else exams.flags).items() if case in outcome.written}
+    for case_id, flags in doubts.items():
+        say(f"{case_id}: look at {out / PREPARED_EXAMS / PAGE} before you use its result: {'; '.join(flags)}.")
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
-        typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
+        told = {"written": written, "failed": outcome.failed} | ({} if exams is None else {"flags": doubts})
+        typer.echo(json.dumps(told, indent=2))
     else:
         say(f"{len(outcome.written)} of {len(cases)} cases are in {out}.")
         for case_id, reason in outcome.failed.items():

@@ -44,6 +44,10 @@ def command(
     fill: Annotated[
         list[str] | None, typer.Option(help="NAME=OTHER: the channel that stands in where NAME is missing.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Run folder: prepare the exams as its training data were, to predict them."),
+    ] = None,
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Name cases after the patients instead of pseudonyms.")
     ] = False,
@@ -56,7 +60,9 @@ def command(
     others; the exit code is then 1.
     """
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
+    from autoseg.clinical.raw_prediction import preparation_of
     from autoseg.clinical.settings import ExamPreparation
+    from autoseg.runs.run import Run
 
     if skull_strip not in ("auto", "atlas", "none"):
         raise UsageError(f"--skull-strip {skull_strip} is unknown; choose auto, atlas or none.")
@@ -93,6 +99,12 @@ def command(
         crop=crop,
         fill=fills,
     )
+    if like is not None:
+        if settings != ExamPreparation():
+            raise UsageError("--like takes all steps from the run; leave out the options that change one.")
+        if (of_run := preparation_of([Run.open(like)])) is None:
+            raise UsageError(f"--like {like}: its training data were not made by 'autoseg prepare'.")
+        settings = of_run
     request = PreparationRequest(
         settings,
         parse_pairs(channel or [], "--channel", "NAME=SERIES"),

@@ -89,10 +89,12 @@ def test_from_raw_exams_to_native_results(tmp_path: Path, call: Call) -> None:
     assert code == 0, err
     found = pydicom.dcmread(out / f"{case}.dcm")
     assert (found.Modality, found.PatientID) == ("SEG", PATIENT_ID)
-    # From the prepared dataset, too: the table of pseudonyms leads to the files.
+    # From the prepared dataset, too: the table of pseudonyms leads to the files. A user prepares it likewise.
     prepared = out / "prepared_exams"
-    (tmp_path / "prepared_exams_pseudonyms.csv").write_text((tmp_path / "out_pseudonyms.csv").read_text())
-    (tmp_path / "prepared_exams_pseudonyms.csv").rename(out / "prepared_exams_pseudonyms.csv")
+    code, _, err = call("prepare", tmp_path / "Doe Jane", "--out", tmp_path / "like", "--like", run, "--workers", 1)
+    assert code == 0, err
+    stored = [json.loads((folder / "preparation.json").read_text()) for folder in (prepared, tmp_path / "like")]
+    assert stored[0] == stored[1]
     again = ["predict", run, prepared, "--out", tmp_path / "d", "--to-native", "t2", "--format", "dicom-seg", "--all"]
     code, _, err = call(*again, "--device", "cpu", "--no-tta")
     assert code == 0, err
