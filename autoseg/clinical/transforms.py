@@ -85,6 +85,7 @@ class PreparedCase(_Model):
         series: name → original series.
         filled: channel → the channel that it was copied from.
         flags: what is doubtful about the case, in sentences.
+        source: fingerprint of the files and settings that it was made of, without their names.
     """
 
     version: int = 1
@@ -96,6 +97,7 @@ class PreparedCase(_Model):
     series: dict[str, StoredSeries]
     filled: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    source: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write it into a case's folder; return the file."""

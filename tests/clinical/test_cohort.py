@@ -193,6 +193,35 @@ def test_what_a_killed_preparation_left_is_no_case(tmp_path: Path) -> None:
     assert [case.id for case in autoseg.Dataset.open(tmp_path / "data").cases] == ["P0001_1"]
 
 
+def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, capsys) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1", "t2")
+    before = "prepared before"
+
+    def again(**request) -> str:
+        capsys.readouterr()
+        assert prepare(source, tmp_path / "data", **request).failed == {}
+        return capsys.readouterr().err
+
+    assert before not in again()
+    assert before in again()
+    stored = (tmp_path / "data" / "P0001_1" / "transforms.json").read_text()
+    assert "Doe" not in stored
+    assert before not in again(channels={"t1": "t2"})
+    assert before not in again(with_labels=False)
+    assert before not in again()
+    write(source / "Doe_t2.nii.gz", np.full((8, 24, 20), 7, np.float32))
+    assert before not in again()
+    assert before in again()
+    PreparedCase.read(tmp_path / "data" / "P0001_1").model_copy(update={"source": ""}).write(
+        tmp_path / "data" / "P0001_1"
+    )  # as earlier versions wrote it
+    assert before not in again()
+    for name in ("t1", "t2"):
+        (source / f"Doe_{name}.nii.gz").write_bytes(b"no image")
+    assert list(prepare(source, tmp_path / "data").failed) == ["P0001_1"]
+    assert not (tmp_path / "data" / "P0001_1").exists()  # of files that are no more
+
+
 def test_days_are_counted_anew_when_an_earlier_exam_comes(tmp_path: Path, monkeypatch) -> None:
     dates = {"later": "20200131", "earlier": "20200101"}
     found = cohort.find_exams
