@@ -1,6 +1,6 @@
 """Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,11 @@ from autoseg.data.names import channel_key
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
+from autoseg.inference.results.folder import PREDICTIONS, results_in
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
@@ -163,7 +165,16 @@ class NativeResults:
                 except (AutosegError, RuntimeError) as error:
                     failed[case.id] = str(error)
                     say(f"{case.id} failed: {error}")
+        self._record(outcome, written.values())
         return replace(outcome, written=written, failed=failed)
+
+    def _record(self, outcome: Outcome, written: Iterable[Path]) -> None:
+        """Say beside the native results what they are: as beside those in the prepared space, but of these files."""
+        there = next(iter(outcome.written.values()), None)
+        if there is None or not (there.parent / PREDICTIONS).is_file():
+            return
+        files = {path.name for path in (*results_in(self.out), *written)}
+        write_json(self.out / PREDICTIONS, {**read_json(there.parent / PREDICTIONS), "files": sorted(files)})
 
     def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
         stored = stored_beside(case)

@@ -1,6 +1,7 @@
 """What a run knows of its data's preparation, and the way from a prediction back to the files it was made of."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import SimpleITK as sitk
 from autoseg.clinical.raw_prediction import NativeResults, preparation_of, prepare_like_training, raw_exams_in
 from autoseg.clinical.settings import ExamPreparation
 from autoseg.clinical.transforms import PreparedCase
+from autoseg.clinical.volumes import volumes
 from autoseg.data.dataset import Dataset
+from autoseg.inference.predictor import Outcome
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
-from tests.builders import make_run
+from autoseg.utils.files import write_json
+from tests.builders import make_plan, make_run
 
 PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
 
@@ -60,6 +64,30 @@ def test_a_template_of_the_user_s_own_travels_in_the_run(tmp_path: Path) -> None
     again = run_of(tmp_path / "a", PLAIN)
     assert again.template is None
     assert preparation_of([again]) == PLAIN
+
+
+def test_native_results_say_what_they_are_and_lie_where_they_were_drawn(tmp_path: Path) -> None:
+    """A cube of the prepared space, back on the scan's grid, with its structures' names."""
+    write(tmp_path / "exam" / "t1.nii.gz", (12, 16, 16))
+    outcome = prepare_like_training(tmp_path / "exam", tmp_path / "out", PLAIN)
+    (case,) = Dataset.open(outcome.dataset).unlabelled
+    label = sitk.ReadImage(str(case.channels["t1"].path)) > 1e9
+    label[2:5, 3:5, 1:4] = 1
+    there = tmp_path / "out" / "prepared_space" / f"{case.id}.nii.gz"
+    there.parent.mkdir()
+    sitk.WriteImage(label, str(there))
+    told = {"cases": [case.id], "structures": {"outer": [1]}, "files": [there.name]}
+    write_json(there.parent / "predictions.json", told)
+    predictor = SimpleNamespace(target=make_plan().target, members=[SimpleNamespace(label_names={1: "outer"})])
+    results = NativeResults(tmp_path / "out", exams=outcome)
+    found = results.write(Outcome({case.id: there}), [case], predictor)  # type: ignore[arg-type]
+    native = sitk.GetArrayFromImage(sitk.ReadImage(str(found.written[case.id])))
+    drawn = np.zeros((12, 16, 16), np.uint8)
+    drawn[2:8, 6:10, 4:10] = 1
+    drawn[np.ix_((2, 7), (6, 9), (4, 9))] = 0  # ¾ to the third power is less than a half
+    assert np.array_equal(native, drawn)
+    (row,) = volumes(tmp_path / "out").exams
+    assert row.ml == {"outer": pytest.approx((6 * 4 * 6 - 8) / 1000)}
 
 
 def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None:

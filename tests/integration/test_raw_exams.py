@@ -73,6 +73,8 @@ def test_from_raw_exams_to_native_results(tmp_path: Path, call: Call) -> None:
     assert result.GetOrigin() == pytest.approx(scan.GetOrigin(), abs=1e-3)
     assert result.GetDirection() == pytest.approx(scan.GetDirection(), abs=1e-4)
     assert PATIENT_ID in (tmp_path / "out_pseudonyms.csv").read_text()
+    told = json.loads((out / "predictions.json").read_text())
+    assert (told["files"], list(told["cases"])) == ([f"{case}.nii.gz"], [case])
 
     # Prepared cases go back to any of their series, and a series that is not there is refused before anything is done.
     code, printed, err = call("predict", run, data, "--out", tmp_path / "b", "--to-native", "flair", "--device", "cpu",
