@@ -74,7 +74,8 @@ def command(
     Results lie on the grid and, without --format, in the file format of the scans, with the label values of the
     training data. A scan that fails is reported and does not stop the others; the exit code is then 1.
     """
-    from autoseg.clinical.raw_prediction import PREPARED_SPACE, NativeResults, raw_exams_in
+    from autoseg.clinical.quality_page import PAGE
+    from autoseg.clinical.raw_prediction import PREPARED_EXAMS, PREPARED_SPACE, NativeResults, raw_exams_in
     from autoseg.inference.formats.format import RESULT_FORMATS
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.label_schemes import brats_scheme
@@ -99,9 +100,11 @@ def command(
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
     opened = [Run.open(path) for path in runs]
     plans = [run.plan for run in opened]
-    exams = None if source is None else raw_exams_in(source, opened, out, raw)
     if raw and source is None:
         raise UsageError("--raw takes the folder of an exam; leave out --channel.")
+    if raw and layout is not None:
+        raise UsageError("--raw and --layout say different things of INPUT; give one of them.")
+    exams = None if source is None or layout is not None else raw_exams_in(source, opened, out, raw)
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
         stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]
@@ -126,9 +129,13 @@ def command(
     undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
     if native is not None:
         outcome = native.write(outcome, cases, predictor)
+    doubts = {case: found for case, found in ({} if exams is None else exams.flags).items() if case in outcome.written}
+    for case_id, flags in doubts.items():
+        say(f"{case_id}: look at {out / PREPARED_EXAMS / PAGE} before you use its result: {'; '.join(flags)}.")
     if as_json:
         written = {case: str(path) for case, path in outcome.written.items()}
-        typer.echo(json.dumps({"written": written, "failed": outcome.failed}, indent=2))
+        told = {"written": written, "failed": outcome.failed} | ({} if exams is None else {"flags": doubts})
+        typer.echo(json.dumps(told, indent=2))
     else:
         say(f"{len(outcome.written)} of {len(cases)} cases are in {out}.")
         for case_id, reason in outcome.failed.items():

@@ -44,6 +44,10 @@ def command(
     fill: Annotated[
         list[str] | None, typer.Option(help="NAME=OTHER: the channel that stands in where NAME is missing.")
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Run folder: prepare the exams as its training data were, to predict them."),
+    ] = None,
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Name cases after the patients instead of pseudonyms.")
     ] = False,
@@ -56,7 +60,9 @@ def command(
     others; the exit code is then 1.
     """
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
+    from autoseg.clinical.raw_prediction import preparation_of
     from autoseg.clinical.settings import ExamPreparation
+    from autoseg.runs.run import Run
 
     if skull_strip not in ("auto", "atlas", "none"):
         raise UsageError(f"--skull-strip {skull_strip} is unknown; choose auto, atlas or none.")
@@ -70,6 +76,14 @@ def command(
         raise UsageError(f"--spacing {' '.join(f'{mm:g}' for mm in spacing)}: give three lengths in mm, or 0 0 0.")
     if any(voxels < 0 for voxels in box) or (any(box) and not all(box)):
         raise UsageError(f"--box {' '.join(map(str, box))}: give three numbers of voxels, or 0 0 0.")
+    if crop and any(box):
+        raise UsageError("--crop and --box both say what the output covers; give one of them.")
+    if skull_strip == "none" and (brain_mask is not None or atlas is not None):
+        given = "--brain-mask" if brain_mask is not None else "--atlas"
+        raise UsageError(f"{given} finds the brain, --skull-strip none leaves it; give one of them.")
+    fills = parse_pairs(fill or [], "--fill", "NAME=OTHER")
+    if itself := [name for name, other in fills.items() if name == other]:
+        raise UsageError(f"--fill {itself[0]}={itself[0]}: a channel that is missing can't stand in for itself.")
     settings = ExamPreparation(
         reference=reference,
         orient=orient,
@@ -83,8 +97,14 @@ def command(
         n4=n4,
         box=box if any(box) else None,
         crop=crop,
-        fill=parse_pairs(fill or [], "--fill", "NAME=OTHER"),
+        fill=fills,
     )
+    if like is not None:
+        if settings != ExamPreparation():
+            raise UsageError("--like takes all steps from the run; leave out the options that change one.")
+        if (of_run := preparation_of([Run.open(like)])) is None:
+            raise UsageError(f"--like {like}: its training data were not made by 'autoseg prepare'.")
+        settings = of_run
     request = PreparationRequest(
         settings,
         parse_pairs(channel or [], "--channel", "NAME=SERIES"),

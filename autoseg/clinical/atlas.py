@@ -21,6 +21,7 @@ from autoseg.clinical.registration import (
 )
 from autoseg.data.image import read_image
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.parallel import one_itk_thread
 
 #: Share of the template's 98th percentile above which a voxel is brain.
 THRESHOLD = 0.1
@@ -106,6 +107,7 @@ def _shipped() -> Path:
     return path
 
 
+@one_itk_thread()
 def find_brain(image: sitk.Image, atlas: sitk.Image) -> BrainMask:
     """The brain in a head scan, T1-like if possible.
 

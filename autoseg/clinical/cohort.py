@@ -1,6 +1,7 @@
 """Raw exams → a dataset: every exam through the steps, one after the other or in several processes."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from autoseg import __version__
 from autoseg.clinical.exam_labels import ExamLabels, label_names
 from autoseg.clinical.exam_preparation import PreparedExam, prepare_exam
 from autoseg.clinical.exams import Exam, Patterns, find_exams
@@ -20,6 +22,7 @@ from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase
 from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.data.layouts.tables import read_table
+from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import atomic, read_json, write_json, write_text
 from autoseg.utils.parallel import each
@@ -90,6 +93,13 @@ class _Job:
     day: int | None
     mapping: dict[str, str]
 
+    def source(self, settings: ExamPreparation) -> str:
+        """Fingerprint of the files and settings; without names, which may be the patient's."""
+        files = [sorted(file for series in self.exam.series for file in series.files), sorted(self.exam.labels)]
+        files.append([] if self.exam.brain_mask is None else [self.exam.brain_mask])
+        seen = [[(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, group)] for group in files]
+        return digest([__version__, settings.model_dump(mode="json"), self.mapping, seen])
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -104,7 +114,8 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
 
     Args:
         exams: folder of one exam, or of a cohort with one folder a patient.
-        out: folder of the dataset; one that was prepared with the same settings is added to.
+        out: folder of the dataset; one that was prepared with the same settings is added to, and exams that are in it
+            already, of the same files, are not prepared again.
         request: what the user asks for; the defaults where None.
 
     Raises:
@@ -141,8 +152,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         if result.error:
             say(f"{result.case} failed: {result.error}")
     failed = {result.case: result.error for result in results if result.error}
-    cases = sorted(path.parent.name for path in out.glob(f"*/{TRANSFORMS_FILE}"))
+    # Not what a preparation that was killed left, which begins with a dot.
+    cases = sorted(path.parent.name for path in out.glob(f"[!.]*/{TRANSFORMS_FILE}"))
     if cases:
+        _renew_days(out, cases, table)
         _describe(out, cases, settings)
     write_quality_page(out, failed, sorted({*cases, *failed}))
     return PreparationOutcome(
@@ -188,15 +201,32 @@ def _mappings(request: PreparationRequest, exams: Sequence[Exam]) -> list[dict[s
 
 
 def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
-    """Prepare one exam and write it; runs in a process of its own."""
+    """Prepare one exam and write it, unless that was done before; runs in a process of its own."""
     try:
+        source = job.source(settings)
+        if (out / job.case / TRANSFORMS_FILE).is_file():
+            earlier = PreparedCase.read(out / job.case)
+            if earlier.source == source:
+                told = ("it was prepared before from the same files, with the same settings",)
+                return _Result(job.case, flags=earlier.flags, log=told)
         prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
-        case = prepared.case.model_copy(update={"patient": job.patient, "day": job.day})
+        case = prepared.case.model_copy(update={"patient": job.patient, "day": job.day, "source": source})
         prepared = replace(prepared, case=case)
         _write_case(prepared, out / job.case)
     except Exception as error:  # one exam must not stop the others, whatever is wrong with it
+        shutil.rmtree(out / job.case, ignore_errors=True)  # made of other files or settings
         return _Result(job.case, error=_sentence(error, job.exam))
     return _Result(job.case, flags=prepared.case.flags, log=prepared.log)
+
+
+def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:
+    """Count the days anew: an exam that came later may be a patient's first."""
+    dates = {row["case"]: row["study_date"] for row in table.rows}
+    for case in cases:
+        stored = PreparedCase.read(out / case)
+        day = table.days(stored.patient, dates.get(case, ""))
+        if case in dates and day != stored.day:
+            stored.model_copy(update={"day": day}).write(out / case)
 
 
 def _sentence(error: Exception, exam: Exam) -> str:

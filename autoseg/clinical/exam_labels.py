@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import SimpleITK as sitk
 
 from autoseg.clinical.label_objects import referenced_series, structures_of
@@ -26,11 +28,13 @@ class ExamLabels:
         label: integers; None where the exam has no label map.
         names: of the map's values, where its file says them.
         structures: structure → mask (0, 1).
+        lost: largest share of a file's labelled volume that the output lacks, cut off or too small for its voxels.
     """
 
     label: sitk.Image | None = None
     names: dict[int, str] = field(default_factory=dict)
     structures: dict[str, sitk.Image] = field(default_factory=dict)
+    lost: float = 0.0
 
 
 def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: PreparedCase, method: str) -> ExamLabels:
@@ -45,7 +49,7 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
     Raises:
         AutosegError: there are several label maps, or one lies on no series of the exam.
     """
-    structures: dict[str, sitk.Image] = {}
+    structures: dict[str, _Moved] = {}
     maps = [path for path in files if not is_dicom(path)]
     if len(maps) > 1:
         raise AutosegError(f"{len(maps)} files of it look like label maps; --labels PATTERN picks one")
@@ -55,8 +59,10 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
             if again := sorted(set(found) & set(structures)):
                 raise AutosegError(f"several of its files hold the structure {', '.join(again)}; keep one")
             structures |= found
+    images = {name: moved.image for name, moved in structures.items()}
+    lost = max((moved.lost for moved in structures.values()), default=0.0)
     if not maps:
-        return ExamLabels(structures=structures)
+        return ExamLabels(structures=images, lost=lost)
     image = read_image(maps[0])
     try:
         values = label_values(image)
@@ -68,7 +74,8 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
         raise AutosegError(
             "its label map lies on the grid of none of its series; resample it to the one that it was drawn on"
         )
-    return ExamLabels(_moved(native, case, on.name, method), segment_names(maps[0]), structures)
+    moved = _moved(native, case, on.name, method)
+    return ExamLabels(moved.image, segment_names(maps[0]), images, max(lost, moved.lost))
 
 
 def _by_reference(series: Sequence[Series], case: PreparedCase) -> list[Series]:
@@ -76,7 +83,7 @@ def _by_reference(series: Sequence[Series], case: PreparedCase) -> list[Series]:
     return sorted((one for one in series if one.name in case.series), key=lambda one: one.name != case.reference)
 
 
-def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: str) -> dict[str, sitk.Image]:
+def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: str) -> "dict[str, _Moved]":
     wanted = referenced_series(path)
     known = {one.identity.series: one for one in _by_reference(series, case)}
     on = next((known[uid] for uid in wanted if uid in known), None)
@@ -92,12 +99,25 @@ def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: 
     return {name: _moved(mask, case, on.name, method) for name, mask in masks.items()}
 
 
-def _moved(label: sitk.Image, case: PreparedCase, series: str, method: str) -> sitk.Image:
+class _Moved(NamedTuple):
+    """Labels in the output space, and the share of their volume that the output lacks."""
+
+    image: sitk.Image
+    lost: float
+
+
+def _moved(label: sitk.Image, case: PreparedCase, series: str, method: str) -> _Moved:
     to_series = transform_of(inverse_of(case.series[series].to_output))
     if method == "nearest":
         empty = case.output.empty(label.GetPixelID())
-        return sitk.Resample(label, empty, to_series, sitk.sitkNearestNeighbor, 0)
-    return resample_labels(label, case.output, to_series)
+        found = sitk.Resample(label, empty, to_series, sitk.sitkNearestNeighbor, 0)
+    else:
+        found = resample_labels(label, case.output, to_series)
+    before, after = (
+        np.count_nonzero(sitk.GetArrayViewFromImage(image)) * float(np.prod(image.GetSpacing()))
+        for image in (label, found)
+    )
+    return _Moved(found, max(0.0, 1 - after / before) if before else 0.0)
 
 
 def label_names(exams: Sequence[ExamLabels]) -> dict[str, int]:

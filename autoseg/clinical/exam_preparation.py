@@ -31,6 +31,10 @@ SPREAD, HALVES = 4.0, 4.0
 #: Normalized mutual information of reference and aligned series below which the alignment is flagged.
 LEAST_MEASURE = 1.02
 
+#: Share of a label that is cut off, or lies outside of the brain mask, beyond which it is flagged: edges that two grids
+#: draw differently are less.
+LOST = 0.05
+
 #: mm round the brain that the second fit of the alignment looks at.
 AROUND_BRAIN = 4.0
 
@@ -82,7 +86,8 @@ def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapp
     found = _align_all(originals, first, choice, settings, log)
     brain = _brain(exam, choice, originals, first, settings)
     if brain is not None:
-        log.append(f"the brain is {brain.volume:.0f} ml, its template's measure {brain.quality:.3f}")
+        how = "by its file" if exam.brain_mask else f"its template's measure {brain.quality:.3f}"
+        log.append(f"the brain is {brain.volume:.0f} ml, {how}")
         if brain.doubts:
             flags.append(f"the brain mask is doubtful: {brain.doubts}")
     aligned, measures = _refine_all(originals, first, choice, found, None if brain is None else brain.mask)
@@ -94,6 +99,7 @@ def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapp
     mask = None if brain is None else brain.on(grid.empty())
     images = {channel: _finished(image, mask, settings) for channel, image in images.items()}
     labels = labels_in_output(exam.labels, exam.series, case, settings.labels)
+    flags += doubts_of_labels(labels, mask)
     filled = _fill(images, settings, log)
     case = case.model_copy(update={"filled": filled, "flags": tuple(flags)})
     return PreparedExam(images, labels, mask, case, tuple(log), originals, aligned)
@@ -183,6 +189,29 @@ def doubts_of(measures: Mapping[str, Alignment]) -> list[str]:
             )
         elif found.start_spread > SPREAD:
             flags.append(f"{channel} has two alignments that are as good, {found.start_spread:.1f} mm apart")
+    return flags
+
+
+def doubts_of_labels(labels: ExamLabels, mask: sitk.Image | None) -> list[str]:
+    """What labels lost on their way, in sentences without a stop.
+
+    Args:
+        labels: on the output grid.
+        mask: brain mask on that grid, or None.
+    """
+    flags = []
+    if labels.lost > LOST:
+        flags.append(
+            f"{labels.lost:.0%} of its labelled volume is not in the output, cut off or too small for its voxels"
+        )
+    brain = None if mask is None else sitk.GetArrayViewFromImage(mask) > 0
+    for name, image in {"its label": labels.label, **labels.structures}.items():
+        if image is None or brain is None:
+            continue
+        drawn = sitk.GetArrayViewFromImage(image) > 0
+        outside = np.count_nonzero(drawn & ~brain) / max(1, np.count_nonzero(drawn))
+        if outside > LOST:
+            flags.append(f"{outside:.0%} of {name} lies outside of the brain mask, where the images are 0")
     return flags
 
 

@@ -54,7 +54,9 @@ def cut_to(grid: SpatialGrid, region: sitk.Image, settings: ExamPreparation) -> 
 
 
 def sampled_image(image: sitk.Image, grid: SpatialGrid, to_image: sitk.Transform, interpolation: str) -> sitk.Image:
-    """An image on the output grid, float32, 0 outside of its field of view; never beyond its own range of values.
+    """An image on the output grid, float32, never beyond its own range of values.
+
+    Outside of its field of view it is 0, or its lowest value where that is below, as the air of CT is.
 
     Args:
         image: original series.
@@ -63,15 +65,16 @@ def sampled_image(image: sitk.Image, grid: SpatialGrid, to_image: sitk.Transform
         interpolation: ``spline`` (third order) or ``nearest``.
     """
     target = grid.empty(sitk.sitkFloat32)
-    if interpolation == "nearest":
-        return sitk.Resample(image, target, to_image, sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)
     values = sitk.GetArrayViewFromImage(image)
     low, high = float(values.min()), float(values.max())
+    outside = min(low, 0.0)
+    if interpolation == "nearest":
+        return sitk.Resample(image, target, to_image, sitk.sitkNearestNeighbor, outside, sitk.sitkFloat32)
     # A B-spline of third order is fitted to at least four voxels along each axis.
     order = sitk.sitkBSpline if min(image.GetSize()) >= 4 else sitk.sitkLinear
     sampled = sitk.Resample(image, target, to_image, order, math.nan, sitk.sitkFloat32)
     array = sitk.GetArrayFromImage(sampled)
-    array = np.where(np.isnan(array), 0, np.clip(array, low, high)).astype(np.float32)
+    array = np.where(np.isnan(array), outside, np.clip(array, low, high)).astype(np.float32)
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(target)
     return result

@@ -60,7 +60,7 @@ def write_quality_page(dataset: Path, failed: Mapping[str, str], order: Sequence
             sections.append(file.read_text(encoding="utf-8"))
     head = "<tr><th>case</th><th></th><th>what to look at</th></tr>"
     title = "Quality of the preparation"
-    lead = f"{len(sections)} exams prepared, {len(failed)} failed."
+    lead = f"{len(sections)} exam{'' if len(sections) == 1 else 's'} prepared, {len(failed)} failed."
     body = f"<table>{head}{''.join(rows)}</table>{''.join(sections)}{FOOTER}"
     write_text(dataset / PAGE, html_page(title, title, lead, body))
     return dataset / PAGE

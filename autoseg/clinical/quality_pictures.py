@@ -28,12 +28,12 @@ def alignment_png(prepared: PreparedExam, channel: str, reference: str) -> bytes
     Returns:
         A PNG file's content.
     """
-    target = prepared.case.output.empty(sitk.sitkFloat32)
+    target = _canonical(prepared)
     still = sitk.Transform(3, sitk.sitkIdentity)
     fixed = _sampled(prepared.originals[reference], target, prepared.to_originals[reference])
     before = _sampled(prepared.originals[channel], target, still)
     after = _sampled(prepared.originals[channel], target, prepared.to_originals[channel])
-    spacing = prepared.case.output.spacing[::-1]
+    spacing = target.GetSpacing()[::-1]
     with figure(11.5, 6.4) as fig:
         axes = fig.subplots(2, 4)
         for row, axis in enumerate((0, 2)):
@@ -61,10 +61,10 @@ def mask_png(prepared: PreparedExam, reference: str) -> bytes:
         A PNG file's content.
     """
     assert prepared.mask is not None
-    target = prepared.case.output.empty(sitk.sitkFloat32)
+    target = _canonical(prepared)
     image = _sampled(prepared.originals[reference], target, prepared.to_originals[reference])
-    mask = sitk.GetArrayFromImage(prepared.mask).astype(float)
-    spacing = prepared.case.output.spacing[::-1]
+    mask = sitk.GetArrayFromImage(sitk.DICOMOrient(prepared.mask, "LPS")).astype(float)
+    spacing = target.GetSpacing()[::-1]
     aspects = (spacing[1] / spacing[2], spacing[0] / spacing[2], spacing[0] / spacing[1])
     with figure(11.5, 4.2) as fig:
         for axis, ax in enumerate(fig.subplots(1, 3)):
@@ -75,6 +75,11 @@ def mask_png(prepared: PreparedExam, reference: str) -> bytes:
             if axis:
                 ax.invert_yaxis()
         return png(fig, _DPI)
+
+
+def _canonical(prepared: PreparedExam) -> sitk.Image:
+    """The output grid in canonical axes, whichever it was left in: the planes of the pictures are the body's."""
+    return sitk.DICOMOrient(prepared.case.output.empty(sitk.sitkFloat32), "LPS")
 
 
 def _sampled(image: sitk.Image, target: sitk.Image, transform: sitk.Transform) -> np.ndarray:

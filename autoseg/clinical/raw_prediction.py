@@ -1,6 +1,6 @@
 """Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,11 @@ from autoseg.data.names import channel_key
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
+from autoseg.inference.results.folder import PREDICTIONS, results_in
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
@@ -45,7 +47,11 @@ def preparation_of(runs: Sequence[Run]) -> ExamPreparation | None:
     for run, one in zip(runs, found, strict=True):
         if one is None or one.model_copy(update={"channels": known[0].channels}) != known[0]:
             raise UsageError(f"{run.path} learned from data prepared otherwise; predict the exam with each run alone.")
-    return known[0]
+    # The file that the preparation named may be on another machine; the run has a copy.
+    kept = next((run.template for run in runs if run.template is not None), None)
+    if known[0].atlas is None or kept is None:
+        return known[0]
+    return known[0].model_copy(update={"atlas": kept.absolute()})
 
 
 def is_raw_exam(path: Path) -> bool:
@@ -80,11 +86,13 @@ def raw_exams_in(source: Path, runs: Sequence[Run], out: Path, raw: bool | None 
     """
     if raw is False or (raw is None and not any(run.dataset.preparation for run in runs)):
         return None
+    if not raw and not is_raw_exam(source):
+        return None
     settings = preparation_of(runs)
     if settings is None:
         say(f"{runs[0].path} does not say how to prepare exams; the defaults of 'autoseg prepare' are used.")
         settings = ExamPreparation(channels=tuple(channel_key(name) for name in runs[0].plan.channel_names))
-    return prepare_like_training(source, out, settings) if raw or is_raw_exam(source) else None
+    return prepare_like_training(source, out, settings)
 
 
 def prepare_like_training(exams: Path, out: Path, settings: ExamPreparation) -> PreparationOutcome:
@@ -157,7 +165,16 @@ class NativeResults:
                 except (AutosegError, RuntimeError) as error:
                     failed[case.id] = str(error)
                     say(f"{case.id} failed: {error}")
+        self._record(outcome, written.values())
         return replace(outcome, written=written, failed=failed)
+
+    def _record(self, outcome: Outcome, written: Iterable[Path]) -> None:
+        """Say beside the native results what they are: as beside those in the prepared space, but of these files."""
+        there = next(iter(outcome.written.values()), None)
+        if there is None or not (there.parent / PREDICTIONS).is_file():
+            return
+        files = {path.name for path in (*results_in(self.out), *written)}
+        write_json(self.out / PREDICTIONS, {**read_json(there.parent / PREDICTIONS), "files": sorted(files)})
 
     def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
         stored = stored_beside(case)
@@ -209,8 +226,11 @@ def stored_beside(case: Case) -> PreparedCase:
 
 def _source_of(case: Case) -> Exam | None:
     """The exam that a prepared case was made from, by the table of pseudonyms beside its dataset; None without it."""
-    dataset = next(iter(case.channels.values())).path.parent.parent
-    row = next((row for row in Pseudonyms.beside(dataset).rows if row["case"] == case.id), None)
+    dataset = next(iter(case.channels.values())).path.absolute().parent.parent
+    # The exams that a prediction prepared have their table beside its results.
+    owner = dataset.parent if dataset.name == PREPARED_EXAMS else dataset
+    rows = [*Pseudonyms.beside(dataset).rows, *Pseudonyms.beside(owner).rows]
+    row = next((row for row in rows if row["case"] == case.id), None)
     if row is None or not Path(row["folder"]).is_dir():
         return None
     for exam in find_exams(row["folder"]):

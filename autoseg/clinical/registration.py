@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 import SimpleITK as sitk
 
+from autoseg.utils.parallel import one_itk_thread
+
 #: Side of a voxel at each level, mm, and the standard deviation of the smoothing, mm.
 LEVELS = ((8.0, 4.0), (4.0, 2.0), (2.0, 1.0))
 
@@ -81,6 +83,7 @@ class Alignment:
         }
 
 
+@one_itk_thread()
 def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
     """Find the rigid motion that puts a moving image on a fixed one, to about a millimetre; :func:`refine` fits it.
 
@@ -104,6 +107,7 @@ def align_rigidly(fixed: sitk.Image, moving: sitk.Image) -> Alignment:
     return _measured(best, *pyramid[1], masks[1], (spread, distance(lower, upper, points)))
 
 
+@one_itk_thread()
 def refine(fixed: sitk.Image, moving: sitk.Image, found: Alignment, region: sitk.Image) -> Alignment:
     """Fit an alignment on the finest level, inside a region such as the brain, which moves as one body.
 

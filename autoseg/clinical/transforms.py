@@ -17,6 +17,9 @@ TRANSFORMS_FILE = "transforms.json"
 #: Points of space as 4×4 matrices, row by row.
 _IDENTITY = tuple(float(value) for value in np.eye(4).ravel())
 
+#: Interpolated weights of two label values that differ by less are equal: positions are rounded.
+_EQUAL = 1e-3
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +85,7 @@ class PreparedCase(_Model):
         series: name → original series.
         filled: channel → the channel that it was copied from.
         flags: what is doubtful about the case, in sentences.
+        source: fingerprint of the files and settings that it was made of, without their names.
     """
 
     version: int = 1
@@ -93,6 +97,7 @@ class PreparedCase(_Model):
     series: dict[str, StoredSeries]
     filled: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    source: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write it into a case's folder; return the file."""
@@ -159,6 +164,9 @@ def inverse_of(matrix: tuple[float, ...] | np.ndarray) -> tuple[float, ...]:
 def resample_labels(labels: sitk.Image, grid: SpatialGrid, to_labels: sitk.Transform) -> sitk.Image:
     """A label map on another grid: the value whose mask, interpolated linearly, is largest there.
 
+    Where two are equal, as midway between two voxels (a grid of twice the spacing lies so), the nearest voxel decides:
+    to give all of these places to the background made a sphere of 20 mm 2.5 % smaller from 0.5 to 1 mm.
+
     Args:
         labels: integers.
         grid: to sample on.
@@ -173,15 +181,19 @@ def resample_labels(labels: sitk.Image, grid: SpatialGrid, to_labels: sitk.Trans
         return target
     shape = tuple(reversed(grid.size))
     best, chosen = np.zeros(shape, np.float32), np.zeros(shape, values.dtype)
-    inside = np.zeros(shape, np.float32)
+    second, inside = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for value in values[values != 0]:
         mask = sitk.Cast(labels == int(value), sitk.sitkFloat32)
         weight = sitk.GetArrayFromImage(sitk.Resample(mask, target, to_labels, sitk.sitkLinear, 0.0))
         inside += weight
+        second = np.maximum(second, np.minimum(best, weight))
         better = weight > best
         best[better], chosen[better] = weight[better], value
     # What is left of one is the background's weight.
     chosen[best <= 1 - inside] = 0
+    equal = np.maximum(best, 1 - inside) - np.maximum(second, np.minimum(best, 1 - inside)) < _EQUAL
+    nearest = sitk.Resample(labels, target, to_labels, sitk.sitkNearestNeighbor, 0)
+    chosen[equal] = sitk.GetArrayViewFromImage(nearest)[equal]
     result = sitk.GetImageFromArray(chosen)
     result.CopyInformation(target)
     return sitk.Cast(result, labels.GetPixelID())

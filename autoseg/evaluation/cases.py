@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from autoseg.data.description import LabelSource
 from autoseg.data.image import Geometry, Image
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.structure_masks import read_label_map
+from autoseg.evaluation.lesions import LesionRules
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
@@ -100,17 +101,36 @@ def evaluate_arrays(
         several = [[known.index(value) + 1 for value in values] for values in several]
     # One pass finds every label's box, so that a target is looked for only where it is.
     boxes = [ndimage.find_objects(np.maximum(labels, 0)) for labels in (prediction, reference)]
+    pair = prediction, reference
     found = {}
     for target, values in zip(targets, several, strict=True):
+        rules = None if protocol.lesions is None else protocol.lesions.of(target.name, reference.shape)
         box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.ndim)
         found[target.name] = measure(
             np.isin(prediction[box], values),
             np.isin(reference[box], values),
             spacing,
-            protocol,
+            replace(protocol, lesions=rules),
             voxels=voxels,
+            lesions=None if rules is None or not rules.through else _groups(pair, values, spacing, rules, box),
         )
     return found
+
+
+def _groups(
+    pair: tuple[np.ndarray, np.ndarray],
+    values: Sequence[int],
+    spacing: tuple[float, float, float],
+    rules: LesionRules,
+    box: tuple[slice, ...],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbered lesions of a structure in a prediction and its reference, cut to a box."""
+    prediction, reference = pair
+    voxel = float(np.prod(spacing))
+    return (
+        rules.grouped(prediction, values, voxel, predicted=True)[box],
+        rules.grouped(reference, values, voxel, predicted=False)[box],
+    )
 
 
 def evaluate_pairs(

@@ -5,9 +5,16 @@ from dataclasses import dataclass, replace
 
 from autoseg.data.layouts.brats_challenges import CHALLENGES, UP_TO_2021, Challenge
 from autoseg.evaluation.cases import Structure
+from autoseg.evaluation.lesion_groups import Tissue
 from autoseg.evaluation.lesions import LesionRules
 from autoseg.evaluation.protocol import Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
+
+#: Gross tumour volume of BraTS-MEN-RT 2024 (arXiv 2405.18383).
+_GROSS = Challenge({"gtv": 1}, {"gtv": (1,)})
+
+#: Editions that took place, but whose rules no published code was found of.
+_UNPUBLISHED = ("ssa2025", "ped2025", "met2025", "men-rt2025")
 
 #: Of whole regions, by surfaces; and lesion by lesion.
 _REGION = ("dice", "hd95")
@@ -23,6 +30,32 @@ _GLIOMA, _MENINGIOMA, _METASTASIS = (
     LesionRules(dilation=1, above_mm3=50),
     LesionRules(dilation=1, above_mm3=2),
 )
+
+#: Lesions of 2024 and 2025 (github.com/rachitsaluja/BraTS-2024-Metrics; gliomas at commit 9e8879a, metastases at
+#: b04e5a0, Sub-Saharan Africa at f61f7de, children at 7fa0b9e, radiotherapy at bc6308f): dilation, smallest volume, and
+#: what joins lesions.
+_JOINED = LesionRules("joined", dilation=3, above_mm3=20)
+_ENHANCING, _NECROSIS, _CAVITY = Tissue((3,), 3, 10), Tissue((1,), 5, 20), Tissue((4,), 5, 20)
+_AFTER_TREATMENT = replace(
+    _JOINED,
+    own=(
+        ("enhancing_tumor", replace(_JOINED, above_mm3=10, through=(_NECROSIS, _CAVITY))),
+        ("non_enhancing", replace(_JOINED, dilation=5, through=(_ENHANCING, _CAVITY))),
+        ("resection_cavity", replace(_JOINED, dilation=5, through=(_ENHANCING, _NECROSIS))),
+        # 3 steps, not the 5 that the code means to give it: it spells the name otherwise.
+        ("edema", replace(_JOINED, through=(_ENHANCING, _CAVITY, _NECROSIS))),
+    ),
+)
+_CHILDREN = replace(_JOINED, dilation=5, above_mm3=10)
+_RADIOTHERAPY = replace(_JOINED, dilation=1, above_mm3=50, penalty_mm=math.nan, false="left_out")
+
+
+def _round_necrosis(dilation: int, above_mm3: float) -> LesionRules:
+    """Enhancing lesions round one necrosis are one."""
+    rules = replace(_JOINED, dilation=dilation, above_mm3=above_mm3)
+    through = (Tissue((1,), dilation, above_mm3),)
+    return replace(rules, own=(("enhancing_tumor", replace(rules, through=through)),))
+
 
 #: Pairs of 2026 (package ``brats-evaluation`` 0.0.10): misses don't count in the means of matched lesions, but where
 #: metastases of 20 mm³ and more are scored.
@@ -67,6 +100,10 @@ def _in_2023(name: str, rules: LesionRules) -> BratsEvaluation:
     return BratsEvaluation(CHALLENGES[name], "brats2023", (*_REGION, *_LESIONS, *_VOXELS), rules)
 
 
+def _in_2024(labels: Challenge, rules: LesionRules, parts: bool = False) -> BratsEvaluation:
+    return BratsEvaluation(labels, "brats2023", (*_REGION, *_LESIONS, *_VOXELS), rules, parts)
+
+
 def _in_2026(labels: Challenge, rules: LesionRules = _PAIRS, parts: bool = False) -> BratsEvaluation:
     return BratsEvaluation(labels, "brats2026", (*_REGION_2026, *_LESIONS), rules, parts)
 
@@ -79,6 +116,14 @@ EVALUATIONS = {
     "ped2023": _in_2023("ped2023", _GLIOMA),
     "men2023": _in_2023("men2023", _MENINGIOMA),
     "met2023": _in_2023("met2023", _METASTASIS),
+    "gli2024": _in_2024(CHALLENGES["gli2024"], _AFTER_TREATMENT, parts=True),
+    "ssa2024": _in_2024(CHALLENGES["ssa2023"], _round_necrosis(3, 50)),
+    "ped2024": _in_2024(CHALLENGES["ped2024"], _CHILDREN, parts=True),
+    "met2024": _in_2024(CHALLENGES["met2023"], _round_necrosis(1, 2)),
+    # Without whole-region distances, whose penalty is the diagonal of each image there.
+    "men-rt2024": BratsEvaluation(_GROSS, "brats2023", ("dice", *_LESIONS, *_VOXELS), _RADIOTHERAPY),
+    "gli2025": _in_2024(CHALLENGES["gli2024"], _AFTER_TREATMENT, parts=True),
+    "men2025": _in_2024(CHALLENGES["men2023"], _MENINGIOMA),
     "gli2026": _in_2026(CHALLENGES["gli2024"], parts=True),
     "ped2026": _in_2026(CHALLENGES["ped2024"], parts=True),
     "men2026": _in_2026(CHALLENGES["men2023"]),
@@ -95,6 +140,11 @@ def brats_evaluation(name: str) -> BratsEvaluation:
     Raises:
         UsageError: its rules are not known here.
     """
+    if name.lower() in _UNPUBLISHED:
+        raise UsageError(
+            f"--brats {name}: no published code of that edition's rules is known; {name[:-1]}4 or another edition of "
+            f"{', '.join(EVALUATIONS)} may serve."
+        )
     if name.lower() not in EVALUATIONS:
         raise UsageError(f"--brats {name} is unknown; choose one of {', '.join(EVALUATIONS)} (gli2021: and before).")
     return EVALUATIONS[name.lower()]

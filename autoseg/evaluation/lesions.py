@@ -1,6 +1,6 @@
 """Lesion-wise scores: each lesion of the reference is scored by itself, and lesions that are made up count, too.
 
-Two ways to say which predicted lesion belongs to which of the reference:
+Three ways to say which predicted lesion belongs to which of the reference:
 
 ``touching`` (BraTS 2023, "Lesion-wise performance metrics", github.com/rachitsaluja/BraTS-2023-Metrics): reference
 lesions that a dilation joins are one; all predicted components that touch the dilated lesion together are its
@@ -8,12 +8,17 @@ prediction; a predicted component that touches none is false. Dice and HD95 (sur
 :mod:`autoseg.evaluation.surface`) are summed over the lesions above a smallest volume and divided by their number plus
 that of the false ones; a missed or false lesion has a Dice of 0 and the penalty as its HD95.
 
+``joined`` (BraTS 2024 and 2025, github.com/rachitsaluja/BraTS-2024-Metrics): the same, but predicted components are
+joined as those of the reference are, small ones are dropped, and other tissues join lesions, too
+(:mod:`autoseg.evaluation.lesion_groups`).
+
 ``one_to_one`` (BraTS 2026, package ``brats-evaluation``, on panoptica): components are paired so that the sum of their
 Dice is largest; distances run between border voxels, both directions pooled.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import cc3d
@@ -22,10 +27,15 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from autoseg.data.boxes import bounding_box
+from autoseg.evaluation.lesion_groups import (
+    LESION_CONNECTIVITY,
+    NEIGHBOURS,
+    Tissue,
+    joined_lesions,
+    lesions_of,
+    without_small,
+)
 from autoseg.evaluation.surface import border_hausdorff_95, surface_distances
-
-#: Components are connected through faces, edges and corners.
-_CONNECTIVITY: Literal[26] = 26
 
 #: Least Dice of a pair, and the cost of no pair: one that shares no voxel is none.
 _NO_PAIR = 1e-6
@@ -36,20 +46,43 @@ class LesionRules:
     """The rules of one challenge.
 
     Attributes:
-        matching: ``touching`` or ``one_to_one``; see the top of this module.
+        matching: ``touching``, ``joined`` or ``one_to_one``; see the top of this module.
         dilation: steps by which reference lesions are dilated, each to 18 neighbours.
-        above_mm3: reference lesions up to this volume do not count.
-        penalty_mm: HD95 of a missed or false lesion.
+        above_mm3: reference lesions up to this volume do not count; ``joined``: nor do predicted ones.
+        penalty_mm: HD95 of a missed or false lesion; NaN for the diagonal of the image in voxels.
         misses: ``counted`` as lesions of Dice 0, or ``left_out`` of the means, which are those of the pairs.
         none: Dice and HD95 where there is no lesion to score and none is false.
+        false: ``counted`` as lesions of Dice 0, or ``left_out`` of the means.
+        through: tissues that join lesions.
+        own: structure → rules that it has instead.
     """
 
-    matching: Literal["touching", "one_to_one"] = "touching"
+    matching: Literal["touching", "joined", "one_to_one"] = "touching"
     dilation: int = 3
     above_mm3: float = 50.0
     penalty_mm: float = 374.0
     misses: Literal["counted", "left_out"] = "counted"
     none: tuple[float, float] = (1.0, 0.0)
+    false: Literal["counted", "left_out"] = "counted"
+    through: tuple[Tissue, ...] = ()
+    own: tuple[tuple[str, "LesionRules"], ...] = ()
+
+    def of(self, structure: str, shape: tuple[int, ...]) -> "LesionRules":
+        """The rules of a structure in an image of this shape."""
+        rules = dict(self.own).get(structure, self)
+        return replace(rules, penalty_mm=math.hypot(*shape)) if math.isnan(rules.penalty_mm) else rules
+
+    def grouped(self, labels: np.ndarray, values: Sequence[int], voxel_mm3: float, predicted: bool) -> np.ndarray:
+        """Number the lesions that label values make, by the rules of ``joined``.
+
+        Args:
+            labels: label values ``(z, y, x)`` of the whole image, in which other tissues are, too.
+            values: of the structure.
+            voxel_mm3: volume of a voxel.
+            predicted: or of the reference.
+        """
+        tissue = Tissue(tuple(values), self.dilation, self.above_mm3)
+        return lesions_of(labels, tissue, self.through, voxel_mm3, drop_small=predicted)
 
 
 #: Rules where no challenge is named: those of BraTS 2023 for gliomas.
@@ -82,7 +115,11 @@ class _Lesion(NamedTuple):
 
 
 def score_lesions(
-    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float], rules: LesionRules = GLIOMA_2023
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    rules: LesionRules = GLIOMA_2023,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LesionScores:
     """Score a mask lesion by lesion.
 
@@ -91,17 +128,25 @@ def score_lesions(
         reference: bool, of the same shape; what lies outside of both may be cut off.
         spacing: mm ``(z, y, x)``.
         rules: of the challenge.
+        groups: numbered lesions of prediction and reference on the same grid, where other tissues join them
+            (:meth:`LesionRules.grouped`).
     """
     if not prediction.any() and not reference.any():
         return LesionScores(*rules.none, 0, 0, 0)
     if rules.matching == "touching":
         lesions, false = _touching(prediction, reference, spacing, rules.dilation)
+    elif rules.matching == "joined":
+        if groups is None:
+            predicted = joined_lesions(prediction, rules.dilation)
+            predicted = without_small(predicted, rules.above_mm3 / float(np.prod(spacing)))
+            groups = predicted, joined_lesions(reference, rules.dilation)
+        lesions, false = _joined(*groups, spacing, rules.dilation)
     else:
         lesions, false = _one_to_one(prediction, reference, spacing)
     counted = [lesion for lesion in lesions if lesion.mm3 > rules.above_mm3]
     pairs = [lesion.scores for lesion in counted if lesion.scores is not None]
     missed = len(counted) - len(pairs)
-    dice, hd95 = _means(pairs, missed, false, rules)
+    dice, hd95 = _means(pairs, missed, false if rules.false == "counted" else 0, rules)
     return LesionScores(dice, hd95, len(pairs), missed, false)
 
 
@@ -126,12 +171,11 @@ def _touching(
     # Room for the dilation: two lesions that only meet outside of a cut-out would else be two.
     around = [(dilation + 1, dilation + 1)] * 3
     inner = (slice(dilation + 1, -dilation - 1),) * 3
-    neighbours = ndimage.generate_binary_structure(3, 2)
     grown = np.pad(reference, around)
     if dilation:
-        grown = ndimage.binary_dilation(grown, neighbours, iterations=dilation)
+        grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
     # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
-    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=_CONNECTIVITY)[inner]
+    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)[inner]
     predicted, count = _components(prediction)
     both = (near > 0) & (predicted > 0)
     pairs = np.unique(np.stack([near[both], predicted[both]], axis=1), axis=0)
@@ -153,6 +197,33 @@ def _touching(
         if voxels:
             lesions.append(_Lesion(voxels * float(np.prod(spacing)), scores))
     return lesions, count - len({int(other) for _, other in pairs})
+
+
+def _joined(
+    predicted: np.ndarray, real: np.ndarray, spacing: tuple[float, float, float], dilation: int
+) -> tuple[list[_Lesion], int]:
+    """The lesions of the reference, and how many predicted ones touch none; both numbered."""
+    predicted, real = (np.pad(lesions, dilation) for lesions in (predicted, real))
+    boxes, other_boxes = ndimage.find_objects(real), ndimage.find_objects(predicted)
+    used: set[int] = set()
+    lesions = []
+    for number, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        room = tuple(slice(side.start - dilation, side.stop + dilation) for side in box)
+        near = real[room] == number
+        if dilation:
+            near = ndimage.binary_dilation(near, NEIGHBOURS, iterations=dilation)
+        touching = [int(other) for other in np.unique(predicted[room][near]) if other]
+        used.update(touching)
+        around_all = _union([box, *(other_boxes[other - 1] for other in touching)])
+        mine = real[around_all] == number
+        scores = None
+        if touching:
+            theirs = np.isin(predicted[around_all], touching)
+            scores = _dice(theirs, mine), surface_distances(theirs, mine, spacing).hausdorff(95)
+        lesions.append(_Lesion(int(np.count_nonzero(mine)) * float(np.prod(spacing)), scores))
+    return lesions, len(set(np.unique(predicted).tolist()) - {0} - used)
 
 
 def _one_to_one(
@@ -184,7 +255,7 @@ def _one_to_one(
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    labels, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=_CONNECTIVITY, return_N=True)
+    labels, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=LESION_CONNECTIVITY, return_N=True)
     return labels.astype(np.int64), int(count)
 
 

@@ -40,6 +40,7 @@ def measure(
     protocol: EvaluationProtocol = EvaluationProtocol(),
     *,
     voxels: int | None = None,
+    lesions: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Compare a predicted mask with its reference.
 
@@ -50,6 +51,8 @@ def measure(
         protocol: which metrics, and by which conventions.
         voxels: number of voxels that count, for the specificity; default: all of the array. Give it where the
             arrays are cut out of a larger image.
+        lesions: numbered lesions of prediction and reference on the same grid, where the protocol's rules join them
+            through other tissues (:meth:`autoseg.evaluation.lesions.LesionRules.grouped`).
 
     Returns:
         Metric name → value, in the order of the protocol.
@@ -76,6 +79,7 @@ def measure(
         prediction.size if voxels is None else voxels,
         protocol.tolerance_mm,
         protocol.lesions or GLIOMA_2023,
+        None if lesions is None else (lesions[0][box], lesions[1][box]),
     )
     names = STANDARD_METRICS if protocol.metrics is None else protocol.metrics
     return {name: _value(METRICS.find(name), masks, protocol.empty) for name in names}

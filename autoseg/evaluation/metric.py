@@ -43,6 +43,8 @@ class MaskPair:
         voxels: number of voxels of the whole image that count.
         tolerance_mm: up to which surfaces are taken for the same.
         lesions: rules of lesion-wise scores.
+        groups: numbered lesions of prediction and reference, cut likewise, where these rules join them through other
+            tissues.
     """
 
     prediction: np.ndarray
@@ -51,6 +53,7 @@ class MaskPair:
     voxels: int
     tolerance_mm: float
     lesions: LesionRules = GLIOMA_2023
+    groups: tuple[np.ndarray, np.ndarray] | None = None
 
     @cached_property
     def predicted(self) -> int:
@@ -80,7 +83,7 @@ class MaskPair:
     @cached_property
     def lesion_scores(self) -> LesionScores:
         """Lesion by lesion; empty masks, too."""
-        return score_lesions(self.prediction, self.reference, self.spacing, self.lesions)
+        return score_lesions(self.prediction, self.reference, self.spacing, self.lesions, self.groups)
 
     @property
     def voxel_ml(self) -> float:

@@ -34,18 +34,16 @@ def segments_of(target: Target, scheme: Mapping[int, int] | None = None) -> list
 
     Args:
         target: of the plan.
-        scheme: label value of the plan → value in the file; None where they are the same.
+        scheme: label value of the plan → value in the file; None where they are the same. Outputs that it makes the
+            same are one segment, called as the first.
     """
     usual = colours(len(target.outputs))
-    return [
-        Segment(
-            output.name,
-            tuple(dict.fromkeys((scheme or {}).get(value, value) for value in output.values)),
-            output.colour or usual[index],
-            output.code or "",
-        )
-        for index, output in enumerate(target.outputs)
-    ]
+    found: dict[object, Segment] = {}
+    for index, output in enumerate(target.outputs):
+        values = tuple(dict.fromkeys((scheme or {}).get(value, value) for value in output.values))
+        segment = Segment(output.name, values, output.colour or usual[index], output.code or "")
+        found.setdefault(index if scheme is None else frozenset(values), segment)
+    return list(found.values())
 
 
 def exclusive_segments(

@@ -5,11 +5,10 @@ with twice the control points of the one before, at most 50 iterations a level u
 0.001, a histogram of 200 bins sharpened with a full width at half maximum of 0.15.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import SimpleITK as sitk
+
+from autoseg.utils.parallel import one_itk_thread
 
 #: The field is smooth, so it is estimated on every fourth voxel of an axis (the paper's, as in most pipelines) …
 SHRINK = 4
@@ -46,26 +45,12 @@ def correct_bias(channel: np.ndarray, inside: np.ndarray) -> np.ndarray:
         small, small_region = image, region  # the mask lies between the voxels that were kept
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
     corrector.SetMaximumNumberOfIterations(list(ITERATIONS))
-    with _one_thread():
+    with one_itk_thread():
         corrector.Execute(small, small_region)
         field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image))
     z, y, x = channel.shape
     corrected: np.ndarray = (channel / np.exp(field[:z, :y, :x])).astype(np.float32)
     return corrected
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: the order of additions, and so the last digits, would depend on the number of threads.
-
-    The filter's own setting does not apply to the B-splines inside it.
-    """
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _varies(channel: np.ndarray, mask: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was 
 RUN/source_<configuration>_<content>.safetensors    where a model is fine-tuned
 RUN/source_cases_<content>.json  unlabelled_<content>.json    cases from elsewhere that a fine-tuning mixes in
 RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
+RUN/template.nii.gz                where the training data's brains were found with a template of the user's own
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
@@ -17,13 +18,18 @@ RUN/<configuration>/               postprocessing.json
 RUN/report/index.html
 """
 
+import filecmp
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from autoseg.data.dataset import Dataset
+from autoseg.data.file_names import image_ending
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.plan import Plan
@@ -31,10 +37,13 @@ from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.splits import Split, check_splits, read_splits
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import first_fault, read_json, write_changed_json
+from autoseg.utils.files import atomic, first_fault, read_json, write_changed_json
 
 #: File in a configuration's folder: which share of the source's weights was chosen.
 SOURCE_SHARE = "source_share.json"
+
+#: Beginning of the name of the file that keeps a template.
+_TEMPLATE = "template"
 
 #: The share that stands for the source as it is: all its folds, untouched; and for the same on images that are not
 #: harmonized, where the plan harmonizes them and the source was trained without: what its own run predicts.
@@ -76,8 +85,14 @@ class Run:
         write_changed_json(path / "fingerprint.json", fingerprint.model_dump(mode="json"))
         write_changed_json(path / "dataset.json", dataset.model_dump(mode="json"))
         write_changed_json(path / "splits.json", splits)
+        _keep_template(path, dataset.preparation)
         save_plan(plan, path / "plan.json")
         return cls(path)
+
+    @property
+    def template(self) -> Path | None:
+        """The skull-stripped template of the training data's preparation, where it was the user's own."""
+        return next(iter(sorted(self.path.glob(f"{_TEMPLATE}.*"))), None)
 
     def __getstate__(self) -> dict[str, Path]:
         """The path alone: another process reads the files anew."""
@@ -202,6 +217,21 @@ def _load(model: type, path: Path):  # type: ignore[no-untyped-def]
         return model.model_validate(data)  # type: ignore[attr-defined]
     except ValidationError as error:
         raise AutosegError(f"{path} is damaged ({first_fault(error)}); plan the run again.") from None
+
+
+def _keep_template(folder: Path, preparation: Mapping[str, Any] | None) -> None:
+    """Copy the template that a preparation names into a run folder; what an earlier plan left there goes."""
+    named = (preparation or {}).get("atlas")
+    source = Path(named) if named else None
+    kept = None if source is None else folder / f"{_TEMPLATE}{image_ending(source) or source.suffix}"
+    for other in folder.glob(f"{_TEMPLATE}.*"):
+        if other != kept:
+            other.unlink()
+    if source is None or kept is None or not source.is_file():
+        return
+    if not (kept.is_file() and filecmp.cmp(source, kept, shallow=False)):
+        with atomic(kept) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def refuse_dataset_folder(path: str | Path, dataset: Dataset) -> None:

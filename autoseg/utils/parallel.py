@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
@@ -31,6 +32,22 @@ def _start(started: Event) -> None:
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     if (sitk := sys.modules.get("SimpleITK")) is not None:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+@contextmanager
+def one_itk_thread() -> Iterator[None]:
+    """Run SimpleITK's filters on one thread: the order of additions, so the last digits, would depend on their number.
+
+    What a filter or a registration is told itself does not apply to the filters inside it.
+    """
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def each(

@@ -7,7 +7,10 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.clinical.settings import ExamPreparation
+from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
+from tests.builders import make_run
 
 
 @pytest.fixture
@@ -42,6 +45,10 @@ def test_json_and_exit_code(exams: Path, tmp_path: Path) -> None:
         (["--atlas", "nowhere.nii.gz"], "does not exist"),
         (["--fill", "t1"], "NAME=OTHER"),
         (["--channel", "t1"], "NAME=SERIES"),
+        (["--crop", "--box", "8", "8", "8"], "give one of them"),
+        (["--brain-mask", "*mask*"], "--skull-strip none leaves it"),
+        (["--atlas", __file__], "--skull-strip none leaves it"),
+        (["--fill", "t1=t1"], "stand in for itself"),
     ],
 )
 def test_wrong_options_name_the_way_out(exams: Path, tmp_path: Path, options: list[str], message: str) -> None:
@@ -49,6 +56,19 @@ def test_wrong_options_name_the_way_out(exams: Path, tmp_path: Path, options: li
     assert isinstance(result.exception, UsageError)
     assert message in str(result.exception)
     assert not (tmp_path / "data").exists()
+
+
+def test_the_steps_of_a_run_are_taken_whole(exams: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "of")
+    call = ["prepare", str(exams), "--out", str(tmp_path / "data"), "--like", str(run.path), "--workers", "1"]
+    for options, message in ([], "not made by 'autoseg prepare'"), (["--n4"], "leave out the options"):
+        result = CliRunner().invoke(app, [*call, *options])
+        assert isinstance(result.exception, UsageError)
+        assert message in str(result.exception)
+    stored = ExamPreparation(skull_strip="none", spacing=(2.0, 2.0, 2.0)).model_dump(mode="json")
+    Run.create(run.path, run.plan, run.fingerprint, run.dataset.model_copy(update={"preparation": stored}), run.splits)
+    assert CliRunner().invoke(app, call).exit_code == 0
+    assert ExamPreparation.read(tmp_path / "data").spacing == (2.0, 2.0, 2.0)
 
 
 def test_a_folder_without_scans(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Raw exams to a dataset and back, with nothing aligned, so that every voxel can be foreseen."""
 
 import json
+import re
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 import autoseg
+from autoseg.clinical import cohort
 from autoseg.clinical.cohort import PreparationRequest, prepare_exams
 from autoseg.clinical.raw_prediction import is_raw_exam
 from autoseg.clinical.settings import ExamPreparation
@@ -155,6 +158,80 @@ def test_a_brain_mask_of_a_file(tmp_path: Path) -> None:
     other = prepare(tmp_path / "exams", tmp_path / "other", settings=settings)
     assert outcome.failed == {}
     assert "no file of it fits --brain-mask" in other.failed["P0001_1"]
+    assert not [line for line in outcome_log(tmp_path / "data") if "inf" in line]
+
+
+def outcome_log(dataset: Path) -> list[str]:
+    """Every step of every exam, as the page tells it."""
+    return re.findall("<li>(.*?)</li>", (dataset / "quality.html").read_text())
+
+
+def test_labels_that_are_cut_off_or_outside_of_the_mask_are_flagged(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1")
+    mask = np.zeros((8, 24, 20), np.uint8)
+    mask[:, 4:20, 10:16] = 1  # half of the label, which is at 6 to 14
+    write(source / "Doe_brainmask.nii.gz", mask)
+    settings = changed(PLAIN, brain_mask="*brainmask*", spacing=None)
+    outside = "50% of its label lies outside of the brain mask, where the images are 0"
+    lost = "50% of its labelled volume is not in the output, cut off or too small for its voxels"
+    for name, values, told in [
+        ("masked", {}, {outside}),
+        ("cropped", {"crop": True}, {outside}),  # 5 mm round the brain are left: nothing is cut
+        ("boxed", {"box": (6, 24, 8)}, {lost}),
+        ("whole", {"brain_mask": None}, set()),
+    ]:
+        flags = prepare(source, tmp_path / name, settings=changed(settings, **values)).flags.get("P0001_1", ())
+        assert {flag for flag in flags if "brain mask is doubtful" not in flag} == told
+
+
+def test_what_a_killed_preparation_left_is_no_case(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1")
+    prepare(source, tmp_path / "data")
+    shutil.copytree(tmp_path / "data" / "P0001_1", tmp_path / "data" / ".P0002_1.tmp")
+    prepare(source, tmp_path / "data")
+    assert ".P0002_1" not in (tmp_path / "data" / "quality.html").read_text()
+    assert [case.id for case in autoseg.Dataset.open(tmp_path / "data").cases] == ["P0001_1"]
+
+
+def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, capsys) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1", "t2")
+    before = "prepared before"
+
+    def again(**request) -> str:
+        capsys.readouterr()
+        assert prepare(source, tmp_path / "data", **request).failed == {}
+        return capsys.readouterr().err
+
+    assert before not in again()
+    assert before in again()
+    stored = (tmp_path / "data" / "P0001_1" / "transforms.json").read_text()
+    assert "Doe" not in stored
+    assert before not in again(channels={"t1": "t2"})
+    assert before not in again(with_labels=False)
+    assert before not in again()
+    write(source / "Doe_t2.nii.gz", np.full((8, 24, 20), 7, np.float32))
+    assert before not in again()
+    assert before in again()
+    PreparedCase.read(tmp_path / "data" / "P0001_1").model_copy(update={"source": ""}).write(
+        tmp_path / "data" / "P0001_1"
+    )  # as earlier versions wrote it
+    assert before not in again()
+    for name in ("t1", "t2"):
+        (source / f"Doe_{name}.nii.gz").write_bytes(b"no image")
+    assert list(prepare(source, tmp_path / "data").failed) == ["P0001_1"]
+    assert not (tmp_path / "data" / "P0001_1").exists()  # of files that are no more
+
+
+def test_days_are_counted_anew_when_an_earlier_exam_comes(tmp_path: Path, monkeypatch) -> None:
+    dates = {"later": "20200131", "earlier": "20200101"}
+    found = cohort.find_exams
+    dated = [lambda e: replace(e, patient="one", date=dates[e.folder.name])]
+    monkeypatch.setattr(cohort, "find_exams", lambda *a: [change(e) for e in found(*a) for change in dated])
+    exam(tmp_path / "exams" / "later", "t1")
+    prepare(tmp_path / "exams" / "later", tmp_path / "data")
+    exam(tmp_path / "exams" / "earlier", "t1")
+    prepare(tmp_path / "exams" / "earlier", tmp_path / "data")
+    assert [PreparedCase.read(tmp_path / "data" / f"P0001_{n}").day for n in (1, 2)] == [30, 0]
 
 
 def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None:

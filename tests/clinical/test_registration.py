@@ -54,6 +54,22 @@ def test_a_known_motion_is_found() -> None:
     assert doubts_of({"t2": found}) == []
 
 
+def test_the_numbers_do_not_depend_on_the_number_of_threads() -> None:
+    fixed = head(60, 100, 30)
+    moving = moved(head(90, 40, 120), sitk.Euler3DTransform((0, 0, 0), 0.1, 0.0, 0.1, (5, -4, 6)))
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for number in (1, 4):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(number)
+            aligned = align_rigidly(fixed, moving)
+            found.append((aligned.transform.GetParameters(), aligned.figures))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == number
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    assert found[0] == found[1]
+
+
 def test_a_pair_that_is_not_one_rigid_body_is_flagged() -> None:
     fixed, moving = head(60, 100, 30), head(90, 40, 120, bend=0.45)
     found = refine(fixed, moving, align_rigidly(fixed, moving), head_mask(fixed))

@@ -11,6 +11,7 @@ from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.segments import segment_names
 from autoseg.inference.formats.format import RESULT_FORMATS
 from autoseg.inference.label_schemes import brats_scheme
+from autoseg.inference.segments import segments_of
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.target import Output, Target
@@ -84,6 +85,14 @@ def test_brats_labels_of_regions_and_of_labels() -> None:
     names = {"ET": 1, "edema": 2, "NCR": 3, "non-enhancing": 4}
     outputs = [Output(name=name, values=[value], paint=value) for name, value in names.items()]
     assert brats_scheme(Target(kind="labels", outputs=outputs), "2021").values == {1: 4, 2: 2, 3: 1, 4: 1}
+
+
+def test_outputs_that_a_challenge_makes_the_same_are_one_segment() -> None:
+    names = {"ET": 1, "edema": 2, "NCR": 3, "non-enhancing": 4}
+    target = Target(kind="labels", outputs=[Output(name=n, values=[v], paint=v) for n, v in names.items()])
+    found = segments_of(target, brats_scheme(target, "2021").values)
+    assert {segment.name: segment.values for segment in found} == {"ET": (4,), "edema": (2,), "NCR": (1,)}
+    assert [segment.name for segment in segments_of(target)] == list(names)
 
 
 def test_brats_labels_need_the_structures_of_the_challenge() -> None:
@@ -208,7 +217,6 @@ def test_frames_of_an_enhanced_file_are_kept_in_its_order(tmp_path: Path) -> Non
     pytest.importorskip("highdicom")
     from autoseg.data.dicom_series import stack_at
     from autoseg.inference.formats.dicom_seg import write_dicom_seg
-    from autoseg.inference.segments import segments_of
     from tests.dicom_series import SmallSeries, pydicom, write_enhanced
 
     order = [3, 0, 6, 1, 5, 2, 4]

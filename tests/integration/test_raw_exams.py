@@ -73,6 +73,8 @@ def test_from_raw_exams_to_native_results(tmp_path: Path, call: Call) -> None:
     assert result.GetOrigin() == pytest.approx(scan.GetOrigin(), abs=1e-3)
     assert result.GetDirection() == pytest.approx(scan.GetDirection(), abs=1e-4)
     assert PATIENT_ID in (tmp_path / "out_pseudonyms.csv").read_text()
+    told = json.loads((out / "predictions.json").read_text())
+    assert (told["files"], list(told["cases"])) == ([f"{case}.nii.gz"], [case])
 
     # Prepared cases go back to any of their series, and a series that is not there is refused before anything is done.
     code, printed, err = call("predict", run, data, "--out", tmp_path / "b", "--to-native", "flair", "--device", "cpu",
@@ -89,10 +91,12 @@ def test_from_raw_exams_to_native_results(tmp_path: Path, call: Call) -> None:
     assert code == 0, err
     found = pydicom.dcmread(out / f"{case}.dcm")
     assert (found.Modality, found.PatientID) == ("SEG", PATIENT_ID)
-    # From the prepared dataset, too: the table of pseudonyms leads to the files.
+    # From the prepared dataset, too: the table of pseudonyms leads to the files. A user prepares it likewise.
     prepared = out / "prepared_exams"
-    (tmp_path / "prepared_exams_pseudonyms.csv").write_text((tmp_path / "out_pseudonyms.csv").read_text())
-    (tmp_path / "prepared_exams_pseudonyms.csv").rename(out / "prepared_exams_pseudonyms.csv")
+    code, _, err = call("prepare", tmp_path / "Doe Jane", "--out", tmp_path / "like", "--like", run, "--workers", 1)
+    assert code == 0, err
+    stored = [json.loads((folder / "preparation.json").read_text()) for folder in (prepared, tmp_path / "like")]
+    assert stored[0] == stored[1]
     again = ["predict", run, prepared, "--out", tmp_path / "d", "--to-native", "t2", "--format", "dicom-seg", "--all"]
     code, _, err = call(*again, "--device", "cpu", "--no-tta")
     assert code == 0, err

@@ -114,6 +114,7 @@ def write_dicom_seg(path: Path, label: np.ndarray, segments: Sequence[Segment], 
                 device_serial_number="0",
                 content_label="SEGMENTATION",
                 content_description="Automatic segmentation",
+                omit_empty_frames=bool(voxels.any()),
             )
     except (ValueError, AttributeError, KeyError, TypeError):
         # The library's message may repeat a patient's name or date.
