@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -204,7 +205,7 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     """Prepare one exam and write it, unless that was done before; runs in a process of its own."""
     try:
         source = job.source(settings)
-        if (out / job.case / TRANSFORMS_FILE).is_file():
+        with suppress(AutosegError):  # there is none, or a damaged one
             earlier = PreparedCase.read(out / job.case)
             if earlier.source == source:
                 told = ("it was prepared before from the same files, with the same settings",)

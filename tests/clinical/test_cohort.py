@@ -216,6 +216,8 @@ def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, 
         tmp_path / "data" / "P0001_1"
     )  # as earlier versions wrote it
     assert before not in again()
+    (tmp_path / "data" / "P0001_1" / "transforms.json").write_text("{}")
+    assert before not in again()
     for name in ("t1", "t2"):
         (source / f"Doe_{name}.nii.gz").write_bytes(b"no image")
     assert list(prepare(source, tmp_path / "data").failed) == ["P0001_1"]
