@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -154,10 +155,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     failed = {result.case: result.error for result in results if result.error}
     # Not what a preparation that was killed left, which begins with a dot.
     cases = sorted(path.parent.name for path in out.glob(f"[!.]*/{TRANSFORMS_FILE}"))
-    if cases:
-        _renew_days(out, cases, table)
-        _describe(out, cases, settings)
+    _renew_days(out, cases, table)
     write_quality_page(out, failed, sorted({*cases, *failed}))
+    if cases:
+        _describe(out, cases, settings)
     return PreparationOutcome(
         out,
         {result.case: out / result.case for result in results if not result.error},
@@ -204,7 +205,7 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     """Prepare one exam and write it, unless that was done before; runs in a process of its own."""
     try:
         source = job.source(settings)
-        if (out / job.case / TRANSFORMS_FILE).is_file():
+        with suppress(AutosegError):  # there is none, or a damaged one
             earlier = PreparedCase.read(out / job.case)
             if earlier.source == source:
                 told = ("it was prepared before from the same files, with the same settings",)
@@ -312,11 +313,17 @@ def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> Non
 
 
 def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
-    found = [read_json(file) for case in cases if (file := out / case / LABEL_NAMES_FILE).is_file()]
+    told = {case: read_json(file) for case in cases if (file := out / case / LABEL_NAMES_FILE).is_file()}
+    found = list(told.values())
     structures: dict[str, str] = {}
     for one in found:
         structures |= one["structures"]
     if structures:
+        for case in (case for case, one in told.items() if one["values"]):
+            say(
+                f"{case}: its label map is left out, as other labels are structures (RTSTRUCT, DICOM-SEG); "
+                "export all labels of a dataset in one way."
+            )
         rows = [f"{_key(name)} = {json.dumps(file, ensure_ascii=False)}" for name, file in sorted(structures.items())]
         return ["", "[label.structures]", *rows]
     if not found:

@@ -216,6 +216,8 @@ def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, 
         tmp_path / "data" / "P0001_1"
     )  # as earlier versions wrote it
     assert before not in again()
+    (tmp_path / "data" / "P0001_1" / "transforms.json").write_text("{}")
+    assert before not in again()
     for name in ("t1", "t2"):
         (source / f"Doe_{name}.nii.gz").write_bytes(b"no image")
     assert list(prepare(source, tmp_path / "data").failed) == ["P0001_1"]
@@ -296,6 +298,24 @@ def test_every_step_can_be_switched(tmp_path: Path, steps: dict, shape: tuple[in
     assert loaded.image.shape[1:] == shape
     assert loaded.label is not None
     assert set(np.unique(loaded.label)) == {0, 1, 4}
+
+
+def test_labels_that_do_not_agree_are_told_and_the_page_is_there(tmp_path: Path, capsys) -> None:
+    for name in ("a", "b"):
+        exam(tmp_path / "exams" / name, "t1")
+    outcome = prepare(tmp_path / "exams", tmp_path / "data")
+    files = [folder / "labels.json" for folder in outcome.prepared.values()]
+    values = {"values": [0, 1], "structures": {}}
+    # As if one were of DICOM and had a structure, the other of a label map.
+    files[0].write_text(json.dumps({"values": [], "names": {}, "structures": {"GTV": "structure_GTV.nii.gz"}}))
+    prepare(tmp_path / "exams", tmp_path / "data")
+    assert "P0002_1: its label map is left out" in capsys.readouterr().err
+    for file, name in zip(files, ("edema", "core"), strict=True):
+        file.write_text(json.dumps(values | {"names": {"1": name}}))
+    (tmp_path / "data" / "quality.html").unlink()
+    with pytest.raises(AutosegError, match="label value 1 is edema in one exam and core in another"):
+        prepare(tmp_path / "exams", tmp_path / "data")
+    assert (tmp_path / "data" / "quality.html").is_file()
 
 
 def test_exams_of_a_cohort_in_several_processes(tmp_path: Path) -> None:
