@@ -105,18 +105,24 @@ def plan_albunet(
     augmented = changed(
         still(f"{_PAPER}, section III-D: none"),
         {
-            "elastic_probability": 0.2,
+            "elastic_probability": 0.1,
             # Without a rotation this only says that single slices are bent in their plane.
             "rotation_axes": [0, 1, 2] if depth_layers else [0],
             "mirror_axes": flips([output.name for output in task.target.outputs], task.grid.transpose),
-            "noise_probability": 0.1,
-            "blur_probability": 0.2,
+            "noise_probability": 0.15,
+            "noise_std": (0.0, 0.05),
+            "blur_probability": 0.15,
+            "blur_sigma": (0.5, 1.5),
         },
         {
-            "elastic_probability": f"{_PAPER}, section III-D: elastic deformations; how often and how far is ours",
-            "mirror_axes": f"{_PAPER}, section III-D: reflections; along which axes is ours",
-            "noise_probability": f"{_PAPER}, section III-D: noise; how often and how much is ours",
-            "blur_probability": f"{_PAPER}, section III-D: blur; how often and how much is ours",
+            "elastic_probability": f"{_PAPER}, section III-D: elastic deformations; as often as in the released code, "
+            "how far is ours",
+            "mirror_axes": f"{_PAPER}, section III-D: reflections; released code: along all axes, here but where the "
+            "structures have sides",
+            "noise_probability": f"{_PAPER}, section III-D: noise; as often as in the released code",
+            "noise_std": f"{_PAPER}, released code",
+            "blur_probability": f"{_PAPER}, section III-D: blur; as often as in the released code",
+            "blur_sigma": f"{_PAPER}, released code",
         },
     )
     sampling = Sampling(
