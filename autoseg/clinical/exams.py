@@ -9,11 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from autoseg.clinical.dicom_series import sort_series, unreadable_files
-from autoseg.clinical.headers import DicomHeader, read_dicom_header
 from autoseg.clinical.recognition import words_of
-from autoseg.clinical.series import Identity, SequenceFacts, Series
-from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID
+from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Identity, SequenceFacts, Series
 from autoseg.data.dicom import is_dicom
+from autoseg.data.dicom_headers import DicomHeader, read_dicom_header
 from autoseg.data.file_names import image_ending, is_image, is_picture
 from autoseg.data.image import read_geometry
 from autoseg.utils.errors import AutosegError

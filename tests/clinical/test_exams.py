@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ import SimpleITK as sitk
 pydicom = pytest.importorskip("pydicom")
 
 from autoseg.clinical.exams import Exam, Patterns, find_exams  # noqa: E402
-from autoseg.clinical.multiframe import voxels_with_pydicom  # noqa: E402
-from autoseg.clinical.voxels import read_series  # noqa: E402
+from autoseg.clinical.voxels import read_series, voxels_with_pydicom  # noqa: E402
 from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_series  # noqa: E402
 
 VOXELS = np.arange(6 * 5 * 4).reshape(6, 5, 4)
 
 
-def edited(path: Path, **values: object) -> None:
+def edited(path: Path, **values: Any) -> None:
     found = pydicom.dcmread(path)
     for key, value in values.items():
         setattr(found, key, value)
@@ -125,6 +125,121 @@ def test_two_echoes_are_two_series(tmp_path: Path) -> None:
     for number, path in enumerate(write_series(tmp_path / "b", VOXELS)):
         edited(path, SOPInstanceUID=f"1.2.9.{number}", EchoNumbers=2, EchoTime=90)
     assert sorted(series.facts.echo_time for series in single(tmp_path).series) == [9, 90]
+
+
+def every(folder: Path, *volumes: np.ndarray, **values: tuple[object, ...]) -> None:
+    """Volumes of one series at one place, with elements of their own."""
+    for number, voxels in enumerate(volumes):
+        for index, path in enumerate(write_series(folder / str(number), voxels)):
+            own = {key: value[number] for key, value in values.items()}
+            edited(path, SOPInstanceUID=f"1.2.9.{number}.{index}", **own)
+
+
+def voxels_of(found: object) -> np.ndarray:
+    return sitk.GetArrayFromImage(read_series(found))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ImageType": (["ORIGINAL", "PRIMARY", "M", "FAT"], ["ORIGINAL", "PRIMARY", "M", "WATER"])},
+        {"EchoTime": (9, 90)},  # without numbers of echoes
+        {"InversionTime": (700, 2500)},
+    ],
+    ids=["Dixon", "echoes", "inversions"],
+)
+def test_images_of_two_kinds_at_one_place_are_two_series(tmp_path: Path, values: dict) -> None:
+    every(tmp_path, VOXELS, VOXELS + 1000, **values)
+    one, two = single(tmp_path).series
+    assert (one.fault, two.fault, one.facts.repetitions) == ("", "", 1)
+    assert np.array_equal(voxels_of(one), VOXELS)
+    assert np.array_equal(voxels_of(two), VOXELS + 1000)
+
+
+def test_repetitions_are_not_mixed_where_their_positions_are_rounded(tmp_path: Path) -> None:
+    every(tmp_path, VOXELS, VOXELS + 1000, AcquisitionNumber=(2, 1))
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "0").iterdir():
+        place = np.asarray(pydicom.dcmread(path).ImagePositionPatient, float) + rng.uniform(-3e-3, 3e-3, 3)
+        edited(path, ImagePositionPatient=[f"{v:.5f}" for v in place])
+    (series,) = single(tmp_path).series
+    assert np.array_equal(voxels_of(series), VOXELS + 1000)
+
+
+def test_a_series_over_time_is_one_and_no_channel(tmp_path: Path) -> None:
+    times = tuple(range(1, 10))
+    every(tmp_path, *([VOXELS] * 9), TemporalPositionIdentifier=times)
+    next((tmp_path / "8").iterdir()).unlink()  # stopped in the middle
+    (series,) = single(tmp_path).series
+    assert (series.fault, series.facts.repetitions) == ("", 9)
+    assert "8 to 9 times" in series.remarks[0]
+
+
+def test_slices_that_share_one_uid_are_no_copies(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        edited(path, SOPInstanceUID="1.2.3")
+    assert fault(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"ImageOrientationPatient": [0] * 6}, "no directions of rows and columns"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no directions of rows and columns"),
+        ({"ImagePositionPatient": ["nan", "0", "0"]}, "no position in space"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
+        ({"SamplesPerPixel": 3}, "holds colours"),
+    ],
+)
+def test_headers_that_give_no_volume(tmp_path: Path, values: dict, told: str) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        edited(path, **values)
+    assert told in fault(tmp_path)
+
+
+def test_axes_that_differ_in_the_last_digits_are_one_plane(tmp_path: Path) -> None:
+    """Two decimals would put 0.99499 and 0.99501 apart."""
+    turn = np.array([0.995, np.sqrt(1 - 0.995**2), 0.0, -np.sqrt(1 - 0.995**2), 0.995, 0.0])
+    for number, path in enumerate(write_series(tmp_path, VOXELS, replace(SmallSeries(), axes=turn))):
+        edited(path, ImageOrientationPatient=[f"{v + (-1) ** number * 1e-5:.6f}" for v in turn])
+    (series,) = single(tmp_path).series
+    assert (series.fault, series.facts.planes) == ("", 1)
+
+
+def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        number = int(pydicom.dcmread(path).InstanceNumber)
+        edited(path, RescaleSlope=str(1 + 0.25 * (number - 1)), RescaleIntercept="0")
+    (series,) = single(tmp_path).series
+    expected = VOXELS * (1 + 0.25 * np.arange(6))[:, None, None]
+    assert np.allclose(voxels_of(series), expected)
+    assert np.allclose(voxels_with_pydicom(series), expected)
+
+
+def test_a_slice_out_of_line(tmp_path: Path) -> None:
+    like = SmallSeries()
+    victim = by_position(write_series(tmp_path, VOXELS, like))[3]
+    edited(victim, ImagePositionPatient=[f"{v:.6f}" for v in like.point(4, 0, 3)])
+    assert "shifted in their plane, by up to 3.2 mm" in fault(tmp_path)
+
+
+def test_frames_of_two_echoes_of_an_enhanced_file(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "one.dcm", np.concatenate([VOXELS, VOXELS + 500]), range(12))
+    found = pydicom.dcmread(path)
+    for number, group in enumerate(found.PerFrameFunctionalGroupsSequence):
+        echo = pydicom.Dataset()
+        echo.EffectiveEchoTime = 9.0 if number < 6 else 90.0
+        group.MREchoSequence = [echo]
+        group.PlanePositionSequence[0].ImagePositionPatient = [
+            f"{v:.8g}" for v in SmallSeries().point(0, 0, number % 6)
+        ]
+        group.PixelValueTransformationSequence[0].RescaleIntercept = 0
+    found.save_as(path)
+    one, two = single(tmp_path).series
+    assert (one.name, two.name) == ("series 1.1", "series 1.2")
+    assert (one.facts.echo_time, two.facts.echo_time) == (9.0, 90.0)
+    assert np.array_equal(voxels_of(one), VOXELS * 3)
+    assert np.array_equal(voxels_of(two), (VOXELS + 500) * 3)
 
 
 def test_unequal_spacing(tmp_path: Path) -> None:
