@@ -90,8 +90,8 @@ def placed_along(positions: np.ndarray, normal: np.ndarray, ties: Sequence[tuple
     order = np.argsort(heights, kind="stable")
     numbers = np.cumsum(np.diff(heights[order], prepend=heights[order[0]]) > SAME_PLACE)
     if ties:
-        ranked = sorted(range(len(order)), key=lambda at: (numbers[at], ties[order[at]]))
-        order = order[ranked]
+        ranked = sorted(range(len(order)), key=lambda at: (numbers[at], ties[int(order[at])]))
+        order = order[np.asarray(ranked)]
     return PlacedSlices([int(index) for index in order], numbers)
 
 

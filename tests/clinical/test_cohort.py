@@ -119,7 +119,7 @@ def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     source = exam(tmp_path / "exams" / "a", "x", "y", label=False)
     outcome = prepare(source, tmp_path / "one", channels={"t1c": "y"})
     stored = PreparedCase.read(outcome.prepared["P0001_1"])
-    assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c"}
+    assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c", "x": None}
     table = tmp_path / "channels.csv"
     table.write_text("exam,channel,series\na,t1c,x\na,flair,y\n")
     outcome = prepare(tmp_path / "exams", tmp_path / "two", table=table)
