@@ -1,6 +1,7 @@
 """Raw exams → a dataset: every exam through the steps, one after the other or in several processes."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -206,11 +207,14 @@ def _sentence(error: Exception, exam: Exam) -> str:
     elif isinstance(error, MemoryError):
         text = "not enough memory; use fewer workers (--workers 1)"
     else:
-        text = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else 'no message'}"
+        # A library's message may quote a header.
+        last = str(error).splitlines()[-1] if str(error) else "no message"
+        text = f"{type(error).__name__}: " + re.sub(r"'[^']*'|\"[^\"]*\"", "…", last)
     files = [*(file for series in exam.series for file in series.files), *exam.labels]
     files += [exam.brain_mask] if exam.brain_mask else []
     for path in files:
-        text = text.replace(str(path), "its file").replace(str(path.absolute()), "its file")
+        for name in (str(path.absolute()), str(path), path.name if path.suffix else ""):
+            text = text.replace(name, "its file") if name else text
     for folder in (exam.folder.absolute(), exam.folder):
         text = text.replace(str(folder), "its folder")
     return text.rstrip(".") + "."

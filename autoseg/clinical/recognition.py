@@ -292,6 +292,23 @@ def _said_of_contrast(words: str) -> tuple[bool, bool]:
     return re.search(_WITH, re.sub(_WITHOUT, " ", words)) is not None, pre
 
 
+#: Words of file names that say how a scan was made, and nothing about who it is of.
+_PLAIN_WORDS = re.compile(
+    r"ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra(?:nsversal)?|2d|3d|pre|post|gd|gado?|km|ce|contrast|nativ|native|plain|"
+    r"scan|image|img|brain|head|reg|registered|raw|ir|t?se|fse|fs|fatsat|spc|space|cube|vista|mprage|bravo|flash|vibe|"
+    r"f?spgr|tfe|tirm|stir|swi|swan|dti|trace|tof|loc|localizer|scout|survey|map|mag|phase|sub|dixon|water|fat|in|opp|"
+    r"iso|bold|asl|perf|[a-z]|[0-9]{1,3}",
+    re.I,
+)
+
+
+def safe_name(name: str) -> str:
+    """A file's name without words that could be a patient's: known ones, single letters and short numbers stay."""
+    words = re.split(r"[_\-. ]+", name)
+    kept = [word for word in words if word.lower() in SEQUENCES or _PLAIN_WORDS.fullmatch(word)]
+    return "_".join(kept) or "scan"
+
+
 def words_of(name: str) -> str:
     """A file's name as the words of a description: ``BraTS-1_t1n`` → ``brats 1 t1n``, with known names spelled out."""
     words = [word for word in re.sub(r"[^a-z0-9*+]+", " ", name.lower()).split() if word not in ("sub", "ses")]

@@ -13,7 +13,7 @@ pydicom = pytest.importorskip("pydicom")
 
 from autoseg.clinical.exams import Exam, Patterns, find_exams  # noqa: E402
 from autoseg.clinical.voxels import read_series, voxels_with_pydicom  # noqa: E402
-from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_series  # noqa: E402
+from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_rtstruct, write_series  # noqa: E402
 
 VOXELS = np.arange(6 * 5 * 4).reshape(6, 5, 4)
 
@@ -240,6 +240,66 @@ def test_frames_of_two_echoes_of_an_enhanced_file(tmp_path: Path) -> None:
     assert (one.facts.echo_time, two.facts.echo_time) == (9.0, 90.0)
     assert np.array_equal(voxels_of(one), VOXELS * 3)
     assert np.array_equal(voxels_of(two), (VOXELS + 500) * 3)
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 5, 4), np.float32)), str(path))
+
+
+def test_names_of_image_files_show_no_patient(tmp_path: Path) -> None:
+    def shown(*names: str) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            write_image(folder / name)
+        return [series.name for series in single(folder).series]
+
+    assert shown("Doe_Jane.nii.gz") == ["scan"]
+    assert shown("t1_Doe.nii.gz", "t2_Doe.nii.gz") == ["t1", "t2"]
+    assert shown("Doe_Jane_t1.nii.gz", "FLAIR.nii.gz") == ["t1", "FLAIR"]
+    assert shown("t1.mha", "t1.nii.gz", "t2_20200304.nii.gz") == ["t1", "t1.2", "t2"]
+
+
+def test_folders_called_after_sequences_are_one_exam(tmp_path: Path) -> None:
+    for number, name in enumerate(("T1", "T1_GD", "FLAIR")):
+        write_image(tmp_path / "one" / name / "image.nii.gz")
+        write_image(tmp_path / "cohort" / "p1" / name / "image.nii.gz")
+        write_image(tmp_path / "visits" / "p1" / f"visit {number}" / "t1.nii.gz")
+    assert sorted(series.name for series in single(tmp_path / "one").series) == ["FLAIR", "T1", "T1_GD"]
+    assert len(single(tmp_path / "cohort").series) == 3
+    assert len(find_exams(tmp_path / "visits")) == 3
+
+
+def test_prepared_datasets_are_no_exams(tmp_path: Path) -> None:
+    write_image(tmp_path / "exam" / "t1.nii.gz")
+    write_image(tmp_path / "data" / "P0001_1" / "t1.nii.gz")
+    (tmp_path / "data" / "preparation.json").write_text("{}")
+    assert [exam.folder.name for exam in find_exams(tmp_path)] == ["exam"]
+
+
+def test_anonymized_patients_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        for path in write_series(tmp_path / f"p{number}", VOXELS, like):
+            edited(path, PatientID="ANONYMOUS", PatientName="anonymized")
+    assert len({exam.patient for exam in find_exams(tmp_path)}) == 2
+
+
+def test_files_without_an_identifier_are_of_the_patient_that_the_others_name(tmp_path: Path) -> None:
+    for number, path in enumerate(write_series(tmp_path, VOXELS)):
+        edited(path, PatientID="ID-1" if number else "")
+    assert single(tmp_path).fault == ""
+
+
+def test_structures_in_a_study_of_their_own_go_to_the_exam_that_they_refer_to(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        write_series(tmp_path / str(number), VOXELS, like)
+    square = np.array([like.point(x, y, 2) for x, y in ((1, 1), (3, 1), (3, 3))])
+    path = write_rtstruct(tmp_path / "rs.dcm", {"a": [("CLOSED_PLANAR", square)]}, like)
+    edited(path, StudyInstanceUID="1.2.6.9")
+    found = {exam.series[0].identity.series: len(exam.labels) for exam in find_exams(tmp_path)}
+    assert found == {"1.2.5.1": 0, "1.2.5.2": 1}
 
 
 def test_unequal_spacing(tmp_path: Path) -> None:
