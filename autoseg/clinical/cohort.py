@@ -110,7 +110,8 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
 
     Raises:
         AutosegError: there is no exam, or the folder holds something else.
-        UsageError: the table of series is no such table, or names exams that do not exist.
+        UsageError: the table of series is no such table, or names exams that do not exist; the pattern of labels fits
+            no file.
 
     Example:
         >>> import autoseg
@@ -121,6 +122,8 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     exams, out, request = Path(exams), Path(out), request or PreparationRequest()
     settings = _agreed(out, request.settings)
     found = find_exams(exams, Patterns(request.labels, settings.brain_mask))
+    if request.with_labels and request.labels is not None and not any(exam.labels for exam in found):
+        raise UsageError(f"--labels {request.labels} fits no file of any exam; correct the pattern.")
     if not request.with_labels:
         found = [replace(exam, labels=()) for exam in found]
     mappings = _mappings(request, found)
@@ -291,6 +294,8 @@ def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
     for one in found:
         structures |= one["structures"]
     if structures:
+        if maps := sum(not one["structures"] for one in found):
+            say(f"{maps} cases have a label map where others have structures; the dataset's labels are the structures.")
         rows = [f"{_key(name)} = {json.dumps(file, ensure_ascii=False)}" for name, file in sorted(structures.items())]
         return ["", "[label.structures]", *rows]
     if not found:

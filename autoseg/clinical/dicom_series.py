@@ -93,8 +93,10 @@ def _volumes_in_plane(slices: list[DicomHeader]) -> list[Series]:
     slices = list(unique.values())
     axes = slices[0].numbers("ImageOrientationPatient")
     positions = [header.numbers("ImagePositionPatient") for header in slices]
-    if len(axes) != 6 or any(len(position) != 3 for position in positions) or not slices[0].text("PixelSpacing"):
+    if len(axes) != 6 or any(len(position) != 3 for position in positions):
         return [bare.unusable(_UNPLACED)]
+    if len({header.pixel_spacing for header in slices}) > 1 or slices[0].pixel_spacing is None:
+        return [bare.unusable("its header gives its pixels no size, or several; convert it and give that file")]
     normal = normal_of(axes)
     if isinstance(normal, StackFault):
         return [bare.unusable(str(normal))]
@@ -132,7 +134,7 @@ def _volume(measured: _Measured, bare: Series) -> Series:
         np.asarray([header.numbers("ImagePositionPatient") for header in chosen]),
         first.numbers("ImageOrientationPatient"),
         first.size,
-        first.pixel_spacing,
+        first.pixel_spacing or (1.0, 1.0),
     )
     if isinstance(grid, StackFault):
         return bare.unusable(str(grid))

@@ -47,6 +47,10 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
     """
     structures: dict[str, sitk.Image] = {}
     maps = [path for path in files if not is_dicom(path)]
+    if maps and len(maps) < len(files):
+        raise AutosegError(
+            "it has a label map and DICOM files of structures, and a case has one kind; --labels PATTERN picks one"
+        )
     if len(maps) > 1:
         raise AutosegError(f"{len(maps)} files of it look like label maps; --labels PATTERN picks one")
     for path in files:

@@ -63,7 +63,8 @@ class Patterns:
     """Which image files are no scans.
 
     Attributes:
-        labels: pattern of label maps below an exam's folder; None to tell them by well-known words.
+        labels: pattern of label maps and DICOM files of structures below an exam's folder; None for all of these
+            files, and for maps that are told by well-known words.
         brain_mask: pattern of brain masks; None for none.
     """
 
@@ -73,6 +74,10 @@ class Patterns:
     def is_brain_mask(self, path: Path, root: Path) -> bool:
         """Whether a file is the brain mask that the user names."""
         return self.brain_mask is not None and _fits(path, root, self.brain_mask)
+
+    def takes(self, path: Path, root: Path) -> bool:
+        """Whether a DICOM file of structures is one of the labels."""
+        return self.labels is None or _fits(path, root, self.labels)
 
     def is_label(self, path: Path, root: Path) -> bool:
         """Whether a file is a label map."""
@@ -202,7 +207,11 @@ def _of_patient(
     )
     exams = []
     for study, members in studies.items():
-        own = [header.path for header in structures if len(studies) == 1 or _is_of(header, study, members, studies)]
+        own = [
+            header.path
+            for header in structures
+            if patterns.takes(header.path, folder) and (len(studies) == 1 or _is_of(header, study, members, studies))
+        ]
         exams.append(
             Exam(
                 folder,

@@ -128,13 +128,10 @@ class DicomHeader:
         )
 
     @property
-    def pixel_spacing(self) -> tuple[float, float]:
-        """Mm between columns and between rows; 1 where unknown."""
-        for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-            numbers = self.numbers(keyword)
-            if len(numbers) == 2 and min(numbers) > 0:
-                return numbers[1], numbers[0]
-        return 1.0, 1.0
+    def pixel_spacing(self) -> tuple[float, float] | None:
+        """Mm between columns and between rows; None where it has none, or none that a pixel can have."""
+        numbers = self.numbers("PixelSpacing" if self.text("PixelSpacing") else "ImagerPixelSpacing")
+        return (numbers[1], numbers[0]) if len(numbers) == 2 and min(numbers) > 0 else None
 
     @property
     def size(self) -> tuple[int, int]:

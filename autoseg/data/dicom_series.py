@@ -105,6 +105,8 @@ def stacked(headers: Sequence[DicomHeader], folder: Path) -> Stack:
     if any(header.size != first.size for header in headers):
         raise UnusableImage(folder, "the slices of its series have several sizes, as localizers have", _CONVERT)
     axes, spacing = headers[0].numbers("ImageOrientationPatient"), headers[0].pixel_spacing
+    if any(header.pixel_spacing != spacing for header in headers) or (spacing is None and axes):
+        raise UnusableImage(folder, "its headers give its pixels no size, or several", _CONVERT)
     positions = [header.numbers("ImagePositionPatient") for header in headers]
     if len(axes) != 6 or any(len(position) != 3 for position in positions):
         if len(headers) == 1:
@@ -128,7 +130,7 @@ def stacked(headers: Sequence[DicomHeader], folder: Path) -> Stack:
     if len(ordered) == 1:
         grid: Geometry | StackFault = straight_grid(positions[0], axes, first.size, _voxel(headers[0]), 1)
     else:
-        grid = grid_of(np.asarray(positions)[placed.order], axes, first.size, spacing, names)
+        grid = grid_of(np.asarray(positions)[placed.order], axes, first.size, spacing or (1.0, 1.0), names)
     if isinstance(grid, StackFault):
         raise UnusableImage(folder, *grid.sentences)
     frames = tuple(header.frame for header in ordered if header.frame is not None)
@@ -187,7 +189,7 @@ def stack_at(path: Path) -> Stack:
 def _voxel(header: DicomHeader) -> tuple[float, float, float]:
     """Mm of a single slice's voxel."""
     between = header.number("SpacingBetweenSlices") or header.number("SliceThickness") or 1.0
-    return (*header.pixel_spacing, abs(between))
+    return (*(header.pixel_spacing or (1.0, 1.0)), abs(between))
 
 
 def _is_whole(header: DicomHeader) -> bool:

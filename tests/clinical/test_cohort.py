@@ -130,6 +130,25 @@ def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     assert "finds none of its series" in prepare(source, tmp_path / "four", channels={"t1": "z"}).failed["P0001_1"]
 
 
+def test_labels_of_two_kinds_and_patterns_that_fit_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_series import SmallSeries, write_rtstruct, write_series
+
+    like = SmallSeries(pixel=(1.0, 1.0))
+    write_series(tmp_path / "e" / "1", np.random.default_rng(0).integers(0, 500, (8, 24, 20)), like)
+    square = np.array([like.point(x, y, 2) for x, y in ((4, 4), (12, 4), (12, 12))])
+    write_rtstruct(tmp_path / "e" / "rs.dcm", {"tumor": [("CLOSED_PLANAR", square)]}, like)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "e" / "1")))
+    sitk.WriteImage(reader.Execute() > 250, str(tmp_path / "e" / "seg.nii.gz"))
+    assert "--labels PATTERN picks one" in prepare(tmp_path / "e", tmp_path / "a").failed["P0001_1"]
+    for name, pattern, label in (("b", "*.dcm", "tumor"), ("c", "*.nii.gz", "label_1")):
+        assert prepare(tmp_path / "e", tmp_path / name, labels=pattern).failed == {}
+        assert list(autoseg.Dataset.open(tmp_path / name).labels) == [label]
+    with pytest.raises(UsageError, match=r"--labels \*tumour\* fits no file"):
+        prepare(tmp_path / "e", tmp_path / "d", labels="*tumour*")
+
+
 def test_a_lacking_sequence_is_filled(tmp_path: Path) -> None:
     exam(tmp_path / "exams" / "a", "t1c", "t2")
     settings = PLAIN.model_copy(update={"fill": {"t1": "t1c"}})

@@ -189,6 +189,7 @@ def test_slices_that_share_one_uid_are_no_copies(tmp_path: Path) -> None:
         ({"ImagePositionPatient": ["nan", "0", "0"]}, "no position in space"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
         ({"SamplesPerPixel": 3}, "holds colours"),
+        ({"PixelSpacing": [0, 0]}, "gives its pixels no size"),
     ],
 )
 def test_headers_that_give_no_volume(tmp_path: Path, values: dict, told: str) -> None:

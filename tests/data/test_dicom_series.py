@@ -115,6 +115,10 @@ def test_what_is_no_regular_stack_is_refused_in_one_sentence(tmp_path: Path) -> 
     def two_series(paths: list[Path]) -> None:
         edited(paths[:2], lambda _, dataset: setattr(dataset, "SeriesInstanceUID", "1.2.3.4"))
 
+    def flat(paths: list[Path]) -> None:
+        edited(paths, lambda _, dataset: setattr(dataset, "PixelSpacing", [0, 0]))
+
+    assert "give its pixels no size" in fault("flat", flat)
     assert "a slice is missing between 014.dcm and 028.dcm" in fault("missing", lambda paths: paths[3].unlink())
     assert "several slices of its series lie at one place (014.dcm" in fault("twice", lambda paths: move(paths[3], 2))
     assert "unequally spaced, from 3.5 to 6.5 mm" in fault("uneven", lambda paths: move(paths[3], 3.3))
