@@ -180,7 +180,7 @@ def _named(exam: Exam, channel: str, wanted: str) -> Series:
         names = (
             series.name,
             series.name.removeprefix("series "),
-            str(series.facts.number),
+            "" if series.facts.number is None else str(series.facts.number),
             series.identity.series,
             series.facts.description,
             *(path.name for path in series.files[:1] if not series.dicom),

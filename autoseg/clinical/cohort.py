@@ -120,6 +120,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         {}
     """
     exams, out, request = Path(exams), Path(out), request or PreparationRequest()
+    if request.workers is not None and request.workers < 1:
+        raise UsageError(f"--workers {request.workers}: at least 1 is needed.")
+    if request.table is not None and not request.table.is_file():
+        raise UsageError(f"--channels {request.table} does not exist.")
     settings = _agreed(out, request.settings)
     found = find_exams(exams, Patterns(request.labels, settings.brain_mask))
     if request.with_labels and request.labels is not None and not any(exam.labels for exam in found):
@@ -166,6 +170,9 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
     """
     if (out / PREPARATION_FILE).is_file():
         earlier = ExamPreparation.read(out)
+        # Where every exam failed, or the command was stopped before the first, there is nothing to contradict.
+        if not any(out.glob(f"[!.]*/{TRANSFORMS_FILE}")):
+            return settings
         if earlier.model_copy(update={"channels": settings.channels}) != settings:
             raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
         return settings

@@ -185,6 +185,18 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None
         prepare(source, source)
 
 
+def test_wrong_usage_leaves_nothing_and_settings_bind_only_prepared_exams(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1")
+    for told, wrong in (("--workers 0", {"workers": 0}), ("does not exist", {"table": tmp_path / "no.csv"})):
+        with pytest.raises(UsageError, match=told):
+            prepare_exams(source, tmp_path / "data", PreparationRequest(PLAIN, **wrong))
+    assert [path.name for path in tmp_path.iterdir()] == ["exams"]
+    assert prepare(source, tmp_path / "data", channels={"t1": "none"}).prepared == {}
+    assert list(prepare(source, tmp_path / "data", settings=changed(PLAIN, n4=False, crop=True)).prepared) == [
+        "P0001_1"
+    ]
+
+
 def changed(settings: ExamPreparation, **values: object) -> ExamPreparation:
     return settings.model_copy(update=values)
 
