@@ -301,8 +301,6 @@ def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
     for one in found:
         structures |= one["structures"]
     if structures:
-        if maps := sum(not one["structures"] for one in found):
-            say(f"{maps} cases have a label map where others have structures; the dataset's labels are the structures.")
         rows = [f"{_key(name)} = {json.dumps(file, ensure_ascii=False)}" for name, file in sorted(structures.items())]
         return ["", "[label.structures]", *rows]
     if not found:

@@ -56,6 +56,9 @@ TAGS = {
 #: Where enhanced files keep what holds for all frames, and for each.
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
+#: … and the contrast agents, coded.
+_AGENTS = "ContrastBolusAgentSequence"
+
 #: Transfer syntaxes without compression, in which the voxels of a file have a known number of bytes.
 _IMPLICIT = "1.2.840.10008.1.2"
 _PLAIN = {_IMPLICIT, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
@@ -154,11 +157,13 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
 def _with_pydicom(pydicom: Any, path: Path) -> DicomHeader | None:
     try:
         with open(path, "rb") as file:
-            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *_GROUPS])
+            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *_GROUPS, _AGENTS])
             # Tag, and length, of the voxels' element come first; with explicit types two and two bytes more.
             end = file.tell() + (8 if str(found.file_meta.TransferSyntaxUID) == _IMPLICIT else 12)
         values = {key: text for key in TAGS if (text := _text(found.get(key))) != ""}
         values |= {key: text for key, text in _enhanced(found).items() if key not in values}
+        if "ContrastBolusAgent" not in values and (agents := found.get(_AGENTS)):
+            values["ContrastBolusAgent"] = _text(agents[0].get("CodeMeaning")) or "agent"
     except Exception:  # pydicom raises whatever a damaged file makes it stumble over
         return None
     syntax = str(getattr(found.file_meta, "TransferSyntaxUID", ""))

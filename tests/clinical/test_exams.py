@@ -303,6 +303,17 @@ def test_structures_in_a_study_of_their_own_go_to_the_exam_that_they_refer_to(tm
     assert found == {"1.2.5.1": 0, "1.2.5.2": 1}
 
 
+def test_the_agent_of_an_enhanced_file_is_coded(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "one.dcm", VOXELS, range(6))
+    found = pydicom.dcmread(path)
+    agent = pydicom.Dataset()
+    agent.CodeValue, agent.CodingSchemeDesignator, agent.CodeMeaning = "C-B03CA", "SRT", "Gadolinium"
+    found.ContrastBolusAgentSequence = [agent]
+    found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert series.facts.contrast == "Gadolinium"
+
+
 def test_unequal_spacing(tmp_path: Path) -> None:
     like = SmallSeries()
     for index, path in enumerate(by_position(write_series(tmp_path, VOXELS, like))):
