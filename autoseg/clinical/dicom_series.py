@@ -163,8 +163,8 @@ def _apart(slices: Sequence[DicomHeader], places: int) -> list[list[DicomHeader]
 def _bare(slices: Sequence[DicomHeader]) -> Series:
     """A series without a grid yet."""
     first = slices[0]
-    number = first.text("SeriesNumber")
-    name = f"series {number}" if number else "a series without number"
+    number = first.number("SeriesNumber")
+    name = "a series without number" if number is None else f"series {int(number)}"
     files = tuple(dict.fromkeys(header.path for header in slices))
     return Series(name, files, NO_GRID, acquisition_of(first), patient_of_header(first), dicom=True)
 

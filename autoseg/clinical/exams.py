@@ -113,7 +113,7 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     for path in _files(root):
         if is_image(path) and not is_picture(image_ending(path)):
             images.append(path)
-        elif is_dicom(path):
+        elif _may_be_dicom(path):
             dicom.append(path)
     if not images and not dicom:
         raise AutosegError(f"{root} holds no DICOM file and no image (NIfTI, NRRD, MHA) that is no picture.")
@@ -124,6 +124,14 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
         pictures = [path for path in images if path.is_relative_to(folder)]
         exams += _of_patient(folder, inside, pictures, patterns)
     return exams
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, or can't be opened: the exam that it lies in says so then."""
+    try:
+        return is_dicom(path)
+    except OSError:
+        return True
 
 
 def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:
@@ -137,10 +145,14 @@ def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(root):
-        if PREPARATION_FILE in names:
+    seen = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(parent)
+        # A link may lead back to a folder above it.
+        if PREPARATION_FILE in names or place in seen:
             folders.clear()
             continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
 

@@ -271,6 +271,46 @@ def test_folders_called_after_sequences_are_one_exam(tmp_path: Path) -> None:
     assert len(find_exams(tmp_path / "visits")) == 3
 
 
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_image(tmp_path / "archive" / "t1.nii.gz")
+    (tmp_path / "exams").mkdir()
+    (tmp_path / "exams" / "p1").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive" / "loop").symlink_to(tmp_path / "exams")
+    assert [exam.folder.name for exam in find_exams(tmp_path / "exams")] == ["p1"]
+
+
+def test_a_file_that_can_not_be_opened_is_a_fault_of_its_exam(tmp_path: Path, monkeypatch) -> None:
+    for name in ("a", "b"):
+        like = replace(SmallSeries(), series=f"1.2.5.{ord(name)}", study=f"1.2.6.{ord(name)}")
+        for path in write_series(tmp_path / name, VOXELS, like):
+            edited(path, PatientID=name)
+    locked = path
+
+    def refuse(file: Path) -> bool:
+        if file == locked:
+            raise PermissionError(13, "Permission denied")
+        return True
+
+    monkeypatch.setattr("autoseg.clinical.exams.is_dicom", refuse)
+    locked.unlink()
+    locked.mkdir()  # nor can its header be read
+    (locked / "x").touch()
+    monkeypatch.setattr("autoseg.clinical.exams._files", lambda root: [*sorted(tmp_path.glob("*/*.dcm"))])
+    assert [exam.fault for exam in find_exams(tmp_path)] == [
+        "",
+        "1 DICOM file can't be read (cut off or damaged); copy again",
+    ]
+
+
+def test_a_series_number_that_is_none_is_not_shown(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        found = pydicom.dcmread(path)
+        found["SeriesNumber"]._value = "Doe"
+        found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert "Doe" not in series.name
+
+
 def test_prepared_datasets_are_no_exams(tmp_path: Path) -> None:
     write_image(tmp_path / "exam" / "t1.nii.gz")
     write_image(tmp_path / "data" / "P0001_1" / "t1.nii.gz")
