@@ -1,6 +1,7 @@
 """``autoseg prepare``: raw clinical exams to a dataset."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,9 @@ def command(
     channels: Annotated[
         Path | None, typer.Option(help="CSV with the columns exam (its folder's name), channel, series.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Pattern of the label maps below an exam's folder.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Pattern of the label files (maps, RTSTRUCT, DICOM-SEG) below an exam's folder.")
+    ] = None,
     orient: Annotated[bool, typer.Option(help="Bring the axes into canonical order and direction.")] = True,
     coregister: Annotated[bool, typer.Option(help="Align the series to the reference.")] = True,
     spacing: Annotated[
@@ -72,7 +75,7 @@ def command(
         raise UsageError(f"--label-interpolation {label_interpolation} is unknown; choose linear or nearest.")
     if atlas is not None and not atlas.is_file():
         raise UsageError(f"--atlas {atlas} does not exist.")
-    if any(mm < 0 for mm in spacing) or (any(spacing) and not all(spacing)):
+    if not all(0 <= mm < math.inf for mm in spacing) or (any(spacing) and not all(spacing)):
         raise UsageError(f"--spacing {' '.join(f'{mm:g}' for mm in spacing)}: give three lengths in mm, or 0 0 0.")
     if any(voxels < 0 for voxels in box) or (any(box) and not all(box)):
         raise UsageError(f"--box {' '.join(map(str, box))}: give three numbers of voxels, or 0 0 0.")

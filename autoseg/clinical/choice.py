@@ -8,10 +8,14 @@ from fnmatch import fnmatch
 from autoseg.clinical.exams import Exam
 from autoseg.clinical.recognition import BRAIN_SEQUENCES, Recognised, recognise_sequence
 from autoseg.clinical.series import Series
+from autoseg.data.file_names import plain_name
 from autoseg.utils.errors import AutosegError
 
 #: Channels in the order in which the reference is chosen among scans of one resolution.
 _REFERENCE_ORDER = ("t1c", "t1", "flair", "t2")
+
+#: Names of other files of a case, which no channel's file can have.
+NO_CHANNELS = ("label", "brain_mask")
 
 #: Resolutions within this factor count as equal.
 _TIE = 1.1
@@ -48,7 +52,7 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
     """
     usable = [series for series in exam.series if not series.fault]
     found = [(series, recognise_sequence(series.facts)) for series in usable]
-    named = {channel: _named(exam, channel, wanted_name) for channel, wanted_name in mapping.items()}
+    named = _all_named(exam, mapping)
     reasons: list[str] = []
     flags: list[str] = []
     for series in exam.series:
@@ -65,10 +69,12 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
         if one.is_channel or (wanted is not None and one.sequence in wanted):
             candidates[one.sequence].append((series, one))
         elif one.sequence == "unknown":
-            flags.append(f"what {series.name} is can't be told ({one.reason}); --channel NAME={_key(series)} says it")
+            flags.append(
+                f"what {series.name} is can't be told ({one.reason}); --channel NAME={_key(series, exam)} says it"
+            )
     channels = dict(named)
     reasons += [f"{series.name} is {channel}: --channel says so" for channel, series in named.items()]
-    order = wanted or (*BRAIN_SEQUENCES, *sorted(set(candidates) - set(BRAIN_SEQUENCES)))
+    order: Sequence[str] = wanted or (*BRAIN_SEQUENCES, *sorted(set(candidates) - set(BRAIN_SEQUENCES)))
     for channel in order:
         if channel in channels or channel not in candidates:
             continue
@@ -77,17 +83,18 @@ def choose_series(exam: Exam, mapping: Mapping[str, str], wanted: Sequence[str] 
         channels[channel] = series
         if not one.certain:
             flags.append(
-                f"{series.name} may not be {channel} ({one.reason}); --channel {channel}={_key(series)} settles it"
+                f"{series.name} may not be {channel} ({one.reason}); "
+                f"--channel {channel}={_key(series, exam)} settles it"
             )
         if len(ranked) > 1:
             others = ", ".join(other.name for other, _ in ranked[1:])
             reasons.append(f"{series.name} is taken for {channel} and not {others}: {_why_better(ranked)}")
             if channel == "t1" and "t1c" not in candidates and "t1c" not in mapping and not one.derived:
                 flags.append(
-                    f"{series.name} and {others} are all T1 and none says contrast; --channel t1c={_key(ranked[1][0])} "
-                    "would make one of them t1c"
+                    f"{series.name} and {others} are all T1 and none says contrast; "
+                    f"--channel t1c={_key(ranked[1][0], exam)} would make one of them t1c"
                 )
-    _refuse_lost(exam, channels, mapping)
+    _refuse_lost(exam, channels, wanted or (*BRAIN_SEQUENCES, "ct"))
     if not channels:
         told = "; ".join(reasons) or "it has no usable series"
         raise AutosegError(f"none of its series is a channel ({told}); --channel NAME=SERIES names one")
@@ -109,7 +116,7 @@ def choose_reference(channels: Mapping[str, Series], wanted: str | None) -> str:
     """
     if wanted is not None:
         for channel, series in channels.items():
-            if wanted in (channel, series.name, _key(series)):
+            if wanted in (channel, series.name, series.name.removeprefix("series ")):
                 return channel
         raise AutosegError(f"it has no {wanted} to be the reference (--reference); it has {', '.join(channels)}")
     coarsest = {channel: max(series.grid.spacing) for channel, series in channels.items()}
@@ -124,8 +131,9 @@ def _place(channel: str, order: Sequence[str]) -> int:
 
 
 def _rank(series: Series, one: Recognised) -> tuple[object, ...]:
-    """Smaller is better: sure, not derived, of high resolution, with many slices."""
-    return (not one.certain, one.derived, round(max(series.grid.spacing), 1), series.voxel_volume, -series.grid.size[2])
+    """Smaller is better: sure, not derived, before contrast, of high resolution, with many slices."""
+    resolution = round(max(series.grid.spacing), 1), series.voxel_volume
+    return (not one.certain, one.derived, one.after_agent, *resolution, -series.grid.size[2])
 
 
 def _why_better(ranked: Sequence[tuple[Series, Recognised]]) -> str:
@@ -134,20 +142,49 @@ def _why_better(ranked: Sequence[tuple[Series, Recognised]]) -> str:
         return "it is surer what it is"
     if one.derived != second.derived:
         return "the other is derived"
+    if one.after_agent != second.after_agent:
+        return "the other was measured after contrast"
     spacing = "×".join(f"{mm:.2g}" for mm in best.grid.spacing)
-    if _rank(best, one)[2:4] != _rank(other, second)[2:4]:
+    if _rank(best, one)[3:5] != _rank(other, second)[3:5]:
         return f"its voxels, {spacing} mm, are the smallest"
     return "it has more slices" if best.grid.size[2] > other.grid.size[2] else "both are alike and it comes first"
 
 
-def _key(series: Series) -> str:
-    return str(series.facts.number) if series.facts.number is not None else series.name
+def _key(series: Series, exam: Exam) -> str:
+    """What ``--channel`` finds this series of an exam by, and no other."""
+    number = series.facts.number
+    alone = number is not None and sum(other.facts.number == number for other in exam.series) == 1
+    return str(number) if alone else series.name.removeprefix("series ")
+
+
+def _all_named(exam: Exam, mapping: Mapping[str, str]) -> dict[str, Series]:
+    """Channel → the series that the user names for it."""
+    named: dict[str, Series] = {}
+    for channel, wanted in mapping.items():
+        if plain_name(channel) in NO_CHANNELS or plain_name(channel).startswith("structure_"):
+            raise AutosegError(
+                f"--channel {channel}={wanted}: a file of the case is called {channel}; name it otherwise"
+            )
+        series = _named(exam, channel, wanted)
+        if other := next((other for other, one in named.items() if one == series), None):
+            raise AutosegError(
+                f"--channel {other}={mapping[other]} and {channel}={wanted} name one series, {series.name}; "
+                f"--fill {channel}={other} makes a copy"
+            )
+        named[channel] = series
+    return named
 
 
 def _named(exam: Exam, channel: str, wanted: str) -> Series:
     def fits(series: Series) -> bool:
-        names = (series.name, _key(series), series.identity.series, series.facts.description, *(
-            path.name for path in series.files[:1] if not series.dicom))  # fmt: skip
+        names = (
+            series.name,
+            series.name.removeprefix("series "),
+            "" if series.facts.number is None else str(series.facts.number),
+            series.identity.series,
+            series.facts.description,
+            *(path.name for path in series.files[:1] if not series.dicom),
+        )
         return any(name and (name == wanted or fnmatch(name.lower(), wanted.lower())) for name in names)
 
     hits = [series for series in exam.series if fits(series)]
@@ -161,10 +198,10 @@ def _named(exam: Exam, channel: str, wanted: str) -> Series:
     raise AutosegError(f"--channel {channel}={wanted} {what} ({names})")
 
 
-def _refuse_lost(exam: Exam, channels: Mapping[str, Series], mapping: Mapping[str, str]) -> None:
+def _refuse_lost(exam: Exam, channels: Mapping[str, Series], order: Sequence[str]) -> None:
     """A damaged series of a sequence that no other series has is a fault of the exam, not a sequence it lacks."""
     for series in exam.series:
         if series.fault:
             one = recognise_sequence(series.facts)
-            if one.is_channel and one.sequence not in channels and one.sequence not in mapping:
+            if one.is_channel and one.sequence in order and one.sequence not in channels:
                 raise AutosegError(f"{series.name} ({one.sequence}) can't be used: {series.fault}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -121,7 +122,8 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
 
     Raises:
         AutosegError: there is no exam, or the folder holds something else.
-        UsageError: the table of series is no such table, or names exams that do not exist.
+        UsageError: the table of series is no such table, or names exams that do not exist; the pattern of labels fits
+            no file.
 
     Example:
         >>> import autoseg
@@ -130,8 +132,14 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         {}
     """
     exams, out, request = Path(exams), Path(out), request or PreparationRequest()
+    if request.workers is not None and request.workers < 1:
+        raise UsageError(f"--workers {request.workers}: at least 1 is needed.")
+    if request.table is not None and not request.table.is_file():
+        raise UsageError(f"--channels {request.table} does not exist.")
     settings = _agreed(out, request.settings)
     found = find_exams(exams, Patterns(request.labels, settings.brain_mask))
+    if request.with_labels and request.labels is not None and not any(exam.labels for exam in found):
+        raise UsageError(f"--labels {request.labels} fits no file of any exam; correct the pattern.")
     if not request.with_labels:
         found = [replace(exam, labels=()) for exam in found]
     mappings = _mappings(request, found)
@@ -176,6 +184,9 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
     """
     if (out / PREPARATION_FILE).is_file():
         earlier = ExamPreparation.read(out)
+        # Where every exam failed, or the command was stopped before the first, there is nothing to contradict.
+        if not any(out.glob(f"[!.]*/{TRANSFORMS_FILE}")):
+            return settings
         if earlier.model_copy(update={"channels": settings.channels}) != settings:
             raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
         return settings
@@ -237,11 +248,14 @@ def _sentence(error: Exception, exam: Exam) -> str:
     elif isinstance(error, MemoryError):
         text = "not enough memory; use fewer workers (--workers 1)"
     else:
-        text = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else 'no message'}"
+        # A library's message may quote a header.
+        last = str(error).splitlines()[-1] if str(error) else "no message"
+        text = f"{type(error).__name__}: " + re.sub(r"'[^']*'|\"[^\"]*\"", "…", last)
     files = [*(file for series in exam.series for file in series.files), *exam.labels]
     files += [exam.brain_mask] if exam.brain_mask else []
     for path in files:
-        text = text.replace(str(path), "its file").replace(str(path.absolute()), "its file")
+        for name in (str(path.absolute()), str(path), path.name if path.suffix else ""):
+            text = text.replace(name, "its file") if name else text
     for folder in (exam.folder.absolute(), exam.folder):
         text = text.replace(str(folder), "its folder")
     return text.rstrip(".") + "."

@@ -1,19 +1,22 @@
-"""DICOM files sorted into series: by series UID, echo, repetition and plane, then along the slice axis."""
+"""DICOM files sorted into volumes: by series UID, plane, echo and kind, then along the slice axis."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from autoseg.clinical.headers import DicomHeader
-from autoseg.clinical.multiframe import volumes_of_frames
-from autoseg.clinical.series import Series
-from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID, grid_of
+from autoseg.clinical.headers import acquisition_of, patient_of_header
+from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Series
+from autoseg.data.dicom_headers import DicomHeader, headers_of_frames
+from autoseg.data.dicom_stacks import ONE_DIRECTION, PlacedSlices, StackFault, grid_of, normal_of, placed_along
+from autoseg.utils.errors import AutosegError
 
-#: mm within which two slices lie at one position.
-_SAME_PLACE = 1e-2
+#: Elements that tell two volumes of one series apart that lie at one place: Dixon's images, echoes, inversions, …
+_APART = ("ImageType", "EchoTime", "InversionTime", "FlipAngle")
+
+_UNPLACED = "its slices have no position in space; convert it with another tool and give that file"
 
 
 def sort_series(headers: Iterable[DicomHeader]) -> list[Series]:
@@ -35,105 +38,145 @@ def sort_series(headers: Iterable[DicomHeader]) -> list[Series]:
     return series
 
 
-def _of_group(group: Sequence[DicomHeader]) -> list[Series]:
-    several = [header for header in group if header.frames > 1]
-    made = [volume for header in several for volume in volumes_of_frames(header, _name(header))]
-    slices = [header for header in group if header.frames == 1]
-    if not slices:
-        return made
-    parts: dict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
-    for header in slices:
-        parts[_part(header)].append(header)
-    planes = len({key[2] for key in parts})
-    for part in parts.values():
-        one = _volume(part)
-        made.append(replace(one, facts=replace(one.facts, planes=planes)) if planes > 1 else one)
-    return made
-
-
-def _part(header: DicomHeader) -> tuple[object, ...]:
-    """What the slices of one volume have in common."""
-    orientation = tuple(round(value, 2) + 0.0 for value in header.numbers("ImageOrientationPatient"))
-    kinds = tuple(
-        value for value in header.parts("ImageType")[2:] if value in ("M", "P", "R", "I", "PHASE", "MAGNITUDE")
-    )
-    echo = header.number("EchoTime") if header.text("EchoNumbers") not in ("", "1") else None
-    time = header.text("TemporalPositionIdentifier")
-    weighting = header.number("DiffusionBValue")
-    return (
-        header.text("Rows"),
-        header.text("Columns"),
-        orientation,
-        header.text("EchoNumbers"),
-        echo,
-        time,
-        weighting,
-        kinds,
-    )
-
-
-def _name(header: DicomHeader) -> str:
-    number = header.text("SeriesNumber")
-    return f"series {number}" if number else "a series without number"
-
-
-def _volume(slices: list[DicomHeader]) -> Series:
-    first = slices[0]
-    bare = Series(_name(first), tuple(h.path for h in slices), NO_GRID, first.facts, first.identity, dicom=True)
-    cut = [header for header in slices if header.is_cut_off]
-    if cut:
-        which = ", ".join(header.text("InstanceNumber") or "?" for header in cut)
-        return bare.unusable(f"the file of slice number {which} is cut off; copy it again from the archive")
-    remarks = []
-    unique = {header.text("SOPInstanceUID") or str(header.path): header for header in slices}
-    if len(unique) < len(slices):
-        remarks.append(f"{len(slices) - len(unique)} files are copies of others and are left out")
-        slices = list(unique.values())
-    orientation = first.numbers("ImageOrientationPatient")
-    positions = [header.numbers("ImagePositionPatient") for header in slices]
-    spacing = first.numbers("PixelSpacing")
-    if len(orientation) != 6 or len(spacing) != 2 or any(len(position) != 3 for position in positions):
-        return bare.unusable("its slices have no position in space; convert it with another tool and give that file")
-    if len(slices) < LEAST_SLICES:
-        return bare.unusable(f"it has {len(slices)} slices only")
-    places = np.asarray(positions) @ np.cross(orientation[:3], orientation[3:])
-    order = sorted(range(len(slices)), key=lambda index: (places[index], _when(slices[index])))
-    repeated = _repetitions(places[order])
-    if isinstance(repeated, str):
-        return bare.unusable(repeated)
-    if repeated > 1:
-        remarks.append(f"it was measured {repeated} times; the first is taken")
-        order = order[::repeated]
-    files = tuple(slices[index].path for index in order)
-    grid = grid_of(
-        np.asarray([positions[index] for index in order]),
-        np.asarray(orientation),
-        (int(first.number("Columns") or 0), int(first.number("Rows") or 0)),
-        (spacing[1], spacing[0]),
-    )
-    if isinstance(grid, str):
-        return bare.unusable(grid)
-    facts = replace(first.facts, repetitions=repeated)
-    return replace(bare, files=files, grid=grid, facts=facts, remarks=tuple(remarks))
-
-
-def _when(header: DicomHeader) -> tuple[float, float]:
-    return header.number("AcquisitionNumber") or 0, header.number("InstanceNumber") or 0
-
-
-def _repetitions(places: np.ndarray) -> int | str:
-    """How often each position occurs; a fault where that differs between positions."""
-    starts = np.flatnonzero(np.diff(places, prepend=-np.inf) > _SAME_PLACE)
-    counts = np.diff([*starts, len(places)])
-    if len(set(counts.tolist())) == 1:
-        return int(counts[0])
-    usual = int(np.median(counts))
-    twice = int(np.sum(counts > usual))
-    if usual == 1:
-        return f"{twice} of its positions have more than one slice; take the duplicates out"
-    return f"its positions were measured between {counts.min()} and {counts.max()} times; give one volume of it"
-
-
 def unreadable_files(paths: Sequence[Path]) -> str:
     """The sentence about DICOM files whose header can't be read."""
     return f"{len(paths)} DICOM file{'s' if len(paths) > 1 else ''} can't be read (cut off or damaged); copy again"
+
+
+def _of_group(group: Sequence[DicomHeader]) -> list[Series]:
+    """The volumes of one series."""
+    made = []
+    several = [header for header in group if header.frames > 1]
+    for header in several:
+        if header.is_cut_off:
+            made.append(_bare([header]).unusable("its file is cut off; copy it again from the archive"))
+            continue
+        try:
+            made += _volumes(headers_of_frames(header))
+        except AutosegError as error:
+            made.append(_bare([header]).unusable(str(error).rstrip(".")))
+    slices = [header for header in group if header.frames == 1]
+    return [*made, *(_volumes(slices) if slices else [])]
+
+
+def _volumes(slices: Sequence[DicomHeader]) -> list[Series]:
+    """The volumes that slices or frames make: one a size, plane, echo number and b-value, at least."""
+    planes: list[tuple[float, ...]] = []
+    parts: dict[tuple[object, ...], list[DicomHeader]] = defaultdict(list)
+    for header in slices:
+        plane = _plane(header.numbers("ImageOrientationPatient"), planes)
+        parts[header.size, plane, header.text("EchoNumbers"), header.number("DiffusionBValue")].append(header)
+    made = [one for part in parts.values() for one in _volumes_in_plane(part)]
+    return [replace(one, facts=replace(one.facts, planes=len(planes))) for one in made]
+
+
+def _plane(axes: tuple[float, ...], planes: list[tuple[float, ...]]) -> int:
+    """Number of the plane of a slice among those known; a new one is added."""
+    for number, known in enumerate(planes):
+        if len(known) == len(axes) and np.allclose(known, axes, rtol=0, atol=ONE_DIRECTION):
+            return number
+    planes.append(axes)
+    return len(planes) - 1
+
+
+def _volumes_in_plane(slices: list[DicomHeader]) -> list[Series]:
+    bare = _bare(slices)
+    if any((header.number("SamplesPerPixel") or 1) > 1 for header in slices):
+        return [bare.unusable("it holds colours; it is a picture and no scan")]
+    if cut := [header for header in slices if header.is_cut_off]:
+        which = ", ".join(header.text("InstanceNumber") or "?" for header in cut)
+        return [bare.unusable(f"the file of slice number {which} is cut off; copy it again from the archive")]
+    if "MOSAIC" in bare.facts.image_type:
+        return [bare.unusable("it is a mosaic, whose tiles are its slices; unpack it with dcm2niix and give that file")]
+    unique = {_identity(header): header for header in slices}
+    copies = len(slices) - len(unique)
+    slices = list(unique.values())
+    axes = slices[0].numbers("ImageOrientationPatient")
+    positions = [header.numbers("ImagePositionPatient") for header in slices]
+    if len(axes) != 6 or any(len(position) != 3 for position in positions):
+        return [bare.unusable(_UNPLACED)]
+    if len({header.pixel_spacing for header in slices}) > 1 or slices[0].pixel_spacing is None:
+        return [bare.unusable("its header gives its pixels no size, or several; convert it and give that file")]
+    normal = normal_of(axes)
+    if isinstance(normal, StackFault):
+        return [bare.unusable(str(normal))]
+    placed = placed_along(np.asarray(positions), normal, [_when(header) for header in slices])
+    if (places := len(placed.counts)) < LEAST_SLICES:
+        return [bare.unusable(f"it has {places} slices only")]
+    if placed.counts.max() > 1 and (parts := _apart(slices, places)):
+        return [one for part in parts for one in _volumes_in_plane(part)]
+    remarks = (f"{copies} files are copies of others and are left out",) if copies else ()
+    return [_volume(_Measured(slices, placed, remarks), bare)]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Slices of one kind and plane, in order, each place once or several times."""
+
+    slices: list[DicomHeader]
+    placed: PlacedSlices
+    remarks: tuple[str, ...]
+
+
+def _volume(measured: _Measured, bare: Series) -> Series:
+    slices, placed, remarks = measured.slices, measured.placed, measured.remarks
+    counts = placed.counts
+    if counts.max() > 1 and counts.min() == 1 and np.median(counts) == 1:
+        twice = int(np.sum(counts > 1))
+        return bare.unusable(f"{twice} of its positions have more than one slice; take the duplicates out")
+    if counts.max() > 1:
+        often = str(counts.max()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        remarks = (*remarks, f"it was measured {often} times; the first is taken")
+    firsts = np.flatnonzero(np.diff(placed.places, prepend=-1))
+    chosen = [slices[placed.order[index]] for index in firsts]
+    first = chosen[0]
+    grid = grid_of(
+        np.asarray([header.numbers("ImagePositionPatient") for header in chosen]),
+        first.numbers("ImageOrientationPatient"),
+        first.size,
+        first.pixel_spacing or (1.0, 1.0),
+    )
+    if isinstance(grid, StackFault):
+        return bare.unusable(str(grid))
+    frames = tuple(header.frame for header in chosen if header.frame is not None)
+    return replace(
+        bare,
+        files=(first.path,) if frames else tuple(header.path for header in chosen),
+        frames=frames or None,
+        grid=grid,
+        facts=replace(acquisition_of(first), repetitions=int(counts.max())),
+        remarks=remarks,
+    )
+
+
+def _apart(slices: Sequence[DicomHeader], places: int) -> list[list[DicomHeader]]:
+    """Slices that lie at one place in whole volumes of one kind each; none where no element tells them apart."""
+    for keyword in _APART:
+        parts: dict[str, list[DicomHeader]] = defaultdict(list)
+        for header in slices:
+            parts[header.text(keyword)].append(header)
+        if len(parts) > 1 and all(len(part) >= places for part in parts.values()):
+            return list(parts.values())
+    return []
+
+
+def _bare(slices: Sequence[DicomHeader]) -> Series:
+    """A series without a grid yet."""
+    first = slices[0]
+    number = first.number("SeriesNumber")
+    name = "a series without number" if number is None else f"series {int(number)}"
+    files = tuple(dict.fromkeys(header.path for header in slices))
+    return Series(name, files, NO_GRID, acquisition_of(first), patient_of_header(first), dicom=True)
+
+
+def _identity(header: DicomHeader) -> tuple[object, ...]:
+    """What copies of one slice have in common: some tools give all slices of a series one UID."""
+    own = header.text("SOPInstanceUID") or str(header.path)
+    return own, header.frame, header.text("ImagePositionPatient"), header.text("InstanceNumber")
+
+
+def _when(header: DicomHeader) -> tuple[float, float, float]:
+    """What repetitions of a slice are in order of."""
+    keys = ("TemporalPositionIdentifier", "AcquisitionNumber", "InstanceNumber")
+    first, second, third = (header.number(key) or 0 for key in keys)
+    return first, second, third

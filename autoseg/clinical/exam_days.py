@@ -113,8 +113,14 @@ def _of_table(path: Path) -> dict[str, ExamDay]:
         patient = values.get(_PATIENT, "") or patient_of(case) or case
         whole[case] = patient, _when(values, path, number)
     first: dict[str, Any] = {}
+    kinds: dict[str, set[type]] = {}
     for patient, when in whole.values():
         if when is not None:
+            kinds.setdefault(patient, set()).add(type(when))
+            if len(kinds[patient]) > 1:
+                raise AutosegError(
+                    f"{path} gives dates for some exams of a patient and days for others; give one of both."
+                )
             first[patient] = min(first.get(patient, when), when)
     return {case: ExamDay(patient, _since(when, first.get(patient))) for case, (patient, when) in whole.items()}
 

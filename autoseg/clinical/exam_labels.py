@@ -51,6 +51,10 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
     """
     structures: dict[str, _Moved] = {}
     maps = [path for path in files if not is_dicom(path)]
+    if maps and len(maps) < len(files):
+        raise AutosegError(
+            "it has a label map and DICOM files of structures, and a case has one kind; --labels PATTERN picks one"
+        )
     if len(maps) > 1:
         raise AutosegError(f"{len(maps)} files of it look like label maps; --labels PATTERN picks one")
     for path in files:
@@ -79,8 +83,9 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
 
 
 def _by_reference(series: Sequence[Series], case: PreparedCase) -> list[Series]:
-    """The series whose way to the output is known, the reference first."""
-    return sorted((one for one in series if one.name in case.series), key=lambda one: one.name != case.reference)
+    """The series whose way to the output is known, the reference first, then the other channels."""
+    known = [one for one in series if one.name in case.series]
+    return sorted(known, key=lambda one: (one.name != case.reference, case.series[one.name].channel is None))
 
 
 def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: str) -> "dict[str, _Moved]":
@@ -90,7 +95,9 @@ def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: 
     if on is None and not wanted and len(known) == 1:
         on = next(iter(known.values()))
     if on is None:
-        raise AutosegError("its structures were drawn on a series that is none of its channels; --channel names it one")
+        raise AutosegError(
+            "its structures were drawn on a series whose way to its channels is unknown; --channel makes it one"
+        )
     with silenced():  # what is said there names the file
         try:
             masks = structures_of(path, SpatialGrid.of(on.grid).empty())

@@ -10,6 +10,7 @@ from autoseg.clinical.atlas import BrainMask, find_brain, template
 from autoseg.clinical.choice import ChosenSeries, choose_reference, choose_series
 from autoseg.clinical.exam_labels import ExamLabels, labels_in_output
 from autoseg.clinical.exams import Exam
+from autoseg.clinical.other_series import OtherSeries, Registered, place_others
 from autoseg.clinical.output_space import cut_to, output_grid, sampled_image
 from autoseg.clinical.recognition import is_brain
 from autoseg.clinical.registration import Alignment, align_rigidly, head_mask, refine
@@ -95,6 +96,9 @@ def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapp
     log += [_moved(channel, choice, measure) for channel, measure in measures.items()]
     grid = cut_to(output_grid(reference, settings), brain.mask if brain else head_mask(reference), settings)
     case = _stored(name, choice, first, grid, aligned, measures)
+    region = head_mask(reference) if brain is None else brain.mask
+    registered = Registered(choice, first, reference, aligned, region, settings.coregister)
+    case = _with_others(case, place_others(registered, LEAST_MEASURE, HALVES), log)
     images = {c: sampled_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
     mask = None if brain is None else brain.on(grid.empty())
     images = {channel: _finished(image, mask, settings) for channel, image in images.items()}
@@ -240,6 +244,16 @@ def _stored(
             measure={} if found is None else found.figures,
         )
     return PreparedCase(case=name, reference=choice.channels[first].name, output=grid, series=series)
+
+
+def _with_others(case: PreparedCase, others: OtherSeries, log: list[str]) -> PreparedCase:
+    """The case with the series that became no channel."""
+    log += others.log
+    further = {
+        one.name: StoredSeries(grid=SpatialGrid.of(one.grid), to_output=inverse_of(affine_of(transform)))
+        for one, transform in others.placed
+    }
+    return case.model_copy(update={"series": {**case.series, **further}, "unplaced": others.unplaced})
 
 
 def _finished(image: sitk.Image, mask: sitk.Image | None, settings: ExamPreparation) -> sitk.Image:

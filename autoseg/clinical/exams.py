@@ -3,26 +3,31 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from autoseg.clinical.dicom_series import sort_series, unreadable_files
-from autoseg.clinical.headers import DicomHeader, read_dicom_header
-from autoseg.clinical.recognition import words_of
-from autoseg.clinical.series import Identity, SequenceFacts, Series
-from autoseg.clinical.stacks import LEAST_SLICES, NO_GRID
-from autoseg.data.dicom import is_dicom
+from autoseg.clinical.label_objects import referenced_series
+from autoseg.clinical.recognition import recognise_sequence, safe_name, words_of
+from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Identity, SequenceFacts, Series
+from autoseg.clinical.settings import PREPARATION_FILE
+from autoseg.data.dicom import CLINICAL, is_dicom
+from autoseg.data.dicom_headers import DicomHeader, read_dicom_header
 from autoseg.data.file_names import image_ending, is_image, is_picture
 from autoseg.data.image import read_geometry
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.progress import Steps
 
 #: Words of a file's name that say it is a label map and no scan.
 _LABEL_WORDS = re.compile(r"seg|label|mask|roi|gtv|annotation|contour|(?<![a-z])gt(?![a-z])|(?<![a-z])tumou?r", re.I)
 
 #: … and a brain mask, which is used where ``--brain-mask`` names it.
 _BRAIN_MASK = re.compile(r"brain[ _-]?mask|mask[ _-]?brain|skull", re.I)
+
+#: What anonymizers put in place of a patient's identifier or name, which says nothing about who it is.
+_NOBODY = re.compile(r"(?:anon.*|unknown|none|no ?name|patient|de-?identified|removed|[x0.^\- ]*)", re.I)
 
 #: Modalities of DICOM files that hold structures of an exam.
 STRUCTURE_MODALITIES = ("RTSTRUCT", "SEG")
@@ -58,7 +63,8 @@ class Patterns:
     """Which image files are no scans.
 
     Attributes:
-        labels: pattern of label maps below an exam's folder; None to tell them by well-known words.
+        labels: pattern of label maps and DICOM files of structures below an exam's folder; None for all of these
+            files, and for maps that are told by well-known words.
         brain_mask: pattern of brain masks; None for none.
     """
 
@@ -68,6 +74,10 @@ class Patterns:
     def is_brain_mask(self, path: Path, root: Path) -> bool:
         """Whether a file is the brain mask that the user names."""
         return self.brain_mask is not None and _fits(path, root, self.brain_mask)
+
+    def takes(self, path: Path, root: Path) -> bool:
+        """Whether a DICOM file of structures is one of the labels."""
+        return self.labels is None or _fits(path, root, self.labels)
 
     def is_label(self, path: Path, root: Path) -> bool:
         """Whether a file is a label map."""
@@ -83,8 +93,9 @@ class Patterns:
 def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]:
     """The exams below a folder, sorted by folder and date.
 
-    A folder whose files lie in it, or whose subfolders share a study, is one patient; else each of its subfolders is.
-    The DICOM files of a patient make an exam a study; image files make an exam a folder.
+    A folder whose files lie in it, or whose subfolders share a study or are called after sequences (``T1``, ``FLAIR``),
+    is one patient; else each of its subfolders is. The DICOM files of a patient make an exam a study; image files make
+    an exam a folder, or one of folders that are called after sequences. Prepared datasets below it are left out.
 
     Args:
         root: folder of one exam, or of a cohort with one folder a patient.
@@ -102,12 +113,12 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     for path in _files(root):
         if is_image(path) and not is_picture(image_ending(path)):
             images.append(path)
-        elif is_dicom(path):
+        elif _may_be_dicom(path):
             dicom.append(path)
     if not images and not dicom:
         raise AutosegError(f"{root} holds no DICOM file and no image (NIfTI, NRRD, MHA) that is no picture.")
-    headers = {path: read_dicom_header(path) for path in dicom}
-    exams = []
+    headers = _headers(dicom)
+    exams: list[Exam] = []
     for folder in _patients(root, images, headers):
         inside = {path: header for path, header in headers.items() if path.is_relative_to(folder)}
         pictures = [path for path in images if path.is_relative_to(folder)]
@@ -115,8 +126,33 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     return exams
 
 
+def _may_be_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, or can't be opened: the exam that it lies in says so then."""
+    try:
+        return is_dicom(path)
+    except OSError:
+        return True
+
+
+def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:
+    headers = {}
+    if paths:
+        with Steps("Reading headers", len(paths)) as steps:
+            for path in paths:
+                headers[path] = read_dicom_header(path)
+                steps.advance()
+    return headers
+
+
 def _files(root: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(root):
+    seen = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(parent)
+        # A link may lead back to a folder above it.
+        if PREPARATION_FILE in names or place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
 
@@ -135,12 +171,27 @@ def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeade
         if header is not None:
             top = path.relative_to(root).parts[0]
             studies[header.text("StudyInstanceUID")].add(top)
-            patients[header.text("PatientID") or f"unnamed in {top}"].add(top)
+            patients[_told(header, "PatientID") or f"unnamed in {top}"].add(top)
     shared = any(len(where) > 1 for study, where in studies.items() if study)
     one = len(patients) == 1 and not any(path.startswith("unnamed") for path in patients)
     if headers and (shared or (one and set(tops) == next(iter(patients.values())))):
         return [root]
+    if not headers and _are_sequences([root / top for top in tops]):
+        return [root]
     return [root / top for top in sorted(tops)]
+
+
+def _told(header: DicomHeader, keyword: str) -> str:
+    """Who a header says it is of; ``""`` where an anonymizer says nobody."""
+    text = header.text(keyword)
+    return "" if _NOBODY.fullmatch(text) else text
+
+
+def _are_sequences(folders: Sequence[Path]) -> bool:
+    """Whether folders are called after sequences, each after another: they are one exam's, a folder a series."""
+    kinds = [recognise_sequence(SequenceFacts(description=words_of(folder.name))) for folder in folders]
+    distinct = {kind.sequence for kind in kinds if kind.is_channel}
+    return len(folders) > 1 and len(distinct) == len(folders)
 
 
 def _of_patient(
@@ -148,7 +199,9 @@ def _of_patient(
 ) -> list[Exam]:
     damaged = [path for path, header in headers.items() if header is None]
     known = [header for header in headers.values() if header is not None]
-    names = {header.text("PatientID") or header.text("PatientName") for header in known} - {""}
+    # By identifiers where there are any: a tool may leave them out of the files that it adds.
+    names = {_told(header, "PatientID") for header in known} - {""}
+    names = names or {_told(header, "PatientName") for header in known} - {""}
     patient = next(iter(names)) if len(names) == 1 else str(folder)
     if len(names) > 1:
         # One exam: which files are whose is not for this command to guess.
@@ -158,9 +211,19 @@ def _of_patient(
         if header.is_image and header.text("Modality") not in STRUCTURE_MODALITIES:
             studies[header.text("StudyInstanceUID")].append(header)
     structures = [header for header in known if header.text("Modality") in STRUCTURE_MODALITIES]
+    unknown = sum(not header.values for header in known)
+    remarks = (
+        (f"{unknown} DICOM files need pydicom to be told from damaged ones, and are left out ({CLINICAL})",)
+        if unknown
+        else ()
+    )
     exams = []
     for study, members in studies.items():
-        own = [h.path for h in structures if h.text("StudyInstanceUID") == study or len(studies) == 1]
+        own = [
+            header.path
+            for header in structures
+            if patterns.takes(header.path, folder) and (len(studies) == 1 or _is_of(header, study, members, studies))
+        ]
         exams.append(
             Exam(
                 folder,
@@ -169,12 +232,25 @@ def _of_patient(
                 tuple(own),
                 date=members[0].text("StudyDate"),
                 fault=unreadable_files(damaged) if damaged else "",
+                remarks=remarks,
             )
         )
     if damaged and not exams:
         return [Exam(folder, patient, fault=unreadable_files(damaged))]
     exams.sort(key=lambda exam: exam.date)
     return _with_images(folder, patient, exams, images, patterns)
+
+
+def _is_of(structures: DicomHeader, study: str, members: Sequence[DicomHeader], studies: Container[str]) -> bool:
+    """Whether structures are of a study: by its UID, or, if they have one of their own, by the series referred to."""
+    own = structures.text("StudyInstanceUID")
+    if own in studies:
+        return own == study
+    try:
+        wanted = referenced_series(structures.path)
+    except AutosegError:
+        return False
+    return any(header.text("SeriesInstanceUID") in wanted for header in members)
 
 
 def _with_images(folder: Path, patient: str, exams: list[Exam], images: list[Path], patterns: Patterns) -> list[Exam]:
@@ -189,6 +265,8 @@ def _with_images(folder: Path, patient: str, exams: list[Exam], images: list[Pat
     if len(groups) > 1 and all(_only_maps(members, folder, patterns) for parent, members in groups.items()
                                if parent != folder) and folder in groups:  # fmt: skip
         groups = {folder: images}  # label maps in a folder below the scans'
+    if _are_sequences([parent for parent in groups if parent != folder]):
+        groups = {folder: images}
     return [_taking(Exam(parent, patient), members, patterns) for parent, members in sorted(groups.items())]
 
 
@@ -218,11 +296,14 @@ def _taking(exam: Exam, images: Sequence[Path], patterns: Patterns) -> Exam:
 
 
 def _scans(paths: Sequence[Path]) -> list[Series]:
-    telling = _telling_names([_stem(path) for path in paths])
-    series = []
-    for name, path in zip(telling, paths, strict=True):
+    stems = [_stem(path) for path in paths]
+    if len({path.parent for path in paths}) > 1 and _are_sequences(sorted({path.parent for path in paths})):
+        stems = [path.parent.name for path in paths]
+    telling = _telling_names(stems)
+    series: list[Series] = []
+    for name, path, shown in zip(telling, paths, _distinct([safe_name(name) for name in telling]), strict=True):
         facts = SequenceFacts(description=words_of(name))
-        one = Series(name, (path,), NO_GRID, facts, Identity())
+        one = Series(shown, (path,), NO_GRID, facts, Identity())
         try:
             header = read_geometry(path)
         except AutosegError as error:
@@ -237,23 +318,28 @@ def _scans(paths: Sequence[Path]) -> list[Series]:
     return series
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The same names, the second ``t1`` as ``t1.2``."""
+    return [f"{name}.{count}" if (count := names[: at + 1].count(name)) > 1 else name for at, name in enumerate(names)]
+
+
 def _without(text: str, path: Path) -> str:
     """A message without the path of the file, which may name the patient."""
-    return text.replace(str(path), "its file").rstrip(".")
+    return text.replace(str(path), "its file").replace(path.name, "its file").rstrip(".")
 
 
 def _telling_names(stems: Sequence[str]) -> list[str]:
-    """Names without what all have in front, which may be the patient's; of a single file the last word.
+    """Names without the words that all have in front or behind, which may be the patient's.
 
     ``Smith_t1``, ``Smith_flair`` → ``t1``, ``flair``.
     """
     words = [re.split(r"[_\-. ]+", stem) for stem in stems]
-    common = 0
-    while len(stems) > 1 and all(len(part) > common + 1 and part[common] == words[0][common] for part in words):
-        common += 1
-    if len(stems) == 1:
-        common = max(0, len(words[0]) - 1)
-    return ["_".join(part[common:]) for part in words]
+    if len(words) > 1:
+        for end in (0, -1):
+            while all(len(part) > 1 and part[end] == words[0][end] for part in words):
+                for part in words:
+                    del part[end]
+    return ["_".join(part) for part in words]
 
 
 def _stem(path: Path) -> str:

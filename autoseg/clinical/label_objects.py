@@ -1,6 +1,7 @@
 """Labels in DICOM: an RTSTRUCT or a DICOM-SEG as a mask a structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def referenced_series(path: Path) -> tuple[str, ...]:
         AutosegError: the file is no label object, or is unreadable.
     """
     kind, dataset = _read(path)
-    return kind.series(dataset)
+    with _damaged(path, kind):
+        return kind.series(dataset)
 
 
 def structures_of(path: Path, grid: "SimpleITK.Image") -> "dict[str, SimpleITK.Image]":
@@ -70,7 +72,8 @@ def structures_of(path: Path, grid: "SimpleITK.Image") -> "dict[str, SimpleITK.I
         AutosegError: the file is no label object, is unreadable, or does not fit the grid.
     """
     kind, dataset = _read(path)
-    return kind.masks(dataset, path, grid)
+    with _damaged(path, kind):
+        return kind.masks(dataset, path, grid)
 
 
 def _read(path: Path) -> tuple[LabelObject, Any]:
@@ -81,4 +84,17 @@ def _read(path: Path) -> tuple[LabelObject, Any]:
     try:
         return kind, pydicom.dcmread(path)
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
-        raise AutosegError(f"{path} is incomplete or damaged as {kind.name}; copy or export it again.") from None
+        raise _unreadable(path, kind) from None
+
+
+def _unreadable(path: Path, kind: LabelObject) -> AutosegError:
+    return AutosegError(f"{path} is incomplete or damaged as {kind.name}; copy or export it again.")
+
+
+@contextmanager
+def _damaged(path: Path, kind: LabelObject) -> Iterator[None]:
+    """Elements that are missing, or are no numbers where numbers belong, in one sentence that quotes none of them."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, EOFError):
+        raise _unreadable(path, kind) from None

@@ -2,7 +2,7 @@
 
 import csv
 import io
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -11,7 +11,8 @@ from pathlib import Path
 from autoseg.clinical.exams import Exam
 from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.tables import read_table
-from autoseg.utils.files import atomic
+from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_private_text
 
 #: Columns of the table.
 _COLUMNS = ("case", "patient", "patient_id", "patient_name", "study_date", "study_uid", "folder")
@@ -31,28 +32,44 @@ class Pseudonyms:
 
     @classmethod
     def beside(cls, dataset: Path) -> "Pseudonyms":
-        """The table of a dataset, which lies beside its folder and not in it; an earlier one goes on."""
-        path = dataset.absolute().parent / f"{dataset.absolute().name}_pseudonyms.csv"
-        return cls(path, read_table(path)[1] if path.is_file() else [])
+        """The table of a dataset, which lies beside its folder and not in it; an earlier one goes on.
 
-    def name(self, exam: Exam, keep: bool) -> tuple[str, str]:
-        """Name of an exam's case and of its patient; the same exam keeps its name.
+        Raises:
+            AutosegError: a file of that name is no such table.
+        """
+        path = dataset.absolute().parent / f"{dataset.absolute().name}_pseudonyms.csv"
+        if not path.is_file():
+            return cls(path)
+        columns, rows = read_table(path)
+        if lacking := [name for name in _COLUMNS if name not in columns]:
+            raise AutosegError(
+                f"{path} is no table of pseudonyms (it lacks {', '.join(lacking)}); restore or remove it."
+            )
+        return cls(path, rows)
+
+    def name(self, exam: Exam, keep: bool, others: Sequence[Exam] = ()) -> tuple[str, str]:
+        """Name of an exam's case and of its patient; the same exam keeps its name, from another folder, too.
 
         Args:
             exam: as found.
             keep: use the patient's identifier, or the folder's name where there is none (``--keep-identifiers``).
+            others: that are named with it; the row of one of them is not this exam's.
         """
-        study = next((series.identity.study for series in exam.series if series.identity.study), "")
-        row = next(
-            (r for r in self.rows if (r["folder"], r["study_uid"]) == (str(exam.folder.absolute()), study)), None
-        )
+        study, folder = _study(exam), str(exam.folder.absolute())
+        row = next((r for r in self.rows if (r["folder"], r["study_uid"]) == (folder, study)), None)
+        if row is None and study:
+            present = {(str(other.folder.absolute()), _study(other)) for other in others}
+            moved = [r for r in self.rows if r["study_uid"] == study and (r["folder"], study) not in present]
+            row = moved[0] if len(moved) == 1 and moved[0]["patient_id"] == exam.patient else None
+            if row is not None:
+                row["folder"] = folder
         if row is None:
             patient = self._patient(exam, keep)
-            taken = {r["case"] for r in self.rows}
+            taken = {r["case"].casefold() for r in self.rows}
             number = 1
-            while (case := f"{patient}_{number}") in taken:
+            while (case := f"{patient}_{number}").casefold() in taken:
                 number += 1
-            row = {"case": case, "patient": patient, "study_uid": study, "folder": str(exam.folder.absolute())}
+            row = {"case": case, "patient": patient, "study_uid": study, "folder": folder}
             identity = next((series.identity for series in exam.series if series.dicom), None)
             # Where files name no patient, the folder does: its exams are of one.
             row["patient_id"] = exam.patient
@@ -70,8 +87,8 @@ class Pseudonyms:
             return (
                 plain_name(exam.patient if named else Path(exam.patient).name).replace(" ", "_").strip(".") or "patient"
             )
-        number = len({row["patient"] for row in self.rows}) + 1
-        return f"P{number:04d}"
+        numbers = [int(found[1]) for row in self.rows if (found := re.fullmatch(r"P(\d{4,})", row["patient"]))]
+        return f"P{max(numbers, default=0) + 1:04d}"
 
     def write(self) -> None:
         """Write the table so that its owner alone can read it."""
@@ -79,15 +96,17 @@ class Pseudonyms:
         writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        with atomic(self.path) as temporary:
-            os.chmod(temporary, 0o600)  # before there is anything to read
-            temporary.write_text(buffer.getvalue(), encoding="utf-8")
+        write_private_text(self.path, buffer.getvalue())
 
     def days(self, patient: str, of: str) -> int | None:
         """Days between a patient's first exam and a date (``YYYYMMDD``); None where dates are unknown."""
         dates = [day for row in self.rows if row["patient"] == patient and (day := _day(row["study_date"]))]
         day = _day(of)
         return None if day is None or not dates else (day - min(dates)).days
+
+
+def _study(exam: Exam) -> str:
+    return next((series.identity.study for series in exam.series if series.identity.study), "")
 
 
 def _day(text: str) -> date | None:
@@ -105,4 +124,4 @@ def assign_names(exams: Sequence[Exam], table: Pseudonyms, keep: bool) -> list[t
         table: of the dataset; is extended.
         keep: use identifiers.
     """
-    return [table.name(exam, keep) for exam in exams]
+    return [table.name(exam, keep, exams) for exam in exams]

@@ -6,7 +6,7 @@ long TE, FLAIR an inversion time above 1500 ms besides, which nulls water.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg.clinical.series import SequenceFacts
 from autoseg.data.names import SEQUENCES, sequence_in
@@ -14,21 +14,37 @@ from autoseg.data.names import SEQUENCES, sequence_in
 #: Sequences that a channel is made of; all else is something else.
 BRAIN_SEQUENCES = ("t1", "t1c", "flair", "t2")
 
-#: Words of descriptions → kinds of series that are no channel, in the order in which they are looked for.
+#: Words of descriptions → kinds of series that are no channel, in the order in which they are looked for. English,
+#: German and French, and the makers' own names.
 _OTHERS = (
-    ("localizer", r"locali[sz]er|scout|survey|(?<![a-z])loc(?![a-z])|3[ -]?plane|plan(?:ning)? scan"),
+    (
+        "localizer",
+        r"lo[ck]ali[sz]|scout|survey|rep[eé]rage|pilot|[uü]e?bersicht|(?<![a-z])loc(?![a-z])|3[ -]?plane|"
+        r"plan(?:ning)? scan",
+    ),
     ("angiography", r"(?<![a-z])(?:tof|mr[av]|pc[av])(?![a-z])|angio|venogra|(?<![a-z])mip(?![a-z])"),
     ("diffusion", r"dwi|dti|(?<![a-z])adc|trace|diffusion|(?<![a-z])diff(?![a-z])|(?<![a-z])b ?[1-9]\d{2,3}(?!\d)"),
     ("perfusion", r"perf|(?<![a-z])(?:dsc|dce|asl)(?![a-z])|r?cb[vf](?![a-z])|(?<![a-z])(?:mtt|ttp)(?![a-z])"),
-    ("susceptibility", r"(?<![a-z])swi|swan|venobold|t2[ _-]?(?:\*|star)|hemo|(?<![a-z])mprg"),
-    ("spectroscopy", r"spectro|(?<![a-z])(?:mrs|csi|svs)(?![a-z])"),
+    (
+        "susceptibility",
+        r"(?<![a-z])swi|swan|swip|venobold|t2[ _-]?(?:\*|star)|h[aä]?emo|(?<![a-z])mprg|(?:pha|mag)_images",
+    ),
+    ("spectroscopy", r"spectro|spektro|(?<![a-z])(?:mrs|csi|svs)(?![a-z])"),
     ("functional", r"bold|fmri|resting"),
     ("fat-suppressed inversion", r"(?<![a-z])stir(?![a-z])"),
-    ("proton density", r"(?<![a-z])pd(?![a-z])|proton"),
-    ("derived", r"subtract|(?<![a-z])sub(?![a-z])|field ?map|screen ?save|(?<![a-z])(?:fa|eadc)(?![a-z])"),
+    ("steady-state sequence", r"(?<![a-z])(?:ciss|fiesta|trufi|dess)(?![a-z])|true ?fisp"),
+    ("fat image", r"(?<![a-z])fat ?(?:only|:)|[_ ]dixon.*_f(?![a-z])|(?<![a-z])opp(?:osed)?[ _-]?(?:phase)?(?![a-z])"),
+    (
+        "derived",
+        r"subtra[ck]t|soustra|(?<![a-z])sub(?![a-z])|field ?map|screen ?save|(?<![a-z])(?:fa|eadc)(?![a-z0-9])|"
+        r"t[12]\*?[ _-]?(?:map|rho)",
+    ),
 )
 
-#: Values of ImageType that a map computed from others has.
+#: … and proton density, which the second echo of a series with both is not.
+_PROTON_DENSITY = r"(?<![a-z])(?:pd|dp)(?![a-z])|pdw|proton|protonen|densit[eé] de p"
+
+#: Values of ImageType that a map computed from others, or an image of fat alone, has.
 _DERIVED_TYPES = {
     "ADC",
     "FA",
@@ -41,19 +57,51 @@ _DERIVED_TYPES = {
     "MIN IP",
     "CBV",
     "CBF",
+    "T1 MAP",
+    "T2 MAP",
+    "T2_STAR MAP",
+    "P",
+    "PHASE",
+    "PHASE MAP",
+    "F",
+    "FAT",
+    "OP",
+    "OPP_PHASE",
+    "OUT_PHASE",
+    "FAT_FRACTION",
 }
 
-_FLAIR = r"flair|tirm|dark[ _-]?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"
-_T1 = r"t1(?!\d)|mp-?rage|(?<![a-z])(?:f?spgr|bravo|vibe|tfe|flash)"
-_T2 = r"t2(?!\d)"
-_WITH = (
-    r"post(?!er)|(?<![a-z])gd|gado|(?<!no )(?<!w/o )(?<!without )contrast|\+ ?(?:c|gd|km|contrast)(?![a-z])|"
-    r"(?<![a-z])c ?\+|t1 ?ce(?![a-z])|t1c(?![a-z])|(?<![a-z])(?:ce|km|with c)(?![a-z])|enhanced"
-)
-_WITHOUT = r"(?<![a-z])pre(?![sp])|without|w/o|(?<![a-z])no contrast|native|plain|nativ|t1n(?![a-z])"
+#: As often as this, a series is measured to see something change (contrast, oxygen), not to see anatomy.
+_DYNAMIC = 8
 
-#: Contents of ContrastBolusAgent that say there was none.
-_NO_AGENT = {"", "no", "none", "n", "0", "without", "no contrast", "nein", "ohne", "unknown", "n/a", "na"}
+_FLAIR = r"flair|tirm|dark[ _-]?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"
+_T1 = r"(?<!par)t1(?!\d)|mp[ _-]?rage|(?<![a-z])(?:f?spgr|bravo|vibe|tfe|flash)"
+_T2 = r"t2(?!\d)"
+
+#: What a contrast agent is called: in words, by its makers, in German (Kontrastmittel) and French.
+_AGENT = (
+    r"(?:i\.?v\.? ?)?(?:contrast|kontrast(?:mittel)?|gado[a-z]*|gad(?![a-z])|gd(?![a-z])|km(?![a-z])|k\.m\.|"
+    r"inj(?:ection|\.)?(?![a-z])|dotarem|magnevist|multihance|prohance|omniscan|clariscan|primovist)"
+)
+_NONE = r"(?<![a-z])(?:no|non|without|w/o|wo|ohne|o\.|sans|kein|vor|pr[aä]e?|pre|avant|before)"
+_WITHOUT = (
+    rf"{_NONE}[ _.-]*{_AGENT}|(?<![a-z])pre(?![sp]|[ _-]?op)|without|w/o|native|plain|nativ|t1n(?![a-z])|"
+    r"(?<![a-z])c-(?![a-z])"
+)
+_WITH = (
+    rf"post(?!er|[ _-]?(?:op|surg|rt|rad|treat|proc|lab))|(?<![a-z]){_AGENT}|\+ ?(?:c(?![a-z])|{_AGENT})|"
+    r"(?<![a-z])c ?\+|t1 ?(?:ce|gd|gad|km)(?![a-z])|t1c(?![a-z])|(?<![a-z])(?:ce|with c)(?![a-z])|enhanced|"
+    r"inject[eé]"
+)
+
+#: An exam before and after the agent.
+_BOTH = (
+    r"(?<![a-z])(?:w/? ?(?:&|and|/|\+)? ?w/?o|w/?o ?(?:&|and|/|\+)? ?w/?(?![a-z/])|with (?:and|&|/) ?without|"
+    r"without (?:and|&|/) ?with|mit und ohne|ohne und mit|avec et sans|sans et avec|pre ?(?:and|&|/|\+) ?post)"
+)
+
+#: Beginnings of ContrastBolusAgent that say there was none.
+_NO_AGENT = r"(?:no|non|none|n|0|without|nein|ohne|kein|keine|keines|sans|aucun|nil|unknown|n/?a|-)(?![a-z])"
 
 
 @dataclass(frozen=True)
@@ -65,12 +113,14 @@ class Recognised:
         reason: how that is known; quotes no text of the header.
         certain: whether nothing speaks against it.
         derived: whether it was computed or cut anew from another series, which is better then.
+        after_agent: whether its words say contrast though it is no T1: where there is one without, that is better.
     """
 
     sequence: str
     reason: str
     certain: bool = True
     derived: bool = False
+    after_agent: bool = False
 
     @property
     def is_channel(self) -> bool:
@@ -84,32 +134,20 @@ def recognise_sequence(facts: SequenceFacts) -> Recognised:
     Args:
         facts: of its headers, or with the words of a file's name as ``description``.
     """
-    words = " ".join((facts.description, facts.protocol)).lower()
     types = {value.upper() for value in facts.image_type}
     derived = bool(types & {"DERIVED", "SECONDARY"})
-    if "LOCALIZER" in types:
-        return Recognised("localizer", "its image type says so")
-    if facts.planes > 1:
-        return Recognised("localizer", f"its slices lie in {facts.planes} planes")
-    if "MOSAIC" in types:
-        return Recognised("mosaic", "its slices are tiles of one picture, as in diffusion and functional series")
-    if facts.modality.upper() == "CT":
-        return Recognised("ct", "its modality is CT", derived=derived)
-    if facts.modality and facts.modality.upper() not in ("MR", "OT", "SC"):
-        return Recognised(facts.modality.lower(), f"its modality is {facts.modality}")
-    if types & _DERIVED_TYPES:
-        return Recognised("derived", f"its image type is {', '.join(sorted(types & _DERIVED_TYPES)).lower()}")
-    if facts.diffusion_weighting:
-        return Recognised("diffusion", f"its b-value is {facts.diffusion_weighting:g} s/mm²")
-    if facts.angiography:
-        return Recognised("angiography", "its header says angiography")
-    for kind, pattern in _OTHERS:
-        if re.search(pattern, words):
-            return Recognised(kind, "its description says so", derived=derived)
+    if other := _by_type(facts, types):
+        return replace(other, derived=derived)
+    words = _telling_words(facts)
+    measured_as = _by_times(facts)
+    if kind := _other_kind(words, facts, measured_as[0]):
+        return Recognised(kind, "its description says so", derived=derived)
     by_words, told = _by_words(words)
-    by_times, measured = _by_times(facts)
+    by_times, measured = measured_as
     if by_words is None and by_times in (None, *BRAIN_SEQUENCES[2:]) and (short := sequence_in(facts.description)):
         by_words, told = short, f"its name says {short}"
+    if by_times not in (None, *BRAIN_SEQUENCES) and (by_words is None or by_words in ("t2", "flair")):
+        return Recognised(by_times or "", measured, derived=derived)
     if by_words is None and by_times is None:
         return Recognised("unknown", "neither its words nor its times say what it is", certain=False, derived=derived)
     sequence = by_words or by_times or ""
@@ -118,10 +156,59 @@ def recognise_sequence(facts: SequenceFacts) -> Recognised:
     if measured:
         reasons.append(measured if certain else f"but {measured}, as of {by_times}")
     if sequence in ("t1", "t1c"):
-        sequence, why, agreed = _with_contrast(sequence, words, facts)
+        sequence, why, agreed = _with_contrast(sequence, facts)
         reasons += [why] if why else []
         certain = certain and agreed
+    elif _said_of_contrast(facts.description.lower()) == (True, False):
+        return Recognised(sequence, ", ".join((*reasons, "after contrast")), certain, derived, after_agent=True)
     return Recognised(sequence, ", ".join(reasons), certain, derived)
+
+
+def _by_type(facts: SequenceFacts, types: set[str]) -> Recognised | None:
+    """What image type, modality and repetitions say, whatever the words."""
+    if "LOCALIZER" in types:
+        return Recognised("localizer", "its image type says so")
+    if facts.planes > 1:
+        return Recognised("localizer", f"its slices lie in {facts.planes} planes")
+    if "MOSAIC" in types:
+        return Recognised("mosaic", "its slices are tiles of one picture, as in diffusion and functional series")
+    if facts.modality.upper() == "CT":
+        return Recognised("ct", "its modality is CT")
+    if facts.modality and facts.modality.upper() not in ("MR", "OT", "SC"):
+        return Recognised(facts.modality.lower(), f"its modality is {facts.modality}")
+    if types & _DERIVED_TYPES:
+        return Recognised("derived", f"its image type is {', '.join(sorted(types & _DERIVED_TYPES)).lower()}")
+    if facts.diffusion_weighting:
+        return Recognised("diffusion", f"its b-value is {facts.diffusion_weighting:g} s/mm²")
+    if facts.angiography:
+        return Recognised("angiography", "its header says angiography")
+    if facts.repetitions >= _DYNAMIC:
+        return Recognised("dynamic", f"it was measured {facts.repetitions} times")
+    return None
+
+
+def _telling_words(facts: SequenceFacts) -> str:
+    """The description; the protocol's name, which often is the whole exam's, only where that tells nothing."""
+    description, protocol = facts.description.lower(), facts.protocol.lower()
+    told = _by_words(description)[0] or _other_kind(description, facts, None) or sequence_in(description)
+    return description if told else f"{description} {protocol}"
+
+
+def _other_kind(words: str, facts: SequenceFacts, by_times: str | None) -> str | None:
+    """What else than a channel the words say it is."""
+    for kind, pattern in _OTHERS:
+        if re.search(pattern, words):
+            return kind
+    if re.search(_PROTON_DENSITY, words) and not (by_times == "t2" and re.search(_T2, words)):
+        return "proton density"
+    flair = re.search(_FLAIR, words)
+    if re.search(_T2, words) and not flair and not re.search(r"t1(?!\d)", words) and _is_gradient_echo(facts):
+        return "susceptibility"
+    return None
+
+
+def _is_gradient_echo(facts: SequenceFacts) -> bool:
+    return "GR" in facts.scanning_sequence and "SE" not in facts.scanning_sequence
 
 
 def is_brain(found: list[tuple[SequenceFacts, Recognised]]) -> bool:
@@ -158,29 +245,36 @@ def _by_times(facts: SequenceFacts) -> tuple[str | None, str]:
     text = f"TR {tr:g} ms, TE {te:g} ms" + (f", TI {ti:g} ms" if ti else "")
     inverted = bool(ti) or "IR" in facts.scanning_sequence
     echo_planar = "EP" in facts.scanning_sequence
-    gradient = "GR" in facts.scanning_sequence and "SE" not in facts.scanning_sequence
+    gradient = _is_gradient_echo(facts)
     if ti and ti >= 1500 and tr >= 4000:
         return "flair", text
     if ti and ti < 350 and tr > 1500 and te >= 20:
-        return None, ""
+        return "fat-suppressed inversion", text
     if echo_planar:
         return None, ""
     if inverted and te < 40 and (ti is None or 350 <= ti < 1500):
         return "t1", text
     if gradient:
-        return ("t1", text) if te < 12 and (tr < 50 or (inverted and tr < 4000)) else (None, "")
+        spoiled = tr < 50 or (inverted and tr < 4000) or (tr <= 500 and (facts.flip_angle or 0) >= 50)
+        return ("t1", text) if te < 12 and spoiled else (None, "")
     if not inverted and tr >= 1800 and te >= 60:
         return "t2", text
+    if not inverted and tr >= 1800 and te <= 40:
+        return "proton density", text
     if tr <= 1200 and te <= 30:
         return "t1", text
     return None, ""
 
 
-def _with_contrast(sequence: str, words: str, facts: SequenceFacts) -> tuple[str, str, bool]:
+def _with_contrast(sequence: str, facts: SequenceFacts) -> tuple[str, str, bool]:
     """``t1`` or ``t1c``, why, and whether nothing speaks against it."""
-    agent = facts.contrast.strip().lower() not in _NO_AGENT
-    post = sequence == "t1c" or re.search(_WITH, words) is not None
-    pre = re.search(_WITHOUT, words) is not None
+    agent = re.match(_NO_AGENT, facts.contrast.strip().lower()) is None and facts.contrast.strip() != ""
+    # The protocol's name is often the whole exam's, with and without contrast.
+    post, pre = _said_of_contrast(facts.description.lower())
+    protocol = _said_of_contrast(facts.protocol.lower())
+    if not post and not pre and protocol != (True, True):
+        post, pre = protocol
+    post = post or (sequence == "t1c" and not pre)
     if post and pre:
         return ("t1c" if agent else "t1"), "its description says both with and without contrast", False
     if post:
@@ -188,6 +282,31 @@ def _with_contrast(sequence: str, words: str, facts: SequenceFacts) -> tuple[str
     if pre:
         return "t1", "and no contrast" + (", though an agent is named" if agent else ""), not agent
     return ("t1c", "a contrast agent is named", True) if agent else ("t1", "no contrast agent", True)
+
+
+def _said_of_contrast(words: str) -> tuple[bool, bool]:
+    """Whether words say that there is an agent, and that there is none."""
+    if re.search(_BOTH, words):
+        return True, True
+    pre = re.search(_WITHOUT, words) is not None
+    return re.search(_WITH, re.sub(_WITHOUT, " ", words)) is not None, pre
+
+
+#: Words of file names that say how a scan was made, and nothing about who it is of.
+_PLAIN_WORDS = re.compile(
+    r"ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra(?:nsversal)?|2d|3d|pre|post|gd|gado?|km|ce|contrast|nativ|native|plain|"
+    r"scan|image|img|brain|head|reg|registered|raw|ir|t?se|fse|fs|fatsat|spc|space|cube|vista|mprage|bravo|flash|vibe|"
+    r"f?spgr|tfe|tirm|stir|swi|swan|dti|trace|tof|loc|localizer|scout|survey|map|mag|phase|sub|dixon|water|fat|in|opp|"
+    r"iso|bold|asl|perf|[a-z]|[0-9]{1,3}",
+    re.I,
+)
+
+
+def safe_name(name: str) -> str:
+    """A file's name without words that could be a patient's: known ones, single letters and short numbers stay."""
+    words = re.split(r"[_\-. ]+", name)
+    kept = [word for word in words if word.lower() in SEQUENCES or _PLAIN_WORDS.fullmatch(word)]
+    return "_".join(kept) or "scan"
 
 
 def words_of(name: str) -> str:

@@ -82,15 +82,17 @@ def _structures(dataset: Any, path: Path) -> Iterator[_Structure]:
     numbers = [int(item.ReferencedROINumber) for item in items]
     names = distinct_names(structure_name(given.get(number, ""), number) for number in numbers)
     for name, item in zip(names, items, strict=True):
-        contours, other = [], Counter[str]()
+        contours: dict[bytes, np.ndarray] = {}
+        other = Counter[str]()
         for contour in item.get("ContourSequence") or ():
             points = _points(contour, name, path)
             kind = str(contour.get("ContourGeometricType", "CLOSED_PLANAR"))
             if kind in _CLOSED and len(points) > 2:
-                contours.append(points)
+                # By its points: a contour that is exported twice would be a hole in itself.
+                contours[points.tobytes()] = points
             else:
                 other[kind] += 1
-        yield _Structure(name, contours, other)
+        yield _Structure(name, list(contours.values()), other)
 
 
 def _points(contour: Any, name: str, path: Path) -> np.ndarray:

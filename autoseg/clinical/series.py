@@ -5,6 +5,12 @@ from pathlib import Path
 
 from autoseg.data.geometry import Geometry
 
+#: Slices that a volume has at least.
+LEAST_SLICES = 3
+
+#: A grid for a series whose own is unknown since it can't be used.
+NO_GRID = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+
 
 @dataclass(frozen=True)
 class SequenceFacts:

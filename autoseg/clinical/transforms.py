@@ -82,7 +82,8 @@ class PreparedCase(_Model):
         day: days since the patient's first exam of the dataset; None where dates are unknown.
         reference: name of the series that defines the output space.
         output: grid of the prepared images.
-        series: name → original series.
+        series: name → original series, those that became no channel, too.
+        unplaced: name of a series whose way to the output space is unknown → why.
         filled: channel → the channel that it was copied from.
         flags: what is doubtful about the case, in sentences.
         source: fingerprint of the files and settings that it was made of, without their names.
@@ -95,6 +96,7 @@ class PreparedCase(_Model):
     reference: str
     output: SpatialGrid
     series: dict[str, StoredSeries]
+    unplaced: dict[str, str] = Field(default_factory=dict)
     filled: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
     source: str = ""
@@ -121,13 +123,16 @@ class PreparedCase(_Model):
             raise AutosegError(f"{path} is damaged ({first_fault(error)}); prepare the exam again.") from None
 
     def find(self, wanted: str) -> StoredSeries:
-        """The series of this name, or the one that became the channel of this name.
+        """The series of this name or number, or the one that became the channel of this name.
 
         Raises:
             UsageError: there is none; lists those that there are.
         """
-        if wanted in self.series:
-            return self.series[wanted]
+        for name in (wanted, f"series {wanted}"):
+            if name in self.series:
+                return self.series[name]
+            if name in self.unplaced:
+                raise UsageError(f"--to-native {wanted}: {self.case} has no way to {name}: {self.unplaced[name]}.")
         for stored in self.series.values():
             if stored.channel == self.filled.get(wanted, wanted):
                 return stored

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import SimpleITK as sitk
 
-from autoseg.clinical.multiframe import voxels_with_pydicom
 from autoseg.clinical.series import Series
+from autoseg.data.dicom import CLINICAL, planes_of
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.image import read_image
 from autoseg.utils.errors import AutosegError
@@ -41,17 +41,36 @@ def read_series(series: Series) -> sitk.Image:
     return image
 
 
+def voxels_with_pydicom(series: Series) -> np.ndarray:
+    """The voxels of a series ``(z, y, x)``, float32, decompressed by pydicom's handlers and rescaled.
+
+    Raises:
+        AutosegError: pydicom or a handler is missing, or a file can't be decoded.
+    """
+    planes = []
+    for path in series.files:
+        try:
+            planes += planes_of(path, series.frames)
+        except AutosegError:
+            raise
+        except Exception as error:  # a handler's own error, or a damaged stream
+            reason = "a decoder is missing" if "plugin" in str(error) else "its voxels are damaged"
+            raise AutosegError(f"{series.name} can't be decoded ({reason}); copy it again, or {CLINICAL}.") from None
+    if len({plane.shape for plane in planes}) > 1:
+        raise AutosegError(f"{series.name}: its files hold slices of several sizes.")
+    return np.stack(planes).astype(np.float32)
+
+
 def _with_gdcm(series: Series) -> np.ndarray | None:
     """Voxels as SimpleITK reads them; None where it can't."""
     sitk.ProcessObject.GlobalWarningDisplayOff()
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
+    # Else the type of the first file's values would be that of all, and slices of other slopes would be rounded to it.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
     reader.SetFileNames([str(path) for path in series.files])
     try:
-        image = reader.Execute()
+        array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError:
         return None
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise AutosegError(f"{series.name} holds colours; it is a picture and no scan.")
-    array = sitk.GetArrayFromImage(sitk.Cast(image, sitk.sitkFloat32))
     return array if math.isfinite(float(array.sum())) else np.nan_to_num(array, posinf=0.0, neginf=0.0)

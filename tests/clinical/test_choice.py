@@ -1,5 +1,7 @@
 """Which series of an exam becomes a channel, and which is the reference."""
 
+from dataclasses import replace
+
 import pytest
 
 from autoseg.clinical.choice import choose_reference, choose_series
@@ -55,6 +57,37 @@ def test_names_of_series_by_number_description_and_pattern(tmp_path) -> None:
         assert choose_series(found, {"t1": wanted}, None).channels["t1"].name == "series 7"
     with pytest.raises(AutosegError, match="finds several of its series"):
         choose_series(found, {"t1": "scan*"}, None)
+
+
+def test_series_of_one_number_are_named_by_what_settles_them(tmp_path) -> None:
+    """Two echoes or planes of one series: ``5`` is both, ``5.2`` is one."""
+    found = exam(tmp_path, replace(series(5, "T1"), name="series 5.1"), replace(series(5, "T1"), name="series 5.2"))
+    (flag,) = choose_series(found, {}, None).flags
+    assert "--channel t1c=5.2 " in flag
+    assert choose_series(found, {"t1c": "5.2"}, None).channels["t1c"].name == "series 5.2"
+    with pytest.raises(AutosegError, match="finds several"):
+        choose_series(found, {"t1c": "5"}, None)
+
+
+def test_a_series_is_one_channel_and_no_channel_is_called_as_another_file(tmp_path) -> None:
+    found = exam(tmp_path, series(1, "T1"), series(2, "T2"))
+    with pytest.raises(AutosegError, match="name one series, series 1; --fill b=a makes a copy"):
+        choose_series(found, {"a": "1", "b": "1"}, None)
+    for name in ("label", "brain_mask", "structure_1"):
+        with pytest.raises(AutosegError, match=f"a file of the case is called {name}"):
+            choose_series(found, {name: "1"}, None)
+
+
+def test_a_damaged_series_that_nobody_wants_stops_nothing(tmp_path) -> None:
+    found = exam(tmp_path, series(1, "T2", fault="a slice is missing"), series(2, "T1 post"))
+    assert list(choose_series(found, {}, ("t1c",)).channels) == ["t1c"]
+
+
+def test_flair_before_contrast_is_better_than_after(tmp_path) -> None:
+    found = exam(tmp_path, series(1, "FLAIR post gd", (0.9, 0.9, 4.0)), series(2, "FLAIR"))
+    chosen = choose_series(found, {}, None)
+    assert chosen.channels["flair"].name == "series 2"
+    assert any("the other was measured after contrast" in reason for reason in chosen.reasons)
 
 
 def test_the_reference_has_the_thinnest_slices_then_the_smallest_voxels(tmp_path) -> None:

@@ -122,7 +122,7 @@ def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     source = exam(tmp_path / "exams" / "a", "x", "y", label=False)
     outcome = prepare(source, tmp_path / "one", channels={"t1c": "y"})
     stored = PreparedCase.read(outcome.prepared["P0001_1"])
-    assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c"}
+    assert {name: one.channel for name, one in stored.series.items()} == {"y": "t1c", "x": None}
     table = tmp_path / "channels.csv"
     table.write_text("exam,channel,series\na,t1c,x\na,flair,y\n")
     outcome = prepare(tmp_path / "exams", tmp_path / "two", table=table)
@@ -131,6 +131,25 @@ def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 2"):
         prepare(tmp_path / "exams", tmp_path / "three", table=table)
     assert "finds none of its series" in prepare(source, tmp_path / "four", channels={"t1": "z"}).failed["P0001_1"]
+
+
+def test_labels_of_two_kinds_and_patterns_that_fit_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_series import SmallSeries, write_rtstruct, write_series
+
+    like = SmallSeries(pixel=(1.0, 1.0))
+    write_series(tmp_path / "e" / "1", np.random.default_rng(0).integers(0, 500, (8, 24, 20)), like)
+    square = np.array([like.point(x, y, 2) for x, y in ((4, 4), (12, 4), (12, 12))])
+    write_rtstruct(tmp_path / "e" / "rs.dcm", {"tumor": [("CLOSED_PLANAR", square)]}, like)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "e" / "1")))
+    sitk.WriteImage(reader.Execute() > 250, str(tmp_path / "e" / "seg.nii.gz"))
+    assert "--labels PATTERN picks one" in prepare(tmp_path / "e", tmp_path / "a").failed["P0001_1"]
+    for name, pattern, label in (("b", "*.dcm", "tumor"), ("c", "*.nii.gz", "label_1")):
+        assert prepare(tmp_path / "e", tmp_path / name, labels=pattern).failed == {}
+        assert list(autoseg.Dataset.open(tmp_path / name).labels) == [label]
+    with pytest.raises(UsageError, match=r"--labels \*tumour\* fits no file"):
+        prepare(tmp_path / "e", tmp_path / "d", labels="*tumour*")
 
 
 def test_a_lacking_sequence_is_filled(tmp_path: Path) -> None:
@@ -243,6 +262,18 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None
         prepare(source, tmp_path / "data", settings=changed(PLAIN, n4=True))
     with pytest.raises(AutosegError, match="something else"):
         prepare(source, source)
+
+
+def test_wrong_usage_leaves_nothing_and_settings_bind_only_prepared_exams(tmp_path: Path) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1")
+    for told, wrong in (("--workers 0", {"workers": 0}), ("does not exist", {"table": tmp_path / "no.csv"})):
+        with pytest.raises(UsageError, match=told):
+            prepare_exams(source, tmp_path / "data", PreparationRequest(PLAIN, **wrong))
+    assert [path.name for path in tmp_path.iterdir()] == ["exams"]
+    assert prepare(source, tmp_path / "data", channels={"t1": "none"}).prepared == {}
+    assert list(prepare(source, tmp_path / "data", settings=changed(PLAIN, n4=False, crop=True)).prepared) == [
+        "P0001_1"
+    ]
 
 
 def changed(settings: ExamPreparation, **values: object) -> ExamPreparation:

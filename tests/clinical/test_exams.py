@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,13 @@ import SimpleITK as sitk
 pydicom = pytest.importorskip("pydicom")
 
 from autoseg.clinical.exams import Exam, Patterns, find_exams  # noqa: E402
-from autoseg.clinical.multiframe import voxels_with_pydicom  # noqa: E402
-from autoseg.clinical.voxels import read_series  # noqa: E402
-from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_series  # noqa: E402
+from autoseg.clinical.voxels import read_series, voxels_with_pydicom  # noqa: E402
+from tests.dicom_series import OBLIQUE, SmallSeries, write_enhanced, write_rtstruct, write_series  # noqa: E402
 
 VOXELS = np.arange(6 * 5 * 4).reshape(6, 5, 4)
 
 
-def edited(path: Path, **values: object) -> None:
+def edited(path: Path, **values: Any) -> None:
     found = pydicom.dcmread(path)
     for key, value in values.items():
         setattr(found, key, value)
@@ -125,6 +125,233 @@ def test_two_echoes_are_two_series(tmp_path: Path) -> None:
     for number, path in enumerate(write_series(tmp_path / "b", VOXELS)):
         edited(path, SOPInstanceUID=f"1.2.9.{number}", EchoNumbers=2, EchoTime=90)
     assert sorted(series.facts.echo_time for series in single(tmp_path).series) == [9, 90]
+
+
+def every(folder: Path, *volumes: np.ndarray, **values: tuple[object, ...]) -> None:
+    """Volumes of one series at one place, with elements of their own."""
+    for number, voxels in enumerate(volumes):
+        for index, path in enumerate(write_series(folder / str(number), voxels)):
+            own = {key: value[number] for key, value in values.items()}
+            edited(path, SOPInstanceUID=f"1.2.9.{number}.{index}", **own)
+
+
+def voxels_of(found: object) -> np.ndarray:
+    return sitk.GetArrayFromImage(read_series(found))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ImageType": (["ORIGINAL", "PRIMARY", "M", "FAT"], ["ORIGINAL", "PRIMARY", "M", "WATER"])},
+        {"EchoTime": (9, 90)},  # without numbers of echoes
+        {"InversionTime": (700, 2500)},
+    ],
+    ids=["Dixon", "echoes", "inversions"],
+)
+def test_images_of_two_kinds_at_one_place_are_two_series(tmp_path: Path, values: dict) -> None:
+    every(tmp_path, VOXELS, VOXELS + 1000, **values)
+    one, two = single(tmp_path).series
+    assert (one.fault, two.fault, one.facts.repetitions) == ("", "", 1)
+    assert np.array_equal(voxels_of(one), VOXELS)
+    assert np.array_equal(voxels_of(two), VOXELS + 1000)
+
+
+def test_repetitions_are_not_mixed_where_their_positions_are_rounded(tmp_path: Path) -> None:
+    every(tmp_path, VOXELS, VOXELS + 1000, AcquisitionNumber=(2, 1))
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "0").iterdir():
+        place = np.asarray(pydicom.dcmread(path).ImagePositionPatient, float) + rng.uniform(-3e-3, 3e-3, 3)
+        edited(path, ImagePositionPatient=[f"{v:.5f}" for v in place])
+    (series,) = single(tmp_path).series
+    assert np.array_equal(voxels_of(series), VOXELS + 1000)
+
+
+def test_a_series_over_time_is_one_and_no_channel(tmp_path: Path) -> None:
+    times = tuple(range(1, 10))
+    every(tmp_path, *([VOXELS] * 9), TemporalPositionIdentifier=times)
+    next((tmp_path / "8").iterdir()).unlink()  # stopped in the middle
+    (series,) = single(tmp_path).series
+    assert (series.fault, series.facts.repetitions) == ("", 9)
+    assert "8 to 9 times" in series.remarks[0]
+
+
+def test_slices_that_share_one_uid_are_no_copies(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        edited(path, SOPInstanceUID="1.2.3")
+    assert fault(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"ImageOrientationPatient": [0] * 6}, "no directions of rows and columns"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no directions of rows and columns"),
+        ({"ImagePositionPatient": ["nan", "0", "0"]}, "no position in space"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic"),
+        ({"SamplesPerPixel": 3}, "holds colours"),
+        ({"PixelSpacing": [0, 0]}, "gives its pixels no size"),
+    ],
+)
+def test_headers_that_give_no_volume(tmp_path: Path, values: dict, told: str) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        edited(path, **values)
+    assert told in fault(tmp_path)
+
+
+def test_axes_that_differ_in_the_last_digits_are_one_plane(tmp_path: Path) -> None:
+    """Two decimals would put 0.99499 and 0.99501 apart."""
+    turn = np.array([0.995, np.sqrt(1 - 0.995**2), 0.0, -np.sqrt(1 - 0.995**2), 0.995, 0.0])
+    for number, path in enumerate(write_series(tmp_path, VOXELS, replace(SmallSeries(), axes=turn))):
+        edited(path, ImageOrientationPatient=[f"{v + (-1) ** number * 1e-5:.6f}" for v in turn])
+    (series,) = single(tmp_path).series
+    assert (series.fault, series.facts.planes) == ("", 1)
+
+
+def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        number = int(pydicom.dcmread(path).InstanceNumber)
+        edited(path, RescaleSlope=str(1 + 0.25 * (number - 1)), RescaleIntercept="0")
+    (series,) = single(tmp_path).series
+    expected = VOXELS * (1 + 0.25 * np.arange(6))[:, None, None]
+    assert np.allclose(voxels_of(series), expected)
+    assert np.allclose(voxels_with_pydicom(series), expected)
+
+
+def test_a_slice_out_of_line(tmp_path: Path) -> None:
+    like = SmallSeries()
+    victim = by_position(write_series(tmp_path, VOXELS, like))[3]
+    edited(victim, ImagePositionPatient=[f"{v:.6f}" for v in like.point(4, 0, 3)])
+    assert "shifted in their plane, by up to 3.2 mm" in fault(tmp_path)
+
+
+def test_frames_of_two_echoes_of_an_enhanced_file(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "one.dcm", np.concatenate([VOXELS, VOXELS + 500]), range(12))
+    found = pydicom.dcmread(path)
+    for number, group in enumerate(found.PerFrameFunctionalGroupsSequence):
+        echo = pydicom.Dataset()
+        echo.EffectiveEchoTime = 9.0 if number < 6 else 90.0
+        group.MREchoSequence = [echo]
+        group.PlanePositionSequence[0].ImagePositionPatient = [
+            f"{v:.8g}" for v in SmallSeries().point(0, 0, number % 6)
+        ]
+        group.PixelValueTransformationSequence[0].RescaleIntercept = 0
+    found.save_as(path)
+    one, two = single(tmp_path).series
+    assert (one.name, two.name) == ("series 1.1", "series 1.2")
+    assert (one.facts.echo_time, two.facts.echo_time) == (9.0, 90.0)
+    assert np.array_equal(voxels_of(one), VOXELS * 3)
+    assert np.array_equal(voxels_of(two), (VOXELS + 500) * 3)
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 5, 4), np.float32)), str(path))
+
+
+def test_names_of_image_files_show_no_patient(tmp_path: Path) -> None:
+    def shown(*names: str) -> list[str]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            write_image(folder / name)
+        return [series.name for series in single(folder).series]
+
+    assert shown("Doe_Jane.nii.gz") == ["scan"]
+    assert shown("t1_Doe.nii.gz", "t2_Doe.nii.gz") == ["t1", "t2"]
+    assert shown("Doe_Jane_t1.nii.gz", "FLAIR.nii.gz") == ["t1", "FLAIR"]
+    assert shown("t1.mha", "t1.nii.gz", "t2_20200304.nii.gz") == ["t1", "t1.2", "t2"]
+
+
+def test_folders_called_after_sequences_are_one_exam(tmp_path: Path) -> None:
+    for number, name in enumerate(("T1", "T1_GD", "FLAIR")):
+        write_image(tmp_path / "one" / name / "image.nii.gz")
+        write_image(tmp_path / "cohort" / "p1" / name / "image.nii.gz")
+        write_image(tmp_path / "visits" / "p1" / f"visit {number}" / "t1.nii.gz")
+    assert sorted(series.name for series in single(tmp_path / "one").series) == ["FLAIR", "T1", "T1_GD"]
+    assert len(single(tmp_path / "cohort").series) == 3
+    assert len(find_exams(tmp_path / "visits")) == 3
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_image(tmp_path / "archive" / "t1.nii.gz")
+    (tmp_path / "exams").mkdir()
+    (tmp_path / "exams" / "p1").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive" / "loop").symlink_to(tmp_path / "exams")
+    assert [exam.folder.name for exam in find_exams(tmp_path / "exams")] == ["p1"]
+
+
+def test_a_file_that_can_not_be_opened_is_a_fault_of_its_exam(tmp_path: Path, monkeypatch) -> None:
+    for name in ("a", "b"):
+        like = replace(SmallSeries(), series=f"1.2.5.{ord(name)}", study=f"1.2.6.{ord(name)}")
+        for path in write_series(tmp_path / name, VOXELS, like):
+            edited(path, PatientID=name)
+    locked = path
+
+    def refuse(file: Path) -> bool:
+        if file == locked:
+            raise PermissionError(13, "Permission denied")
+        return True
+
+    monkeypatch.setattr("autoseg.clinical.exams.is_dicom", refuse)
+    locked.unlink()
+    locked.mkdir()  # nor can its header be read
+    (locked / "x").touch()
+    monkeypatch.setattr("autoseg.clinical.exams._files", lambda root: [*sorted(tmp_path.glob("*/*.dcm"))])
+    assert [exam.fault for exam in find_exams(tmp_path)] == [
+        "",
+        "1 DICOM file can't be read (cut off or damaged); copy again",
+    ]
+
+
+def test_a_series_number_that_is_none_is_not_shown(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        found = pydicom.dcmread(path)
+        found["SeriesNumber"]._value = "Doe"
+        found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert "Doe" not in series.name
+
+
+def test_prepared_datasets_are_no_exams(tmp_path: Path) -> None:
+    write_image(tmp_path / "exam" / "t1.nii.gz")
+    write_image(tmp_path / "data" / "P0001_1" / "t1.nii.gz")
+    (tmp_path / "data" / "preparation.json").write_text("{}")
+    assert [exam.folder.name for exam in find_exams(tmp_path)] == ["exam"]
+
+
+def test_anonymized_patients_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        for path in write_series(tmp_path / f"p{number}", VOXELS, like):
+            edited(path, PatientID="ANONYMOUS", PatientName="anonymized")
+    assert len({exam.patient for exam in find_exams(tmp_path)}) == 2
+
+
+def test_files_without_an_identifier_are_of_the_patient_that_the_others_name(tmp_path: Path) -> None:
+    for number, path in enumerate(write_series(tmp_path, VOXELS)):
+        edited(path, PatientID="ID-1" if number else "")
+    assert single(tmp_path).fault == ""
+
+
+def test_structures_in_a_study_of_their_own_go_to_the_exam_that_they_refer_to(tmp_path: Path) -> None:
+    for number in (1, 2):
+        like = replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}")
+        write_series(tmp_path / str(number), VOXELS, like)
+    square = np.array([like.point(x, y, 2) for x, y in ((1, 1), (3, 1), (3, 3))])
+    path = write_rtstruct(tmp_path / "rs.dcm", {"a": [("CLOSED_PLANAR", square)]}, like)
+    edited(path, StudyInstanceUID="1.2.6.9")
+    found = {exam.series[0].identity.series: len(exam.labels) for exam in find_exams(tmp_path)}
+    assert found == {"1.2.5.1": 0, "1.2.5.2": 1}
+
+
+def test_the_agent_of_an_enhanced_file_is_coded(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "one.dcm", VOXELS, range(6))
+    found = pydicom.dcmread(path)
+    agent = pydicom.Dataset()
+    agent.CodeValue, agent.CodingSchemeDesignator, agent.CodeMeaning = "C-B03CA", "SRT", "Gadolinium"
+    found.ContrastBolusAgentSequence = [agent]
+    found.save_as(path)
+    (series,) = single(tmp_path).series
+    assert series.facts.contrast == "Gadolinium"
 
 
 def test_unequal_spacing(tmp_path: Path) -> None:

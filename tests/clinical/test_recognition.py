@@ -28,6 +28,44 @@ from autoseg.clinical.series import SequenceFacts
         ("TOF 3D multi-slab", "angiography"),
         ("STIR cor", "fat-suppressed inversion"),
         ("perfusion DSC", "perfusion"),
+        ("t1_se_tra ohne KM", "t1"),
+        ("T1 tra nach KM", "t1c"),
+        ("T1 vor KM", "t1"),
+        ("t1 nativ", "t1"),
+        ("3D T1 sans gado", "t1"),
+        ("AX T1 GADO", "t1c"),
+        ("T1 injecté", "t1c"),
+        ("AX T1 GAD", "t1c"),
+        ("T1 +GAD", "t1c"),
+        ("AX T1 PRE GAD", "t1"),
+        ("T1 pre contrast", "t1"),
+        ("T1 precontrast", "t1"),
+        ("T1 non-contrast", "t1"),
+        ("T1 no gad", "t1"),
+        ("T1 C-", "t1"),
+        ("T1 C+", "t1c"),
+        ("T1 Dotarem", "t1c"),
+        ("T1 post op", "t1"),
+        ("T1 preop post gd", "t1c"),
+        ("MP RAGE", "t1"),
+        ("SAG MP_RAGE post", "t1c"),
+        ("AX T1 SPACE", "t1"),
+        ("AX T2 FSE", "t2"),
+        ("AX FLAIR post contrast", "flair"),
+        ("T1 subtraktion", "derived"),
+        ("T1 soustraction", "derived"),
+        ("T1 map", "derived"),
+        ("t1_vibe_fa15", "t1"),
+        ("Lokalizer", "localizer"),
+        ("Repérage", "localizer"),
+        ("Pha_Images", "susceptibility"),
+        ("mIP_Images(SW)", "angiography"),
+        ("AX PD", "proton density"),
+        ("AX DP TSE", "proton density"),
+        ("CISS 3D", "steady-state sequence"),
+        ("t1_vibe_dixon_tra_F", "fat image"),
+        ("t1_vibe_dixon_tra_W", "t1"),
+        ("t1_vibe_dixon_opp", "fat image"),
         ("", "unknown"),
     ],
 )
@@ -47,12 +85,27 @@ def test_words(description: str, expected: str) -> None:
         (SequenceFacts(repetition_time=8, echo_time=3, scanning_sequence=("GR",)), "t1"),
         (SequenceFacts(repetition_time=2200, echo_time=24, inversion_time=900, scanning_sequence=("SE", "IR")), "t1"),
         (SequenceFacts(repetition_time=4000, echo_time=80, scanning_sequence=("EP",)), "unknown"),
-        (SequenceFacts(repetition_time=4000, echo_time=40, inversion_time=150), "unknown"),
+        (SequenceFacts(repetition_time=4000, echo_time=40, inversion_time=150), "fat-suppressed inversion"),
         (SequenceFacts(repetition_time=4000, echo_time=92, diffusion_weighting=1000), "diffusion"),
         (SequenceFacts(repetition_time=25, echo_time=4, angiography=True), "angiography"),
         (SequenceFacts(image_type=("DERIVED", "PRIMARY", "ADC")), "derived"),
         (SequenceFacts(planes=3), "localizer"),
         (SequenceFacts(modality="CT"), "ct"),
+        (SequenceFacts(repetition_time=3000, echo_time=15, scanning_sequence=("SE",)), "proton density"),
+        (SequenceFacts(repetition_time=250, echo_time=2.5, flip_angle=70, scanning_sequence=("GR",)), "t1"),
+        (SequenceFacts(repetition_time=5, echo_time=2, scanning_sequence=("GR",), repetitions=40), "dynamic"),
+        (SequenceFacts(description="T1 VIBE", image_type=("ORIGINAL", "PRIMARY", "M", "OPP_PHASE")), "derived"),
+        # Words and times together.
+        (
+            SequenceFacts(description="t2_fl2d_tra", repetition_time=600, echo_time=20, scanning_sequence=("GR",)),
+            "susceptibility",
+        ),
+        (
+            SequenceFacts(description="t2_tirm_cor", repetition_time=4000, echo_time=40, inversion_time=150),
+            "fat-suppressed inversion",
+        ),
+        (SequenceFacts(description="PD/T2 TSE", repetition_time=3000, echo_time=90), "t2"),
+        (SequenceFacts(description="PD/T2 TSE", repetition_time=3000, echo_time=15), "proton density"),
     ],
 )
 def test_times_and_types_where_descriptions_are_blank(facts: SequenceFacts, expected: str) -> None:
@@ -69,9 +122,21 @@ def test_a_contradiction_is_doubtful() -> None:
 
 
 def test_no_agent_is_none_whatever_its_words() -> None:
-    for word in ("NONE", "no", "without", "0"):
+    for word in ("NONE", "no", "without", "0", "ohne KM", "No contrast given", "sans", "-"):
         facts = SequenceFacts(repetition_time=500, echo_time=10, contrast=word)
         assert recognise_sequence(facts).sequence == "t1"
+
+
+def test_the_name_of_a_whole_exam_s_protocol_tells_only_what_the_description_leaves_open() -> None:
+    def found(description: str, protocol: str, **facts: str) -> str:
+        return recognise_sequence(SequenceFacts(description=description, protocol=protocol, **facts)).sequence
+
+    assert found("AX T1", "BRAIN W/WO CONTRAST") == "t1"
+    assert found("AX T1", "BRAIN W/WO CONTRAST", contrast="Gadovist") == "t1c"
+    assert found("AX T1 PRE", "BRAIN WITH CONTRAST") == "t1"
+    assert found("AX T2", "BRAIN + MRA + PERFUSION") == "t2"
+    assert found("AX", "t1_mprage") == "t1"
+    assert found("", "3-plane loc") == "localizer"
 
 
 def test_reasons_quote_no_header_text() -> None:

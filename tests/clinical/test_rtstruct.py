@@ -12,7 +12,7 @@ from autoseg.clinical.label_objects import label_object, referenced_series, stru
 from autoseg.clinical.rtstruct import even_odd
 from autoseg.clinical.structure_names import distinct_names, structure_name
 from autoseg.utils.errors import AutosegError
-from tests.dicom_series import SmallSeries, write_rtstruct, write_series
+from tests.dicom_series import SmallSeries, pydicom, write_rtstruct, write_series
 
 SERIES = SmallSeries()
 CLOSED = "CLOSED_PLANAR"
@@ -116,6 +116,21 @@ def test_contours_of_a_finer_series_take_the_plane_next_to_a_slice(tmp_path: Pat
     drawn = [(CLOSED, in_slice(square(0.5, high), z)) for z, high in ((1.7, 3.5), (2.0, 5.5), (2.3, 7.5))]
     masks = structures_of(write_rtstruct(tmp_path / "a.dcm", {"tumor": drawn}), grid)
     assert sitk.GetArrayFromImage(masks["tumor"]).sum() == 25
+
+
+def test_a_contour_that_is_there_twice_is_no_hole(tmp_path: Path, grid: sitk.Image) -> None:
+    contour = (CLOSED, in_slice(square(2.5, 9.5), 1))
+    masks = structures_of(write_rtstruct(tmp_path / "a.dcm", {"tumor": [contour, contour]}), grid)
+    assert sitk.GetArrayFromImage(masks["tumor"]).sum() == 49
+
+
+def test_damaged_structures_are_one_sentence(tmp_path: Path, grid: sitk.Image) -> None:
+    path = write_rtstruct(tmp_path / "a.dcm", {"tumor": [(CLOSED, in_slice(square(2, 9), 1))]})
+    dataset = pydicom.dcmread(path)
+    del dataset.ROIContourSequence[0].ReferencedROINumber
+    dataset.save_as(path)
+    with pytest.raises(AutosegError, match="incomplete or damaged as RTSTRUCT"):
+        structures_of(path, grid)
 
 
 def test_a_scan_holds_no_structures(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_days_of_a_prepared_dataset(results: Path, tmp_path: Path) -> None:
         volumes(results, days=results)
 
 
+def test_dates_and_days_of_one_patient_are_not_mixed(results: Path, tmp_path: Path) -> None:
+    mixed = table(tmp_path / "days.csv", ["case,patient,date,day", "b_early,b,2020-01-01,", "b_late,b,,40"])
+    with pytest.raises(AutosegError, match="dates for some exams of a patient and days for others"):
+        volumes(results, days=mixed)
+
+
 def test_wrong_tables_end_in_one_sentence_without_dates(results: Path, tmp_path: Path) -> None:
     for rows, expected in (
         (["name,date", "a,2020-01-01"], "needs the columns case and date"),

@@ -115,10 +115,14 @@ def test_what_is_no_regular_stack_is_refused_in_one_sentence(tmp_path: Path) -> 
     def two_series(paths: list[Path]) -> None:
         edited(paths[:2], lambda _, dataset: setattr(dataset, "SeriesInstanceUID", "1.2.3.4"))
 
-    assert "1 slice is missing between 014.dcm and 028.dcm" in fault("missing", lambda paths: paths[3].unlink())
+    def flat(paths: list[Path]) -> None:
+        edited(paths, lambda _, dataset: setattr(dataset, "PixelSpacing", [0, 0]))
+
+    assert "give its pixels no size" in fault("flat", flat)
+    assert "a slice is missing between 014.dcm and 028.dcm" in fault("missing", lambda paths: paths[3].unlink())
     assert "several slices of its series lie at one place (014.dcm" in fault("twice", lambda paths: move(paths[3], 2))
-    assert "5 mm apart, but 6.5 mm between 014.dcm and 021.dcm" in fault("uneven", lambda paths: move(paths[3], 3.3))
-    assert "shifted by 0.6 mm from one to the next, as by a tilted gantry" in fault("tilted", tilt)
+    assert "unequally spaced, from 3.5 to 6.5 mm" in fault("uneven", lambda paths: move(paths[3], 3.3))
+    assert "sheared by 6.8 degrees (gantry tilt). Straighten it" in fault("tilted", tilt)
     assert "lie in several directions, as localizers do" in fault("localizer", turn)
     assert "021.dcm: it is incomplete or damaged" in fault("cut", cut_off)
     assert "it holds 2 DICOM series (of 2 and 5 files)" in fault("two", two_series)
@@ -144,7 +148,7 @@ def test_a_folder_of_exams_is_a_dataset(tmp_path: Path, capsys: pytest.CaptureFi
     assert [problem.what for problem in examine(dataset, workers=1).problems if problem.severity == "error"] == []
     (tmp_path / "three" / "3-x" / "014.dcm").unlink()
     (problem,) = (found for found in examine(dataset, workers=1).problems if found.severity == "error")
-    assert (problem.case, problem.what) == ("three", "1 slice is missing between 007.dcm and 021.dcm")
+    assert (problem.case, problem.what) == ("three", "a slice is missing between 007.dcm and 021.dcm")
     write_series(tmp_path / "three" / "6-again", VOXELS, SmallSeries(series="1.2.9", study="1.3.5"))
     assert set(Dataset.open(tmp_path).case("three").channels) == {"3-x", "flair", "5-loc", "6-again"}
     assert "3-x, 6-again are all t1c; say which with --channel t1c=FOLDER" in " ".join(capsys.readouterr().err.split())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.data.dicom_series import read_stack, slice_head, stack_at
+from autoseg.data.dicom_series import read_stack, scan_header, stack_at
 from autoseg.data.formats.format import FORMATS, ImageFormat
 from autoseg.data.formats.simpleitk import as_image, read_header_with_sitk, read_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
@@ -19,10 +19,10 @@ def _lies_in_frames(path: Path) -> bool:
     except RuntimeError:
         pass
     try:
-        head = slice_head(path)
+        header = scan_header(path)
     except AutosegError:
         return False
-    return head is not None and len(head.positions) > 0
+    return header is not None and header.text("ImagePositionPatient") != ""
 
 
 def _read_header(path: Path) -> Header:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
 from autoseg.data.dicom import holds_dicom, is_dicom
-from autoseg.data.dicom_series import SliceHead, slice_head
+from autoseg.data.dicom_headers import DicomHeader
+from autoseg.data.dicom_series import scan_header
 from autoseg.data.file_names import is_image, plain_name
 from autoseg.data.formats.format import UnusableImage
 from autoseg.data.layouts.common import inconsistencies_in
@@ -30,10 +31,10 @@ _LOOK_AT = 5
 
 @dataclass(frozen=True)
 class _SeriesFolder:
-    """A folder of DICOM files; no head where the first file can't be read, which the check of the dataset reports."""
+    """A folder of DICOM files; no header where the first file can't be read, which the check of the dataset reports."""
 
     path: Path
-    head: SliceHead | None
+    header: DicomHeader | None
 
 
 def recognise(path: Path) -> bool:
@@ -87,12 +88,13 @@ def _series_folders(path: Path) -> Iterator[_SeriesFolder]:
         if not files:
             continue
         try:
-            head = next((head for file in files[:_LOOK_AT] if (head := slice_head(file)) is not None), None)
+            found = (scan_header(file) for file in files[:_LOOK_AT])
+            header = next((one for one in found if one is not None), None)
         except UnusableImage:
             yield _SeriesFolder(Path(folder), None)
             continue
-        if head is not None:
-            yield _SeriesFolder(Path(folder), head)
+        if header is not None:
+            yield _SeriesFolder(Path(folder), header)
 
 
 def _exam_of(series: _SeriesFolder, root: Path, folders: list[_SeriesFolder]) -> Path:
@@ -100,7 +102,11 @@ def _exam_of(series: _SeriesFolder, root: Path, folders: list[_SeriesFolder]) ->
     above = series.path.parent
     if series.path == root:
         return root
-    studies = {other.head.study for other in folders if other.path.parent == above and other.head is not None}
+    studies = {
+        other.header.text("StudyInstanceUID")
+        for other in folders
+        if other.path.parent == above and other.header is not None
+    }
     return above if len(studies) <= 1 else series.path
 
 
@@ -121,8 +127,8 @@ def _case(root: Path, exam: Path, series: list[_SeriesFolder]) -> Case:
 
 def _sequence(series: _SeriesFolder) -> str | None:
     """The sequence of a series, by its description, else by the name of its folder."""
-    told = sequence_in(series.head.description) if series.head is not None else None
-    if told is None and series.head is not None and series.head.modality == "CT":
+    told = sequence_in(series.header.text("SeriesDescription")) if series.header is not None else None
+    if told is None and series.header is not None and series.header.text("Modality") == "CT":
         return "ct"
     return told or sequence_in(series.path.name)
 
