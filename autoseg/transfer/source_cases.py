@@ -19,18 +19,17 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.transfer.mixed_cases import MixedDataset, same_case
+from autoseg.transfer.mixed_cases import MixedDataset, MixedIn, same_case
 from autoseg.transfer.source import Source
 from autoseg.transfer.teacher import Teacher
 from autoseg.transfer.tensors import BACKGROUND, stages_from_model
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import UsageError
-from autoseg.utils.files import write_json
 
 
 @CARRIED.register("source cases")
 @dataclass(frozen=True)
-class SourceCases:
+class SourceCases(MixedIn):
     """A dataset whose cases are to be mixed in.
 
     Attributes:
@@ -38,6 +37,7 @@ class SourceCases:
     """
 
     path: str | Path
+    key: ClassVar[str] = "source_cases"
     kind: ClassVar[str] = "source cases"
     option: ClassVar[str] = "--source-data"
     provides: ClassVar[str] = "which labelled cases from elsewhere are mixed in"
@@ -73,35 +73,18 @@ class SourceCases:
             UsageError: the plan starts from no model, or the dataset lacks a channel or an output.
         """
         stage = single_stage(self.option, plan)
-        described = self._described(plan)
+        described = self.described(plan)
         why = f"{len(described.dataset.cases)} cases of {self.path}, so that what the source knew is not forgotten"
         reasons = {"file": why, "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide"}
-        mixed = Mixed(file=_file(described), reasons=reasons)
-        recipe = stage.recipe.model_copy(update={"source_cases": mixed})
-        changed = {stage.name: stage.configuration.model_copy(update={"recipe": recipe})}
         target = plan.target
         if self.dataset.ignore_label is not None:
             target = with_ignore(target, why="voxels that the source's cases leave open")
-        return plan.model_copy(update={"configurations": changed, "target": target})
+        return self.mixed_into(plan, stage, Mixed(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:
         """Nothing more: :meth:`apply` has looked at it."""
 
-    def install(self, plan: Plan, run: Path) -> None:
-        """Describe the cases in the run folder; their scans stay where they are, like those of the dataset."""
-        described = self._described(plan)
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / _file(described), described.model_dump(mode="json"))
-
-    @classmethod
-    def remove_unused(cls, run: Path, plan: Plan) -> None:
-        """Remove descriptions that the plan does not name."""
-        used = {stage.recipe.source_cases.file for stage in plan.stages if stage.recipe.source_cases is not None}
-        for path in run.glob("source_cases_*.json"):
-            if path.name not in used:
-                path.unlink(missing_ok=True)
-
-    def _described(self, plan: Plan) -> MixedDataset:
+    def described(self, plan: Plan) -> MixedDataset:
         """The dataset by the names and values of a plan."""
         (stage,) = stages_from_model(plan)
         start = stage.recipe.initialization
@@ -193,10 +176,6 @@ def with_ignore(target: Target, why: str) -> Target:
         return target
     value = max(target.values) + 1
     return target.model_copy(update={"ignore": value, "reasons": {**target.reasons, "ignore": why}})
-
-
-def _file(described: MixedDataset) -> str:
-    return f"source_cases_{described.content}.json"
 
 
 def _matched(pairs: Mapping[str, str], known: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:

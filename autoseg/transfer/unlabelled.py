@@ -10,16 +10,15 @@ from autoseg.planning.carried import CARRIED
 from autoseg.planning.request import Request
 from autoseg.plans.mixing import USUAL_CONFIDENCE, USUAL_SHARE, PseudoLabelled
 from autoseg.plans.plan import Plan
-from autoseg.transfer.mixed_cases import MixedDataset, same_case
+from autoseg.transfer.mixed_cases import MixedDataset, MixedIn, same_case
 from autoseg.transfer.source_cases import refuse_without_source, single_stage, with_ignore
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import UsageError
-from autoseg.utils.files import write_json
 
 
 @CARRIED.register("unlabelled scans")
 @dataclass(frozen=True)
-class UnlabelledScans:
+class UnlabelledScans(MixedIn):
     """A folder of scans that the source is to label.
 
     Attributes:
@@ -29,6 +28,7 @@ class UnlabelledScans:
 
     path: str | Path
     cohort: list[Case] = field(default_factory=list, init=False, compare=False, repr=False)
+    key: ClassVar[str] = "unlabelled"
     kind: ClassVar[str] = "unlabelled scans"
     option: ClassVar[str] = "--unlabelled"
     provides: ClassVar[str] = "which unlabelled scans are mixed in"
@@ -59,36 +59,19 @@ class UnlabelledScans:
                 "--unlabelled: the source's channels and outputs are not just those of the dataset, so that it can't "
                 "label scans; leave the option out."
             )
-        described = self._described(plan)
+        described = self.described(plan)
         reasons = {
             "file": f"{len(described.dataset.cases)} scans of {self.path}, labelled by the source",
             "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide",
             "confidence": f"{USUAL_CONFIDENCE:g}, an estimate: voxels below it are left out of the loss",
         }
-        mixed = PseudoLabelled(file=_file(described), reasons=reasons)
-        recipe = stage.recipe.model_copy(update={"unlabelled": mixed})
-        changed = {stage.name: stage.configuration.model_copy(update={"recipe": recipe})}
         target = with_ignore(plan.target, why="voxels of unlabelled scans that the source is not sure of")
-        return plan.model_copy(update={"configurations": changed, "target": target})
+        return self.mixed_into(plan, stage, PseudoLabelled(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:
         """Nothing more: :meth:`apply` has looked at it."""
 
-    def install(self, plan: Plan, run: Path) -> None:
-        """Describe the scans in the run folder; they stay where they are, like those of the dataset."""
-        described = self._described(plan)
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / _file(described), described.model_dump(mode="json"))
-
-    @classmethod
-    def remove_unused(cls, run: Path, plan: Plan) -> None:
-        """Remove descriptions that the plan does not name."""
-        used = {stage.recipe.unlabelled.file for stage in plan.stages if stage.recipe.unlabelled is not None}
-        for path in run.glob("unlabelled_*.json"):
-            if path.name not in used:
-                path.unlink(missing_ok=True)
-
-    def _described(self, plan: Plan) -> MixedDataset:
+    def described(self, plan: Plan) -> MixedDataset:
         """The scans by the channels of a plan."""
         stage = plan.stage()
         # Absolute, since a run folder may be used from another working directory.
@@ -118,7 +101,3 @@ class UnlabelledScans:
             ),
             values={},
         )
-
-
-def _file(described: MixedDataset) -> str:
-    return f"unlabelled_{described.content}.json"
