@@ -113,8 +113,22 @@ class Comparison:
         return f"Wilcoxon signed-rank, Holm-corrected over {tests} comparison{'' if tests == 1 else 's'}"
 
     def verdicts(self) -> list[str]:
-        """One sentence for each name but the baseline: where it is significantly better or worse."""
-        return [self._verdict(name) for name in self.names if name != self.baseline]
+        """A sentence for each name but the baseline: where it is significantly better or worse.
+
+        All that share as few cases with the baseline that nothing can be significant have one sentence together.
+        """
+        sentences = []
+        too_few: dict[int, list[str]] = {}
+        for name in self.names:
+            if name == self.baseline:
+                continue
+            pairs = max((row.pairs for row in self._tested(name)), default=0)
+            # Two of the 2^pairs patterns of signs are as extreme as can be.
+            if pairs and 2.0 ** (1 - pairs) >= self._alpha:
+                too_few.setdefault(pairs, []).append(name)
+            else:
+                sentences.append(self._verdict(name))
+        return [*sentences, *(self._too_few(names, pairs) for pairs, names in too_few.items())]
 
     def notes(self) -> list[str]:
         """Sentences about what was left out."""
@@ -194,18 +208,28 @@ class Comparison:
             lines.append([self.baseline, *("" if _undefined(v) else _text(v) for v in values)])
         write_csv(path, lines)
 
+    @property
+    def _alpha(self) -> float:
+        return 1 - self.bootstrap.confidence
+
+    def _tested(self, name: str) -> list[ComparisonRow]:
+        return [row for row in self.rows if row.name == name and not math.isnan(row.p_holm)]
+
+    def _too_few(self, names: Sequence[str], pairs: int) -> str:
+        cases = f"{pairs} case{'s' if pairs > 1 else ''}"
+        share = f"{names[0]} and {self.baseline} share {cases}"
+        if len(names) > 1:
+            share = f"{names[0]} and {len(names) - 1} more share {cases} with {self.baseline}"
+        return (
+            f"{share}, too few for any difference to be significant at {self._alpha:.2g}; "
+            f"{1 + math.floor(1 - math.log2(self._alpha))} are the fewest."
+        )
+
     def _verdict(self, name: str) -> str:
-        alpha = 1 - self.bootstrap.confidence
-        tested = [row for row in self.rows if row.name == name and not math.isnan(row.p_holm)]
+        alpha, tested = self._alpha, self._tested(name)
         if not tested:
             return f"{name} and {self.baseline} have no values of the same cases to compare."
         many = len(tested) > 1
-        pairs = max(row.pairs for row in tested)
-        if 2.0 ** (1 - pairs) >= alpha:  # two of the 2^pairs patterns of signs are as extreme as can be
-            return (
-                f"{name} and {self.baseline} share {pairs} case{'s' if pairs > 1 else ''}, too few for any difference "
-                f"to be significant at {alpha:.2g}; {1 + math.floor(1 - math.log2(alpha))} are the fewest."
-            )
         groups: dict[str, list[ComparisonRow]] = {}
         for row in tested:
             if row.p_holm < alpha:

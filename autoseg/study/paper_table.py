@@ -60,7 +60,7 @@ class PaperTable:
         if layout.of == "test" and table.tested is not None:
             table = table.tested
         places = _Places(table, layout)
-        headings = [_heading(axis) for axis in layout.rows]
+        headings = [layout.named(_heading(axis)) for axis in layout.rows]
         columns = places.combinations(layout.columns)
         headings += [" ".join(layout.named(value) for value in column if value) for column in columns]
         rows = []
@@ -113,9 +113,14 @@ class _Places:
             self.measures = [f"dice {name}" for name in structures] if MEASURE in layout.axes else ["dice"]
 
     def combinations(self, axes: Sequence[str]) -> list[tuple[str, ...]]:
-        """The values of these axes that settings have together, with every measure and case; in the file's order."""
+        """The values of these axes that settings have together, with every measure and case; each in the file's order.
+
+        The first axis varies slowest, so that the rows of a model stand together.
+        """
         of_settings = [axis for axis in axes if axis not in (MEASURE, CASE)]
-        found = dict.fromkeys(tuple(r.setting.place.get(axis, "") for axis in of_settings) for r in self.results)
+        places = dict.fromkeys(tuple(r.setting.place.get(axis, "") for axis in of_settings) for r in self.results)
+        orders = [list(dict.fromkeys(values)) for values in zip(*places, strict=True)]
+        found = sorted(places, key=lambda place: [order.index(at) for order, at in zip(orders, place, strict=True)])
         others = {MEASURE: self.measures, CASE: [*self._cases(), AVERAGE]}
         choices = [others[axis] for axis in axes if axis in others]
         combined = []
@@ -166,7 +171,9 @@ class _Places:
     def _own(self, result: SettingResult) -> str:
         """What a setting has that the table's axes don't say, such as ``omega=0.75, focal_gamma=1.5``."""
         left = {axis: v for axis, v in result.setting.place.items() if axis not in (SETTING, *self.layout.axes)}
-        return ", ".join(f"{self.layout.named(axis.split('.')[-1])}={value}" for axis, value in left.items())
+        return ", ".join(
+            f"{self.layout.named(axis.split('.')[-1])}={self.layout.named(value)}" for axis, value in left.items()
+        )
 
 
 def cell_values(result: SettingResult, measure: str) -> dict[str, float]:

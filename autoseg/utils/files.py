@@ -1,9 +1,11 @@
 """Atomic writes (a reader gets the old file or the new one, never a partial one), and reading JSON."""
 
 import csv
+import errno
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+#: Bytes that a disk has left at least after a file was written; with less, the file may have ended early.
+_LEAST_FREE = 65_536
+
+
 @contextmanager
 def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success it is flushed to disk and renamed over ``path``.
@@ -23,6 +29,10 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
     Args:
         path: of the finished file; missing parent folders are made.
         suffix: ending of the temporary name, for writers that choose the format by it (``.nii.gz``).
+
+    Raises:
+        OSError: the disk is full. Libraries tell that each in its own way (safetensors, torch), or not at all: ITK
+            leaves a file that ends early and goes on.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +47,20 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        if _is_full(path.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.replace(temporary, path)
+    except Exception as error:
+        said = os.strerror(errno.ENOSPC) in str(error)
+        if getattr(error, "errno", None) is not None or not (said or _is_full(path.parent)):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < _LEAST_FREE
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -151,6 +151,10 @@ def test_sentence_about_too_few_cases() -> None:
     assert found.verdicts() == [
         "b and a share 5 cases, too few for any difference to be significant at 0.05; 6 are the fewest."
     ]
+    three = compare_samples({name: {"t": scores(values)} for name, values in {"a": a, "b": b, "c": b}.items()})
+    assert three.verdicts() == [
+        "b and 1 more share 5 cases with a, too few for any difference to be significant at 0.05; 6 are the fewest."
+    ]
     six = compare_samples({"a": {"t": scores([*a, 0.6])}, "b": {"t": scores([*b, 0.99])}})
     assert six.row("b", "t").p == pytest.approx(2 / 64)
     assert "significantly better" in six.verdicts()[0]

@@ -1,7 +1,9 @@
 """Atomic writes: the old file or the new one, and nothing left behind."""
 
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +53,30 @@ def test_a_writer_may_make_its_own_file(tmp_path: Path) -> None:
         temporary.unlink()
         temporary.write_text("new")
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_full_disk_is_said_whatever_the_library_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITK says nothing and leaves the file cut off; safetensors and torch have errors of their own."""
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def cut_off(temporary: Path) -> None:
+        temporary.write_text("ne")
+
+    def own_error(temporary: Path) -> None:
+        raise RuntimeError("unexpected pos 576 vs 534")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"), atomic(path) as temporary:
+        own_error(temporary)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic(path) as temporary:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
+    for write in (cut_off, own_error):
+        with pytest.raises(OSError, match="No space left on device") as caught, atomic(path) as temporary:
+            write(temporary)
+        assert caught.value.filename == str(path)
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
