@@ -158,6 +158,12 @@ class _Tracker(MetaMode):
         super().__init__()
         self.trace = MemoryTrace()
         self._alive: dict[int, _Storage] = {}
+        self._over = False
+
+    def __exit__(self, *raised: Any) -> None:
+        """What dies from here on, when Python comes to it, was there to the end of the step."""
+        self._over = True
+        super().__exit__(*raised)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -191,7 +197,8 @@ class _Tracker(MetaMode):
             entry.kind = kind
 
     def _dies(self, key: int, entry: _Storage) -> None:
-        entry.died = len(self.trace.workspace)
+        if not self._over:
+            entry.died = len(self.trace.workspace)
         if self._alive.get(key) is entry:
             del self._alive[key]
 

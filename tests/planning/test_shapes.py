@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 
 from autoseg.planning import memory
@@ -31,3 +33,20 @@ def test_a_step_is_walked_through_as_torch_does(
     quick = life(setup, precision)
     monkeypatch.setattr(memory, "meta_result", lambda func, args, kwargs: func(*args, **kwargs))
     assert quick == life(setup, precision)
+
+
+def test_a_trace_does_not_depend_on_when_garbage_is_collected() -> None:
+    levels = {"strides": [[1, 1, 1], [2, 2, 2]], "encoder_blocks": [1, 1], "decoder_convs": [1]}
+    network = UNet(features=[4, 8], kernel_sizes=[[3, 3, 3]] * 2, **levels)
+    setup = StepSetup(network, 1, stand_in("labels", 2), [8, 8, 8], 2, Recipe(optimizer=Optimizer(name="sgd")))
+    gc.disable()
+    try:
+        late = life(setup, "fp32")
+    finally:
+        gc.enable()
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        assert life(setup, "fp32") == late
+    finally:
+        gc.set_threshold(*before)
