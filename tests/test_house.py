@@ -131,6 +131,7 @@ def test_the_mechanism_names_no_planner() -> None:
     ("without", "imported"),
     [
         (("torch", "SimpleITK"), "autoseg.plans.files, autoseg.plans.overrides, autoseg.evaluation.folders"),
+        (("torch",), "autoseg.clinical.cohort"),
         (
             ("SimpleITK",),
             "autoseg.networks.weights, autoseg.step.training_step, autoseg.training.loop, "

@@ -63,9 +63,7 @@ def command(
     others; the exit code is then 1.
     """
     from autoseg.clinical.cohort import PreparationRequest, prepare_exams
-    from autoseg.clinical.raw_prediction import preparation_of
     from autoseg.clinical.settings import ExamPreparation
-    from autoseg.runs.run import Run
 
     if skull_strip not in ("auto", "atlas", "none"):
         raise UsageError(f"--skull-strip {skull_strip} is unknown; choose auto, atlas or none.")
@@ -103,6 +101,9 @@ def command(
         fill=fills,
     )
     if like is not None:
+        from autoseg.clinical.raw_prediction import preparation_of  # loads torch
+        from autoseg.runs.run import Run
+
         if settings != ExamPreparation():
             raise UsageError("--like takes all steps from the run; leave out the options that change one.")
         if (of_run := preparation_of([Run.open(like)])) is None:

@@ -36,6 +36,26 @@ class Tissue:
     above_mm3: float
 
 
+def grown_lesions(mask: np.ndarray, dilation: int) -> np.ndarray:
+    """Number the lesions of a mask, each with what its dilation covers: components that it joins are one.
+
+    Args:
+        mask: bool ``(z, y, x)``.
+        dilation: steps, each to 18 neighbours.
+
+    Returns:
+        Integers of the same shape: 0, or the lesion's number, from 1.
+    """
+    # Room for the dilation: two lesions that only meet outside of a cut-out would else be two.
+    around = dilation + 1
+    grown = np.pad(mask, around)
+    if dilation:
+        grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
+    # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
+    near: np.ndarray = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)
+    return near[(slice(around, -around),) * 3]
+
+
 def joined_lesions(mask: np.ndarray, dilation: int) -> np.ndarray:
     """Number the lesions of a mask: components that a dilation joins are one.
 
@@ -46,15 +66,7 @@ def joined_lesions(mask: np.ndarray, dilation: int) -> np.ndarray:
     Returns:
         int64 of the same shape: 0, or the lesion's number, from 1; numbers may be left out.
     """
-    # Room for the dilation: two lesions that only meet outside of a cut-out would else be two.
-    around = dilation + 1
-    grown = np.pad(mask, around)
-    if dilation:
-        grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
-    # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
-    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)
-    inner = (slice(around, -around),) * 3
-    return np.where(mask, near[inner], 0).astype(np.int64)
+    return np.where(mask, grown_lesions(mask, dilation), 0).astype(np.int64)
 
 
 def without_small(lesions: np.ndarray, voxels: float) -> np.ndarray:

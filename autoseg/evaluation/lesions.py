@@ -31,6 +31,7 @@ from autoseg.evaluation.lesion_groups import (
     LESION_CONNECTIVITY,
     NEIGHBOURS,
     Tissue,
+    grown_lesions,
     joined_lesions,
     lesions_of,
     without_small,
@@ -168,14 +169,7 @@ def _touching(
     prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, float, float], dilation: int
 ) -> tuple[list[_Lesion], int]:
     """The lesions of the reference, and how many predicted ones touch none."""
-    # Room for the dilation: two lesions that only meet outside of a cut-out would else be two.
-    around = [(dilation + 1, dilation + 1)] * 3
-    inner = (slice(dilation + 1, -dilation - 1),) * 3
-    grown = np.pad(reference, around)
-    if dilation:
-        grown = ndimage.binary_dilation(grown, NEIGHBOURS, iterations=dilation)
-    # Each component is the dilation of one lesion, as every voxel of it is near one of that lesion's.
-    near = cc3d.connected_components(grown.astype(np.uint8), connectivity=LESION_CONNECTIVITY)[inner]
+    near = grown_lesions(reference, dilation)
     predicted, count = _components(prediction)
     both = (near > 0) & (predicted > 0)
     pairs = np.unique(np.stack([near[both], predicted[both]], axis=1), axis=0)

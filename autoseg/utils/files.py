@@ -34,15 +34,21 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
         OSError: the disk is full. Libraries tell that each in its own way (safetensors, torch), or not at all: ITK
             leaves a file that ends early and goes on.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix or ".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     # mkstemp makes files private (0600); a run folder is shared like any other file of its user.
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
+    with _private(Path(path), suffix or ".tmp") as temporary:
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+
+
+@contextmanager
+def _private(path: Path, suffix: str) -> Iterator[Path]:
+    """:func:`atomic`, of a file that its owner alone can open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -71,17 +77,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_private_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8; its owner alone can open the file, from the first moment."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)  # 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with _private(Path(path), ".tmp") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, data: Any) -> None:
