@@ -1,7 +1,7 @@
 """Fine-tuning on cohorts that differ from the source in known ways: a table of rows, and a picture over their size.
 
     python benchmarks/cohort_rows.py OUT [--data DIR] [--rows contrast:3 contrast:10 …] [--seeds 0 1 2]
-        [--tunings unfreeze] [--picture FILE] [--epochs 2] [--source-epochs 8]
+        [--tunings unfreeze] [--screening] [--picture FILE] [--epochs 2] [--source-epochs 8]
 
 Rows, each a kind and the number of cases of the cohort:
 
@@ -12,6 +12,9 @@ Rows, each a kind and the number of cases of the cohort:
 - ``sarcoma:N``: T1 of soft-tissue sarcomas (DIR/sarcoma with ge, siemens, philips): 14 of one maker's scanners are the
   source, N of the two others the cohort, each scored once.
 
+``--screening`` is for choosing among ways of tuning, on cases that no row reports: generated heads of another seed, the
+hippocampi and the sarcomas with the sites reversed, each case of the cohort judged by a fold that did not see it.
+
 Every row is what ``cohorts.py`` measures: the source as it is, from scratch, and each way of tuning with what was
 chosen. What is done in OUT is not done again. At the end: the mean of the differences over all rows, with a bootstrap
 interval that draws rows, then cases in them.
@@ -19,7 +22,6 @@ interval that draws rows, then cases in them.
 
 import argparse
 import csv
-import json
 import statistics
 from pathlib import Path
 
@@ -42,30 +44,38 @@ HEADS, JUDGES = 12, 12
 HIPPOCAMPI = 20
 
 
-def phantoms(kind: str, cases: int, out: Path) -> list[Path]:
-    """Datasets of the source, the cohort and those that judge."""
-    parts = {
-        "source_heads": Cohort(cases=HEADS, seed=1),
+#: Seed of the cohort's heads when ways of tuning are screened.
+SCREENING_SEED = 17
+
+
+def phantoms(kind: str, cases: int, out: Path, screening: bool) -> list[Path]:
+    """Datasets of the source, the cohort and, unless ways are screened, those that judge."""
+    source = {"source_heads": Cohort(cases=HEADS, seed=1)}
+    screened = {f"screened_{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=SCREENING_SEED)}
+    reported = {
         f"{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=7),
         f"{kind}_judge": Cohort(cases=JUDGES, look=LOOKS[kind], seed=8),
     }
+    parts = source | (screened if screening else reported)
     for name, cohort in parts.items():
         if not (out / "data" / name).exists():
             generate(out / "data" / name, cohort)
     return [out / "data" / name for name in parts]
 
 
-def hippocampus(data: Path, cases: int, out: Path) -> list[Path]:
-    """The same, of the hippocampus by site."""
+def hippocampus(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
+    """The same, of the hippocampus by site; screened the other way round."""
     dataset = Dataset.open(data / "hippocampus")
     public = [case for case in dataset.cases if is_float(next(iter(case.channels.values())).path)]
     known = {case.id for case in public}
     other = [case for case in dataset.cases if case.id not in known]
+    screened = {"hippocampus_reversed_source": other, f"screened_hippocampus_{cases}": public[:cases]}
     parts = {
         "hippocampus_source": public,
         f"hippocampus_{cases}": other[:cases],
         "hippocampus_judge": other[HIPPOCAMPI:],
     }
+    parts = screened if screening else parts
     return [written(out / "data" / name, chosen, dataset) for name, chosen in parts.items()]
 
 
@@ -73,14 +83,19 @@ def written(folder: Path, cases: list[Case], like: Dataset) -> Path:
     return folder if folder.exists() else write_dataset(folder, cases, like)
 
 
-def sarcoma(data: Path, cases: int, out: Path) -> list[Path]:
-    """Datasets of the source and the cohort, which is cross-validated."""
+def sarcoma(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
+    """Datasets of the source and the cohort, which is cross-validated; screened the other way round."""
     makers = {maker: sorted((data / "sarcoma" / maker).iterdir()) for maker in ("ge", "siemens", "philips")}
     half = cases // 2
+    screened = {
+        "sarcoma_reversed_source": [*makers["siemens"], *makers["philips"]],
+        f"screened_sarcoma_{cases}": makers["ge"][:cases],
+    }
     parts = {
         "sarcoma_source": makers["ge"][:14],
         f"sarcoma_{cases}": [*makers["siemens"][:half], *makers["philips"][:half]],
     }
+    parts = screened if screening else parts
     for name, folders in parts.items():
         folder = out / "data" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,33 +115,36 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
     kind, _, count = name.partition(":")
     cases, out = int(count), options.out
     if kind in LOOKS:
-        folders, source = phantoms(kind, cases, out), "source_heads"
+        folders, source = phantoms(kind, cases, out, options.screening), "source_heads"
     elif kind == "hippocampus":
-        folders, source = hippocampus(options.data, cases, out), "source_hippocampus"
+        folders, source = hippocampus(options.data, cases, out, options.screening), "source_hippocampus"
     elif kind == "sarcoma":
-        folders, source = sarcoma(options.data, cases, out), "source_sarcoma"
+        folders, source = sarcoma(options.data, cases, out, options.screening), "source_sarcoma"
     else:
         raise SystemExit(f"--rows {name}: kinds are {', '.join([*LOOKS, 'hippocampus', 'sarcoma'])}.")
-    shared = out / source
-    words = [*map(str, folders[:2]), str(out / name.replace(":", "_")), "--device", options.device]
+    reversed_too = options.screening and kind not in LOOKS
+    shared = out / (f"{source}_reversed" if reversed_too else source)
+    row = out / f"{'screened_' if options.screening else ''}{name.replace(':', '_')}"
+    words = [*map(str, folders[:2]), str(row), "--device", options.device]
     words += ["--epochs", str(options.epochs), "--source-epochs", str(options.source_epochs)]
     words += ["--tunings", *options.tunings, "--seeds", *map(str, options.seeds)]
+    words += ["--scratch-seeds", str(options.scratch_seeds), "--set", *options.overrides]
+    if options.plan_for:
+        words += ["--plan-for", options.plan_for]
     if len(folders) == 3:
         words += ["--judge", str(folders[2])]
-    first = cohorts.autoseg.Request(device=options.device)
-    cohorts.trained(folders[0], shared, first, options.source_epochs, [0])
+    first = cohorts.autoseg.Request(device=options.plan_for or options.device)
+    cohorts.trained(folders[0], shared, first, options.source_epochs, [0], options.device)
     words += ["--source", str(shared), "--folds", str(max(2, min(options.folds, cases // 2)))]
     print(f"\n## {name}", flush=True)
-    cohorts.main(words)
-    found: dict[str, dict[str, float]] = json.loads((out / name.replace(":", "_") / "row.json").read_text())
-    return found
+    return cohorts.main(words)
 
 
 def overall(rows: dict[str, dict[str, dict[str, float]]], way: str) -> str:
     """The mean difference of a way to the better of source and scratch, over the rows, with its interval."""
     differences = []
     for found in rows.values():
-        names = ("source as it is", "from scratch")
+        names = [name for name in ("source as it is", "from scratch") if name in found]
         better = max((found[name] for name in names), key=lambda of: statistics.mean(of.values()))
         differences.append(np.array([found[way][case] - better[case] for case in better]))
     random = np.random.default_rng(0)
@@ -165,12 +183,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--rows", nargs="+", default=["contrast:3", "contrast:10", "contrast:40", "resolution:10"])
     parser.add_argument("--tunings", nargs="+", default=["unfreeze"])
+    parser.add_argument("--screening", action="store_true", help="on cases that no row reports")
+    parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohorts' plans")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--source-epochs", type=int, default=8)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--plan-for", help="device that is planned for; the one that trains, where not named")
     options = parser.parse_args()
     rows = {name: measure(name, options) for name in options.rows}
     ways = list(dict.fromkeys(way for found in rows.values() for way in found))

@@ -2,6 +2,7 @@
 
     python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 8] [--epochs 2]
         [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--unlabelled SCANS] [--device auto]
+        [--plan-for cpu]
 
 Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
 steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not see it, and
@@ -10,9 +11,10 @@ predicted as ``autoseg predict`` does; the paired difference to the source as it
 interval (Student's t below ten cases, else a bootstrap). With several seeds the values of a case are averaged first.
 A way that ends in ``+harmonize`` is planned with ``--harmonize``; in ``+source-data`` with the source's cases mixed in;
 in ``+unlabelled`` with the scans of ``--unlabelled`` (a dataset gives its unlabelled cases), labelled by the source; in
-``+first-fold`` it starts from the source's first fold and not from the best; several may follow each other. What is
+``+first-fold`` it starts from the source's first fold and not from the best; in ``+VALUE=…`` with this value of the
+recipe (``unfreeze+optimizer.learning_rate=0.004``; ``+epochs=8`` is its length); several may follow each other. What is
 done in OUT is not done again; the values of all cases are left in OUT/row.json. Lengths are epochs of the plan's
-iterations, so that a busy machine changes nothing but the time.
+iterations, so that a busy machine changes nothing but the time. ``--plan-for cpu`` plans for a CPU what a GPU trains.
 """
 
 import argparse
@@ -37,12 +39,14 @@ from autoseg.utils.device import Compute
 from autoseg.utils.files import write_json
 
 
-def trained(dataset: Path, out: Path, request: autoseg.Request, epochs: int, folds: list[int] | None) -> Run:
+def trained(
+    dataset: Path, out: Path, request: autoseg.Request, epochs: int, folds: list[int] | None, device: str
+) -> Run:
     """Plan and train, or go on where that was begun."""
     if not (out / "plan.json").exists():
         autoseg.plan(autoseg.Dataset.open(dataset), out, request)
     run = Run.open(out)
-    train(run, None, folds, Length(epochs=epochs), Compute(request.device), request.seed)
+    train(run, None, folds, Length(epochs=epochs), Compute(device), request.seed)
     return run
 
 
@@ -84,18 +88,21 @@ def row(name: str, values: dict[str, float], source: dict[str, float]) -> str:
 def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Way → case → mean Dice; "source as it is" is the first."""
 
-    def request(seed: int, *carried: Carried) -> autoseg.Request:
-        overrides = tuple(options.overrides)
+    planned_for = options.plan_for or options.device
+
+    def request(seed: int, carried: Sequence[Carried] = (), values: Sequence[str] = ()) -> autoseg.Request:
+        overrides = (*options.overrides, *values)
         return autoseg.Request(
-            device=options.device, folds=options.folds, seed=seed, carried=carried, overrides=overrides
+            device=planned_for, folds=options.folds, seed=seed, carried=tuple(carried), overrides=overrides
         )
 
-    first = autoseg.Request(device=options.device)
-    model = (
-        options.source_run or trained(options.source, options.out / "source", first, options.source_epochs, [0]).path
-    )
+    first = autoseg.Request(device=planned_for)
+    device = options.device
+    model = options.source_run
+    if model is None:
+        model = trained(options.source, options.out / "source", first, options.source_epochs, [0], device).path
 
-    def values(run: Run) -> dict[str, float]:
+    def scores(run: Run) -> dict[str, float]:
         if options.judge is None:
             return dice(run, "validation")
         return judged(run, options.judge, options.out / f"judged_{run.path.name}", options.device)
@@ -111,8 +118,11 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         carried: list[Carried] = [source]
         carried += [SourceCases(options.source)] if "source-data" in words else []
         carried += [UnlabelledScans(options.unlabelled)] if "unlabelled" in words else []
+        values = dict(word.split("=", 1) for word in words if "=" in word)
+        epochs = int(values.pop("epochs", options.epochs))
+        recipe = [f"recipe.{key}={value}" for key, value in values.items()]
         runs = [
-            trained(options.cohort, options.out / f"{way}_{seed}", request(seed, *carried), options.epochs, None)
+            trained(options.cohort, options.out / f"{way}_{seed}", request(seed, carried, recipe), epochs, None, device)
             for seed in options.seeds
         ]
         if options.judge is None:
@@ -122,11 +132,11 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                 found.setdefault("source as it is, harmonized", dice(runs[0], "source"))
             if runs[0].plan.stage().recipe.initialization.keep == "auto":
                 tuned[f"{way}, tuned weights alone"] = mean_of_seeds([dice(run, "shares/0") for run in runs])
-        tuned[f"{way}, chosen"] = mean_of_seeds([values(run) for run in runs])
+        tuned[f"{way}, chosen"] = mean_of_seeds([scores(run) for run in runs])
     if not options.scratch_seeds:
         return {**found, **tuned}
     scratch = [
-        values(trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None))
+        scores(trained(options.cohort, options.out / f"scratch_{seed}", request(seed), options.epochs, None, device))
         for seed in options.seeds[: options.scratch_seeds]
     ]
     return {**found, "from scratch": mean_of_seeds(scratch), **tuned}
@@ -143,15 +153,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--tunings", nargs="+", default=["unfreeze", "norms", "pulled"])
+    parser.add_argument("--tunings", nargs="*", default=["unfreeze", "norms", "pulled"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
-    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohort's plans")
+    parser.add_argument("--set", dest="overrides", nargs="*", default=[], help="values of the cohort's plans")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--plan-for", help="device that is planned for; the one that trains, where not named")
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Measure, print the table, and return way → case → mean Dice."""
     options = parse(arguments)
     found = comparison(options)
     write_json(options.out / "row.json", found)
@@ -160,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| | cases | mean Dice | to the source (95 %) |\n| --- | ---: | ---: | --- |")
     for name, values in found.items():
         print(row(name, values, source))
+    return found
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Networks on the line from a source's weights to the tuned ones (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
 models") are scored on held-out cases beside the source as it is. A share that gains less than one standard error of its
 paired differences to the source is not taken (the one-standard-error rule of Breiman et al. 1984, "Classification and
-regression trees", section 3.4.3): with few cases the best of several is often the best by luck.
+regression trees", section 3.4.3): with few cases the best of several is often the best by luck. The standard error of
+two differences is near 0 whenever the two happen to be alike, so that two cases decide nothing.
 """
 
 import math
@@ -14,6 +15,9 @@ import numpy as np
 
 #: Shares of the source's weights that are tried, 0 for the tuned weights; in the order in which time allows for them.
 TRIED_SHARES = (0.0, 0.5, 0.25, 0.75)
+
+#: Fewer held-out cases than these decide nothing (benchmarks/results/cohort_rows.md, the row ``sarcoma:4``).
+FEWEST = 3
 
 #: Share → case → score, the higher the better; NaN where it is undefined.
 Scores = Mapping[float, Mapping[str, float]]
@@ -56,8 +60,8 @@ def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
 
     Args:
         scores: of several shares. The largest of them stands for doing nothing; the others are held against it.
-        cases: that decide; those that are not scored for every share are left out. Fewer than two decide nothing, and
-            the largest share is taken.
+        cases: that decide; those that are not scored for every share are left out. Fewer than :data:`FEWEST`
+            decide nothing, and the largest share is taken.
     """
     nothing = _nothing(scores)
     known = [case for case in cases if all(math.isfinite(of.get(case, math.nan)) for of in scores.values())]
@@ -67,7 +71,7 @@ def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
     best = max(means, key=lambda share: (means[share], share))
     differences = np.array([scores[best][case] - scores[nothing][case] for case in known])
     difference, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(known)))
-    taken = best if difference > error else nothing
+    taken = best if len(known) >= FEWEST and difference > error else nothing
     return ShareChoice(taken, best, means, difference, error, len(known))
 
 

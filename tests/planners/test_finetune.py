@@ -4,6 +4,9 @@ import pytest
 
 from autoseg.plans.families import FullImageUNet
 from planners.finetune import _shrinking
+from planners.rules.recipe import optimizer
+from planners.rules.tuning import DEFAULT, TUNINGS, _rate
+from tests.builders import make_recipe
 from tests.networks.test_parts import SMALL
 
 
@@ -31,3 +34,11 @@ def test_whole_images_keep_two_voxels_at_the_lowest_level() -> None:
     assert (unit, least) == ([4, 4, 4], [28, 28, 28])
     assert network.fits(least) is None
     assert network.fits([24, 24, 24]) is not None
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda", 0.25)])
+def test_short_trainings_take_the_full_rate(device: str, share: float) -> None:
+    usual, _, _ = optimizer(device)
+    rate, reason = _rate(TUNINGS[DEFAULT], make_recipe(optimizer=usual), usual, usual, device)
+    assert rate == pytest.approx(share * usual.learning_rate)
+    assert reason.startswith(f"{share:g} of the rate from scratch")

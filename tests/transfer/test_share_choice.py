@@ -27,10 +27,20 @@ def test_a_gain_in_every_case_is_taken() -> None:
 
 
 def test_a_gain_within_one_standard_error_is_not() -> None:
-    """Differences 0.20 and −0.16: mean 0.02, error 0.18. The plain best stands beside the source."""
-    found = choose_share({0.0: {"a": 0.8, "b": 0.44}, SOURCE: {"a": 0.6, "b": 0.6}}, "ab")
+    """Differences 0.20, −0.16, 0.02: mean 0.02, error 0.18 / √3. The plain best stands beside the source."""
+    found = choose_share({0.0: {"a": 0.8, "b": 0.44, "c": 0.62}, SOURCE: dict.fromkeys("abc", 0.6)}, "abc")
     assert (found.share, found.best) == (SOURCE, 0.0)
-    assert (found.difference, found.error) == (pytest.approx(0.02), pytest.approx(0.18))
+    assert (found.difference, found.error) == (pytest.approx(0.02), pytest.approx(0.18 / math.sqrt(3)))
+
+
+def test_two_cases_that_happen_to_be_alike_decide_nothing() -> None:
+    """Differences 0.050 and 0.051 have an error of 0.0005; a third like them makes the gain count."""
+    tuned = {"a": 0.65, "b": 0.651, "c": 0.652}
+    scores = {0.0: tuned, SOURCE: dict.fromkeys("abc", 0.6)}
+    found = choose_share(scores, "ab")
+    assert (found.share, found.best) == (SOURCE, 0.0)
+    assert (found.difference, found.error) == (pytest.approx(0.0505), pytest.approx(0.0005))
+    assert choose_share(scores, "abc").share == 0.0
 
 
 def test_nothing_held_out_decides_nothing() -> None:
@@ -42,20 +52,23 @@ def test_nothing_held_out_decides_nothing() -> None:
 
 
 def test_of_equals_the_one_nearer_to_the_source() -> None:
-    same = {0.0: {"a": 0.7, "b": 0.8}, 0.5: {"a": 0.7, "b": 0.8}, SOURCE: {"a": 0.5, "b": 0.6}}
-    assert choose_share(same, "ab").share == 0.5
+    alike = {"a": 0.7, "b": 0.8, "c": 0.7}
+    same = {0.0: alike, 0.5: alike, SOURCE: {"a": 0.5, "b": 0.6, "c": 0.5}}
+    assert choose_share(same, "abc").share == 0.5
 
 
 def test_no_case_chooses_its_own_share() -> None:
     """Fold 1 gains by tuning, fold 2 loses: each gets what the other one chose."""
     scores = {
-        0.0: {"a": 0.9, "b": 0.8, "c": 0.1, "d": 0.2},
-        SOURCE: {"a": 0.5, "b": 0.4, "c": 0.5, "d": 0.6},
+        0.0: {"a": 0.9, "b": 0.8, "e": 0.9, "c": 0.1, "d": 0.2, "f": 0.1},
+        SOURCE: {"a": 0.5, "b": 0.4, "e": 0.5, "c": 0.5, "d": 0.6, "f": 0.5},
     }
-    assert share_for_each(scores, ["ab", "cd"]) == {"a": SOURCE, "b": SOURCE, "c": 0.0, "d": 0.0}
+    assert share_for_each(scores, ["abe", "cdf"]) == dict.fromkeys("abe", SOURCE) | dict.fromkeys("cdf", 0.0)
+    # Two cases on the other side decide nothing.
+    assert share_for_each(scores, ["ab", "cdf"])["c"] == SOURCE
     # One fold alone: each case by the others of it.
     assert share_for_each(GAINS, ["abcd"]) == dict.fromkeys("abcd", 0.0)
-    assert share_for_each(GAINS, ["ab"]) == dict.fromkeys("ab", SOURCE)  # one other case decides nothing
+    assert share_for_each(GAINS, ["abc"]) == dict.fromkeys("abc", SOURCE)  # two other cases decide nothing
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
