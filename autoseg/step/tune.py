@@ -211,6 +211,8 @@ class _Tuner:
             if not missing or not self._time(missing[0], small):
                 return
             first = missing[0]
+        if self.device.type == "cuda":
+            self.spent = 0.0  # most of it loads CUDA's libraries, for which the training's first step would wait anyway
         step = self.timings[first].seconds
         if self._allowed(step) < LEAST_SECONDS:
             if first in missing:

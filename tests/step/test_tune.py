@@ -183,20 +183,46 @@ def test_a_step_that_is_timed_in_small_keeps_two_patches(batch: int, least: int)
     assert all(side % 4 == 0 for side in small.patch_size)
 
 
-@pytest.mark.parametrize(("seconds", "graphs"), [(0.018, True), (0.0195, False)])
-def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
-    timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch, seconds: float, graphs: bool
-) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU as far as the measurement asks for it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(tune, "_apart", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(tune, "device_name", lambda device: "GPU")
     monkeypatch.setattr(findings, "device_name", lambda device: "GPU")
     monkeypatch.setattr(tune, "_step_of", lambda variant, setup, device: SimpleNamespace(variant=variant))
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize(("seconds", "graphs"), [(0.018, True), (0.0195, False)])
+def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
+    timed: dict[Variant, list[float]], gpu: torch.device, seconds: float, graphs: bool
+) -> None:
     half = Variant(torch.float16)
     timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, seconds]}
-    choice = choose_variant(setup_of(compile="never"), torch.device("cuda"), HOUR)
-    assert choice.variant == replace(half, graphs=graphs)
+    assert choose_variant(setup_of(compile="never"), gpu, HOUR).variant == replace(half, graphs=graphs)
+
+
+def test_loading_cudas_libraries_is_not_measuring(
+    timed: dict[Variant, list[float]], gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process's first step takes 5 s, more than the 3.75 s of 75 that measuring may take; the others are timed."""
+    now = [0.0]
+    given = tune.timed_step
+
+    def passing(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        seconds = 5.0 if not now[0] else given(step, setup, device)
+        now[0] += seconds
+        return seconds
+
+    monkeypatch.setattr(tune, "timed_step", passing)
+    monkeypatch.setattr("autoseg.step.tune.time.perf_counter", lambda: now[0])
+    half = Variant(torch.float16)
+    timed |= {HALF: [0.02, 0.02], half: [0.3, 0.019], replace(half, graphs=True): [0.6, 0.013]}
+    choice = choose_variant(setup_of(compile="never"), gpu, Extent(seconds=75))
+    assert choice.variant == replace(half, graphs=True)
+    assert now[0] <= 5 + 3.75
 
 
 def test_a_shared_cpu_is_timed_by_what_this_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:
