@@ -16,6 +16,7 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED, Run
+from autoseg.transfer.share_choice import FEWEST
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -120,7 +121,10 @@ def _kept(run: Run, stage: Stage) -> str:
     path = run.path / stage.name / SOURCE_SHARE
     if not path.exists():
         return ""
-    share = float(read_json(path)["share"])
+    found = read_json(path)
+    share, cases = float(found["share"]), len(found["cases"])
+    if cases < FEWEST and share in (SOURCE, UNHARMONIZED):
+        return f"Kept: the source as it is; {cases} validation case(s) can't tell whether tuning helps, {FEWEST} can."
     if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
         return "Kept: the source as it is; no tuning was better by more than one standard error."
     if share == SOURCE:

@@ -164,6 +164,19 @@ def test_another_fold_chooses_anew(source: Run, tmp_path: Path, monkeypatch: pyt
         assert np.array_equal(label_maps(fold.validation)[name], label_maps(fold.folder / "shares" / "0.5")[name])
 
 
+def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
+    """Log and table say why the source is kept: not that tuning was no better."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run, [0])
+    fold = run.fold(run.plan.stage(), 0)
+    assert len(fold.validation_cases) == 2
+    told = "2 validation case(s) can't tell whether tuning helps, 3 can"
+    assert told in fold.log.read_text(encoding="utf-8")
+    table = SourceTable.of(run, run.plan.stage())
+    assert table is not None
+    assert table.note == f"Kept: the source as it is; {told}."
+
+
 def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choosing(monkeypatch, 0.5)
     whole = tuned(source, tmp_path / "whole")
