@@ -175,7 +175,7 @@ def test_fine_tuned(device: str, tmp_path: Path) -> None:
     # Without a step that moves them, the weights are the source's.
     started = load_weights(first.fold("small", 0).weights)
     train(tuned, device)
-    now = load_weights(tuned.fold(tuned.plan.recommended, 0).weights)
+    now = load_weights(tuned.fold(tuned.plan.recommended, 0).checkpoint("tuned"))  # before the choice
     assert now.keys() == started.keys()
     moved = max(float((now[name] - started[name]).abs().max()) for name in now)
     assert 0 < moved < 0.1
