@@ -164,7 +164,8 @@ def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer, device
         return base.learning_rate, "the source's, which was fine-tuned itself: no longer the rate from scratch"
     scratch = usual.learning_rate if lowered else base.learning_rate
     share = way.short if way.short and device == "cpu" else way.rate
-    return share * scratch, f"{share:g} of the rate from scratch ({scratch:g})"
+    told = "the rate from scratch" if share == 1 else f"{share:g} of the rate from scratch"
+    return share * scratch, f"{told} ({scratch:g})"
 
 
 def keeping(

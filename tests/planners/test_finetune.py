@@ -41,4 +41,4 @@ def test_short_trainings_take_the_full_rate(device: str, share: float) -> None:
     usual, _, _ = optimizer(device)
     rate, reason = _rate(TUNINGS[DEFAULT], make_recipe(optimizer=usual), usual, usual, device)
     assert rate == pytest.approx(share * usual.learning_rate)
-    assert reason.startswith(f"{share:g} of the rate from scratch")
+    assert reason == f"{'' if share == 1 else '0.25 of '}the rate from scratch ({usual.learning_rate:g})"
