@@ -70,12 +70,12 @@ def hippocampus(data: Path, cases: int, out: Path, screening: bool) -> list[Path
     known = {case.id for case in public}
     other = [case for case in dataset.cases if case.id not in known]
     screened = {"hippocampus_reversed_source": other, f"screened_hippocampus_{cases}": public[:cases]}
-    parts = {
+    reported = {
         "hippocampus_source": public,
         f"hippocampus_{cases}": other[:cases],
         "hippocampus_judge": other[HIPPOCAMPI:],
     }
-    parts = screened if screening else parts
+    parts = screened if screening else reported
     return [written(out / "data" / name, chosen, dataset) for name, chosen in parts.items()]
 
 
@@ -91,11 +91,11 @@ def sarcoma(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
         "sarcoma_reversed_source": [*makers["siemens"], *makers["philips"]],
         f"screened_sarcoma_{cases}": makers["ge"][:cases],
     }
-    parts = {
+    reported = {
         "sarcoma_source": makers["ge"][:14],
         f"sarcoma_{cases}": [*makers["siemens"][:half], *makers["philips"][:half]],
     }
-    parts = screened if screening else parts
+    parts = screened if screening else reported
     for name, folders in parts.items():
         folder = out / "data" / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
-from autoseg.transfer.share_choice import FEWEST, TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each
+from autoseg.transfer.share_choice import TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each, too_few
 from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
@@ -257,11 +257,8 @@ class Settled:
     def __str__(self) -> str:
         """As a sentence for the log."""
         choice = self.choice
-        if choice.cases < FEWEST:
-            return (
-                f"{choice.cases} validation case(s) can't tell whether tuning helps, {FEWEST} can; the source as it is "
-                "is kept until further folds are trained"
-            )
+        if undecided := too_few(choice.cases):
+            return f"{undecided}; the source as it is is kept until further folds are trained"
         mean = sum(self.differences) / len(self.differences)
         low, high = paired_interval(self.differences)
         told = f"Dice {mean:+.4f} over {choice.cases} cases, 95 % interval {low:+.4f} to {high:+.4f}"

@@ -16,7 +16,7 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED, Run
-from autoseg.transfer.share_choice import FEWEST
+from autoseg.transfer.share_choice import too_few
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -122,13 +122,12 @@ def _kept(run: Run, stage: Stage) -> str:
     if not path.exists():
         return ""
     found = read_json(path)
-    share, cases = float(found["share"]), len(found["cases"])
-    if cases < FEWEST and share in (SOURCE, UNHARMONIZED):
-        return f"Kept: the source as it is; {cases} validation case(s) can't tell whether tuning helps, {FEWEST} can."
+    share = float(found["share"])
+    why = too_few(len(found["cases"])) or "no tuning was better by more than one standard error"
     if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
-        return "Kept: the source as it is; no tuning was better by more than one standard error."
+        return f"Kept: the source as it is; {why}."
     if share == SOURCE:
-        return "Kept: the source on harmonized images; no tuning was better by more than one standard error."
+        return f"Kept: the source on harmonized images; {why}."
     return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
 
 

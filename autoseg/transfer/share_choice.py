@@ -55,6 +55,11 @@ def _nothing(shares: Collection[float]) -> float:
     return max(shares)
 
 
+def too_few(cases: int) -> str:
+    """That so many held-out cases decide nothing, as a part of a sentence; empty where they do."""
+    return f"{cases} validation case(s) can't tell whether tuning helps, {FEWEST} can" if cases < FEWEST else ""
+
+
 def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
     """The share to take.
 
