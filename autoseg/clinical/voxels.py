@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from autoseg.clinical.series import Series
-from autoseg.data.dicom import CLINICAL, planes_of
+from autoseg.data.dicom import CLINICAL, planes_of, read_with_gdcm
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.image import read_image
 from autoseg.utils.errors import AutosegError
@@ -28,9 +28,10 @@ def read_series(series: Series) -> sitk.Image:
         if len(found.array) > 1:
             raise AutosegError(f"{series.name} holds {len(found.array)} volumes; give the one that is wanted.")
         return sitk.Cast(to_sitk(found.array[0], found.geometry), sitk.sitkFloat32)
-    array = None if series.frames is not None else _with_gdcm(series)
-    if array is None:
-        array = voxels_with_pydicom(series)
+    by_gdcm = None if series.frames is not None else read_with_gdcm(series.files, as_float=True)
+    array = voxels_with_pydicom(series) if by_gdcm is None else sitk.GetArrayFromImage(by_gdcm)
+    if not math.isfinite(float(array.sum())):
+        array = np.nan_to_num(array, posinf=0.0, neginf=0.0)
     size = tuple(reversed(series.grid.size))
     if array.shape != size:
         raise AutosegError(f"{series.name}: its files hold {array.shape} voxels where the headers say {size}.")
@@ -59,18 +60,3 @@ def voxels_with_pydicom(series: Series) -> np.ndarray:
     if len({plane.shape for plane in planes}) > 1:
         raise AutosegError(f"{series.name}: its files hold slices of several sizes.")
     return np.stack(planes).astype(np.float32)
-
-
-def _with_gdcm(series: Series) -> np.ndarray | None:
-    """Voxels as SimpleITK reads them; None where it can't."""
-    sitk.ProcessObject.GlobalWarningDisplayOff()
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    # Else the type of the first file's values would be that of all, and slices of other slopes would be rounded to it.
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    reader.SetFileNames([str(path) for path in series.files])
-    try:
-        array = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError:
-        return None
-    return array if math.isfinite(float(array.sum())) else np.nan_to_num(array, posinf=0.0, neginf=0.0)

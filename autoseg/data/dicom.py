@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoseg.utils.errors import AutosegError
+
+if TYPE_CHECKING:
+    import SimpleITK
 
 #: Files of a folder that are looked at, and levels of folders, itself the first.
 _LOOK_AT, _DEPTH = 200, 4
@@ -61,6 +64,28 @@ def functional_group(dataset: Any, frame: int, sequence: str) -> Any:
         if items := holder.get(sequence):
             return items[0]
     return {}
+
+
+def read_with_gdcm(files: Sequence[Path], as_float: bool) -> "SimpleITK.Image | None":
+    """The rescaled voxels of a series with a file a slice; None where SimpleITK can't read them.
+
+    Args:
+        files: in order.
+        as_float: as float32; else in the type that the first file's values have, to which those of slices with another
+            slope are rounded.
+    """
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    if as_float:
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    reader.SetFileNames([str(path) for path in files])
+    try:
+        return reader.Execute()
+    except RuntimeError:
+        return None
 
 
 def planes_of(path: Path, frames: Sequence[int] | None) -> list[np.ndarray]:

@@ -48,6 +48,8 @@ TAGS = {
     "PixelSpacing": "0028|0030",
     "ImagerPixelSpacing": "0018|1164",
     "BitsAllocated": "0028|0100",
+    "RescaleIntercept": "0028|1052",
+    "RescaleSlope": "0028|1053",
     "SpacingBetweenSlices": "0018|0088",
     "SliceThickness": "0018|0050",
     "GantryDetectorTilt": "0018|1120",
@@ -135,6 +137,12 @@ class DicomHeader:
         """Mm between columns and between rows; None where it has none, or none that a pixel can have."""
         numbers = self.numbers("PixelSpacing" if self.text("PixelSpacing") else "ImagerPixelSpacing")
         return (numbers[1], numbers[0]) if len(numbers) == 2 and min(numbers) > 0 else None
+
+    @property
+    def rescaling(self) -> tuple[float, float]:
+        """Slope and intercept of its values; 1 and 0 where it has none."""
+        slope, intercept = self.number("RescaleSlope"), self.number("RescaleIntercept")
+        return 1.0 if slope is None else slope, intercept or 0.0
 
     @property
     def size(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoseg.data.dicom import CLINICAL, import_pydicom, is_dicom, planes_of
+from autoseg.data.dicom import CLINICAL, import_pydicom, is_dicom, planes_of, read_with_gdcm
 from autoseg.data.dicom_headers import DicomHeader, headers_of_frames, read_dicom_header
 from autoseg.data.dicom_stacks import ONE_DIRECTION, StackFault, grid_of, normal_of, placed_along, straight_grid
 from autoseg.data.formats.format import UnusableImage
@@ -42,11 +42,13 @@ class Stack:
         files: one a slice, or one with all frames.
         frames: of an enhanced file, the order of its frames; None for a file a slice.
         geometry: of the volume; slices along its third axis.
+        scaled_alike: whether all slices have one slope and intercept.
     """
 
     files: tuple[Path, ...]
     frames: tuple[int, ...] | None
     geometry: Geometry
+    scaled_alike: bool = True
 
 
 def series_in(folder: Path) -> dict[str, list[DicomHeader]]:
@@ -134,7 +136,8 @@ def stacked(headers: Sequence[DicomHeader], folder: Path) -> Stack:
     if isinstance(grid, StackFault):
         raise UnusableImage(folder, *grid.sentences)
     frames = tuple(header.frame for header in ordered if header.frame is not None)
-    return Stack((first.path,) if frames else tuple(header.path for header in ordered), frames or None, grid)
+    files = (first.path,) if frames else tuple(header.path for header in ordered)
+    return Stack(files, frames or None, grid, len({header.rescaling for header in ordered}) == 1)
 
 
 def read_stack(stack: Stack) -> "SimpleITK.Image":
@@ -145,14 +148,7 @@ def read_stack(stack: Stack) -> "SimpleITK.Image":
     """
     import SimpleITK as sitk
 
-    image = None
-    if stack.frames is None:
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames([str(path) for path in stack.files])
-        try:
-            image = reader.Execute()
-        except RuntimeError:
-            image = None
+    image = None if stack.frames is not None else read_with_gdcm(stack.files, not stack.scaled_alike)
     if image is None:
         image = sitk.GetImageFromArray(_voxels_by_pydicom(stack))
     if image.GetSize() != stack.geometry.size:

@@ -72,6 +72,29 @@ def test_compressed_and_rescaled_values_are_the_same_by_both_readers(
     assert np.array_equal(read_image(tmp_path).array[0], large * 2.0 - 7)
 
 
+@pytest.mark.parametrize("with_pydicom", [True, False])
+def test_every_slice_keeps_its_own_slope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_pydicom: bool) -> None:
+    """As in PET: the type of the first slice's values can't hold those of the others."""
+    slopes = np.array([1, 0.25, 1.5, 60, 1, 1, 2])[:, None, None]
+    like = write_series(tmp_path, VOXELS)
+
+    def scaled(number: int, dataset: "pydicom.Dataset") -> None:
+        place = int(dataset.InstanceNumber) - 1
+        dataset.RescaleSlope, dataset.RescaleIntercept = float(slopes[place, 0, 0]), -3.0 * place
+
+    edited(like, scaled)
+    if not with_pydicom:
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+    found = read_image(tmp_path)
+    assert found.array.dtype == np.float32
+    assert np.array_equal(found.array[0], VOXELS * slopes - 3 * np.arange(7)[:, None, None])
+
+
+def test_a_series_with_one_slope_keeps_its_type(tmp_path: Path) -> None:
+    write_series(tmp_path, VOXELS)
+    assert np.issubdtype(read_image(tmp_path).array.dtype, np.integer)
+
+
 def test_frames_of_an_enhanced_file_are_put_in_order(tmp_path: Path) -> None:
     order = [3, 0, 6, 1, 5, 2, 4]
     path = write_enhanced(tmp_path / "enhanced.dcm", VOXELS, order)
