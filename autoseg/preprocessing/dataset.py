@@ -17,6 +17,7 @@ from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.lock import waited_for
 from autoseg.utils.parallel import available_cpus, each
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
@@ -40,6 +41,9 @@ def case_key(case: Case, stage: Stage) -> str:
         "components": {name: file.component for name, file in case.channels.items() if file.component is not None},
     }
     parts |= stage.annotators_part
+    present = [channel.name in case.channels for channel in stage.channels]
+    if not all(present):
+        parts["present"] = present  # the same files may be other channels' by now
     if isinstance(case.label, StructureMasks):  # their order numbers the label values
         parts["structures"] = case.label.structures
     # Names, not paths: a dataset may move.
@@ -153,6 +157,18 @@ def preprocess_cases(
         AutosegError: a case can't be read, or has a label value that ``values`` does not.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # 0 means no loading workers; preprocessing then uses this process, too.
+    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
+    if not _due(cases, stage, folder, values):
+        return
+    with waited_for(folder, f"Another process preprocesses {folder}"):
+        due = _due(cases, stage, folder, values)  # some may have been made meanwhile
+        for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
+            pass
+
+
+def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None) -> list[_Job]:
+    """What is to be preprocessed of some cases."""
     needs_places = stage.recipe.sampling.background != "anywhere"
     due = []
     for case in cases:
@@ -173,7 +189,4 @@ def preprocess_cases(
                 "put back the plan that the run was preprocessed with."
             )
         due.append(_Job(case, stage, folder, key, values or {}))
-    # 0 means no loading workers; preprocessing then uses this process, too.
-    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
-    for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
-        pass
+    return due

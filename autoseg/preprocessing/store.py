@@ -4,17 +4,19 @@ A case is four files, ``<case>.image.npy``, ``<case>.label.npy``, ``<case>.foreg
 several annotators are learned separately, a fifth holds their label maps. The JSON is written last: a case without it
 is incomplete.
 
-The arrays are mapped into memory, not compressed: cutting a box out of one lets go of the interpreter's lock and is two
+The arrays are mapped into memory, not compressed, a few of them at a time (a mapped file keeps a descriptor, of which a
+process often has no more than 1024): cutting a box out of one lets go of the interpreter's lock and is two
 to four times as fast as from blosc2 arrays, which hold it (``benchmarks/stored_arrays.py``). Cases that an earlier
 version stored as blosc2 arrays are still read.
 """
 
+import errno
 import json
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,9 @@ POSITIONS = 10_000
 
 #: Stored positions that belong to no label value: the mask, and the mask outside all labels.
 PLACES = ("inside", "healthy")
+
+#: Arrays that stay mapped, of all cases. Mapping one takes some tenths of a millisecond.
+_MAPPED = 128
 
 #: Arrays of a case; the last is there where several annotators are learned separately.
 _ARRAYS = ("image", "label", ANNOTATORS_KEY)
@@ -108,7 +113,7 @@ class StoredCase:
         return Trace.from_json(self.info["trace"])
 
     def positions(self, select: Callable[[str], bool]) -> dict[str, np.ndarray]:
-        """Label value as text, or one of :data:`PLACES` → int32 ``(n, 3)`` positions of some of its voxels.
+        """Label value as text, or one of :data:`PLACES` → integers ``(n, 3)``: positions of some of its voxels.
 
         Args:
             select: which of these names to read.
@@ -116,13 +121,13 @@ class StoredCase:
         path = self.folder / f"{self.id}.foreground.npz"
         try:
             with np.load(path) as stored:
-                return {name: stored[name].astype(np.int32) for name in stored.files if select(name)}
+                return {name: stored[name] for name in stored.files if select(name)}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise _damaged(path, str(error)) from None
 
-    @cached_property
+    @property
     def foreground(self) -> dict[int, np.ndarray]:
-        """Label value → int32 ``(n, 3)`` positions of some of its voxels."""
+        """Label value → integers ``(n, 3)``: positions of some of its voxels; read anew each time."""
         return {int(name): found for name, found in self.positions(lambda name: name not in PLACES).items()}
 
     @cached_property
@@ -131,26 +136,33 @@ class StoredCase:
         maps = self.annotations()[self.drawn] if self.drawn else self.label()[None]
         return {value: int(np.count_nonzero((maps == value).any(axis=0))) for value in self.foreground}
 
-    @cached_property
+    @property
     def places(self) -> dict[str, np.ndarray]:
-        """``inside`` the mask, or ``healthy`` → int32 ``(n, 3)`` positions of some of its voxels.
+        """``inside`` the mask, or ``healthy`` → integers ``(n, 3)``: positions of some of its voxels.
 
         ``inside`` is the brain mask, or what is non-zero in any channel; ``healthy`` is the part of it
-        without a label. Empty for cases stored by an earlier version.
+        without a label. Empty for cases stored by an earlier version. Read anew each time.
         """
         return self.positions(PLACES.__contains__)
 
     def volume(self, name: str) -> Volume:
-        """One of the case's arrays, mapped into memory.
+        """One of the case's arrays, mapped into memory for as long as it is used.
 
         Args:
             name: ``image``; ``label``, ``(1, z, y, x)``; or the annotators' (:data:`ANNOTATORS_KEY`).
         """
-        return self._volumes[name]
+        encoding = self.info.get("arrays", {}).get(name)
+        path = self.folder / f"{self.id}.{name}.{'b2nd' if encoding is None else 'npy'}"
+        version = _version(path)
+        if self._versions.setdefault(name, version) != version:
+            raise AutosegError(f"{path} was preprocessed anew while it was in use; give the command again.")
+        array = _mapped(path, version)
+        return Volume(array) if encoding is None else Volume.of(array, encoding)
 
     @cached_property
-    def _volumes(self) -> "_Mapped":
-        return _Mapped(self.folder, self.id, self.info.get("arrays", {}))
+    def _versions(self) -> dict[str, tuple[int, ...]]:
+        """Array → the version of its file that was read first: another one may be encoded in another way."""
+        return {}
 
     def image(self, box: tuple[slice, ...] = ()) -> np.ndarray:
         """float32 ``(channel, z, y, x)`` inside ``box`` (all of it where empty)."""
@@ -166,28 +178,29 @@ class StoredCase:
         return self.volume(ANNOTATORS_KEY).cut(box).decoded()
 
 
-class _Mapped(dict[str, Volume]):
-    """The arrays of a case by name, each mapped into memory when it is first used."""
-
-    def __init__(self, folder: Path, case: str, encodings: dict[str, Any]) -> None:
-        super().__init__()
-        self._folder, self._case, self._encodings = folder, case, encodings
-
-    def __missing__(self, name: str) -> Volume:
-        encoding = self._encodings.get(name)
-        if encoding is None:
-            volume = Volume(_EarlierArray(self._folder / f"{self._case}.{name}.b2nd"))
-        else:
-            path = self._folder / f"{self._case}.{name}.npy"
-            volume = Volume.of(_mapped(path), encoding)
-        self[name] = volume
-        return volume
+def _version(path: Path) -> tuple[int, ...]:
+    """Differs for a file that was written anew."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _damaged(path, str(error)) from None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _mapped(path: Path) -> np.ndarray:
+@lru_cache(_MAPPED)
+def _mapped(path: Path, version: tuple[int, ...]) -> Any:
+    """The array of a version of a file."""
+    if path.suffix == ".b2nd":
+        return _EarlierArray(path)
     try:
         array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise AutosegError(
+                f"{path} can't be opened: too many files are open in this process; raise the limit with 'ulimit -n'."
+            ) from None
+        raise _damaged(path, str(error)) from None
+    except (ValueError, EOFError, SyntaxError) as error:
         raise _damaged(path, str(error)) from None
     # An ndarray: slices of a memmap are memmaps, which are slow to make.
     return np.asarray(array)

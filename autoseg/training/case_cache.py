@@ -17,7 +17,7 @@ from autoseg.preprocessing.fields import ANNOTATIONS, Field
 from autoseg.preprocessing.store import StoredCase
 from autoseg.preprocessing.volume import Volume
 from autoseg.training.fields import map_values
-from autoseg.training.transfers import stream_of, to_device
+from autoseg.training.transfers import to_device
 
 #: Where cases lie that find no room.
 FILES = "files"
@@ -101,6 +101,8 @@ class CaseCache:
     def __init__(self, cases: Sequence[StoredCase], stage: Stage, device: torch.device, room: Room) -> None:
         self._cases = list(cases)
         self._device = device
+        # One for all uploads: torch hands out 32 streams in turn, also the one that graphs are recorded on.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         #: Arrays of each case.
         self.layout = CaseArrays.of(self._cases[0], stage)
         self._kept: dict[int, Voxels] = {}
@@ -158,11 +160,11 @@ class CaseCache:
         self._kept[number] = whole
 
     def _uploaded(self, voxels: Voxels) -> Voxels:
-        """Copy a case to the device, on a stream of its own; once it is there, every stream may read it."""
-        with stream_of(self._device) as stream:
+        """Copy a case to the device, beside its other work; once it is there, every stream may read it."""
+        with torch.cuda.stream(self._stream):
             uploaded = Voxels(*voxels.on(self._device), voxels.scales)
-        if stream is not None:
-            stream.synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()
         return uploaded
 
     def _size(self, number: int) -> int:

@@ -147,7 +147,8 @@ def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
 
     Args:
         patch: voxels of the patch.
-        augmentation: gives the largest rotation, zoom and translation; a probability of 0 switches each off.
+        augmentation: gives the largest rotation, zoom, translation and displacement; a probability of 0 switches each
+            off.
 
     Returns:
         Voxels an axis, at least the patch.
@@ -167,9 +168,10 @@ def reach_limit(patch: Sequence[int], augmentation: Augmentation) -> list[int]:
         zoom = max(augmentation.scaling[0], 0.85)
         for axis in scaling_axes(augmentation, dimensions):
             size[axis] /= min(zoom, 1.0)
-    if augmentation.translation_probability:
-        far = 2 * np.ceil(augmentation.translation)
-        size[1 if only_in_plane(augmentation, dimensions) else 0 :] += far
+    moved = np.ceil(augmentation.translation) if augmentation.translation_probability else 0
+    if augmentation.elastic_probability:
+        moved += np.ceil(augmentation.elastic_magnitude)
+    size[1 if only_in_plane(augmentation, dimensions) else 0 :] += 2 * moved
     return [int(n) for n in np.ceil(np.maximum(size, patch))]
 
 

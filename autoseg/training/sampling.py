@@ -18,6 +18,7 @@ from autoseg.plans.target import Target
 from autoseg.preprocessing.store import StoredCase
 from autoseg.training.case_cache import CaseCache, Voxels
 from autoseg.training.deformation import Deformation, draw_deformations, reach_limit
+from autoseg.training.positions import Positions
 from autoseg.training.turns import Turns
 
 #: Second number of the seed of each random stream: patches, augmentation; of the order of cases see
@@ -132,6 +133,7 @@ class PatchLoader(SlimDataLoaderBase):
         self.next_batch = start
         self._turns = turns or Turns([len(cases)])
         self._limit = reach_limit(patches.size, patches.augmentation)
+        self._positions = Positions()
 
     def generate_train_batch(self) -> LoadedBatch:
         """The next batch, as :meth:`batch` makes it."""
@@ -214,7 +216,7 @@ class PatchLoader(SlimDataLoaderBase):
 
     def _foreground_voxel(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray | None:
         """A random voxel of a random output that the case has, or of all of them together."""
-        voxels_of = case.foreground
+        voxels_of = self._positions.foreground(case)
         present = [o for o in self.target.outputs if any(value in voxels_of for value in o.values)]
         if not present:
             return None
@@ -238,7 +240,7 @@ class PatchLoader(SlimDataLoaderBase):
             return None
         # An image may have no healthy voxel, or only zeros.
         for place in ("healthy", "inside") if self.sampling.background == "healthy" else ("inside",):
-            if len(positions := case.places[place]):
+            if len(positions := self._positions.places(case)[place]):
                 return _one_of(positions, rng)
         return None
 

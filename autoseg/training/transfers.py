@@ -1,23 +1,11 @@
 """Copies from host memory to a device that nothing waits for."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-
-
-@contextmanager
-def stream_of(device: torch.device) -> Iterator[torch.cuda.Stream | None]:
-    """Work on a new stream of a CUDA device, which waits for none of its others; None elsewhere."""
-    if device.type != "cuda":
-        yield None
-        return
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        yield stream
 
 
 def to_device(array: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:

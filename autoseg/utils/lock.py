@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
+from autoseg.utils.progress import say
 
 #: Files in a held folder: the lock, and who has it; that stays behind and means nothing without the lock.
 _LOCK, _HOLDER = ".lock", ".holder.json"
@@ -39,6 +40,31 @@ def held(folder: Path, what: str) -> Iterator[None]:
     try:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(folder / _HOLDER, {"process": os.getpid(), "host": socket.gethostname(), "since": now})
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def waited_for(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder inside this block, once no other process does; the lock lies beside it.
+
+    Args:
+        folder: that exists; of a link the one that it leads to.
+        what: the other process does, as a sentence without its end, said before waiting.
+    """
+    folder = folder.resolve()
+    lock = FileLock(folder.with_name(f".{folder.name}{_LOCK}"))
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{what}; waiting until it is done.")
+            lock.acquire()
+    except (NotImplementedError, OSError):
+        yield  # some network drives have no locks
+        return
+    try:
         yield
     finally:
         lock.release()

@@ -1,7 +1,9 @@
 """Preprocessing a run: finished cases are kept, and a changed plan or file redoes only what it touches."""
 
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import SimpleITK as sitk
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.preprocessing import dataset as module
-from autoseg.preprocessing.dataset import preprocess
+from autoseg.preprocessing.dataset import case_key, preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
@@ -63,6 +65,43 @@ def test_takes_up_where_it_stopped(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     before = stamps(run.preprocessed("fullres"))
     assert redone(before, stamps(preprocess(run, workers=1))) == {"case_2"}
+
+
+def test_two_trainings_that_begin_at_once(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The second waits until the first has preprocessed the cases, and makes none of them again."""
+    made: list[str] = []
+    real, begun, free = module.save, threading.Event(), threading.Event()
+
+    def slow(folder: Path, case_id: str, *rest: Any) -> None:
+        made.append(case_id)
+        begun.set()
+        assert free.wait(30)
+        real(folder, case_id, *rest)
+
+    monkeypatch.setattr(module, "save", slow)
+    first = threading.Thread(target=preprocess, args=(run, None, 1))
+    second = threading.Thread(target=preprocess, args=(Run.open(run.path), None, 1))
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    free.set()
+    for thread in (first, second):
+        thread.join(30)
+    assert sorted(made) == ["case_0", "case_1", "case_2"]
+    assert "Another process preprocesses" in capsys.readouterr().err
+
+
+def test_a_scan_that_is_another_channels(tmp_path: Path) -> None:
+    """The same file under another name is another case; where no channel is missing, keys are those of before."""
+    stage = make_plan(channels=("t1", "t2"), allow_missing_channels=True).stage("small")
+    case = make_run(tmp_path).dataset.cases[0]
+    file = case.channels["mr"]
+    t1, t2, both = (
+        case.model_copy(update={"channels": dict.fromkeys(names, file)}) for names in (("t1",), ("t2",), ("t1", "t2"))
+    )
+    assert len({case_key(one, stage).split("-")[0] for one in (t1, t2, both)}) == 3
 
 
 def test_changed_file_redoes_its_case(run: Run) -> None:

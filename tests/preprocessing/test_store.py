@@ -1,6 +1,11 @@
 """Preprocessed cases on disk: what is read is what was written, in part or in whole, and damage is said."""
 
+import errno
+import gc
 import json
+import os
+import resource
+import sys
 from pathlib import Path
 
 import blosc2
@@ -50,6 +55,43 @@ def test_foreground_positions(written) -> None:
     assert sorted(case.foreground) == [1, 5]
     for value, positions in case.foreground.items():
         assert np.array_equal(positions, np.argwhere(label == value))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_few_files_stay_open(tmp_path: Path) -> None:
+    """More cases than a process may have files open, as with the usual limit of 1024 and some hundred cases."""
+    cases = [store(tmp_path, f"c{number}", blob()) for number in range(150)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    module._mapped.cache_clear()
+    gc.collect()
+    taken = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(taken + 200, soft), hard))
+    try:
+        loader = loader_of(cases, patches_of((4, 4, 4)), room=NOTHING)
+        for number in range(75):
+            loader.batch(number)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    case = store(tmp_path, "case", blob())
+    monkeypatch.setattr(module.np, "load", full)
+    with pytest.raises(AutosegError, match=r"case\.image\.npy can't be opened: too many files .* 'ulimit -n'"):
+        case.image()
+
+
+def test_a_case_that_was_stored_anew_is_read_anew(tmp_path: Path) -> None:
+    case = store(tmp_path, "case", blob())
+    assert np.array_equal(case.label(), blob())
+    assert np.array_equal(store(tmp_path, "case", blob(shift=1)).label(), blob(shift=1))
+    assert np.array_equal(StoredCase(tmp_path, "case").label(), blob(shift=1))
+    # Who read it before knows how the first one was encoded.
+    with pytest.raises(AutosegError, match="was preprocessed anew while it was in use; give the command again"):
+        case.label()
 
 
 def test_places(tmp_path: Path) -> None:

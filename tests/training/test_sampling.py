@@ -20,6 +20,7 @@ from autoseg.training.batch_stream import BatchStream
 from autoseg.training.batches import BatchMaker, MadeBatch
 from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.deformation import reach_limit
+from autoseg.training.positions import Positions
 from autoseg.training.sampling import PatchLoader, guaranteed_foreground
 from tests.builders import LABELS, REGIONS, blob, make_configuration, make_plan, make_recipe, still, store
 from tests.training.loading import CPU, EVERYTHING, NOTHING, loader_of, padded, patches_of, resampled_before
@@ -411,6 +412,43 @@ def test_patches_are_those_of_generous_boxes(tmp_path: Path, patch: tuple[int, .
             inside = [n - s for n, s in zip(one.voxels.numbers[0].shape[1:], limit, strict=True)]
             assert max(inside) <= 0
     assert moved > 10
+
+
+def test_a_bent_patch_sees_the_image_around_it(tmp_path: Path) -> None:
+    """Displaced by up to 3 voxels at its nodes, and neither turned nor zoomed: no voxel of it is beyond the box."""
+    label = np.ones((40, 40, 40), np.int16)
+    case = store(tmp_path, "c", label, np.ones((1, 40, 40, 40), np.float32))
+    bent = still(elastic_probability=1, elastic_magnitude=3.0, elastic_spacing=4)
+    stage = make_plan(make_configuration((8, 8, 8)), channels=("a",)).stage()
+    loader = loader_of([case], patches_of((8, 8, 8), 4, augmentation=bent), stage=stage)
+    maker, middle = BatchMaker(stage, CPU), 0
+    for number in range(8):
+        for start, one in zip(patch_starts(loader, number), loader.batch(number).patches, strict=True):
+            if all(4 <= first <= 40 - 8 - 4 for first in start):
+                image, maps = maker._resampled(one, loader.cache.layout)
+                assert float(image.min()) > 0.999
+                assert int(maps.min()) == 1
+                middle += 1
+    assert middle > 5
+
+
+def test_positions_beyond_the_room_are_read_again(cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are kept or read anew, the patches are the same; and what finds room is read once."""
+    patches = patches_of((4, 4, 4), sampling=Sampling(foreground_share=1.0, background="mask"))
+    kept, anew = (loader_of(cases, patches) for _ in range(2))
+    anew._positions = Positions(room=0)
+    for number in range(6):
+        assert patch_starts(kept, number) == patch_starts(anew, number)
+    read: list[str] = []
+    usual = StoredCase.positions
+    monkeypatch.setattr(StoredCase, "positions", lambda case, select: read.append(case.id) or usual(case, select))
+    largest = max(sum(a.nbytes for a in case.foreground.values()) for case in cases)
+    read.clear()
+    found = Positions(room=largest)
+    for _ in range(3):
+        for case in cases:
+            found.foreground(case)
+    assert read == [case.id for case in cases] + 2 * [case.id for case in cases[1:]]
 
 
 def patch_starts(loader: PatchLoader, number: int) -> list[list[int]]:
