@@ -75,6 +75,8 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=variant.dtype == torch.float16)
         self._run = variant.run(network)
         self._gradients = GraphedGradients(network, self._computed) if variant.graphs else self._computed
+        #: Running statistics of batch norm; other networks have no such buffers.
+        self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         #: Autocast of the forward pass; the memory model replaces it where the device is absent.
         self.casts: Callable[[], AbstractContextManager[object]] = lambda: variant.casts(self.device)
 
@@ -86,8 +88,10 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> StepOutcome:
         """Train on a batch, and update the average of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in self._statistics]
         loss = self._gradients(batch)
         finite = self.clip(loss)
+        self._restore(before, finite)
         take_step(self.optimizer, finite)
         self.scaler.update()  # where gradients overflowed 16 bits, it halves the scale
         self.average.update(self.network)
@@ -112,6 +116,12 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip or math.inf)
         return torch.isfinite(loss.detach()) & torch.isfinite(norm)
+
+    @torch.no_grad()
+    def _restore(self, before: list[torch.Tensor], finite: torch.Tensor) -> None:
+        """Where a step is skipped, what its forward pass left in the running statistics is skipped, too."""
+        for buffer, value in zip(self._statistics, before, strict=True):
+            buffer.copy_(torch.where(finite, buffer, value))
 
     def _computed(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch, whose backward pass has filled the gradients."""

@@ -93,8 +93,8 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
     tuner = _Tuner(setup, device, extent, dict(findings.timings))
     if not all(variant in tuner.timings for variant in open_ones):
         tuner.measure(open_ones)
-    if compiles and tuner.timings:
-        tuner.compile()
+    if compiles and tuner.works(open_ones):
+        tuner.compile(open_ones)
     findings.keep(tuner.timings)
     if not tuner.works(open_ones):
         return VariantChoice(guess, f"{guess}: the training is too short to measure what is faster")
@@ -221,7 +221,7 @@ class _Tuner:
         self.limit = self._left(step) / len(variants)
         whole = step * (1 + TIMED_STEPS) * ROUNDS * len(missing) <= self._left(step)
         shape = self.setup if whole else small
-        if shape != small:
+        if shape != small and first in missing:
             self.timings.pop(first, None)  # which only told what the whole step takes
         for number in range(ROUNDS):
             for variant in missing:
@@ -229,14 +229,16 @@ class _Tuner:
                 if (known if number == 0 else not known) or self._left(step) <= 0:
                     continue
                 self._time(variant, shape)
+        if not self.works(variants):
+            return
         best = self.best(variants, compiles=False)
         further = replace(best, fused=True) if self.device.type == "cpu" else replace(best, graphs=True)
         if further not in self.timings and self._left(step) > 0:
             self._time(further, shape)
 
-    def compile(self) -> None:
-        """Time compiled variants of the fastest precision, where the time suffices and compiling could pay."""
-        plain = [one for one in self.timings if not (one.compiled or one.fused or one.graphs)]
+    def compile(self, variants: Sequence[Variant]) -> None:
+        """Time the fastest precision of some variants compiled, where the time suffices and compiling could pay."""
+        plain = [one for one in variants if one in self.timings]
         best = self.best(plain, compiles=False)
         step = self.timings[best].seconds
         # Compiling fuses what channels-last is slow at, so on a GPU the other format may win.

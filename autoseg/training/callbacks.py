@@ -16,7 +16,7 @@ from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
 from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
-from autoseg.training.validation import evenly_chosen, regions_of, too_large_for_loss, validate
+from autoseg.training.validation import estimated_seconds, evenly_chosen, regions_of, too_large_for_loss, validate
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
@@ -133,6 +133,11 @@ class Validation(Callback):
             share = NEEDED_SHARE if training.budget.seconds else math.inf
         share = math.inf if recipe.validate_always else share
         if not (self._cases and due and state.validation_seconds <= share * state.seconds):
+            return
+        if training.budget.seconds and training.progress >= 1 and share == VALIDATION_SHARE:
+            # No time was kept for it, and all of the fold's cases are predicted next.
+            due = state.validation_seconds + estimated_seconds(training, self._cases) <= share * state.seconds
+        if not due:
             return
         validate(training, self._cases, self._regions)
         network = training.step.network

@@ -1,5 +1,7 @@
 """Keeping a fine-tuned network near the weights that it started from, step by step."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -34,7 +36,8 @@ class LowRank(Callback):
     """Keeps what is added to each kernel of low rank (:attr:`autoseg.plans.recipe.Initialization.rank`).
 
     After each step the sum of all changes is replaced by the nearest of that rank (Eckart & Young 1936), so that the
-    network has no further parameters and its weights are those of any other.
+    network has no further parameters and its weights are those of any other. The moving average of the weights, a
+    sum of changes of many ranks, is so at the end.
 
     Args:
         rank: largest.
@@ -51,8 +54,19 @@ class LowRank(Callback):
     @torch.no_grad()
     def after_step(self, training: Training, outcome: StepOutcome) -> None:
         """Project the changes of all kernels that are trained."""
-        for name, kernel in training.step.network.named_parameters():
-            if kernel.requires_grad and name in self._start:
+        trained = {name for name, kernel in training.step.network.named_parameters() if kernel.requires_grad}
+        self._project(training.step.network, trained)
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Project those of the weights that are saved."""
+        projected = copy.deepcopy(network)
+        self._project(projected, set(self._start))
+        return projected
+
+    @torch.no_grad()
+    def _project(self, network: nn.Module, names: set[str]) -> None:
+        for name, kernel in network.named_parameters():
+            if name in names and name in self._start:
                 start = self._start[name]
                 kernel.copy_(start + nearest_of_rank(kernel - start, self._rank))
 

@@ -1,5 +1,6 @@
 """What is frozen does not move, and what is not, does; rates fall from the heads to the first layer."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -194,3 +195,14 @@ def test_changes_of_kernels_stay_of_low_rank() -> None:
     assert torch.linalg.matrix_rank(change, rtol=1e-4) == 1
     assert torch.linalg.matrix_rank((network[2].weight - before["2.weight"]).flatten(1)) > 1
     assert (network[1].bias != before["1.bias"]).all()
+    # The moving average of many such changes is of any rank; what is saved is not.
+    average = copy.deepcopy(network)
+    with torch.no_grad():
+        average[0].weight.add_(torch.randn_like(average[0].weight))
+        average[2].weight.copy_(before["2.weight"])
+    kept = average[0].weight.detach().clone()
+    saved = low.on_end(training, average)
+    for layer in (0, 2):
+        change = (saved[layer].weight - before[f"{layer}.weight"]).flatten(1)  # type: ignore[index, operator]
+        assert torch.linalg.matrix_rank(change.detach(), rtol=1e-4) <= 1
+    assert torch.equal(average[0].weight, kept)

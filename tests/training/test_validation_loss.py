@@ -3,6 +3,7 @@
 import csv
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.plans.recipe import Loss, Optimizer, Schedule
 from autoseg.step.lr_schedule import without_improvement
 from autoseg.training import validation
 from autoseg.training.training import Budget, training_identity
-from autoseg.training.validation import ValidationScores, image_loss, validation_patches, validation_scores
+from autoseg.training.validation import (
+    ValidationScores,
+    estimated_seconds,
+    image_loss,
+    validation_patches,
+    validation_scores,
+)
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, Perfect, make_configuration, make_plan, make_recipe, store
 from tests.training.test_loop import CPU, can_be_interrupted, plan_with, same_weights, train, without_seconds
@@ -186,6 +194,33 @@ def test_time_does_not_decide_what_is_followed(tmp_path: Path, cases: list, monk
     assert ["validation_loss" in row for row in asked.history] == [True] * 4
     assert ["validation_loss" in row for row in some.history] == [True, False, False, False]
     assert ["validation_loss" in row for row in every.history] == [True] * 4
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(0.0, True), (1e6, False)])
+def test_no_time_is_kept_for_the_last_validation(
+    tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch, seconds: float, made: bool
+) -> None:
+    """With a time budget one that would take longer than its share is left out: the whole fold is predicted next."""
+    monkeypatch.setattr("autoseg.training.callbacks.VALIDATION_SHARE", 0.05)
+    monkeypatch.setattr("autoseg.training.callbacks.estimated_seconds", lambda *_: seconds)
+    state = train(tmp_path / "f", plan_with(validate_every=1000), cases, Budget(seconds=0.2))
+    assert ("validation_dice" in state.history[-1]) == made
+    # What the training depends on is made in any case.
+    following = train(tmp_path / "g", plan_with(**FOLLOWING, validate_every=1000), cases, Budget(seconds=0.2))
+    assert "validation_loss" in following.history[-1]
+
+
+def test_about_how_long_a_validation_takes(tmp_path: Path, cases: list) -> None:
+    """A tile takes half of its share of a step, here of 4 s: it has no backward pass."""
+    training = SimpleNamespace(
+        stage=make_plan(make_configuration((8, 8, 8))).stage(),
+        device=CPU,
+        step=SimpleNamespace(dtype=torch.float32),
+        state=SimpleNamespace(seconds=40.0, iteration=10),
+    )
+    tiles = sum(SlidingWindow.of(training.stage, CPU, torch.float32, mirror=False).count(c.shape) for c in cases)
+    batch = training.stage.configuration.batch_size
+    assert estimated_seconds(training, cases) == pytest.approx(tiles * 4 / (2 * batch))  # type: ignore[arg-type]
 
 
 def test_a_loss_that_is_followed_is_there(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
