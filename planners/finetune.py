@@ -27,6 +27,7 @@ from planners.rules.budget import USABLE
 from planners.rules.fitting import Size, Wanted, fit
 from planners.rules.mirroring import is_sided, mirror_axes
 from planners.rules.normalization import channels as normalized
+from planners.rules.recipe import HALF_TURN, TILTED
 from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
@@ -69,6 +70,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     target = choose_target(fingerprint, request.regions)
     channels = match_channels(names, model)
     outputs = match_outputs([output.name for output in target.outputs], model)
+    _refuse_beyond_stages([output.name for output in target.outputs], outputs, model)
     before = model.plan
     missing = any(name not in case.intensities for case in fingerprint.cases for name in names)
     task = Task(fingerprint, request, names, target, full_resolution(fingerprint), missing)
@@ -200,6 +202,18 @@ def _inputs(task: Task, stages: Mapping[str, Configuration], previous: Previous 
     return [*task.names, *(f"{HANDED_ON}{output.name}" for output in target.outputs)]
 
 
+def _refuse_beyond_stages(names: Sequence[str], outputs: Mapping[str, str], model: SourceModel) -> None:
+    """Refuse an output that no stage of a source of several stages segments."""
+    stages = model.stage.chain
+    known = {output.name for stage in stages for output in stage.target.outputs}
+    new = [name for name in names if outputs.get(name) not in known]
+    if len(stages) > 1 and new:
+        raise UsageError(
+            f"--source {model.run.path} has several stages, none of which segments {', '.join(new)}; leave it out with "
+            "--regions, say which is which with --map-label, or give a source without stages."
+        )
+
+
 def _stage_target(task: Task, model: SourceModel, stage: str, before: Target, outputs: Mapping[str, str]) -> Target:
     """What a stage of the source segments, by the names of the dataset."""
     wanted = [output.name for output in before.outputs]
@@ -248,7 +262,11 @@ def _mirrored(task: Task, model: SourceModel, before: Configuration) -> tuple[Au
     kept = [axis for axis in augmentation.mirror_axes if axis in allowed]
     if kept != augmentation.mirror_axes:
         reasons = {**augmentation.reasons, "mirror_axes": why}
-        augmentation = augmentation.model_copy(update={"mirror_axes": kept, "reasons": reasons})
+        update: dict[str, object] = {"mirror_axes": kept, "reasons": reasons}
+        if augmentation.rotation > HALF_TURN:  # which would undo it
+            reasons["rotation"] = "scans lie the same way round, but for a tilted head"
+            update["rotation"] = TILTED
+        augmentation = augmentation.model_copy(update=update)
     tested = [axis for axis in inference.mirror_axes if axis in allowed]
     return augmentation, inference.model_copy(update={"mirror_axes": tested})
 

@@ -65,11 +65,12 @@ class StepSetup:
         # which takes four times as long (``benchmarks/mirrored_together.py``).
         samples = min(self.batch_size, 2)
         while samples * math.prod(size) > 1.5 * TIMED_VOXELS:
-            axes = [axis for axis in range(len(size)) if size[axis] > factor[axis]]
+            # A network may not take its divisor: one voxel can't be normalized.
+            cut = [[n - factor[axis] * (axis == at) for at, n in enumerate(size)] for axis in range(len(size))]
+            axes = [axis for axis, smaller in enumerate(cut) if self.network.fits(smaller) is None]
             if not axes:
                 break
-            longest = max(axes, key=lambda axis: size[axis])
-            size[longest] -= factor[longest]
+            size = cut[max(axes, key=lambda axis: size[axis])]
         return self.at(size, max(samples, min(self.batch_size, TIMED_VOXELS // math.prod(size))))
 
     def batch(self, device: torch.device | str, random: bool = False) -> Batch:

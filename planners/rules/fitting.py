@@ -83,7 +83,11 @@ def fit(stage: StageTask, network: Network, recipe: Recipe, wanted: Wanted) -> S
     smallest_batch = 1 if wanted.whole else _LEAST_BATCH
     while True:
         seconds = time_step(network, stage.in_channels, target.heads, size, count) if task.cpu else 0.0
-        axes = [axis for axis in range(len(size)) if size[axis] - step[axis] >= floor[axis]]
+        axes = [
+            axis
+            for axis in range(len(size))
+            if size[axis] - step[axis] >= floor[axis] and network.fits(_cut(size, axis, step[axis])) is None
+        ]
         excess = seconds / seconds_allowed
         if excess <= 1 or not (axes or count > 1):  # what is too slow anyway need not be walked through
             memory = memory_of(size, count)
@@ -119,3 +123,8 @@ def fit(stage: StageTask, network: Network, recipe: Recipe, wanted: Wanted) -> S
         wanted.origin if count == wanted.batch else f"{wanted.origin} ({wanted.batch}), made smaller to fit {means}"
     )
     return Size(size, count, memory, patch_reason, batch_reason)
+
+
+def _cut(size: Sequence[int], axis: int, voxels: int) -> list[int]:
+    """A size that is so many voxels shorter along an axis."""
+    return [n - voxels * (at == axis) for at, n in enumerate(size)]

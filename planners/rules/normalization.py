@@ -11,7 +11,13 @@ from autoseg.plans.preprocessing import Channel, Normalization
 CT = {"ct", "cta", "cbct", "ncct", "cect", "ctp"}
 
 #: Names with which an nnU-Net dataset asks for a normalization itself.
-_NAMED = {"nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "minmax", "rgb_to_0_1": "minmax"}
+_NAMED = {
+    "nonorm": {"scheme": "none"},
+    "zscore": {"scheme": "zscore"},
+    "rescale_to_0_1": {"scheme": "minmax"},
+    # Divided by 255, so that colours and brightness stay what they are.
+    "rgb_to_0_1": {"scheme": "ct", "lower": 0.0, "upper": 255.0, "mean": 0.0, "std": 255.0},
+}
 
 #: Where cropping leaves less than this share of the voxels, the background is most of an image and its zeros would
 #: decide the statistics (nnU-Net's threshold).
@@ -27,8 +33,7 @@ def _normalization(fingerprint: Fingerprint, name: str) -> Normalization:
     modality = fingerprint.modalities.get(name, "")
     if name.lower() in _NAMED or modality.lower() in _NAMED:
         word = name.lower() if name.lower() in _NAMED else modality.lower()
-        scheme = _NAMED[word]
-        return Normalization.model_validate({"scheme": scheme, "reasons": {"scheme": f"the dataset asks for {word}"}})
+        return Normalization.model_validate({**_NAMED[word], "reasons": {"scheme": f"the dataset asks for {word}"}})
     words = set(re.split(r"[^a-z0-9]+", f"{name} {modality}".lower()))
     pooled = fingerprint.intensities.get(name)
     if words & CT and pooled is not None and pooled.std > 0:

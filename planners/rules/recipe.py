@@ -35,6 +35,9 @@ CPU_AUGMENTATION = {"blur_probability": 0.1, "low_resolution_probability": 0.1, 
 #: A patch whose longest side is this many times its first is augmented in its plane only (nnU-Net's threshold).
 FLAT_PATCH = 3.0
 
+#: Degrees beyond which a rotation undoes what limits mirroring, and what is left then: a tilted head.
+HALF_TURN, TILTED = 90.0, 30.0
+
 #: A slice this much longer than wide is turned a little only, lest its ends leave the patch (nnU-Net's threshold).
 LONG_SLICE = 1.5
 
@@ -151,9 +154,9 @@ def _augmentation(data: Data) -> Augmentation:
         chosen.rotation_axes = [0]
         chosen.rotation = 180.0
         chosen.reasons["rotation"] = "within the plane a patch may lie any way round"
-    if len(data.mirror_axes) < len(size) and chosen.rotation > 90:
+    if len(data.mirror_axes) < len(size) and chosen.rotation > HALF_TURN:
         # Where mirroring is limited because scans lie the same way round, half a turn must not undo it.
-        chosen.rotation = 30.0
+        chosen.rotation = TILTED
         chosen.reasons["rotation"] = "scans lie the same way round, but for a tilted head"
     if long:
         chosen.rotation = 15.0

@@ -196,6 +196,16 @@ def test_sided_structures_are_not_mirrored(phantoms: Path, sources: dict[str, Pa
         assert configuration.inference.mirror_axes == configuration.recipe.augmentation.mirror_axes
         found[name] = configuration.inference.mirror_axes
     assert found == {"canonical": [0, 1], "stored": []}
+    # A source of slices or flat patches that was turned all the way round: half a turn would swap the sides, too.
+    given["configurations"]["3d_fullres"]["recipe"]["augmentation"]["rotation"] = 180.0
+    (source / "plan.json").write_text(json.dumps(given))
+    turned = Run.open(source)
+    save_weights(weights, load_weights(weights), {"identity": turned.plan.stage("3d_fullres").identity})
+    options = ("--map-label", "tumor_left=whole_tumor", "--out", tmp_path / "turned_run")
+    assert plan(data, "--source", source, *options).exit_code == 0
+    augmentation = Run.open(tmp_path / "turned_run").plan.configurations["3d_fullres"].recipe.augmentation
+    assert augmentation.rotation == 30.0
+    assert "tilted head" in augmentation.reasons["rotation"]
 
 
 def test_less_memory_makes_patches_smaller_and_leaves_weights_alone(
@@ -391,6 +401,12 @@ def test_a_source_of_stages_hands_on_all_of_them(planner: str, phantoms: Path, t
     else:
         result = plan(phantoms, "--source", tmp_path / "source", "--regions", "whole_tumor", "--out", tmp_path / "one")
         assert "which the dataset has not all" in str(result.exception)
+        data = shutil.copytree(phantoms, tmp_path / "more")
+        toml = (data / "autoseg.toml").read_text()
+        (data / "autoseg.toml").write_text(toml.replace("regions = {", "regions = { cavity = [1],"))
+        result = plan(data, "--source", tmp_path / "source", "--out", tmp_path / "cavity")
+        assert isinstance(result.exception, UsageError)
+        assert "has several stages, none of which segments cavity; leave it out with --regions" in str(result.exception)
 
 
 def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
@@ -522,6 +538,25 @@ def test_where_the_tuning_begins(phantoms: Path, sources: dict[str, Path], tmp_p
     assert begin("all", four, "--tuning", "all") == "fold"
     assert begin("fewer", four, "--channels", "t1,t2") == "fold"
     assert begin("asked", four, "--set", "recipe.initialization.begin=fold") == "fold"
+
+
+def test_what_a_source_was_trained_with_is_its_own(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Cases mixed into its batches, and epochs of its cases."""
+    size = {"shape": (16, 20, 20), "spacing": (8.0, 8.0, 8.0)}
+    data = generate(tmp_path / "data", Cohort(cases=3, unlabelled=2, seed=5, **size))  # type: ignore[arg-type]
+    options = ("--source-data", data, "--unlabelled", data, "--set", "recipe.epoch_length=pass")
+    assert plan(phantoms, "--source", sources["four"], *options, "--out", tmp_path / "once").exit_code == 0
+    once = pretend_trained(Run.open(tmp_path / "once")).plan.stage().recipe
+    assert once.source_cases is not None
+    assert once.unlabelled is not None
+    result = plan(phantoms, "--source", tmp_path / "once", "--out", tmp_path / "twice")
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "twice")
+    recipe = run.plan.stage().recipe
+    assert (recipe.source_cases, recipe.unlabelled) == (None, None)
+    # As many steps as the reason says.
+    steps = recipe.epochs * recipe.steps_of_epoch(2, run.plan.stage().configuration.batch_size)
+    assert recipe.reasons["epochs"].startswith(f"{steps} steps")
 
 
 def test_cases_from_elsewhere(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

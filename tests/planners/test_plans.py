@@ -87,6 +87,24 @@ def test_anisotropic_ct() -> None:
 
 
 @pytest.mark.usefixtures("generous")
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("rgb_to_0_1", ("ct", 0.0, 255.0, 0.0, 255.0)),  # divided by 255, as nnU-Net does
+        ("rescale_to_0_1", ("minmax", None, None, None, None)),
+        ("noNorm", ("none", None, None, None, None)),
+    ],
+)
+def test_normalizations_that_nnunets_names_ask_for(named: str, expected: tuple[object, ...]) -> None:
+    data = fingerprint((40, 40, 40), (1.0, 1.0, 1.0))
+    data = data.model_copy(update={"modalities": dict.fromkeys(data.channels, named)})
+    found = unet.plan(data, ResolvedRequest(gpu_memory_gb=4)).channels[0].normalization
+    values = (found.lower, found.upper, found.mean, found.std)
+    assert found.scheme == expected[0]
+    if expected[1] is not None:
+        assert values == expected[1:]
+
+
 def test_coarsest_axis_comes_first() -> None:
     plan = unet.plan(fingerprint((200, 30, 180), (1.0, 4.0, 1.0)), ResolvedRequest(gpu_memory_gb=4))
     assert plan.preprocessing.transpose == (1, 0, 2)

@@ -17,6 +17,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
 from autoseg.step.variant import Variant
+from planners.rules.compute import time_step
 from tests.builders import LABELS, make_network, make_recipe, step_setup
 
 CPU = torch.device("cpu")
@@ -117,6 +118,31 @@ def test_what_fails_is_skipped(timed: dict[Variant, list[float]]) -> None:
     assert choice.variant == HALF
 
 
+def test_what_is_known_stays_known(timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest was timed before, when one of the others had failed; that one is timed again, and only that one."""
+    timed |= {PLAIN: [0.3, 0.1], LAST: [0.3, 0.2], HALF: [0.3, 0.3]}
+    assert choose_variant(setup_of(), CPU, HOUR).variant == PLAIN
+    timed |= {HALF_LAST: [0.3, 0.15]}
+    choice = choose_variant(setup_of(), CPU, HOUR)
+    assert choice.variant == PLAIN
+    assert "150 ms" in choice.reason
+    # … and where it fails again, too; also where nothing else is known.
+    del timed[HALF_LAST]
+    monkeypatch.setattr(findings, "_here", {})
+    findings.Findings.of(setup_of(), CPU).keep({PLAIN: findings.Timing(0.1, 0.1)})
+    timed.clear()
+    assert choose_variant(setup_of(), CPU, HOUR).variant == PLAIN
+
+
+def test_only_what_the_plan_leaves_open_is_compiled(timed: dict[Variant, list[float]]) -> None:
+    """Though something else was found fastest under another plan."""
+    timed |= {PLAIN: [0.3, 0.2], LAST: [0.3, 0.3], HALF: [0.3, 0.1], HALF_LAST: [0.3, 0.4]}
+    timed |= {replace(PLAIN, compiled=True): [60.0, 0.05], replace(HALF, compiled=True): [60.0, 0.07]}
+    assert choose_variant(setup_of(), CPU, Extent(seconds=600)).variant == HALF
+    pinned = setup_of(precision="fp32", memory_format="contiguous")
+    assert choose_variant(pinned, CPU, Extent(seconds=36_000)).variant == replace(PLAIN, compiled=True)
+
+
 def test_a_short_training_measures_nothing(timed: dict[Variant, list[float]]) -> None:
     """Not even one step: there is no time in the table."""
     choice = choose_variant(setup_of(), CPU, Extent(seconds=9))
@@ -181,6 +207,15 @@ def test_a_step_that_is_timed_in_small_keeps_two_patches(batch: int, least: int)
     assert small.batch_size >= least
     assert small.voxels <= 1.5 * 60_000
     assert all(side % 4 == 0 for side in small.patch_size)
+
+
+def test_a_step_that_is_timed_in_small_can_be_computed() -> None:
+    """Five times halved, 32³ would leave one voxel, which instance norm refuses; the product is over the usual size."""
+    setup = StepSetup(make_network(width=2, stages=6), 1, LABELS, [128, 128, 128], 2, make_recipe())
+    small = setup.reduced()
+    assert setup.network.fits(small.patch_size) is None
+    assert sorted(small.patch_size) == [32, 32, 64]
+    assert time_step(setup.network, 1, LABELS.heads, [128, 128, 128], 2) > 0
 
 
 @pytest.fixture
