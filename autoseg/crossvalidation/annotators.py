@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.formats.format import write_label
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import Trace, restore

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from autoseg import __version__
 from autoseg.crossvalidation.cascades import stage_cases
@@ -22,6 +23,7 @@ from autoseg.crossvalidation.source_share import (
     why_not_scored,
 )
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import SPLIT, split_of
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
@@ -30,6 +32,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
 from autoseg.training.callbacks import LoadWeights, Progress, SourceAverage
+from autoseg.training.checkpoint import load_state
 from autoseg.training.loop import train_fold
 from autoseg.training.near_source import LowRank, PullToSource
 from autoseg.training.state import State, begun_variant
@@ -86,8 +89,11 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         training = [teacher.of(case) for case in training]
     cases = Cases(training, validation, mixed_cases(fold))
     identity = training_identity(stage, [*cases.learned, *validation], settings.seed)
-    if not settings.resume and (job.asked or not _is_done(fold, "", identity, at_least=True)):
-        start_over(fold)
+    if not settings.resume:
+        if job.asked or not _goes_on(fold, identity, training_identity(stage, cases.learned, settings.seed)):
+            start_over(fold)
+        else:
+            settings = replace(settings, resume=True)
     if _is_done(fold, job.request, identity, at_least=not job.last):
         say(f"Fold {fold.number} of {stage.name} is trained already ({job.request}); --restart trains it anew.")
         return
@@ -128,9 +134,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))
-    forget_shares(fold)  # of an earlier, shorter training: from here on they are not its weights
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
-        callbacks = [*_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
+        callbacks = [_ForgetsScores(), *_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, cases, budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
@@ -142,7 +147,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     if evaluation.cases:
         log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
     done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
-    write_json(fold.done, done)
+    write_json(fold.done, {**done, SPLIT: split_of(fold)})
 
 
 def _after_halves(job: Job, settings: TrainingSettings) -> Job:
@@ -182,6 +187,19 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
     load = LoadWeights(partial(load_initial_weights, fold=fold, log=log), always=bool(share or pull or rank))
     near: list[Callback] = [*([PullToSource(pull)] if pull else []), *([LowRank(rank)] if rank else [])]
     return [load, *near, *([SourceAverage(share)] if share else [])]
+
+
+class _ForgetsScores(Callback):
+    """Removes the scores of an earlier, shorter training, once it is certain that this one goes on from it."""
+
+    def on_start(self, training: Training) -> None:
+        """Remove those of shares of a source: from here on they are not of its weights."""
+        forget_shares(training.fold)
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Remove those of the weights that are replaced next, whose validation counts until then."""
+        (training.fold.validation / "summary.json").unlink(missing_ok=True)
+        return network
 
 
 class _SaysWhereCasesLie(Callback):
@@ -279,6 +297,13 @@ def _is_done(fold: Fold, request: str, identity: str, at_least: bool) -> bool:
     if done["identity"] != identity:
         return False
     return bool(done["request"] == request or (at_least and _no_longer(request, str(done["request"]))))
+
+
+def _goes_on(fold: Fold, identity: str, begun_as: str) -> bool:
+    """Whether a fold is trained with an identity, or was begun with one, which the validation cases are not part of."""
+    if _is_done(fold, "", identity, at_least=True):
+        return True
+    return fold.begun and bool(load_state(fold.state, mapped=True)["identity"] == begun_as)
 
 
 def _no_longer(request: str, other: str) -> bool:

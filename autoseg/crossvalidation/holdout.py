@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, PreprocessedCases, evaluate_cases
-from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import read_json, write_json
 
-#: File in the folder of the test set's evaluation: a fingerprint of all that it depends on.
+#: File in the folder of the test set's evaluation: a fingerprint of all that it depends on, and of the weights alone.
 MADE_OF = "made_of.json"
 
 
@@ -47,7 +47,7 @@ def score_test_cases(
         weights[-1] = kept
     if not all(weights):
         return None
-    out, made_of = run.test(stage), _made_of(run, stage, weights)
+    out, made_of = run.test(stage), {"all": _made_of(run, stage, weights), "weights": _weights(run, weights)}
     if (out / "summary.json").exists() and (out / MADE_OF).exists() and read_json(out / MADE_OF) == made_of:
         return Evaluation.read(out)
     (out / MADE_OF).unlink(missing_ok=True)
@@ -60,12 +60,21 @@ def score_test_cases(
 
 
 def read_test(run: Run, stage: Stage) -> Evaluation | None:
-    """The evaluation of the test set by a stage's folds, if there is one and the test set is still that one."""
+    """The evaluation of the test set by a stage's folds, if there is one, and test set and weights are still those."""
     folder = run.test(stage)
     if not (folder / "summary.json").exists():
         return None
+    made_of = read_json(folder / MADE_OF) if (folder / MADE_OF).exists() else {}
+    used = made_of.get("weights", {}) if isinstance(made_of, dict) else {}  # of an earlier version: not noted
+    if any(not (run.path / name).exists() or file_digest(run.path / name) != content for name, content in used.items()):
+        return None
     evaluation = Evaluation.read(folder)
     return evaluation if set(evaluation.cases) == set(run.test_cases) else None
+
+
+def _weights(run: Run, weights: Sequence[Sequence[Path]]) -> dict[str, str]:
+    """File in the run folder → digest of what is in it."""
+    return {path.relative_to(run.path).as_posix(): file_digest(path) for files in weights for path in files}
 
 
 def _made_of(run: Run, stage: Stage, weights: Sequence[Sequence[Path]]) -> str:

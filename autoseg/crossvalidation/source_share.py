@@ -18,19 +18,20 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from autoseg.crossvalidation.compared import compared, of_patients, patients
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
-from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.crossvalidation.halves import Half, halves
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights, read_metadata, save_weights
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
-from autoseg.transfer.share_choice import TRIED_SHARES, Scores, ShareChoice, choose_share, share_for_each, too_few
+from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few
 from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
@@ -152,7 +153,9 @@ class _Scoring:
         started = time.monotonic()
         evaluation = score(out)
         seconds = time.monotonic() - started
-        write_json(out / _SCORED, {"made_of": made_of, "seconds": seconds, "folds": self.folds})
+        ensemble = self.fold.stage.recipe.initialization.ensemble
+        about = {"made_of": made_of, "seconds": seconds, "folds": self.folds, "ensemble": ensemble}
+        write_json(out / _SCORED, about)
         return SourceScore(evaluation, seconds, False, title, (self.folds, all_folds))
 
 
@@ -160,6 +163,12 @@ def fewer_folds_scored(fold: Fold) -> int | None:
     """How many of the source's folds predicted a fold's validation cases, where time was too short for all."""
     scored = _read(_of_share(fold, SOURCE) / _SCORED).get("folds")
     return None if scored is None or scored >= len(fold.stage.recipe.initialization.ensemble) else int(scored)
+
+
+def another_source_scored(fold: Fold) -> bool:
+    """Whether a fold's scores are of a source that the plan named before."""
+    ensemble = fold.stage.recipe.initialization.ensemble
+    return bool(_read(_of_share(fold, SOURCE) / _SCORED).get("ensemble", ensemble) != ensemble)
 
 
 def _made_of(fold: Fold) -> str:
@@ -229,10 +238,13 @@ def write_blended(fold: Fold, share: float, path: Path) -> None:
     """
     tuned = load_weights(fold.checkpoint("tuned"))
     start = load_weights(_start(fold, share))
-    blended = {
-        name: tensor.lerp(start[name].to(tensor.dtype), share) if tensor.is_floating_point() else tensor
-        for name, tensor in tuned.items()
-    }
+    blended = {}
+    for name, tensor in tuned.items():
+        own = start[name].to(tensor.dtype)
+        if share >= SOURCE:
+            blended[name] = own  # counters of batch norm, too
+        else:
+            blended[name] = tensor.lerp(own, share) if tensor.is_floating_point() else tensor
     save_weights(path, blended, read_metadata(fold.checkpoint("tuned")))
 
 
@@ -247,8 +259,8 @@ class Settled:
     """What was chosen, and what stands in the table beside it.
 
     Attributes:
-        choice: by all cases.
-        differences: of the plain best to the source, a case each.
+        choice: by all patients.
+        differences: of the plain best to the source, a patient each.
     """
 
     choice: ShareChoice
@@ -261,7 +273,7 @@ class Settled:
             return f"{undecided}; the source as it is is kept until further folds are trained"
         mean = sum(self.differences) / len(self.differences)
         low, high = paired_interval(self.differences)
-        told = f"Dice {mean:+.4f} over {choice.cases} cases, 95 % interval {low:+.4f} to {high:+.4f}"
+        told = f"Dice {mean:+.4f} over {choice.cases} patients, 95 % interval {low:+.4f} to {high:+.4f}"
         if choice.does_nothing:
             return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
         if choice.share == SOURCE:
@@ -288,14 +300,14 @@ def settle(fold: Fold) -> Settled | None:
     known_shares = (*sorted(TRIED_SHARES), SOURCE, UNHARMONIZED)
     shares = [share for share in known_shares if all(share in of for _, of in tried)]
     parts = {share: [Evaluation.read(_of_share(one, share)) for one in scored] for share in shares}
-    scores: Scores = {
-        share: {case: part.case_mean(case) for part in found for case in part.cases} for share, found in parts.items()
-    }
-    groups = [part.cases for part in parts[SOURCE]]
-    of_case = share_for_each(scores, groups)
+    scores = of_patients(compared(parts, fold.stage.empty), fold.run.dataset)
+    patient_of = patients(fold.run.dataset)
+    groups = [list(dict.fromkeys(patient_of[case] for case in part.cases)) for part in parts[SOURCE]]
+    of_patient = share_for_each(scores, groups)
+    of_case = {case: of_patient[patient_of[case]] for part in parts[SOURCE] for case in part.cases}
     for number, one in enumerate(scored):
         _write_validation(one, {share: found[number] for share, found in parts.items()}, of_case)
-    everyone = [case for group in groups for case in group]
+    everyone = [patient for group in groups for patient in group]
     choice = choose_share(scores, everyone)
     for one in [*scored, *([] if fold in scored else [fold])]:
         if isinstance(one, Half):
@@ -312,13 +324,15 @@ def settle(fold: Fold) -> Settled | None:
                 "mean_dice": {f"{share:g}": value for share, value in choice.means.items()},
                 "difference": _number(choice.difference),
                 "standard_error": _number(choice.error),
-                "cases": everyone,
+                "cases": list(of_case),
+                "decided": choice.cases,
+                "source": fold.stage.recipe.initialization.ensemble,
             },
         )
-    known = [case for case in everyone if all(math.isfinite(of[case]) for of in scores.values())]
+    known = [patient for patient in everyone if all(math.isfinite(of[patient]) for of in scores.values())]
     nothing = max(shares)
     best = choice.best if choice.best != nothing else _best_tuned(choice)
-    return Settled(choice, [scores[best][case] - scores[nothing][case] for case in known])
+    return Settled(choice, [scores[best][patient] - scores[nothing][patient] for patient in known])
 
 
 def _best_tuned(choice: ShareChoice) -> float:

@@ -8,14 +8,21 @@ from typing import Any
 
 from rich.table import Table
 
-from autoseg.crossvalidation.folds import folds_of_plan
+from autoseg.crossvalidation.compared import compared
 from autoseg.crossvalidation.halves import chooses, halves
-from autoseg.crossvalidation.source_share import fewer_folds_scored, sources, tuned_alone, why_not_scored
+from autoseg.crossvalidation.source_share import (
+    another_source_scored,
+    fewer_folds_scored,
+    sources,
+    tuned_alone,
+    why_not_scored,
+)
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED, Run
+from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
 from autoseg.transfer.share_choice import too_few
 from autoseg.utils.files import read_json, write_json
 
@@ -29,7 +36,7 @@ class SourceRow:
 
     Attributes:
         name: in words.
-        cases: how many.
+        cases: how many, of those that have a Dice.
         dice: mean over cases of the mean over outputs.
         difference: mean of the paired differences to the source as it is; None for the source itself.
         low: end of its 95 % interval; None where there is none.
@@ -63,19 +70,23 @@ class SourceTable:
         # One that is being trained further has its old validation, and no scores of tuned weights.
         folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
         folds = [fold for fold in folds if not chooses(stage) or (tuned_alone(fold) / "summary.json").exists()]
+        folds = [fold for fold in folds if not another_source_scored(fold)]
         if not folds:
             return None
-        chosen = _dice([fold.validation for fold in folds])
         last = "chosen for each case by the others" if chooses(stage) else "tuned"
         names = [name for name in sources(folds[0]) if all(_is_scored(fold, name) for fold in folds)]
         if not initialization.ensemble or not names:
-            return cls([_row(last, chosen, None)], f"The source as it is can't be scored: {why_not_scored(stage)}.")
-        found = {name: _dice([sources(fold)[name] for fold in folds]) for name in names}
+            alone = compared({last: _read([fold.validation for fold in folds])}, stage.empty)
+            return cls(
+                [_row(last, alone[last], None)], f"The source as it is can't be scored: {why_not_scored(stage)}."
+            )
+        parts = {name: _read([sources(fold)[name] for fold in folds]) for name in names}
+        if chooses(stage):
+            parts["tuned"] = _read([tuned_alone(fold) for fold in folds])
+        parts[last] = _read([fold.validation for fold in folds])
+        found = compared(parts, stage.empty)
         source = found[names[0]]
         rows = [_row(name, dice, None if dice is source else source) for name, dice in found.items()]
-        if chooses(stage):
-            rows.append(_row("tuned", _dice([tuned_alone(fold) for fold in folds]), source))
-        rows.append(_row(last, chosen, source))
         note = _kept(run, stage)
         if stage.harmonizes_for_source and len(names) == 1:
             note += " The scans are not at hand: what the source makes of images as they are stands in no row."
@@ -116,14 +127,11 @@ class SourceTable:
 
 
 def _kept(run: Run, stage: Stage) -> str:
-    if not chooses(stage):
+    found = run.source_choice(stage)
+    if not found:
         return ""
-    path = run.path / stage.name / SOURCE_SHARE
-    if not path.exists():
-        return ""
-    found = read_json(path)
     share = float(found["share"])
-    why = too_few(len(found["cases"])) or "no tuning was better by more than one standard error"
+    why = too_few(found.get("decided", len(found["cases"]))) or "no tuning was better by more than one standard error"
     if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
         return f"Kept: the source as it is; {why}."
     if share == SOURCE:
@@ -136,22 +144,21 @@ def _is_scored(fold: Fold, source: str) -> bool:
     return folder is not None and (folder / "summary.json").exists()
 
 
-def _dice(folders: Sequence[Path]) -> dict[str, float]:
-    parts = [Evaluation.read(folder) for folder in folders]
-    return {case: part.case_mean(case) for part in parts for case in part.cases}
+def _read(folders: Sequence[Path]) -> list[Evaluation]:
+    return [Evaluation.read(folder) for folder in folders]
 
 
 def _row(name: str, dice: dict[str, float], source: dict[str, float] | None) -> SourceRow:
     known = [value for value in dice.values() if math.isfinite(value)]
     mean = sum(known) / len(known) if known else math.nan
     if source is None:
-        return SourceRow(name, len(dice), mean)
+        return SourceRow(name, len(known), mean)
     differences = [value - source[case] for case, value in dice.items() if math.isfinite(value - source[case])]
     if not differences:
-        return SourceRow(name, len(dice), mean)
+        return SourceRow(name, len(known), mean)
     low, high = paired_interval(differences)
     interval = (low, high) if math.isfinite(low) else (None, None)
-    return SourceRow(name, len(dice), mean, sum(differences) / len(differences), *interval)
+    return SourceRow(name, len(known), mean, sum(differences) / len(differences), *interval)
 
 
 def _told(row: SourceRow) -> str:

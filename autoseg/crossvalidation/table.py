@@ -1,8 +1,8 @@
 """The cross-validated table: the merged evaluations of all validated folds."""
 
 from autoseg.crossvalidation.fold_validation import no_evaluation
-from autoseg.crossvalidation.folds import folds_of_plan
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
@@ -21,11 +21,14 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
     trained, folds = run.folds(stage), folds_of_plan(run, stage)
     for fold in trained:
         if fold not in folds:
-            say(f"Fold {fold.number} of {stage.name} was trained under another plan and is left out of the table.")
+            say(
+                f"Fold {fold.number} of {stage.name} was trained under another plan or split and is left out of the "
+                "table."
+            )
     folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
     # Folds that were measured before the plan asked for the BraTS convention are counted by it, too.
     parts = [Evaluation.read(fold.validation).counting_absent(stage.empty) for fold in folds]
-    if not parts and trained and not any(fold.validation_cases for fold in trained):
+    if not parts and trained and not any(split["validation"] for split in run.splits):
         return no_evaluation(stage)
     if not parts:
         raise AutosegError(f"{run.path} has no validated fold of {stage.name} yet; train one first.")

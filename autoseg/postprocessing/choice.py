@@ -28,7 +28,7 @@ from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.overlap import counts, dices
 from autoseg.evaluation.protocol import WORKERS
 from autoseg.evaluation.summary import Evaluation, number
-from autoseg.networks.weights import is_of
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
@@ -288,9 +288,10 @@ def show_dice(value: float | None) -> str:
 def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     """The evaluations of the folds that are trained under this plan and validated."""
     found = {}
+    current = folds_of_plan(run, run.plan.stage(name))
     for fold in run.folds(name):
-        if not is_of(fold.stage, fold.weights):
-            say(f"Fold {fold.number} of {name} was trained under another plan and is left out.")
+        if fold not in current:
+            say(f"Fold {fold.number} of {name} was trained under another plan or split and is left out.")
         elif (fold.validation / "summary.json").exists():
             found[fold.number] = Evaluation.read(fold.validation)
     if not found:

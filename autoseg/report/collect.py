@@ -11,6 +11,7 @@ from autoseg.crossvalidation.holdout import read_test
 from autoseg.data.dataset import Case, load_case
 from autoseg.evaluation.cases import read_labels
 from autoseg.evaluation.summary import Evaluation
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
@@ -93,6 +94,11 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
         if folder.name.removeprefix("fold_").isdigit()
     }
     curves, notes = [], []
+    current = {fold.number for fold in folds_of_plan(run, stage)}
+    others = sorted(set(run.trained_folds(name)) - current)
+    if others:
+        notes.append(f"Fold {', '.join(map(str, others))} was trained under another plan or split, and is left out.")
+        folders = {number: folder for number, folder in folders.items() if number not in others}
     parts: dict[int, Evaluation] = {}
     for fold, folder in sorted(folders.items()):
         try:

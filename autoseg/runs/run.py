@@ -178,11 +178,16 @@ class Run:
         """The stage as it predicts: where its source is kept as it is, with images as that sees them."""
         return stage.as_source if self._kept_share(stage) == UNHARMONIZED else stage
 
+    def source_choice(self, stage: Stage) -> dict[str, Any]:
+        """What held-out cases chose of the plan's source; empty as long as they did not."""
+        path, initialization = self.path / stage.name / SOURCE_SHARE, stage.recipe.initialization
+        if initialization.keep != "auto" or not path.exists():
+            return {}
+        found: dict[str, Any] = read_json(path)
+        return found if found.get("source", initialization.ensemble) == initialization.ensemble else {}
+
     def _kept_share(self, stage: Stage) -> float:
-        path = self.path / stage.name / SOURCE_SHARE
-        if stage.recipe.initialization.keep != "auto" or not path.exists():
-            return 0.0
-        return float(read_json(path)["share"])
+        return float(self.source_choice(stage).get("share", 0.0))
 
     def usual_configuration(self) -> str:
         """The recommended configuration; if it is not trained, the first trained one with the plan's whole target."""

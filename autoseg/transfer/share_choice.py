@@ -19,7 +19,7 @@ TRIED_SHARES = (0.0, 0.5, 0.25, 0.75)
 #: Fewer held-out cases than these decide nothing (benchmarks/results/cohort_rows.md, the row ``sarcoma:4``).
 FEWEST = 3
 
-#: Share → case → score, the higher the better; NaN where it is undefined.
+#: Share → case (or patient) → score, the higher the better; NaN where it is undefined.
 Scores = Mapping[float, Mapping[str, float]]
 
 
@@ -34,7 +34,7 @@ class ShareChoice:
         means: mean score of each share over the cases.
         difference: mean difference of the best to the source as its own run predicts, over the cases.
         error: its standard error; NaN of fewer than two cases.
-        cases: number of cases that decided.
+        cases: number of cases (or patients) that decided.
     """
 
     share: float
@@ -55,9 +55,9 @@ def _nothing(shares: Collection[float]) -> float:
     return max(shares)
 
 
-def too_few(cases: int) -> str:
-    """That so many held-out cases decide nothing, as a part of a sentence; empty where they do."""
-    return f"{cases} validation case(s) can't tell whether tuning helps, {FEWEST} can" if cases < FEWEST else ""
+def too_few(patients: int) -> str:
+    """That so many held-out patients decide nothing, as a part of a sentence; empty where they do."""
+    return f"{patients} held-out patient(s) can't tell whether tuning helps, {FEWEST} can" if patients < FEWEST else ""
 
 
 def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:

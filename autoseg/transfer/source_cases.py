@@ -4,8 +4,8 @@ Replaying what a network has learned keeps it from forgetting (rehearsal; Robins
 rehearsal and pseudorehearsal").
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -34,9 +34,11 @@ class SourceCases(MixedIn):
 
     Attributes:
         path: of the dataset, in any layout.
+        cohort_values: label values of the cohort's own dataset; known once it is checked.
     """
 
     path: str | Path
+    cohort_values: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
     key: ClassVar[str] = "source_cases"
     kind: ClassVar[str] = "source cases"
     option: ClassVar[str] = "--source-data"
@@ -65,6 +67,7 @@ class SourceCases(MixedIn):
                 f"--source-data {self.path} has the scan of {found[1].id} of the dataset ({found[0].id} there), which "
                 "is held out when it is scored; give the source's own cases."
             )
+        self.cohort_values[:] = dataset.labels.values()
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with these cases in the recipe.
@@ -73,12 +76,12 @@ class SourceCases(MixedIn):
             UsageError: the plan starts from no model, or the dataset lacks a channel or an output.
         """
         stage = single_stage(self.option, plan)
-        described = self.described(plan)
-        why = f"{len(described.dataset.cases)} cases of {self.path}, so that what the source knew is not forgotten"
-        reasons = {"file": why, "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide"}
         target = plan.target
         if self.dataset.ignore_label is not None:
-            target = with_ignore(target, why="voxels that the source's cases leave open")
+            target = with_ignore(target, self.cohort_values, why="voxels that the source's cases leave open")
+        described = self.described(plan.model_copy(update={"target": target}))
+        why = f"{len(described.dataset.cases)} cases of {self.path}, so that what the source knew is not forgotten"
+        reasons = {"file": why, "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide"}
         return self.mixed_into(plan, stage, Mixed(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:
@@ -139,7 +142,7 @@ class SourceCases(MixedIn):
                 )
             values[value] = own[wanted]
         if self.dataset.ignore_label is not None:
-            values[self.dataset.ignore_label] = with_ignore(target, "").ignore or 0
+            values[self.dataset.ignore_label] = target.ignore or 0
         return values
 
 
@@ -170,11 +173,17 @@ def single_stage(option: str, plan: Plan) -> Stage:
     return stages[0]
 
 
-def with_ignore(target: Target, why: str) -> Target:
-    """A target with an ignore label: its own, or a value above all others."""
+def with_ignore(target: Target, cohort_values: Collection[int], why: str) -> Target:
+    """A target with an ignore label: its own, or a value above all others.
+
+    Args:
+        target: of the plan, which may leave out some labels of the dataset.
+        cohort_values: all label values of the dataset.
+        why: for the plan.
+    """
     if target.ignore is not None:
         return target
-    value = max(target.values) + 1
+    value = max(*target.values, *cohort_values, 0) + 1
     return target.model_copy(update={"ignore": value, "reasons": {**target.reasons, "ignore": why}})
 
 

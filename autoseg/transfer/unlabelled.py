@@ -24,10 +24,12 @@ class UnlabelledScans(MixedIn):
     Attributes:
         path: of the folder, laid out as for ``autoseg predict``.
         cohort: the dataset's own cases, which these must not be; known once it is checked.
+        cohort_values: its label values; likewise.
     """
 
     path: str | Path
     cohort: list[Case] = field(default_factory=list, init=False, compare=False, repr=False)
+    cohort_values: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
     key: ClassVar[str] = "unlabelled"
     kind: ClassVar[str] = "unlabelled scans"
     option: ClassVar[str] = "--unlabelled"
@@ -46,6 +48,7 @@ class UnlabelledScans(MixedIn):
         if not Path(self.path).exists():
             raise UsageError(f"--unlabelled {self.path} does not exist; give a folder of scans.")
         self.cohort[:] = [*dataset.cases, *dataset.labelled_test_cases]
+        self.cohort_values[:] = dataset.labels.values()
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with these scans in the recipe, and an ignore label for what the source is not sure of.
@@ -65,7 +68,8 @@ class UnlabelledScans(MixedIn):
             "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide",
             "confidence": f"{USUAL_CONFIDENCE:g}, an estimate: voxels below it are left out of the loss",
         }
-        target = with_ignore(plan.target, why="voxels of unlabelled scans that the source is not sure of")
+        why = "voxels of unlabelled scans that the source is not sure of"
+        target = with_ignore(plan.target, self.cohort_values, why)
         return self.mixed_into(plan, stage, PseudoLabelled(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:

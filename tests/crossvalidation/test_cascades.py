@@ -27,6 +27,8 @@ from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.report import write_report
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.training import training
+from autoseg.training.training import Budget
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
@@ -243,6 +245,34 @@ def test_restart(tmp_path: Path) -> None:
         train(run, folds=[0], length=Length(epochs=2))
     train(run, folds=[0], resume=False, length=Length(epochs=1))
     assert all(time != after[name] for name, time in changed(run).items())
+
+
+def test_restart_lets_folds_go_on_that_were_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an earlier stage their predictions are needed alone; one that was stopped half-way keeps its state."""
+    run = make_run(tmp_path, cascade())
+    real = fold_training.train_fold
+
+    def dies(fold: Fold, cases: Any, budget: Budget, *rest: Any) -> Any:
+        state = real(fold, cases, Budget(iterations=1) if fold.number == 1 else budget, *rest)
+        if fold.number == 1:
+            raise Stop
+        return state
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_training, "train_fold", dies)
+        with pytest.raises(Stop):
+            train(run, folds=[0], length=Length(epochs=2))
+    assert run.fold("low", 1).begun
+    resumed: list[str] = []
+    resume = training.resume_training
+
+    def noted(path: Path, *rest: Any) -> Any:
+        resumed.append(path.parent.name)
+        return resume(path, *rest)
+
+    monkeypatch.setattr(training, "resume_training", noted)
+    train(run, folds=[0], resume=False, length=Length(epochs=2))
+    assert resumed == ["fold_1"]
 
 
 def test_resume_needs_something_begun(tmp_path: Path) -> None:

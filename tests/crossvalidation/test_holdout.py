@@ -14,6 +14,7 @@ from autoseg.crossvalidation.jobs import train
 from autoseg.evaluation.folders import evaluate
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
+from autoseg.networks.weights import load_weights, read_metadata, save_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.evaluation import EvaluationRules
@@ -75,10 +76,18 @@ def test_it_is_scored_once_and_again_for_other_weights(run: Run, monkeypatch: py
     stage = run.plan.stage()
     assert score_test_cases(run, stage, CPU) is not None
     assert len(calls) == 1
+    assert read_test(run, stage) is not None
     train(run, folds=[1], compute=Compute("cpu"), seed=1, resume=False)
     assert len(calls) == 2
-    assert score_test_cases(run, stage, CPU, folds=[0]) is not None
+    # Scores of other weights are not shown as theirs.
+    assert read_test(run, stage) is not None
+    weights = run.fold(stage, 0).weights
+    save_weights(weights, {name: tensor + 1 for name, tensor in load_weights(weights).items()}, read_metadata(weights))
+    assert read_test(run, stage) is None
+    assert score_test_cases(run, stage, CPU) is not None
     assert len(calls) == 3
+    assert score_test_cases(run, stage, CPU, folds=[0]) is not None
+    assert len(calls) == 4
 
 
 def test_planning_holds_out(tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.table import cross_validated
 from autoseg.inference import chain
 from autoseg.inference.predictor import Predictor
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.preprocessing import Preprocessing
+from autoseg.postprocessing.choice import postprocess
 from autoseg.preprocessing.dataset import preprocess
+from autoseg.report.collect import collect
 from autoseg.runs.run import Run
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
@@ -92,6 +95,48 @@ def test_fold_by_fold(run: Run) -> None:
     assert sorted(both.cases) == ["case_0", "case_1", "case_2", "case_3"]
     assert [row for row in both.rows if row.case in first.cases] == list(first.rows)
     assert cross_validated(run, run.plan.stage("small")).rows == both.rows
+
+
+def test_folds_of_other_splits_are_left_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their held-out cases are others now, which they may have learned from."""
+    train(run, length=Length(epochs=1), compute=Compute("cpu"))
+    assert [fold.number for fold in folds_of_plan(run, run.plan.stage())] == [0, 1]
+    splits = [dict(split) for split in run.splits]
+    moved = splits[1]["validation"][0]
+    splits[1] = {"train": [*splits[1]["train"], moved], "validation": splits[1]["validation"][1:]}
+    write_json(run.path / "splits.json", splits)
+    run = Run.open(run.path)
+    assert [fold.number for fold in folds_of_plan(run, run.plan.stage())] == [0]
+    assert sorted(cross_validated(run, run.plan.stage()).cases) == run.split(0)["validation"]
+    assert "Fold 1 of small was trained under another plan or split and is left out" in capsys.readouterr().err
+    assert postprocess(run, "small", workers=1).cases == 2
+    results = collect(run, "small", 2)
+    assert results is not None
+    assert results.evaluation is not None
+    assert sorted(results.evaluation.cases) == run.split(0)["validation"]
+    # Trained again, it is there again.
+    both = train(run, folds=[1], length=Length(epochs=1), compute=Compute("cpu"), resume=False)
+    assert sorted(both.cases) == sorted([*run.split(0)["validation"], *run.split(1)["validation"]])
+
+
+def test_a_validation_is_of_the_weights_beside_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between new weights and their validation: the one of the weights before is gone."""
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    fold = run.fold("small", 0)
+    assert (fold.validation / "summary.json").exists()
+
+    def killed(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("autoseg.crossvalidation.fold_training.validate_fold", killed)
+        with pytest.raises(InterruptedError):
+            train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+    assert not (fold.validation / "summary.json").exists()
+    with pytest.raises(AutosegError, match="no validated fold"):
+        cross_validated(run, run.plan.stage())
+    train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+    assert (fold.validation / "summary.json").exists()
 
 
 def test_again_changes_nothing(run: Run) -> None:

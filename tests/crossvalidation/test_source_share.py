@@ -170,7 +170,7 @@ def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
     run_folds(run, [0])
     fold = run.fold(run.plan.stage(), 0)
     assert len(fold.validation_cases) == 2
-    told = "2 validation case(s) can't tell whether tuning helps, 3 can"
+    told = "2 held-out patient(s) can't tell whether tuning helps, 3 can"
     assert told in fold.log.read_text(encoding="utf-8")
     table = SourceTable.of(run, run.plan.stage())
     assert table is not None
@@ -395,6 +395,76 @@ def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (fold.folder / "source" / "scored.json").stat().st_mtime_ns != scored
 
 
+def test_a_command_that_is_refused_leaves_the_scores(source: Run, tmp_path: Path) -> None:
+    """Another seed can't go on from a training; given as before, there is nothing to do, and the choice stands."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    fold = run.fold(run.plan.stage(), 0)
+    before = SourceTable.of(run, run.plan.stage())
+    with pytest.raises(AutosegError, match="seed"):
+        train(run, None, [0], Length(epochs=3), Compute("cpu", 0), seed=1)
+    assert fold.checkpoint("tuned").exists()
+    assert (fold.folder / "shares" / "scored.json").exists()
+    history = fold.history.stat().st_mtime_ns
+    run_folds(run)
+    assert fold.history.stat().st_mtime_ns == history
+    assert SourceTable.of(run, run.plan.stage()) == before
+
+
+def test_fewer_folds_than_before(source: Run, tmp_path: Path) -> None:
+    """What is left of a fold that the splits no longer have is left out."""
+    run = tuned(source, tmp_path / "run", folds=4)
+    run_folds(run)
+    run = tuned(source, tmp_path / "run", folds=2)
+    evaluation = run_folds(run, resume=False)
+    assert len(run.splits) == 2
+    assert (run.path / run.plan.recommended / "fold_3").exists()
+    assert sorted(evaluation.cases) == sorted(case.id for case in run.dataset.cases)
+    table = SourceTable.of(run, run.plan.stage())
+    assert table is not None
+    assert [row.cases for row in table.rows] == [4, 4, 4]
+
+
+def test_what_was_chosen_of_another_source(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned again with another, a run neither predicts with the source it kept before nor shows its scores."""
+    choosing(monkeypatch, SOURCE)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    assert len(run.kept_source(run.plan.stage())) == 2
+    other = make_run(tmp_path / "other", make_plan())
+    train(other, None, [0, 1], Length(epochs=1), Compute("cpu", 0), seed=5)
+    request = Request(device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=(Source(other.path),))
+    run = plan_dataset(source.dataset, tmp_path / "run", request)
+    stage = run.plan.stage()
+    assert run.kept_source(stage) == []
+    assert SourceTable.of(run, stage) is None
+    run_folds(run, [0], resume=False)
+    table = SourceTable.of(run, stage)
+    assert table is not None
+    assert [row.cases for row in table.rows] == [2, 2, 2]
+
+
+def test_exams_of_one_patient_do_not_choose_for_each_other(source: Run, tmp_path: Path) -> None:
+    """Four exams of two patients are two that can't tell, and a fold's exams are one patient's."""
+    cases = [
+        case.model_copy(update={"group": f"patient {number % 2}"}) for number, case in enumerate(source.dataset.cases)
+    ]
+    dataset = source.dataset.model_copy(update={"cases": tuple(cases)})
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=(Source(source.path),)
+    )
+    run = plan_dataset(dataset, tmp_path / "run", request)
+    run_folds(run)
+    stage = run.plan.stage()
+    for fold in run.folds(stage):
+        assert len({run.dataset.case(name).group for name in fold.validation_cases}) == 1
+    assert "2 held-out patient(s) can't tell" in run.fold(stage, 1).log.read_text(encoding="utf-8")
+    table = SourceTable.of(run, stage)
+    assert table is not None
+    assert table.note.startswith("Kept: the source as it is; 2 held-out patient(s)")
+    assert table.rows[0].cases == 4
+
+
 def test_in_the_report(source: Run, tmp_path: Path) -> None:
     """The table, and the same cases by the source, the tuned network and what was chosen."""
     run = tuned(source, tmp_path / "run")
@@ -453,6 +523,10 @@ def test_harmonized_and_as_it_is(source: Run, tmp_path: Path, monkeypatch: pytes
     assert table is not None
     assert [row.name for row in table.rows][:3] == ["source as it is", "source as it is, harmonized", "tuned"]
     assert table.note.startswith("Kept: the source as it is;")
+    for fold in run.folds(stage):
+        # In the run's folds, too, are the source's weights.
+        own = load_weights(run.source_folder(stage) / f"{fold.number}.safetensors")
+        assert all(torch.equal(own[name], tensor) for name, tensor in load_weights(fold.weights).items())
     # Kept without harmonization: the run predicts what the source's own does, and is such a source itself.
     assert Predictor.load(run.path, device="cpu").predict(cohort.cases, tmp_path / "kept").failed == {}
     assert all(np.array_equal(image, expected[name]) for name, image in label_maps(tmp_path / "kept").items())

@@ -66,6 +66,21 @@ def test_what_the_source_is_sure_of() -> None:
     assert pseudo_label(scores, regions, 0.9).ravel().tolist() == [0, 1, 2, 3, 3]
 
 
+def test_the_ignore_label_is_none_of_the_cohorts(source: Run, tmp_path: Path) -> None:
+    """Where the plan segments some of the dataset's labels, the others are background, and not left out."""
+    only = make_run(tmp_path / "only", make_plan(target=LABELS.model_copy(update={"outputs": [LABELS.outputs[0]]})), 2)
+    train(only, None, [0], Length(epochs=1), Compute("cpu", 0))
+    carried = (Source(only.path), UnlabelledScans(scans_in(tmp_path / "scans")))
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=carried, regions=("outer",)
+    )
+    cohort = cohort_in(tmp_path / "cohort")
+    run = plan_dataset(cohort, tmp_path / "run", request)
+    assert sorted(value for output in run.plan.target.outputs for value in output.values) == [1]
+    assert sorted(cohort.labels.values()) == [1, 2]
+    assert run.plan.target.ignore == 3
+
+
 def test_labelled_by_the_source(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that reads labels off images gives 1 a probability of 0.58, 0 and 2 one of 0.72."""
     run = planned(source, tmp_path, scans_in(tmp_path / "scans"), "recipe.unlabelled.confidence=0.65")
