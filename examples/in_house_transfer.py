@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--test", type=Path)
     parser.add_argument("--max-time", default="30m")
-    parser.add_argument("--tuning", default="", help="all, layerwise, unfreeze, encoder or heads; the default if empty")
+    parser.add_argument("--tuning", default="", help="as autoseg plan --tuning; its default if empty")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     out, folds = options.out, 1 if options.test else None

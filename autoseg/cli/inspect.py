@@ -29,7 +29,8 @@ def command(
     dataset: Path = typer.Argument(..., help="Folder of the dataset, its autoseg.toml, or a CSV."),
     layout: str | None = typer.Option(
         None,
-        help="How it is laid out (manifest, nnunet, msd, bids, structures, brats, dicom); recognised where not given.",
+        help="How it is laid out (manifest, nnunet, msd, brats, bids, structures, dicom, proposed); recognised where "
+        "not given.",
     ),
     label: str | None = typer.Option(None, help=LABEL_HELP),
     challenge: str | None = typer.Option(None, help=CHALLENGE_HELP),

@@ -27,7 +27,7 @@ def command(
     planner: Annotated[
         str | None,
         typer.Option(
-            help="What decides how to train: an installed planner (docs/planning.md; a wrong name lists them). By "
+            help="What decides how to train: an installed planner (docs/systems.md; a wrong name lists them). By "
             "default one for a training from scratch, or with --source one for fine-tuning."
         ),
     ] = None,
