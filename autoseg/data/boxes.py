@@ -37,6 +37,22 @@ def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
     return tuple(slices)
 
 
+def volume_box(box: tuple[slice, ...], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box, with a second slice where it has one of several: what is cut out of a volume stays a volume.
+
+    An array of one slice, ``(1, y, x)``, is a picture, and is measured in its plane.
+
+    Args:
+        box: a part of the image, ``(z, y, x)``; an empty one stays empty.
+        shape: of the image, likewise.
+    """
+    first, *others = box
+    if first.stop - first.start != 1 or shape[0] == 1:
+        return box
+    start = min(first.start, shape[0] - 2)
+    return (slice(start, start + 2), *others)
+
+
 def cropping_box(inside: np.ndarray) -> Box:
     """The smallest box around the true voxels of a ``(z, y, x)`` array; the whole array where none is true."""
     z, y, x = bounding_box(inside) if inside.any() else (slice(0, size) for size in inside.shape)

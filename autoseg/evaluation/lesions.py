@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from autoseg.data.boxes import bounding_box
+from autoseg.data.boxes import bounding_box, volume_box
 from autoseg.evaluation.lesion_groups import (
     LESION_CONNECTIVITY,
     NEIGHBOURS,
@@ -126,7 +126,7 @@ def score_lesions(
 
     Args:
         prediction: bool ``(z, y, x)``.
-        reference: bool, of the same shape; what lies outside of both may be cut off.
+        reference: bool, of the same shape; what lies outside of both may be cut off, down to two slices of a volume.
         spacing: mm ``(z, y, x)``.
         rules: of the challenge.
         groups: numbered lesions of prediction and reference on the same grid, where other tissues join them
@@ -179,13 +179,13 @@ def _touching(
         if box is None:
             continue
         touching = [int(other) for one, other in pairs if one == number]
-        around_all = _union([box, *(boxes[other - 1] for other in touching)])
+        around_all = _union([box, *(boxes[other - 1] for other in touching)], reference.shape)
         mine = reference[around_all] & (near[around_all] == number)
         voxels = int(np.count_nonzero(mine))
         scores = None
         if touching:
             theirs = np.isin(predicted[around_all], touching)
-            cut = bounding_box(mine | theirs)
+            cut = volume_box(bounding_box(mine | theirs), mine.shape)
             distance = surface_distances(theirs[cut], mine[cut], spacing).hausdorff(95)
             scores = _dice(theirs, mine), distance
         if voxels:
@@ -197,20 +197,19 @@ def _joined(
     predicted: np.ndarray, real: np.ndarray, spacing: tuple[float, float, float], dilation: int
 ) -> tuple[list[_Lesion], int]:
     """The lesions of the reference, and how many predicted ones touch none; both numbered."""
-    predicted, real = (np.pad(lesions, dilation) for lesions in (predicted, real))
     boxes, other_boxes = ndimage.find_objects(real), ndimage.find_objects(predicted)
     used: set[int] = set()
     lesions = []
     for number, box in enumerate(boxes, start=1):
         if box is None:
             continue
-        room = tuple(slice(side.start - dilation, side.stop + dilation) for side in box)
+        room = tuple(slice(max(side.start - dilation, 0), side.stop + dilation) for side in box)
         near = real[room] == number
         if dilation:
             near = ndimage.binary_dilation(near, NEIGHBOURS, iterations=dilation)
         touching = [int(other) for other in np.unique(predicted[room][near]) if other]
         used.update(touching)
-        around_all = _union([box, *(other_boxes[other - 1] for other in touching)])
+        around_all = _union([box, *(other_boxes[other - 1] for other in touching)], real.shape)
         mine = real[around_all] == number
         scores = None
         if touching:
@@ -240,7 +239,7 @@ def _one_to_one(
         partner = partners.get(number)
         scores = None
         if partner is not None and dices[number, partner] >= _NO_PAIR:
-            box = _union([boxes[number], other_boxes[partner]])
+            box = _union([boxes[number], other_boxes[partner]], real.shape)
             mine, theirs = real[box] == number + 1, predicted[box] == partner + 1
             scores = float(dices[number, partner]), border_hausdorff_95(theirs, mine, spacing)
             pairs += 1
@@ -257,7 +256,6 @@ def _dice(mine: np.ndarray, theirs: np.ndarray) -> float:
     return 2 * int(np.count_nonzero(mine & theirs)) / (int(np.count_nonzero(mine)) + int(np.count_nonzero(theirs)))
 
 
-def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
-    return tuple(
-        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3)
-    )
+def _union(boxes: Sequence[tuple[slice, ...]], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    box = tuple(slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
+    return volume_box(box, shape)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoseg.data.boxes import bounding_box
+from autoseg.data.boxes import bounding_box, volume_box
 from autoseg.evaluation.lesions import GLIOMA_2023
 from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, Empty, EvaluationProtocol
@@ -50,7 +50,8 @@ def measure(
         spacing: mm ``(z, y, x)``.
         protocol: which metrics, and by which conventions.
         voxels: number of voxels that count, for the specificity; default: all of the array. Give it where the
-            arrays are cut out of a larger image.
+            arrays are cut out of a larger image; of a volume, cut two slices or more
+            (:func:`autoseg.data.boxes.volume_box`).
         lesions: numbered lesions of prediction and reference on the same grid, where the protocol's rules join them
             through other tissues (:meth:`autoseg.evaluation.lesions.LesionRules.grouped`).
 
@@ -71,7 +72,7 @@ def measure(
             f"a prediction of shape {prediction.shape} can't be compared with a reference of "
             f"{reference.shape}; bring both to one grid."
         )
-    box = bounding_box(prediction | reference)
+    box = volume_box(bounding_box(prediction | reference), prediction.shape)
     masks = MaskPair(
         prediction[box],
         reference[box],

@@ -37,7 +37,8 @@ class MaskPair:
     """A predicted mask and its reference, and what metrics are computed from, each when it is first used.
 
     Attributes:
-        prediction: bool ``(z, y, x)``, cut to the box of both masks; for a picture ``(1, y, x)``.
+        prediction: bool ``(z, y, x)``, cut to the box of both masks, a volume to two slices or more; for a picture
+            ``(1, y, x)``.
         reference: bool, of the same shape.
         spacing: mm ``(z, y, x)``.
         voxels: number of voxels of the whole image that count.

@@ -6,7 +6,8 @@ Cline 1987), so that a distance counts by how much surface has it, whatever the 
 conventions of DeepMind's ``surface-distance`` (Nikolov et al. 2021, doi:10.2196/26151), whose results these
 functions reproduce.
 
-A single slice, ``(1, y, x)``, is measured in its plane: contours weighted by length.
+A picture, ``(1, y, x)``, is measured in its plane: contours weighted by length. A mask in one slice of a volume has a
+surface, so what is cut out of a volume keeps two slices or more (:func:`autoseg.data.boxes.volume_box`).
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class SurfaceDistances:
         from_prediction: mm, a value for each piece of the prediction's surface, ascending; infinite where
             there is no reference.
         from_reference: mm, a value for each piece of the reference's surface, likewise.
-        prediction_areas: mm² (mm in a single slice), in the order of ``from_prediction``.
+        prediction_areas: mm² (mm in a picture), in the order of ``from_prediction``.
         reference_areas: likewise, in the order of ``from_reference``.
     """
 
@@ -61,7 +62,8 @@ def surface_distances(
     """Measure the surface of each mask against that of the other.
 
     Args:
-        prediction: bool ``(z, y, x)``; crop it first, the work grows with the size of the array.
+        prediction: bool ``(z, y, x)``, a picture where it has one slice; crop it first, the work grows with the size of
+            the array.
         reference: bool, of the same shape.
         spacing: mm ``(z, y, x)``.
     """
@@ -78,7 +80,7 @@ def border_hausdorff_95(prediction: np.ndarray, reference: np.ndarray, spacing: 
     A border voxel has a face in common with the background, or with the end of the array.
 
     Args:
-        prediction: bool ``(z, y, x)``, not empty; a single slice is measured in its plane.
+        prediction: bool ``(z, y, x)``, not empty; a picture, of one slice, is measured in its plane.
         reference: likewise, of the same shape.
         spacing: mm ``(z, y, x)``.
     """
@@ -109,7 +111,7 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _surface(mask: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Corners that carry surface: positions in mm ``(n, axes)`` and areas in mm² (mm in one slice)."""
+    """Corners that carry surface: positions in mm ``(n, axes)`` and areas in mm² (mm in a picture)."""
     flat = mask.shape[0] == 1
     if flat:
         mask = mask[0]

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autoseg.data.boxes import bounding_box, cropping_box, foreground, middle_of
+from autoseg.data.boxes import bounding_box, cropping_box, foreground, middle_of, volume_box
 
 
 def test_box_of_any_channel():
@@ -44,3 +44,12 @@ def test_the_box_is_the_smallest_that_holds_everything(inside):
 def test_the_middle_of_a_box():
     # 10 voxels from 2 to 12: 4 of them from 5 on. 5 voxels: 2 of them after the first. 3 voxels are no more than 7.
     assert middle_of((slice(2, 12), slice(0, 5), slice(4, 7)), (4, 2, 7)) == (slice(5, 9), slice(1, 3), slice(4, 7))
+
+
+def test_what_is_cut_out_of_a_volume_has_two_slices():
+    beside = slice(3, 5), slice(0, 1)
+    for first, expected in ((2, slice(2, 4)), (0, slice(0, 2)), (5, slice(4, 6))):
+        assert volume_box((slice(first, first + 1), *beside), (6, 9, 9)) == (expected, *beside)
+    # Several slices, none, and a picture stay as they are.
+    for box, slices in ((slice(2, 5), 6), (slice(0, 2), 2), (slice(0, 0), 6), (slice(0, 1), 1)):
+        assert volume_box((box, *beside), (slices, 9, 9)) == (box, *beside)

@@ -89,6 +89,30 @@ def test_the_distance_of_a_lesion_is_that_of_its_surfaces() -> None:
     assert score_lesions(prediction, reference, MM).hd95 == whole["hd95"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("rules", "volume", "picture"),
+    [
+        (GLIOMA_2023, 0.0, 3.0),
+        (LesionRules(dilation=0), 0.0, 3.0),
+        (LesionRules(matching="joined"), 0.0, 3.0),
+        (LesionRules(matching="joined", dilation=0), 0.0, 3.0),
+        (LesionRules(matching="one_to_one"), 1.0, 2.0),
+    ],
+)
+def test_a_lesion_in_one_slice_of_a_volume_has_a_surface(rules: LesionRules, volume: float, picture: float) -> None:
+    """A square with a hole, as in ``test_metrics.py``: in the first slice and inside, alone and beside another."""
+    whole, holed = (np.zeros(SHAPE, bool) for _ in range(2))
+    whole[3, 5:14, 5:14] = holed[3, 5:14, 5:14] = True
+    holed[3, 8:11, 8:11] = False
+    for cut, beside in ((0, cubes((4, 20, 30))), (3, cubes((8, 20, 30))), (3, cubes())):
+        found = score_lesions((holed | beside)[cut:], (whole | beside)[cut:], MM, rules)
+        lesions = 1 + beside.any()
+        assert found.found == lesions
+        assert found.hd95 == pytest.approx(volume / lesions)
+        assert found.dice == pytest.approx((2 * 72 / 153 + lesions - 1) / lesions)
+    assert score_lesions(holed[3:4], whole[3:4], MM, rules).hd95 == picture
+
+
 def test_what_is_cut_off_changes_nothing() -> None:
     reference = cubes((0, 0, 0), (0, 0, 12), side=4)
     prediction = cubes((0, 0, 1), (8, 8, 30), side=4)
@@ -111,7 +135,9 @@ def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     one = blobs(1)
     moved = np.roll(one, 1, axis=0)
     moved[blobs(2) > 2] = 3
-    return [(moved, one), (blobs(3), blobs(4)), (empty, one), (one, empty), (empty, empty), (one, one)]
+    thin = np.where(np.arange(22)[:, None, None] == 10, one, 0)
+    whole = [(moved, one), (blobs(3), blobs(4)), (empty, one), (one, empty), (empty, empty), (one, one)]
+    return [*whole, (np.roll(thin, 2, axis=1), thin)]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +182,7 @@ def limited(value: Any) -> float:
     return 373.0 if np.isinf(value) else value
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_gliomas_of_2026_as_the_package_has_them(by_package: Any, number: int) -> None:
     prediction, reference = pairs()[number]
     theirs = by_package("gli", prediction, reference)
@@ -172,7 +198,7 @@ def test_gliomas_of_2026_as_the_package_has_them(by_package: Any, number: int) -
         assert counts == [expected.get(key, 0) for key in ("tp", "fn", "fp")]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_metastases_of_2026_as_the_package_has_them(by_package: Any, tmp_path: Path, number: int) -> None:
     """Through the package's own table, with its thresholds."""
     import json
