@@ -138,11 +138,15 @@ def match(
 
 
 def dataset_structures(dataset: Dataset) -> list[Structure]:
-    """A dataset's labels, then its regions; a label that is a region by itself is listed as the region."""
+    """A dataset's labels, then its regions; a label with a region's name, or its values, is listed as the region."""
     dataset.refuse_question()
     regions = [Structure(name, tuple(values)) for name, values in dataset.regions.items()]
     alone = {region.values[0] for region in regions if len(region.values) == 1}
-    labels = [Structure(name, (value,)) for name, value in dataset.labels.items() if value not in alone]
+    labels = [
+        Structure(name, (value,))
+        for name, value in dataset.labels.items()
+        if value not in alone and name not in dataset.regions
+    ]
     return labels + regions
 
 

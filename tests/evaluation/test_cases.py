@@ -189,6 +189,25 @@ def test_a_dataset_gives_names_and_the_ignore_label(folders: tuple[Path, Path], 
     assert [s.values for s in dataset_structures(dataset)] == [(1,), (1, 2), (2,)]
 
 
+def test_a_label_with_the_name_of_a_region_is_measured_as_the_region(folders: tuple[Path, Path]) -> None:
+    """Else two rows had one name and the values of the region, which then counted twice in the mean."""
+    predictions, references = folders
+    dataset = Dataset(
+        name="cuboids",
+        root=references,
+        layout="manifest",
+        channels=("image",),
+        labels={"outer": 1, "inner": 2},
+        regions={"outer": (1, 2)},
+        cases=tuple(Case(id=case, channels={}, label=path) for case, path in label_maps(references).items()),
+    )
+    assert dataset_structures(dataset) == [INNER, Structure("outer", (1, 2))]
+    evaluation = evaluate(predictions, dataset)
+    assert evaluation.targets == ("inner", "outer")
+    alone = [evaluate(predictions, references, targets=[target]).mean("dice") for target in (INNER, WHOLE)]
+    assert evaluation.mean("dice") == pytest.approx(sum(alone) / 2)
+
+
 def test_a_picture_is_measured_in_its_plane(tmp_path: Path) -> None:
     square = np.zeros((20, 20), np.uint8)
     square[5:13, 5:13] = 1
