@@ -141,7 +141,10 @@ def slices_of_series(path: Path) -> int:
     series = "0020|000e"
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return 1  # whoever reads the file says what is wrong with it
     if not reader.HasMetaDataKey(series):
         return 1
     name = reader.GetMetaData(series).strip().rstrip("\0")

@@ -195,6 +195,14 @@ def test_what_lies_beside_scans_is_no_scan(tmp_path: Path) -> None:
     assert np.array_equal(read_image(exam / "1").array[0], VOXELS)
 
 
+def test_a_file_that_only_says_that_it_is_dicom_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "IM0001"
+    path.write_bytes(bytes(128) + b"DICM" + b"cut off")
+    for read in (read_geometry, read_image):
+        with pytest.raises(AutosegError, match=r"IM0001 can't be read as an image \(.+\); replace the file"):
+            read(path)
+
+
 def test_plain_series_need_no_further_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path / "plain", VOXELS)
     write_enhanced(tmp_path / "enhanced" / "a.dcm", VOXELS, range(7))
