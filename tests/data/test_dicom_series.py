@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from autoseg.data.checks import examine
 from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.data.image import UnusableImage, read_geometry, read_image
+from autoseg.data.layouts.layout import recognise_layout
 from autoseg.utils.errors import AutosegError
 from tests.dicom_series import OBLIQUE, PATIENT_ID, SmallSeries, pydicom, write_enhanced, write_rtstruct, write_series
 
@@ -193,6 +194,21 @@ def test_what_lies_beside_scans_is_no_scan(tmp_path: Path) -> None:
     (case,) = Dataset.open(tmp_path).unlabelled
     assert case.channels == {"t1c": ChannelFile(path=exam / "1")}
     assert np.array_equal(read_image(exam / "1").array[0], VOXELS)
+
+
+def test_pictures_beside_series_are_no_images(tmp_path: Path) -> None:
+    """A preview beside the slices, and those of a viewer; a volume of another format makes it a folder of images."""
+    series = tmp_path / "exam" / "1"
+    write_series(series, VOXELS)
+    for path in (tmp_path / "preview.png", series / "preview.png", tmp_path / "viewer" / "logo.jpg"):
+        path.parent.mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 7), np.uint8)), str(path))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.layout == "dicom"
+    assert [case.channels for case in dataset.unlabelled] == [{"t1c": ChannelFile(path=series)}]
+    assert np.array_equal(read_image(series).array[0], VOXELS)
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "scan.nii.gz"))
+    assert recognise_layout(tmp_path) != "dicom"
 
 
 def test_a_file_that_only_says_that_it_is_dicom_is_named(tmp_path: Path) -> None:

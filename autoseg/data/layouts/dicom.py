@@ -10,7 +10,7 @@ from autoseg.data.description import Case, ChannelFile, Description
 from autoseg.data.dicom import holds_dicom, is_dicom
 from autoseg.data.dicom_headers import DicomHeader
 from autoseg.data.dicom_series import scan_header
-from autoseg.data.file_names import is_image, plain_name
+from autoseg.data.file_names import image_ending, is_image, is_picture, plain_name
 from autoseg.data.formats.format import UnusableImage
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
@@ -38,8 +38,8 @@ class _SeriesFolder:
 
 
 def recognise(path: Path) -> bool:
-    """Whether a folder holds DICOM files, and no images of other formats."""
-    return path.is_dir() and holds_dicom(path) and not _has_images(path)
+    """Whether a folder holds DICOM files, and no images of other formats but pictures, as previews and a viewer's."""
+    return path.is_dir() and holds_dicom(path) and not _has_volumes(path)
 
 
 def read(path: Path) -> Description:
@@ -69,11 +69,12 @@ def read(path: Path) -> Description:
         )
 
 
-def _has_images(path: Path) -> bool:
+def _has_volumes(path: Path) -> bool:
     for folder, folders, names in os.walk(path):
         if len(Path(folder).relative_to(path).parts) >= _DEPTH:
             folders.clear()
-        if any(is_image(Path(name)) for name in names):
+        files = [Path(name) for name in names]
+        if any(is_image(file) and not is_picture(image_ending(file)) for file in files):
             return True
     return False
 
