@@ -244,6 +244,11 @@ class Predictor:
             due.append(case)
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
+        files = {path.name for path in results_in(out)}
+        files.update(path.name for to in places.values() for path in self._paths(to, writers))
+        # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
+        told = self._provenance({case.id: {} for case in due}, outcome, writers, scheme)
+        write_json(out / PREDICTIONS, {**told, "files": sorted(files)})
         details: dict[str, dict[str, object]] = {}
         with (
             ThreadPoolExecutor(1, "reader") as reader,
@@ -279,12 +284,8 @@ class Predictor:
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
-        told = self._provenance(details, outcome, writers)
-        if scheme is not None:
-            told["label_values"] = scheme.name
-            told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
-            told["structures"] = {s.name: list(s.values) for s in segments_of(self.target, scheme.values)}
-        write_json(out / PREDICTIONS, {**told, "files": self._files(outcome, out, writers)})
+        told = self._provenance(details, outcome, writers, scheme)
+        write_json(out / PREDICTIONS, {**told, "files": [name for name in sorted(files) if (out / name).is_file()]})
         return outcome
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
@@ -350,27 +351,18 @@ class Predictor:
         scans = {path.resolve() for case in cases for path in case.files}
         results: dict[Path, str] = {}
         for case in cases:
-            label = places[case.id].label
-            files = [writer.path(label, case.id, name) for writer in writers for name in writer.names(self.ensemble)]
+            files = self._paths(places[case.id], writers)
             # A scan may be the folder of a DICOM series.
             taken = next((path for path in files if scans & {path.resolve(), path.parent.resolve()}), None)
             if taken is not None:
-                raise UsageError(f"--out {label.parent}: the result would overwrite {taken}; choose another folder.")
+                raise UsageError(f"--out {taken.parent}: the result would overwrite {taken}; choose another folder.")
             for path in files:
                 if (other := results.setdefault(path, case.id)) != case.id:
                     raise UsageError(f"{path} would be a result of {other} and of {case.id}; rename one of them.")
 
-    def _files(self, outcome: Outcome, out: Path, writers: Sequence[ResultWriter]) -> list[str]:
-        """Names of all results in the folder, earlier ones, too: where scans lie beside, they are told apart."""
-        names = {path.name for path in results_in(out)}
-        for case, label in outcome.written.items():
-            names.update(
-                path.name
-                for writer in writers
-                for name in writer.names(self.ensemble)
-                if (path := writer.path(label, case, name)).exists()
-            )
-        return sorted(names)
+    def _paths(self, to: Destination, writers: Sequence[ResultWriter]) -> list[Path]:
+        """The files of a case's results."""
+        return [writer.path(to.label, to.case, name) for writer in writers for name in writer.names(self.ensemble)]
 
     def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome) -> None:
         try:
@@ -379,10 +371,14 @@ class Predictor:
             _record_failure(outcome, case, error)
 
     def _provenance(
-        self, details: dict[str, dict[str, object]], outcome: Outcome, writers: Sequence[ResultWriter]
+        self,
+        details: Mapping[str, Mapping[str, object]],
+        outcome: Outcome,
+        writers: Sequence[ResultWriter],
+        scheme: LabelScheme | None,
     ) -> dict[str, Any]:
         """What ``predictions.json`` holds."""
-        return {
+        told: dict[str, Any] = {
             "runs": [
                 {
                     "run": member.name,
@@ -399,6 +395,11 @@ class Predictor:
             "kept_from_before": [case for case in outcome.written if case not in details],
             "failed": outcome.failed,
         }
+        if scheme is not None:
+            told["label_values"] = scheme.name
+            told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
+            told["structures"] = {s.name: list(s.values) for s in segments_of(self.target, scheme.values)}
+        return told
 
 
 def _is_large(prepared: Prepared) -> bool:

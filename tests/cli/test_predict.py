@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from autoseg.cli.main import run as main
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.plans.plan import Plan
@@ -220,6 +222,35 @@ def test_the_same_command_again_where_results_lie_beside_the_scans(run: Run, tmp
         assert set(json.loads(out)["written"]) == {"p", "q"}
     names = {"p.nii.gz", "q.nii.gz", "p_0000.nii.gz", "q_0000.nii.gz", "predictions.json"}
     assert {path.name for path in scans.iterdir()} == names
+
+
+def test_a_killed_command_goes_on_where_results_lie_beside_the_scans(
+    run: Run, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had written is no scan the next time, though it never came to its end."""
+    scans = tmp_path / "scans"
+    for name in ("p", "q"):
+        write(scans / f"{name}_0000.nii.gz", picture_of(blob()))
+    score, scored = Predictor._score, []
+
+    def killed(*arguments: Any) -> Any:
+        scored.append(arguments)
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "_score", killed)
+        assert call(run.path, scans, "--out", scans, "--no-tta")[0] != 0
+    first = (scans / "p.nii.gz").read_bytes()
+    assert not (scans / "q.nii.gz").exists()
+    code, out, err = call(run.path, scans, "--out", scans, "--no-tta", "--no-overwrite", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["written"]) == {"p", "q"}
+    told = json.loads((scans / "predictions.json").read_text())
+    assert (told["kept_from_before"], list(told["cases"])) == (["p"], ["q"])
+    assert told["files"] == ["p.nii.gz", "q.nii.gz"]
+    assert (scans / "p.nii.gz").read_bytes() == first
 
 
 def test_a_name_that_leads_elsewhere(run: Run, scans: Path, tmp_path: Path, call) -> None:
