@@ -113,7 +113,7 @@ def command(
         assert source is not None
         if exams is not None:
             source, everything = exams.dataset, True
-        cases = cases_to_predict(source, plans[0], layout, everything, opened[0].dataset)
+        cases = cases_to_predict(source, plans, layout, everything, [run.dataset for run in opened])
         cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, ChannelFile
@@ -11,7 +12,7 @@ from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
 from autoseg.inference.like_training import cases_as_proposed
 from autoseg.inference.results.folder import PREDICTIONS, results_in
-from autoseg.plans.plan import Plan
+from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
@@ -28,10 +29,10 @@ _MOST_VALUES = 120
 _LISTED = 8
 
 
-def bare_images(folder: Path, plan: Plan) -> list[Case]:
+def bare_images(folder: Path, plans: Sequence[Plan]) -> list[Case]:
     """The cases of a folder of images.
 
-    One case an image where each holds all the plan's channels, else ``CASE_0000``, ``CASE_0001``, … in the plan's
+    One case an image where each holds all the plans' channels, else ``CASE_0000``, ``CASE_0001``, … in the plans'
     order, else those that a description can be proposed for, as case folders. Results of earlier predictions are left
     out.
 
@@ -43,39 +44,43 @@ def bare_images(folder: Path, plan: Plan) -> list[Case]:
     if results:
         say(f"{folder}: {len(results)} results of an earlier prediction ({PREDICTIONS}) left out.")
     if not files:
-        if not results and (cases := cases_as_proposed(folder, plan)):
+        if not results and (cases := cases_as_proposed(folder, plans)):
             return cases
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
     _refuse_label_maps(folder, files)
     numbers = {path: re.fullmatch(r"(.+)_(\d{4})", stem(path)) for path in files}
-    wanted = len(plan.channels)
+    names = channels_of_all(plans)
+    wanted = len(names)
     held = [components_of(path) for path in files] if wanted > 1 else [1]
     # An unreadable file is taken for one of its kind, so that it fails alone and by its name.
     if all(count in (None, wanted) for count in held) and wanted in held:
         # nnU-Net names a picture CASE_0000.png, too, though it holds all channels.
         first_only = all(match and match[2] == "0000" for match in numbers.values())
         if wanted == 1 and not first_only:
-            _refuse_several_channels(folder, numbers, plan)
+            _refuse_several_channels(folder, numbers, names[0])
         found: dict[str, Path] = {}
         for path, match in numbers.items():
             name = match[1] if match and first_only else stem(path)
             if name in found:
-                raise AutosegError(f"{folder} has two images of {name} ({found[name].name}, {path.name}); remove one.")
+                _refuse_twice(folder, name, found[name], path)
             found[name] = path
-        return [Case(id=name, channels=all_channels(path, plan)) for name, path in found.items()]
+        return [Case(id=name, channels=all_channels(path, names)) for name, path in found.items()]
     grouped: dict[str, dict[str, ChannelFile]] = {}
     others = []
     for path, match in numbers.items():
         if match and int(match[2]) < wanted:
-            grouped.setdefault(match[1], {})[plan.channel_names[int(match[2])]] = ChannelFile(path=path)
+            channels, name = grouped.setdefault(match[1], {}), names[int(match[2])]
+            if name in channels:
+                _refuse_twice(folder, f"{match[1]}, {name}", channels[name].path, path)
+            channels[name] = ChannelFile(path=path)
         else:
             others.append(path.name)
     if not grouped:
-        if cases := cases_as_proposed(folder, plan):
+        if cases := cases_as_proposed(folder, plans):
             return cases
         raise AutosegError(
             f"{folder} holds images but no dataset; for {wanted} channels name them CASE_0000, CASE_0001, … "
-            f"in the order {', '.join(plan.channel_names)}, or describe the folder with an autoseg.toml."
+            f"in the order {', '.join(names)}, or describe the folder with an autoseg.toml."
         )
     if others:
         say(f"{folder}: {', '.join(others)} left out; not named CASE_0000 to CASE_{wanted - 1:04d}.")
@@ -91,11 +96,11 @@ def components_of(path: Path) -> int | None:
     return colours_of(count) if is_picture(image_ending(path)) else count
 
 
-def all_channels(path: Path, plan: Plan) -> dict[str, ChannelFile]:
-    """Every channel of the plan, out of one file."""
-    if len(plan.channels) == 1:
-        return {plan.channel_names[0]: ChannelFile(path=path)}
-    return {name: ChannelFile(path=path, component=index) for index, name in enumerate(plan.channel_names)}
+def all_channels(path: Path, names: Sequence[str]) -> dict[str, ChannelFile]:
+    """Channels of these names, in their order, out of one file."""
+    if len(names) == 1:
+        return {names[0]: ChannelFile(path=path)}
+    return {name: ChannelFile(path=path, component=index) for index, name in enumerate(names)}
 
 
 def stem(path: Path) -> str:
@@ -121,7 +126,7 @@ def _is_label_map(path: Path) -> bool:
         return False
 
 
-def _refuse_several_channels(folder: Path, numbers: dict[Path, re.Match[str] | None], plan: Plan) -> None:
+def _refuse_several_channels(folder: Path, numbers: dict[Path, re.Match[str] | None], channel: str) -> None:
     """Several cases with the same numbers from 0000 on are cases of several channels, not that many cases."""
     by_case: dict[str, set[str]] = {}
     for match in numbers.values():
@@ -133,8 +138,12 @@ def _refuse_several_channels(folder: Path, numbers: dict[Path, re.Match[str] | N
         shown = [path for path, match in numbers.items() if match and match[1] in several]
         raise AutosegError(
             f"{folder} holds {len(several)} cases of {count} channels ({_listed(shown)}), and the model has one, "
-            f"{plan.channel_names[0]}; put the files of that channel alone into a folder."
+            f"{channel}; put the files of that channel alone into a folder."
         )
+
+
+def _refuse_twice(folder: Path, what: str, one: Path, other: Path) -> NoReturn:
+    raise AutosegError(f"{folder} has two images of {what} ({one.name}, {other.name}); remove one.")
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -1,5 +1,6 @@
 """What to predict: a dataset in any layout, a folder of images, or single files."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
 from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
-from autoseg.data.names import SEQUENCES, channel_key, pair
+from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
 from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.inference.results.folder import results_in
-from autoseg.plans.plan import Plan
+from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
@@ -21,10 +22,10 @@ from autoseg.utils.progress import say
 
 def cases_to_predict(
     path: str | Path,
-    plan: Plan,
+    plan: Plan | Sequence[Plan],
     layout: str | None = None,
     everything: bool = False,
-    like: Dataset | None = None,
+    like: Dataset | Sequence[Dataset] | None = None,
 ) -> list[Case]:
     """The cases in a folder.
 
@@ -34,10 +35,10 @@ def cases_to_predict(
 
     Args:
         path: dataset, or folder of images or of DICOM series, or one image file.
-        plan: says which channels.
+        plan: says which channels; of several runs, the plans of all.
         layout: of the dataset, to skip the recognition.
         everything: labelled cases too.
-        like: dataset that the run was trained on: a folder that nothing describes may be laid out as it is.
+        like: what the run or runs were trained on: a folder that nothing describes may be laid out as it is.
 
     Raises:
         AutosegError: nothing there that can be predicted.
@@ -45,23 +46,26 @@ def cases_to_predict(
     path = Path(path)
     if not path.exists():
         raise AutosegError(f"{path} does not exist.")
+    plans = [plan] if isinstance(plan, Plan) else list(plan)
+    datasets = [] if like is None else [like] if isinstance(like, Dataset) else list(like)
     if layout is None and path.is_file() and (is_image(path) or is_dicom(path)):
         refuse_part(path)
-        if components_of(path) != len(plan.channels):
-            return [single_case({plan.channel_names[0]: path}, [plan.stage()])]
-        return [Case(id=stem(path), channels=all_channels(path, plan))]
+        names = channels_of_all(plans)
+        if components_of(path) != len(names):
+            return [_case_of_one_channel(path, plans)]
+        return [Case(id=stem(path), channels=all_channels(path, names))]
     kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
     if kind is None and (several := datasets_below(path)):
         raise AutosegError(f"{path} holds several datasets; give one of them: {', '.join(several)}.")
     if kind in (None, PROPOSED):
         # Results beside the scans look like their label maps.
-        proposed = cases_as_proposed(path, plan) if kind == PROPOSED and not results_in(path) else []
-        return cases_like(path, plan, like) or proposed or bare_images(path, plan)
+        proposed = cases_as_proposed(path, plans) if kind == PROPOSED and not results_in(path) else []
+        return cases_like(path, plans, datasets) or proposed or bare_images(path, plans)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     if dataset.layout == DICOM:
-        cases = [_only_series(case, plan) for case in cases]
-    return by_other_names(cases, dataset.channels, plan)
+        cases = [_only_series(case, plans) for case in cases]
+    return by_other_names(cases, dataset.channels, plans)
 
 
 def single_case(
@@ -104,9 +108,35 @@ def single_case(
     return Case(id=name or stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
 
 
-def _only_series(case: Case, plan: Plan) -> Case:
+def _case_of_one_channel(path: Path, plans: Sequence[Plan]) -> Case:
+    """The case of one image, which is the channel that the plans can't do without, or the one that its name tells."""
+    stages = [plan.stage() for plan in plans]
+    names = channels_of_all(plans)
+    needed = [stage.channel_names[0] for stage in stages if not stage.takes_missing_channels]
+    if needed or len(names) == 1:
+        return single_case({(needed or names)[0]: path}, stages)
+    told = _channels_told(path, names)
+    if len(told) != 1:
+        raise UsageError(
+            f"{path}: its name does not tell which channel of the plan it is ({', '.join(names)}); give it with "
+            "--channel NAME=PATH."
+        )
+    say(f"{path.name} is taken for {told[0]}.")
+    return single_case({told[0]: path}, stages)
+
+
+def _channels_told(path: Path, names: Sequence[str]) -> list[str]:
+    """The channels that a file's name speaks of: by nnU-Net's number, and by the sequence."""
+    number = re.fullmatch(r".+_(\d{4})", stem(path))
+    by_number = [names[int(number[1])]] if number and int(number[1]) < len(names) else []
+    sequence = sequence_in(stem(path))
+    return list(dict.fromkeys([*by_number, *(name for name in names if channel_key(name) == sequence)]))
+
+
+def _only_series(case: Case, plans: Sequence[Plan]) -> Case:
     """An exam of one series of no known sequence, for a plan of one channel: the channel is that."""
-    (wanted,) = plan.channel_names if len(plan.channels) == 1 else ("",)
+    alone = {plan.channel_names[0] for plan in plans if len(plan.channels) == 1}
+    (wanted,) = alone if len(alone) == 1 else ("",)
     if not wanted or len(case.channels) != 1:
         return case
     ((name, file),) = case.channels.items()
@@ -116,9 +146,18 @@ def _only_series(case: Case, plan: Plan) -> Case:
     return case.model_copy(update={"channels": {wanted: file}})
 
 
-def by_other_names(cases: list[Case], channels: Sequence[str], plan: Plan) -> list[Case]:
-    """Let a sequence that the dataset calls otherwise (``T1ce``) be found under the plan's name (``t1c``), too."""
-    others = {name: other for name, other in pair(plan.channel_names, channels, channel_key).items() if name != other}
+def by_other_names(cases: list[Case], channels: Sequence[str], plans: Sequence[Plan]) -> list[Case]:
+    """Let a sequence that the dataset calls otherwise (``T1ce``) be found under the plan's name (``t1c``), too.
+
+    Args:
+        cases: of the dataset.
+        channels: of the dataset.
+        plans: that the cases are for.
+    """
+    found: dict[str, str] = {}
+    for plan in plans:
+        found |= pair(plan.channel_names, channels, channel_key)
+    others = {name: other for name, other in found.items() if name != other}
     if not others:
         return cases
     say(f"{', '.join(f'{other} is taken for {name}' for name, other in others.items())}.")

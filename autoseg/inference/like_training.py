@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,35 +13,35 @@ from autoseg.data.file_names import images_in
 from autoseg.data.layouts.manifest import ChannelEntry, LabelEntry, Manifest, MaskEntry, parse, read_described
 from autoseg.data.layouts.propose import propose
 from autoseg.data.names import channel_key, pair
-from autoseg.plans.plan import Plan
+from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
 
-def cases_like(path: Path, plan: Plan, dataset: Dataset | None) -> list[Case]:
-    """The cases of a folder whose files are named as those of a dataset.
+def cases_like(path: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]) -> list[Case]:
+    """The cases of a folder whose files are named as those of the training data.
 
     Args:
         path: the folder.
-        plan: says which channels a case has to have.
-        dataset: that the run was trained on.
+        plans: say which channels a case has to have.
+        datasets: that the runs were trained on.
 
     Returns:
         None of them where the folder is not laid out so.
     """
-    manifest = None if dataset is None else manifest_of(dataset, plan)
-    cases = [] if manifest is None else _with_all_channels(_read(path, manifest), plan)
+    manifest = manifest_of(datasets, plans)
+    cases = [] if manifest is None else _with_all_channels(_read(path, manifest), plans)
     if cases:
         say(f"{path}: nothing describes it; its files are named as those of the training data.")
     return cases
 
 
-def cases_as_proposed(path: Path, plan: Plan) -> list[Case]:
+def cases_as_proposed(path: Path, plans: Sequence[Plan]) -> list[Case]:
     """The cases of a folder by the description that ``autoseg inspect`` proposes; none where that does not fit.
 
     Args:
         path: the folder.
-        plan: says which channels a case has to have.
+        plans: say which channels a case has to have.
     """
     try:
         proposed = parse(propose(path), path)
@@ -49,26 +50,53 @@ def cases_as_proposed(path: Path, plan: Plan) -> list[Case]:
     description = _read(path, proposed)
     if description is not None and description.cases and description.unlabelled and images_in(path):
         return []  # label maps beside some scans only are no dataset, but something left over
-    cases = _with_all_channels(description, plan)
+    cases = _with_all_channels(description, plans)
     if cases:
         found = ", ".join(sorted({pattern for role, pattern in proposed.patterns().items() if "channel:" in role}))
         say(f"{path}: nothing describes it; scans are taken to be {found}.")
     return cases
 
 
-def manifest_of(dataset: Dataset, plan: Plan) -> Manifest | None:
-    """A description of where files lie below the folder of a dataset, by the paths of its cases.
+def manifest_of(datasets: Sequence[Dataset], plans: Sequence[Plan]) -> Manifest | None:
+    """A description of where files lie below the folders of datasets, by the paths of their cases.
+
+    Of a channel that several datasets have, the first one's files.
 
     Returns:
-        None where the names of the cases are no part of the paths of each channel; and for one channel whose files lie
-        in the dataset's folder itself, as any folder of images has them.
+        None where the names of the cases are no part of the paths of each channel of a plan; and for one channel whose
+        files lie in the dataset's folder itself, as any folder of images has them.
     """
+    names = channels_of_all(plans)
+    patterns: dict[str, str] = {}
+    components: dict[str, int | None] = {}
+    for dataset in reversed(datasets):
+        found, parts = _patterns_of(dataset, names)
+        patterns |= found
+        components |= parts
+    channels = {name: patterns[f"channel:{name}"] for name in names if f"channel:{name}" in patterns}
+    if not any(channels.keys() >= set(plan.channel_names) for plan in plans):
+        return None
+    if len(channels) == 1 and "/" not in next(iter(channels.values())):
+        return None
+    label, mask = patterns.get("label"), patterns.get("mask")
+    try:
+        return Manifest(
+            channels={name: ChannelEntry(file=file, component=components[name]) for name, file in channels.items()},
+            label=None if label is None else LabelEntry(file=label, values=datasets[0].labels),
+            mask=None if mask is None else MaskEntry(file=mask),
+        )
+    except ValidationError:
+        return None
+
+
+def _patterns_of(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, str], dict[str, int | None]]:
+    """The pattern of a dataset's files by role, and the component of each channel."""
     root = dataset.root if not dataset.root.suffix else dataset.root.parent
     roles: dict[str, Counter[str]] = {}
     components: dict[str, int | None] = {}
     for case in dataset.cases:
         whole_id = re.compile(rf"(?<![A-Za-z0-9]){re.escape(case.id)}(?![A-Za-z0-9])")
-        files = {f"channel:{name}": file.path for name, file in case.channels.items() if name in plan.channel_names}
+        files = {f"channel:{name}": file.path for name, file in case.channels.items() if name in names}
         components |= {name: file.component for name, file in case.channels.items()}
         files |= {
             role: found for role, found in (("label", case.label), ("mask", case.mask)) if isinstance(found, Path)
@@ -77,19 +105,7 @@ def manifest_of(dataset: Dataset, plan: Plan) -> Manifest | None:
             pattern = whole_id.sub("{id}", file.relative_to(root).as_posix()) if file.is_relative_to(root) else ""
             if "{id}" in pattern:
                 roles.setdefault(role, Counter())[pattern] += 1
-    patterns = {role: counts.most_common(1)[0][0] for role, counts in roles.items()}
-    channels = {name: patterns[f"channel:{name}"] for name in plan.channel_names if f"channel:{name}" in patterns}
-    if len(channels) < len(plan.channels) or (len(channels) == 1 and "/" not in next(iter(channels.values()))):
-        return None
-    label, mask = patterns.get("label"), patterns.get("mask")
-    try:
-        return Manifest(
-            channels={name: ChannelEntry(file=file, component=components[name]) for name, file in channels.items()},
-            label=None if label is None else LabelEntry(file=label, values=dataset.labels),
-            mask=None if mask is None else MaskEntry(file=mask),
-        )
-    except ValidationError:
-        return None
+    return {role: counts.most_common(1)[0][0] for role, counts in roles.items()}, components
 
 
 def _read(path: Path, manifest: Manifest) -> Description | None:
@@ -99,19 +115,24 @@ def _read(path: Path, manifest: Manifest) -> Description | None:
         return None
 
 
-def _with_all_channels(description: Description | None, plan: Plan) -> list[Case]:
-    """Cases with the plan's names of channels; none where no case has all of them."""
+def _with_all_channels(description: Description | None, plans: Sequence[Plan]) -> list[Case]:
+    """Cases with the plans' names of channels; none where no case has all of one plan."""
     if description is None:
         return []
-    others = pair(plan.channel_names, description.channels, channel_key)
-    if len(others) < len(plan.channel_names) and not (len(plan.channels) == len(description.channels) == 1):
-        return []
-    names = others or {plan.channel_names[0]: description.channels[0]}
+    names = channels_of_all(plans)
+    others: dict[str, str] = {}
+    for plan in plans:
+        others |= pair(plan.channel_names, description.channels, channel_key)
+    if not any(others.keys() >= set(plan.channel_names) for plan in plans):
+        if not len(names) == len(description.channels) == 1:
+            return []
+        others = {names[0]: description.channels[0]}
     cases = [
         case.model_copy(
-            update={"channels": {n: case.channels[other] for n, other in names.items() if other in case.channels}}
+            update={"channels": {n: case.channels[other] for n, other in others.items() if other in case.channels}}
         )
         for case in (*description.cases, *description.unlabelled)
     ]
     cases = [case for case in cases if case.channels]
-    return cases if any(len(case.channels) == len(plan.channels) for case in cases) else []
+    whole = any(case.channels.keys() >= set(plan.channel_names) for case in cases for plan in plans)
+    return cases if whole else []

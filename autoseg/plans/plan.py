@@ -6,6 +6,7 @@ A planner writes it; preprocessing, training and inference execute it and decide
 Axes: all per-axis values are in array order ``(z, y, x)`` *after* ``Preprocessing.transpose``; spacing is in mm.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -197,3 +198,8 @@ class Plan(Reasoned):
         while (previous := self.configurations[chain[0]].previous) is not None:
             chain.insert(0, previous.configuration)
         return chain
+
+
+def channels_of_all(plans: Iterable[Plan]) -> list[str]:
+    """Names of the channels that any of several plans has, in order, those of the first plan first."""
+    return list(dict.fromkeys(name for plan in plans for name in plan.channel_names))

@@ -95,6 +95,16 @@ def test_single_scan_by_runs_of_other_channels(run: Run, scans: Path, tmp_path: 
     assert (tmp_path / "out" / "me.nii.gz").exists()
 
 
+def test_a_folder_by_runs_of_other_channels(tmp_path: Path, call) -> None:
+    runs = [trained(tmp_path / name, channels=("t1", name)).path for name in ("t2", "flair")]
+    for name in "ab":
+        for number in range(3):
+            write(tmp_path / "numbered" / f"{name}_000{number}.nii.gz", picture_of(blob()))
+    code, out, err = call(*runs, tmp_path / "numbered", "--out", tmp_path / "out", "--no-tta", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)["written"]) == {"a", "b"}
+
+
 def test_results_by_name(run: Run, scans: Path, tmp_path: Path, call) -> None:
     code, _, err = call(run.path, scans, "--out", tmp_path / "out", "--no-tta", "--results", "probabilities")
     assert code == 0, err

@@ -329,3 +329,75 @@ def test_a_folder_above_several_datasets(tmp_path: Path) -> None:
         write(tmp_path / "brats" / f"BraTS2021_0000{name[-1]}" / f"BraTS2021_0000{name[-1]}_t1.nii.gz", VOLUME)
     with pytest.raises(AutosegError, match=r"several datasets; give one of them: bids \(bids\), brats \(brats\)"):
         cases_to_predict(tmp_path, ONE)
+
+
+def test_runs_of_other_channels_find_their_own(tmp_path: Path) -> None:
+    """The channels of all runs, each once and in their order: in numbered images, datasets and folders of cases."""
+    runs = [TWO, make_plan(channels=("t1", "flair"))]
+    numbered = folder(tmp_path / "numbered", *(f"p_000{number}.nii.gz" for number in range(3)))
+    assert found(numbered, runs)["p"] == {
+        "t1": ("p_0000.nii.gz", None),
+        "t2": ("p_0001.nii.gz", None),
+        "flair": ("p_0002.nii.gz", None),
+    }
+    files = {"t1": ("T1.nii.gz", None), "t2": ("T2.nii.gz", None), "flair": ("FLAIR.nii.gz", None)}
+    for layout in ("described", "proposed"):
+        scans = folder(tmp_path / layout, *(f"{case}/{name}" for case in "pq" for name, _ in files.values()))
+        if layout == "described":
+            (scans / "autoseg.toml").write_text(
+                '[channels]\nT1w = "T1.nii.gz"\nT2w = "T2.nii.gz"\nt2f = "FLAIR.nii.gz"\n'
+            )
+        assert {name: found(scans, runs)["q"][name] for name in files} == files
+    volumes = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)] * 3)
+    sitk.WriteImage(volumes, str(tmp_path / "4d.nii.gz"))
+    parts = {"t1": ("4d.nii.gz", 0), "t2": ("4d.nii.gz", 1), "flair": ("4d.nii.gz", 2)}
+    assert found(tmp_path / "4d.nii.gz", runs) == {"4d": parts}
+
+
+def test_a_folder_laid_out_like_the_training_data_of_several_runs(tmp_path: Path) -> None:
+    """Each run saw its own channels, under names that no word tells; a case may lack those of one run."""
+    datasets = []
+    for name in ("one", "two"):
+        scans = folder(tmp_path / f"training_{name}", *(f"{case}/{case}-{name}.nii.gz" for case in "abc"))
+        (scans / "autoseg.toml").write_text(
+            f'[channels]\n{name} = "{{id}}/{{id}}-{name}.nii.gz"\n[label]\nfile = "masks/{{id}}.nii.gz"\n'
+            "values = { x = 1 }\n"
+        )
+        for case in "abc":
+            write(scans / "masks" / f"{case}.nii.gz", LABEL)
+        datasets.append(Dataset.open(scans))
+    new = folder(tmp_path / "new", "p/p-one.nii.gz", "p/p-two.nii.gz", "q/q-one.nii.gz")
+    runs = [make_plan(channels=("one",)), make_plan(channels=("two",))]
+    assert found(new, runs, like=datasets) == {
+        "p": {"one": ("p-one.nii.gz", None), "two": ("p-two.nii.gz", None)},
+        "q": {"one": ("q-one.nii.gz", None)},
+    }
+
+
+def test_one_image_for_a_run_that_takes_missing_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the channel that its name tells, by nnU-Net's number or by the sequence; never just the first one."""
+    lenient = make_plan(channels=("t1", "t1c", "FLAIR"), allow_missing_channels=True)
+    for name, channel in (
+        ("p_flair", "FLAIR"),
+        ("p_T1_Gd", "t1c"),
+        ("p_0002", "FLAIR"),
+        ("p_flair_0002", "FLAIR"),
+    ):
+        path = write(tmp_path / f"{name}.nii.gz", VOLUME)
+        assert found(path, lenient) == {name: {channel: (path.name, None)}}
+        assert f"{path.name} is taken for {channel}." in capsys.readouterr().err
+    # Nothing told, another sequence, two channels told.
+    for name in ("p", "p_T2", "p_0003", "p_flair_0000"):
+        path = write(tmp_path / f"{name}.nii.gz", VOLUME)
+        with pytest.raises(
+            UsageError, match=rf"{name}\.nii\.gz: its name does not tell .*t1, t1c, FLAIR.*--channel NAME="
+        ):
+            cases_to_predict(path, lenient)
+    needing_one = make_plan(channels=("FLAIR",))
+    assert found(tmp_path / "p.nii.gz", [lenient, needing_one]) == {"p": {"FLAIR": ("p.nii.gz", None)}}
+
+
+def test_two_images_of_one_numbered_channel(tmp_path: Path) -> None:
+    folder(tmp_path, "a_0000.mha", "a_0000.nii.gz", "a_0001.nii.gz")
+    with pytest.raises(AutosegError, match=r"two images of a, t1 \(a_0000\.mha, a_0000\.nii\.gz\); remove one"):
+        cases_to_predict(tmp_path, TWO)
