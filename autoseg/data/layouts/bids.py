@@ -100,7 +100,9 @@ def read(path: Path, label: str | None = None) -> Description:
                 masks.setdefault(case, file.path)
             else:
                 labels[case].setdefault(_plain(text), file.path)
-    names = _on_one_grid(dict(scans), [channels[image.path] for image in images], drawn_on)
+    named = [channels[image.path] for image in images]
+    # Where nothing was drawn, each scan may lie on a grid of its own: whoever reads them takes the channels it knows.
+    names = _on_one_grid(dict(scans), named, drawn_on) if labels else sorted(set(named))
     label_sources, values, regions = _meaning(labels, label)
     cases_found = [
         Case(

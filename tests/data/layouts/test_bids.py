@@ -76,6 +76,22 @@ def test_a_channel_on_another_grid_is_left_out_and_said(folder, capsys):
     assert "T1w: left out" in capsys.readouterr().err
 
 
+def test_without_label_maps_no_channel_is_left_out(tmp_path, capsys):
+    """Scans as they come: each on its own grid, and one subject with T2w only."""
+    for name, kinds in (("sub-1", {"T1w": (4, 6, 6), "T2w": (3, 3, 3)}), ("sub-2", {"T2w": (3, 3, 3)})):
+        for kind, shape in kinds.items():
+            image = RNG.normal(size=shape).astype(np.float32)
+            write(tmp_path / name / "anat" / f"{name}_{kind}.nii.gz", image)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("T1w", "T2w")
+    found = {case.id: {name: file.path.name for name, file in case.channels.items()} for case in dataset.unlabelled}
+    assert found == {
+        "sub-1": {"T1w": "sub-1_T1w.nii.gz", "T2w": "sub-1_T2w.nii.gz"},
+        "sub-2": {"T2w": "sub-2_T2w.nii.gz"},
+    }
+    assert "left out" not in capsys.readouterr().err
+
+
 @pytest.mark.data
 def test_spinal_cord(real_data):
     dataset = Dataset.open(real_data("spinal_cord"))
