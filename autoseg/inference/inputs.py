@@ -8,6 +8,7 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
 from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
+from autoseg.data.layouts.bids import names_of_channel
 from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
@@ -38,7 +39,8 @@ def cases_to_predict(
         plan: says which channels; of several runs, the plans of all.
         layout: of the dataset, to skip the recognition.
         everything: labelled cases too.
-        like: what the run or runs were trained on: a folder that nothing describes may be laid out as it is.
+        like: what the run or runs were trained on: a folder that nothing describes may be laid out as it is, and where
+            BIDS calls a channel otherwise beside other scans, its files tell which one is meant.
 
     Raises:
         AutosegError: nothing there that can be predicted.
@@ -65,7 +67,7 @@ def cases_to_predict(
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     if dataset.layout == DICOM:
         cases = [_only_series(case, plans) for case in cases]
-    return by_other_names(cases, dataset.channels, plans)
+    return by_other_names(cases, dataset.channels, plans, datasets)
 
 
 def single_case(
@@ -129,8 +131,9 @@ def _channels_told(path: Path, names: Sequence[str]) -> list[str]:
     """The channels that a file's name speaks of: by nnU-Net's number, and by the sequence."""
     number = re.fullmatch(r".+_(\d{4})", stem(path))
     by_number = [names[int(number[1])]] if number and int(number[1]) < len(names) else []
-    sequence = sequence_in(stem(path))
-    return list(dict.fromkeys([*by_number, *(name for name in names if channel_key(name) == sequence)]))
+    # A name of BIDS tells the contrast agent apart from the sequence.
+    keys: set[str | None] = {channel_key(name) for name in names_of_channel(path)} or {sequence_in(stem(path))}
+    return list(dict.fromkeys([*by_number, *(name for name in names if channel_key(name) in keys)]))
 
 
 def _only_series(case: Case, plans: Sequence[Plan]) -> Case:
@@ -146,17 +149,22 @@ def _only_series(case: Case, plans: Sequence[Plan]) -> Case:
     return case.model_copy(update={"channels": {wanted: file}})
 
 
-def by_other_names(cases: list[Case], channels: Sequence[str], plans: Sequence[Plan]) -> list[Case]:
+def by_other_names(
+    cases: list[Case], channels: Sequence[str], plans: Sequence[Plan], datasets: Sequence[Dataset] = ()
+) -> list[Case]:
     """Let a sequence that the dataset calls otherwise (``T1ce``) be found under the plan's name (``t1c``), too.
 
     Args:
         cases: of the dataset.
         channels: of the dataset.
         plans: that the cases are for.
+        datasets: that the runs were trained on: where BIDS calls a channel otherwise beside other scans, their files
+            tell which one is meant.
     """
     found: dict[str, str] = {}
     for plan in plans:
         found |= pair(plan.channel_names, channels, channel_key)
+    found |= _as_in_training(channels_of_all(plans), channels, datasets)
     others = {name: other for name, other in found.items() if name != other}
     if not others:
         return cases
@@ -165,10 +173,28 @@ def by_other_names(cases: list[Case], channels: Sequence[str], plans: Sequence[P
         case.model_copy(
             update={
                 "channels": {
-                    **case.channels,
+                    **{name: file for name, file in case.channels.items() if name not in others},
                     **{name: case.channels[other] for name, other in others.items() if other in case.channels},
                 }
             }
         )
         for case in cases
     ]
+
+
+def _as_in_training(names: Sequence[str], channels: Sequence[str], datasets: Sequence[Dataset]) -> dict[str, str]:
+    """Plan's name → what a dataset calls the kind of scan that this was in training, where its name tells less.
+
+    BIDS tells by more than the suffix what comes in several kinds; and runs of earlier versions call enhanced scans by
+    the suffix, where they saw no others.
+    """
+    found: dict[str, str] = {}
+    for dataset in datasets:
+        for name in names:
+            file = next((case.channels[name].path for case in dataset.cases if name in case.channels), None)
+            own = names_of_channel(file) if file else []
+            called = next((one for one in own if one.endswith(f"_{name}") and one in channels), None)
+            # What lies there by the plan's name is another kind, which may do; a native scan for an enhanced one never.
+            if called and (name not in channels or own[-1] != name):
+                found.setdefault(name, called)
+    return found

@@ -294,7 +294,7 @@ def _cases_due(networks: TrainedConfiguration, dataset: Dataset | None, order: S
         }
         groups = [(networks.load([fold], False), cases) for fold, cases in validation.items()]
     else:
-        cases = by_other_names(list(dataset.cases), dataset.channels, [run.plan])
+        cases = by_other_names(list(dataset.cases), dataset.channels, [run.plan], [run.dataset])
         groups = [(networks.load(networks.folds, True), cases)]
     due = [
         _Due(predictor, case, [subset for subset in order if set(subset) <= set(case.channels)])

@@ -172,7 +172,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     }
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
         return
-    cases = by_other_names(study.test_cases, study.test.channels, [run.plan])
+    cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
     outcome = Predictor.load(run.path, stage.name, study.folds, device, postprocessing=False).predict(cases, out)
     if outcome.failed:
         case, reason = next(iter(outcome.failed.items()))

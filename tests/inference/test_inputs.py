@@ -382,12 +382,13 @@ def test_one_image_for_a_run_that_takes_missing_channels(tmp_path: Path, capsys:
         ("p_T1_Gd", "t1c"),
         ("p_0002", "FLAIR"),
         ("p_flair_0002", "FLAIR"),
+        ("sub-01_T1w", "t1"),
     ):
         path = write(tmp_path / f"{name}.nii.gz", VOLUME)
         assert found(path, lenient) == {name: {channel: (path.name, None)}}
         assert f"{path.name} is taken for {channel}." in capsys.readouterr().err
-    # Nothing told, another sequence, two channels told.
-    for name in ("p", "p_T2", "p_0003", "p_flair_0000"):
+    # Nothing told, another sequence, two channels told, and an agent that the sequence alone does not tell.
+    for name in ("p", "p_T2", "p_0003", "p_flair_0000", "sub-01_ce-gadolinium_T1w"):
         path = write(tmp_path / f"{name}.nii.gz", VOLUME)
         with pytest.raises(
             UsageError, match=rf"{name}\.nii\.gz: its name does not tell .*t1, t1c, FLAIR.*--channel NAME="
@@ -401,3 +402,39 @@ def test_two_images_of_one_numbered_channel(tmp_path: Path) -> None:
     folder(tmp_path, "a_0000.mha", "a_0000.nii.gz", "a_0001.nii.gz")
     with pytest.raises(AutosegError, match=r"two images of a, t1 \(a_0000\.mha, a_0000\.nii\.gz\); remove one"):
         cases_to_predict(tmp_path, TWO)
+
+
+def bids(root: Path, *kinds: str) -> Path:
+    return folder(root, *(f"sub-{subject}/anat/sub-{subject}_{kind}.nii.gz" for subject in (1, 2) for kind in kinds))
+
+
+def test_enhanced_and_native_scans_of_bids_are_told_apart(tmp_path: Path) -> None:
+    """Whatever lies beside them, and by runs that call enhanced scans T1w, since they saw no others."""
+    native, enhanced = "T1w", "ce-gadolinium_T1w"
+    folders = {
+        kinds: bids(tmp_path / "-".join(kinds), *kinds) for kinds in ((native,), (enhanced,), (native, enhanced))
+    }
+    of_native, of_enhanced = Dataset.open(folders[native,]), Dataset.open(folders[enhanced,])
+    of_before = of_enhanced.model_copy(
+        update={
+            "channels": (native,),
+            "unlabelled": (),
+            "cases": tuple(
+                case.model_copy(update={"channels": {native: case.channels[enhanced]}})
+                for case in of_enhanced.unlabelled
+            ),
+        }
+    )
+    scans = {kind: (f"sub-2_{kind}.nii.gz", None) for kind in (native, enhanced)}
+    both = folders[native, enhanced]
+
+    def taken(path: Path, channel: str, like: Dataset) -> tuple[str, int | None] | None:
+        return found(path, make_plan(channels=(channel,)), like=like)["sub-2"].get(channel)
+
+    assert taken(folders[native,], native, of_native) == taken(both, native, of_native) == scans[native]
+    assert taken(folders[enhanced,], native, of_native) is None
+    assert taken(folders[enhanced,], enhanced, of_enhanced) == taken(both, enhanced, of_enhanced) == scans[enhanced]
+    assert taken(folders[native,], enhanced, of_enhanced) is None
+    assert taken(folders[enhanced,], native, of_before) == taken(both, native, of_before) == scans[enhanced]
+    (both / "sub-2" / "anat" / f"sub-2_{enhanced}.nii.gz").unlink()
+    assert taken(both, native, of_before) is None

@@ -25,6 +25,9 @@ from autoseg.utils.progress import say
 #: Entities that tell exams apart; all others tell images of one exam apart.
 _EXAM = ("sub", "ses")
 
+#: Entity of the contrast agent.
+_AGENT = "ce"
+
 #: The Spinal Cord Toolbox's suffixes of masks, and what they are of. ``seg`` is the cord only beside these.
 _CORD = {"gmseg": "grey_matter", "wmseg": "white_matter", "seg": "cord"}
 
@@ -58,6 +61,17 @@ class _Name:
         """Entities that tell images of one exam apart, as the contrast agent."""
         return "_".join(f"{key}-{value}" for key, value in self.entities if key not in (*_EXAM, "run"))
 
+    @property
+    def channel(self) -> str:
+        """The suffix, with the contrast agent: the same whatever other images lie beside it."""
+        agents = [f"{key}-{value}" for key, value in self.entities if key == _AGENT]
+        return "_".join([*agents, self.rest[-1]])
+
+    @property
+    def full_channel(self) -> str:
+        """The suffix, with all that may tell it from images of the same exam."""
+        return "_".join([*([self.variant] if self.variant else []), self.rest[-1]])
+
 
 def recognise(path: Path) -> bool:
     """Whether a folder holds subjects with images named as in BIDS."""
@@ -65,7 +79,7 @@ def recognise(path: Path) -> bool:
 
 
 def read(path: Path, label: str | None = None) -> Description:
-    """Read the dataset: suffixes are the channels; masks that share voxels become regions.
+    """Read the dataset: suffixes (and contrast agents) are the channels; masks that share voxels become regions.
 
     Args:
         path: folder that holds ``sub-…``.
@@ -129,6 +143,16 @@ def read(path: Path, label: str | None = None) -> Description:
         )
 
 
+def names_of_channel(path: Path) -> list[str]:
+    """What a dataset may call the channel of an image, the fullest name first, and last that of the image alone.
+
+    ``acq-3d_ce-gadolinium_T1w`` where T1w comes in several kinds, and ``ce-gadolinium_T1w``; none where the file is not
+    named as an image in BIDS.
+    """
+    name = _parse(path)
+    return [] if name is None or len(name.rest) != 1 else list(dict.fromkeys([name.full_channel, name.channel]))
+
+
 def _images(path: Path) -> Iterator[_Name]:
     yield from (name for name in _named(path) if len(name.rest) == 1)
 
@@ -169,16 +193,18 @@ def _parse(path: Path) -> _Name | None:
 
 
 def _channels(images: Iterable[_Name]) -> dict[Path, str]:
-    """Each image's channel: its suffix, with what else tells it apart where a suffix comes in several kinds."""
+    """Each image's channel: suffix and contrast agent, with what else tells it apart where a suffix has several kinds.
+
+    The agent is always told: without native scans beside them, enhanced ones would go by the name of native ones.
+    """
     variants: dict[str, set[str]] = defaultdict(set)
     images = list(images)
     for image in images:
         variants[image.rest[-1]].add(image.variant)
     found = {}
     for image in images:
-        suffix = image.rest[-1]
-        told = len(variants[suffix]) > 1 and image.variant
-        found[image.path] = f"{image.variant}_{suffix}" if told else suffix
+        several = len(variants[image.rest[-1]]) > 1
+        found[image.path] = image.full_channel if several else image.channel
     return found
 
 

@@ -92,6 +92,22 @@ def test_without_label_maps_no_channel_is_left_out(tmp_path, capsys):
     assert "left out" not in capsys.readouterr().err
 
 
+def test_the_contrast_agent_is_told_whether_native_scans_lie_beside_or_not(tmp_path):
+    enhanced, native = "acq-3d_ce-gadolinium_T1w", "T1w"
+    for number, (kinds, channels) in enumerate(
+        (
+            ([enhanced], ("ce-gadolinium_T1w",)),
+            ([native], ("T1w",)),
+            ([enhanced, native], ("T1w", enhanced)),
+            (["acq-3d_T1w"], ("T1w",)),
+        )
+    ):
+        root = tmp_path / str(number)
+        for kind in kinds:
+            write(root / "sub-1" / "anat" / f"sub-1_{kind}.nii.gz", scan())
+        assert Dataset.open(root).channels == channels
+
+
 @pytest.mark.data
 def test_spinal_cord(real_data):
     dataset = Dataset.open(real_data("spinal_cord"))
