@@ -2,8 +2,10 @@
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from autoseg.utils.cpu_sharing import share_cpu
 from autoseg.utils.errors import AutosegError, UsageError
@@ -29,8 +31,19 @@ GROUPS = {
 #: Panel of the help that lists the groups.
 _OTHER_TOOLS = "Other tools"
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:  # the type of a context is another one from version to version of typer
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # here, as typer ends the process without a word
+            console.print("Stopped; what was finished is kept.")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="autoseg",
+    cls=_Commands,
     help="Self-configuring segmentation of medical images.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,7 +76,7 @@ for _name, (_help, _words) in GROUPS.items():
 
 
 def run() -> None:
-    """Entry point of the console script: exit code 0, 1 for a failed run, 2 for wrong usage."""
+    """Entry point of the console script: exit code 0, 1 for a failed run, 2 for wrong usage, 130 for a stopped one."""
     try:
         app()
     except AutosegError as error:
@@ -74,6 +87,3 @@ def run() -> None:
         where = f"{error.filename}: " if error.filename else ""
         console.print(f"Error: {where}{error.strerror or error}.", markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Stopped; what was finished is kept.")
-        sys.exit(130)

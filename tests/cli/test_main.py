@@ -1,5 +1,7 @@
 """The entry point: errors of the system are one sentence, too."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -29,6 +31,34 @@ def test_errors_of_the_system(
         main.run()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == sentence
+
+
+WAIT = """
+import signal, sys, time
+from autoseg.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+
+@main.app.command("wait")
+def wait() -> None:
+    print("waiting", flush=True)
+    time.sleep(60)
+
+sys.argv = ["autoseg", "wait"]
+main.run()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has another signal for Ctrl-C")
+def test_ctrl_c_ends_a_command_with_a_sentence() -> None:
+    """In a process of its own: typer, too, catches what Ctrl-C raises."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", WAIT], stdout=pipe, stderr=pipe, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waiting\n"
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=30)
+    assert (waiting.returncode, said) == (130, "Stopped; what was finished is kept.\n")
 
 
 def test_the_help_follows_the_flow() -> None:
