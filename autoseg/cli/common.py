@@ -46,7 +46,7 @@ def print_verdicts(console: "Console", comparison: "Comparison") -> None:
 
 
 def parse_folds(text: str, option: str = "--fold") -> list[int] | None:
-    """``all`` → None; ``0`` or ``0,2`` → numbers.
+    """``all`` → None; ``0`` or ``0,2`` → numbers, each once.
 
     Raises:
         UsageError: the text is neither.
@@ -54,7 +54,7 @@ def parse_folds(text: str, option: str = "--fold") -> list[int] | None:
     if text == "all":
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise UsageError(f"{option} {text} is no fold; give a number, several with commas, or all.") from None
 

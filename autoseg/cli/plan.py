@@ -124,7 +124,7 @@ def command(
     if source is None:
         for given, option in (
             (source_config, "--source-config"),
-            (source_fold, "--source-fold"),
+            (source_fold is not None, "--source-fold"),
             (map_channel, "--map-channel"),
             (map_label, "--map-label"),
             (tuning, "--tuning"),

@@ -99,7 +99,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...] | None:
     found = parse_folds(text, option)
     if found is None:
         raise UsageError(f"{option} {text}: give numbers with commas, such as 0 or 0,1.")
-    return tuple(dict.fromkeys(found))
+    return tuple(found)
 
 
 def _console() -> "Console":

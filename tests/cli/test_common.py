@@ -40,6 +40,7 @@ def test_folds() -> None:
     assert parse_folds("all") is None
     assert parse_folds("0") == [0]
     assert parse_folds("0,2, 4") == [0, 2, 4]
+    assert parse_folds("2,0,2,0") == [2, 0]  # each once
     for text in ("", "x", "1-3", "0,", "1.5"):
         with pytest.raises(UsageError, match=f"--folds {text} is no fold"):
             parse_folds(text, "--folds")

@@ -340,6 +340,7 @@ def test_bad_pairs_get_one_sentence(
         ([phantoms, "--source", two, "--weights", "random"], 2, "give one of them"),
         ([phantoms, "--planner", "finetune"], 2, "--source RUN"),
         ([phantoms, "--tuning", "all"], 2, "--tuning goes with --source"),
+        ([phantoms, "--source-fold", 0], 2, "--source-fold goes with --source"),
         ([phantoms, "--source", two, "--map-channel", "pet=flair"], 2, "not pet"),
         ([phantoms, "--source", two, "--map-channel", "t1=pet"], 2, "not pet"),
         ([phantoms, "--source", two, "--map-label", "whole_tumor=liver"], 2, "not liver"),
