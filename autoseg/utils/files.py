@@ -51,7 +51,7 @@ def _private(path: Path, suffix: str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows flushes no file that is open for reading alone
             os.fsync(written.fileno())
         if _is_full(path.parent):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -79,6 +79,16 @@ def test_a_full_disk_is_said_whatever_the_library_does(tmp_path: Path, monkeypat
         assert os.listdir(tmp_path) == ["a"]
 
 
+def test_what_is_flushed_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to flush a file that is open for reading alone; POSIX says how it is open."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_text(tmp_path / "a.txt", "new")
+    assert modes == [os.O_RDWR]
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_are_the_users(tmp_path: Path, umask: int, mode: int) -> None:
