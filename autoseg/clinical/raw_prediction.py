@@ -1,5 +1,6 @@
 """Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -138,12 +139,23 @@ class NativeResults:
         Raises:
             AutosegError: the first case's reason.
         """
-        for case in cases[:1]:
-            stored = stored_beside(case)
-            stored.find(self.series or stored.reference)
-            if self.form is not None:
-                with self._original(case, stored) as original:
-                    self.form.check(original)
+        refused: list[AutosegError] = []
+        for case in cases:
+            try:
+                self._check(case)
+            except AutosegError as error:
+                refused.append(error)
+            else:
+                return
+        if refused:
+            raise refused[0]
+
+    def _check(self, case: Case) -> None:
+        stored = stored_beside(case)
+        stored.find(self.series or stored.reference)
+        if self.form is not None:
+            with self._original(case, stored) as original:
+                self.form.check(original)
 
     def write(self, outcome: Outcome, cases: Sequence[Case], predictor: Predictor) -> Outcome:
         """Bring the label maps of a prediction in the prepared space back, and write them.
@@ -194,7 +206,8 @@ class NativeResults:
     def _original(self, case: Case, stored: PreparedCase) -> Iterator[Case]:
         """The original series as a case of one channel, where its files are at hand; else the prepared case.
 
-        The files of a DICOM series are linked into a folder of their own: in an exam's, several series may lie.
+        The files of a DICOM series are linked, or copied, into a folder of their own: in an exam's, several series may
+        lie.
         """
         wanted = stored.find(self.series or stored.reference)
         exam = _source_of(case) if self.exams is None else self.exams.exams.get(case.id)
@@ -202,11 +215,18 @@ class NativeResults:
             if stored.series.get(series.name) == wanted and SpatialGrid.of(series.grid) == wanted.grid:
                 with TemporaryDirectory(prefix="autoseg_") as folder:
                     for number, file in enumerate(series.files):
-                        (Path(folder) / f"{number:06d}.dcm").symlink_to(file.absolute())
+                        _link(file, Path(folder) / f"{number:06d}.dcm")
                     path = Path(folder) if series.dicom else series.files[0]
                     yield Case(id=case.id, channels={wanted.channel or series.name: ChannelFile(path=path)})
                 return
         yield case
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        link.symlink_to(file.absolute())
+    except OSError:  # Windows lets few users make links
+        shutil.copyfile(file, link)
 
 
 def stored_beside(case: Case) -> PreparedCase:

@@ -17,6 +17,7 @@ from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json
 from tests.builders import make_plan, make_run
+from tests.dicom_series import write_series
 
 PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
 
@@ -98,3 +99,38 @@ def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None
     with NativeResults(tmp_path / "native")._original(case, stored) as original:
         (channel,) = original.channels.values()
         assert channel.path == tmp_path / "exam" / "t1.nii.gz"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_files_of_a_dicom_series_lie_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Where the system allows no links, as Windows by default, they are copied."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    written = write_series(tmp_path / "exam", np.arange(6 * 8 * 8).reshape(6, 8, 8))
+    outcome = prepare_like_training(tmp_path / "exam", tmp_path / "out", PLAIN)
+    (case,) = Dataset.open(outcome.dataset).unlabelled
+    stored = PreparedCase.read(outcome.dataset / case.id)
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    with NativeResults(tmp_path / "native", exams=outcome)._original(case, stored) as original:
+        (channel,) = original.channels.values()
+        found = list(channel.path.iterdir())
+        assert {path.is_symlink() for path in found} == {links}
+        assert sorted(path.read_bytes() for path in found) == sorted(path.read_bytes() for path in written)
+
+
+def test_a_series_that_no_case_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "exams" / "a" / "t1.nii.gz")
+    write(tmp_path / "exams" / "b" / "t1.nii.gz")
+    write(tmp_path / "exams" / "b" / "t2.nii.gz")
+    outcome = prepare_like_training(tmp_path / "exams", tmp_path / "out", PLAIN)
+    cases = Dataset.open(outcome.dataset).unlabelled
+    first, second = (PreparedCase.read(outcome.dataset / case.id) for case in cases)
+    assert ("t2" in first.series, "t2" in second.series) == (False, True)
+    NativeResults(tmp_path / "native", "t2").check(cases)
+    with pytest.raises(UsageError, match=rf"--to-native t2: {cases[0].id} has no such series; it has t1"):
+        NativeResults(tmp_path / "native", "t2").check(cases[:1])
+    with pytest.raises(UsageError, match=rf"--to-native flair: {cases[0].id} has no such series"):
+        NativeResults(tmp_path / "native", "flair").check(cases)
