@@ -3,11 +3,12 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.paired import signed_rank
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.study.results import MEAN, SettingResult, StudyTable
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 #: Column of the mean over the cases, where they are an axis.
 AVERAGE = "AVG"
+
+#: What a metric's value is worth: its sign where larger or smaller ones are better, nothing where neither are.
+_SIGN = {"more": 1, "less": -1, "neither": 0}
 
 #: From which p on a difference is not significant (Rahimpour et al., table 2).
 SIGNIFICANT = 0.05
@@ -30,7 +34,7 @@ class PaperCell:
     Attributes:
         text: that stands there.
         values: case → value behind it; empty where nothing is trained yet.
-        bold: whether it is significantly better than the others of its row.
+        bold: whether it is significantly better than the others of its row that show the same measure.
     """
 
     text: str
@@ -66,10 +70,12 @@ class PaperTable:
         rows = []
         for row in places.combinations(layout.rows):
             at = dict(zip(layout.rows, row, strict=True))
-            cells = [places.cell({**at, **dict(zip(layout.columns, column, strict=True))}) for column in columns]
+            spots = [{**at, **dict(zip(layout.columns, column, strict=True))} for column in columns]
+            cells = [places.cell(spot) for spot in spots]
             if any(cell.text for cell in cells):
-                named = [layout.named(value) for value in row]
-                rows.append((named, _compared(cells) if layout.compare == "wilcoxon" else cells))
+                if layout.compare == "wilcoxon":
+                    cells = _compared(cells, [places.measure(spot) for spot in spots])
+                rows.append(([layout.named(value) for value in row], cells))
         return cls(layout.title or table.study.grid.name, headings, rows, _note(table, layout))
 
     def markdown(self) -> list[str]:
@@ -134,9 +140,13 @@ class _Places:
         evaluations = [one for result in self.results for one in result.evaluations.values()]
         return list(dict.fromkeys(case for evaluation in evaluations for case in evaluation.cases))
 
+    def measure(self, at: Mapping[str, str]) -> str:
+        """The measure at a value of each axis."""
+        return at.get(MEASURE, self.measures[0])
+
     def cell(self, at: Mapping[str, str]) -> PaperCell:
         """The cell at a value of each axis: of the best of the settings that are there."""
-        measure = at.get(MEASURE, self.measures[0])
+        measure = self.measure(at)
         here = [
             result
             for result in self.results
@@ -146,7 +156,7 @@ class _Places:
         if not known:
             state = {result.status for result in here}
             return PaperCell("failed" if "failed" in state else "–" if here else "", {})
-        result, values = max(known, key=lambda pair: np.nan_to_num(Statistics.of(pair[1].values()).mean, nan=-math.inf))
+        result, values = max(known, key=lambda pair: _worth(measure, pair[1]))
         if at.get(CASE, AVERAGE) != AVERAGE:
             values = {case: value for case, value in values.items() if case == at[CASE]}
         text = self._text(result, measure, values)
@@ -193,23 +203,36 @@ def _only(result: SettingResult) -> str:
     return MEAN if len(targets) > 1 else targets[0]
 
 
-def _compared(cells: list[PaperCell]) -> list[PaperCell]:
-    """The row with its best cell bold, where it differs significantly from every other one."""
-    means = [Statistics.of(cell.values.values()).mean for cell in cells]
-    known = [index for index, mean in enumerate(means) if not math.isnan(mean)]
-    if len(known) < 2:
-        return cells
-    best = max(known, key=lambda index: means[index])
+def _worth(measure: str, values: Mapping[str, float]) -> float:
+    """What is larger the better the values of a measure are: the sign says whether more of it is better, or less."""
+    mean = Statistics.of(values.values()).mean
+    return -math.inf if math.isnan(mean) else _SIGN[METRICS.find(_parsed(measure)[0]).better] * mean
+
+
+def _compared(cells: Sequence[PaperCell], measures: Sequence[str]) -> list[PaperCell]:
+    """A row whose best cell of each measure is bold, where it differs significantly from every other one of it."""
+    best = set()
+    for measure in dict.fromkeys(measures):
+        of_measure = [index for index, own in enumerate(measures) if own == measure]
+        found = _best(measure, [cells[index].values for index in of_measure])
+        if found is not None:
+            best.add(of_measure[found])
+    return [replace(cell, bold=index in best) for index, cell in enumerate(cells)]
+
+
+def _best(measure: str, cells: Sequence[Mapping[str, float]]) -> int | None:
+    """Which cell's values are better than those of every other cell; None where there is none or nothing is better."""
+    worth = [_worth(measure, values) for values in cells]
+    known = [index for index, value in enumerate(worth) if value > -math.inf]
+    if len(known) < 2 or METRICS.find(_parsed(measure)[0]).better == "neither":
+        return None
+    best = max(known, key=lambda index: worth[index])
     for other in known:
-        pairs = [
-            cells[best].values[case] - cells[other].values[case]
-            for case in cells[best].values
-            if case in cells[other].values
-        ]
+        pairs = [cells[best][case] - cells[other][case] for case in cells[best] if case in cells[other]]
         differences = np.array([pair for pair in pairs if not math.isnan(pair)])
         if other != best and (not len(differences) or signed_rank(differences)[0] >= SIGNIFICANT):
-            return cells
-    return [PaperCell(cell.text, cell.values, index == best) for index, cell in enumerate(cells)]
+            return None
+    return best
 
 
 def _heading(axis: str) -> str:
@@ -224,6 +247,7 @@ def _note(table: StudyTable, layout: TableLayout) -> str:
     measures = "" if MEASURE in layout.axes else f" of {', '.join(layout.measures or ['dice'])}"
     where = "test cases, by the ensemble of the folds" if layout.of == "test" else "validation cases of the folds"
     note = f"{what.capitalize()}{measures}{' (%)' if layout.percent else ''} over {len(cases)} {where}."
-    if layout.compare == "wilcoxon":
-        note += f" Bold: better than every other column of its row (Wilcoxon's signed-rank test, p < {SIGNIFICANT:g})."
+    if layout.compare == "wilcoxon" and layout.columns != [MEASURE]:
+        others = f"every other column of its row{' and measure' if MEASURE in layout.columns else ''}"
+        note += f" Bold: better than {others} (Wilcoxon's signed-rank test, p < {SIGNIFICANT:g})."
     return note

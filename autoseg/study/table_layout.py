@@ -31,8 +31,8 @@ class TableLayout(BaseModel):
             ``mean (median)``; or ``std of seeds``: of the means that the seeds reach.
         percent: hundredfold, with two decimals, as papers print a Dice.
         of: the ``validation`` cases of the folds, or the ``test`` cases by the ensemble of the folds.
-        compare: ``wilcoxon``: in each row the best cell is bold where its cases differ from those of every other column
-            (Wilcoxon's signed-rank test, p < 0.05, not corrected).
+        compare: ``wilcoxon``: in each row the best cell of a measure is bold where its cases differ from those of every
+            other column of that measure (Wilcoxon's signed-rank test, p < 0.05, not corrected).
         where: axis → the values that count; settings with others are left out.
         names: what is printed in place of a value, such as ``deepmedic = "DeepMedic"``; also of each part of several
             joined by +.

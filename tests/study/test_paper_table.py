@@ -57,6 +57,16 @@ def tabled(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> 
     return tabled
 
 
+def distances(hd95: Sequence[float], dice: Sequence[float], ml: float = 1.0) -> Evaluation:
+    """HD95, Dice and predicted volume of some cases."""
+    nothing = dict.fromkeys(STANDARD_METRICS, math.nan)
+    rows = [
+        Row(f"c{n}", "outer", {**nothing, "hd95": far, "dice": value, "prediction_ml": ml})
+        for n, (far, value) in enumerate(zip(hd95, dice, strict=True))
+    ]
+    return Evaluation(tuple(rows), ("outer",))
+
+
 def texts(table: PaperTable) -> list[list[str]]:
     return [[*names, *(cell.text for cell in cells)] for names, cells in table.rows]
 
@@ -116,6 +126,48 @@ def test_significantly_better_is_bold(tabled: Callable[..., StudyTable]) -> None
     assert [[cell.bold for cell in cells] for _, cells in found.rows] == [[False, True], [False, False]]
     assert "**0.6800 ± 0.1299**" in "\n".join(found.markdown())
     assert laid_out(table, layout).row_count == 2
+
+
+def test_the_smallest_distance_is_the_best(tabled: Callable[..., StudyTable]) -> None:
+    """In the choice of a cell's setting and in bold; of volumes neither more nor less is."""
+    near, far = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [3.0, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0]
+    low, high = [0.50, 0.52, 0.61, 0.63, 0.70, 0.72, 0.80], [0.60, 0.63, 0.73, 0.76, 0.84, 0.87, 0.96]
+    assert stats.wilcoxon(near, far).pvalue < 0.05
+    table = tabled(
+        'folds = [0]\n[grid]\nplanner = ["one", "two"]\nbatch_size = [2, 3]\n',
+        {
+            "one_batch_size=2": distances(far, high, ml=3),
+            "two_batch_size=2": distances(near, low, ml=9),
+            "one_batch_size=3": distances([math.nan] * 7, high),
+            "two_batch_size=3": distances([*far[:6], math.nan], low),
+        },
+    )
+    compared = TableLayout(rows=["batch_size"], columns=["planner"], measures=["hd95"], compare="wilcoxon")
+    found = PaperTable.of(table, compared)
+    assert [[cell.bold for cell in cells] for _, cells in found.rows] == [[False, True], [False, False]]
+    # Means of 4 and 7.5 mm; of the second row, nothing and 6.75 mm.
+    chosen = TableLayout(rows=["batch_size"], columns=["measure"], measures=["hd95", "prediction_ml"], statistic="mean")
+    assert texts(PaperTable.of(table, chosen)) == [
+        ["2", "4.0000 (planner=two)", "3.0000 (planner=one)"],
+        ["3", "6.7500 (planner=two)", "1.0000 (planner=one)"],
+    ]
+    # Each measure for itself: by Dice the first is better, by distance the second, by volume none.
+    measures = ["dice", "hd95", "prediction_ml"]
+    both = TableLayout(rows=["batch_size"], columns=["planner", "measure"], measures=measures, compare="wilcoxon")
+    found = PaperTable.of(table, both)
+    assert found.headings[1:] == [f"{planner} {measure}" for planner in ("one", "two") for measure in measures]
+    assert [cell.bold for cell in found.rows[0][1]] == [True, False, False, False, True, False]
+    assert "every other column of its row and measure" in found.note
+
+
+def test_measures_are_not_compared_with_each_other(tabled: Callable[..., StudyTable]) -> None:
+    table = tabled(
+        'folds = [0]\n[[setting]]\nname = "net"\n',
+        {"net": distances([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [0.5, 0.52, 0.61, 0.63, 0.7, 0.72, 0.8])},
+    )
+    found = PaperTable.of(table, TableLayout(measures=["dice", "hd95"], compare="wilcoxon"))
+    assert [cell.bold for cell in found.rows[0][1]] == [False, False]
+    assert "Bold" not in found.note
 
 
 def test_measures_and_structures_as_columns(tabled: Callable[..., StudyTable]) -> None:
