@@ -33,6 +33,7 @@ from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json, write_text
+from autoseg.utils.lock import held
 from autoseg.utils.progress import say
 
 
@@ -61,7 +62,7 @@ def sweep(
 
     Raises:
         UsageError: the grid file is invalid.
-        AutosegError: the dataset has errors.
+        AutosegError: the dataset has errors, or another process trains a run that has changed since.
     """
     request = request or Request()
     study = prepare(dataset, grid, out, request, options)
@@ -82,11 +83,15 @@ class _Job:
 
 
 def run_study(study: Study, device: str = "auto", workers: int | None = None) -> None:
-    """Train all missing folds; a failure is written to its run folder and does not stop the other runs."""
+    """Train all missing folds; a failure is written to its run folder and does not stop the other runs.
+
+    Raises:
+        AutosegError: another process trains a run that has changed since.
+    """
+    _set_aside_changed(study)
     jobs = []
     for setting in study.settings:
         for seed in study.grid.seeds:
-            _set_aside_if_changed(study, setting, seed)
             missing = sum(not study.is_trained(setting, seed, fold) for fold in study.folds)
             if missing:
                 jobs.append(_Job(setting, seed, missing))
@@ -222,11 +227,29 @@ def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> No
             say(f"{link.parent} can't hold links; {run.path} preprocesses for itself.")
 
 
-def _set_aside_if_changed(study: Study, setting: Setting, seed: int) -> None:
-    """Move a run that was made from another plan, data or length to ``OUT/replaced``."""
+def _set_aside_changed(study: Study) -> None:
+    """Move runs that were made from another plan, data or length to ``OUT/replaced``; all of them, or none."""
+    changed = [
+        (setting, seed)
+        for setting in study.settings
+        for seed in study.grid.seeds
+        if (study.run_folder(setting, seed) / "plan.json").exists() and not study.is_begun(setting, seed)
+    ]
+    for setting, seed in changed:
+        _refuse_if_trained_now(study.run_folder(setting, seed))
+    for setting, seed in changed:
+        _set_aside(study, setting, seed)
+
+
+def _refuse_if_trained_now(folder: Path) -> None:
+    """Refuse to move a run that is being trained: its process would save into a new folder of its name, unlocked."""
+    for fold in sorted(folder.glob("*/fold_*")):
+        with held(fold, f"{fold.name.replace('_', ' ')} of {fold.parent.name} in {folder}"):
+            pass  # not held while it is moved: Windows moves no folder with an open file in it
+
+
+def _set_aside(study: Study, setting: Setting, seed: int) -> None:
     folder = study.run_folder(setting, seed)
-    if not (folder / "plan.json").exists() or study.is_begun(setting, seed):
-        return
     number = 1
     while (aside := study.out / "replaced" / f"{setting.name}_seed_{seed}_{number}").exists():
         number += 1

@@ -15,6 +15,7 @@ from autoseg.runs.run import Run
 from autoseg.study import StudyTable, sweep
 from autoseg.study.running import share_preprocessed
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.lock import held
 from tests.builders import make_configuration, make_plan, make_run
 from tests.study.conftest import Trainings
 from tests.transfer.test_carried import Note
@@ -102,6 +103,21 @@ def test_a_changed_setting_is_trained_anew_and_the_old_run_kept(
     run("folds = [0]\nepochs = 5\n" + TWO.replace("= 3", "= 2"))
     assert trainings.names() == ["one 0 0", "two 0 0"]
     assert (tmp_path / "out" / "replaced" / "two_seed_0_2").is_dir()
+
+
+def test_a_changed_setting_that_is_being_trained_is_not_moved(run: Sweep, trainings: Trainings, tmp_path: Path) -> None:
+    """Nor is another one that has changed as well: what is refused has moved nothing."""
+    run("folds = [0]\n" + TWO)
+    trainings.names()
+    out = tmp_path / "out"
+    named = rf"fold 0 of small in {out}/two/seed_0 is being trained by process \d+ on .+; wait for it, or stop it first"
+    with held(out / "two" / "seed_0" / "small" / "fold_0", "it"), pytest.raises(AutosegError, match=named):
+        run("folds = [0]\nepochs = 5\n" + TWO)
+    assert trainings.names() == []
+    assert not (out / "replaced").exists()
+    run("folds = [0]\nepochs = 5\n" + TWO)
+    assert trainings.names() == ["one 0 0", "two 0 0"]
+    assert sorted(path.name for path in (out / "replaced").iterdir()) == ["one_seed_0_1", "two_seed_0_1"]
 
 
 def test_more_folds_seeds_and_settings_reuse_what_is_there(
