@@ -1,6 +1,7 @@
 """Results of a study: every setting evaluated on the same structures, and compared with the baseline."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from autoseg.runs.fold import DONE
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, Study
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 
@@ -30,7 +32,7 @@ MEAN = "mean"
 #: Stands for a fold where all folds of a run predict together.
 TOGETHER = -1
 
-#: File beside predicted test cases of another dataset: what they were made of.
+#: File beside a study's predicted test cases: which they are and what they were made of.
 TESTED = "tested.json"
 
 
@@ -310,27 +312,50 @@ class _Predicted:
 
 
 def _validated(study: Study, run: Run, fold: int) -> _Predicted:
-    """The validation cases of a fold."""
+    """The validation cases of a fold; a later one may choose others of its predictions, as where a source is tuned."""
     folder = run.fold(run.plan.recommended, fold).folder
     cases = [study.dataset.case(case) for case in study.splits[fold]["validation"]]
-    return _Predicted(folder / "validation", folder / "study", read_json(folder / DONE), cases, True)
+    metrics = folder / "validation" / "metrics.csv"
+    made_of = {**read_json(folder / DONE), "validation": file_digest(metrics) if metrics.exists() else None}
+    return _Predicted(folder / "validation", folder / "study", made_of, cases, True)
 
 
-def other_test(run: Run, test: Dataset) -> Path:
-    """Folder of a run's predictions of another dataset's cases."""
-    return run.path / run.plan.recommended / f"test_{re.sub(r'[^A-Za-z0-9_.-]+', '_', test.name)}"
+def folder_of_test(study: Study, run: Run) -> Path:
+    """Folder of a run's predictions of the test cases: ``test``, of another dataset ``test_<dataset>``."""
+    if study.test is None:
+        return run.test(run.plan.stage())
+    return run.path / run.plan.recommended / f"test_{re.sub(r'[^A-Za-z0-9_.-]+', '_', study.test.name)}"
+
+
+def asked_of_test(study: Study) -> dict[str, Any]:
+    """Which folds predict which test cases; these by the files' names, sizes and times, as a dataset may move."""
+    return {
+        "folds": list(study.folds),
+        "cases": [
+            [case.id, *([file.name, stat.st_size, stat.st_mtime_ns] for file, stat in _present(case))]
+            for case in study.test_cases
+        ],
+    }
+
+
+def _present(case: Case) -> list[tuple[Path, os.stat_result]]:
+    return [(file, file.stat()) for file in case.files if file.exists()]
 
 
 def _test_cases(study: Study, setting: Setting, run: Run, seed: int) -> _Predicted | None:
-    """The test cases, predicted by all folds of a run that is trained; None where they are not."""
+    """The test cases, predicted by the study's folds of a run that is trained; None where they are not."""
     if not study.test_cases or not all(study.is_trained(setting, seed, fold) for fold in study.folds):
         return None
-    stage = run.plan.stage()
-    folder = run.test(stage) if study.test is None else other_test(run, study.test)
-    made = folder / (MADE_OF if study.test is None else TESTED)
-    if not made.exists():
+    folder = folder_of_test(study, run)
+    found = read_json(folder / TESTED) if (folder / TESTED).exists() else {}
+    if any(found.get(key) != value for key, value in asked_of_test(study).items()):
         return None
-    return _Predicted(folder, folder / "study", read_json(made), study.test_cases, study.test is None)
+    if study.test is not None:
+        return _Predicted(folder, folder / "study", found, study.test_cases, False)
+    made_of = read_json(folder / MADE_OF) if (folder / MADE_OF).exists() else None
+    if found.get("made_of") != made_of:
+        return None  # scored since, by other folds
+    return _Predicted(folder, folder / "study", made_of, study.test_cases, True)
 
 
 def _evaluate(study: Study, setting: Setting, predicted: _Predicted) -> Evaluation:

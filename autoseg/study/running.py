@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from autoseg.crossvalidation.holdout import score_test_cases
+from autoseg.crossvalidation.holdout import MADE_OF, score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
@@ -26,13 +26,13 @@ from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
-from autoseg.study.results import TESTED, StudyTable, other_test
+from autoseg.study.results import TESTED, StudyTable, asked_of_test, folder_of_test
 from autoseg.study.tables import tabulate
 from autoseg.utils.device import Compute, select_device
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_json, write_text
+from autoseg.utils.files import read_json, write_changed_json, write_json, write_text
 from autoseg.utils.lock import held
 from autoseg.utils.progress import say
 
@@ -165,18 +165,19 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     Raises:
         AutosegError: a case can't be predicted, as it lacks a channel.
     """
-    stage = run.plan.stage()
+    stage, out, asked = run.plan.stage(), folder_of_test(study, run), asked_of_test(study)
     if study.test is None:
-        score_test_cases(run, stage, select_device(device), study.folds)
+        if score_test_cases(run, stage, select_device(device), study.folds) is not None:
+            write_changed_json(out / TESTED, {**asked, "made_of": read_json(out / MADE_OF)})
         return
-    out = other_test(run, study.test)
     made_of = {
+        **asked,
         "weights": [file_digest(run.fold(one, fold).weights) for one in stage.chain for fold in study.folds],
         "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
-        "cases": [[case.id, *(str(path) for path in case.files)] for case in study.test_cases],
     }
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
         return
+    (out / TESTED).unlink(missing_ok=True)
     cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
     outcome = Predictor.load(run.path, stage.name, study.folds, device, postprocessing=False).predict(cases, out)
     if outcome.failed:

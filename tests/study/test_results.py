@@ -19,7 +19,7 @@ from autoseg.study import StudyTable, prepare, sweep, tabulate
 from autoseg.study.present import markdown, plan_table, terminal_tables
 from autoseg.study.results import SettingResult, _compared
 from autoseg.utils.files import write_json
-from tests.builders import make_configuration, make_plan
+from tests.builders import blob, make_configuration, make_plan, write
 from tests.study.conftest import Trainings
 
 Grid = Callable[[str], Path]
@@ -223,3 +223,17 @@ def test_an_evaluation_is_kept_until_the_training_or_the_structures_change(
     only_inner = tabulate(replace(table.study, structures=table.study.structures[1:]))
     assert len(measured) == 3 * 2 * 4
     assert only_inner.columns == ["inner"]
+
+
+def test_validations_that_a_later_fold_chose_are_measured_anew(table: StudyTable, tmp_path: Path) -> None:
+    """As a tuned source's are: other label maps and metrics, and the fold's own mark of its end as it was."""
+    before = table.results[2].values()["inner"]
+    assert before == dict.fromkeys(before, pytest.approx(0))
+    for seed in (0, 1):
+        validation = tmp_path / "out" / "batch_size=4" / f"seed_{seed}" / "small" / "fold_0" / "validation"
+        (path,) = validation.glob("*.nii.gz")
+        case = path.name.removesuffix(".nii.gz")
+        write(path, blob(shift=int(case[-1]) % 2))
+        (validation / "metrics.csv").write_text("chosen\n")
+    found = tabulate(table.study).results[2].values()["inner"]
+    assert found == {**before, case: pytest.approx(1)}

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.masks import dice
+from autoseg.inference.predictor import Predictor
 from autoseg.planning.request import Request
-from autoseg.study import StudyOptions, StudyTable, sweep
+from autoseg.study import StudyOptions, StudyTable, prepare, sweep, tabulate
 from autoseg.study.curves import collect_curves, write_curves
 from autoseg.utils.errors import UsageError
 from tests.builders import blob, make_dataset, picture_of, write
@@ -47,6 +48,12 @@ def by_hand(table: StudyTable, case: str, label: Path, folder: str) -> list[floa
     return found
 
 
+def untested(table: StudyTable) -> list[str]:
+    """What stands in place of the settings' scores of the test cases."""
+    assert table.tested is not None
+    return [result.note for result in table.tested.results if result.status == "unfinished"]
+
+
 def test_held_out_cases(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
     """Real trainings: no setting sees the test case, and each is scored on it by its folds together."""
     text = TEXT.format(more="test_share = 0.25\nfolds = [0, 1]")
@@ -73,18 +80,53 @@ def test_held_out_cases(dataset: Dataset, grid: Grid, tmp_path: Path, planned: l
     assert again.tested is not None
     assert str(again.tested.records()) == str(table.tested.records())
     assert stored.stat().st_mtime_ns == before
+    # One fold alone is another predictor: what both gave is not its score, and its own not theirs.
+    one_fold = StudyOptions(folds=(0,))
+    only_table = tabulate(prepare(dataset, grid(text), tmp_path / "out", CPU, one_fold))
+    assert untested(only_table) == ["0 of 2 tested"] * 2
+    alone = sweep(dataset, grid(text), tmp_path / "out", CPU, one_fold).tested
+    assert alone is not None
+    expected = by_hand(table, test[0], label, "test")
+    assert alone.results[0].values()["outer"][test[0]] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert untested(tabulate(prepare(dataset, grid(text), tmp_path / "out", CPU))) == ["0 of 2 tested"] * 2
+
+
+def clinic(folder: Path, shift: int) -> Dataset:
+    """A dataset of one patient, of the same name wherever it lies."""
+    other = make_dataset(folder, 1)
+    label = blob(shift=shift)
+    write(other.cases[0].channels["mr"].path, picture_of(label, 9))
+    case = other.cases[0].model_copy(update={"id": "patient", "label": write(folder / "p.nii.gz", label)})
+    return other.model_copy(update={"name": "the clinic", "cases": (case,)})
 
 
 def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
-    other = make_dataset(tmp_path / "clinic", 1)
-    label = blob(shift=1)
-    write(other.cases[0].channels["mr"].path, picture_of(label, 9))
-    case = other.cases[0].model_copy(update={"id": "patient", "label": write(tmp_path / "clinic" / "p.nii.gz", label)})
-    other = other.model_copy(update={"name": "the clinic", "cases": (case,)})
+    other = clinic(tmp_path / "clinic", 1)
     table = sweep(dataset, grid(TEXT.format(more="folds = [0]")), tmp_path / "out", CPU, StudyOptions(test=other))
     assert table.tested is not None
     expected = by_hand(table, "patient", tmp_path / "clinic" / "p.nii.gz", "test_the_clinic")
     assert table.tested.results[0].values()["outer"]["patient"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_a_corrected_label_is_scored_anew(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the same again is not; nor are scores of another dataset of that name taken for its own."""
+    text, label = TEXT.format(more="folds = [0]"), tmp_path / "clinic" / "p.nii.gz"
+    test = StudyOptions(test=clinic(tmp_path / "clinic", 1))
+    first = sweep(dataset, grid(text), tmp_path / "out", CPU, test).tested
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "predict", lambda *_, **__: pytest.fail("predicted again"))
+        sweep(dataset, grid(text), tmp_path / "out", CPU, test)
+    other = StudyOptions(test=clinic(tmp_path / "other", 0))
+    assert untested(tabulate(prepare(dataset, grid(text), tmp_path / "out", CPU, other))) == ["0 of 2 tested"] * 2
+    write(label, np.ones_like(blob()))
+    table = sweep(dataset, grid(text), tmp_path / "out", CPU, test)
+    assert first is not None
+    assert table.tested is not None
+    found = [of.results[0].values()["outer"]["patient"] for of in (first, table.tested)]
+    assert found[1] == pytest.approx(np.mean(by_hand(table, "patient", label, "test_the_clinic")), abs=1e-9)
+    assert found[0] != pytest.approx(found[1], abs=1e-3)
 
 
 def test_curves_are_means_over_trainings(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
