@@ -14,7 +14,7 @@ from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
 from autoseg.crossvalidation.fold_training import train_job
 from autoseg.crossvalidation.holdout import score_test_cases
-from autoseg.crossvalidation.job import Job, Length
+from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.source_table import SOURCE_TABLE, SourceTable
 from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
@@ -94,7 +94,10 @@ def train(
         if stage.input_target is not None:
             fetch_previous(run, stage, compute.workers)
         for job in mine:
-            with _saying_what_lacks_memory(job, settings.device):
+            part = job.fold.stage.configuration
+            doing = f"training {job.fold.folder} (patch {part.patch_size}, batch {part.batch_size})"
+            then = "goes on from the last saved state, or plan with a smaller --gpu-memory"
+            with _saying_what_lacks_memory(settings.device, doing, then):
                 train_job(job, settings)
         evaluation = cross_validated(run, stage)
         table = SourceTable.of(run, stage)
@@ -103,21 +106,21 @@ def train(
         else:
             (run.path / stage.name / "crossval" / SOURCE_TABLE).unlink(missing_ok=True)
     annotators_agreement(run, last)
-    score_test_cases(run, last, settings.device)
+    doing = f"predicting the test cases with {run.path / last.name}"
+    with _saying_what_lacks_memory(settings.device, doing, "predicts them; the folds are trained"):
+        score_test_cases(run, last, settings.device)
     return evaluation
 
 
 @contextmanager
-def _saying_what_lacks_memory(job: Job, device: torch.device) -> Iterator[None]:
-    """Turns torch's error into a sentence."""
+def _saying_what_lacks_memory(device: torch.device, doing: str, then: str) -> Iterator[None]:
+    """Turns torch's error into a sentence: what lacked memory, and what the command does when it is given again."""
     try:
         yield
     except torch.OutOfMemoryError:
-        configuration = job.fold.stage.configuration
         raise AutosegError(
-            f"{device} ran out of memory while training {job.fold.folder} (patch {configuration.patch_size}, batch "
-            f"{configuration.batch_size}); give the command again when nothing else uses its memory, and it goes on "
-            "from the last saved state, or plan with a smaller --gpu-memory."
+            f"{device} ran out of memory while {doing}; give the command again when nothing else uses its memory, and "
+            f"it {then}."
         ) from None
 
 

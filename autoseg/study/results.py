@@ -32,8 +32,8 @@ MEAN = "mean"
 #: Stands for a fold where all folds of a run predict together.
 TOGETHER = -1
 
-#: File beside a study's predicted test cases: which they are and what they were made of.
-TESTED = "tested.json"
+#: Files beside a study's predicted test cases: which they are and what they were made of; why they can't be predicted.
+TESTED, UNTESTED = "tested.json", "untested.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class SettingResult:
         trained: number of finished trainings.
         evaluations: (seed, fold) → evaluation of its validation cases.
         tests: seed → evaluation of the test cases by all folds together; often there are none.
+        untested: why these can't be predicted with one of the seeds; mostly empty.
     """
 
     setting: Setting
@@ -61,12 +62,15 @@ class SettingResult:
     trained: int
     evaluations: dict[tuple[int, int], Evaluation]
     tests: dict[int, Evaluation] = field(default_factory=dict)
+    untested: str = ""
 
     def on_test(self, seeds: Sequence[int]) -> "SettingResult":
-        """The same of the test cases; unfinished unless they are scored with every seed."""
+        """The same of the test cases; failed or unfinished unless they are scored with every seed."""
         evaluations = {(seed, TOGETHER): evaluation for seed, evaluation in self.tests.items()}
         if self.status != "done" or set(self.tests) == set(seeds):
             return replace(self, evaluations=evaluations)
+        if self.untested:
+            return replace(self, evaluations=evaluations, status="failed", note=self.untested)
         note = f"{len(self.tests)} of {len(seeds)} tested"
         return replace(self, evaluations=evaluations, status="unfinished", note=note)
 
@@ -143,8 +147,9 @@ class StudyTable:
 
     @property
     def failed(self) -> list[str]:
-        """Names of the settings that failed."""
-        return [result.setting.name for result in self.results if result.status == "failed"]
+        """Names of the settings that failed, on the test cases, too."""
+        results = (*self.results, *(() if self.tested is None else self.tested.results))
+        return list(dict.fromkeys(result.setting.name for result in results if result.status == "failed"))
 
     @property
     def columns(self) -> list[str]:
@@ -155,6 +160,8 @@ class StudyTable:
     def notes(self) -> list[str]:
         """Sentences about settings that are not in the table or not compared."""
         notes = [f"{r.setting.name} {r.status}: {r.note}" for r in self.results if r.status != "done"]
+        if self.tested is not None:
+            notes += [f"{r.setting.name} can't be tested: {r.untested}" for r in self.results if r.untested]
         if self.comparison is None and len(self.results) > 1:
             baseline = self.study.grid.baseline
             done = [result.setting.name for result in self.results if result.status == "done"]
@@ -260,7 +267,7 @@ def _compared(study: Study, results: Sequence[SettingResult]) -> Comparison | No
 def _gather(study: Study, setting: Setting) -> SettingResult:
     plan = study.plans[setting.name]
     evaluations, tests, iterations, seconds = {}, {}, [], []
-    failure = ""
+    failure = untested = ""
     for seed in study.grid.seeds:
         run = Run(study.run_folder(setting, seed))
         for fold in study.folds:
@@ -272,8 +279,11 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
             done = [read_json(path) for stage in plan.stage().chain if (path := run.fold(stage, fold).done).exists()]
             iterations.append(sum(part["iterations"] for part in done))
             seconds.append(sum(part["seconds"] for part in done))
-        found = _test_cases(study, setting, run, seed)
-        if found is not None:
+        if not study.test_cases or not all(study.is_trained(setting, seed, fold) for fold in study.folds):
+            continue
+        if reason := _why_untested(study, run):
+            untested = untested or f"seed {seed}: {reason}"
+        elif (found := _test_cases(study, run)) is not None:
             tests[seed] = _evaluate(study, setting, found)
     expected = len(study.grid.seeds) * len(study.folds)
     status: Literal["done", "failed", "unfinished"] = "done"
@@ -289,6 +299,7 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
         trained=len(evaluations),
         evaluations=evaluations,
         tests=tests,
+        untested=untested,
     )
 
 
@@ -342,13 +353,22 @@ def _present(case: Case) -> list[tuple[Path, os.stat_result]]:
     return [(file, file.stat()) for file in case.files if file.exists()]
 
 
-def _test_cases(study: Study, setting: Setting, run: Run, seed: int) -> _Predicted | None:
-    """The test cases, predicted by the study's folds of a run that is trained; None where they are not."""
-    if not study.test_cases or not all(study.is_trained(setting, seed, fold) for fold in study.folds):
-        return None
-    folder = folder_of_test(study, run)
-    found = read_json(folder / TESTED) if (folder / TESTED).exists() else {}
-    if any(found.get(key) != value for key, value in asked_of_test(study).items()):
+def _told_of_test(study: Study, run: Run, name: str) -> dict[str, Any] | None:
+    """What a file of the test's folder says, if it is of the folds and cases of this study."""
+    path = folder_of_test(study, run) / name
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    return found if all(found.get(key) == value for key, value in asked_of_test(study).items()) else None
+
+
+def _why_untested(study: Study, run: Run) -> str:
+    """Why the test cases can't be predicted, as the last try ended; empty where it did well."""
+    return str((_told_of_test(study, run, UNTESTED) or {}).get("reason", ""))
+
+
+def _test_cases(study: Study, run: Run) -> _Predicted | None:
+    """The test cases, predicted by the study's folds of a trained run; None where they are not."""
+    folder, found = folder_of_test(study, run), _told_of_test(study, run, TESTED)
+    if found is None:
         return None
     if study.test is not None:
         return _Predicted(folder, folder / "study", found, study.test_cases, False)

@@ -26,7 +26,7 @@ from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
-from autoseg.study.results import TESTED, StudyTable, asked_of_test, folder_of_test
+from autoseg.study.results import TESTED, UNTESTED, StudyTable, asked_of_test, folder_of_test
 from autoseg.study.tables import tabulate
 from autoseg.utils.device import Compute, select_device
 from autoseg.utils.digest import digest, file_digest
@@ -131,12 +131,8 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
             seed=job.seed,
         )
         return
-    except AutosegError as error:
-        reason = str(error)
     except Exception as error:  # whatever it is, the other settings are still trained
-        reason = _in_one_sentence(error)
-        write_text(folder / TRACEBACK, traceback.format_exc())
-        say(f"The traceback is in {folder / TRACEBACK}.")
+        reason = _reason(error, folder)
     _free_memory()
     write_json(folder / FAILED, {"reason": reason})
     say(f"{job.setting.name}, seed {job.seed} failed: {reason}")
@@ -148,13 +144,23 @@ def _test_all(study: Study, device: str) -> None:
         return
     for setting in study.settings:
         for seed in study.grid.seeds:
-            if not all(study.is_trained(setting, seed, fold) for fold in study.folds):
-                continue
-            run = Run(study.run_folder(setting, seed))
-            try:
-                predict_test_cases(study, run, device)
-            except AutosegError as error:
-                say(f"{setting.name}, seed {seed} can't be tested: {error}")
+            if all(study.is_trained(setting, seed, fold) for fold in study.folds):
+                _test_one(study, setting, seed, device)
+
+
+def _test_one(study: Study, setting: Setting, seed: int, device: str) -> None:
+    run = Run(study.run_folder(setting, seed))
+    untested = folder_of_test(study, run) / UNTESTED
+    try:
+        predict_test_cases(study, run, device)
+        for told in (untested, run.path / FAILED, run.path / TRACEBACK):  # all folds are trained: nothing failed
+            told.unlink(missing_ok=True)
+        return
+    except Exception as error:  # whatever it is, the other settings are still tested
+        reason = _reason(error, run.path)
+    _free_memory()
+    write_json(untested, {**asked_of_test(study), "reason": reason})
+    say(f"{setting.name}, seed {seed} can't be tested: {reason}")
 
 
 def predict_test_cases(study: Study, run: Run, device: str) -> None:
@@ -184,6 +190,15 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
         case, reason = next(iter(outcome.failed.items()))
         raise AutosegError(f"{case}: {reason}")
     write_json(out / TESTED, made_of)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why something failed; of what no user can cause, the traceback goes to the run folder."""
+    if isinstance(error, AutosegError):
+        return str(error)
+    write_text(folder / TRACEBACK, traceback.format_exc())
+    say(f"The traceback is in {folder / TRACEBACK}.")
+    return _in_one_sentence(error)
 
 
 def _in_one_sentence(error: Exception) -> str:

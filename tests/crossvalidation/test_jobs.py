@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from autoseg.crossvalidation import jobs
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.table import cross_validated
@@ -227,3 +228,16 @@ def test_a_fold_that_another_process_trains_is_left_alone(run: Run) -> None:
     ):
         train(run, folds=[0], compute=Compute("cpu"))
     assert not fold.begun
+
+
+def test_memory_that_lacks_for_the_test_cases_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the folds trained: the same command scores the test cases alone."""
+
+    def score(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(jobs, "score_test_cases", score)
+    said = r"cpu ran out of memory while predicting the test cases with .*small; .* it predicts them; the folds are"
+    with pytest.raises(AutosegError, match=said):
+        train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    assert run.fold("small", 0).done.exists()

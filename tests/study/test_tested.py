@@ -3,20 +3,24 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.masks import dice
 from autoseg.inference.predictor import Predictor
 from autoseg.planning.request import Request
+from autoseg.runs.run import Run
 from autoseg.study import StudyOptions, StudyTable, prepare, sweep, tabulate
 from autoseg.study.curves import collect_curves, write_curves
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import blob, make_dataset, picture_of, write
+from tests.study.conftest import Trainings
 
 Grid = Callable[[str], Path]
 
@@ -127,6 +131,50 @@ def test_a_corrected_label_is_scored_anew(
     found = [of.results[0].values()["outer"]["patient"] for of in (first, table.tested)]
     assert found[1] == pytest.approx(np.mean(by_hand(table, "patient", label, "test_the_clinic")), abs=1e-9)
     assert found[0] != pytest.approx(found[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "seed 1: out of memory (CUDA out of memory. Tried)"),
+        (AutosegError("t1.nii.gz is gone."), "seed 1: t1.nii.gz is gone."),
+    ],
+)
+def test_a_setting_that_can_not_be_tested_fails_and_stops_no_other(
+    dataset: Dataset,
+    grid: Grid,
+    tmp_path: Path,
+    planned: list[str],
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    """Its validation stands in the table, and the same command tries again."""
+    text, wrong = TEXT.format(more="test_share = 0.25\nfolds = [0]"), {("one", "seed_1"): error}
+    scored = []
+
+    def score(run: Run, *_: object) -> None:
+        scored.append((run.path.parent.name, run.path.name))
+        if scored[-1] in wrong:
+            raise wrong[scored[-1]]
+
+    monkeypatch.setattr("autoseg.study.running.score_test_cases", score)
+    table = sweep(dataset, grid(text), tmp_path / "out", CPU)
+    assert scored == [(name, seed) for name in ("one", "two") for seed in ("seed_0", "seed_1")]
+    assert table.failed == ["one"]
+    assert table.results[0].status == "done"
+    assert table.tested is not None
+    assert [(result.status, result.note) for result in table.tested.results] == [
+        ("failed", reason),
+        ("unfinished", "0 of 2 tested"),  # the stand-in scores nothing
+    ]
+    assert f"one can't be tested: {reason}" in (tmp_path / "out" / "table.md").read_text()
+    assert tabulate(table.study).failed == ["one"]
+    assert tabulate(replace(table.study, test=clinic(tmp_path / "clinic", 1))).failed == []
+    wrong.clear()
+    assert sweep(dataset, grid(text), tmp_path / "out", CPU).failed == []
+    assert not list((tmp_path / "out").rglob("*failed*"))
 
 
 def test_curves_are_means_over_trainings(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
