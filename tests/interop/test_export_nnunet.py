@@ -160,6 +160,17 @@ def test_what_nnunet_builds_of_the_plans(tmp_path: Path) -> None:
     net.load_state_dict(found["network_weights"])
 
 
+def test_masks_are_said_not_to_travel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE)))
+    export_nnunet(run.path, tmp_path / "without")
+    assert "brain masks" not in capsys.readouterr().err
+    cases = [case.model_copy(update={"mask": case.label}) for case in run.dataset.cases]
+    masked = run.dataset.model_copy(update={"cases": tuple(cases)})
+    (run.path / "dataset.json").write_text(masked.model_dump_json())
+    export_nnunet(run.path, tmp_path / "model")
+    assert "learned inside brain masks, of which nnU-Net knows nothing" in capsys.readouterr().err
+
+
 def _described(tmp_path: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
     out = export_nnunet(trained(tmp_path, plan).path, tmp_path / "model")
     return json.loads((out / "plans.json").read_text()), json.loads((out / "dataset.json").read_text())

@@ -20,6 +20,7 @@ from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
+from autoseg.utils.progress import say
 
 #: Weights of a fold → their file name in nnU-Net.
 _CHECKPOINTS = {"weights": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
@@ -98,6 +99,11 @@ def export_nnunet(
             )
     write_json(out / "dataset.json", dataset)
     write_json(out / "plans.json", plans)
+    if any(case.mask is not None for case in opened.dataset.cases):
+        say(
+            f"{run} learned inside brain masks, of which nnU-Net knows nothing: give it scans that are zero outside of "
+            "them."
+        )
     return out
 
 
