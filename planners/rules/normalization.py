@@ -11,7 +11,7 @@ from autoseg.plans.preprocessing import Channel, Normalization
 CT = {"ct", "cta", "cbct", "ncct", "cect", "ctp"}
 
 #: Names with which an nnU-Net dataset asks for a normalization itself.
-_NAMED = {
+_NAMED: dict[str, dict[str, object]] = {
     "nonorm": {"scheme": "none"},
     "zscore": {"scheme": "zscore"},
     "rescale_to_0_1": {"scheme": "minmax"},
