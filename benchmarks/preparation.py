@@ -27,6 +27,7 @@ from machine import describe
 import autoseg.data.formats.nifti as nifti
 from autoseg.data.checks import examine
 from autoseg.data.dataset import Dataset, load_case
+from autoseg.data.nifti import StoredVoxels
 from autoseg.utils.parallel import available_cpus
 
 PREPROCESS = """
@@ -137,7 +138,7 @@ def decodings(dataset: Dataset) -> str:
     counts: Counter[str] = Counter()
     plain = nifti.stored_voxels
 
-    def counted(path: Path) -> nifti.StoredVoxels:
+    def counted(path: Path) -> StoredVoxels:
         counts[str(path)] += 1
         return plain(path)
 

@@ -14,11 +14,16 @@ SEQUENCES = {
 }
 
 
+#: A contrast agent as BIDS tells it: ``ce-gadolinium_T1w``.
+_AGENT = re.compile(r"(?:^|_)ce-[A-Za-z0-9]+_", re.IGNORECASE)
+
+
 def sequence_in(name: str) -> str | None:
     """The last sequence that a file's name mentions (``p1_T1_Gd`` → ``t1c``), or None."""
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     together = ["".join(pair) for pair in pairwise(words)]
-    return next((SEQUENCES[word] for word in reversed([*words, *together]) if word in SEQUENCES), None)
+    found = next((SEQUENCES[word] for word in reversed([*words, *together]) if word in SEQUENCES), None)
+    return "t1c" if found == "t1" and _AGENT.search(name) else found
 
 
 #: Names of a part of a glioma (BraTS and others) → its name in autoseg.
@@ -33,8 +38,10 @@ STRUCTURES = {
 
 
 def channel_key(name: str) -> str:
-    """One key for all names of a sequence: ``T1ce``, ``t1_gd`` and ``t1c`` → ``t1c``."""
+    """One key for all names of a sequence: ``T1ce``, ``t1_gd``, ``ce-gadolinium_T1w`` and ``t1c`` → ``t1c``."""
     plain = _plain(name)
+    if SEQUENCES.get(_plain(_AGENT.sub("", name))) == "t1" and _AGENT.search(name):
+        return "t1c"
     return SEQUENCES.get(plain, plain)
 
 

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.data.names import channel_key, output_key, pair
+from autoseg.data.names import channel_key, output_key, pair, sequence_in
 
 
 @pytest.mark.parametrize(
     "same",
     [
-        ("t1c", "T1ce", "t1gd", "T1-Gd", "t1_post", "T1 km"),
+        ("t1c", "T1ce", "t1gd", "T1-Gd", "t1_post", "T1 km", "ce-gadolinium_T1w"),
         ("flair", "t2f", "FLAIR", "T2-FLAIR"),
         ("t1", "t1n", "T1w"),
         ("t2", "t2w"),
@@ -23,6 +23,19 @@ def test_one_sequence_of_many_names(same: tuple[str, ...]) -> None:
 def test_different_sequences() -> None:
     assert len({channel_key(name) for name in ("t1", "t1c", "t2", "flair", "adc", "MRI", "0", "1")}) == 8
     assert channel_key("--") == "--"
+    assert len({channel_key(name) for name in ("ce-gadolinium_T1w", "T1w", "ce-gadolinium_FLAIR", "FLAIR")}) == 4
+
+
+def test_the_sequence_in_a_files_name() -> None:
+    told = {
+        "p1_T1_Gd": "t1c",
+        "sub-01_ses-2_T1w": "t1",
+        "sub-01_ce-gadolinium_T1w": "t1c",
+        "sub-01_ce-gadolinium_T2w": "t2",
+        "once-more_T1w": "t1",
+        "scan": None,
+    }
+    assert {name: sequence_in(name) for name in told} == told
 
 
 @pytest.mark.parametrize(
