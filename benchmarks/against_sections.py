@@ -112,7 +112,7 @@ def train(bench: Bench, length: TrainingLength, options: Namespace) -> list[Row]
 def _iteration_rows(work: str, cores: int, theirs: list[tuple[Usage, int]], ours: list[tuple[Usage, int]]) -> list[Row]:
     both = (theirs, ours)
     usages = [[usage for usage, _ in found] for found in both]
-    return rows_of(work, cores, *usages, iterations=[[n for _, n in found] for found in both])
+    return rows_of(work, cores, usages[0], usages[1], iterations=[[n for _, n in found] for found in both])
 
 
 def monai(bench: Bench, length: TrainingLength, options: Namespace) -> list[Row]:

@@ -147,7 +147,7 @@ def residual(data: Path, out: Path) -> dict:
         start = sitk.Euler3DTransform()
         start.SetCenter(centre)
         left = fitted(theirs[name], sitk.Cast(theirs[name] > 0, sitk.sitkUInt8), picture, start, True)
-        matrix = np.asarray(left.GetMatrix()).reshape(3, 3)
+        matrix = np.asarray(sitk.Euler3DTransform(left).GetMatrix()).reshape(3, 3)
         found[name] = {
             "nmi_before": nmi(name, to_t1c),
             "nmi_ours": nmi(name, ours),

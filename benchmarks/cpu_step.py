@@ -66,7 +66,7 @@ def step(words: set[str], width: int, batch: int) -> float:
     built = build(network, 1, target.heads)
     for part in built.modules() if "torch's norm" in words else ():
         if isinstance(part, InstanceNormVolume):
-            part.__class__ = torch.nn.InstanceNorm3d
+            part.__class__ = torch.nn.InstanceNorm3d  # type: ignore[assignment]
     train = TrainingStep(built, Recipe(ema_decay=0.0), target, variant)
     given = Batch(torch.randn(batch, 1, 40, 56, 40), torch.randint(0, 3, (batch, 40, 56, 40)))
     seconds = []

@@ -33,6 +33,7 @@ import autoseg
 from autoseg.crossvalidation.cascades import stage_cases
 from autoseg.data.boxes import Box
 from autoseg.networks import build
+from autoseg.plans.families import UNet
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
@@ -141,7 +142,8 @@ class DataPath:
         loader = self.loader(cache)
         pool = ThreadPoolExecutor(self.readers) if self.readers else None
         for number, case in enumerate(self.cases):  # what fits is kept from the first time it is read on
-            cache.read(number, tuple(slice(0, size) for size in case.shape))
+            z, y, x = case.shape
+            cache.read(number, (slice(0, z), slice(0, y), slice(0, x)))
         cache.voxels = cache.padding = 0
         seconds, moved = [], []
         for number in range(batches + 3):
@@ -179,7 +181,10 @@ class DataPath:
 
     def waits(self, steps: int) -> Counter[str]:
         """What waits for the device in so many steps, data included, with the network's stages made narrow."""
-        network = self.stage.network.model_copy(update={"features": [4] * len(self.stage.network.features)})
+        network = self.stage.network
+        if not isinstance(network, UNet):
+            raise SystemExit(f"The plan's network is of the family {network.family}; plan a U-Net.")
+        network = network.model_copy(update={"features": [4] * len(network.features)})
         module = build(network, self.stage.in_channels, self.stage.heads).to(self.device)
         module.train()
         fused = Variant(fused=True)  # as on every GPU

@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import describe
@@ -34,7 +35,7 @@ from planners import resenc, unet
 from planners.rules.topology import network, pooling
 
 #: Family, patch, spacing, channels, heads, batch, precision, optimizer, kind; on a GPU.
-GPU = [
+GPU: list[tuple[Any, ...]] = [
     (unet.PLAIN_UNET, (128, 128, 128), (1, 1, 1), 4, 3, 2, "fp16", "sgd", "regions"),
     (unet.PLAIN_UNET, (128, 128, 128), (1, 1, 1), 4, 3, 2, "bf16", "adamw", "regions"),
     (unet.PLAIN_UNET, (96, 160, 160), (1, 1, 1), 2, 3, 2, "fp16", "sgd", "regions"),
@@ -52,7 +53,7 @@ GPU = [
 ]
 
 #: The same for a CPU, with the width of the first stage; small enough for 2 GB of memory.
-CPU = [
+CPU: list[tuple[Any, ...]] = [
     (family, patch, spacing, channels, heads, batch, precision, "adamw", kind)
     for precision in ("fp32", "bf16")
     for family, patch, spacing, channels, heads, batch, kind in (

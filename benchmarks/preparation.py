@@ -105,13 +105,16 @@ def raw_folder(dataset: Dataset, out: Path) -> Path:
     for case in dataset.cases:
         for number, name in enumerate(dataset.channels):
             (out / "imagesTr" / f"{case.id}_{number:04d}.nii.gz").symlink_to(case.channels[name].path.absolute())
+        label = case.label
+        if not isinstance(label, Path):
+            raise SystemExit(f"{case.id} has no label map in one file, as nnU-Net's raw folder needs it.")
         target = out / "labelsTr" / f"{case.id}.nii.gz"
         if all(value == number for value, number in values.items()):
-            target.symlink_to(case.label.absolute())
+            target.symlink_to(label.absolute())
             continue
         import SimpleITK as sitk
 
-        image = sitk.ReadImage(str(case.label))
+        image = sitk.ReadImage(str(label))
         sitk.WriteImage(sitk.ChangeLabel(sitk.Cast(image, sitk.sitkUInt8), values), str(target), useCompression=True)
     labels = {"background": 0, **{name: values[value] for name, value in dataset.labels.items()}}
     channels = {str(number): name for number, name in enumerate(dataset.channels)}

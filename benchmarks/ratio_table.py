@@ -87,7 +87,9 @@ def rows_of(
             factor = 1000 if unit == "s" and iterations else 100 if unit == "%" else 1
             values.append([factor * v / (n if unit == "s" else 1) for v, n in found if v is not None])
         if any(values):
-            rows.append(Row(work, cores, f"{quantity}, {'ms' if unit == 's' and iterations else unit}", *values))
+            rows.append(
+                Row(work, cores, f"{quantity}, {'ms' if unit == 's' and iterations else unit}", values[0], values[1])
+            )
     return rows
 
 

@@ -58,7 +58,7 @@ def _write_case(
     files = [case.channels[name] for name in channels]
     plain = not crop and all(file.component is None and file.path.name.endswith(ENDING) for file in files)
     label = sitk.ReadImage(str(case.label))
-    box = (slice(None),) * 3
+    box: tuple[slice, ...] = (slice(None),) * 3
     if plain:
         for file, name in zip(files, names, strict=True):
             shutil.copy(file.path, root / f"images{kind}" / name)

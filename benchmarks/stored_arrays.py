@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import machine
@@ -96,7 +97,11 @@ def main() -> None:
                 )
             opened = [blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1}) for path in paths]
             name = f"blosc2, chunks of {chunk}³, blocks of {block}³"
-            report(name, lambda index, box, opened=opened: opened[index][box], paths[0], array, options)
+
+            def read(index: int, box: tuple[slice, ...], opened: list[Any] = opened) -> np.ndarray:
+                return np.asarray(opened[index][box])
+
+            report(name, read, paths[0], array, options)
 
 
 def report(name: str, cut: Cut, path: Path, array: np.ndarray, options: argparse.Namespace) -> None:

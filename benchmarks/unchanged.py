@@ -235,7 +235,7 @@ def plans(sides: list[Side], base: Path, data: Path | None) -> list[Row]:
         return commands
 
     codes = run_both(sides, "plans", ask)
-    rows.append(compare_codes("plans", ask(Path()), *codes, refusing=True))
+    rows.append(compare_codes("plans", ask(Path()), codes[0], codes[1], refusing=True))
     rows[-1].kind = f"exit codes ({sum(map(bool, codes[0]))} refused)"
     for name in datasets:
         for planner in PLANNERS:
@@ -254,7 +254,7 @@ def compare_part(
             shutil.copytree(original, folder / name)
 
     codes = run_both(sides, part, ask, prepare)
-    rows = [compare_codes(part, ask(Path()), *codes, refusing=False)]
+    rows = [compare_codes(part, ask(Path()), codes[0], codes[1], refusing=False)]
     folders = [side.folder(part) for side in sides]
     for name in sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}):
         rows += compare_folders(f"{part}, {name}", folders[0] / name, folders[1] / name)

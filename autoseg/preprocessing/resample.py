@@ -4,11 +4,15 @@ Images: third-order spline. Label maps: linear on the one-hot labels, then argma
 axis both use nearest neighbour, since interpolating between slices far apart invents tissue.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from autoseg.plans.preprocessing import Resampling
+
+#: Voxels between several labels that are weighed at once.
+_POINTS = 1 << 18
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -81,9 +85,11 @@ def resample_image(image: np.ndarray, shape: Shape, axis: int | None, order: int
 
 
 def resample_label(label: np.ndarray, shape: Shape, axis: int | None, order: int) -> np.ndarray:
-    """Resample a label map ``(z, y, x)`` one label at a time; where labels tie, the smaller value wins."""
+    """Resample a label map ``(z, y, x)``: each label as a mask, the largest wins; of ties the smaller value."""
     if label.shape == shape:
         return label
+    if order == 1:
+        return _linear_label(label, shape, axis)
     values = np.unique(label)
     best = np.zeros(shape, np.float32)
     result = np.full(shape, values[0], label.dtype)
@@ -92,6 +98,73 @@ def resample_label(label: np.ndarray, shape: Shape, axis: int | None, order: int
         wins = share > best
         result[wins] = value
         best[wins] = share[wins]
+    return result
+
+
+def _linear_label(label: np.ndarray, shape: Shape, axis: int | None) -> np.ndarray:
+    """:func:`resample_label` of order 1, without a mask for each label.
+
+    A voxel lies between eight (along an axis with nearest neighbour, or without change, fewer) of the old ones; where
+    these are of one label, which is nearly everywhere, it is theirs. Elsewhere their weights are added up by label.
+    """
+    lower, weight = [], []
+    for a, (old, new) in enumerate(zip(label.shape, shape, strict=True)):
+        if a == axis:
+            at = nearest_index(old, new).astype(np.float64)
+        else:
+            at = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+        lower.append(np.floor(at).astype(np.intp))
+        weight.append(at - lower[-1])
+    between = [a for a in range(3) if weight[a].any()]
+    least = most = label
+    for a in between:
+        following = np.minimum(np.arange(label.shape[a]) + 1, label.shape[a] - 1)
+        least = np.minimum(least, least.take(following, a))
+        most = np.maximum(most, most.take(following, a))
+    corner = np.ix_(*lower)
+    result: np.ndarray = label[corner]
+    mixed = np.flatnonzero((least != most)[corner])
+    flat = result.reshape(-1)
+    for start in range(0, len(mixed), _POINTS):
+        points = mixed[start : start + _POINTS]
+        flat[points] = _heaviest(label, lower, weight, between, np.unravel_index(points, shape))
+    return result
+
+
+def _heaviest(
+    label: np.ndarray,
+    lower: Sequence[np.ndarray],
+    weight: Sequence[np.ndarray],
+    between: Sequence[int],
+    points: Sequence[np.ndarray],
+) -> np.ndarray:
+    """The label with the largest weight at some points.
+
+    Args:
+        label: old label map.
+        lower: for each axis, the old voxel before each of the new ones.
+        weight: … and the weight of the one after it.
+        between: axes along which there are weights.
+        points: new voxels, an array of indices an axis.
+    """
+    first = [lower[a][points[a]] for a in range(3)]
+    after = [weight[a][points[a]] for a in range(3)]
+    values, weights = [], []
+    for steps in itertools.product((0, 1), repeat=len(between)):
+        step = dict(zip(between, steps, strict=True))
+        # Beyond the last voxel the weight is 0.
+        at = [np.minimum(first[a] + step.get(a, 0), label.shape[a] - 1) for a in range(3)]
+        values.append(label[at[0], at[1], at[2]])
+        factors = [after[a] if step[a] else 1 - after[a] for a in between]
+        weights.append(np.prod(factors, axis=0))
+    best = np.full(len(points[0]), -1, np.float32)
+    result = values[0].copy()
+    for value in values:
+        # In 32 bits, in which labels tie that differ by rounding alone.
+        share = sum(np.where(other == value, part, 0.0) for other, part in zip(values, weights, strict=True))
+        share = np.asarray(share, np.float32)
+        wins = (share > best) | ((share == best) & (value < result))
+        result[wins], best[wins] = value[wins], share[wins]
     return result
 
 

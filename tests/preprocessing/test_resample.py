@@ -11,6 +11,7 @@ from skimage.transform import resize
 
 from autoseg.plans.preprocessing import Resampling
 from autoseg.preprocessing.resample import (
+    nearest_index,
     resample_image,
     resample_label,
     resample_mask,
@@ -55,6 +56,59 @@ def test_linear_inside_as_simpleitk() -> None:
     reference.SetOrigin([-0.25] * 3)
     theirs = sitk.GetArrayFromImage(sitk.Resample(sitk.GetImageFromArray(image), reference, sitk.Transform()))
     np.testing.assert_allclose(ours[1:-1, 1:-1, 1:-1], theirs[1:-1, 1:-1, 1:-1], atol=1e-4)
+
+
+def shares_of(label: np.ndarray, shape: tuple[int, int, int], axis: int | None) -> dict[int, np.ndarray]:
+    """Label → what a linear resampling makes of its mask, by scikit-image."""
+    found = {}
+    for value in np.unique(label):
+        mask = (label == value).astype(np.float64)
+        if axis is None:
+            found[int(value)] = resize(mask, shape, order=1, mode="edge", anti_aliasing=False)
+            continue
+        planes = np.moveaxis(mask, axis, 0)
+        size = tuple(n for a, n in enumerate(shape) if a != axis)
+        planes = np.stack([resize(plane, size, order=1, mode="edge", anti_aliasing=False) for plane in planes])
+        found[int(value)] = np.moveaxis(planes[nearest_index(len(planes), shape[axis])], 0, axis)
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(old=SHAPES, new=SHAPES, axis=st.sampled_from([None, 0, 1, 2]), labels=st.integers(1, 6), seed=st.integers(0, 99))
+def test_labels_as_masks_one_by_one(
+    old: tuple[int, int, int], new: tuple[int, int, int], axis: int | None, labels: int, seed: int
+) -> None:
+    """The label of the largest share, the smallest of those that tie but for rounding."""
+    values = np.array([-2, 0, 1, 7, 300, 2**20])[:labels]
+    label = np.random.default_rng(seed).choice(values, old)
+    found = resample_label(label, new, axis, 1)
+    assert found.dtype == label.dtype
+    if old == new:
+        return
+    shares = shares_of(label, new, axis)
+    largest = np.max(list(shares.values()), axis=0)
+    own = np.zeros(new)
+    for value, share in shares.items():
+        own[found == value] = share[found == value]
+    np.testing.assert_allclose(own, largest, atol=1e-6)
+    for value, share in shares.items():
+        clear = np.all([other < share - 1e-5 for name, other in shares.items() if name != value], axis=0)
+        assert (found[clear] == value).all()
+
+
+def test_ties_go_to_the_smaller_label() -> None:
+    """Twice as many voxels in the row: ¾ and ¼ of the neighbours; at thrice a voxel lies half-way between two."""
+    row = np.array([[[5, 2]]], np.int16)
+    assert resample_label(row, (1, 1, 4), None, 1).ravel().tolist() == [5, 5, 2, 2]
+    assert resample_label(row, (1, 1, 3), None, 1).ravel().tolist() == [5, 2, 2]
+
+
+def test_many_points_between_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are weighed in parts, which changes nothing."""
+    label = np.random.default_rng(0).integers(0, 5, (9, 8, 7))
+    whole = resample_label(label, (13, 6, 11), None, 1)
+    monkeypatch.setattr("autoseg.preprocessing.resample._POINTS", 10)
+    assert np.array_equal(resample_label(label, (13, 6, 11), None, 1), whole)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
