@@ -21,6 +21,10 @@ _T = TypeVar("_T")
 SIXTEEN_BITS_FROM = 1_000_000_000
 
 
+#: Bytes of the scores of a uniform tile that are kept at most. Of 96³ voxels and 100 labels they would be 0.18 GB
+#: of the 4 GB that such a prediction takes (benchmarks/results/prediction.md), so each of these tiles is computed.
+LARGEST_UNIFORM = 128_000_000
+
 #: What becomes of the scores ``(row, a, b)`` of a head: its number, their first row, and they themselves → the scores.
 Finish = Callable[[int, int, torch.Tensor], torch.Tensor]
 
@@ -221,8 +225,9 @@ class UniformTiles:
         return self._scores[values]
 
     def keep(self, values: tuple[float, ...], scores: torch.Tensor) -> None:
-        """Keep the scores of tiles with these values; those of others go."""
-        self._scores = {values: scores.to(self._dtype)}
+        """Keep the scores of tiles with these values, unless they are large; those of others go."""
+        few = scores.numel() * self._dtype.itemsize <= LARGEST_UNIFORM
+        self._scores = {values: scores.to(self._dtype)} if few else {}
 
     def values(self, tile: torch.Tensor) -> tuple[float, ...] | None:
         """The value of each channel of a tile ``(channel, z, y, x)``, or None where a channel has several."""

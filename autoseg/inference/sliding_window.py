@@ -177,7 +177,9 @@ class SlidingWindow:
         starts: Sequence[tuple[int, ...]],
         uniform: UniformTiles,
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
-        """First voxel and logits ``(out_channels, z, y, x)`` of some tiles; all uniform ones are computed once."""
+        """First voxel and logits ``(out_channels, z, y, x)`` of some tiles; all uniform ones are computed once, unless
+        their scores are large.
+        """
         size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
         given = [
             padded[(slice(None), *(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)))]
@@ -191,9 +193,12 @@ class SlidingWindow:
         for start, tile in zip(starts, given, strict=True):
             values = found[start]
             if values is not None:
+                scores = None
                 if values not in uniform:
-                    uniform.keep(values, self._mirrored(networks, tile[None].to(self.device))[0])
-                yield start, uniform[values]
+                    scores = self._mirrored(networks, tile[None].to(self.device))[0]
+                    uniform.keep(values, scores)
+                yield start, uniform[values] if scores is None or values in uniform else scores
+                del scores  # else it would stay while the next tile is computed
 
     def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
         """Logits, or what is averaged, ``(tile, out_channels, z, y, x)`` of some tiles: the mean of all copies."""

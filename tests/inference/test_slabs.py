@@ -300,6 +300,11 @@ def test_uniform_tiles_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     window = SlidingWindow([4, 4, 4], 2, inference, CPU, mirrorings=mirrorings([2]))
     few = Counting()
     found = window.scores([few], image)
+    with monkeypatch.context() as patched:  # too large to be kept
+        patched.setattr(module, "LARGEST_UNIFORM", 0)
+        large = Counting()
+        assert torch.equal(window.scores([large], image), found)
+        assert large.tiles == 2 * 10
     monkeypatch.setattr(UniformTiles, "values", lambda *_: None)
     all_of_them = Counting()
     assert torch.equal(window.scores([all_of_them], image), found)
