@@ -383,12 +383,13 @@ def test_one_image_for_a_run_that_takes_missing_channels(tmp_path: Path, capsys:
         ("p_0002", "FLAIR"),
         ("p_flair_0002", "FLAIR"),
         ("sub-01_T1w", "t1"),
+        ("sub-01_ce-gadolinium_T1w", "t1c"),
     ):
         path = write(tmp_path / f"{name}.nii.gz", VOLUME)
         assert found(path, lenient) == {name: {channel: (path.name, None)}}
         assert f"{path.name} is taken for {channel}." in capsys.readouterr().err
-    # Nothing told, another sequence, two channels told, and an agent that the sequence alone does not tell.
-    for name in ("p", "p_T2", "p_0003", "p_flair_0000", "sub-01_ce-gadolinium_T1w"):
+    # Nothing told, another sequence, two channels told, and an agent in another sequence.
+    for name in ("p", "p_T2", "p_0003", "p_flair_0000", "sub-01_ce-gadolinium_FLAIR"):
         path = write(tmp_path / f"{name}.nii.gz", VOLUME)
         with pytest.raises(
             UsageError, match=rf"{name}\.nii\.gz: its name does not tell .*t1, t1c, FLAIR.*--channel NAME="
