@@ -27,7 +27,7 @@ from planners.rules.budget import USABLE
 from planners.rules.fitting import Size, Wanted, fit
 from planners.rules.mirroring import is_sided, mirror_axes
 from planners.rules.normalization import channels as normalized
-from planners.rules.recipe import HALF_TURN, TILTED
+from planners.rules.recipe import HALF_TURN, TILTED, TILTED_WHY
 from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
@@ -264,7 +264,7 @@ def _mirrored(task: Task, model: SourceModel, before: Configuration) -> tuple[Au
         reasons = {**augmentation.reasons, "mirror_axes": why}
         update: dict[str, object] = {"mirror_axes": kept, "reasons": reasons}
         if augmentation.rotation > HALF_TURN:  # which would undo it
-            reasons["rotation"] = "scans lie the same way round, but for a tilted head"
+            reasons["rotation"] = TILTED_WHY
             update["rotation"] = TILTED
         augmentation = augmentation.model_copy(update=update)
     tested = [axis for axis in inference.mirror_axes if axis in allowed]

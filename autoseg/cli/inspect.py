@@ -126,7 +126,7 @@ def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) 
         "ignore_label": dataset.ignore_label,
         "cases": [case.id for case in dataset.cases],
         "unlabelled": [case.id for case in dataset.unlabelled],
-        "patients": {case.id: case.group or case.id for case in (*dataset.cases, *dataset.unlabelled)},
+        "patients": {case.id: case.patient for case in (*dataset.cases, *dataset.unlabelled)},
         "problems": [
             {
                 "severity": problem.severity,
@@ -180,7 +180,7 @@ def _summary(dataset: "Dataset", cases: "Sequence[CaseFingerprint]", proposed: b
     table.add_column(overflow="fold")
     everyone = (*dataset.cases, *dataset.unlabelled)
     tested = len(dataset.labelled_test_cases)
-    patients = len({case.group or case.id for case in everyone})
+    patients = len({case.patient for case in everyone})
     rows = {
         "layout": "not described; as proposed" if proposed else dataset.layout,
         "cases": f"{len(dataset.cases)} labelled, {len(dataset.unlabelled) - tested} without label"

@@ -62,4 +62,4 @@ def of_patients(scores: Mapping[Way, Mapping[str, float]], dataset: Dataset) -> 
 
 def patients(dataset: Dataset) -> dict[str, str]:
     """Case → patient."""
-    return {case.id: case.group or case.id for case in dataset.cases}
+    return {case.id: case.patient for case in dataset.cases}

@@ -47,7 +47,7 @@ def halves(fold: Fold) -> list[Half]:
     """The two halves on which the share for a fold without validation cases is chosen; none for a single patient."""
     if not chooses(fold.stage) or fold.validation_cases or isinstance(fold, Half):
         return []
-    if len({case.group or case.id for case in _cohort(fold).cases}) < 2:
+    if len({case.patient for case in _cohort(fold).cases}) < 2:
         return []
     return [Half(fold.run, fold.stage, fold.number, half) for half in (0, 1)]
 

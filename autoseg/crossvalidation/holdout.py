@@ -14,7 +14,7 @@ from autoseg.runs.run import Run
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import read_json, write_json
 
-#: File in the folder of the test set's evaluation: a fingerprint of all that it depends on, and of the weights alone.
+#: File in the folder of the test set's evaluation: fingerprints of the weights, and of all else that it depends on.
 MADE_OF = "made_of.json"
 
 
@@ -47,7 +47,7 @@ def score_test_cases(
         weights[-1] = kept
     if not all(weights):
         return None
-    out, made_of = run.test(stage), {"all": _made_of(run, stage, weights), "weights": _weights(run, weights)}
+    out, made_of = run.test(stage), {"others": _made_of(run, stage), "weights": _weights(run, weights)}
     if (out / "summary.json").exists() and (out / MADE_OF).exists() and read_json(out / MADE_OF) == made_of:
         return Evaluation.read(out)
     (out / MADE_OF).unlink(missing_ok=True)
@@ -77,11 +77,10 @@ def _weights(run: Run, weights: Sequence[Sequence[Path]]) -> dict[str, str]:
     return {path.relative_to(run.path).as_posix(): file_digest(path) for files in weights for path in files}
 
 
-def _made_of(run: Run, stage: Stage, weights: Sequence[Sequence[Path]]) -> str:
+def _made_of(run: Run, stage: Stage) -> str:
     data = run.preprocessed(stage.configuration.data)
     return digest(
         {
-            "weights": [[file_digest(path) for path in files] for files in weights],
             "stages": [run.used(one).identity for one in stage.chain],
             "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],

@@ -53,6 +53,21 @@ def volume_box(box: tuple[slice, ...], shape: Sequence[int]) -> tuple[slice, ...
     return (slice(start, start + 2), *others)
 
 
+def box_of_all(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The smallest box around some boxes, of a volume a volume (:func:`volume_box`); an empty one around none.
+
+    Args:
+        boxes: parts of the image.
+        shape: of the image, ``(z, y, x)``.
+    """
+    if not boxes:
+        return (slice(0, 0),) * len(shape)
+    box = tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )
+    return volume_box(box, shape)
+
+
 def cropping_box(inside: np.ndarray) -> Box:
     """The smallest box around the true voxels of a ``(z, y, x)`` array; the whole array where none is true."""
     z, y, x = bounding_box(inside) if inside.any() else (slice(0, size) for size in inside.shape)

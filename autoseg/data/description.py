@@ -90,6 +90,11 @@ class Case(_Model):
     group: str = ""
 
     @property
+    def patient(self) -> str:
+        """Whose exam it is: its group, or the case itself where it has none."""
+        return self.group or self.id
+
+    @property
     def annotations(self) -> dict[str, Path]:
         """Annotator → label map, if several people annotated the case."""
         return self.raters

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from autoseg.data.boxes import volume_box
+from autoseg.data.boxes import box_of_all
 from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource
 from autoseg.data.image import Geometry, Image
@@ -106,7 +106,8 @@ def evaluate_arrays(
     found = {}
     for target, values in zip(targets, several, strict=True):
         rules = None if protocol.lesions is None else protocol.lesions.of(target.name, reference.shape)
-        box = _union([b[value - 1] for b in boxes for value in values if 0 < value <= len(b)], reference.shape)
+        there = (b[value - 1] for b in boxes for value in values if 0 < value <= len(b))
+        box = box_of_all([one for one in there if one is not None], reference.shape)
         found[target.name] = measure(
             np.isin(prediction[box], values),
             np.isin(reference[box], values),
@@ -228,13 +229,3 @@ def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
         return np.zeros(labels.shape, np.int32)
     places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
     return np.where(np.asarray(values)[places] == labels, places + 1, 0).astype(np.int32)
-
-
-def _union(boxes: list[tuple[slice, ...] | None], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    known = [box for box in boxes if box is not None]
-    if not known:
-        return (slice(0, 0),) * len(shape)
-    box = tuple(
-        slice(min(box[axis].start for box in known), max(box[axis].stop for box in known)) for axis in range(len(shape))
-    )
-    return volume_box(box, shape)

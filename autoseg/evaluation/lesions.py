@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from autoseg.data.boxes import bounding_box, volume_box
+from autoseg.data.boxes import bounding_box, box_of_all, volume_box
 from autoseg.evaluation.lesion_groups import (
     LESION_CONNECTIVITY,
     NEIGHBOURS,
@@ -179,7 +179,7 @@ def _touching(
         if box is None:
             continue
         touching = [int(other) for one, other in pairs if one == number]
-        around_all = _union([box, *(boxes[other - 1] for other in touching)], reference.shape)
+        around_all = box_of_all([box, *(boxes[other - 1] for other in touching)], reference.shape)
         mine = reference[around_all] & (near[around_all] == number)
         voxels = int(np.count_nonzero(mine))
         scores = None
@@ -209,7 +209,7 @@ def _joined(
             near = ndimage.binary_dilation(near, NEIGHBOURS, iterations=dilation)
         touching = [int(other) for other in np.unique(predicted[room][near]) if other]
         used.update(touching)
-        around_all = _union([box, *(other_boxes[other - 1] for other in touching)], real.shape)
+        around_all = box_of_all([box, *(other_boxes[other - 1] for other in touching)], real.shape)
         mine = real[around_all] == number
         scores = None
         if touching:
@@ -239,7 +239,7 @@ def _one_to_one(
         partner = partners.get(number)
         scores = None
         if partner is not None and dices[number, partner] >= _NO_PAIR:
-            box = _union([boxes[number], other_boxes[partner]], real.shape)
+            box = box_of_all([boxes[number], other_boxes[partner]], real.shape)
             mine, theirs = real[box] == number + 1, predicted[box] == partner + 1
             scores = float(dices[number, partner]), border_hausdorff_95(theirs, mine, spacing)
             pairs += 1
@@ -254,8 +254,3 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _dice(mine: np.ndarray, theirs: np.ndarray) -> float:
     return 2 * int(np.count_nonzero(mine & theirs)) / (int(np.count_nonzero(mine)) + int(np.count_nonzero(theirs)))
-
-
-def _union(boxes: Sequence[tuple[slice, ...]], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    box = tuple(slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
-    return volume_box(box, shape)

@@ -218,16 +218,18 @@ class UniformTiles:
         self._dtype = dtype
         self._scores: dict[tuple[float, ...], torch.Tensor] = {}
 
-    def __contains__(self, values: tuple[float, ...]) -> bool:
-        return values in self._scores
+    def scores(self, values: tuple[float, ...], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The scores of a tile with these values: kept ones, or computed and, unless they are large, kept for the next.
 
-    def __getitem__(self, values: tuple[float, ...]) -> torch.Tensor:
+        Those of other values go.
+        """
+        if values not in self._scores:
+            found = compute()
+            if found.numel() * self._dtype.itemsize > LARGEST_UNIFORM:
+                self._scores = {}
+                return found
+            self._scores = {values: found.to(self._dtype)}
         return self._scores[values]
-
-    def keep(self, values: tuple[float, ...], scores: torch.Tensor) -> None:
-        """Keep the scores of tiles with these values, unless they are large; those of others go."""
-        few = scores.numel() * self._dtype.itemsize <= LARGEST_UNIFORM
-        self._scores = {values: scores.to(self._dtype)} if few else {}
 
     def values(self, tile: torch.Tensor) -> tuple[float, ...] | None:
         """The value of each channel of a tile ``(channel, z, y, x)``, or None where a channel has several."""

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
@@ -193,12 +194,11 @@ class SlidingWindow:
         for start, tile in zip(starts, given, strict=True):
             values = found[start]
             if values is not None:
-                scores = None
-                if values not in uniform:
-                    scores = self._mirrored(networks, tile[None].to(self.device))[0]
-                    uniform.keep(values, scores)
-                yield start, uniform[values] if scores is None or values in uniform else scores
-                del scores  # else it would stay while the next tile is computed
+                yield start, uniform.scores(values, partial(self._alone, networks, tile))
+
+    def _alone(self, networks: Sequence[nn.Module], tile: torch.Tensor) -> torch.Tensor:
+        """As :meth:`_mirrored`, of one tile ``(channel, z, y, x)``."""
+        return self._mirrored(networks, tile[None].to(self.device))[0]
 
     def _mirrored(self, networks: Sequence[nn.Module], batch: torch.Tensor) -> torch.Tensor:
         """Logits, or what is averaged, ``(tile, out_channels, z, y, x)`` of some tiles: the mean of all copies."""

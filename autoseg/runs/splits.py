@@ -59,10 +59,10 @@ def check_splits(splits: list[Split], dataset: Dataset, path: Path) -> None:
     Raises:
         AutosegError: names the file, the fold and the case.
     """
-    groups = {case.id: case.group or case.id for case in dataset.cases}
+    groups = {case.id: case.patient for case in dataset.cases}
     if not groups:
         return
-    of_all = groups | {case.id: case.group or case.id for case in dataset.labelled_test_cases}
+    of_all = groups | {case.id: case.patient for case in dataset.labelled_test_cases}
     for number, fold in enumerate(splits):
         train, validation, test = fold["train"], fold["validation"], fold.get("test", [])
         for case in (*train, *validation, *test):
@@ -127,7 +127,7 @@ def make_splits(
     groups: dict[str, list[str]] = {}
     for case in dataset.cases:
         if case.id not in set(test):
-            groups.setdefault(case.group or case.id, []).append(case.id)
+            groups.setdefault(case.patient, []).append(case.id)
     if folds == 1 and groups:
         return [{"train": everyone, "validation": [], **held_out}]
     if len(groups) < 2:
@@ -160,7 +160,7 @@ def _drawn(dataset: Dataset, taken: Sequence[str], share: float, rng: np.random.
     groups: dict[str, list[str]] = {}
     for case in dataset.cases:
         if case.id not in set(taken):
-            groups.setdefault(case.group or case.id, []).append(case.id)
+            groups.setdefault(case.patient, []).append(case.id)
     wanted = round(share * len(dataset.cases))
     names = sorted(groups)
     rng.shuffle(names)
@@ -197,7 +197,7 @@ def keep_or_make_splits(
     stored = Path(path) / "splits.json"
     if stored.exists():
         splits = read_splits(stored)
-        groups = {case.id: case.group or case.id for case in (*dataset.cases, *dataset.labelled_test_cases)}
+        groups = {case.id: case.patient for case in (*dataset.cases, *dataset.labelled_test_cases)}
         made = make_splits(dataset, folds, seed, rules)
         if folds is not None and folds != len(splits):
             return made

@@ -132,12 +132,13 @@ class Validation(Callback):
         if recipe.early_stopping or follows_loss(recipe) or training.stage.inference.checkpoint == "best":
             share = NEEDED_SHARE if training.budget.seconds else math.inf
         share = math.inf if recipe.validate_always else share
-        if not (self._cases and due and state.validation_seconds <= share * state.seconds):
+        if not (self._cases and due):
             return
+        seconds = state.validation_seconds
         if training.budget.seconds and training.progress >= 1 and share == VALIDATION_SHARE:
             # No time was kept for it, and all of the fold's cases are predicted next.
-            due = state.validation_seconds + estimated_seconds(training, self._cases) <= share * state.seconds
-        if not due:
+            seconds += estimated_seconds(training, self._cases)
+        if not seconds <= share * state.seconds:
             return
         validate(training, self._cases, self._regions)
         network = training.step.network

@@ -1,10 +1,13 @@
 """Positions of voxels that patches are centred on, kept in memory as far as there is room."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from autoseg.preprocessing.store import StoredCase
+
+_Name = TypeVar("_Name", int, str)
 
 #: Bytes of positions that are kept. A label takes up to 60 kB a case (10,000 voxels), so a thousand cases of three
 #: labels fit, and of a thousand with a hundred labels the first ones.
@@ -31,26 +34,21 @@ class Positions:
         Args:
             case: of the training, for as long as that lasts.
         """
-        found = self._foreground.get(id(case))
-        if found is None:
-            found = case.foreground
-            if self._fits(found.values()):
-                self._foreground[id(case)] = found
-        return found
+        return self._read(self._foreground, case, lambda: case.foreground)
 
     def places(self, case: StoredCase) -> dict[str, np.ndarray]:
         """``inside`` and ``healthy`` → ``(n, 3)`` positions (:attr:`StoredCase.places`); likewise."""
-        found = self._places.get(id(case))
-        if found is None:
-            found = case.places
-            if self._fits(found.values()):
-                self._places[id(case)] = found
-        return found
+        return self._read(self._places, case, lambda: case.places)
 
-    def _fits(self, arrays: Iterable[np.ndarray]) -> bool:
-        """Take room for some arrays, where there is enough."""
-        size = sum(array.nbytes for array in arrays)
-        if size > self._left:
-            return False
-        self._left -= size
-        return True
+    def _read(
+        self, kept: dict[int, dict[_Name, np.ndarray]], case: StoredCase, read: Callable[[], dict[_Name, np.ndarray]]
+    ) -> dict[_Name, np.ndarray]:
+        """What is kept of a case, else what is read, and kept where there is room."""
+        found = kept.get(id(case))
+        if found is None:
+            found = read()
+            size = sum(array.nbytes for array in found.values())
+            if size <= self._left:
+                self._left -= size
+                kept[id(case)] = found
+        return found

@@ -37,6 +37,7 @@ FLAT_PATCH = 3.0
 
 #: Degrees beyond which a rotation undoes what limits mirroring, and what is left then: a tilted head.
 HALF_TURN, TILTED = 90.0, 30.0
+TILTED_WHY = "scans lie the same way round, but for a tilted head"
 
 #: A slice this much longer than wide is turned a little only, lest its ends leave the patch (nnU-Net's threshold).
 LONG_SLICE = 1.5
@@ -157,7 +158,7 @@ def _augmentation(data: Data) -> Augmentation:
     if len(data.mirror_axes) < len(size) and chosen.rotation > HALF_TURN:
         # Where mirroring is limited because scans lie the same way round, half a turn must not undo it.
         chosen.rotation = TILTED
-        chosen.reasons["rotation"] = "scans lie the same way round, but for a tilted head"
+        chosen.reasons["rotation"] = TILTED_WHY
     if long:
         chosen.rotation = 15.0
         chosen.reasons["rotation"] = "a long slice turned far would leave the patch"

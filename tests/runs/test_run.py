@@ -28,14 +28,14 @@ def dataset_of(groups: Sequence[str]) -> Dataset:
 @given(groups=st.lists(st.sampled_from(["", "", "p1", "p2", "p3"]), min_size=2, max_size=40), seed=st.integers(0, 99))
 def test_splits(groups: list[str], seed: int) -> None:
     dataset = dataset_of(groups)
-    patients = {case.group or case.id for case in dataset.cases}
+    patients = {case.patient for case in dataset.cases}
     if len(patients) < 2:
         with pytest.raises(AutosegError, match="needs at least 2"):
             make_splits(dataset, seed=seed)
         return
     splits = make_splits(dataset, seed=seed)
     names = [case.id for case in dataset.cases]
-    patient = {case.id: case.group or case.id for case in dataset.cases}
+    patient = {case.id: case.patient for case in dataset.cases}
     assert len(splits) == min(5, len(patients))
     # Each case is validated once, and trained on in every other fold.
     assert sorted(name for split in splits for name in split["validation"]) == sorted(names)
@@ -78,7 +78,7 @@ def test_fewer_folds() -> None:
 def test_a_test_set_is_in_no_fold(groups: list[str], seed: int, share: float) -> None:
     groups = [*groups, *[""] * 20]
     dataset = dataset_of(groups)
-    patient = {case.id: case.group or case.id for case in dataset.cases}
+    patient = {case.id: case.patient for case in dataset.cases}
     splits = make_splits(dataset, seed=seed, rules=EvaluationRules(test_share=share))
     test = splits[0]["test"]
     # By patient, as many cases as the share says, where patients have one each.

@@ -112,5 +112,5 @@ def test_the_contrast_agent_is_told_whether_native_scans_lie_beside_or_not(tmp_p
 def test_spinal_cord(real_data):
     dataset = Dataset.open(real_data("spinal_cord"))
     assert len(dataset.cases) == 8
-    assert len({case.group or case.id for case in dataset.cases}) == 6
+    assert len({case.patient for case in dataset.cases}) == 6
     assert set(dataset.regions["grey_matter"]) < set(dataset.regions["cord"])

@@ -153,4 +153,4 @@ def test_real_folders(real_data, name, channels, cases, patients):
     dataset = Dataset.open(real_data(name))
     assert dataset.channels == channels
     assert len(dataset.cases) == cases
-    assert len({case.group or case.id for case in dataset.cases}) == patients
+    assert len({case.patient for case in dataset.cases}) == patients
