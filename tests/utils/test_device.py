@@ -1,4 +1,8 @@
-"""Which device."""
+"""Which device, and what becomes of large blocks of memory."""
+
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,3 +58,27 @@ def test_one_of_several(machine) -> None:
 def test_questions_have_answers_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.sys, "platform", "darwin")
     assert keep_large_blocks() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone")
+@pytest.mark.parametrize(("below", "kept"), [("", True), ("1 << 24", False)])
+def test_blocks_from_a_size_on_are_returned(below: str, kept: bool) -> None:
+    """64 MB that were used and freed stay with the process only where blocks of that size are kept."""
+    program = f"""
+import os
+import torch
+from autoseg.utils.device import keep_large_blocks
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+keep_large_blocks({below})
+before = resident()
+block = torch.ones(1 << 24)
+later = torch.ones(1)
+del block
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 48e6) == kept
