@@ -42,6 +42,10 @@ def command(
     if unlabelled is None:
         unlabelled = 0 if data_only else NEW_SCANS
     seen = _look(look or [])
+    if not data_only:
+        from autoseg.utils.device import select_device
+
+        select_device(device)  # before any file is made
     folder = make_dataset(
         out,
         Cohort(cases=cases, unlabelled=unlabelled, sites=sites, missing=missing, raters=raters, look=seen, seed=seed),

@@ -1,5 +1,6 @@
 """The command line: registers one module for each command; turns errors into one sentence and an exit code."""
 
+import io
 import sys
 from importlib import import_module
 from typing import Any
@@ -77,6 +78,9 @@ for _name, (_help, _words) in GROUPS.items():
 
 def run() -> None:
     """Entry point of the console script: exit code 0, 1 for a failed run, 2 for wrong usage, 130 for a stopped one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe on Windows may know no arrows
     try:
         app()
     except AutosegError as error:

@@ -21,6 +21,7 @@ from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.integers import whole_numbers
+from autoseg.utils.lock import waited_for
 from autoseg.utils.parallel import available_cpus, each
 
 
@@ -106,6 +107,17 @@ def fetch_previous(run: Run, stage: Stage, workers: int | None = None) -> None:
     assert before is not None
     folder = _folder(run, stage)
     folder.mkdir(parents=True, exist_ok=True)
+    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
+    if not _due(run, stage, before, folder):
+        return
+    with waited_for(folder, f"Another process fetches what {before.name} predicts into {folder}"):
+        due = _due(run, stage, before, folder)  # some may have been made meanwhile
+        for _ in each(_fetch, due, processes, f"Predictions of {before.name}"):
+            pass
+
+
+def _due(run: Run, stage: Stage, before: Stage, folder: Path) -> "list[_Prediction]":
+    """The predictions that are to be fetched."""
     due = []
     for case, number in _out_of_fold(run, before).items():
         path = run.fold(before, number).validation / f"{case}{result_ending(stage.file_ending)}"
@@ -118,9 +130,7 @@ def fetch_previous(run: Run, stage: Stage, workers: int | None = None) -> None:
         key = f"{zlib.crc32(path.read_bytes()):08x}-{stored.content}-{stage.configuration.resampling.label_order}"
         if stored_key(folder, case) != key:
             due.append(_Prediction(path, stored, stage, folder, key))
-    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
-    for _ in each(_fetch, due, processes, f"Predictions of {before.name}"):
-        pass
+    return due
 
 
 def _folder(run: Run, stage: Stage) -> Path:

@@ -98,6 +98,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         say(f"Fold {fold.number} of {stage.name} is trained already ({job.request}); --restart trains it anew.")
         return
     _start_over_after_another(fold, training)
+    _refuse_without_state(fold)
     for path in _files(fold):
         for stale in fold.folder.glob(f".{path.name}.*"):  # half-written by a process that was killed
             stale.unlink(missing_ok=True)
@@ -190,14 +191,11 @@ def _starts(fold: Fold, log: "_Log") -> list[Callback]:
 
 
 class _ForgetsScores(Callback):
-    """Removes the scores of an earlier, shorter training, once it is certain that this one goes on from it."""
-
-    def on_start(self, training: Training) -> None:
-        """Remove those of shares of a source: from here on they are not of its weights."""
-        forget_shares(training.fold)
+    """Removes the scores of an earlier, shorter training, whose weights count until this one replaces them."""
 
     def on_end(self, training: Training, network: nn.Module) -> nn.Module:
-        """Remove those of the weights that are replaced next, whose validation counts until then."""
+        """Remove those of its validation, and of shares of a source."""
+        forget_shares(training.fold)
         (training.fold.validation / "summary.json").unlink(missing_ok=True)
         return network
 
@@ -328,6 +326,15 @@ def _start_over_after_another(fold: Fold, training: Sequence[StoredCase]) -> Non
         say(f"The stage before {fold.stage.name} has been trained further: fold {fold.number} starts over.")
         start_over(fold)
     write_json(path, contents)
+
+
+def _refuse_without_state(fold: Fold) -> None:
+    """Refuse to replace finished weights by those of a training that would begin again from nothing."""
+    if fold.trained and not fold.begun:
+        raise AutosegError(
+            f"{fold} in {fold.run.path} is trained, and cannot go on or be trained otherwise without {fold.state}, "
+            "which is gone; --restart trains it anew and replaces its weights."
+        )
 
 
 def start_over(fold: Fold) -> None:

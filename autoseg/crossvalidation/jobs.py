@@ -117,7 +117,10 @@ def _saying_what_lacks_memory(device: torch.device, doing: str, then: str) -> It
     """Turns torch's error into a sentence: what lacked memory, and what the command does when it is given again."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        on_a_cpu = "DefaultCPUAllocator" in str(error)
+        if not (on_a_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
         raise AutosegError(
             f"{device} ran out of memory while {doing}; give the command again when nothing else uses its memory, and "
             f"it {then}."

@@ -25,10 +25,11 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
                 f"Fold {fold.number} of {stage.name} was trained under another plan or split and is left out of the "
                 "table."
             )
+    on_all_cases = bool(folds) and not any(fold.validation_cases for fold in folds)
     folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
     # Folds that were measured before the plan asked for the BraTS convention are counted by it, too.
     parts = [Evaluation.read(fold.validation).counting_absent(stage.empty) for fold in folds]
-    if not parts and trained and not any(split["validation"] for split in run.splits):
+    if not parts and trained and (on_all_cases or not any(split["validation"] for split in run.splits)):
         return no_evaluation(stage)
     if not parts:
         raise AutosegError(f"{run.path} has no validated fold of {stage.name} yet; train one first.")

@@ -1,5 +1,6 @@
 """Making a plan: from a dataset and a request to a planned run folder."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,9 +13,9 @@ from autoseg.planning.annotators import check_decoders, choose_annotators
 from autoseg.planning.carried import CARRIED, Carried
 from autoseg.planning.derived import refresh
 from autoseg.planning.planners import able_to, default_planner, find_planner
-from autoseg.planning.request import Request, ResolvedRequest
+from autoseg.planning.request import Request, ResolvedRequest, refuse_unknown
 from autoseg.plans.evaluation import EvaluationRules
-from autoseg.plans.overrides import override
+from autoseg.plans.overrides import override, parsed
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits
@@ -46,6 +47,7 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
     """
     out, request = Path(out), request or Request()
     refuse_dataset_folder(out, dataset)
+    _refuse_unwritable(out)
     dataset, request = checked_request(dataset, out, request)
     if request.test_share and (own := dataset.labelled_test_cases):
         raise UsageError(
@@ -77,6 +79,13 @@ def checked_request(dataset: Dataset, out: Path, request: Request) -> tuple[Data
                 raise UsageError(f"{other.option} and {item.option} both say {item.provides}; give one of them.")
     dataset, annotators = choose_annotators(dataset, request.annotators)
     resolved = replace(request, annotators=annotators).resolved()
+    # What needs no look at the images is told before all of them are read.
+    if resolved.planner:
+        find_planner(resolved.planner)
+    refuse_unknown("--channels", resolved.channels, dataset.channels)
+    refuse_unknown("--regions", resolved.regions, [*dataset.labels, *dataset.regions])
+    for text in resolved.overrides:
+        parsed(text)
     for item in resolved.carried:
         item.check(resolved, dataset, out)
     return dataset, resolved
@@ -196,6 +205,15 @@ def _make_with(item: Carried, make: Callable[[ResolvedRequest], Plan], request: 
     return again.model_copy(
         update={"gpu_memory_gb": request.gpu_memory_gb, "reasons": {**again.reasons, "gpu_memory_gb": reason}}
     )
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Refuse a run folder that can't be made, before the dataset is read."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder for the run.")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"--out {out} can't be written, as {there} allows no new files; choose another folder.")
 
 
 def _refuse_single_fold(plan: Plan, splits: Sequence[Split]) -> None:

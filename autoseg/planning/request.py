@@ -1,6 +1,7 @@
 """Request: everything that a user asks of planning, one object from the command line to the planner."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,12 +78,14 @@ class Request:
         """The request with a device and a budget, this machine's where the user names none.
 
         Raises:
-            UsageError: an impossible device or budget.
+            UsageError: an impossible device, budget or number of folds.
         """
-        if self.gpu_memory_gb is not None and self.gpu_memory_gb <= 0:
+        if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
             raise UsageError(f"--gpu-memory {self.gpu_memory_gb:g} is no budget; give 10⁹ bytes, such as 8.")
         if self.test_share is not None and not 0 <= self.test_share < 1:
             raise UsageError(f"--test-share {self.test_share:g} is no share; give 0 (none) to below 1, such as 0.2.")
+        if self.folds is not None and self.folds < 1:
+            raise UsageError(f"--folds {self.folds} is too few; give 1 (train on all cases) or more.")
         if self.device != "auto" and self.device not in DEVICES:
             raise UsageError(f"--device {self.device} is unknown; choose auto, {', '.join(DEVICES)}.")
         device = select_device().type if self.device == "auto" else self.device
@@ -102,6 +105,17 @@ class ResolvedRequest(Request):
 
     device: str = "cuda"
     gpu_memory_gb: float = DEFAULT_GB
+
+
+def refuse_unknown(option: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names that a dataset does not have.
+
+    Raises:
+        UsageError: lists those, and what there is.
+    """
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UsageError(f"{option} {', '.join(unknown)} is unknown; the dataset has {', '.join(known)}.")
 
 
 def default_budget(device: str) -> float:

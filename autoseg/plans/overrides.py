@@ -1,6 +1,7 @@
 """``--set path.to.key=value``: change values of a plan, validated like the file."""
 
 import json
+from itertools import combinations
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,6 +10,7 @@ from autoseg.plans.architecture import Architecture, Network
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import without_reasons
 from autoseg.plans.target import ALL_VALUES
 from autoseg.utils.errors import UsageError
 
@@ -26,19 +28,13 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
     as well are rounded to what it can take.
 
     Raises:
-        UsageError: no ``=``, an unknown key, or a value that the plan can't have.
+        UsageError: no ``=``, an unknown key, a value that the plan can't have, or configurations that would preprocess
+            their cases differently into one folder.
     """
     data = plan.model_dump(mode="json", context={ALL_VALUES: True})
     assigned: list[list[str]] = []
     for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator or not path:
-            raise UsageError(f"--set {assignment} is not of the form path.to.key=value.")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        keys = path.strip().split(".")
+        keys, value = parsed(assignment)
         if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
             names = list(data["configurations"])
             if keys == ["network"]:
@@ -54,9 +50,53 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
         if ["network"] in own:
             _suit_patches(configuration, own)
     try:
-        return Plan.model_validate(data)
+        changed = Plan.model_validate(data)
     except ValidationError as error:
         raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {say_invalid(error)}.") from None
+    _refuse_sharing(plan, changed, assignments)
+    return changed
+
+
+def parsed(assignment: str) -> tuple[list[str], Any]:
+    """``path.to.key=value`` → the keys and the value.
+
+    Raises:
+        UsageError: no ``=``, no such key at the beginning, or one that can't be set.
+    """
+    path, separator, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not path.strip():
+        raise UsageError(f"--set {assignment} is not of the form path.to.key=value.")
+    known = {**Plan.model_fields, **Configuration.model_fields}
+    if keys[0] not in known:
+        names = ", ".join(name for name in Plan.model_fields if name != "reasons")
+        raise UsageError(f"--set {assignment}: there is no key {keys[0]} in the plan ({names}).")
+    if keys == ["schema_version"]:
+        raise UsageError(f"--set {assignment}: the version says how the file is to be read; it can't be set.")
+    try:
+        return keys, json.loads(text)
+    except json.JSONDecodeError:
+        return keys, text
+
+
+def _refuse_sharing(before: Plan, plan: Plan, assignments: list[str]) -> None:
+    """Refuse to part what two configurations preprocess alike, into one folder."""
+    for one, other in combinations(plan.configurations, 2):
+        pair = plan.configurations[one], plan.configurations[other]
+        if pair[0].data != pair[1].data or _stored_as(pair[0]) == _stored_as(pair[1]):
+            continue
+        were = before.configurations[one], before.configurations[other]
+        if were[0].data == were[1].data and _stored_as(were[0]) != _stored_as(were[1]):
+            continue  # so it was planned
+        raise UsageError(
+            f"--set {' '.join(assignments)}: {one} and {other} share their preprocessed cases (data {pair[0].data}) "
+            f"and would differ in spacing or resampling; add --set configurations.{one}.data=NAME, or set both."
+        )
+
+
+def _stored_as(configuration: Configuration) -> Any:
+    """What a configuration's preprocessed cases depend on."""
+    return configuration.spacing, without_reasons(configuration.resampling.model_dump())
 
 
 def assignment(path: str, value: Any) -> str:

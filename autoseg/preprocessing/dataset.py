@@ -74,6 +74,17 @@ class _Job:
 
 
 def _one(job: _Job) -> None:
+    try:
+        _preprocess_one(job)
+    except MemoryError:
+        spacing = "×".join("the case's own" if mm is None else f"{mm:g}" for mm in job.stage.configuration.spacing)
+        raise AutosegError(
+            f"not enough memory to preprocess case {job.case.id} at the plan's spacing of {spacing} mm; see whether "
+            "plan and case have theirs in the same unit, or use fewer workers (--workers 1)."
+        ) from None
+
+
+def _preprocess_one(job: _Job) -> None:
     case, stage = job.case, job.stage
     loaded = load_case(case, stage.channel_names, annotators=stage.annotators)
     if loaded.label is None:

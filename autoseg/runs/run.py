@@ -5,6 +5,7 @@ RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was 
 RUN/source_<configuration>_<content>.safetensors    where a model is fine-tuned
 RUN/source_cases_<content>.json  unlabelled_<content>.json    cases from elsewhere that a fine-tuning mixes in
 RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
+RUN/plan_<content>.json  splits_<content>.json    of before, where they were replaced
 RUN/template.nii.gz                where the training data's brains were found with a template of the user's own
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
@@ -33,11 +34,14 @@ from autoseg.data.file_names import image_ending
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.plan import Plan
+from autoseg.plans.reasons import without_reasons
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.splits import Split, check_splits, read_splits
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import atomic, first_fault, read_json, write_changed_json
+from autoseg.utils.progress import say
 
 #: File in a configuration's folder: which share of the source's weights was chosen.
 SOURCE_SHARE = "source_share.json"
@@ -76,12 +80,17 @@ class Run:
     ) -> "Run":
         """Write a new run folder, or a new plan into one: plan.json comes last, and files that stay are not touched.
 
+        Splits that are replaced, and a plan that folds were trained by, stay beside the new ones
+        (``splits_<digest>.json``, ``plan_<digest>.json``), which is said.
+
         Raises:
             UsageError: the folder holds a dataset.
         """
         path = Path(path)
         refuse_dataset_folder(path, dataset)
         path.mkdir(parents=True, exist_ok=True)
+        _keep_earlier_splits(path / "splits.json", splits)
+        _keep_earlier_plan(path / "plan.json", plan)
         write_changed_json(path / "fingerprint.json", fingerprint.model_dump(mode="json"))
         write_changed_json(path / "dataset.json", dataset.model_dump(mode="json"))
         write_changed_json(path / "splits.json", splits)
@@ -222,6 +231,49 @@ def _load(model: type, path: Path):  # type: ignore[no-untyped-def]
         return model.model_validate(data)  # type: ignore[attr-defined]
     except ValidationError as error:
         raise AutosegError(f"{path} is damaged ({first_fault(error)}); plan the run again.") from None
+
+
+def _keep_earlier_splits(path: Path, new: list[Split]) -> None:
+    """Keep a copy of splits that are about to be replaced: users may have written them."""
+    try:
+        same = not path.is_file() or read_splits(path) == new
+    except AutosegError:  # no splits, but somebody's work
+        same = False
+    if not same:
+        say(f"{path} is replaced; the one of before stays as {_kept_copy(path).name}.")
+
+
+def _keep_earlier_plan(path: Path, new: Plan) -> None:
+    """Keep a copy of a plan that is about to be replaced, where folds were trained by it."""
+    trained = {file.parent for name in ("weights.safetensors", "training_state.pt") for file in _of_folds(path, name)}
+    if not trained or not path.is_file():
+        return
+    try:
+        same = _deciding(load_plan(path)) == _deciding(new)
+    except AutosegError:  # damaged, or of another version: kept all the same
+        same = False
+    if not same:
+        say(
+            f"{path} is replaced, and {len(trained)} fold(s) were trained by the one of before, which stays as "
+            f"{_kept_copy(path).name}: put it back to use them, or train anew with --restart."
+        )
+
+
+def _of_folds(plan: Path, name: str) -> list[Path]:
+    return list(plan.parent.glob(f"*/fold_*/{name}"))
+
+
+def _deciding(plan: Plan) -> Any:
+    """What a plan says, without reasons and without what was computed about it."""
+    return without_reasons(plan.model_dump(mode="json", exclude={"configurations": {"__all__": {"memory"}}}))
+
+
+def _kept_copy(path: Path) -> Path:
+    """A copy of a file beside it, named after its content."""
+    copy = path.with_name(f"{path.stem}_{file_digest(path)[:8]}{path.suffix}")
+    with atomic(copy) as temporary:
+        shutil.copyfile(path, temporary)
+    return copy
 
 
 def _keep_template(folder: Path, preparation: Mapping[str, Any] | None) -> None:

@@ -186,7 +186,8 @@ def keep_or_make_splits(
         path: of the run folder.
         dataset: whose cases are split.
         seed: of new splits.
-        folds: number of folds; stored splits of another number are replaced. None keeps those stored, or makes the
+        folds: number of folds; stored splits of another number (as far as there are patients for it) are replaced, as
+            is a single fold that validates where 1 is asked for. None keeps those stored, or makes the
             default number.
         rules: shares of a test set and of a single fold's validation; stored splits with as many cases in them are
             kept, whichever these are.
@@ -199,10 +200,13 @@ def keep_or_make_splits(
         splits = read_splits(stored)
         groups = {case.id: case.patient for case in (*dataset.cases, *dataset.labelled_test_cases)}
         made = make_splits(dataset, folds, seed, rules)
-        if folds is not None and folds != len(splits):
+        if folds is not None and len(made) != len(splits):
             return made
-        if len(made[0].get("test", ())) != len(splits[0].get("test", ())) or (
-            folds is None and rules.validation_share and len(splits) > 1
+        single = len(made) == len(splits) == 1
+        if (
+            len(made[0].get("test", ())) != len(splits[0].get("test", ()))
+            or (folds is None and rules.validation_share and len(splits) > 1)
+            or (single and bool(made[0]["validation"]) != bool(splits[0]["validation"]))
         ):
             say(f"{stored} holds out other cases than the plan says; new splits are made.")
             return made

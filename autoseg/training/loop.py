@@ -30,7 +30,6 @@ def train_fold(
     """
     hooks = with_usual_callbacks(callbacks)
     with Training(fold, cases, budget, settings, hooks) as training, postponed_interrupt() as interrupted:
-        fold.done.unlink(missing_ok=True)
         for hook in hooks:
             hook.on_start(training)
         while not training.finished:
@@ -52,6 +51,8 @@ def train_fold(
                 hook.after_iteration(training)
         training.state.finished = True
         network = training.weights
+        # Until here, an earlier and shorter training of the fold counts: its weights are replaced next.
+        fold.done.unlink(missing_ok=True)
         for hook in hooks:
             network = hook.on_end(training, network)
         training.save_weights(network)

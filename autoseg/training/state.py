@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,22 +33,44 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_training(path: Path, state: State, identity: str, step: TrainingStep) -> None:
+@dataclass(frozen=True)
+class TrainingIdentity:
+    """What determines the weights of a training, but for its length.
+
+    Attributes:
+        digest: a fingerprint of all of it.
+        cases: fingerprint of what is stored of each case that it learns from, by name.
+    """
+
+    digest: str
+    cases: Mapping[str, str]
+
+
+def save_training(path: Path, state: State, identity: TrainingIdentity, step: TrainingStep) -> None:
     """Write everything that a training needs to resume exactly."""
     variant = record(step.variant, step.device)
-    save_state(path, {"identity": identity, "state": dict(vars(state)), VARIANT: variant, **step.state_dict()})
+    told = {"identity": identity.digest, "cases": dict(identity.cases), VARIANT: variant}
+    save_state(path, {**told, "state": dict(vars(state)), **step.state_dict()})
 
 
-def resume_training(path: Path, identity: str, step: TrainingStep) -> State:
+def resume_training(path: Path, identity: TrainingIdentity, step: TrainingStep) -> State:
     """Load a saved training into its step, and return its state.
 
     Raises:
-        AutosegError: the file is damaged, or is of another plan, seed or split.
+        AutosegError: the file is damaged, or is of another plan, seed, split or of other data.
     """
     saved = load_state(path)
-    if saved["identity"] != identity:
+    if saved["identity"] != identity.digest:
+        before = saved.get("cases", {})
+        changed = [name for name, content in identity.cases.items() if before.get(name, content) != content]
+        if changed and set(before) == set(identity.cases) and len(changed) < len(before):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise AutosegError(
+                f"{changed[0]}{more} changed since {path} was begun; put the files back, or start over with --restart."
+            )
         raise AutosegError(
-            f"{path} was trained under another plan, seed or split; put the plan back, or start over with --restart."
+            f"{path} was trained under another plan, seed or split, or on other data; put them back, or start over "
+            "with --restart."
         )
     step.load_state_dict(saved)
     return State(**{**saved["state"], "finished": False})

@@ -29,7 +29,7 @@ from autoseg.training.callback import Callback
 from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.room import room_for_cases
 from autoseg.training.sampling import Patches, PatchLoader
-from autoseg.training.state import State, begun_variant, end_epoch, resume_training, save_training
+from autoseg.training.state import State, TrainingIdentity, begun_variant, end_epoch, resume_training, save_training
 from autoseg.training.transfers import Fetched
 from autoseg.training.turns import Turns
 from autoseg.utils.digest import digest
@@ -157,7 +157,8 @@ class Training(AbstractContextManager["Training"]):
         if variant is None:
             variant = settings.variant or Variant.untimed(stage.recipe, self.device)
         self.step = TrainingStep(network, stage.recipe, stage.target.indexed, variant, _parameters(network, stage))
-        self.identity = training_identity(stage, cases.learned, settings.seed)
+        contents = {case.id: case.content for case in cases.learned}
+        self.identity = TrainingIdentity(training_identity(stage, cases.learned, settings.seed), contents)
         self.state = resume_training(fold.state, self.identity, self.step) if begun else State()
         self.seconds_before = self.state.seconds
         workers = settings.workers

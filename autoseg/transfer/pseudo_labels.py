@@ -4,6 +4,9 @@ Pseudo-labels (Lee 2013, "Pseudo-label: the simple and efficient semi-supervised
 where the probability is high (as FixMatch, Sohn et al. 2020, does for images).
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -22,6 +25,7 @@ from autoseg.transfer.mixed_cases import mixed_dataset, mixed_folder
 from autoseg.transfer.tensors import fitted_source
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import Steps, say
 
 
@@ -43,6 +47,16 @@ def label_scans(run: Run, stage: Stage, device: torch.device) -> None:
         return
     folder = mixed_folder(run, stage, given.file)
     folder.mkdir(parents=True, exist_ok=True)
+    if not _due(run, stage, given, folder):
+        return
+    with waited_for(folder, f"Another process labels scans into {folder}"):
+        due = _due(run, stage, given, folder)  # some may have been made meanwhile
+        if due:
+            _label(run, stage, given, folder, due, device)
+
+
+def _due(run: Run, stage: Stage, given: PseudoLabelled, folder: Path) -> list[tuple[Case, str]]:
+    """The scans that are to be labelled, each with the key of what is stored then."""
     due = []
     for case in mixed_dataset(run, given.file).dataset.cases:
         key, stored = _key(case, stage, given), stored_key(folder, case.id)
@@ -53,8 +67,17 @@ def label_scans(run: Run, stage: Stage, device: torch.device) -> None:
                 continue  # a run that was moved keeps what was made before
             raise AutosegError(f"the unlabelled scan {case.id} is gone; bring it back, or plan without --unlabelled.")
         due.append((case, key))
-    if not due:
-        return
+    return due
+
+
+def _label(
+    run: Run,
+    stage: Stage,
+    given: PseudoLabelled,
+    folder: Path,
+    due: Sequence[tuple[Case, str]],
+    device: torch.device,
+) -> None:
     files = fitted_source(stage, run.path, run.source_folder(stage))
     variant = inference_variant(stage, device, files)
     networks = [load_network(file, stage, device) for file in files]

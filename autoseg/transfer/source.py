@@ -89,10 +89,11 @@ class Source:
         return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized, *pinned])
 
     def check(self, request: Request, dataset: Dataset, out: Path) -> None:
-        """Refuse a folder that is no trained run, or is the one to write."""
+        """Refuse a folder that is no trained run or is the one to write, and names that are not there."""
         if Path(self.path).resolve() == out.resolve():
             raise UsageError(f"--source {self.path} is the run folder that --out writes; choose another one to write.")
-        _ = self.model
+        match_channels(request.channels or dataset.channels, self.model)
+        match_outputs(request.regions or list(dataset.regions or dataset.labels), self.model)
 
     def apply(self, plan: Plan) -> Plan:
         """The plan as it is: its planner has looked at the source."""

@@ -19,6 +19,7 @@ from autoseg.runs.run import Run
 from autoseg.transfer.teacher import TeacherModel, installed_teacher, list_folds, match_heads
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import Steps
 
 
@@ -70,8 +71,19 @@ class TeacherScores:
             AutosegError: a scan is gone or lacks a channel that the teacher needs.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = {case.id: f"{self.identity}-{case.info['key']}" for case in cases}
-        due = [case for case in cases if stored_key(self.folder, case.id) != keys[case.id]]
+        if not self._due(cases):
+            return
+        with waited_for(self.folder, f"Another process predicts with the teacher into {self.folder}"):
+            self._predict(run, self._due(cases), device)  # some may have been made meanwhile
+
+    def _key(self, case: StoredCase) -> str:
+        return f"{self.identity}-{case.info['key']}"
+
+    def _due(self, cases: Sequence[StoredCase]) -> list[StoredCase]:
+        """Cases whose scores are not stored."""
+        return [case for case in cases if stored_key(self.folder, case.id) != self._key(case)]
+
+    def _predict(self, run: Run, due: Sequence[StoredCase], device: str) -> None:
         if not due:
             return
         dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
@@ -94,7 +106,7 @@ class TeacherScores:
                 scores, trace = predictor.scores(source)
                 moved = on_student(list(scores), trace, self, case)
                 label = np.zeros(case.shape, np.int16)  # not used
-                save(self.folder, case.id, PreprocessedCase(moved, label, case.trace), keys[case.id])
+                save(self.folder, case.id, PreprocessedCase(moved, label, case.trace), self._key(case))
                 steps.advance(note=case.id)
 
 

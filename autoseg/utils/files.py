@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-#: Bytes that a disk has left at least after a file was written; with less, the file may have ended early.
+#: Bytes that a disk, or a user's quota, has left at least after a file was written; with less, the file may have ended
+#: early.
 _LEAST_FREE = 65_536
+
+#: Errors of a write for which there is no room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -31,8 +35,8 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
         suffix: ending of the temporary name, for writers that choose the format by it (``.nii.gz``).
 
     Raises:
-        OSError: the disk is full. Libraries tell that each in its own way (safetensors, torch), or not at all: ITK
-            leaves a file that ends early and goes on.
+        OSError: the disk, or the user's quota, is full. Libraries tell that each in its own way (safetensors, torch),
+            or not at all: ITK leaves a file that ends early and goes on.
     """
     # mkstemp makes files private (0600); a run folder is shared like any other file of its user.
     umask = os.umask(0)
@@ -51,22 +55,45 @@ def _private(path: Path, suffix: str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "r+b") as written:  # Windows flushes no file that is open for reading alone
-            os.fsync(written.fileno())
-        if _is_full(path.parent):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        _refuse_cut_off(temporary)
         os.replace(temporary, path)
     except Exception as error:
-        said = os.strerror(errno.ENOSPC) in str(error)
-        if getattr(error, "errno", None) is not None or not (said or _is_full(path.parent)):
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        why = None if getattr(error, "errno", None) is not None else _why_no_room(temporary, str(error))
+        if why is None:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise OSError(why, os.strerror(why), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < _LEAST_FREE
+def _refuse_cut_off(temporary: Path) -> None:
+    """Flush a file to disk, if there is room for more: else it may have ended early.
+
+    Raises:
+        OSError: the disk or the user's quota is full.
+    """
+    with open(temporary, "r+b") as written:  # Windows flushes no file that is open for reading alone
+        end = written.seek(0, os.SEEK_END)
+        written.write(bytes(_LEAST_FREE))  # a quota is told by nothing but a write
+        written.flush()
+        written.truncate(end)
+        os.fsync(written.fileno())
+    if shutil.disk_usage(temporary.parent).free < _LEAST_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _why_no_room(temporary: Path, said: str) -> int | None:
+    """The number of the error behind one that a library told in its own words, where that is a lack of room."""
+    told = next((number for number in _NO_ROOM if os.strerror(number) in said), None)
+    if told is not None:
+        return told
+    try:
+        _refuse_cut_off(temporary)
+    except OSError as error:
+        return error.errno if error.errno in _NO_ROOM else None
+    return None
 
 
 def write_text(path: str | Path, text: str) -> None:

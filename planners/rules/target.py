@@ -1,8 +1,8 @@
 """Which channels go in and which labels or regions come out, as the user asked."""
 
 from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.request import refuse_unknown
 from autoseg.plans.target import Output, Target
-from autoseg.utils.errors import UsageError
 
 
 def choose_channels(fingerprint: Fingerprint, wanted: tuple[str, ...]) -> list[str]:
@@ -11,7 +11,7 @@ def choose_channels(fingerprint: Fingerprint, wanted: tuple[str, ...]) -> list[s
     Raises:
         UsageError: one that the dataset does not have.
     """
-    _check("--channels", wanted, fingerprint.channels)
+    refuse_unknown("--channels", wanted, fingerprint.channels)
     return [name for name in fingerprint.channels if not wanted or name in wanted]
 
 
@@ -25,7 +25,7 @@ def choose_target(fingerprint: Fingerprint, wanted: tuple[str, ...]) -> Target:
         UsageError: a name that is neither a region nor a label.
     """
     known = {**{name: [value] for name, value in fingerprint.labels.items()}, **fingerprint.regions}
-    _check("--regions", wanted, list(known))
+    refuse_unknown("--regions", wanted, list(known))
     names = list(dict.fromkeys(wanted)) or list(fingerprint.regions or fingerprint.labels)
     sets = {name: sorted(set(known[name])) for name in names}
     volume: dict[int, int] = {}
@@ -65,11 +65,5 @@ def choose_target(fingerprint: Fingerprint, wanted: tuple[str, ...]) -> Target:
     )
 
 
-def _check(option: str, wanted: tuple[str, ...], known: list[str]) -> None:
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise UsageError(f"{option} {_join(unknown)} is unknown; the dataset has {_join(known)}.")
-
-
-def _join(items: list[str] | list[int]) -> str:
+def _join(items: list[int]) -> str:
     return ", ".join(str(item) for item in items)

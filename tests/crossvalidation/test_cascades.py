@@ -1,7 +1,8 @@
 """Runs of several stages, from training to prediction, on blobs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.crossvalidation import fold_training
+from autoseg.crossvalidation import cascades, fold_training
 from autoseg.crossvalidation.cascades import fetch_previous, schedule, stage_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train as train_anywhere
@@ -376,3 +377,25 @@ def test_the_perfect_network_of_a_cascade(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("autoseg.inference.chain.load_network", lambda *_: Perfect())
     evaluation = train(run, folds=[0], length=Length(epochs=1))
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
+
+
+def test_predictions_that_another_process_fetches_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not fetched a second time, which would take them away from who reads them."""
+    run = make_run(tmp_path, cascade())
+    train(run, "low", length=Length(epochs=1))
+    stage, fetched, fetch = run.plan.stage("full"), [], cascades._fetch
+    monkeypatch.setattr(cascades, "_fetch", lambda job: (fetched.append(job.case.id), fetch(job)))
+    preprocess(run, "full", workers=1)
+
+    @contextmanager
+    def other_first(folder: Path, what: str) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(cascades, "waited_for", lambda *_: nullcontext())
+            fetch_previous(run, stage, workers=1)
+        yield
+
+    monkeypatch.setattr(cascades, "waited_for", other_first)
+    fetch_previous(run, stage, workers=1)
+    assert sorted(fetched) == [case.id for case in run.dataset.cases]

@@ -23,11 +23,12 @@ from autoseg.postprocessing.choice import postprocess
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.collect import collect
 from autoseg.runs.run import Run
+from autoseg.training.training import Training
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.lock import held
-from tests.builders import Perfect, blob, make_configuration, make_plan, make_run
+from tests.builders import Perfect, blob, make_configuration, make_plan, make_run, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -241,3 +242,83 @@ def test_memory_that_lacks_for_the_test_cases_is_told(run: Run, monkeypatch: pyt
     with pytest.raises(AutosegError, match=said):
         train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
     assert run.fold("small", 0).done.exists()
+
+
+def test_memory_that_lacks_on_a_cpu_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no error of its own for it there; another error stays what it is."""
+    for error, said in (
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            "ran out of memory",
+        ),
+        (MemoryError(), "ran out of memory while training .*fold_0"),
+    ):
+
+        def lacks(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(jobs, "train_job", lacks)
+        with pytest.raises(AutosegError, match=said):
+            train(run, folds=[0], compute=Compute("cpu"))
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(jobs, "train_job", fails)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(run, folds=[0], compute=Compute("cpu"))
+
+
+def test_finished_weights_are_not_replaced_by_a_training_from_nothing(run: Run) -> None:
+    """Without the state, which may be deleted to save room, a longer training could only begin again."""
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    fold, before = run.fold("small", 0), weights(run, 0)
+    fold.state.unlink()
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))  # done
+    with pytest.raises(AutosegError, match=r"fold 0 of small in .* is trained.*training_state.pt.*gone; --restart"):
+        train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+    assert equal(weights(run, 0), before)
+    train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"), resume=False)
+    assert not equal(weights(run, 0), before)
+
+
+def test_a_longer_training_that_is_stopped_leaves_the_shorter_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights, validation and note of being done stay until others replace them."""
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    before, scores = weights(run, 0), cross_validated(run, run.plan.stage("small")).rows
+    end_epoch = Training.end_epoch
+
+    def stopped(training: Training, rate: float) -> None:
+        end_epoch(training, rate)
+        training.save()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "end_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, folds=[0], length=Length(epochs=3), compute=Compute("cpu"))
+    again = train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    assert equal(weights(run, 0), before)
+    assert again.rows == scores
+    train(run, folds=[0], length=Length(epochs=3), compute=Compute("cpu"))  # goes on
+    assert json.loads(run.fold("small", 0).done.read_text())["iterations"] == 6
+    assert not equal(weights(run, 0), before)
+
+
+def test_a_changed_case_is_named(run: Run) -> None:
+    train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    case = run.dataset.case(run.split(0)["train"][0])
+    write(case.label, blob(shift=3))
+    with pytest.raises(AutosegError, match=rf"^{case.id} changed since .*training_state.pt was begun; .*--restart"):
+        train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+
+
+def test_a_fold_on_all_cases_beside_a_cross_validation(run: Run) -> None:
+    everyone = [case.id for case in run.dataset.cases]
+    write_json(run.path / "splits.json", [*run.splits, {"train": everyone, "validation": []}])
+    run = Run.open(run.path)
+    assert train(run, folds=[2], length=Length(epochs=1), compute=Compute("cpu")).cases == []
+    assert (
+        sorted(train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu")).cases)
+        == run.split(0)["validation"]
+    )

@@ -9,7 +9,7 @@ import pytest
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.carried import Carried
 from autoseg.planning.derived import compute_memory, refresh
-from autoseg.planning.making import make_plan
+from autoseg.planning.making import make_plan, plan_dataset
 from autoseg.planning.planners import find_planner
 from autoseg.planning.request import DEFAULT_GB, Request, ResolvedRequest, default_budget
 from autoseg.plans.overrides import assignment, override
@@ -17,7 +17,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
 from autoseg.transfer.teacher import distilled
 from autoseg.utils.errors import UsageError
-from tests.builders import make_configuration
+from tests.builders import make_configuration, make_dataset
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
 from tests.plans.test_plan import example
@@ -142,3 +142,31 @@ def test_a_teachers_numbers_are_set_like_any() -> None:
             make_plan(hippocampus(), Request(overrides=(wrong,), carried=TEACHER))
     with pytest.raises(UsageError, match="distillation"):
         make_plan(hippocampus(), Request(overrides=("recipe.distillation.weight=1",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"planner": "oracle"}, "--planner oracle is unknown"),
+        ({"channels": ("ct",)}, "--channels ct is unknown; the dataset has mr"),
+        ({"regions": ("lung",)}, "--regions lung is unknown; the dataset has outer, inner"),
+        ({"overrides": ("recipe.epochs",)}, "--set recipe.epochs is not of the form"),
+        ({"folds": 0}, "--folds 0 is too few"),
+    ],
+)
+def test_typing_errors_are_told_before_the_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    def read(*_: Any) -> None:
+        raise AssertionError("the images are read")
+
+    monkeypatch.setattr("autoseg.planning.making.examine", read)
+    dataset = make_dataset(tmp_path / "data", 2)
+    with pytest.raises(UsageError, match=message):
+        plan_dataset(dataset, tmp_path / "run", Request(**options))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--out .*file is a file"):
+        plan_dataset(dataset, tmp_path / "file")
+    with pytest.raises(UsageError, match=r"--out .*file/run can't be written"):
+        plan_dataset(dataset, tmp_path / "file" / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file"]

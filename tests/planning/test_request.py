@@ -1,5 +1,6 @@
 """What a user asks of planning, and what a planner is given of it."""
 
+import math
 from dataclasses import fields
 
 import pytest
@@ -27,7 +28,14 @@ def test_a_planner_is_always_given_a_device_and_a_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [(Request(device="tpu"), "--device tpu"), (Request(None, "cpu", -1), "-1")]
+    ("wrong", "message"),
+    [
+        (Request(device="tpu"), "--device tpu"),
+        (Request(None, "cpu", -1), "-1"),
+        (Request(None, "cpu", math.inf), "--gpu-memory inf is no budget"),
+        (Request(None, "cpu", math.nan), "--gpu-memory nan is no budget"),
+        (Request(folds=0), "--folds 0 is too few"),
+    ],
 )
 def test_impossible_requests(wrong: Request, message: str) -> None:
     with pytest.raises(UsageError, match=message):

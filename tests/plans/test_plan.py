@@ -198,11 +198,24 @@ def test_an_override_replaces_the_reason() -> None:
         ("channels.*.nam=x", r"there is no key nam in channels\.0"),
         ("recipe.epochs=0", r"makes the plan invalid: configurations\.2d\.recipe\.epochs"),
         ("configurations.2d.patch_size=[15,16]", "must be a multiple of 2"),
+        ("nothing=1", r"there is no key nothing in the plan \(schema_version, planner"),
+        ("schema_version=2", "it can't be set"),
     ],
 )
 def test_wrong_overrides(assignment: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         override(plan(), [assignment])
+
+
+def test_configurations_that_share_cases_preprocess_them_alike() -> None:
+    """Else each would make those of the other anew, or read them at the wrong spacing."""
+    data = plan().configurations["2d"].data
+    shared = override(plan(), [f"configurations.3d_fullres.data={data}", "spacing=[3,1,1]"])
+    for changed in ("spacing=[1,1,1]", "resampling.image_order=1"):
+        with pytest.raises(UsageError, match=r"2d and 3d_fullres share .*configurations.2d.data=NAME"):
+            override(shared, [f"configurations.3d_fullres.{changed}"])
+        assert override(shared, [changed]).configurations["2d"].data == data
+        override(shared, [f"configurations.3d_fullres.{changed}", "configurations.3d_fullres.data=own"])
 
 
 def test_explanations_give_path_value_and_reason() -> None:

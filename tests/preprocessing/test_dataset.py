@@ -210,3 +210,12 @@ def test_anisotropic_target(tmp_path: Path) -> None:
     picked = [int((i + 0.5) * 10 / case.shape[0]) for i in range(case.shape[0])]
     assert case.trace.separate_axis == 0
     assert np.array_equal(case.label(), original[picked])
+
+
+def test_memory_that_lacks_names_the_case(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: object) -> None:
+        raise MemoryError("Unable to allocate 235 GiB")
+
+    monkeypatch.setattr(module, "preprocess_case", lacks)
+    with pytest.raises(AutosegError, match=r"memory to preprocess case case_0 at the plan's spacing of 1×1×1 mm"):
+        preprocess(run, workers=1)

@@ -320,3 +320,49 @@ def test_splits_may_leave_cases_out_and_a_parted_patient_is_said(
     (run.path / "splits.json").write_text(json.dumps([{"train": ["case_0"], "validation": ["case_1"]}]))
     assert Run(run.path).split(0)["train"] == ["case_0"]
     assert "fold 0 validates case_1, of whose patient (p) it trains on another exam" in capsys.readouterr().err
+
+
+def test_what_is_replaced_stays_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Splits always, as users may have written them; a plan where folds were trained by it."""
+    run = make_run(tmp_path)
+    (plan, fingerprint, dataset, splits), text = (
+        (run.plan, run.fingerprint, run.dataset, run.splits),
+        run.path / "plan.json",
+    )
+    before = text.read_text()
+    other = plan.model_copy(update={"dataset": "renamed"})
+    Run.create(run.path, other, fingerprint, dataset, splits)
+    assert [path.name for path in run.path.glob("*_*.json")] == []
+    folder = run.fold("small", 0).folder
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").touch()
+    Run.create(run.path, other, fingerprint, dataset, splits)  # the same
+    assert not list(run.path.glob("plan_*.json"))
+    changed = text.read_text()
+    Run.create(run.path, plan, fingerprint, dataset, list(reversed(splits)))
+    (kept,) = run.path.glob("plan_*.json")
+    assert kept.read_text() == changed
+    assert text.read_text() == before
+    (of_before,) = run.path.glob("splits_*.json")
+    assert json.loads(of_before.read_text()) == splits
+    said = capsys.readouterr().err
+    assert f"1 fold(s) were trained by the one of before, which stays as {kept.name}: put it back" in said
+    assert f"the one of before stays as {of_before.name}" in said
+
+
+def test_a_single_fold_validates_as_asked(tmp_path: Path) -> None:
+    """Stored splits of as many folds are others all the same where one validates and the other does not."""
+    dataset, rules = dataset_of([""] * 10), EvaluationRules(validation_share=0.2)
+    stored = tmp_path / "splits.json"
+    for begun, asked, rest in (((None, rules), (1, rules), 0), ((1, EvaluationRules()), (None, rules), 2)):
+        stored.write_text(json.dumps(make_splits(dataset, begun[0], 0, begun[1])))
+        found = keep_or_make_splits(tmp_path, dataset, 0, *asked)
+        assert [len(split["validation"]) for split in found] == [rest]
+
+
+def test_edited_splits_of_few_patients_are_kept(tmp_path: Path) -> None:
+    """Five folds were asked for, and four patients give four."""
+    dataset = dataset_of([""] * 4)
+    edited = list(reversed(make_splits(dataset, 5)))
+    (tmp_path / "splits.json").write_text(json.dumps(edited))
+    assert keep_or_make_splits(tmp_path, dataset, 0, 5) == edited != make_splits(dataset, 5)

@@ -1,5 +1,6 @@
 """Atomic writes: the old file or the new one, and nothing left behind."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -110,3 +111,31 @@ def test_unreadable_json(tmp_path: Path) -> None:
         with pytest.raises(AutosegError, match=r"a\.json is not valid JSON") as caught:
             read_json(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_quota_is_told_like_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room; what tells is a write, here its flush, as on a network drive."""
+
+    def refuses(handle: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    path = tmp_path / "a"
+    path.write_text("old")
+    said = os.strerror(errno.EDQUOT)
+    with pytest.raises(OSError, match=f"{said}: '{path}'"), atomic(path) as temporary:
+        raise RuntimeError(f"Error while serializing: I/O error: {said} (os error 122)")
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(OSError, match=said), atomic(path) as temporary:
+        temporary.write_text("cut o")
+    with pytest.raises(OSError, match=said) as caught, atomic(path) as temporary:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_nothing_is_added_to_what_is_written(tmp_path: Path) -> None:
+    for content in (b"", b"x", bytes(200_000)):
+        with atomic(tmp_path / "a") as temporary:
+            temporary.write_bytes(content)
+        assert (tmp_path / "a").read_bytes() == content
