@@ -1,11 +1,14 @@
 """Small plans, datasets and runs for tests, made by hand so that no planner's choice decides what is tested."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import torch
 from torch import nn
@@ -330,3 +333,16 @@ def augment(
     """Augment images ``(batch, channel, *loaded)`` with one label map ``(batch, *loaded)`` each."""
     image, maps = augment_maps(image, label[:, None], patch, augmentation, rng)
     return image, maps[:, 0]
+
+
+def done_by_another(monkeypatch: pytest.MonkeyPatch, module: ModuleType, work: Callable[[], object]) -> None:
+    """Let another process do some work while a function of ``module`` waits for it (``waited_for``)."""
+
+    @contextmanager
+    def waited_for(folder: Path, what: str) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "waited_for", lambda *_: nullcontext())
+            work()
+        yield
+
+    monkeypatch.setattr(module, "waited_for", waited_for)

@@ -1,8 +1,7 @@
 """Runs of several stages, from training to prediction, on blobs."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from autoseg.training.training import Budget
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
-from tests.builders import LABELS, REGIONS, Perfect, blob, make_configuration, make_plan, make_run
+from tests.builders import LABELS, REGIONS, Perfect, blob, done_by_another, make_configuration, make_plan, make_run
 from tests.inference.test_chain import INNER, WHOLE, Above, chain
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -389,13 +388,6 @@ def test_predictions_that_another_process_fetches_are_waited_for(
     monkeypatch.setattr(cascades, "_fetch", lambda job: (fetched.append(job.case.id), fetch(job)))
     preprocess(run, "full", workers=1)
 
-    @contextmanager
-    def other_first(folder: Path, what: str) -> Iterator[None]:
-        with monkeypatch.context() as patched:
-            patched.setattr(cascades, "waited_for", lambda *_: nullcontext())
-            fetch_previous(run, stage, workers=1)
-        yield
-
-    monkeypatch.setattr(cascades, "waited_for", other_first)
+    done_by_another(monkeypatch, cascades, lambda: fetch_previous(run, stage, workers=1))
     fetch_previous(run, stage, workers=1)
     assert sorted(fetched) == [case.id for case in run.dataset.cases]

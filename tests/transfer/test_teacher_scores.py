@@ -25,12 +25,22 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.fields import TEACHER
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.transfer import teacher_scores as teacher_scores_module
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher, match_heads
 from autoseg.transfer.teacher_scores import TeacherScores, teacher_scores
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
-from tests.builders import LABELS, REGIONS, make_configuration, make_fingerprint, make_plan, make_recipe, make_run
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    done_by_another,
+    make_configuration,
+    make_fingerprint,
+    make_plan,
+    make_recipe,
+    make_run,
+)
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -90,6 +100,15 @@ def scores_of(case: StoredCase, heads: int) -> np.ndarray:
 def train(*arguments: Any, **options: Any) -> Evaluation:
     length = Length(epochs=options.pop("epochs"))
     return train_anywhere(*arguments, length=length, compute=Compute("cpu", 0), **options)
+
+
+def test_scores_that_another_process_predicts_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_of(pretend(make_run(tmp_path)), tmp_path)
+    predicted, save = [], teacher_scores_module.save
+    monkeypatch.setattr(teacher_scores_module, "save", lambda *given: (predicted.append(given[1]), save(*given)))
+    done_by_another(monkeypatch, teacher_scores_module, lambda: fetch(student))
+    fetch(student)
+    assert sorted(predicted) == sorted(student.split(0)["train"])
 
 
 # --- what it says ---

@@ -22,7 +22,7 @@ from autoseg.transfer.source import Source
 from autoseg.transfer.unlabelled import UnlabelledScans
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
-from tests.builders import LABELS, REGIONS, Perfect, blob, make_plan, make_run, picture_of, write
+from tests.builders import LABELS, REGIONS, Perfect, blob, done_by_another, make_plan, make_run, picture_of, write
 from tests.transfer.test_source_cases import FAST, cohort_in
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -101,6 +101,18 @@ def test_labelled_by_the_source(source: Run, tmp_path: Path, monkeypatch: pytest
     evaluation = train(run, None, [0], Length(epochs=1), Compute("cpu", 0))
     assert sorted(evaluation.cases) == sorted(fold.validation_cases)
     assert "25% of the samples come from 2 cases from elsewhere" in fold.log.read_text(encoding="utf-8")
+
+
+def test_scans_that_another_process_labels_are_waited_for(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(source, tmp_path, scans_in(tmp_path / "scans"))
+    labelled, save = [], pseudo_labels.save
+    monkeypatch.setattr(pseudo_labels, "save", lambda *given: (labelled.append(given[1]), save(*given)))
+    arguments = (run, run.plan.stage(), torch.device("cpu"))
+    done_by_another(monkeypatch, pseudo_labels, lambda: label_scans(*arguments))
+    label_scans(*arguments)
+    assert sorted(labelled) == ["scan_0", "scan_1"]
 
 
 def test_a_scan_that_is_gone(source: Run, tmp_path: Path) -> None:
