@@ -198,7 +198,7 @@ def test_an_override_replaces_the_reason() -> None:
         ("channels.*.nam=x", r"there is no key nam in channels\.0"),
         ("recipe.epochs=0", r"makes the plan invalid: configurations\.2d\.recipe\.epochs"),
         ("configurations.2d.patch_size=[15,16]", "must be a multiple of 2"),
-        ("nothing=1", r"there is no key nothing in the plan \(schema_version, planner"),
+        ("nothing=1", r"there is no key nothing in the plan \(schema_version, autoseg_version, planner"),
         ("schema_version=2", "it can't be set"),
     ],
 )
