@@ -5,7 +5,8 @@
 SOURCE is a trained run folder, COHORT a labelled dataset in any layout, OUT a folder for everything this makes. With
 ``--test``, all of COHORT is trained on and TEST, another labelled dataset, judges; without, COHORT is cross-validated,
 each case judged by a model that was not trained on it. Both trainings get the same time (``--max-time``, a fold). At
-the end stands one table with Wilcoxon's signed-rank test, as table 3 of Rahimpour et al. (2022); the same again later:
+the end stands one table with Wilcoxon's signed-rank test, as in table 3 of Rahimpour et al., who found fine-tuning
+significantly better than training from scratch on a small cohort (section 4); the same again later:
 
     autoseg compare fine_tuned=OUT/fine_tuned scratch=OUT/scratch as_is=OUT/as_is/evaluation
 """

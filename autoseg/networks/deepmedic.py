@@ -18,7 +18,7 @@ class TwoPathways(nn.Module):
 
     The coarse pathway takes means, not every third voxel as in Kamnitsas' own code, to avoid aliasing.
 
-    The number of parameters (663,491 with four channels and one output in Rahimpour et al. 2022) is matched exactly
+    The number of parameters (663,491 with four channels and one output in Rahimpour et al.) is matched exactly
     where only the classification has a bias and every other layer, the two of 1×1×1 included, a normalization.
     """
 

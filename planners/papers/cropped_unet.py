@@ -1,7 +1,7 @@
 """Planner ``cropped_unet``: the 3D U-Net of Yıldız et al. on FLAIR volumes cropped to 128³.
 
-Ours, where the paper is silent: 16 kernels in the first level, the weights of the Tversky index (those of Salehi et al.
-2017), the factor and patience of the falling rate.
+Ours, where the paper is silent: 16 kernels in the first level, as many in both convolutions of a level, the
+weights of the Tversky index (those of Salehi et al. 2017), the factor and patience of the falling rate.
 """
 
 from dataclasses import replace
@@ -43,6 +43,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     network = plain.model_copy(
         update={
             "pooling": "max",
+            "norm": "batch",
             "reasons": {
                 **plain.reasons,
                 "family": f"{YILDIZ}, section 2.4: transposed convolutions and skip connections",
@@ -50,7 +51,9 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
                 "pooling": f"{YILDIZ}, section 2.4: max pooling",
                 "encoder_blocks": f"{YILDIZ}, section 2.4: two convolutions a level",
                 "activation": f"{YILDIZ}, section 2.4: ReLU",
-                "norm": "ours: the paper names none",
+                "norm": f"{YILDIZ}, section 2.4.1: batch normalization, which the 3D U-Net has and V-Net eschews",
+                "features": f"{plain.reasons['features']}; as many in both convolutions of a level is ours, where "
+                f"{YILDIZ}, section 2.4.1, halve all but the one before a pooling (32 and 64, 64 and 128)",
             },
         }
     )
@@ -75,16 +78,19 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
                 "name": f"{YILDIZ}, section 4.1: reduced on plateaus",
                 "warmup": f"ours: {YILDIZ} name none",
                 "floor": f"{YILDIZ}, section 4.1: from 1e-3 to no less than 1e-6",
-                "follows": f"{YILDIZ}, section 4.1: the validation loss",
+                "follows": f"{YILDIZ}, section 4.1: the validation loss; of a part of the cases is ours",
                 "factor": "ours",
                 "patience": "ours, in validations: a tenth of the training",
             },
             patience=3,
         ),
         augmentation=still(f"{YILDIZ}, section 4.1: none is described"),
-        sampling=Sampling(foreground_share=0.0, reasons={"foreground_share": "none: a patch is all that is cropped"}),
+        sampling=Sampling(
+            foreground_share=0.0,
+            reasons={"foreground_share": f"none: a patch is all that is cropped ({YILDIZ}, section 4.1)"},
+        ),
         ema_decay=0.0,
-        reasons={"ema_decay": f"ours: {YILDIZ} name none"},
+        reasons={"ema_decay": f"ours: {YILDIZ} name none", "gradient_clip": f"ours: {YILDIZ} name none"},
     )
     least = [2 * factor for factor in network.divisor]
     size = fit(stage, network, own, Wanted(CROP, _BATCH, least=least, whole=True, origin=f"{YILDIZ}, section 4.1"))

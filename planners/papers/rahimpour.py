@@ -63,7 +63,8 @@ def half_and_half(batch_dice: bool) -> Loss:
         batch_dice=batch_dice,
         reasons={
             "dice_weight": f"{RAHIMPOUR}, eq. 6 and section 3.1: α = 0.5 of L_Comb",
-            "ce_weight": f"{RAHIMPOUR}, eq. 6 and section 3.1: 1 − α of L_Comb",
+            "ce_weight": f"{RAHIMPOUR}, eq. 6 and section 3.1: 1 − α of L_Comb; unweighted is ours, L_CE of "
+            "section 2.3 being weighted or focal",
             "dice_numerator": f"ours: the usual 2·Σ; {RAHIMPOUR}, eq. 5, prints no 2, so that a perfect answer costs ½",
             "smooth": f"ours: {RAHIMPOUR}, eq. 5, gives its ε no value",
             "batch_dice": "ours: the batch counts as one image, of which a patch sees a small part"

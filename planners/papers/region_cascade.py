@@ -2,6 +2,9 @@
 
 The whole tumor is segmented in the image, its core inside the whole tumor's bounding box, the enhancing part inside the
 core's. Where regions are not nested, all structures are first segmented as one, then separately inside their box.
+
+Ours, where the released code differs: nnU-Net's augmentation (none there) and sampling of patches (at random), and no
+clean-up of what the networks find, which is left to ``autoseg postprocess``.
 """
 
 import math
@@ -17,7 +20,7 @@ from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.recipe import Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Output, Target
 from planners.rules.fitting import Size, Wanted, fit
-from planners.rules.protocol import without_mirroring
+from planners.rules.protocol import kept_as_ours, without_mirroring
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, open_task, refuse_pictures
 
@@ -155,13 +158,20 @@ def _configuration(task: Task, stage: _Stage, before: _Stage | None, why: str) -
         optimizer=_optimizer(),
         schedule=Schedule(name="constant", warmup=0.0, reasons={"name": f"{_PAPER} names no schedule"}),
         ema_decay=0.0,
-        reasons={"ema_decay": "the paper averages no weights"},
+        reasons={
+            "ema_decay": "the paper averages no weights",
+            "gradient_clip": f"ours: {_PAPER} name none, nor does their released code clip",
+        },
     )
     least = [min(_LEAST, factor * math.ceil(n / factor)) for n in task.grid.shape]
     size = fit(asked, network, own, Wanted([side] * 3, batch, least=least))
     base, inference = base_recipe(asked, size.patch, size.batch)
     inference = without_mirroring(inference, f"{_PAPER} describe no test-time augmentation")
-    recipe = adopt(base if task.cpu else _length(base), own)
+    recipe = kept_as_ours(
+        adopt(base if task.cpu else _length(base), own),
+        augmentation=f"ours, nnU-Net's; {_PAPER}, released code: none",
+        sampling=f"ours, nnU-Net's; {_PAPER}, released code: at random, but for batches without the structure",
+    )
     return configure(asked, network, size, recipe, inference, {"target": why, **_size_reasons(task, size, paper)})
 
 

@@ -1,19 +1,24 @@
 """Planner ``region_unet``: Tweedy's narrow 3D U-Net for overlapping tumour regions (slides, BraTS 2020).
 
-Ours, where the slides are silent (their figures are missing): five levels whose channels double, instance norm and
-ReLU, patches of 128³, two a batch, z-scores, nnU-Net's augmentation.
+Where the slides are silent (their figures are missing), the author's released code (e-tweedy/UNet_BraTS2020 on GitHub)
+has what is here: five levels whose channels double, ReLU, patches of 128³, flips. Ours, where it differs: instance norm
+(four groups of channels there), strided convolutions (maxima of 2×2×2), z-scores (each slice scaled to 0 … 1),
+nnU-Net's augmentation (noise and flips alone) and sampling (at random), probabilities averaged over all flips (logits
+of four copies with random ones). Two patches a batch are ours.
 """
 
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.evaluation import EvaluationRules
+from autoseg.plans.families import UNet
 from autoseg.plans.loss import Loss
 from autoseg.plans.plan import Plan
+from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Optimizer, Recipe
 from autoseg.plans.schedule import Schedule
 from planners.rules.fitting import Wanted, fit
 from planners.rules.plain import plain_unet
-from planners.rules.protocol import training_cases
+from planners.rules.protocol import kept_as_ours, training_cases
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, open_task
 
@@ -30,6 +35,7 @@ _EPOCHS = 60
 
 _PAPER = "Tweedy"
 _TRAINING = f"{_PAPER}, Training and loss function"
+_CODE = f"{_PAPER}, author's released code"
 _RANGER = "Wright & Demeure 2021, released code"
 
 _RATE = 3e-3
@@ -59,13 +65,19 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         AutosegError: not even the smallest patch fits the budget.
     """
     task = open_task(fingerprint, request, _CHANNELS, f"{_PAPER}, The dataset")
-    network = plain_unet(
-        _PATCH, task.grid.shape, task.grid.spacing, _FEATURES, _LEVELS, f"{_PAPER}, Model class: n = 16"
+    network = _network(task)
+    own = Recipe(
+        loss=_loss(),
+        optimizer=_ranger(),
+        ema_decay=0.0,
+        reasons={
+            "ema_decay": "Ranger21 looks ahead itself",
+            "gradient_clip": f"ours, beside Ranger21's own ({_PAPER}, Optimizer used during training)",
+        },
     )
-    own = Recipe(loss=_loss(), optimizer=_ranger(), ema_decay=0.0, reasons={"ema_decay": "Ranger21 looks ahead itself"})
     least = [2 * factor for factor in network.divisor]
-    origin = f"ours; the figure of {_PAPER}, Data pipelines, is missing"
-    size = fit(task.full, network, own, Wanted(_PATCH, _BATCH, least=least, origin=origin))
+    batch = f"ours: {_PAPER} gives none"
+    size = fit(task.full, network, own, Wanted(_PATCH, _BATCH, least=least, origin=_CODE, batch_origin=batch))
     base, inference = base_recipe(task.full, size.patch, size.batch)
     recipe = _augmented(_sixty_passes(task, adopt(base, own), size.batch))
     inference = inference.model_copy(
@@ -73,13 +85,14 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
             "average": "probabilities",
             "reasons": {
                 **inference.reasons,
-                "mirror_axes": f"{_PAPER}, Data pipelines: test-time augmentation; by flips is ours",
-                "average": "ours",
+                "mirror_axes": f"{_PAPER}, Data pipelines: test-time augmentation; by all flips is ours, "
+                f"{_CODE} takes four copies with random flips and noise",
+                "average": f"ours: what papers average; {_CODE} averages logits",
             },
         }
     )
     regions = f"{_PAPER}, The dataset and the tumor segmentation problem: overlapping regions"
-    return assemble(
+    plan = assemble(
         task,
         "region_unet",
         {"3d_fullres": configure(task.full, network, size, recipe, inference)},
@@ -87,6 +100,31 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         "the only one",
         Preparation(evaluation=RULES_OF_TWEEDY, target_reason=regions if task.target.kind == "regions" else ""),
     )
+    return plan.model_copy(update={"channels": [_scaled(channel) for channel in plan.channels]})
+
+
+def _network(task: Task) -> UNet:
+    plain = plain_unet(_PATCH, task.grid.shape, task.grid.spacing, _FEATURES, _LEVELS, f"{_PAPER}, Model class: n = 16")
+    reasons = {
+        "family": f"{_CODE}: transposed convolutions and skip connections",
+        "strides": f"{_CODE}: four levels and a bottleneck, where the images have the voxels for them",
+        "pooling": f"ours; {_CODE} takes maxima of 2×2×2",
+        "encoder_blocks": f"{_CODE}: two convolutions a level",
+        "decoder_convs": f"{_CODE}: two convolutions a level",
+        "activation": f"{_CODE}: ReLU",
+        "norm": f"ours; {_CODE} normalizes four groups of channels",
+    }
+    return plain.model_copy(update={"reasons": {**plain.reasons, **reasons}})
+
+
+def _scaled(channel: Channel) -> Channel:
+    """The channel, saying how the released code scales it where this plan takes z-scores."""
+    chosen = channel.normalization
+    if chosen.scheme != "zscore":
+        return channel
+    why = f"ours; {_CODE} scales each slice to 0 … 1. {chosen.reasons.get('scheme', '')}".rstrip()
+    noted = chosen.model_copy(update={"reasons": {**chosen.reasons, "scheme": why}})
+    return channel.model_copy(update={"normalization": noted})
 
 
 def _sixty_passes(task: Task, recipe: Recipe, batch: int) -> Recipe:
@@ -117,19 +155,28 @@ def _sixty_passes(task: Task, recipe: Recipe, batch: int) -> Recipe:
             "reasons": {
                 **passing.reasons,
                 "epochs": f"{_TRAINING}: 60 epochs",
-                "epoch_length": "ours: one pass over the training cases, as the slides define no epoch",
+                "epoch_length": f"ours: one pass over the training cases, as the slides define no epoch; "
+                f"{_CODE} draws four patches of each by default",
                 "iterations_per_epoch": f"what a pass over about {cases} cases takes",
                 "validate_every": f"ours; {_PAPER}, Training results: after 20, 40 and 60 epochs",
+                "validate_cases": f"ours, for time: {passing.validate_cases} at most; {_PAPER}, Training results: all",
             },
         }
     )
 
 
 def _augmented(recipe: Recipe) -> Recipe:
-    """The recipe, saying whose augmentation it has."""
-    reason = f"ours, nnU-Net's; the figure of {_PAPER}, Data pipelines, is missing"
-    reasons = {**recipe.augmentation.reasons, "rotation_probability": reason}
-    return recipe.model_copy(update={"augmentation": recipe.augmentation.model_copy(update={"reasons": reasons})})
+    """The recipe, saying whose augmentation and sampling it has."""
+    kept = kept_as_ours(
+        recipe,
+        augmentation=f"ours, nnU-Net's; {_CODE} has noise and flips alone (the figure of {_PAPER}, Data pipelines, is "
+        "missing)",
+        sampling=f"ours, nnU-Net's; {_CODE} crops at random",
+    )
+    reasons = {**kept.augmentation.reasons, "mirror_probability": f"{_CODE}: 0.5 an axis"}
+    if kept.augmentation.mirror_axes == [0, 1, 2]:
+        reasons["mirror_axes"] = f"{_CODE}: each axis"
+    return kept.model_copy(update={"augmentation": kept.augmentation.model_copy(update={"reasons": reasons})})
 
 
 def _ranger() -> Optimizer:

@@ -7,7 +7,7 @@ from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.families import VNet
 from autoseg.plans.loss import Loss
 from autoseg.plans.plan import Plan
-from autoseg.plans.recipe import Optimizer, Recipe
+from autoseg.plans.recipe import Optimizer, Recipe, Sampling
 from autoseg.plans.schedule import Schedule
 from planners.papers.yildiz import CROP, YILDIZ, cropped, cropped_shape
 from planners.rules.fitting import Wanted, fit
@@ -31,6 +31,9 @@ _STEPS, _EXPLORE, _FLOOR = 30_000, 25 / 30, 0.1
 _PAPER = "Milletari et al. 2016"
 _CODE = "released code"
 
+#: Why a training on FLAIR has not the optimizer, batch and epochs of Yıldız et al.
+_OF_THE_UNET = f"{YILDIZ}, section 4.1 (Adam, batches of 4, 30 epochs of 213), is read as the 3D U-Net's, which is ours"
+
 
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for V-Net: as Yıldız et al., or as Milletari where the user names channels or there is no FLAIR.
@@ -44,19 +47,20 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         request = whole_of(fingerprint, replace(request, channels=(_FLAIR,)))
     task = exclusive(open_task(fingerprint, request))
     refuse_pictures(task, "vnet")
+    beside = f"; {_OF_THE_UNET}" if on_flair else ""
     network = VNet(
         reasons={
             "features": f"{_PAPER}, figure 2",
             "convolutions": f"{_PAPER}, figure 2 ({YILDIZ}, section 2.4.1)",
             "kernel_size": f"{_PAPER}, section 2",
-            "norm": f"ours, as in most programs for V-Net since; {_PAPER} have none, as {YILDIZ}, section 2.4.1, say; "
-            "--set network.norm=none",
+            "norm": f"ours, batch normalization as in most programs for V-Net since; {_PAPER} have none, as {YILDIZ}, "
+            "section 2.4.1, say: --set network.norm=none",
             "dropout": f"{_PAPER}: none",
         }
     )
     own = Recipe(
         loss=_loss(len(task.target.outputs) > 1),
-        optimizer=_optimizer(),
+        optimizer=_optimizer(beside),
         schedule=Schedule(
             name="explore_exploit",
             warmup=0.0,
@@ -80,16 +84,19 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
                 "has here",
             },
         ),
+        sampling=Sampling(
+            reasons={"foreground_share": f"ours; {_PAPER}, section 3.1, have whole volumes, as most patches here are"}
+        ),
         ema_decay=0.0,
-        reasons={"ema_decay": f"{_PAPER} average no weights"},
+        reasons={"ema_decay": f"{_PAPER} average no weights", "gradient_clip": f"ours: {_PAPER} name none"},
     )
     stage = replace(task.full, shape=cropped_shape(task)) if on_flair else task.full
     divisor = network.divisor[0]
     least = [_LEAST if n > divisor else divisor for n in stage.shape]
-    size = fit(stage, network, own, _wanted(task, on_flair, least))
+    size = fit(stage, network, own, _wanted(task, beside, least))
     base, inference = base_recipe(stage, size.patch, size.batch)
     inference = without_mirroring(inference, f"{_PAPER} describe no test-time augmentation")
-    configuration = configure(stage, network, size, _as_long(adopt(base, own)), inference)
+    configuration = configure(stage, network, size, _as_long(adopt(base, own), beside), inference)
     if on_flair:
         where = f"{YILDIZ}, section 3: on FLAIR alone; with channels named, all of it is {_PAPER}'s"
         task = replace(task, reasons={**task.reasons, "channels": where})
@@ -101,16 +108,17 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     )
 
 
-def _as_long(recipe: Recipe) -> Recipe:
+def _as_long(recipe: Recipe, beside: str) -> Recipe:
     """The recipe with the steps of Milletari et al."""
-    reasons = {**recipe.reasons, "epochs": f"{_PAPER}, section 4: {_STEPS:,} steps"}
+    reasons = {**recipe.reasons, "epochs": f"{_PAPER}, section 4: {_STEPS:,} steps{beside}"}
     return recipe.model_copy(update={"epochs": _STEPS // recipe.iterations_per_epoch, "reasons": reasons})
 
 
-def _wanted(task: Task, on_flair: bool, least: list[int]) -> Wanted:
-    """Yıldız' crop, or Milletari's volumes."""
-    if on_flair:
-        return Wanted(CROP, _BATCH, least=least, origin=f"{YILDIZ}, section 3 (in batches of {_PAPER}, section 4)")
+def _wanted(task: Task, beside: str, least: list[int]) -> Wanted:
+    """Yıldız' crop in Milletari's batches, or Milletari's volumes."""
+    if beside:
+        batch = f"{_PAPER}, section 4{beside}"
+        return Wanted(CROP, _BATCH, least=least, origin=f"{YILDIZ}, section 3", batch_origin=batch)
     origin = f"{_PAPER}, section 3.1 and section 4"
     return Wanted([_PATCH[axis] for axis in task.grid.transpose], _BATCH, least=least, origin=origin)
 
@@ -134,14 +142,14 @@ def _loss(several: bool) -> Loss:
     )
 
 
-def _optimizer() -> Optimizer:
+def _optimizer(beside: str) -> Optimizer:
     return Optimizer(
         name="sgd",
         learning_rate=1e-4,
         momentum=0.99,
         weight_decay=5e-4,
         reasons={
-            "name": f"{_PAPER}, section 4; Nesterov's momentum is ours",
+            "name": f"{_PAPER}, section 4; Nesterov's momentum is ours{beside}",
             "learning_rate": f"{_PAPER}, section 4",
             "momentum": f"{_PAPER}, section 4",
             "weight_decay": f"{_PAPER}, {_CODE}",

@@ -32,7 +32,7 @@ def cropped(target_reason: str) -> Preparation:
             scheme="minmax",
             reasons={
                 "scheme": f"{YILDIZ}, section 3: min–max scaling",
-                "masked": f"{YILDIZ}, section 3: of the whole image",
+                "masked": f"of all that the crop leaves, which is ours: {YILDIZ}, section 3, scale before they crop",
             },
         ),
         box=CROP,

@@ -29,6 +29,7 @@ class Wanted:
         least: smallest patch; one unit an axis where None.
         whole: keep the patch as large as the image where it could be smaller: the batch then shrinks to 1 first.
         origin: whose patch and batch these are, for the reasons.
+        batch_origin: whose batch it is, where that is not the patch's.
     """
 
     patch: Sequence[int]
@@ -37,6 +38,7 @@ class Wanted:
     least: Sequence[int] | None = None
     whole: bool = False
     origin: str = "the paper's"
+    batch_origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,8 @@ def fit(stage: StageTask, network: Network, recipe: Recipe, wanted: Wanted) -> S
             f"the images and {means}" if any(n < side for n, side in zip(image, wanted.patch, strict=True)) else means
         )
         patch_reason = f"{wanted.origin} ({'×'.join(map(str, wanted.patch))}), made smaller to fit {fits}"
-    batch_reason = (
-        wanted.origin if count == wanted.batch else f"{wanted.origin} ({wanted.batch}), made smaller to fit {means}"
-    )
+    source = wanted.batch_origin or wanted.origin
+    batch_reason = source if count == wanted.batch else f"{source} ({wanted.batch}), made smaller to fit {means}"
     return Size(size, count, memory, patch_reason, batch_reason)
 
 

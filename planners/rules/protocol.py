@@ -21,13 +21,41 @@ def still(reason: str) -> Augmentation:
     Args:
         reason: why none.
     """
-    names = [
+    names = _probabilities()
+    return Augmentation(
+        **dict.fromkeys(names, 0.0), mirror_axes=[], reasons=dict.fromkeys([*names, "mirror_axes"], reason)
+    )
+
+
+def _probabilities() -> list[str]:
+    """Of all changes but mirroring, and those of a previous stage's segmentation."""
+    return [
         name
         for name in Augmentation.model_fields
         if name.endswith("_probability") and name != "mirror_probability" and not name.startswith("previous")
     ]
-    return Augmentation(
-        **dict.fromkeys(names, 0.0), mirror_axes=[], reasons=dict.fromkeys([*names, "mirror_axes"], reason)
+
+
+def kept_as_ours(recipe: Recipe, augmentation: str, sampling: str) -> Recipe:
+    """The recipe, saying that its augmentation and its sampling are this project's, where a paper has others.
+
+    Args:
+        recipe: with both from :func:`planners.rules.systems.base_recipe`.
+        augmentation: why it is ours, and what the paper or its code has; a reason that a value has already follows.
+        sampling: the same of the share of patches on a structure.
+    """
+    changes, positions = recipe.augmentation, recipe.sampling
+    names = [name for name in _probabilities() if getattr(changes, name) > 0]
+    given = {
+        name: f"{augmentation}. {changes.reasons[name]}" if name in changes.reasons else augmentation
+        for name in [*names, "mirror_axes"]
+    }
+    noted = {**positions.reasons, "foreground_share": sampling}
+    return recipe.model_copy(
+        update={
+            "augmentation": changes.model_copy(update={"reasons": {**changes.reasons, **given}}),
+            "sampling": positions.model_copy(update={"reasons": noted}),
+        }
     )
 
 
@@ -81,6 +109,8 @@ def in_passes(recipe: Recipe, task: Task, rules: EvaluationRules, batch: int) ->
 def lasting(recipe: Recipe, task: Task, length: tuple[int, int], source: str, validated: str = "") -> Recipe:
     """The recipe with a paper's epochs; validated after each on a GPU, and as often as usual on a CPU.
 
+    On as many cases as this project's own planners have it, not on all as papers do.
+
     Args:
         recipe: of another length.
         task: the data.
@@ -93,6 +123,7 @@ def lasting(recipe: Recipe, task: Task, length: tuple[int, int], source: str, va
         "epochs": source,
         "iterations_per_epoch": source,
         "validate_every": validated if validated and every == 1 else f"ours: some {every * length[1]} steps",
+        "validate_cases": f"ours, for time: {recipe.validate_cases} at most; the paper speaks of all",
     }
     return recipe.model_copy(
         update={

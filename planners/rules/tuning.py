@@ -64,7 +64,11 @@ _LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
 
 #: Ways to fine-tune by name.
 TUNINGS = {
-    "all": Tuning(0.25, keeps=False, why="all layers from the first step on, at a lower rate (Rahimpour et al. 2022)"),
+    "all": Tuning(
+        0.25,
+        keeps=False,
+        why="all layers from the first step on (Rahimpour et al., section 2.6); rate and schedule are ours",
+    ),
     "layerwise": Tuning(
         0.5, layer_decay=0.1, why="all layers, the first ones at a tenth of the last's rate: what they see is general"
     ),

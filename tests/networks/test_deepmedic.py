@@ -19,7 +19,7 @@ def network(topology: DeepMedic = NARROW, channels: int = 1, heads: int = 1) -> 
 
 
 def test_as_many_parameters_as_the_paper() -> None:
-    """Rahimpour et al. 2022: 663,491 with four sequences and one output, statistics of batch norm counted.
+    """Rahimpour et al.: 663,491 with four sequences and one output, statistics of batch norm counted.
 
     By hand: convolutions 27·(4·30 + 30·30 + 30·40 + 3·40·40 + 40·50 + 50·50) = 311,040 a pathway; 1×1×1 layers
     100·150 + 150·150 + 150·1 = 37,650, one bias; batch norm 4·(2·320 + 300) = 3,760, half of it statistics.

@@ -14,7 +14,7 @@ SMALL = FullImageUNet(features=[(2, 4), (4, 8), (8, 16)], fully_connected=[4, 4]
 
 
 def test_about_as_many_parameters_as_the_paper() -> None:
-    """Rahimpour et al. 2022: 3,878,841; here with four sequences and one output."""
+    """Rahimpour et al.: 3,878,841; here with four sequences and one output."""
     with torch.device("meta"):
         trainable, with_statistics = count_parameters(build(FullImageUNet(), 4, 1))
     assert trainable == with_statistics == 3_884_261
