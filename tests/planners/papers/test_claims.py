@@ -1,19 +1,24 @@
 """docs/papers.md, claim by claim, against the plans that its planners make."""
 
 import json
+import math
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoseg.planning.request import ResolvedRequest
+from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
-from autoseg.plans.reasons import explanations
+from autoseg.plans.reasons import explanations, without_reasons
+from autoseg.plans.recipe import Recipe
 from tests.planners.fingerprints import fingerprint
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +42,17 @@ GLIOMAS = fingerprint(
 
 #: Values that this project's own rules give, which come to the paper's for such a dataset.
 OWN_RULES = ("spacing",)
+
+#: Values of a recipe that are this project's where a planner sets none.
+HOUSE = (
+    "gradient_clip",
+    "sampling.foreground_share",
+    *(
+        f"augmentation.{name}_probability"
+        for name in ("rotation", "scaling", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma")
+    ),
+    "augmentation.gamma_invert_probability",
+)
 
 #: Planners that make networks of timm.
 OF_TIMM = ("albunet2d", "albunet3d")
@@ -65,6 +81,9 @@ def claims() -> Iterator[Claim]:
 
 
 CLAIMS = list(claims())
+
+#: Every planner that the tables name.
+PLANNERS = sorted({planner for claim in CLAIMS for planner in claim.planners})
 
 
 @cache
@@ -110,7 +129,7 @@ def test_there_are_claims_of_all_four_papers() -> None:
     assert len(CLAIMS) > 150
 
 
-@pytest.mark.parametrize("planner", sorted({planner for claim in CLAIMS for planner in claim.planners}))
+@pytest.mark.parametrize("planner", PLANNERS)
 def test_every_plan_has_what_its_table_says(planner: str) -> None:
     plan = planned(planner)
     wrong = []
@@ -127,7 +146,7 @@ def test_every_plan_has_what_its_table_says(planner: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("planner", sorted({planner for claim in CLAIMS for planner in claim.planners}))
+@pytest.mark.parametrize("planner", PLANNERS)
 def test_reasons_name_the_place_in_the_paper(planner: str) -> None:
     """Of every value that is the paper's."""
     plan = planned(planner)
@@ -142,7 +161,7 @@ def test_reasons_name_the_place_in_the_paper(planner: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("planner", sorted({planner for claim in CLAIMS for planner in claim.planners}))
+@pytest.mark.parametrize("planner", PLANNERS)
 def test_what_differs_says_whose_it_is(planner: str) -> None:
     """Either ours, or of another place in the paper."""
     plan = planned(planner)
@@ -150,6 +169,48 @@ def test_what_differs_says_whose_it_is(planner: str) -> None:
         if planner in claim.planners and not claim.how.startswith("same"):
             why = given(plan, claim.plan.partition(" = ")[0])
             assert any(word in why for word in ("ours", "section", claim.where)), claim
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_what_is_this_projects_own_says_so(planner: str) -> None:
+    """No value of a recipe goes for the paper's because nobody set it."""
+    plan = planned(planner)
+    usual = Recipe().model_dump(mode="json")
+    silent = []
+    for configuration in plan.configurations:
+        for path in HOUSE:
+            whole = f"configurations.{configuration}.recipe.{path}"
+            if found(plan, whole) == at(usual, path.split(".")) and "ours" not in given(plan, whole):
+                silent.append(f"{whole}: {given(plan, whole) or 'no reason'}")
+    assert silent == []
+
+
+def settings_of(claim: Claim) -> Iterator[list[str]]:
+    """What each command in a row sets, as ``--set`` is given it."""
+    for command in re.findall(r"`([^`]*--set [^`]*)`", claim.how):
+        words = shlex.split(command)
+        yield [value for option, value in pairwise(words) if option == "--set"]
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_every_way_out_that_a_row_names_is_a_valid_plan(planner: str) -> None:
+    plan = planned(planner)
+    values = without_reasons(plan.model_dump(mode="json"))
+    for claim in CLAIMS:
+        for settings in settings_of(claim) if planner in claim.planners else ():
+            assert settings, claim
+            assert without_reasons(override(plan, settings).model_dump(mode="json")) != values, claim
+
+
+def test_the_whole_box_at_2_mm() -> None:
+    """Rahimpour et al., section 4: half as many voxels along each axis, and still no image is cut to tiles."""
+    (claim,) = [one for one in CLAIMS if one.stated.startswith("2 mm") and one.planners == ("fullimage_unet",)]
+    (settings,) = settings_of(claim)
+    plan = override(planned("fullimage_unet"), settings)
+    configuration = plan.configurations[plan.recommended]
+    assert plan.preprocessing.box is not None
+    assert configuration.spacing == (2, 2, 2)
+    assert configuration.patch_size == [math.ceil(side / 2) for side in plan.preprocessing.box]
 
 
 def test_every_row_is_whole() -> None:

@@ -119,6 +119,8 @@ def test_cropped_unet() -> None:
     assert kernels(network, nn.ConvTranspose3d) == {(2, 2, 2): 4}
     pools = [layer for layer in network.modules() if isinstance(layer, nn.MaxPool3d)]
     assert [(layer.kernel_size, layer.stride) for layer in pools] == [([2, 2, 2], [2, 2, 2])] * 4
+    # Section 2.4.1: batch normalization, of every convolution 3×3×3.
+    assert (count(network, nn.BatchNorm3d), count(network, nn.InstanceNorm3d)) == (2 * 5 + 2 * 4, 0)
     for layer in network.modules():
         if isinstance(layer, nn.ConvTranspose3d):
             assert layer.out_channels == layer.in_channels // 2

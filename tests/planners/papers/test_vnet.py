@@ -73,6 +73,11 @@ def test_milletaris_own_is_planned_where_channels_are_named() -> None:
     assert own.preprocessing.box is None
     assert [output.name for output in own.target.outputs] == ["whole_tumor", "tumor_core"]
     assert {channel.normalization.scheme for channel in own.channels} == {"zscore"}
+    for plan, by in ((on_flair, True), (own, False)):
+        recipe = only(plan).recipe
+        reasons = (only(plan).reasons["batch_size"], recipe.reasons["epochs"], recipe.optimizer.reasons["name"])
+        # Yıldız et al., section 4.1, have another batch, length and optimizer, which are taken as their U-Net's.
+        assert all(("Yıldız et al., section 4.1" in why) is by for why in reasons)
     for found in (only(on_flair), only(own)):
         # Milletari et al., section 4: 30,000 steps, a tenth after 25,000.
         assert found.recipe.epochs * found.recipe.iterations_per_epoch == 30_000

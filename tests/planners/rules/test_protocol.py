@@ -6,9 +6,9 @@ import torch
 
 from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.evaluation import EvaluationRules
-from autoseg.plans.recipe import Recipe, Sampling
+from autoseg.plans.recipe import Augmentation, Recipe, Sampling
 from planners.rules.mirroring import flips
-from planners.rules.protocol import changed, in_passes, lasting, still, training_cases
+from planners.rules.protocol import changed, in_passes, kept_as_ours, lasting, still, training_cases
 from planners.rules.task import Task, exclusive, open_task, whole_of
 from tests.builders import augment
 from tests.planners.fingerprints import brats, fingerprint, hippocampus
@@ -46,6 +46,7 @@ def test_a_papers_own_length() -> None:
     found = lasting(Recipe(), task(), (50, 100), "a paper")
     assert (found.epochs, found.iterations_per_epoch, found.validate_every) == (50, 100, 1)
     assert lasting(Recipe(), task(device="cpu"), (50, 100), "a paper").validate_every == 2
+    assert found.reasons["validate_cases"].startswith(f"ours, for time: {found.validate_cases} at most")
 
 
 def test_still_changes_nothing() -> None:
@@ -57,6 +58,25 @@ def test_still_changes_nothing() -> None:
     assert bent.reasons["noise_probability"] == "none"
     new, _ = augment(image.clone(), label, [8, 8, 8], bent, np.random.default_rng(0))
     assert not torch.equal(new, image)
+
+
+def test_what_is_kept_says_whose_it_is() -> None:
+    """Values stay, and a reason that one has already follows."""
+    recipe = Recipe(
+        augmentation=Augmentation(
+            gamma_probability=0.15, elastic_probability=0, reasons={"gamma_probability": "few steps"}
+        )
+    )
+    found = kept_as_ours(recipe, augmentation="ours; a paper: none", sampling="ours; a paper: anywhere")
+    values = {"reasons", "augmentation", "sampling"}
+    assert found.model_dump(exclude=values) == recipe.model_dump(exclude=values)
+    assert found.augmentation.model_dump(exclude={"reasons"}) == recipe.augmentation.model_dump(exclude={"reasons"})
+    assert found.sampling.foreground_share == recipe.sampling.foreground_share
+    assert found.sampling.reasons == {"foreground_share": "ours; a paper: anywhere"}
+    reasons = found.augmentation.reasons
+    assert reasons["gamma_probability"] == "ours; a paper: none. few steps"
+    assert reasons["rotation_probability"] == reasons["mirror_axes"] == "ours; a paper: none"
+    assert "elastic_probability" not in reasons
 
 
 def test_flips_leave_sides_alone() -> None:
