@@ -20,6 +20,7 @@ from autoseg.clinical.exams import Exam, Patterns, find_exams
 from autoseg.clinical.pseudonyms import Pseudonyms, assign_names
 from autoseg.clinical.quality_page import FRAGMENT, case_fragment, write_quality_page
 from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
+from autoseg.clinical.structure_names import structure_file
 from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase
 from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
@@ -32,9 +33,6 @@ from autoseg.utils.progress import say
 
 #: Files of a case's folder.
 LABEL_FILE, MASK_FILE, LABEL_NAMES_FILE = "label.nii.gz", "brain_mask.nii.gz", "labels.json"
-
-#: Beginning of the files of structures.
-_STRUCTURE = "structure_"
 
 #: Columns of a table that maps a cohort's series.
 _MAP_COLUMNS = ("exam", "channel", "series")
@@ -218,7 +216,7 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
         source = job.source(settings)
         with suppress(AutosegError):  # there is none, or a damaged one
             earlier = PreparedCase.read(out / job.case)
-            if earlier.source == source:
+            if earlier.source == source and not _shares_files(out / job.case):
                 told = ("it was prepared before from the same files, with the same settings",)
                 return _Result(job.case, flags=earlier.flags, log=told)
         prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
@@ -287,16 +285,33 @@ def _write_labels(labels: ExamLabels, folder: Path) -> None:
         _write(labels.label, folder / LABEL_FILE)
         values = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels.label))]
     files = {}
-    for number, (name, mask) in enumerate(labels.structures.items(), start=1):
-        files[name] = f"{_STRUCTURE}{_as_pattern(name) or number}.nii.gz"
+    for name, mask in labels.structures.items():
+        files[name] = structure_file(name)
         _write(mask, folder / files[name])
     if values or files:
         write_json(folder / LABEL_NAMES_FILE, {"values": values, "names": labels.names, "structures": files})
 
 
-def _as_pattern(name: str) -> str:
-    """A structure's name as part of a file's name that is also a pattern of itself."""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in plain_name(name))
+def _shares_files(folder: Path) -> bool:
+    """Whether structures of a case share a mask file, of which an earlier version kept the last one only."""
+    file = folder / LABEL_NAMES_FILE
+    files = list(read_json(file)["structures"].values()) if file.is_file() else []
+    return len(set(files)) < len(files)
+
+
+def _renew_structure_files(folder: Path) -> None:
+    """Call the masks of a case as this version does, where an earlier one made them."""
+    file = folder / LABEL_NAMES_FILE
+    if not file.is_file() or _shares_files(folder):
+        return
+    told = read_json(file)
+    renewed = {name: structure_file(name) for name in told["structures"]}
+    if renewed == told["structures"]:
+        return
+    for name, earlier in told["structures"].items():
+        if earlier != renewed[name] and (folder / earlier).is_file():
+            (folder / earlier).rename(folder / renewed[name])
+    write_json(file, {**told, "structures": renewed})
 
 
 def _write(image: sitk.Image, path: Path) -> None:
@@ -327,18 +342,22 @@ def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> Non
 
 
 def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
+    for case in cases:
+        _renew_structure_files(out / case)
+        if _shares_files(out / case):
+            say(
+                f"{case}: several of its structures were written into one file; give its exam again to prepare it anew."
+            )
     told = {case: read_json(file) for case in cases if (file := out / case / LABEL_NAMES_FILE).is_file()}
     found = list(told.values())
-    structures: dict[str, str] = {}
-    for one in found:
-        structures |= one["structures"]
+    structures = sorted({name for one in found for name in one["structures"]})
     if structures:
         for case in (case for case, one in told.items() if one["values"]):
             say(
                 f"{case}: its label map is left out, as other labels are structures (RTSTRUCT, DICOM-SEG); "
                 "export all labels of a dataset in one way."
             )
-        rows = [f"{_key(name)} = {json.dumps(file, ensure_ascii=False)}" for name, file in sorted(structures.items())]
+        rows = [f"{_key(name)} = {json.dumps(structure_file(name), ensure_ascii=False)}" for name in structures]
         return ["", "[label.structures]", *rows]
     if not found:
         return []

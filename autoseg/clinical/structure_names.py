@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 
 from autoseg.data.file_names import plain_name
+from autoseg.utils.digest import digest
+
+#: Digits of a name's fingerprint in the name of its file.
+_DIGITS = 4
 
 
 def structure_name(text: str, number: int) -> str:
@@ -24,3 +28,13 @@ def distinct_names(names: Iterable[str]) -> list[str]:
         used.add(new.casefold())
         found.append(new)
     return found
+
+
+def structure_file(name: str) -> str:
+    """Name of a structure's mask in a case's folder: a pattern of itself, and another one for every structure.
+
+    ``GTV_1`` → ``structure_GTV_1.nii.gz``; of a name with other characters, a fingerprint follows.
+    """
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+    own = "" if plain == name else f"_{digest(name)[:_DIGITS]}"
+    return f"structure_{plain}{own}.nii.gz"

@@ -18,6 +18,7 @@ from autoseg.clinical.raw_prediction import is_raw_exam
 from autoseg.clinical.settings import ExamPreparation
 from autoseg.clinical.transforms import PreparedCase, to_native
 from autoseg.data.dataset import load_case
+from autoseg.data.description import StructureMasks
 from autoseg.utils.errors import AutosegError, UsageError
 
 PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
@@ -278,6 +279,52 @@ def test_wrong_usage_leaves_nothing_and_settings_bind_only_prepared_exams(tmp_pa
 
 def changed(settings: ExamPreparation, **values: object) -> ExamPreparation:
     return settings.model_copy(update=values)
+
+
+def test_structures_that_differ_in_punctuation_are_masks_of_their_own(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_series import SmallSeries, write_rtstruct, write_series
+
+    drawn = {"a": {"GTV 1": 1, "GTV_1": 4}, "b": {"GTV_1": 2}}
+    for number, (name, structures) in enumerate(drawn.items()):
+        like = SmallSeries(pixel=(2.0, 2.0), study=f"1.2.6.{number}", series=f"1.2.5.{number}")
+        write_series(tmp_path / "e" / name, np.random.default_rng(number).integers(0, 500, (6, 24, 20)), like)
+        corners = [(5, 5), (14, 5), (14, 17), (5, 17)]
+        squares = {
+            structure: [("CLOSED_PLANAR", np.array([like.point(c, r, k) for c, r in corners]))]
+            for structure, k in structures.items()
+        }
+        write_rtstruct(tmp_path / "e" / name / "rs.dcm", squares, like)
+    settings = changed(PLAIN, spacing=None, orient=False)
+
+    def slices() -> dict[str, dict[str, list[int]]]:
+        prepare(tmp_path / "e", tmp_path / "data", settings=settings)
+        labels = {case.id: case.label for case in autoseg.Dataset.open(tmp_path / "data").cases}
+        return {
+            case: {
+                name: np.flatnonzero(sitk.GetArrayFromImage(sitk.ReadImage(str(file))).any((1, 2))).tolist()
+                for name, file in label.masks.items()
+            }
+            for case, label in labels.items()
+            if isinstance(label, StructureMasks)
+        }
+
+    expected = {"P0001_1": {"GTV 1": [1], "GTV_1": [4]}, "P0001_2": {"GTV_1": [2]}}
+    assert slices() == expected
+    # As earlier versions wrote it: one file for both, and a name without a fingerprint.
+    folder = tmp_path / "data" / "P0001_1"
+    told = json.loads((folder / "labels.json").read_text())
+    (folder / told["structures"]["GTV 1"]).unlink()
+    told["structures"]["GTV 1"] = told["structures"]["GTV_1"] = "structure_GTV_1.nii.gz"
+    (folder / "labels.json").write_text(json.dumps(told))
+    capsys.readouterr()
+    assert slices() == expected
+    assert capsys.readouterr().err.count("prepared before") == 1  # the other one
+    told = json.loads((folder / "labels.json").read_text())
+    (folder / told["structures"]["GTV_1"]).unlink()
+    (folder / told["structures"]["GTV 1"]).rename(folder / "structure_GTV_1.nii.gz")
+    (folder / "labels.json").write_text(json.dumps({**told, "structures": {"GTV 1": "structure_GTV_1.nii.gz"}}))
+    assert slices() == {"P0001_1": {"GTV 1": [1]}, "P0001_2": {"GTV_1": [2]}}
 
 
 def test_dicom_in_and_a_structure_set(tmp_path: Path) -> None:
