@@ -40,6 +40,10 @@ _MAP_COLUMNS = ("exam", "channel", "series")
 #: Order of a dataset's channels.
 _ORDER = ("t1", "t1c", "t2", "flair")
 
+#: Flags of exams whose images are cut to the brain, or are not, unlike those of most exams of their dataset.
+_ONLY_STRIPPED = "it has a brain mask and other exams have none; prepare all with --skull-strip atlas or none"
+_NOT_STRIPPED = "it has no brain mask and other exams have one; prepare all with --skull-strip atlas or none"
+
 
 @dataclass(frozen=True)
 class PreparationRequest:
@@ -92,20 +96,20 @@ class _Job:
     patient: str
     day: int | None
     mapping: dict[str, str]
+    asked: ExamPreparation
 
-    def source(self, settings: ExamPreparation) -> str:
-        """Fingerprint of the files and settings; without names, which may be the patient's."""
+    def source(self) -> str:
+        """Fingerprint of the files and of what was asked for; without names, which may be the patient's."""
         files = [sorted(file for series in self.exam.series for file in series.files), sorted(self.exam.labels)]
         files.append([] if self.exam.brain_mask is None else [self.exam.brain_mask])
         seen = [[(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, group)] for group in files]
-        return digest([__version__, settings.model_dump(mode="json"), self.mapping, seen])
+        return digest([__version__, self.asked.model_dump(mode="json"), self.mapping, seen])
 
 
 @dataclass(frozen=True)
 class _Result:
     case: str
     error: str = ""
-    flags: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
 
 
@@ -147,21 +151,23 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     settings.write(out)  # says what the folder is, should every exam fail
     table.write()
     jobs = [
-        _Job(exam, case, patient, table.days(patient, exam.date), mapping)
+        _Job(exam, case, patient, table.days(patient, exam.date), mapping, request.settings)
         for exam, (case, patient), mapping in zip(found, names, mappings, strict=True)
     ]
     results = list(each(partial(_prepared, settings, out), jobs, request.workers, "Preparing"))
+    # Not what a preparation that was killed left, which begins with a dot.
+    cases = sorted(path.parent.name for path in out.glob(f"[!.]*/{TRANSFORMS_FILE}"))
+    _renew_days(out, cases, table)
+    _flag_unlike(out, cases)
+    flags = {result.case: PreparedCase.read(out / result.case).flags for result in results if not result.error}
     for result in results:
         for line in result.log:
             say(f"{result.case}: {line}")
-        for flag in result.flags:
+        for flag in flags.get(result.case, ()):
             say(f"{result.case}: look at this: {flag}.")
         if result.error:
             say(f"{result.case} failed: {result.error}")
     failed = {result.case: result.error for result in results if result.error}
-    # Not what a preparation that was killed left, which begins with a dot.
-    cases = sorted(path.parent.name for path in out.glob(f"[!.]*/{TRANSFORMS_FILE}"))
-    _renew_days(out, cases, table)
     write_quality_page(out, failed, sorted({*cases, *failed}))
     if cases:
         _describe(out, cases, settings)
@@ -169,13 +175,13 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         out,
         {result.case: out / result.case for result in results if not result.error},
         failed,
-        {result.case: result.flags for result in results if result.flags},
+        {case: found for case, found in flags.items() if found},
         {job.case: job.exam for job in jobs},
     )
 
 
 def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
-    """The settings, if the folder is free or was prepared with them.
+    """The settings, if the folder is free or was prepared with them; what ``auto`` was found to mean stays so.
 
     Raises:
         AutosegError: it was prepared otherwise, or is something else.
@@ -185,6 +191,8 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
         # Where every exam failed, or the command was stopped before the first, there is nothing to contradict.
         if not any(out.glob(f"[!.]*/{TRANSFORMS_FILE}")):
             return settings
+        if settings.skull_strip == "auto" and settings.brain_mask is None:
+            settings = settings.model_copy(update={"skull_strip": earlier.skull_strip})
         if earlier.model_copy(update={"channels": settings.channels}) != settings:
             raise AutosegError(f"{out} was prepared with other settings; choose another folder (--out), or remove it.")
         return settings
@@ -213,12 +221,12 @@ def _mappings(request: PreparationRequest, exams: Sequence[Exam]) -> list[dict[s
 def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     """Prepare one exam and write it, unless that was done before; runs in a process of its own."""
     try:
-        source = job.source(settings)
+        source = job.source()
         with suppress(AutosegError):  # there is none, or a damaged one
             earlier = PreparedCase.read(out / job.case)
             if earlier.source == source and not _shares_files(out / job.case):
                 told = ("it was prepared before from the same files, with the same settings",)
-                return _Result(job.case, flags=earlier.flags, log=told)
+                return _Result(job.case, log=told)
         prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
         case = prepared.case.model_copy(update={"patient": job.patient, "day": job.day, "source": source})
         prepared = replace(prepared, case=case)
@@ -226,7 +234,7 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     except Exception as error:  # one exam must not stop the others, whatever is wrong with it
         shutil.rmtree(out / job.case, ignore_errors=True)  # made of other files or settings
         return _Result(job.case, error=_sentence(error, job.exam))
-    return _Result(job.case, flags=prepared.case.flags, log=prepared.log)
+    return _Result(job.case, log=prepared.log)
 
 
 def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:
@@ -237,6 +245,19 @@ def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:
         day = table.days(stored.patient, dates.get(case, ""))
         if case in dates and day != stored.day:
             stored.model_copy(update={"day": day}).write(out / case)
+
+
+def _flag_unlike(out: Path, cases: Sequence[str]) -> None:
+    """Flag the exams that are cut to the brain, or are not, unlike most of the dataset."""
+    masked = {case: (out / case / MASK_FILE).is_file() for case in cases}
+    most = 2 * sum(masked.values()) >= len(cases)
+    for case, stripped in masked.items():
+        stored = PreparedCase.read(out / case)
+        flags = [flag for flag in stored.flags if flag not in (_ONLY_STRIPPED, _NOT_STRIPPED)]
+        if stripped != most:
+            flags.append(_ONLY_STRIPPED if stripped else _NOT_STRIPPED)
+        if tuple(flags) != stored.flags:
+            stored.model_copy(update={"flags": tuple(flags)}).write(out / case)
 
 
 def _sentence(error: Exception, exam: Exam) -> str:
@@ -333,12 +354,21 @@ def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> Non
     text += _labels_described(out, cases)
     if any((out / case / MASK_FILE).is_file() for case in cases):
         text += ["", "[mask]", f"file = {json.dumps(MASK_FILE)}"]
-    settings.model_copy(update={"channels": tuple(channels)}).write(out)
+    decided = _skull_strip_of(out, cases, settings)
+    settings.model_copy(update={"channels": tuple(channels), "skull_strip": decided}).write(out)
     write_text(out / FILE_NAME, "\n".join(text) + "\n")
     for case in cases:
         lacking = [name for name in channels if not (out / case / f"{plain_name(name)}.nii.gz").is_file()]
         if lacking:
             say(f"{case} has no {', '.join(lacking)}; --fill {lacking[0]}=OTHER lets another channel stand in.")
+
+
+def _skull_strip_of(out: Path, cases: Sequence[str], settings: ExamPreparation) -> str:
+    """What ``auto`` was found to mean, where all exams agree: exams that come later, and are predicted, are so, too."""
+    masked = {(out / case / MASK_FILE).is_file() for case in cases}
+    if settings.skull_strip != "auto" or settings.brain_mask is not None or len(masked) > 1:
+        return settings.skull_strip
+    return "atlas" if True in masked else "none"
 
 
 def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:

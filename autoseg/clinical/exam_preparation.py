@@ -86,7 +86,10 @@ def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapp
     log.append(f"the reference is {first} ({choice.channels[first].name}, {_mm(reference)})")
     found = _align_all(originals, first, choice, settings, log)
     brain = _brain(exam, choice, originals, first, settings)
-    if brain is not None:
+    if brain is None:
+        why = ", as asked for" if settings.skull_strip == "none" else ": nothing says that the exam is of a brain"
+        log.append(f"no brain mask{why}")
+    else:
         how = "by its file" if exam.brain_mask else f"its template's measure {brain.quality:.3f}"
         log.append(f"the brain is {brain.volume:.0f} ml, {how}")
         if brain.doubts:

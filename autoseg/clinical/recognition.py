@@ -100,6 +100,11 @@ _BOTH = (
     r"without (?:and|&|/) ?with|mit und ohne|ohne und mit|avec et sans|sans et avec|pre ?(?:and|&|/|\+) ?post)"
 )
 
+#: Words for an exam of a brain, for one of a head, and for one of more than that.
+_OF_BRAIN = r"brain|skull|cerebr|glio|neuro|sch[aä]del|hirn|cran"
+_OF_HEAD = r"head(?!er)|kopf"
+_HEAD_AND_NECK = r"head[ _/-]*(?:and|&|\+)?[ _/-]*neck|kopf[ _/-]*(?:und|&|\+)?[ _/-]*hals"
+
 #: Beginnings of ContrastBolusAgent that say there was none.
 _NO_AGENT = r"(?:no|non|none|n|0|without|nein|ohne|kein|keine|keines|sans|aucun|nil|unknown|n/?a|-)(?![a-z])"
 
@@ -214,7 +219,7 @@ def _is_gradient_echo(facts: SequenceFacts) -> bool:
 def is_brain(found: list[tuple[SequenceFacts, Recognised]]) -> bool:
     """Whether an exam's series are of a brain: headers say so, or a FLAIR or three sequences of a brain are there."""
     parts = " ".join(f"{facts.body_part} {facts.description} {facts.protocol}".lower() for facts, _ in found)
-    if re.search(r"brain|head(?!er)|skull|cerebr|glio|neuro|kopf|sch[aä]del|hirn|cran", parts):
+    if re.search(_OF_BRAIN, parts) or (re.search(_OF_HEAD, parts) and not re.search(_HEAD_AND_NECK, parts)):
         return True
     if any(facts.body_part for facts, _ in found):
         return False

@@ -24,7 +24,8 @@ class ExamPreparation(BaseModel):
         interpolation: of images: third order, or nearest neighbour as Wacker et al. 2019, section IV C (d, e).
         labels: of label maps: the largest linearly interpolated mask, or the nearest voxel.
         brain_mask: pattern of brain masks below an exam's folder.
-        skull_strip: ``atlas`` finds the brain with a template; ``auto`` does so for exams of a brain.
+        skull_strip: ``atlas`` finds the brain with a template; ``auto`` does so for exams of a brain. It is stored as
+            what it was found to mean, where that is the same for all exams of a dataset.
         atlas: skull-stripped template; None for the ICBM 152 T1 that nilearn ships.
         n4: correct the bias field.
         box: voxels, x, y, z, of a box round the middle of the brain or the body that the output is cut or padded to.

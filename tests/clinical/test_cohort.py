@@ -13,8 +13,9 @@ import SimpleITK as sitk
 
 import autoseg
 from autoseg.clinical import cohort
+from autoseg.clinical.atlas import BrainMask
 from autoseg.clinical.cohort import PreparationRequest, prepare_exams
-from autoseg.clinical.raw_prediction import is_raw_exam
+from autoseg.clinical.raw_prediction import is_raw_exam, prepare_like_training
 from autoseg.clinical.settings import ExamPreparation
 from autoseg.clinical.transforms import PreparedCase, to_native
 from autoseg.data.dataset import load_case
@@ -184,6 +185,48 @@ def test_a_brain_mask_of_a_file(tmp_path: Path) -> None:
 def outcome_log(dataset: Path) -> list[str]:
     """Every step of every exam, as the page tells it."""
     return re.findall("<li>(.*?)</li>", (dataset / "quality.html").read_text())
+
+
+def test_exams_are_cut_to_the_brain_as_the_others_of_their_dataset(tmp_path: Path, monkeypatch, capsys) -> None:
+    def found(image: sitk.Image, _: object) -> BrainMask:
+        mask = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+        mask.CopyInformation(image)
+        return BrainMask(mask, 2.0, 1400.0)
+
+    monkeypatch.setattr("autoseg.clinical.exam_preparation.find_brain", found)
+    monkeypatch.setattr("autoseg.clinical.exam_preparation.template", lambda _: None)
+    auto = changed(PLAIN, skull_strip="auto")
+    told = exam(tmp_path / "told" / "a")  # a FLAIR, and three sequences more
+    open_ = exam(tmp_path / "open" / "b", "t1c", "t2")
+    for source, decided in ((told, "atlas"), (open_, "none")):
+        data = tmp_path / f"data_{source.name}"
+        (folder,) = prepare(source, data, settings=auto).prepared.values()
+        assert (folder / "brain_mask.nii.gz").is_file() == (decided == "atlas")
+        stored = ExamPreparation.read(data)
+        assert stored.skull_strip == decided
+        # What is predicted later is as they are, whatever it looks like.
+        for new in (told, open_):
+            capsys.readouterr()
+            (folder,) = prepare_like_training(new, tmp_path / f"{source.name}_{new.name}", stored).prepared.values()
+            assert (folder / "brain_mask.nii.gz").is_file() == (decided == "atlas")
+            assert ("no brain mask, as asked for" in capsys.readouterr().err) == (decided == "none")
+        assert prepare(source, data, settings=auto).failed == {}
+        assert "prepared before" in capsys.readouterr().err
+        (folder,) = prepare(open_ if source == told else told, data, settings=auto).prepared.values()
+        assert (folder / "brain_mask.nii.gz").is_file() == (decided == "atlas")
+    # Exams that disagree from the start: the fewer ones are flagged.
+    exam(tmp_path / "told" / "c")
+    shutil.copytree(open_, tmp_path / "told" / "b")
+    outcome = prepare(tmp_path / "told", tmp_path / "both", settings=auto)
+    assert "no brain mask: nothing says that the exam is of a brain" in capsys.readouterr().err
+    (flag,) = outcome.flags["P0002_1"]
+    assert "it has no brain mask and other exams have one" in flag
+    assert list(outcome.flags) == ["P0002_1"]
+    assert flag in (tmp_path / "both" / "quality.html").read_text()
+    assert ExamPreparation.read(tmp_path / "both").skull_strip == "auto"
+    for case in ("P0001_1", "P0003_1"):
+        shutil.rmtree(tmp_path / "both" / case)
+    assert prepare(tmp_path / "told" / "b", tmp_path / "both", settings=auto).flags == {}
 
 
 def test_labels_that_are_cut_off_or_outside_of_the_mask_are_flagged(tmp_path: Path) -> None:

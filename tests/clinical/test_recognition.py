@@ -170,3 +170,8 @@ def test_a_brain_is_told_by_headers_or_by_its_sequences() -> None:
     assert exam(SequenceFacts(description="flair"))
     assert not exam(SequenceFacts(description="T1 axial thigh"))
     assert not exam(SequenceFacts(description="flair", body_part="KNEE"))
+    for part in ("HEADNECK", "HEAD AND NECK", "Head/Neck", "Kopf-Hals"):
+        assert not exam(SequenceFacts(description="T1", body_part=part))
+    assert not exam(SequenceFacts(modality="CT", description="CT head & neck", body_part="HEAD"))
+    assert exam(SequenceFacts(modality="CT", description="CT head", body_part="HEAD"))
+    assert exam(SequenceFacts(description="T1 brain", body_part="HEADNECK"))
