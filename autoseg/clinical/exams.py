@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -94,8 +94,9 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     """The exams below a folder, sorted by folder and date.
 
     A folder whose files lie in it, or whose subfolders share a study or are called after sequences (``T1``, ``FLAIR``),
-    is one patient; else each of its subfolders is. The DICOM files of a patient make an exam a study; image files make
-    an exam a folder, or one of folders that are called after sequences. Prepared datasets below it are left out.
+    is one patient; else each of its subfolders is. The DICOM files of a patient make an exam a study, with the image
+    files that lie nearest to it; without DICOM, image files make an exam a folder, or one of folders that are called
+    after sequences. Prepared datasets below it are left out.
 
     Args:
         root: folder of one exam, or of a cohort with one folder a patient.
@@ -217,19 +218,19 @@ def _of_patient(
         if unknown
         else ()
     )
+    owners = {
+        header.path: set(studies) if len(studies) == 1 else _studies_of(header, studies)
+        for header in structures
+        if patterns.takes(header.path, folder)
+    }
     exams = []
     for study, members in studies.items():
-        own = [
-            header.path
-            for header in structures
-            if patterns.takes(header.path, folder) and (len(studies) == 1 or _is_of(header, study, members, studies))
-        ]
         exams.append(
             Exam(
                 folder,
                 patient,
                 tuple(sort_series(members)),
-                tuple(own),
+                tuple(path for path, own in owners.items() if study in own),
                 date=members[0].text("StudyDate"),
                 fault=unreadable_files(damaged) if damaged else "",
                 remarks=remarks,
@@ -238,46 +239,73 @@ def _of_patient(
     if damaged and not exams:
         return [Exam(folder, patient, fault=unreadable_files(damaged))]
     exams.sort(key=lambda exam: exam.date)
-    return _with_images(folder, patient, exams, images, patterns)
+    left = sum(not own for own in owners.values())
+    if exams:
+        exams, unplaced = _with_images(exams, images, patterns)
+        left += unplaced
+    else:
+        exams = _of_images(folder, patient, images, patterns)
+    if not left:
+        return exams
+    told = "1 image file or structure set lies in no single study's folder and is left out; put it in one"
+    if left > 1:
+        told = f"{left} image files or structure sets lie in no single study's folder and are left out; put each in one"
+    return [replace(exam, remarks=(*exam.remarks, told)) for exam in exams]
 
 
-def _is_of(structures: DicomHeader, study: str, members: Sequence[DicomHeader], studies: Container[str]) -> bool:
-    """Whether structures are of a study: by its UID, or, if they have one of their own, by the series referred to."""
+def _studies_of(structures: DicomHeader, studies: Mapping[str, Sequence[DicomHeader]]) -> set[str]:
+    """The studies that structures are of: by their UID, or, if it is one of their own, by the series referred to."""
     own = structures.text("StudyInstanceUID")
     if own in studies:
-        return own == study
+        return {own}
     try:
         wanted = referenced_series(structures.path)
     except AutosegError:
-        return False
-    return any(header.text("SeriesInstanceUID") in wanted for header in members)
+        return set()
+    return {
+        study
+        for study, members in studies.items()
+        if any(header.text("SeriesInstanceUID") in wanted for header in members)
+    }
 
 
-def _with_images(folder: Path, patient: str, exams: list[Exam], images: list[Path], patterns: Patterns) -> list[Exam]:
+def _with_images(exams: Sequence[Exam], images: Sequence[Path], patterns: Patterns) -> tuple[list[Exam], int]:
+    """A patient's exams with the image files that lie in or below the folder of each, and how many lie in none's."""
+    if len(exams) == 1:
+        return [_taking(exams[0], images, patterns)], 0
+    own: list[list[Path]] = [[] for _ in exams]
+    left = 0
+    for path in images:
+        near = [_nearness(path, exam) for exam in exams]
+        if near.count(max(near)) == 1:
+            own[near.index(max(near))].append(path)
+        else:
+            left += patterns.is_brain_mask(path, exams[0].folder) or not patterns.is_ignored(path)
+    return [_taking(exam, paths, patterns) for exam, paths in zip(exams, own, strict=True)], left
+
+
+def _nearness(path: Path, exam: Exam) -> tuple[int, bool]:
+    """How much of its path an image file shares with the nearest series of an exam, and whether it lies beside that."""
+    parents = {file.parent for series in exam.series for file in series.files}
+    shared = max(len(os.path.commonpath([path.parent, parent])) for parent in parents)
+    return shared, path.parent in parents
+
+
+def _of_images(folder: Path, patient: str, images: Sequence[Path], patterns: Patterns) -> list[Exam]:
+    """The exams of a patient without DICOM series."""
     groups: dict[Path, list[Path]] = defaultdict(list)
     for path in images:
         groups[path.parent].append(path)
-    if len(exams) == 1:
-        return [_taking(exams[0], images, patterns)]
-    if exams:
-        # Where a patient has several studies, a file belongs to the one whose folder it lies in or below.
-        return [_taking(exam, [path for path in images if _belongs(path, exam, folder)], patterns) for exam in exams]
     if len(groups) > 1 and all(_only_maps(members, folder, patterns) for parent, members in groups.items()
                                if parent != folder) and folder in groups:  # fmt: skip
-        groups = {folder: images}  # label maps in a folder below the scans'
+        groups = {folder: [*images]}  # label maps in a folder below the scans'
     if _are_sequences([parent for parent in groups if parent != folder]):
-        groups = {folder: images}
+        groups = {folder: [*images]}
     return [_taking(Exam(parent, patient), members, patterns) for parent, members in sorted(groups.items())]
 
 
 def _only_maps(images: Sequence[Path], root: Path, patterns: Patterns) -> bool:
     return all(patterns.is_label(p, root) or patterns.is_brain_mask(p, root) or patterns.is_ignored(p) for p in images)
-
-
-def _belongs(path: Path, exam: Exam, folder: Path) -> bool:
-    own = {file.parent for series in exam.series for file in series.files}
-    top = path.relative_to(folder).parts[0]
-    return any(parent == path.parent or parent.relative_to(folder).parts[:1] == (top,) for parent in own)
 
 
 def _taking(exam: Exam, images: Sequence[Path], patterns: Patterns) -> Exam:

@@ -414,3 +414,51 @@ def test_image_files_and_their_kinds(tmp_path: Path) -> None:
     assert exam.brain_mask is not None
     assert exam.brain_mask.name == "Smith_brainmask.nii.gz"
     assert find_exams(tmp_path)[0].brain_mask is None
+
+
+def two_studies(folder: Path, *places: str) -> list[SmallSeries]:
+    """A series of a study in each place, on two days."""
+    made = []
+    for number, place in enumerate(places, start=1):
+        made.append(replace(SmallSeries(), series=f"1.2.5.{number}", study=f"1.2.6.{number}"))
+        for path in write_series(folder / place, VOXELS, made[-1]):
+            edited(path, StudyDate=f"2020010{number}")
+    return made
+
+
+def test_image_files_go_to_the_study_in_whose_folder_they_lie(tmp_path: Path) -> None:
+    two_studies(tmp_path, "DICOM/a/1", "DICOM/b/1")
+    write_image(tmp_path / "DICOM" / "a" / "flair.nii.gz")
+    write_image(tmp_path / "DICOM" / "b" / "nifti" / "seg.nii.gz")
+    first, second = find_exams(tmp_path)
+    assert [series.name for series in first.series] == ["series 1", "flair"]
+    assert [series.name for series in second.series] == ["series 1"]
+    assert (first.labels, [path.name for path in second.labels]) == ((), ["seg.nii.gz"])
+    assert first.remarks == second.remarks == ()
+    write_image(tmp_path / "label.nii.gz")
+    write_image(tmp_path / "brain_mask.nii.gz")  # nobody asked for it
+    for exam in find_exams(tmp_path):
+        (remark,) = exam.remarks
+        assert remark.startswith("1 image file or structure set lies in no single study's folder and is left out")
+    write_image(tmp_path / "DICOM" / "t2.nii.gz")
+    assert [exam.remarks[0][:36] for exam in find_exams(tmp_path)] == ["2 image files or structure sets lie "] * 2
+
+
+def test_image_files_beside_the_slices_of_a_study_that_lies_above_another(tmp_path: Path) -> None:
+    two_studies(tmp_path / "p", "", "later")
+    write_image(tmp_path / "p" / "flair.nii.gz")
+    write_image(tmp_path / "p" / "later" / "t2.nii.gz")
+    names = [[series.name for series in exam.series] for exam in find_exams(tmp_path)]
+    assert names == [["series 1", "flair"], ["series 1", "t2"]]
+
+
+def test_structures_of_no_study_are_told(tmp_path: Path) -> None:
+    like, _ = two_studies(tmp_path, "a", "b")
+    square = np.array([like.point(x, y, 2) for x, y in ((1, 1), (3, 1), (3, 3))])
+    elsewhere = replace(like, series="1.2.5.9")
+    path = write_rtstruct(tmp_path / "a" / "rs.dcm", {"a": [("CLOSED_PLANAR", square)]}, elsewhere)
+    edited(path, StudyInstanceUID="1.2.6.9")
+    for exam in find_exams(tmp_path):
+        assert exam.labels == ()
+        assert "1 image file or structure set" in exam.remarks[0]
+    assert [exam.remarks for exam in find_exams(tmp_path, Patterns("*.nii.gz"))] == [(), ()]  # not wanted
