@@ -22,7 +22,8 @@ def command(
         list[str] | None, typer.Option(help="NAME=SERIES: which series a channel is, by number, name or description.")
     ] = None,
     channels: Annotated[
-        Path | None, typer.Option(help="CSV with the columns exam (its folder's name), channel, series.")
+        Path | None,
+        typer.Option(help="CSV with the columns exam (its folder, by name or below EXAMS), channel, series."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Pattern of the label files (maps, RTSTRUCT, DICOM-SEG) below an exam's folder.")

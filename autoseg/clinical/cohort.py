@@ -19,12 +19,12 @@ from autoseg.clinical.exam_preparation import PreparedExam, prepare_exam
 from autoseg.clinical.exams import Exam, Patterns, find_exams
 from autoseg.clinical.pseudonyms import Pseudonyms, assign_names
 from autoseg.clinical.quality_page import FRAGMENT, case_fragment, write_quality_page
+from autoseg.clinical.series_table import series_by_table
 from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
 from autoseg.clinical.structure_names import structure_file
 from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase
 from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
-from autoseg.data.layouts.tables import read_table
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import atomic, read_json, write_json, write_text
@@ -33,9 +33,6 @@ from autoseg.utils.progress import say
 
 #: Files of a case's folder.
 LABEL_FILE, MASK_FILE, LABEL_NAMES_FILE = "label.nii.gz", "brain_mask.nii.gz", "labels.json"
-
-#: Columns of a table that maps a cohort's series.
-_MAP_COLUMNS = ("exam", "channel", "series")
 
 #: Order of a dataset's channels.
 _ORDER = ("t1", "t1c", "t2", "flair")
@@ -52,7 +49,7 @@ class PreparationRequest:
     Attributes:
         settings: of the steps; stored in the dataset.
         channels: channel → series, for all exams.
-        table: CSV with the columns exam (its folder's name), channel and series.
+        table: CSV of the channels of single exams (:func:`~autoseg.clinical.series_table.series_by_table`).
         labels: pattern of label maps below an exam's folder; well-known words tell them where None.
         with_labels: whether labels are taken along.
         keep_identifiers: name cases after the patients.
@@ -124,8 +121,8 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
 
     Raises:
         AutosegError: there is no exam, or the folder holds something else.
-        UsageError: the table of series is no such table, or names exams that do not exist; the pattern of labels fits
-            no file.
+        UsageError: the table of series is no such table, or a row of it names no exam, or several; the pattern of
+            labels fits no file.
 
     Example:
         >>> import autoseg
@@ -144,7 +141,10 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         raise UsageError(f"--labels {request.labels} fits no file of any exam; correct the pattern.")
     if not request.with_labels:
         found = [replace(exam, labels=()) for exam in found]
-    mappings = _mappings(request, found)
+    mappings = [dict(request.channels) for _ in found]
+    if request.table is not None:
+        by_table = series_by_table(request.table, exams, found)
+        mappings = [{**common, **own} for common, own in zip(mappings, by_table, strict=True)]
     table = Pseudonyms.beside(request.pseudonyms_of or out)
     names = assign_names(found, table, request.keep_identifiers)
     out.mkdir(parents=True, exist_ok=True)
@@ -199,23 +199,6 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
     if out.exists() and any(path for path in out.iterdir() if not path.name.startswith(".")):
         raise AutosegError(f"--out {out} holds something else; choose another folder.")
     return settings
-
-
-def _mappings(request: PreparationRequest, exams: Sequence[Exam]) -> list[dict[str, str]]:
-    """Channel → series of each exam."""
-    if request.table is None:
-        return [dict(request.channels) for _ in exams]
-    columns, rows = read_table(request.table)
-    if lacking := [name for name in _MAP_COLUMNS if name not in columns]:
-        raise UsageError(f"{request.table} has no column {', '.join(lacking)}; it needs {', '.join(_MAP_COLUMNS)}.")
-    known = {exam.folder.name for exam in exams}
-    for number, row in enumerate(rows, start=2):
-        if row["exam"] not in known:
-            raise UsageError(f"{request.table}, line {number}: no exam lies in a folder of the name that it gives.")
-    return [
-        {**request.channels, **{row["channel"]: row["series"] for row in rows if row["exam"] == exam.folder.name}}
-        for exam in exams
-    ]
 
 
 def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:

@@ -135,6 +135,52 @@ def test_channels_by_option_and_by_table(tmp_path: Path) -> None:
     assert "finds none of its series" in prepare(source, tmp_path / "four", channels={"t1": "z"}).failed["P0001_1"]
 
 
+def test_a_row_of_the_table_is_one_exam_s(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        for visit in ("first", "second"):
+            exam(tmp_path / "exams" / patient / visit, "x", "y", label=False)
+    table = tmp_path / "channels.csv"
+
+    def channels(*rows: str) -> dict[str, str | None]:
+        table.write_text("\n".join(["exam,channel,series", *rows, ""]))
+        outcome = prepare(tmp_path / "exams", tmp_path / "data", table=table, channels={"t2": "y"})
+        stored = {case: PreparedCase.read(folder) for case, folder in outcome.prepared.items()}
+        return {
+            case: {one.channel: name for name, one in found.series.items()}.get("t1") for case, found in stored.items()
+        }
+
+    assert channels("p2/first,t1,x") == {"P0001_1": None, "P0001_2": None, "P0002_1": "x", "P0002_2": None}
+    with pytest.raises(UsageError, match="line 2: 2 exams lie in folders of the name"):
+        channels("first,t1,x")
+    with pytest.raises(UsageError, match="line 4: an earlier line gives this channel of its exam"):
+        channels("p1/first,t1,x", "p2/first,t1,x", "p1/first,t1,y")
+
+
+def test_the_table_tells_studies_of_one_folder_apart(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from tests.dicom_series import SmallSeries, write_series
+
+    for number in (1, 2):
+        like = SmallSeries(study=f"1.2.6.{number}", series=f"1.2.5.{number}")
+        for path in write_series(tmp_path / "e" / "p" / str(number), np.arange(6 * 24 * 20).reshape(6, 24, 20), like):
+            found = pydicom.dcmread(path)
+            found.StudyDate = f"2020010{number}"
+            found.save_as(path)
+    table = tmp_path / "channels.csv"
+
+    def channels(*rows: str) -> list[str | None]:
+        table.write_text("\n".join(["exam,channel,series,study", *rows, ""]))
+        prepared = prepare(tmp_path / "e" / "p", tmp_path / "data", table=table).prepared.values()
+        return [PreparedCase.read(folder).series["series 1"].channel for folder in prepared]
+
+    assert channels("p,t2,1,20200102", "p,flair,1,1.2.6.1") == ["flair", "t2"]
+    assert channels("p,t2,1,20200102") == ["t1c", "t2"]
+    with pytest.raises(UsageError, match="line 2: the folder that it names holds 2 studies"):
+        channels("p,t2,1,")
+    with pytest.raises(UsageError, match="line 2: its exam has no study of the date or UID"):
+        channels("p,t2,1,20200103")
+
+
 def test_labels_of_two_kinds_and_patterns_that_fit_nothing(tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
     from tests.dicom_series import SmallSeries, write_rtstruct, write_series
