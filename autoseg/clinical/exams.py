@@ -93,10 +93,10 @@ class Patterns:
 def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]:
     """The exams below a folder, sorted by folder and date.
 
-    A folder whose files lie in it, or whose subfolders share a study or are called after sequences (``T1``, ``FLAIR``),
-    is one patient; else each of its subfolders is. The DICOM files of a patient make an exam a study, with the image
-    files that lie nearest to it; without DICOM, image files make an exam a folder, or one of folders that are called
-    after sequences. Prepared datasets below it are left out.
+    A folder is one patient whose files lie in it, or whose subfolders share studies or an identifier, or are called
+    after sequences (``T1``, ``FLAIR``); else each of its subfolders is. The DICOM files of a patient make an exam a
+    study, with the image files that lie nearest to it; without DICOM, image files make an exam a folder, or one of
+    folders that are called after sequences. Prepared datasets below it are left out.
 
     Args:
         root: folder of one exam, or of a cohort with one folder a patient.
@@ -171,10 +171,14 @@ def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeade
     for path, header in headers.items():
         if header is not None:
             top = path.relative_to(root).parts[0]
-            studies[header.text("StudyInstanceUID")].add(top)
-            patients[_told(header, "PatientID") or f"unnamed in {top}"].add(top)
-    shared = any(len(where) > 1 for study, where in studies.items() if study)
-    one = len(patients) == 1 and not any(path.startswith("unnamed") for path in patients)
+            patients[_told(header, "PatientID")].add(top)
+            if _is_scan(header):
+                studies[header.text("StudyInstanceUID")].add(top)
+    with_scans: set[str] = set().union(*studies.values())
+    sharing: set[str] = set().union(*(where for study, where in studies.items() if study and len(where) > 1))
+    # One exam that was copied into a second folder makes no patient of a cohort.
+    shared = bool(sharing) and sharing == with_scans and len(set(patients) - {""}) <= 1
+    one = len(patients) == 1 and "" not in patients
     if headers and (shared or (one and set(tops) == next(iter(patients.values())))):
         return [root]
     if not headers and _are_sequences([root / top for top in tops]):
@@ -186,6 +190,10 @@ def _told(header: DicomHeader, keyword: str) -> str:
     """Who a header says it is of; ``""`` where an anonymizer says nobody."""
     text = header.text(keyword)
     return "" if _NOBODY.fullmatch(text) else text
+
+
+def _is_scan(header: DicomHeader) -> bool:
+    return header.is_image and header.text("Modality") not in STRUCTURE_MODALITIES
 
 
 def _are_sequences(folders: Sequence[Path]) -> bool:
@@ -209,7 +217,7 @@ def _of_patient(
         return [Exam(folder, patient, fault=f"its folder holds DICOM files of {len(names)} patients; separate them")]
     studies: dict[str, list[DicomHeader]] = defaultdict(list)
     for header in known:
-        if header.is_image and header.text("Modality") not in STRUCTURE_MODALITIES:
+        if _is_scan(header):
             studies[header.text("StudyInstanceUID")].append(header)
     structures = [header for header in known if header.text("Modality") in STRUCTURE_MODALITIES]
     unknown = sum(not header.values for header in known)

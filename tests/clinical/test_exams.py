@@ -326,6 +326,33 @@ def test_anonymized_patients_are_told_apart_by_their_folders(tmp_path: Path) -> 
     assert len({exam.patient for exam in find_exams(tmp_path)}) == 2
 
 
+@pytest.mark.parametrize("identifiers", [("A", "B", "C"), ("ANONYMOUS",) * 3], ids=["told", "anonymous"])
+def test_an_exam_that_lies_in_two_folders_does_not_make_a_cohort_one_patient(
+    tmp_path: Path, identifiers: tuple[str, ...]
+) -> None:
+    for number, identifier in enumerate(identifiers):
+        study = min(number, 1)  # the second and the third folder hold one study
+        like = replace(SmallSeries(), series=f"1.2.5.{study}", study=f"1.2.6.{study}")
+        for path in write_series(tmp_path / f"p{number}" / "t1", VOXELS, like):
+            edited(path, PatientID=identifier, PatientName="")
+    exams = find_exams(tmp_path)
+    assert [exam.folder.name for exam in exams] == ["p0", "p1", "p2"]
+    assert [exam.fault for exam in exams] == ["", "", ""]
+    assert len({exam.patient for exam in exams}) == 3
+
+
+def test_folders_of_one_study_are_one_exam_whoever_it_is_of(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for path in write_series(tmp_path / str(number), VOXELS, replace(SmallSeries(), series=f"1.2.5.{number}")):
+            edited(path, PatientID="ANONYMOUS", PatientName="")
+    like = SmallSeries(series="1.2.5.1")
+    square = np.array([like.point(x, y, 2) for x, y in ((1, 1), (3, 1), (3, 3))])
+    path = write_rtstruct(tmp_path / "labels" / "rs.dcm", {"a": [("CLOSED_PLANAR", square)]}, like)
+    edited(path, PatientID="ANONYMOUS", PatientName="", StudyInstanceUID="1.2.6.9")
+    exam = single(tmp_path)
+    assert (len(exam.series), len(exam.labels)) == (2, 1)
+
+
 def test_files_without_an_identifier_are_of_the_patient_that_the_others_name(tmp_path: Path) -> None:
     for number, path in enumerate(write_series(tmp_path, VOXELS)):
         edited(path, PatientID="ID-1" if number else "")
