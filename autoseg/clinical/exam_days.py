@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from autoseg.clinical.headers import told_identity
 from autoseg.data.dicom import import_pydicom
 from autoseg.data.layouts.tables import read_table
 from autoseg.data.patients import patient_of
@@ -63,6 +64,9 @@ def exam_days(cases: Iterable[str], source: Path | None) -> dict[str, ExamDay]:
 def days_in_headers(files: Mapping[str, Path]) -> dict[str, ExamDay]:
     """Case → patient and day, of DICOM files, which know both. Patients are called after their first exam's case.
 
+    Where an anonymizer took the identifier out, or put one for all in its place, the names of cases tell, or each is a
+    patient of its own.
+
     Args:
         files: case → file.
     """
@@ -76,7 +80,7 @@ def days_in_headers(files: Mapping[str, Path]) -> dict[str, ExamDay]:
             when = _parsed(str(head.get("StudyDate") or ""))
         except ValueError:
             when = None
-        told[case] = str(head.get("PatientID") or "") or case, when
+        told[case] = told_identity(str(head.get("PatientID") or "")) or patient_of(case) or case, when
     first: dict[str, date] = {}
     names: dict[str, str] = {}
     for case, (patient, when) in sorted(told.items(), key=lambda item: (item[1][1] or date.max, item[0])):

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from autoseg.clinical.dicom_series import sort_series, unreadable_files
+from autoseg.clinical.headers import told_identity
 from autoseg.clinical.label_objects import referenced_series
 from autoseg.clinical.recognition import recognise_sequence, safe_name, words_of
 from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Identity, SequenceFacts, Series
@@ -25,9 +26,6 @@ _LABEL_WORDS = re.compile(r"seg|label|mask|roi|gtv|annotation|contour|(?<![a-z])
 
 #: … and a brain mask, which is used where ``--brain-mask`` names it.
 _BRAIN_MASK = re.compile(r"brain[ _-]?mask|mask[ _-]?brain|skull", re.I)
-
-#: What anonymizers put in place of a patient's identifier or name, which says nothing about who it is.
-_NOBODY = re.compile(r"(?:anon.*|unknown|none|no ?name|patient|de-?identified|removed|[x0.^\- ]*)", re.I)
 
 #: Modalities of DICOM files that hold structures of an exam.
 STRUCTURE_MODALITIES = ("RTSTRUCT", "SEG")
@@ -171,7 +169,7 @@ def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeade
     for path, header in headers.items():
         if header is not None:
             top = path.relative_to(root).parts[0]
-            patients[_told(header, "PatientID")].add(top)
+            patients[told_identity(header.text("PatientID"))].add(top)
             if _is_scan(header):
                 studies[header.text("StudyInstanceUID")].add(top)
     with_scans: set[str] = set().union(*studies.values())
@@ -184,12 +182,6 @@ def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeade
     if not headers and _are_sequences([root / top for top in tops]):
         return [root]
     return [root / top for top in sorted(tops)]
-
-
-def _told(header: DicomHeader, keyword: str) -> str:
-    """Who a header says it is of; ``""`` where an anonymizer says nobody."""
-    text = header.text(keyword)
-    return "" if _NOBODY.fullmatch(text) else text
 
 
 def _is_scan(header: DicomHeader) -> bool:
@@ -209,8 +201,8 @@ def _of_patient(
     damaged = [path for path, header in headers.items() if header is None]
     known = [header for header in headers.values() if header is not None]
     # By identifiers where there are any: a tool may leave them out of the files that it adds.
-    names = {_told(header, "PatientID") for header in known} - {""}
-    names = names or {_told(header, "PatientName") for header in known} - {""}
+    names = {told_identity(header.text("PatientID")) for header in known} - {""}
+    names = names or {told_identity(header.text("PatientName")) for header in known} - {""}
     patient = next(iter(names)) if len(names) == 1 else str(folder)
     if len(names) > 1:
         # One exam: which files are whose is not for this command to guess.

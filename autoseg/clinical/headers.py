@@ -1,7 +1,12 @@
 """What the header of a DICOM file says about the acquisition, and about the patient."""
 
+import re
+
 from autoseg.clinical.series import Identity, SequenceFacts
 from autoseg.data.dicom_headers import DicomHeader
+
+#: What anonymizers put in place of a patient's identifier or name, which says nothing about who it is.
+_NOBODY = re.compile(r"(?:anon.*|unknown|none|no ?name|patient|de-?identified|removed|[x0.^\- ]*)", re.I)
 
 
 def acquisition_of(header: DicomHeader) -> SequenceFacts:
@@ -36,3 +41,9 @@ def patient_of_header(header: DicomHeader) -> Identity:
         frame=header.text("FrameOfReferenceUID"),
         date=header.text("StudyDate"),
     )
+
+
+def told_identity(text: str) -> str:
+    """A patient's identifier or name as a header has it; ``""`` where an anonymizer put something in its place."""
+    text = text.strip()
+    return "" if _NOBODY.fullmatch(text) else text

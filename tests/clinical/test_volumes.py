@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoseg.clinical.exam_days import days_in_headers
 from autoseg.clinical.volumes import PAGE_FILE, TABLE_FILE, volumes
 from autoseg.evaluation.cases import Structure
 from autoseg.utils.errors import AutosegError
@@ -154,3 +155,22 @@ def test_a_dicom_seg_names_its_structures_and_knows_its_day(tmp_path: Path) -> N
     assert found.exams[0].ml == {"all": pytest.approx(26 * voxel), "core": pytest.approx(20 * voxel)}
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir()) + json.dumps(found.to_json())
     assert not any(word in written for word in (PATIENT_ID, "Doe", "20200304", "20200311"))
+
+
+def test_anonymized_results_are_one_patient_s_only_where_their_names_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_series import pydicom, write_series
+
+    def patients(identifier: str, *cases: str) -> list[str]:
+        files = {}
+        for day, case in enumerate(cases, start=1):
+            files[case] = write_series(tmp_path / identifier / case, np.zeros((1, 4, 4)))[0]
+            found = pydicom.dcmread(files[case])
+            found.PatientID, found.StudyDate = identifier, f"2020010{day}"
+            found.save_as(files[case])
+        return [exam.patient for exam in days_in_headers(files).values()]
+
+    assert patients("ID-1", "a", "b") == ["a", "a"]
+    for nobody in ("ANONYMOUS", "0", "REMOVED"):
+        assert patients(nobody, "a", "b") == ["a", "b"]
+    assert patients("anon", "TCGA-02-0003_1", "TCGA-02-0003_2", "c") == ["TCGA-02-0003_1", "TCGA-02-0003_1", "c"]
