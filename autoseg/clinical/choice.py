@@ -131,21 +131,27 @@ def _place(channel: str, order: Sequence[str]) -> int:
 
 
 def _rank(series: Series, one: Recognised) -> tuple[object, ...]:
-    """Smaller is better: sure, not derived, before contrast, of high resolution, with many slices."""
-    resolution = round(max(series.grid.spacing), 1), series.voxel_volume
-    return (not one.certain, one.derived, one.after_agent, *resolution, -series.grid.size[2])
+    """Smaller is better: sure, measured once, not derived, before contrast, of high resolution, with many slices."""
+    return (not one.certain, one.repeated, one.derived, one.after_agent, *_resolution(series), -series.grid.size[2])
+
+
+def _resolution(series: Series) -> tuple[float, float]:
+    """Smaller is finer."""
+    return round(max(series.grid.spacing), 1), series.voxel_volume
 
 
 def _why_better(ranked: Sequence[tuple[Series, Recognised]]) -> str:
     (best, one), (other, second) = ranked[0], ranked[1]
     if one.certain != second.certain:
         return "it is surer what it is"
+    if one.repeated != second.repeated:
+        return "the other was measured several times, the first perhaps before contrast"
     if one.derived != second.derived:
         return "the other is derived"
     if one.after_agent != second.after_agent:
         return "the other was measured after contrast"
     spacing = "×".join(f"{mm:.2g}" for mm in best.grid.spacing)
-    if _rank(best, one)[3:5] != _rank(other, second)[3:5]:
+    if _resolution(best) != _resolution(other):
         return f"its voxels, {spacing} mm, are the smallest"
     return "it has more slices" if best.grid.size[2] > other.grid.size[2] else "both are alike and it comes first"
 

@@ -119,6 +119,7 @@ class Recognised:
         certain: whether nothing speaks against it.
         derived: whether it was computed or cut anew from another series, which is better then.
         after_agent: whether its words say contrast though it is no T1: where there is one without, that is better.
+        repeated: whether it is a T1 with contrast, measured several times, the first perhaps before the injection.
     """
 
     sequence: str
@@ -126,6 +127,7 @@ class Recognised:
     certain: bool = True
     derived: bool = False
     after_agent: bool = False
+    repeated: bool = False
 
     @property
     def is_channel(self) -> bool:
@@ -164,6 +166,9 @@ def recognise_sequence(facts: SequenceFacts) -> Recognised:
         sequence, why, agreed = _with_contrast(sequence, facts)
         reasons += [why] if why else []
         certain = certain and agreed
+        if sequence == "t1c" and facts.repetitions > 1:
+            reasons.append(f"but it was measured {facts.repetitions} times, the first may be before contrast")
+            return Recognised(sequence, ", ".join(reasons), False, derived, repeated=True)
     elif _said_of_contrast(facts.description.lower()) == (True, False):
         return Recognised(sequence, ", ".join((*reasons, "after contrast")), certain, derived, after_agent=True)
     return Recognised(sequence, ", ".join(reasons), certain, derived)

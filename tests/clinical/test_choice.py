@@ -98,3 +98,19 @@ def test_the_reference_has_the_thinnest_slices_then_the_smallest_voxels(tmp_path
     assert choose_reference(ties, "flair") == "flair"
     with pytest.raises(AutosegError, match="has no ct to be the reference"):
         choose_reference(ties, "ct")
+
+
+def test_the_first_of_several_measurements_may_be_before_contrast(tmp_path) -> None:
+    phases = series(1, "T1 VIBE", (1.0, 1.0, 1.0), contrast="Gadovist", repetitions=5)
+    chosen = choose_series(exam(tmp_path, phases), {}, None)
+    assert chosen.channels == {"t1c": phases}
+    (flag,) = chosen.flags
+    assert "measured 5 times, the first may be before contrast); --channel t1c=1 settles it" in flag
+    # A static one is better, however coarse, whether it is sure what it is or not.
+    for description in ("T1 post", "T1 pre+post"):
+        static = series(2, description, (1.0, 1.0, 5.0), contrast="Gadovist")
+        assert choose_series(exam(tmp_path, phases, static), {}, None).channels["t1c"] == static
+    reasons = choose_series(exam(tmp_path, phases, static), {}, None).reasons
+    assert any("the other was measured several times" in reason for reason in reasons)
+    native = series(3, "T1 VIBE", (1.0, 1.0, 1.0), repetitions=5)
+    assert choose_series(exam(tmp_path, native), {}, None).flags == ()
