@@ -10,38 +10,12 @@ from dataclasses import dataclass, replace
 
 from autoseg.clinical.series import SequenceFacts
 from autoseg.data.names import SEQUENCES, sequence_in
+from autoseg.data.series_words import names_agent, other_kind_in, said_of_contrast
 
 #: Sequences that a channel is made of; all else is something else.
 BRAIN_SEQUENCES = ("t1", "t1c", "flair", "t2")
 
-#: Words of descriptions → kinds of series that are no channel, in the order in which they are looked for. English,
-#: German and French, and the makers' own names.
-_OTHERS = (
-    (
-        "localizer",
-        r"lo[ck]ali[sz]|scout|survey|rep[eé]rage|pilot|[uü]e?bersicht|(?<![a-z])loc(?![a-z])|3[ -]?plane|"
-        r"plan(?:ning)? scan",
-    ),
-    ("angiography", r"(?<![a-z])(?:tof|mr[av]|pc[av])(?![a-z])|angio|venogra|(?<![a-z])mip(?![a-z])"),
-    ("diffusion", r"dwi|dti|(?<![a-z])adc|trace|diffusion|(?<![a-z])diff(?![a-z])|(?<![a-z])b ?[1-9]\d{2,3}(?!\d)"),
-    ("perfusion", r"perf|(?<![a-z])(?:dsc|dce|asl)(?![a-z])|r?cb[vf](?![a-z])|(?<![a-z])(?:mtt|ttp)(?![a-z])"),
-    (
-        "susceptibility",
-        r"(?<![a-z])swi|swan|swip|venobold|t2[ _-]?(?:\*|star)|h[aä]?emo|(?<![a-z])mprg|(?:pha|mag)_images",
-    ),
-    ("spectroscopy", r"spectro|spektro|(?<![a-z])(?:mrs|csi|svs)(?![a-z])"),
-    ("functional", r"bold|fmri|resting"),
-    ("fat-suppressed inversion", r"(?<![a-z])stir(?![a-z])"),
-    ("steady-state sequence", r"(?<![a-z])(?:ciss|fiesta|trufi|dess)(?![a-z])|true ?fisp"),
-    ("fat image", r"(?<![a-z])fat ?(?:only|:)|[_ ]dixon.*_f(?![a-z])|(?<![a-z])opp(?:osed)?[ _-]?(?:phase)?(?![a-z])"),
-    (
-        "derived",
-        r"subtra[ck]t|soustra|(?<![a-z])sub(?![a-z])|field ?map|screen ?save|(?<![a-z])(?:fa|eadc)(?![a-z0-9])|"
-        r"t[12]\*?[ _-]?(?:map|rho)",
-    ),
-)
-
-#: … and proton density, which the second echo of a series with both is not.
+#: Words for proton density, which the second echo of a series with both is not.
 _PROTON_DENSITY = r"(?<![a-z])(?:pd|dp)(?![a-z])|pdw|proton|protonen|densit[eé] de p"
 
 #: Values of ImageType that a map computed from others, or an image of fat alone, has.
@@ -78,35 +52,10 @@ _FLAIR = r"flair|tirm|dark[ _-]?fluid|(?<![a-z0-9])t2f(?![a-z0-9])"
 _T1 = r"(?<!par)t1(?!\d)|mp[ _-]?rage|(?<![a-z])(?:f?spgr|bravo|vibe|tfe|flash)"
 _T2 = r"t2(?!\d)"
 
-#: What a contrast agent is called: in words, by its makers, in German (Kontrastmittel) and French.
-_AGENT = (
-    r"(?:i\.?v\.? ?)?(?:contrast|kontrast(?:mittel)?|gado[a-z]*|gad(?![a-z])|gd(?![a-z])|km(?![a-z])|k\.m\.|"
-    r"inj(?:ection|\.)?(?![a-z])|dotarem|magnevist|multihance|prohance|omniscan|clariscan|primovist)"
-)
-_NONE = r"(?<![a-z])(?:no|non|without|w/o|wo|ohne|o\.|sans|kein|vor|pr[aä]e?|pre|avant|before)"
-_WITHOUT = (
-    rf"{_NONE}[ _.-]*{_AGENT}|(?<![a-z])pre(?![sp]|[ _-]?op)|without|w/o|native|plain|nativ|t1n(?![a-z])|"
-    r"(?<![a-z])c-(?![a-z])"
-)
-_WITH = (
-    rf"post(?!er|[ _-]?(?:op|surg|rt|rad|treat|proc|lab))|(?<![a-z]){_AGENT}|\+ ?(?:c(?![a-z])|{_AGENT})|"
-    r"(?<![a-z])c ?\+|t1 ?(?:ce|gd|gad|km)(?![a-z])|t1c(?![a-z])|(?<![a-z])(?:ce|with c)(?![a-z])|enhanced|"
-    r"inject[eé]"
-)
-
-#: An exam before and after the agent.
-_BOTH = (
-    r"(?<![a-z])(?:w/? ?(?:&|and|/|\+)? ?w/?o|w/?o ?(?:&|and|/|\+)? ?w/?(?![a-z/])|with (?:and|&|/) ?without|"
-    r"without (?:and|&|/) ?with|mit und ohne|ohne und mit|avec et sans|sans et avec|pre ?(?:and|&|/|\+) ?post)"
-)
-
 #: Words for an exam of a brain, for one of a head, and for one of more than that.
 _OF_BRAIN = r"brain|skull|cerebr|glio|neuro|sch[aä]del|hirn|cran"
 _OF_HEAD = r"head(?!er)|kopf"
 _HEAD_AND_NECK = r"head[ _/-]*(?:and|&|\+)?[ _/-]*neck|kopf[ _/-]*(?:und|&|\+)?[ _/-]*hals"
-
-#: Beginnings of ContrastBolusAgent that say there was none.
-_NO_AGENT = r"(?:no|non|none|n|0|without|nein|ohne|kein|keine|keines|sans|aucun|nil|unknown|n/?a|-)(?![a-z])"
 
 
 @dataclass(frozen=True)
@@ -169,7 +118,7 @@ def recognise_sequence(facts: SequenceFacts) -> Recognised:
         if sequence == "t1c" and facts.repetitions > 1:
             reasons.append(f"but it was measured {facts.repetitions} times, the first may be before contrast")
             return Recognised(sequence, ", ".join(reasons), False, derived, repeated=True)
-    elif _said_of_contrast(facts.description.lower()) == (True, False):
+    elif said_of_contrast(facts.description.lower()) == (True, False):
         return Recognised(sequence, ", ".join((*reasons, "after contrast")), certain, derived, after_agent=True)
     return Recognised(sequence, ", ".join(reasons), certain, derived)
 
@@ -206,9 +155,8 @@ def _telling_words(facts: SequenceFacts) -> str:
 
 def _other_kind(words: str, facts: SequenceFacts, by_times: str | None) -> str | None:
     """What else than a channel the words say it is."""
-    for kind, pattern in _OTHERS:
-        if re.search(pattern, words):
-            return kind
+    if kind := other_kind_in(words):
+        return kind
     if re.search(_PROTON_DENSITY, words) and not (by_times == "t2" and re.search(_T2, words)):
         return "proton density"
     flair = re.search(_FLAIR, words)
@@ -278,10 +226,10 @@ def _by_times(facts: SequenceFacts) -> tuple[str | None, str]:
 
 def _with_contrast(sequence: str, facts: SequenceFacts) -> tuple[str, str, bool]:
     """``t1`` or ``t1c``, why, and whether nothing speaks against it."""
-    agent = re.match(_NO_AGENT, facts.contrast.strip().lower()) is None and facts.contrast.strip() != ""
+    agent = names_agent(facts.contrast)
     # The protocol's name is often the whole exam's, with and without contrast.
-    post, pre = _said_of_contrast(facts.description.lower())
-    protocol = _said_of_contrast(facts.protocol.lower())
+    post, pre = said_of_contrast(facts.description.lower())
+    protocol = said_of_contrast(facts.protocol.lower())
     if not post and not pre and protocol != (True, True):
         post, pre = protocol
     post = post or (sequence == "t1c" and not pre)
@@ -292,14 +240,6 @@ def _with_contrast(sequence: str, facts: SequenceFacts) -> tuple[str, str, bool]
     if pre:
         return "t1", "and no contrast" + (", though an agent is named" if agent else ""), not agent
     return ("t1c", "a contrast agent is named", True) if agent else ("t1", "no contrast agent", True)
-
-
-def _said_of_contrast(words: str) -> tuple[bool, bool]:
-    """Whether words say that there is an agent, and that there is none."""
-    if re.search(_BOTH, words):
-        return True, True
-    pre = re.search(_WITHOUT, words) is not None
-    return re.search(_WITH, re.sub(_WITHOUT, " ", words)) is not None, pre
 
 
 #: Words of file names that say how a scan was made, and nothing about who it is of.

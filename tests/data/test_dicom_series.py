@@ -178,6 +178,34 @@ def test_a_folder_of_exams_is_a_dataset(tmp_path: Path, capsys: pytest.CaptureFi
     assert "3-x, 6-again are all t1c; say which with --channel t1c=FOLDER" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("description", "agent", "folder", "channel"),
+    [
+        ("T1 MPRAGE post GD", "", "4", "t1c"),
+        ("t1_space_sag_KM", "", "4", "t1c"),
+        ("T1 MPRAGE", "Gadovist", "4", "t1c"),
+        ("T1 MPRAGE", "NONE", "4", "t1"),
+        ("T1 nativ", "Gadovist", "4", "t1"),
+        ("Ax T1 FLAIR", "", "4", "t1"),
+        ("T2 FLAIR", "Gadovist", "4", "flair"),
+        ("T2 localizer", "", "2_loc", "2_loc"),
+        ("T2 localizer", "", "2_T2_localizer", "2_T2_localizer"),
+        ("T1 SUB", "", "8_subtraction", "8_subtraction"),
+        ("T2* GRE", "", "9", "9"),
+        ("T2 STIR", "", "9", "t2"),
+        ("", "", "5_T1_KM", "t1c"),
+        ("", "", "sub-01_T1w", "t1"),
+    ],
+)
+def test_what_a_plain_series_is_called(tmp_path: Path, description: str, agent: str, folder: str, channel: str) -> None:
+    def told(_: int, dataset: pydicom.Dataset) -> None:
+        dataset.ContrastBolusAgent = agent
+
+    edited(write_series(tmp_path / "exam" / folder, VOXELS[:3], SmallSeries(description=description)), told)
+    (case,) = Dataset.open(tmp_path / "exam").unlabelled
+    assert list(case.channels) == [channel]
+
+
 def test_what_lies_beside_scans_is_no_scan(tmp_path: Path) -> None:
     """A disk's table of contents, structures and a segmentation, in folders of their own and beside the slices."""
     exam = tmp_path / "exam"

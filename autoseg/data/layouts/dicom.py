@@ -1,6 +1,7 @@
 """Folders of DICOM series: a folder a series, its channel named by the sequence, the folder above it an exam."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +17,16 @@ from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import sequence_in
 from autoseg.data.patients import patient_of
+from autoseg.data.series_words import names_agent, other_kind_in, said_of_contrast
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
 #: Name of this layout.
 DICOM = "dicom"
+
+#: Sequences that descriptions of other kinds of series mention, too, and those kinds.
+_WEIGHTED = ("t1", "t1c", "t2", "flair")
+_NOT_WEIGHTED = ("localizer", "derived", "susceptibility", "diffusion", "fat image")
 
 #: Folders between the given one and a series', at most.
 _DEPTH = 3
@@ -128,10 +134,35 @@ def _case(root: Path, exam: Path, series: list[_SeriesFolder]) -> Case:
 
 def _sequence(series: _SeriesFolder) -> str | None:
     """The sequence of a series, by its description, else by the name of its folder."""
-    told = sequence_in(series.header.text("SeriesDescription")) if series.header is not None else None
-    if told is None and series.header is not None and series.header.text("Modality") == "CT":
+    header = series.header
+    if header is None:
+        return _sequence_of_scan(series.path.name, agent=False)
+    agent = names_agent(header.text("ContrastBolusAgent"))
+    told = _sequence_of_scan(header.text("SeriesDescription"), agent)
+    if told is None and header.text("Modality") == "CT":
         return "ct"
-    return told or sequence_in(series.path.name)
+    return told or _sequence_of_scan(series.path.name, agent)
+
+
+def _sequence_of_scan(name: str, agent: bool) -> str | None:
+    """The sequence that words mention; none of a localizer or subtraction, whatever else its words say.
+
+    Args:
+        name: SeriesDescription, or the name of a folder.
+        agent: whether the header names a contrast agent.
+    """
+    told = sequence_in(name)
+    words = re.sub(r"(?<![a-z])sub-[a-z0-9]+", " ", name.lower())  # BIDS' subjects are no subtractions
+    if told not in _WEIGHTED:
+        return told
+    if other_kind_in(words) in _NOT_WEIGHTED:
+        return None
+    if told != "t1" and not re.search(r"t1w?[ _-]*flair", words):  # which is a T1 with inversion
+        return told
+    after, before = said_of_contrast(words)
+    if after == before:  # they say nothing, or that both were measured
+        after = agent
+    return "t1c" if after else "t1"
 
 
 LAYOUTS.register(DICOM, Layout(recognise, read, rank=150))
