@@ -22,10 +22,18 @@ from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import Steps
 
 #: Words of a file's name that say it is a label map and no scan.
-_LABEL_WORDS = re.compile(r"seg|label|mask|roi|gtv|annotation|contour|(?<![a-z])gt(?![a-z])|(?<![a-z])tumou?r", re.I)
+_LABEL_WORDS = re.compile(
+    r"segment|segs?(?![a-z])|label(?!l[ae](?![a-z]))|masks?(?![a-z])|(?<![a-z])rois?(?![a-z])|gtv|annotation|contour|"
+    r"(?<![a-z])gt(?![a-z])|(?<![a-z])tumou?r",
+    re.I,
+)
 
 #: … and a brain mask, which is used where ``--brain-mask`` names it.
-_BRAIN_MASK = re.compile(r"brain[ _-]?mask|mask[ _-]?brain|skull", re.I)
+_BRAIN_MASK = re.compile(
+    r"brain[ _-]?masks?(?![a-z])|mask[ _-]?brain|skull(?:[ _-]?strip[a-z]*)?[ _-]?masks?(?![a-z])|"
+    r"(?<![a-z])(?<!no[ _-])(?<!with[ _-])(?<!out[ _-])skull(?![a-z]|[ _-]*strip)",
+    re.I,
+)
 
 #: Modalities of DICOM files that hold structures of an exam.
 STRUCTURE_MODALITIES = ("RTSTRUCT", "SEG")
@@ -81,11 +89,11 @@ class Patterns:
         """Whether a file is a label map."""
         if self.labels is not None:
             return _fits(path, root, self.labels)
-        return _LABEL_WORDS.search(_stem(path)) is not None and _BRAIN_MASK.search(_stem(path)) is None
+        return _LABEL_WORDS.search(_words(path)) is not None and not self.is_ignored(path)
 
     def is_ignored(self, path: Path) -> bool:
         """Whether a file is a brain mask that nobody named."""
-        return _BRAIN_MASK.search(_stem(path)) is not None
+        return _BRAIN_MASK.search(_words(path)) is not None
 
 
 def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]:
@@ -373,6 +381,11 @@ def _telling_names(stems: Sequence[str]) -> list[str]:
 def _stem(path: Path) -> str:
     ending = image_ending(path) or path.suffix
     return path.name.removesuffix(ending)
+
+
+def _words(path: Path) -> str:
+    """A file's name with ``TumorSeg`` as two words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", _stem(path))
 
 
 def _fits(path: Path, root: Path, pattern: str) -> bool:

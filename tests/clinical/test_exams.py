@@ -489,3 +489,22 @@ def test_structures_of_no_study_are_told(tmp_path: Path) -> None:
         assert exam.labels == ()
         assert "1 image file or structure set" in exam.remarks[0]
     assert [exam.remarks for exam in find_exams(tmp_path, Patterns("*.nii.gz"))] == [(), ()]  # not wanted
+
+
+def test_words_of_label_maps_and_brain_masks_are_whole_words(tmp_path: Path) -> None:
+    def kind(name: str) -> str:
+        path = tmp_path / f"{name}.nii.gz"
+        if Patterns().is_label(path, tmp_path):
+            return "label"
+        return "ignored" if Patterns().is_ignored(path) else "scan"
+
+    kinds = {
+        "scan": "t1_thyroid Leroi_t1 Segovia_t2 Labelle_flair t1_masked t1_skullstripped t1-skull-stripped t1_noskull "
+        "t1_no_skull t1_with_skull",
+        "label": "Doe_seg aseg tumorseg TumorSeg SegTumor Segmentation lesionmask masks roi ROIs ROI_1 tumorROI labels "
+        "labelmap label2 GTVp gt",
+        "ignored": "brainmask t1_brain_mask BrainMask maskBrain skull Doe_skull skull_mask skullstripping_mask",
+    }
+    assert {name: kind(name) for names in kinds.values() for name in names.split()} == {
+        name: expected for expected, names in kinds.items() for name in names.split()
+    }
