@@ -83,6 +83,11 @@ def command(
     if skull_strip == "none" and (brain_mask is not None or atlas is not None):
         given = "--brain-mask" if brain_mask is not None else "--atlas"
         raise UsageError(f"{given} finds the brain, --skull-strip none leaves it; give one of them.")
+    if brain_mask is not None and atlas is not None and skull_strip != "atlas":
+        raise UsageError(
+            "--atlas finds the brain of exams without a --brain-mask only with --skull-strip atlas; add it, or leave "
+            "out --atlas."
+        )
     fills = parse_pairs(fill or [], "--fill", "NAME=OTHER")
     if itself := [name for name, other in fills.items() if name == other]:
         raise UsageError(f"--fill {itself[0]}={itself[0]}: a channel that is missing can't stand in for itself.")

@@ -1,5 +1,6 @@
 """Raw exams → a dataset: every exam through the steps, one after the other or in several processes."""
 
+import errno
 import json
 import os
 import re
@@ -215,9 +216,19 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
         prepared = replace(prepared, case=case)
         _write_case(prepared, out / job.case)
     except Exception as error:  # one exam must not stop the others, whatever is wrong with it
-        shutil.rmtree(out / job.case, ignore_errors=True)  # made of other files or settings
-        return _Result(job.case, error=_sentence(error, job.exam))
+        why = _sentence(error, job.exam)
+        if not _is_of_machine(error):
+            shutil.rmtree(out / job.case, ignore_errors=True)  # made of other files or settings
+        elif (out / job.case).is_dir():
+            why += " The case that was made of it before stays."
+        return _Result(job.case, error=why)
     return _Result(job.case, log=prepared.log)
+
+
+def _is_of_machine(error: Exception) -> bool:
+    """Whether memory or the disk was too small, which says nothing about the exam."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, MemoryError)
 
 
 def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:

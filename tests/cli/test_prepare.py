@@ -58,6 +58,14 @@ def test_wrong_options_name_the_way_out(exams: Path, tmp_path: Path, options: li
     assert not (tmp_path / "data").exists()
 
 
+def test_a_template_beside_mask_files_is_used_or_refused(exams: Path, tmp_path: Path) -> None:
+    call = ["prepare", str(exams), "--out", str(tmp_path / "data"), "--brain-mask", "*mask*", "--atlas", __file__]
+    result = CliRunner().invoke(app, call)
+    assert isinstance(result.exception, UsageError)
+    assert "only with --skull-strip atlas" in str(result.exception)
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_steps_of_a_run_are_taken_whole(exams: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "of")
     call = ["prepare", str(exams), "--out", str(tmp_path / "data"), "--like", str(run.path), "--workers", "1"]

@@ -1,5 +1,6 @@
 """Raw exams to a dataset and back, with nothing aligned, so that every voxel can be foreseen."""
 
+import errno
 import json
 import re
 import shutil
@@ -331,6 +332,23 @@ def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, 
         (source / f"Doe_{name}.nii.gz").write_bytes(b"no image")
     assert list(prepare(source, tmp_path / "data").failed) == ["P0001_1"]
     assert not (tmp_path / "data" / "P0001_1").exists()  # of files that are no more
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_case_outlives_a_machine_that_is_too_small_to_renew_it(tmp_path: Path, monkeypatch, error) -> None:
+    source = exam(tmp_path / "exams" / "a", "t1")
+    (folder,) = prepare(source, tmp_path / "data").prepared.values()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cohort, "prepare_exam", fail)
+        outcome = prepare(source, tmp_path / "data", with_labels=False)
+    assert list(outcome.failed) == ["P0001_1"]
+    assert "made of it before stays" in outcome.failed["P0001_1"]
+    assert (folder / "t1.nii.gz").is_file()
+    assert [case.id for case in autoseg.Dataset.open(tmp_path / "data").cases] == ["P0001_1"]
 
 
 def test_days_are_counted_anew_when_an_earlier_exam_comes(tmp_path: Path, monkeypatch) -> None:
