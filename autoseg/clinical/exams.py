@@ -183,7 +183,8 @@ def _patients(root: Path, images: Sequence[Path], headers: dict[Path, DicomHeade
     with_scans: set[str] = set().union(*studies.values())
     sharing: set[str] = set().union(*(where for study, where in studies.items() if study and len(where) > 1))
     # One exam that was copied into a second folder makes no patient of a cohort.
-    shared = bool(sharing) and sharing == with_scans and len(set(patients) - {""}) <= 1
+    shared = bool(sharing) and sharing == with_scans
+    shared = shared and (len(set(patients) - {""}) <= 1 or _are_sequences([root / top for top in tops]))
     one = len(patients) == 1 and "" not in patients
     if headers and (shared or (one and set(tops) == next(iter(patients.values())))):
         return [root]
