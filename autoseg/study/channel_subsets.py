@@ -21,6 +21,7 @@ from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
 from autoseg.inference.inputs import by_other_names
 from autoseg.inference.predictor import Predictor
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
@@ -148,14 +149,14 @@ class TrainedConfiguration:
     Attributes:
         run: folder.
         name: of the configuration.
-        folds: numbers of the folds to predict with.
+        folds: numbers of the folds to predict with; None for those that ``autoseg predict`` takes.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         mirror: use test-time augmentation.
     """
 
     run: Run
     name: str
-    folds: tuple[int, ...]
+    folds: tuple[int, ...] | None = None
     device: str = "auto"
     mirror: bool = True
 
@@ -173,7 +174,7 @@ class TrainedConfiguration:
         Args:
             run: folder.
             name: of the configuration; that of :meth:`autoseg.runs.run.Run.usual_configuration` where None.
-            folds: numbers; all trained ones where None.
+            folds: numbers; those that ``autoseg predict`` takes where None: all trained ones, or a source that is kept.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             mirror: use test-time augmentation.
 
@@ -182,16 +183,44 @@ class TrainedConfiguration:
         """
         run = Run.open(run.path if isinstance(run, Run) else run)
         name = run.plan.stage(run.usual_configuration() if name is None else name).name
-        # If no fold is trained, loading fold 0 raises an error with the reason.
-        return cls(run, name, tuple(folds or run.trained_folds(name) or [0]), device, mirror)
+        return cls(run, name, tuple(folds) if folds else None, device, mirror)
 
-    def load(self, folds: Sequence[int], postprocessing: bool) -> Predictor:
-        """The networks of some folds.
+    def load(self, folds: Sequence[int] | None, postprocessing: bool) -> Predictor:
+        """The networks of some folds; None for those that ``autoseg predict`` takes.
 
         Raises:
             AutosegError: weights are missing or damaged.
         """
         return Predictor.load(self.run.path, self.name, folds, self.device, self.mirror, postprocessing=postprocessing)
+
+    def validating_folds(self) -> list[int]:
+        """Folds that were not trained on their validation cases: of the plan and the split as they are now.
+
+        Raises:
+            AutosegError: all were trained under others.
+            UsageError: one of those asked for was.
+        """
+        run, trained = self.run, self.run.trained_folds(self.name)
+        chain = run.plan.stage(self.name).chain
+        current = set.intersection(*({fold.number for fold in folds_of_plan(run, stage)} for stage in chain))
+        others = [fold for fold in trained if fold not in current]
+        for fold in self.folds or ():
+            if fold in others:
+                raise UsageError(
+                    f"--folds {fold} of {self.name} was trained under another plan or split, and may have seen its "
+                    "validation cases; train it again, or choose others with --folds."
+                )
+        if others and self.folds is None:
+            for fold in others:
+                say(f"Fold {fold} of {self.name} was trained under another plan or split and is left out of the table.")
+            if not current:
+                raise AutosegError(
+                    f"{run.path} has no fold of {self.name} that was trained under its plan and splits as they are "
+                    f"now; train one with 'autoseg train {run.path}', or give labelled cases: autoseg evaluate RUN "
+                    "DATASET --channel-subsets."
+                )
+        # If no fold is trained, loading fold 0 raises an error with the reason.
+        return list(self.folds or sorted(current) or [0])
 
 
 @dataclass(frozen=True)
@@ -219,7 +248,8 @@ def evaluate_channel_subsets(
     Args:
         model: a run folder, or a :class:`TrainedConfiguration` of one; trained for missing channels.
         dataset: labelled cases, predicted as ``autoseg predict`` does. Where None, the run's own validation cases, each
-            predicted by the fold that was not trained on it, without post-processing (which was chosen on them).
+            predicted by the fold that was not trained on it, without post-processing (which was chosen on them); folds
+            of another plan or split are left out.
         subsets: channel names of each; all non-empty ones where None.
         protocol: metrics and conventions; the ignore label of the dataset or run is added where it has none, and Dice
             and volumes are always measured.
@@ -227,8 +257,9 @@ def evaluate_channel_subsets(
         workers: cases evaluated in parallel, while the next one is predicted.
 
     Raises:
-        AutosegError: a case or weights can't be read; no labelled case has all channels of any subset.
-        UsageError: the run has one channel, or was not trained for missing ones; wrong options.
+        AutosegError: a case or weights can't be read; no labelled case has all channels of any subset; no fold is left.
+        UsageError: the run has one channel, or was not trained for missing ones; a fold asked for may have seen its
+            validation cases; wrong options.
 
     Example:
         >>> evaluation = autoseg.evaluate_channel_subsets("RUN", "DATASET")  # doctest: +SKIP
@@ -267,7 +298,8 @@ def evaluate_channel_subsets(
         for subset in order
         if subset in possible
     }
-    evaluation = SubsetEvaluation(str(networks.run.path), networks.name, networks.folds, parts)
+    folds = sorted({fold for item in due for fold in item.predictor.members[0].stages[-1].by_fold})
+    evaluation = SubsetEvaluation(str(networks.run.path), networks.name, tuple(folds), parts)
     if out is not None:
         evaluation.write(out)
     return evaluation
@@ -290,7 +322,8 @@ def _cases_due(networks: TrainedConfiguration, dataset: Dataset | None, order: S
     run = networks.run
     if dataset is None:
         validation = {
-            fold: [run.dataset.case(case) for case in run.split(fold)["validation"]] for fold in networks.folds
+            fold: [run.dataset.case(case) for case in run.split(fold)["validation"]]
+            for fold in networks.validating_folds()
         }
         groups = [(networks.load([fold], False), cases) for fold, cases in validation.items()]
     else:

@@ -164,9 +164,10 @@ def _test_one(study: Study, setting: Setting, seed: int, device: str) -> None:
 
 
 def predict_test_cases(study: Study, run: Run, device: str) -> None:
-    """Predict the test cases with the study's folds of a run together, where that was not done with these weights.
+    """Predict the test cases as a run does, by the study's folds together, where that was not done with these weights.
 
-    Label maps of held out cases go to the run's ``<configuration>/test``, others to ``test_<dataset>`` beside it.
+    A run that keeps its source as it is predicts with all folds of that. Label maps of held out cases go to the run's
+    ``<configuration>/test``, others to ``test_<dataset>`` beside it.
 
     Raises:
         AutosegError: a case can't be predicted, as it lacks a channel.
@@ -176,16 +177,22 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
         if score_test_cases(run, stage, select_device(device), study.folds) is not None:
             write_changed_json(out / TESTED, {**asked, "made_of": read_json(out / MADE_OF)})
         return
+    weights = {one.name: [run.fold(one, fold).weights for fold in study.folds] for one in stage.chain}
+    if kept := run.kept_source(stage):
+        weights[stage.name] = kept
     made_of = {
         **asked,
-        "weights": [file_digest(run.fold(one, fold).weights) for one in stage.chain for fold in study.folds],
+        "weights": [file_digest(file) for files in weights.values() for file in files],
         "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
     }
+    if kept:  # it may see images as they are
+        made_of["source"] = run.source_choice(stage)["share"]
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
         return
     (out / TESTED).unlink(missing_ok=True)
     cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
-    outcome = Predictor.load(run.path, stage.name, study.folds, device, postprocessing=False).predict(cases, out)
+    folds = None if kept else study.folds
+    outcome = Predictor.load(run.path, stage.name, folds, device, postprocessing=False).predict(cases, out)
     if outcome.failed:
         case, reason = next(iter(outcome.failed.items()))
         raise AutosegError(f"{case}: {reason}")

@@ -14,6 +14,7 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
+from autoseg.networks.trained_folds import SPLIT, split_of
 from autoseg.networks.weights import save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
@@ -26,6 +27,7 @@ from autoseg.study.channel_subsets import (
     with_only,
 )
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 from tests.builders import (
     blob,
     loaded,
@@ -156,6 +158,47 @@ def test_validation_cases_are_predicted_by_the_fold_that_did_not_see_them(tmp_pa
     assert sorted(found.parts["flair",].cases) == [f"case_{number}" for number in range(4)]
     one = evaluate_channel_subsets(on_cpu(run, folds=[1]), subsets=[("flair",)])
     assert one.parts["flair",].cases == run.split(1)["validation"]
+
+
+def test_a_fold_of_another_split_does_not_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was trained on the cases that are its validation cases now."""
+    run = trained(tmp_path, dropping())
+    first = run.splits
+    for fold in run.folds("small"):
+        write_json(fold.done, {SPLIT: split_of(fold)})
+    swapped = [{"train": split["validation"], "validation": split["train"]} for split in first]
+    for splits in ([first[0], swapped[1]], first[:1]):  # edited, and planned again with fewer folds
+        write_json(run.path / "splits.json", splits)
+        found = evaluate_channel_subsets(on_cpu(run), subsets=[("flair",)])
+        assert found.parts["flair",].cases == first[0]["validation"]
+        assert found.folds == (0,)
+        assert "Fold 1 of small was trained under another plan or split and is left out" in capsys.readouterr().err
+        with pytest.raises(UsageError, match="--folds 1 of small was trained under another plan or split"):
+            evaluate_channel_subsets(on_cpu(run, folds=[1]))
+    write_json(run.path / "splits.json", swapped)
+    with pytest.raises(AutosegError, match="has no fold of small that was trained under its plan and splits"):
+        evaluate_channel_subsets(on_cpu(run), subsets=[("flair",)])
+    assert evaluate_channel_subsets(on_cpu(run), dataset_at(tmp_path / "other"), subsets=[("flair",)]).folds == (0, 1)
+
+
+def test_a_source_that_is_kept_predicts_a_dataset(tmp_path: Path) -> None:
+    """As ``autoseg predict``: with all of its folds, of which the run has fewer."""
+    plan = dropping()
+    initialization = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto"}
+    recipe = make_recipe(channel_dropout=0.2, initialization=initialization)
+    run = trained(tmp_path, plan.model_copy(update={"configurations": {"small": make_configuration(recipe=recipe)}}), 1)
+    stage = run.plan.stage()
+    for number in (0, 1):
+        torch.manual_seed(7 + number)
+        network = build(stage.network, stage.in_channels, stage.heads)
+        save_weights(run.source_folder(stage) / f"{number}.safetensors", network.state_dict())
+    write_json(run.path / stage.name / "source_share.json", {"share": 1.0})
+    other = dataset_at(tmp_path / "other")
+    found = evaluate_channel_subsets(on_cpu(run), other, subsets=[CHANNELS])
+    assert found.folds == (0, 1)
+    label = Predictor.load(run.path, device="cpu").predict_case(other.cases[0]).label
+    assert found.parts[CHANNELS].rows[0].values["prediction_ml"] == pytest.approx(np.sum(label == 1) / 1000)
+    assert evaluate_channel_subsets(on_cpu(run), subsets=[CHANNELS]).folds == (0,)
 
 
 def test_a_case_counts_where_it_has_all_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

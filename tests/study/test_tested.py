@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,26 @@ import torch
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.masks import dice
 from autoseg.inference.predictor import Predictor
+from autoseg.networks import build
+from autoseg.networks.weights import save_weights
 from autoseg.planning.request import Request
 from autoseg.runs.run import Run
 from autoseg.study import StudyOptions, StudyTable, prepare, sweep, tabulate
 from autoseg.study.curves import collect_curves, write_curves
+from autoseg.study.running import predict_test_cases
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
-from tests.builders import blob, make_dataset, picture_of, write
+from autoseg.utils.files import write_json
+from tests.builders import (
+    blob,
+    make_configuration,
+    make_dataset,
+    make_plan,
+    make_recipe,
+    make_run,
+    picture_of,
+    write,
+)
 from tests.study.conftest import Trainings
 
 Grid = Callable[[str], Path]
@@ -110,6 +126,29 @@ def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: 
     assert table.tested is not None
     expected = by_hand(table, "patient", tmp_path / "clinic" / "p.nii.gz", "test_the_clinic")
     assert table.tested.results[0].values()["outer"]["patient"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_a_run_that_keeps_its_source_is_tested_with_it(tmp_path: Path) -> None:
+    """As ``autoseg predict`` predicts: with all folds of the source, not the run's one fold; anew by another choice."""
+    initialization = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto"}
+    run = make_run(tmp_path, make_plan(make_configuration(recipe=make_recipe(initialization=initialization))))
+    stage, other = run.plan.stage(), clinic(tmp_path / "clinic", 1)
+    own, sources = run.fold(stage, 0).weights, [run.source_folder(stage) / f"{number}.safetensors" for number in (0, 1)]
+    for seed, file in enumerate([own, *sources]):
+        torch.manual_seed(seed)
+        save_weights(file, build(stage.network, stage.in_channels, stage.heads).state_dict())
+    study: Any = SimpleNamespace(test=other, folds=(0,), test_cases=list(other.cases))
+    folder = run.path / stage.name / "test_the_clinic"
+    for share, files in ((1.0, sources), (0.5, [own]), (1.0, sources)):
+        write_json(run.path / stage.name / "source_share.json", {"share": share})
+        predict_test_cases(study, run, "cpu")
+        assert json.loads((folder / "tested.json").read_text())["weights"] == [file_digest(file) for file in files]
+        (made,) = json.loads((folder / "predictions.json").read_text())["runs"]
+        assert made["folds"] == list(range(len(files)))
+        assert ("source" in made) == (share == 1.0)
+        predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "patient.nii.gz")))
+        by_predict = Predictor.load(run.path, device="cpu").predict_case(other.cases[0]).label
+        assert np.array_equal(predicted, by_predict)
 
 
 def test_a_corrected_label_is_scored_anew(
