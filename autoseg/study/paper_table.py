@@ -33,7 +33,7 @@ class PaperCell:
 
     Attributes:
         text: that stands there.
-        values: case → value behind it; empty where nothing is trained yet.
+        values: case → value behind it; empty where not all is trained yet.
         bold: whether it is significantly better than the others of its row that show the same measure.
     """
 
@@ -137,7 +137,8 @@ class _Places:
         return combined
 
     def _cases(self) -> list[str]:
-        evaluations = [one for result in self.results for one in result.evaluations.values()]
+        done = [result for result in self.results if result.status == "done"]
+        evaluations = [one for result in done for one in result.evaluations.values()]
         return list(dict.fromkeys(case for evaluation in evaluations for case in evaluation.cases))
 
     def measure(self, at: Mapping[str, str]) -> str:
@@ -154,8 +155,7 @@ class _Places:
         ]
         known = [(result, values) for result in here if (values := cell_values(result, measure))]
         if not known:
-            state = {result.status for result in here}
-            return PaperCell("failed" if "failed" in state else "–" if here else "", {})
+            return PaperCell(_state(here), {})
         result, values = max(known, key=lambda pair: _worth(measure, pair[1]))
         if at.get(CASE, AVERAGE) != AVERAGE:
             values = {case: value for case, value in values.items() if case == at[CASE]}
@@ -187,9 +187,22 @@ class _Places:
 
 
 def cell_values(result: SettingResult, measure: str) -> dict[str, float]:
-    """Case → value of a measure: of a structure, or the mean over those that the setting segments."""
+    """Case → value of a measure: of a structure, or the mean over those that the setting segments.
+
+    Empty unless all of the setting's trainings are done: those of some seeds or folds are no result of the setting.
+    """
+    if result.status != "done" or not result.evaluations:
+        return {}
     metric, structure = _parsed(measure)
-    return result.values(metric).get(structure or _only(result), {}) if result.evaluations else {}
+    return result.values(metric).get(structure or _only(result), {})
+
+
+def _state(results: Sequence[SettingResult]) -> str:
+    """What stands in a cell without a value: ``failed``, ``1 of 2 trained``, or a dash; nothing without a setting."""
+    if any(result.status == "failed" for result in results):
+        return "failed"
+    begun = [result.note for result in results if result.status == "unfinished" and result.trained and result.note]
+    return begun[0] if begun else "–" if results else ""
 
 
 def _parsed(measure: str) -> tuple[str, str]:
@@ -240,7 +253,8 @@ def _heading(axis: str) -> str:
 
 
 def _note(table: StudyTable, layout: TableLayout) -> str:
-    cases = {case for r in table.results for e in r.evaluations.values() for case in e.cases}
+    done = [result for result in table.results if result.status == "done"]
+    cases = {case for r in done for e in r.evaluations.values() for case in e.cases}
     what: str = layout.statistic
     if what == "std of seeds":
         what = "standard deviation, over the seeds, of the mean"

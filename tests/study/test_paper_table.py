@@ -105,6 +105,33 @@ def test_the_best_weights_of_each_loss(tabled: Callable[..., StudyTable]) -> Non
     assert len(crossed.rows) == 4
 
 
+def test_a_setting_counts_when_all_of_it_is_trained(dataset: Dataset, grid: Grid, tmp_path: Path, planned: Any) -> None:
+    """What some folds gave is no result: it neither stands in the table nor is the best of a cell."""
+    text = 'folds = [0, 1]\n[[setting]]\nname = "a"\n[[setting]]\nname = "b"\n[grid]\nbatch_size = [2, 3]\n'
+    study = prepare(dataset, grid(text), tmp_path / "out", Request(device="cpu", workers=1))
+    high, low = measured([0.9]), measured([0.5, 0.7])
+    found: dict[str, tuple[Any, str, int, Evaluation | None]] = {
+        "a_batch_size=2": ("done", "", 2, low),
+        "a_batch_size=3": ("failed", "seed 0: out of memory", 1, high),
+        "b_batch_size=2": ("unfinished", "1 of 2 trained", 1, high),
+        "b_batch_size=3": ("unfinished", "0 of 2 trained", 0, None),
+    }
+    results = [
+        SettingResult(one, study.plans[one.name], status, note, 1, 1, trained, {} if own is None else {(0, 0): own})
+        for one in study.settings
+        for status, note, trained, own in [found[one.name]]
+    ]
+    table = StudyTable(study, tuple(results), None)
+    layout = TableLayout(rows=["setting"], columns=["batch_size"], statistic="mean", compare="wilcoxon")
+    assert texts(PaperTable.of(table, layout)) == [["a", "0.6000", "failed"], ["b", "1 of 2 trained", "–"]]
+    best = PaperTable.of(table, TableLayout(rows=["setting"], columns=["measure"], statistic="mean"))
+    assert [cells[0].text for _, cells in best.rows] == ["0.6000 (batch_size=2)", "1 of 2 trained"]
+    assert best.note.startswith("Mean over 2 validation cases")
+    cases = PaperTable.of(table, TableLayout(rows=["setting", "batch_size"], columns=["case"], statistic="mean"))
+    assert cases.headings[2:] == ["c0", "c1", "AVG"]
+    assert texts(cases)[1][2:] == ["failed"] * 3
+
+
 def test_significantly_better_is_bold(tabled: Callable[..., StudyTable]) -> None:
     """Bold by Wilcoxon's test, computed by scipy; a difference that could be chance is not."""
     text = 'folds = [0]\n[grid]\nplanner = ["one", "two"]\nbatch_size = [2, 3]\n'
