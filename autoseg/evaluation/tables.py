@@ -12,16 +12,24 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
+from autoseg.evaluation.cases import COUNTED
 from autoseg.evaluation.comparison import Comparison, compare_samples
+from autoseg.evaluation.masks import by_brats_convention
 from autoseg.evaluation.metric import METRICS, Direction
 from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.paired import Bootstrap
+from autoseg.evaluation.protocol import TOLERANCE_MM, Empty
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json
 from autoseg.utils.progress import say
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Metrics of our own evaluations that are compared where none are named.
 _DEFAULT_METRICS = ("dice",)
@@ -62,6 +70,16 @@ class CaseTable:
     directions: dict[str, Direction]
     left_out: tuple[str, ...] = ()
 
+    def without(self, exclude: Sequence[str]) -> "Self":
+        """The same without some rows, in whatever case they are named; ``left_out`` are those."""
+        wanted = {name.strip().lower() for name in exclude}
+        rows = dict.fromkeys(case for column in self.columns.values() for case in column if case.lower() in wanted)
+        columns = {
+            name: {case: value for case, value in column.items() if case not in rows}
+            for name, column in self.columns.items()
+        }
+        return replace(self, columns=columns, left_out=tuple(rows))
+
 
 def compare(
     inputs: Inputs | Sequence[str | Path],
@@ -74,6 +92,9 @@ def compare(
 ) -> Comparison:
     """Compare finished evaluations.
 
+    Evaluations by different conventions for absent structures are brought to that of BraTS, where they are ``skip`` and
+    ``brats``.
+
     Args:
         inputs: name → path, or paths (each may be ``NAME=PATH``; otherwise names are made of the paths). Where a
             name has several paths (in a string: with commas), a case's values are averaged over them.
@@ -85,7 +106,8 @@ def compare(
 
     Raises:
         AutosegError: a file is missing or damaged, or the inputs have no case or column in common.
-        UsageError: fewer than two inputs, unknown columns, or wrong options.
+        UsageError: fewer than two inputs, unknown columns, wrong options, or evaluations whose values mean different
+            things (other conventions, or NSD by another tolerance).
 
     Example:
         >>> autoseg.compare({"plain": "RUN_A", "wide": "RUN_B"}, metrics=["dice", "hd95"])  # doctest: +SKIP
@@ -93,11 +115,12 @@ def compare(
     sources = name_inputs(inputs, several=True)
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with; give two or more evaluations.")
+    empty = _common_convention([find_table(path) for paths in sources.values() for path in paths], metrics)
     samples: dict[str, Columns] = {}
     directions: dict[str, Direction] = {}
     left_out: dict[tuple[str, ...], list[Path]] = {}
     for name, paths in sources.items():
-        parts = [read_values(path, metrics, case, exclude) for path in paths]
+        parts = [read_values(path, metrics, case, exclude, empty) for path in paths]
         for path, part in zip(paths, parts, strict=True):
             left_out.setdefault(part.left_out, []).append(path)
         samples[name] = _average(name, [part.columns for part in parts])
@@ -115,7 +138,11 @@ def compare(
 
 
 def read_values(
-    path: str | Path, metrics: Sequence[str] | None = None, case: str | None = None, exclude: Sequence[str] = ()
+    path: str | Path,
+    metrics: Sequence[str] | None = None,
+    case: str | None = None,
+    exclude: Sequence[str] = (),
+    empty: Empty = "skip",
 ) -> CaseTable:
     """Read an evaluation folder, a run folder or a CSV.
 
@@ -124,6 +151,7 @@ def read_values(
         metrics: names of metrics, or columns of a foreign table.
         case: column with the cases' names of a foreign table.
         exclude: rows that are no cases, besides those recognised.
+        empty: ``brats`` to count absent structures so in our own evaluations; else they are as they were measured.
 
     Raises:
         AutosegError: missing or damaged.
@@ -133,7 +161,8 @@ def read_values(
     header, lines = _read(file)
     ours = header[:2] == ["case", "target"] and any(name in METRICS for name in header[2:])
     if ours and case in (None, "case"):
-        return _read_ours(file, header, lines, metrics or _DEFAULT_METRICS, exclude)
+        found = _read_ours(file, header, lines, metrics or _DEFAULT_METRICS, empty)
+        return found.without(exclude)
     return _read_foreign(file, header, lines, metrics, case, exclude)
 
 
@@ -163,6 +192,51 @@ def find_table(path: Path) -> Path:
     if len(found) > 1 and plan.recommended not in found:
         raise UsageError(f"{path} has several cross-validations; name one: {', '.join(str(path / n) for n in found)}.")
     return found.get(plan.recommended) or next(iter(found.values()))
+
+
+def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> Empty:
+    """The convention by which our own evaluations count absent structures, together: ``brats`` where some do.
+
+    Where all were measured by one convention, or nothing depends on it, ``skip``: values stay as they were measured.
+
+    Raises:
+        UsageError: their values mean different things.
+    """
+    told = {file: found for file in files if (found := _protocol_of(file)) is not None}
+    compared = [METRICS.find(name) for name in metrics or _DEFAULT_METRICS if name in METRICS]
+    if any(metric.uses_tolerance for metric in compared):
+        for file, (_, tolerance) in told.items():
+            first, (_, other) = next(iter(told.items()))
+            if tolerance != other:
+                raise UsageError(
+                    f"{first} has surfaces within {other:g} mm and {file} within {tolerance:g} mm, which can't be "
+                    "compared; evaluate one of them again with the other's --tolerance."
+                )
+    if not any(metric.kind in ("overlap", "distance") for metric in compared):
+        return "skip"
+    by_convention: dict[Empty, Path] = {}
+    for file, (empty, _) in told.items():
+        by_convention.setdefault(empty, file)
+    if len(by_convention) < 2:
+        return "skip"
+    if set(by_convention) != {"skip", "brats"}:
+        (empty, file), (other_empty, other_file) = list(by_convention.items())[:2]
+        raise UsageError(
+            f"{file} counts absent structures as --empty {empty} does and {other_file} as {other_empty}, which "
+            "can't be compared; evaluate one of them again with the other's --empty."
+        )
+    say(f"Absent structures count as --empty brats has it, in {by_convention['skip']}, too.")
+    return "brats"
+
+
+def _protocol_of(file: Path) -> tuple[Empty, float] | None:
+    """Convention for absent structures and tolerance of one of our evaluations; None of tables that don't say."""
+    summary = file.with_name("summary.json")
+    found = read_json(summary) if file.name == "metrics.csv" and summary.is_file() else None
+    if not isinstance(found, dict) or found.get("empty") not in get_args(Empty):
+        return None
+    tolerance = found.get("tolerance_mm", TOLERANCE_MM)
+    return found["empty"], float(tolerance) if isinstance(tolerance, int | float) else TOLERANCE_MM
 
 
 def direction_of(metric: str) -> Direction:
@@ -204,11 +278,14 @@ def _average(name: str, parts: Sequence[Columns]) -> Columns:
 
 
 def _read_ours(
-    file: Path, header: list[str], lines: list[list[str]], metrics: Sequence[str], exclude: Sequence[str]
+    file: Path, header: list[str], lines: list[list[str]], metrics: Sequence[str], empty: Empty
 ) -> CaseTable:
     for metric in metrics:
         if metric not in header[2:]:
             raise UsageError(f"--metrics {metric} is unknown in {file}; choose of {', '.join(header[2:])}.")
+    needed = [*metrics, *(COUNTED if empty == "brats" else ())]
+    if missing := [name for name in needed if name not in header]:
+        raise UsageError(f"{file} has no {missing[0]}, which says where a structure is absent; evaluate again.")
     columns: Columns = {}
     directions: dict[str, Direction] = {}
     targets = dict.fromkeys(line[1] for line in lines)
@@ -218,17 +295,15 @@ def _read_ours(
             columns[name], directions[name] = {}, direction_of(metric)
     for number, line in enumerate(lines, start=2):
         case, target = line[:2]
+        values = {name: _value(line[header.index(name)], file, number, name) for name in needed}
+        if empty == "brats":
+            values |= by_brats_convention({name: value for name, value in values.items() if name in METRICS})
         for metric in metrics:
             column = columns[target if len(metrics) == 1 else f"{metric} {target}"]
             if case in column:
                 raise AutosegError(f"{file}, line {number}: case {case} has {target} twice; evaluate again.")
-            column[case] = _value(line[header.index(metric)], file, number, metric)
-    wanted = {name.strip().lower() for name in exclude}
-    left_out = tuple(dict.fromkeys(line[0] for line in lines if line[0].lower() in wanted))
-    for column in columns.values():
-        for name in left_out:
-            column.pop(name, None)
-    return CaseTable(columns, directions, left_out)
+            column[case] = values[metric]
+    return CaseTable(columns, directions)
 
 
 def _read_foreign(

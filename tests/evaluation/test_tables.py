@@ -13,7 +13,7 @@ from rich.table import Table
 
 import autoseg
 from autoseg.evaluation.comparison import compare_samples
-from autoseg.evaluation.protocol import STANDARD_METRICS
+from autoseg.evaluation.protocol import STANDARD_METRICS, Empty
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
 from autoseg.utils.errors import AutosegError, UsageError
@@ -168,6 +168,40 @@ def test_an_evaluation_of_ours(tmp_path: Path) -> None:
     assert found.directions["hd95 core"] == "less"
     with pytest.raises(UsageError, match=r"--metrics Dice is unknown in .*; choose of dice, jaccard"):
         read_values(folder, ["Dice"])
+
+
+def by_protocol(folder: Path, empty: Empty, tolerance_mm: float = 2.0) -> Path:
+    """A case with a Dice of 0.8, and one whose structure is absent from both, which BraTS counts as 1."""
+    found = {"dice": 0.8, "nsd": 0.9, "hd95": 3.0, "prediction_ml": 1.0, "reference_ml": 1.0}
+    overlap, distance = (1.0, 0.0) if empty == "brats" else (math.nan, math.nan)
+    absent = {"dice": overlap, "nsd": overlap, "hd95": distance, "prediction_ml": 0.0, "reference_ml": 0.0}
+    Evaluation((Row("one", "core", found), Row("two", "core", absent)), ("core",), tolerance_mm, empty).write(folder)
+    return folder
+
+
+def test_absent_structures_count_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same label maps, evaluated by two conventions: no difference."""
+    skip, brats = by_protocol(tmp_path / "a", "skip"), by_protocol(tmp_path / "b", "brats")
+    for inputs in ([skip, brats], [brats, skip]):
+        found = compare(inputs, metrics=["dice", "hd95"])
+        for column, mean in (("dice core", 0.9), ("hd95 core", 1.5)):
+            assert [found.row(name, column).mean for name in "ab"] == [pytest.approx(mean)] * 2
+            assert [found.row(name, column).n for name in "ab"] == [2, 2]
+        assert f"--empty brats has it, in {skip / 'metrics.csv'}, too" in capsys.readouterr().err
+    # Alone, or with what does not say how it was measured, they stay as they are.
+    assert compare([skip, put(tmp_path / "c.csv", (skip / "metrics.csv").read_text())]).row("a", "core").n == 1
+    assert "Absent" not in capsys.readouterr().err
+
+
+def test_evaluations_that_measure_different_things(tmp_path: Path) -> None:
+    one, three = by_protocol(tmp_path / "a", "skip", 1.0), by_protocol(tmp_path / "b", "skip", 3.0)
+    with pytest.raises(UsageError, match=r"a/metrics.csv has surfaces within 1 mm and .*b/metrics.csv within 3 mm"):
+        compare([one, three], metrics=["dice", "nsd"])
+    assert compare([one, three]).row("b", "core").difference == 0
+    later = by_protocol(tmp_path / "c", "brats2026", 1.0)
+    with pytest.raises(UsageError, match=r"a/metrics.csv counts .* as --empty skip does and .*c/metrics.csv as brats2"):
+        compare([one, later])
+    assert compare([one, later], metrics=["reference_ml"]).row("c", "core").n == 2
 
 
 def test_a_run_folder_is_its_cross_validation(tmp_path: Path) -> None:
