@@ -62,15 +62,17 @@ def agreement(
             raise UsageError(f"--metrics {metric} asks which of two raters is right; choose of {', '.join(symmetric)}.")
     if workers < 1:
         raise UsageError(f"--workers {workers} can't measure anything; give 1 or more.")
-    maps, structures, ignore = _raters(raters)
+    maps, structures, ignore, alone = _raters(raters)
     protocol = replace(protocol, metrics=metrics).with_ignore(ignore)
-    predicted = {name: label_maps(path) for name, path in _single(name_inputs(models)).items()}
+    given = _single(name_inputs(models))
+    predicted = {name: label_maps(path) for name, path in given.items()}
     for name in predicted:
         if name in maps or name == CONSENSUS:
             raise UsageError(f"{name} is the name of a rater, too; give the model another: --model NAME=PATH.")
     if CONSENSUS in maps and consensus:
         raise UsageError(f"a rater is called {CONSENSUS}; give it another name: NAME=PATH.")
-    _name_the_only_case(maps, predicted)
+    if alone and all(path.is_file() for path in given.values()):
+        _name_the_only_case(maps, predicted)
     cases = _cases(maps, predicted)
     targets = list(targets or structures)
     if not targets:
@@ -159,25 +161,26 @@ def _smallest_type(labels: np.ndarray) -> np.dtype:
     return np.result_type(np.min_scalar_type(int(labels.min())), np.min_scalar_type(int(labels.max())))
 
 
-def _raters(given: Inputs | Sequence[str | Path] | Dataset) -> tuple[Maps, list[Structure], int | None]:
-    """Rater → case → file; the dataset's structures and ignore label where the raters are a dataset's."""
+def _raters(given: Inputs | Sequence[str | Path] | Dataset) -> tuple[Maps, list[Structure], int | None, bool]:
+    """Rater → case → file; a dataset's structures and ignore label; and whether each rater was given as one file."""
     if not isinstance(given, Dataset | Mapping) and len(given) == 1:
         dataset = open_dataset(Path(given[0]))
         if dataset is None:
             raise UsageError(f"{given[0]} is one rater, and no dataset with several; give two or more.")
         given = dataset
     if not isinstance(given, Dataset):
-        found = {name: label_maps(path) for name, path in _single(name_inputs(given)).items()}
+        paths = _single(name_inputs(given))
+        found = {name: label_maps(path) for name, path in paths.items()}
         if len(found) < 2:
             raise UsageError("there is nobody to agree with; give two or more raters.")
-        return found, [], None
+        return found, [], None, all(path.is_file() for path in paths.values())
     names = dict.fromkeys(rater for case in given.cases for rater in case.raters)
     if len(names) < 2:
         raise AutosegError(
             f"{given.root} names no raters of its cases; name them in its autoseg.toml, or give a folder a rater."
         )
     maps = {name: {case.id: case.raters[name] for case in given.cases if name in case.raters} for name in names}
-    return maps, dataset_structures(given), given.ignore_label
+    return maps, dataset_structures(given), given.ignore_label, False
 
 
 def _single(named: dict[str, list[Path]]) -> dict[str, Path]:
@@ -188,13 +191,12 @@ def _single(named: dict[str, list[Path]]) -> dict[str, Path]:
 
 
 def _name_the_only_case(raters: Maps, models: Maps) -> None:
-    """Where everybody has one label map, it is of the same case, whatever the files are called."""
+    """Where everybody was given as one file, it is of the same case, whatever the files are called."""
     everyone = [*raters.values(), *models.values()]
-    if all(len(files) == 1 for files in everyone):
-        names = {case for files in everyone for case in files}
-        case = names.pop() if len(names) == 1 else ONE_CASE
-        for files in everyone:
-            files[case] = files.pop(next(iter(files)))
+    names = {case for files in everyone for case in files}
+    case = names.pop() if len(names) == 1 else ONE_CASE
+    for files in everyone:
+        files[case] = files.pop(next(iter(files)))
 
 
 def _cases(raters: Maps, models: Maps) -> list[str]:

@@ -66,7 +66,10 @@ def evaluate(
         files, where = label_maps(references), str(references)
     predictions = Path(predictions)
     if predictions.is_file() and len(files) == 1:
-        pairs = [(_case_id(predictions), predictions, next(iter(files.values())))]
+        case, only = _case_id(predictions), next(iter(files))
+        if case != only and where != str(files[only]):  # two files may be called as one likes
+            say(f"{predictions} is compared with {only}, the only case of {where}.")
+        pairs = [(case, predictions, files[only])]
     else:
         pairs = match(label_maps(predictions), files, str(predictions), where, partial)
     if targets is None:

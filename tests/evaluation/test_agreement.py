@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import autoseg
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.phantom import Cohort, generate
 from autoseg.evaluation.agreement_folders import agreement
 from autoseg.evaluation.cases import Structure
@@ -93,6 +93,26 @@ def test_single_files_are_one_case(tmp_path: Path) -> None:
     assert (found.raters, found.cases) == (("r-1.0", "r-2.0"), ["case"])
     assert found.values("net", "r-2.0", "label 2") == {"case": 1.0}
     assert found.targets == ("label 1", "label 2")
+
+
+def test_folders_and_datasets_of_one_case_each_are_paired_by_name(tmp_path: Path) -> None:
+    """Two patients are not one case, as two files would be."""
+    anna, ben = rater(tmp_path, "anna", {"patient_01": 10}), rater(tmp_path, "ben", {"patient_02": 10})
+    for raters in ([anna, ben], [anna / "patient_01.nii.gz", ben]):
+        with pytest.raises(AutosegError, match="no case has two raters"):
+            agreement(raters)
+    files = {name: next(folder.iterdir()) for name, folder in (("anna", anna), ("ben", ben))}
+    cases = tuple(
+        Case(id=name, channels={"mr": ChannelFile(path=file)}, raters={name: file}) for name, file in files.items()
+    )
+    dataset = Dataset(
+        name="two", root=tmp_path, layout="manifest", channels=("mr",), labels={"whole": 1, "core": 2}, cases=cases
+    )
+    with pytest.raises(AutosegError, match="no case has two raters"):
+        agreement(dataset)
+    net = rater(tmp_path, "net", {"patient_02": 10})
+    with pytest.raises(AutosegError, match="net has no label map of any of the raters' cases"):
+        agreement([anna, rater(tmp_path, "cem", {"patient_01": 10})], models=[net])
 
 
 def test_cases_need_two_raters(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

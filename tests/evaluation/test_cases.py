@@ -256,6 +256,15 @@ def test_predictions_written_beside_their_image_match(tmp_path: Path) -> None:
     assert evaluate(tmp_path / "prediction.mha", reference).mean() == 1.0
 
 
+def test_a_file_for_the_only_case_of_a_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another name it may be of another case; two files may be called as one likes."""
+    reference = save(tmp_path / "references" / "a.nii.gz", labels())
+    for name, said in (("a", False), ("b", True)):
+        prediction = save(tmp_path / f"{name}.nii.gz", labels())
+        assert evaluate(prediction, reference.parent).cases == evaluate(prediction, reference).cases == [name]
+        assert (f"{prediction} is compared with a, the only case of" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize(
     ("outputs", "kind", "expected"),
     [
