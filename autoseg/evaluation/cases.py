@@ -105,7 +105,7 @@ def evaluate_arrays(
     pair = prediction, reference
     found = {}
     for target, values in zip(targets, several, strict=True):
-        rules = None if protocol.lesions is None else protocol.lesions.of(target.name, reference.shape)
+        rules = None if protocol.lesions is None else protocol.lesions.of(target.values, reference.shape)
         there = (b[value - 1] for b in boxes for value in values if 0 < value <= len(b))
         box = box_of_all([one for one in there if one is not None], reference.shape)
         found[target.name] = measure(

@@ -39,11 +39,11 @@ _ENHANCING, _NECROSIS, _CAVITY = Tissue((3,), 3, 10), Tissue((1,), 5, 20), Tissu
 _AFTER_TREATMENT = replace(
     _JOINED,
     own=(
-        ("enhancing_tumor", replace(_JOINED, above_mm3=10, through=(_NECROSIS, _CAVITY))),
-        ("non_enhancing", replace(_JOINED, dilation=5, through=(_ENHANCING, _CAVITY))),
-        ("resection_cavity", replace(_JOINED, dilation=5, through=(_ENHANCING, _NECROSIS))),
+        (_ENHANCING.values, replace(_JOINED, above_mm3=10, through=(_NECROSIS, _CAVITY))),
+        (_NECROSIS.values, replace(_JOINED, dilation=5, through=(_ENHANCING, _CAVITY))),
+        (_CAVITY.values, replace(_JOINED, dilation=5, through=(_ENHANCING, _NECROSIS))),
         # 3 steps, not the 5 that the code means to give it: it spells the name otherwise.
-        ("edema", replace(_JOINED, through=(_ENHANCING, _CAVITY, _NECROSIS))),
+        ((2,), replace(_JOINED, through=(_ENHANCING, _CAVITY, _NECROSIS))),
     ),
 )
 _CHILDREN = replace(_JOINED, dilation=5, above_mm3=10)
@@ -54,7 +54,7 @@ def _round_necrosis(dilation: int, above_mm3: float) -> LesionRules:
     """Enhancing lesions round one necrosis are one."""
     rules = replace(_JOINED, dilation=dilation, above_mm3=above_mm3)
     through = (Tissue((1,), dilation, above_mm3),)
-    return replace(rules, own=(("enhancing_tumor", replace(rules, through=through)),))
+    return replace(rules, own=((_ENHANCING.values, replace(rules, through=through)),))
 
 
 #: Pairs of 2026 (package ``brats-evaluation`` 0.0.10): misses don't count in the means of matched lesions, but where

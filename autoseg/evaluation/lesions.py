@@ -55,7 +55,7 @@ class LesionRules:
         none: Dice and HD95 where there is no lesion to score and none is false.
         false: ``counted`` as lesions of Dice 0, or ``left_out`` of the means.
         through: tissues that join lesions.
-        own: structure → rules that it has instead.
+        own: label values of a structure → rules that it has instead, whatever it is called.
     """
 
     matching: Literal["touching", "joined", "one_to_one"] = "touching"
@@ -66,11 +66,11 @@ class LesionRules:
     none: tuple[float, float] = (1.0, 0.0)
     false: Literal["counted", "left_out"] = "counted"
     through: tuple[Tissue, ...] = ()
-    own: tuple[tuple[str, "LesionRules"], ...] = ()
+    own: tuple[tuple[tuple[int, ...], "LesionRules"], ...] = ()
 
-    def of(self, structure: str, shape: tuple[int, ...]) -> "LesionRules":
-        """The rules of a structure in an image of this shape."""
-        rules = dict(self.own).get(structure, self)
+    def of(self, values: Sequence[int], shape: tuple[int, ...]) -> "LesionRules":
+        """The rules of a structure, by its label values, in an image of this shape."""
+        rules = dict(self.own).get(tuple(sorted(values)), self)
         return replace(rules, penalty_mm=math.hypot(*shape)) if math.isnan(rules.penalty_mm) else rules
 
     def grouped(self, labels: np.ndarray, values: Sequence[int], voxel_mm3: float, predicted: bool) -> np.ndarray:

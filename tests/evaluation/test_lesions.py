@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from autoseg.evaluation.cases import Structure, evaluate_arrays
 from autoseg.evaluation.challenges import EVALUATIONS, brats_evaluation
 from autoseg.evaluation.folders import evaluate
 from autoseg.evaluation.lesions import GLIOMA_2023, LesionRules, score_lesions
@@ -246,6 +247,18 @@ def test_rules_of_each_challenge_of_2023() -> None:
     assert EVALUATIONS["gli2023"].lesions == GLIOMA_2023
     with pytest.raises(UsageError, match=r"--brats gli2019 is unknown; choose one of gli2021"):
         brats_evaluation("gli2019")
+
+
+def test_a_structure_has_its_tissue_s_rules_whatever_it_is_called() -> None:
+    """``gli2024`` scores enhancing lesions from 10 mm³ on, others from 20: one of 15 voxels that is missed."""
+    reference = np.zeros(SHAPE, np.uint8)
+    reference[3, 4:7, 4:9] = 3
+    protocol = brats_evaluation("gli2024").protocol(EvaluationProtocol())
+    structures = [Structure("enhancing_tumor", (3,)), Structure("ET", (3,)), Structure("core", (1, 3))]
+    found = evaluate_arrays(np.zeros_like(reference), reference, MM, structures, protocol)
+    for name in ("enhancing_tumor", "ET"):
+        assert (found[name]["lesion_dice"], found[name]["lesions_missed"]) == (0.0, 1)
+    assert (found["core"]["lesion_dice"], found["core"]["lesions_missed"]) == (1.0, 0)
 
 
 def test_files_by_a_challenge(tmp_path: Path) -> None:
