@@ -288,12 +288,14 @@ def show_dice(value: float | None) -> str:
 def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     """The evaluations of the folds that are trained under this plan and validated."""
     found = {}
-    current = folds_of_plan(run, run.plan.stage(name))
+    stage = run.plan.stage(name)
+    current = folds_of_plan(run, stage)
     for fold in run.folds(name):
         if fold not in current:
             say(f"Fold {fold.number} of {name} was trained under another plan or split and is left out.")
         elif (fold.validation / "summary.json").exists():
-            found[fold.number] = Evaluation.read(fold.validation)
+            # As in the cross-validated table: by the plan's convention, whatever it was when the fold was measured.
+            found[fold.number] = Evaluation.read(fold.validation).counting_absent(stage.empty)
     if not found:
         raise UsageError(f"{run.path} has no trained and validated fold of {name}; {run.how_to_validate}.")
     Evaluation.merge(found.values())  # no case twice, one convention

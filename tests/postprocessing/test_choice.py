@@ -10,8 +10,9 @@ import autoseg
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.protocol import Empty, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.files import save_plan
-from autoseg.plans.target import Target
+from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.choice import postprocess, results_table, verdict
 from autoseg.postprocessing.steps import Postprocessing, Step, Trial, chosen_steps
 from autoseg.runs.run import Run
@@ -180,6 +181,32 @@ def test_small_structures_that_are_false_alarms(tmp_path: Path, empty: Empty) ->
     assert alarm.after.outputs["inner"] == 1.0
     assert (found.improved, found.worsened) == (2, 0)
     assert found.empty == empty
+
+
+def test_absent_structures_count_as_the_plan_says(tmp_path: Path) -> None:
+    """Also of folds that were measured before the plan asked for it, as in the cross-validated table."""
+
+    def row(length: int) -> Change:
+        """So many voxels; none in the odd cases."""
+
+        def changed(label: np.ndarray) -> np.ndarray:
+            found = np.zeros_like(label)
+            found[4, 4, : length if label[3, 5, 4] == 2 else 0] = 1
+            return found
+
+        return changed
+
+    target = Target(kind="labels", outputs=[Output(name="one", values=[1], paint=1)])
+    run = validated(tmp_path, row(12), row(8), target)
+    assert postprocess(run).before.mean == pytest.approx(0.8)  # 2 · 8 / (12 + 8), of two cases
+    counted = run.plan.model_copy(update={"evaluation": EvaluationRules(empty="brats")})
+    save_plan(counted, run.path / "plan.json")
+    later = Evaluation.read(run.fold("small", 1).validation).counting_absent("brats")
+    for _ in range(2):
+        found = postprocess(run)
+        assert found.empty == "brats"
+        assert found.before.mean == pytest.approx(0.9)
+        later.write(run.fold("small", 1).validation)
 
 
 def test_two_small_parts_are_dropped_by_their_total(tmp_path: Path) -> None:
