@@ -47,7 +47,7 @@ class Results:
 
     Attributes:
         name: of the configuration.
-        folds: numbers of the folds with finished weights.
+        folds: numbers of the folds with finished weights, trained under the plan and splits as they are.
         curves: training history of each fold with one.
         evaluation: of all validated cases, or None.
         fold_of: validated case → number of its fold.
@@ -108,8 +108,7 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
                 parts[fold] = Evaluation.read(folder / "validation").counting_absent(stage.empty)
         except AutosegError as error:
             notes.append(str(error))
-    trained = tuple(run.trained_folds(name))
-    if not (curves or parts or trained):
+    if not (curves or parts or run.trained_folds(name)):
         return None
     evaluation = None
     if parts:
@@ -124,13 +123,14 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
         )
     test = None
     try:
-        test = read_test(run, stage)
+        found = read_test(run, stage)
+        test = None if found is None else found.counting_absent(stage.empty)
     except AutosegError as error:
         notes.append(str(error))
     if test is None and run.test_cases:
         notes.append(f"{len(run.test_cases)} test cases are held out, and scored when all folds are trained.")
     fold_of = {case: fold for fold, part in parts.items() for case in part.cases}
-    return Results(name, trained, tuple(curves), evaluation, fold_of, " ".join(notes), test)
+    return Results(name, tuple(sorted(current)), tuple(curves), evaluation, fold_of, " ".join(notes), test)
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from html import escape
 from os.path import relpath
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -214,7 +215,8 @@ def _pictures(run: Run, plan: Plan, result: Results, evaluation: Evaluation) -> 
                 continue
             label, reference = picture.prediction, picture.reference
             content = overlay_png(picture.image, label, reference, picture.spacing, names, title=version or case)
-            score = number((evaluation if not version else Evaluation.read(folder)).case_mean(case), 3)
+            scores = Evaluation.read(folder).counting_absent(evaluation.empty) if version else evaluation
+            score = number(scores.case_mean(case), 3)
             caption = f"{what} case: {case}, mean Dice {score}, {version or f'fold {fold.number}'}. "
             caption += picture.note or f"Image: {picture.channel}; filled: prediction; outline: reference."
             uri = "data:image/png;base64," + base64.b64encode(content).decode("ascii")
@@ -334,7 +336,7 @@ def _files(run: Run, results: Sequence[Results], folder: Path) -> str:
         for fold in result.folds:
             paths.append(run.fold(result.name, fold).validation / "metrics.csv")
     links = [
-        f"<li><a href='{escape(Path(relpath(path, folder)).as_posix())}'>"
+        f"<li><a href='{quote(Path(relpath(path, folder)).as_posix())}'>"
         f"{escape(path.relative_to(run.path).as_posix())}</a></li>"
         for path in paths
         if path.is_file()

@@ -5,17 +5,20 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from autoseg.cli.main import run as main
 from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
+from autoseg.networks.trained_folds import SPLIT
 from autoseg.postprocessing.choice import postprocess
 from autoseg.report import write_report
 from autoseg.report.collect import collect, pick_cases, read_history
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_json
 from tests.report.fake import CASES, make_run
 
 VOID = {"meta", "img", "br"}
@@ -92,6 +95,29 @@ def test_links_lead_to_files(whole: Run) -> None:
     assert "../3d_fullres/crossval/metrics.csv" in files
     for link in files:
         assert (whole.path / "report" / link).is_file()
+
+
+def test_links_lead_to_files_whatever_the_run_is_called(tmp_path: Path) -> None:
+    """A browser takes what follows a # for a place on the page."""
+    run = make_run(tmp_path / "exp #1, 50%", folds=(0,))
+    page, _ = parse(write_report(run, tmp_path / "elsewhere" / "page.html"))
+    files = [link for link in page.links if not link.startswith("#")]
+    assert len(files) > 4
+    for link in files:
+        assert (tmp_path / "elsewhere" / unquote(urlsplit(link).path)).is_file()
+
+
+def test_folds_of_another_split_are_not_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    write_json(run.fold("3d_fullres", 1).done, {SPLIT: "another"})
+    one = collect(run, "3d_fullres", 2)
+    assert one is not None
+    assert one.folds == (0,)
+    write_json(run.fold("3d_fullres", 0).done, {SPLIT: "another"})
+    none = collect(run, "3d_fullres", 2)
+    assert none is not None
+    assert none.folds == ()
+    assert "Fold 0, 1 was trained under another plan or split" in none.note
 
 
 def test_predictions_are_shown_where_the_data_is_gone(tmp_path: Path) -> None:
