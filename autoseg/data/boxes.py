@@ -38,19 +38,19 @@ def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
 
 
 def volume_box(box: tuple[slice, ...], shape: Sequence[int]) -> tuple[slice, ...]:
-    """The box, with a second slice where it has one of several: what is cut out of a volume stays a volume.
+    """The box, with a second slice along each axis where it has one of several: what is cut of a volume stays a volume.
 
-    An array of one slice, ``(1, y, x)``, is a picture, and is measured in its plane.
+    An array of one slice, along whichever axis, is a picture, and is measured in its plane.
 
     Args:
         box: a part of the image, ``(z, y, x)``; an empty one stays empty.
         shape: of the image, likewise.
     """
-    first, *others = box
-    if first.stop - first.start != 1 or shape[0] == 1:
-        return box
-    start = min(first.start, shape[0] - 2)
-    return (slice(start, start + 2), *others)
+    found = []
+    for side, size in zip(box, shape, strict=True):
+        start = min(side.start, size - 2)
+        found.append(slice(start, start + 2) if side.stop - side.start == 1 < size else side)
+    return tuple(found)
 
 
 def box_of_all(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int]) -> tuple[slice, ...]:

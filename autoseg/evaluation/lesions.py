@@ -126,7 +126,8 @@ def score_lesions(
 
     Args:
         prediction: bool ``(z, y, x)``.
-        reference: bool, of the same shape; what lies outside of both may be cut off, down to two slices of a volume.
+        reference: bool, of the same shape; what lies outside of both may be cut off, down to two slices of a volume
+            along each axis; a picture is ``(1, y, x)``.
         spacing: mm ``(z, y, x)``.
         rules: of the challenge.
         groups: numbered lesions of prediction and reference on the same grid, where other tissues join them

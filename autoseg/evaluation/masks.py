@@ -45,12 +45,12 @@ def measure(
     """Compare a predicted mask with its reference.
 
     Args:
-        prediction: bool ``(z, y, x)``; for a picture ``(1, y, x)``, measured in its plane.
+        prediction: bool ``(z, y, x)``; one slice, along whichever axis, is a picture, measured in its plane.
         reference: bool, of the same shape.
         spacing: mm ``(z, y, x)``.
         protocol: which metrics, and by which conventions.
         voxels: number of voxels that count, for the specificity; default: all of the array. Give it where the
-            arrays are cut out of a larger image; of a volume, cut two slices or more
+            arrays are cut out of a larger image; of a volume, cut two slices or more along each axis
             (:func:`autoseg.data.boxes.volume_box`).
         lesions: numbered lesions of prediction and reference on the same grid, where the protocol's rules join them
             through other tissues (:meth:`autoseg.evaluation.lesions.LesionRules.grouped`).
@@ -72,6 +72,12 @@ def measure(
             f"a prediction of shape {prediction.shape} can't be compared with a reference of "
             f"{reference.shape}; bring both to one grid."
         )
+    across = next((axis for axis, size in enumerate(prediction.shape) if size == 1), 0)
+    if across:  # a sagittal or coronal slice is a picture, too
+        prediction, reference = (np.moveaxis(mask, across, 0) for mask in (prediction, reference))
+        lesions = None if lesions is None else (np.moveaxis(lesions[0], across, 0), np.moveaxis(lesions[1], across, 0))
+        first, second = (size for axis, size in enumerate(spacing) if axis != across)
+        spacing = spacing[across], first, second
     box = volume_box(bounding_box(prediction | reference), prediction.shape)
     masks = MaskPair(
         prediction[box],

@@ -7,7 +7,8 @@ conventions of DeepMind's ``surface-distance`` (Nikolov et al. 2021, doi:10.2196
 functions reproduce.
 
 A picture, ``(1, y, x)``, is measured in its plane: contours weighted by length. A mask in one slice of a volume has a
-surface, so what is cut out of a volume keeps two slices or more (:func:`autoseg.data.boxes.volume_box`).
+surface, so what is cut out of a volume keeps two slices or more along each axis
+(:func:`autoseg.data.boxes.volume_box`).
 """
 
 from dataclasses import dataclass

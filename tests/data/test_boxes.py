@@ -47,9 +47,15 @@ def test_the_middle_of_a_box():
 
 
 def test_what_is_cut_out_of_a_volume_has_two_slices():
-    beside = slice(3, 5), slice(0, 1)
+    beside = slice(3, 5), slice(0, 2)
     for first, expected in ((2, slice(2, 4)), (0, slice(0, 2)), (5, slice(4, 6))):
-        assert volume_box((slice(first, first + 1), *beside), (6, 9, 9)) == (expected, *beside)
+        for axis in range(3):  # along each axis
+            box, shape, wanted = list(beside), [9, 9], list(beside)
+            box.insert(axis, slice(first, first + 1))
+            wanted.insert(axis, expected)
+            shape.insert(axis, 6)
+            assert volume_box(tuple(box), shape) == tuple(wanted)
     # Several slices, none, and a picture stay as they are.
+    assert volume_box((slice(3, 5), slice(0, 1), slice(1, 4)), (9, 1, 9)) == (slice(3, 5), slice(0, 1), slice(1, 4))
     for box, slices in ((slice(2, 5), 6), (slice(0, 2), 2), (slice(0, 0), 6), (slice(0, 1), 1)):
         assert volume_box((box, *beside), (slices, 9, 9)) == (box, *beside)
