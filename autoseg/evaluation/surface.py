@@ -19,6 +19,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+#: Share by which a distance may exceed a tolerance that it equals: 5 voxels of 0.4 mm are 2.0000000000000004 mm apart.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class SurfaceDistances:
@@ -52,6 +55,7 @@ class SurfaceDistances:
 
     def dice(self, tolerance: float) -> float:
         """Normalised surface Dice: share of both surfaces within ``tolerance`` mm of the other."""
+        tolerance *= 1 + _ROUNDING
         near = self.prediction_areas[self.from_prediction <= tolerance].sum()
         near += self.reference_areas[self.from_reference <= tolerance].sum()
         return float(near / (self.prediction_areas.sum() + self.reference_areas.sum()))

@@ -82,6 +82,18 @@ def test_surface_dice_counts_area_within_the_tolerance() -> None:
     assert far == pytest.approx(64, abs=16)
 
 
+def test_a_distance_of_the_tolerance_is_within_it() -> None:
+    """Five voxels of 0.4 mm and a tolerance of 2 mm, as five of 1 mm and 5 mm, where nothing is rounded."""
+    large, small = _cuboid((14,) * 3, (0, 0, 0), (12, 12, 12)), _cuboid((14,) * 3, (5, 5, 5), (2, 2, 2))
+    exact = surface_distances(large, small, (1.0, 1.0, 1.0))
+    assert exact.from_reference.max() == 5.0
+    rounded = surface_distances(large, small, (0.4, 0.4, 0.4))
+    assert rounded.from_reference.max() > 2.0
+    for tolerance in (5.0, 6.0, 7.0):
+        assert rounded.dice(0.4 * tolerance) == pytest.approx(exact.dice(tolerance), rel=1e-5)
+    assert exact.dice(5.0) > exact.dice(4.999)
+
+
 @settings(deadline=None, max_examples=60)
 @given(PAIRS, SPACINGS)
 def test_agrees_with_the_reference_package(
