@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autoseg.evaluation.metric import Direction
-from autoseg.evaluation.paired import METHODS, Bootstrap, holm, signed_rank
+from autoseg.evaluation.paired import METHODS, Bootstrap, holm, paired_interval, signed_rank
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_csv
@@ -363,7 +363,7 @@ def _paired(differences: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return {"pairs": 0, **_NO_TEST}
-    low, high = bootstrap.interval(differences)
+    low, high = paired_interval(differences, bootstrap)
     p, effect = signed_rank(differences)
     return {
         "pairs": len(differences),

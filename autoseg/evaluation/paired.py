@@ -1,7 +1,8 @@
 """Statistics of paired differences: how much one method's values differ from another's, case by case.
 
 * *Mean difference* to the baseline, with a bootstrap confidence interval that draws cases (pairs) with replacement
-  (bias-corrected and accelerated: Efron, J Am Stat Assoc 82, 171, 1987; :func:`scipy.stats.bootstrap`).
+  (bias-corrected and accelerated: Efron, J Am Stat Assoc 82, 171, 1987; :func:`scipy.stats.bootstrap`). Of fewer than
+  :data:`BOOTSTRAP_FROM` pairs, which it would make too narrow, Student's t.
 * *Wilcoxon signed-rank test*, two-sided (Wilcoxon, Biometrics Bulletin 1, 80, 1945; :func:`scipy.stats.wilcoxon`).
   Differences of zero are left out, as Wilcoxon did; where all are zero, p = 1. The p-value is exact for up to 50
   differences without ties and up to 13 with ties, else from the normal approximation with correction for ties.
@@ -23,11 +24,14 @@ from autoseg.utils.errors import UsageError
 #: Decimals to which differences are rounded, so that 0.3 − 0.2 and 0.2 − 0.1 are the tie that they are in decimals.
 _DECIMALS = 12
 
+#: From this many pairs on an interval is a bootstrap's; below, Student's t, as too few values have no tails to draw.
+BOOTSTRAP_FROM = 10
+
 #: What is computed, in words that go beside the numbers.
 METHODS = {
     "test": "Wilcoxon signed-rank test, two-sided, zero differences left out",
     "correction": "Holm, over all comparisons of the table",
-    "interval": "bootstrap over cases, bias-corrected and accelerated (BCa)",
+    "interval": f"bootstrap over cases, bias-corrected and accelerated (BCa); below {BOOTSTRAP_FROM} Student's t",
     "effect": "matched-pairs rank-biserial correlation (Kerby 2014)",
 }
 
@@ -104,10 +108,6 @@ class Bootstrap:
         return float(found.low), float(found.high)
 
 
-#: From this many pairs on an interval is a bootstrap's; below, Student's t, as too few values have no tails to draw.
-BOOTSTRAP_FROM = 10
-
-
 def paired_interval(differences: Sequence[float], bootstrap: Bootstrap = Bootstrap()) -> tuple[float, float]:
     """Confidence interval of a mean of paired differences: of few pairs Student's t, else :meth:`Bootstrap.interval`.
 
@@ -118,7 +118,7 @@ def paired_interval(differences: Sequence[float], bootstrap: Bootstrap = Bootstr
     values = np.asarray(differences, float)
     if len(values) < 2:
         return math.nan, math.nan
-    if len(values) >= BOOTSTRAP_FROM or np.ptp(values) == 0:
+    if len(values) >= BOOTSTRAP_FROM or np.ptp(np.round(values, _DECIMALS)) == 0:
         return bootstrap.interval(values)
     found = stats.ttest_1samp(values, 0.0).confidence_interval(bootstrap.confidence)
     return float(found.low), float(found.high)

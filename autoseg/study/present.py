@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autoseg.evaluation.comparison import ComparisonRow
+from autoseg.evaluation.paired import BOOTSTRAP_FROM
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.plans.plan import Plan
 from autoseg.study.paper_table import PaperTable
@@ -165,8 +166,8 @@ def _comparison(table: StudyTable) -> list[str]:
     lines += ["", *[f"- {verdict}" for verdict in found.verdicts()], ""]
     return [
         *lines,
-        "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa), "
-        "rank-biserial effect size.",
+        "Paired over cases: Wilcoxon signed-rank test, Holm's correction over all rows, bootstrap interval (BCa; below "
+        f"{BOOTSTRAP_FROM} cases Student's t), rank-biserial effect size.",
         "",
     ]
 

@@ -249,3 +249,18 @@ def test_the_table_names_the_test_and_counts_comparisons() -> None:
     assert found.table().caption == "Wilcoxon signed-rank, Holm-corrected over 3 comparisons"
     alone = compare_samples({"a": {"t": scores(GOOD)}, "b": {"t": scores(GOOD)}}, bootstrap=Bootstrap(resamples=200))
     assert alone.method.endswith("over 1 comparison")
+
+
+@pytest.mark.parametrize(
+    ("differences", "low", "high"),
+    [
+        ([0.01, 0.03], -0.10706, 0.14706),  # 0.02 ± 12.706 · 0.01
+        ([0.01, 0.02, 0.03, 0.04, 0.05], 0.010368, 0.049632),  # 0.03 ± 2.7764 · 0.015811 / √5
+    ],
+)
+def test_the_interval_of_a_few_cases_is_student_s(differences: list[float], low: float, high: float) -> None:
+    """By hand, with t of the tables: two cases say little of others, which a bootstrap does not know."""
+    values = {"a": {"t": scores([0.5] * len(differences))}, "b": {"t": scores([0.5 + one for one in differences])}}
+    found = compare_samples(values)
+    assert (found.row("b", "t").low, found.row("b", "t").high) == pytest.approx((low, high), abs=1e-5)
+    assert "below 10 Student's t" in found.to_json()["methods"]["interval"]
