@@ -142,7 +142,7 @@ class Comparison:
         for row in self.rows:
             if missing := len(self.cases) - row.n:
                 notes.append(f"{row.column} of {row.name} is undefined for {missing} case{'s' if missing > 1 else ''}.")
-        return notes
+        return notes + self._unpaired()
 
     def table(self, title: str | None = None, *, wide: bool = True) -> Table:
         """A table for the terminal, one section a column, the test below; ``wide`` adds p and needs over 80 columns."""
@@ -207,6 +207,22 @@ class Comparison:
             values = [getattr(row, field) for field in fields]
             lines.append([self.baseline, *("" if _undefined(v) else _text(v) for v in values)])
         write_csv(path, lines)
+
+    def _unpaired(self) -> list[str]:
+        """Sentences about cases in which one of two has a value and the other none: these the tests leave out."""
+        notes = []
+        for row in self.rows:
+            alone = {row.name: row.n - row.pairs, self.baseline: self.row(self.baseline, row.column).n - row.pairs}
+            told = [f"{n} case{'s' if n > 1 else ''} with a value of {name} alone" for name, n in alone.items() if n]
+            if told and row.name != self.baseline:
+                notes.append(f"{row.column}: the test leaves out {' and '.join(told)}.")
+        if notes:
+            notes.append(
+                "Where absent structures are skipped, one alone has a value if it segments what is absent (Dice of 0) "
+                "or the other misses what is there (a distance); evaluate with --empty brats (empty in a plan or grid "
+                "file) to count these cases."
+            )
+        return notes
 
     @property
     def _alpha(self) -> float:

@@ -51,7 +51,20 @@ def test_rows_pair_cases_by_name() -> None:
         "2 of 6 cases are not in every input, left out: only old, only new.",
         "t of old is undefined for 1 case.",
         "t of new is undefined for 1 case.",
+        "t: the test leaves out 1 case with a value of new alone and 1 case with a value of old alone.",
+        found.notes()[-1],
     ]
+    assert "evaluate with --empty brats" in found.notes()[-1]
+
+
+def test_false_alarms_that_are_no_pairs_are_said() -> None:
+    """By ``skip`` a false alarm has a Dice of 0, and what is rightly left empty none: no pair, and no difference."""
+    right = {"seen": 0.8, "absent 1": math.nan, "absent 2": math.nan, "alike": math.nan}
+    found = compare_samples({"a": {"t": right}, "b": {"t": {**right, "absent 1": 0.0, "absent 2": 0.0}}})
+    assert (found.row("b", "t").pairs, found.row("b", "t").difference) == (1, 0.0)
+    assert "t: the test leaves out 2 cases with a value of b alone." in found.notes()
+    # The same undefined in both is no one's advantage.
+    assert len(compare_samples({"a": {"t": right}, "b": {"t": right}}).notes()) == 2
 
 
 def test_an_infinite_value_is_left_out_of_its_pair() -> None:
