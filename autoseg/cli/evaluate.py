@@ -137,18 +137,23 @@ def command(
     # Imported here, as all that takes long: the help of all commands shows this one's options.
     from autoseg.data.dataset import Dataset
     from autoseg.evaluation.challenges import brats_evaluation
-    from autoseg.evaluation.folders import evaluate, parse_structures, plan_structures
+    from autoseg.evaluation.folders import (
+        evaluate,
+        open_dataset,
+        parse_structures,
+        plan_structures,
+        refuse_other_values,
+    )
     from autoseg.runs.run import Run
 
     choices = choices_of(label=label, challenge=challenge)
     targets = None if labels is None else parse_structures(labels)
     named = None if metrics is None else tuple(parse_names(metrics, "--metrics"))
     protocol = EvaluationProtocol(tolerance, cast(Empty, empty), ignore, named)
-    if model is not None:
-        run = Run.open(model)
-        plan = run.plan
-        targets = plan_structures(plan, run.dataset)
-        protocol = protocol.with_ignore(plan.target.ignore)
+    run = None if model is None else Run.open(model)
+    if run is not None:
+        targets = plan_structures(run.plan, run.dataset)
+        protocol = protocol.with_ignore(run.plan.target.ignore)
     if brats is not None:
         if empty != "skip":
             raise UsageError("--brats and --empty both say what an absent structure counts; give one of them.")
@@ -156,9 +161,16 @@ def command(
         targets = rules.structures if targets is None else targets
         protocol = rules.protocol(protocol)
     with silenced() if as_json else nullcontext():
+        opened: Path | Dataset = references
+        if choices:
+            opened = Dataset.open(references, choices=choices)
+        elif run is not None:
+            opened = open_dataset(references) or references
+        if run is not None and isinstance(opened, Dataset):
+            refuse_other_values(opened, run.dataset)
         evaluation = evaluate(
             predictions,
-            Dataset.open(references, choices=choices) if choices else references,
+            opened,
             out=out,
             targets=targets,
             protocol=protocol,

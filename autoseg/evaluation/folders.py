@@ -169,6 +169,28 @@ def plan_structures(plan: Plan, dataset: Dataset) -> list[Structure]:
     return [*more, *outputs] if plan.target.kind == "regions" else [*outputs, *more]
 
 
+def refuse_other_values(references: Dataset, dataset: Dataset) -> None:
+    """Refuse references whose labels have other values than those of the same name that a model learned.
+
+    Two editions of a challenge may number their labels differently, and label maps are compared by number. Where files
+    leave open what references' labels mean, nothing is refused.
+
+    Args:
+        references: to evaluate with.
+        dataset: that the model was trained on.
+
+    Raises:
+        AutosegError: names the labels and their values in both.
+    """
+    other = sorted(name for name, value in dataset.labels.items() if references.labels.get(name, value) != value)
+    if other and not references.question:
+        theirs, ours = (", ".join(f"{name} {part.labels[name]}" for name in other) for part in (references, dataset))
+        raise AutosegError(
+            f"{references.root} has the labels {theirs} and the training data {dataset.name} {ours}; label maps are "
+            "compared by value, so evaluate with references that have the values of the training data."
+        )
+
+
 def parse_structures(text: str) -> list[Structure]:
     """Parse ``--labels``: ``edema=2,whole=1+2+4``.
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.evaluation.cases import COUNTED, evaluate_arrays
+from autoseg.evaluation.folders import refuse_other_values
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
 from autoseg.inference.inputs import by_other_names
@@ -257,7 +258,8 @@ def evaluate_channel_subsets(
         workers: cases evaluated in parallel, while the next one is predicted.
 
     Raises:
-        AutosegError: a case or weights can't be read; no labelled case has all channels of any subset; no fold is left.
+        AutosegError: a case or weights can't be read; no labelled case has all channels of any subset; no fold is left;
+            labels of the dataset have other values than the run's.
         UsageError: the run has one channel, or was not trained for missing ones; a fold asked for may have seen its
             validation cases; wrong options.
 
@@ -274,6 +276,8 @@ def evaluate_channel_subsets(
     order = choose_subsets(plan.channel_names, subsets)
     if isinstance(dataset, str | Path):
         dataset = Dataset.open(dataset)
+    if dataset is not None:
+        refuse_other_values(dataset, networks.run.dataset)
     source = networks.run.dataset if dataset is None else dataset
     due = _cases_due(networks, dataset, order)
     possible = {subset for item in due for subset in item.subsets}

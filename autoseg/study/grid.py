@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,6 @@ from pydantic import (
 )
 
 from autoseg.evaluation.metric import METRICS
-from autoseg.evaluation.protocol import Empty
 from autoseg.study.table_layout import CASE, MEASURE, SETTING, TableLayout
 from autoseg.utils.durations import parse_duration
 from autoseg.utils.errors import UsageError
@@ -122,7 +121,7 @@ class Grid(_Model):
     seeds: list[NonNegativeInt] = Field(default_factory=lambda: [0], min_length=1)
     split_seed: NonNegativeInt = 0
     test_share: Annotated[float, Field(ge=0, lt=1)] | None = None
-    empty: Empty | None = None
+    empty: Literal["skip", "brats"] | None = None
     epochs: PositiveInt | None = None
     max_time: str | None = None
     structures: list[str] = Field(default_factory=list)

@@ -6,10 +6,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
-from autoseg.evaluation.folders import dataset_structures, plan_structures
+from autoseg.evaluation.folders import dataset_structures, plan_structures, refuse_other_values
 from autoseg.planning.derived import refresh
 from autoseg.planning.making import checked_fingerprint, checked_request, make_plan
 from autoseg.planning.planners import default_planner
@@ -143,7 +145,7 @@ def prepare(
 
     Raises:
         UsageError: the grid file is invalid, or settings can't be planned (all of them are listed).
-        AutosegError: the dataset has errors.
+        AutosegError: the dataset has errors, or the test set's labels have other values.
     """
     source, out, request = Path(grid), Path(out), request or Request()
     grid_, settings = read_grid(source)
@@ -151,6 +153,8 @@ def prepare(
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
         raise UsageError(f"--out {out} is a run folder; choose another folder for the study.")
+    if options.test is not None:
+        refuse_other_values(options.test, dataset)
     _check_known(source, grid_, settings, dataset)
     structures = _structures(source, grid_, settings, dataset)
     before: dict[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
@@ -167,7 +171,7 @@ def prepare(
         write_json(out / "study.json", {**before, "data": data})
     make = partial(_setting_plan, out / "plans", fingerprint)
     plans = _plan_all(source, settings, asked, make)
-    rules = _common_rules(grid_, plans)
+    rules = _common_rules(source, grid_, plans)
     plans = {name: with_rules(plan, rules) for name, plan in plans.items()}
     if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
         splits = make_splits(dataset, seed=grid_.split_seed, rules=rules)
@@ -212,8 +216,12 @@ def prepare(
     )
 
 
-def _common_rules(grid: Grid, plans: Mapping[str, Plan]) -> EvaluationRules:
-    """What is held out, and how absent structures count: as the grid file says, or as all plans say."""
+def _common_rules(source: Path, grid: Grid, plans: Mapping[str, Plan]) -> EvaluationRules:
+    """What is held out, and how absent structures count: as the grid file says, or as all plans say.
+
+    Raises:
+        UsageError: what both say can't be together, as shares that leave nothing to train on.
+    """
     found: dict[str, Any] = {}
     for name, own in (("test_share", grid.test_share), ("empty", grid.empty), ("validation_share", None)):
         values = {getattr(plan.evaluation, name) for plan in plans.values()}
@@ -229,7 +237,11 @@ def _common_rules(grid: Grid, plans: Mapping[str, Plan]) -> EvaluationRules:
             )
     if grid.folds is not None and len(grid.folds) > 1:
         found.pop("validation_share", None)
-    return EvaluationRules(**found)
+    try:
+        return EvaluationRules(**found)
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{source}: {fault}; give smaller ones in the file or in the plans.") from None
 
 
 def with_rules(plan: Plan, rules: EvaluationRules) -> Plan:

@@ -52,6 +52,20 @@ def test_json_is_all_that_is_printed(
     assert list(found["targets"]) == ["label 1", "label 2"]
 
 
+def test_references_of_another_edition_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The model's values would be taken for the references', whatever they are called there."""
+    model = make_run(tmp_path, folds=(0,))
+    other = model.dataset.model_copy(update={"labels": {"outer": 2, "inner": 1}})
+    monkeypatch.setattr("autoseg.evaluation.folders.open_dataset", lambda _: other)
+    arguments = (model.fold("3d_fullres", 0).validation, tmp_path / "data", "--partial")
+    assert call(monkeypatch, *arguments, "--model", model.path) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has the labels inner 1, outer 2 and the training data" in told
+    assert call(monkeypatch, *arguments) == 0  # by the references' own
+
+
 def test_a_model_says_what_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -11,7 +11,14 @@ from rich.console import Console
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.image import read_image, write_image
 from autoseg.evaluation.cases import Structure, evaluate_arrays, evaluate_pairs
-from autoseg.evaluation.folders import dataset_structures, evaluate, label_maps, parse_structures, plan_structures
+from autoseg.evaluation.folders import (
+    dataset_structures,
+    evaluate,
+    label_maps,
+    parse_structures,
+    plan_structures,
+    refuse_other_values,
+)
 from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, Statistics
@@ -263,6 +270,32 @@ def test_a_file_for_the_only_case_of_a_folder_is_said(tmp_path: Path, capsys: py
         prediction = save(tmp_path / f"{name}.nii.gz", labels())
         assert evaluate(prediction, reference.parent).cases == evaluate(prediction, reference).cases == [name]
         assert (f"{prediction} is compared with a, the only case of" in capsys.readouterr().err) == said
+
+
+def test_labels_of_another_edition() -> None:
+    """BraTS: enhancing tumor was 4 up to 2021, and is 3 since."""
+
+    def dataset(question: str = "", **labels: int) -> Dataset:
+        return Dataset(
+            name="b",
+            root=Path("r"),
+            layout="brats",
+            channels=("flair",),
+            labels=labels,
+            cases=(),
+            question=question,
+        )
+
+    before, since = {"necrosis": 1, "edema": 2, "enhancing": 4}, {"non_enhancing": 1, "edema": 2, "enhancing": 3}
+    for one, other in ((before, since), (since, before)):
+        expected = (
+            f"r has the labels enhancing {one['enhancing']} and the training data b enhancing {other['enhancing']};"
+        )
+        with pytest.raises(AutosegError, match=expected):
+            refuse_other_values(dataset(**one), dataset(**other))
+        refuse_other_values(dataset(**one), dataset(**one))
+        refuse_other_values(dataset("Which edition?", **one), dataset(**other))
+    refuse_other_values(dataset(**since, cavity=4), dataset(**since))
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,9 @@ def test_who_is_refused(tmp_path: Path) -> None:
         evaluate_channel_subsets(on_cpu(bare))
     with pytest.raises(UsageError, match="--folds 1 of small is not trained"):
         evaluate_channel_subsets(on_cpu(trained(tmp_path / "one", dropping(), folds=1), folds=[1]))
+    other = dataset_at(tmp_path / "edition").model_copy(update={"labels": {"outer": 2, "inner": 1}})
+    with pytest.raises(AutosegError, match="edition has the labels inner 1, outer 2 and the training data"):
+        evaluate_channel_subsets(on_cpu(tmp_path / "one" / "run"), other)
     unlabelled = dataset_at(tmp_path / "new").model_copy(update={"cases": ()})
     with pytest.raises(AutosegError, match="new has no labelled cases"):
         evaluate_channel_subsets(on_cpu(tmp_path / "one" / "run"), unlabelled)

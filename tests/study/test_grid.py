@@ -126,6 +126,7 @@ ONE = '[[setting]]\nname = "a"\n'
         ("[[setting]]\nwidth = 3", r"setting\.0\.name: this key is missing"),
         ("epochs = 3\nmax_time = '3m'\n" + ONE, "epochs and max_time can't both"),
         ("epochs = 0\n" + ONE, "epochs: "),
+        ("empty = 'brats2023'\n" + ONE, "empty: Input should be 'skip' or 'brats'"),
         ("max_time = 'soon'\n" + ONE, "max_time soon is no duration"),
         ("max_time = '0s'\n" + ONE, "max_time must be more than 0"),
         ("seeds = []\n" + ONE, "seeds: "),

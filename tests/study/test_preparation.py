@@ -11,8 +11,9 @@ from autoseg.planning.request import Request
 from autoseg.plans.families import DeepMedic, VNet
 from autoseg.study import preparation
 from autoseg.study.grid import Setting
+from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import plan_setting, prepare, scale_width
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, blob, make_configuration, make_network, make_plan, picture_of, write
 
 Grid = Callable[[str], Path]
@@ -149,6 +150,26 @@ def test_planners_may_segment_different_things(
     )
     found = {setting.planner: [one.name for one in study.structures_of(setting)] for setting in study.settings}
     assert found == {"unet": ["whole", "inner"], "vnet": ["whole"]}
+
+
+def test_shares_that_leave_nothing_are_refused(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    """The file's and the plans', which are only known together."""
+    text = 'test_share = 0.6\nset = { "evaluation.validation_share" = 0.5 }\n[[setting]]\nname = "one"\n'
+    with pytest.raises(UsageError, match=r"study.toml: test_share 0.6 and validation_share 0.5 leave nothing"):
+        prepare(dataset, grid(text), tmp_path / "out", ASKED)
+
+
+def test_a_test_set_of_other_label_values_is_refused(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    """By numbers, each structure would be scored as another one."""
+    other = dataset.model_copy(update={"labels": {"outer": 2, "inner": 1, "rim": 3}})
+    with pytest.raises(AutosegError, match=r"has the labels inner 1, outer 2 and .*blobs inner 2, outer 1"):
+        prepare(dataset, grid(TWO), tmp_path / "out", ASKED, StudyOptions(test=other))
+    more = dataset.model_copy(update={"labels": {**dataset.labels, "rim": 3}})
+    assert prepare(dataset, grid(TWO), tmp_path / "out", ASKED, StudyOptions(test=more)).test == more
 
 
 def test_a_run_folder_is_no_study(dataset: Dataset, grid: Grid, tmp_path: Path) -> None:
