@@ -63,8 +63,6 @@ def command(
             workers=workers,
         )
     compared = found.comparison(found.metrics[0]) if found.models else None
-    if out is not None:
-        found.write(out, compared)
     if as_json:
         typer.echo(json.dumps(found.to_json(compared), indent=2))
         return

@@ -50,9 +50,8 @@ def command(
             case=case,
             exclude=parse_names(exclude, "--exclude") if exclude is not None else (),
             bootstrap=Bootstrap(confidence, resamples, seed),
+            out=out,
         )
-    if out is not None:
-        found.write_csv(out)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

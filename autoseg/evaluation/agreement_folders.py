@@ -47,7 +47,8 @@ def agreement(
         protocol: which metrics (symmetric ones; the Dice where none are named), and by which conventions; where it
             ignores no label, the dataset's ignore label (if any) is ignored.
         consensus: unite the raters of each case, and measure raters and models against that, too.
-        out: folder for ``agreement.csv``, ``agreement.json`` and the ``consensus`` label maps.
+        out: folder for ``agreement.csv``, ``agreement.json`` (with the test of models by the first metric) and the
+            ``consensus`` label maps; None to write nothing.
         workers: cases at a time.
 
     Raises:
@@ -81,7 +82,10 @@ def agreement(
     if not targets:
         raise AutosegError("the raters' label maps are all empty; there is nothing to agree on.")
     wanted = _Wanted(tuple(targets), protocol, consensus, None if out is None else Path(out))
-    return _measured(maps, predicted, cases, wanted, workers)
+    found = _measured(maps, predicted, cases, wanted, workers)
+    if out is not None:
+        found.write(out, found.comparison(metrics[0]) if predicted else None)
+    return found
 
 
 def dice_agreement(raters: Maps, models: Maps, targets: Sequence[LabelGroup], ignore: int | None = None) -> Agreement:
@@ -149,10 +153,11 @@ def _measure_case(case: str, raters: dict[str, Path], models: dict[str, Path], w
             path = wanted.out / "consensus" / f"{case}{result_ending(image_ending(files[first]))}"
             write_image(path, united.astype(_smallest_type(united)), image.geometry)
     rows = []
-    protocol = replace(wanted.protocol, ignore=None)  # those voxels are background by now
+    if ignore is not None:  # of no mask, and no background either
+        labels = {name: np.where(ignored, ignore, array) for name, array in labels.items()}
     for pair in pairs_of(list(raters), list(models), wanted.consensus is not None):
         a, b = (labels[name] for name in pair)
-        found = evaluate_arrays(a, b, image.spacing, wanted.targets, protocol)
+        found = evaluate_arrays(a, b, image.spacing, wanted.targets, wanted.protocol)
         rows += [PairRow(case, *pair, target, values) for target, values in found.items()]
     return rows
 

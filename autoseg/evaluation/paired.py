@@ -108,7 +108,9 @@ class Bootstrap:
         return float(found.low), float(found.high)
 
 
-def paired_interval(differences: Sequence[float], bootstrap: Bootstrap = Bootstrap()) -> tuple[float, float]:
+def paired_interval(
+    differences: Sequence[float] | np.ndarray, bootstrap: Bootstrap = Bootstrap()
+) -> tuple[float, float]:
     """Confidence interval of a mean of paired differences: of few pairs Student's t, else :meth:`Bootstrap.interval`.
 
     Args:

@@ -89,6 +89,7 @@ def compare(
     case: str | None = None,
     exclude: Sequence[str] = (),
     bootstrap: Bootstrap = Bootstrap(),
+    out: str | Path | None = None,
 ) -> Comparison:
     """Compare finished evaluations.
 
@@ -103,9 +104,10 @@ def compare(
         case: column with the cases' names, for other tables.
         exclude: further rows that are no cases.
         bootstrap: how the confidence intervals are made.
+        out: CSV file for the whole table; None to write nothing.
 
     Raises:
-        AutosegError: a file is missing or damaged, or the inputs have no case or column in common.
+        AutosegError: a file is missing, damaged or can't be written, or the inputs have no case or column in common.
         UsageError: fewer than two inputs, unknown columns, wrong options, or evaluations whose values mean different
             things (other conventions, or NSD by another tolerance).
 
@@ -134,7 +136,10 @@ def compare(
         if rows:
             others = f" and {len(files) - 1} more" if len(files) > 1 else ""
             say(f"{files[0]}{others}: left out the rows {', '.join(rows)}, which are no cases.")
-    return compare_samples(samples, baseline, directions=directions, bootstrap=bootstrap)
+    found = compare_samples(samples, baseline, directions=directions, bootstrap=bootstrap)
+    if out is not None:
+        found.write_csv(out)
+    return found
 
 
 def read_values(

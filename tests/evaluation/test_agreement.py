@@ -246,6 +246,31 @@ def test_ignored_voxels_do_not_count(tmp_path: Path) -> None:
     assert (united[:, :, middle:] != 9).all()
 
 
+def test_ignored_voxels_are_no_agreement_on_the_background(tmp_path: Path) -> None:
+    """By hand: 15 of 30 columns count, 12 · 15 voxels, of which 10 · 2 differ; likewise for others."""
+    first = box(10)
+    first[:, :, 15:] = 9
+    files = {name: write(tmp_path / f"{name}.nii.gz", labels) for name, labels in (("a", first), ("b", box(12)))}
+    model = {"net": write(tmp_path / "net.nii.gz", box(11))}
+    protocol = EvaluationProtocol(ignore=9, metrics=("accuracy", "dice"))
+    found = agreement(files, models=model, targets=WHOLE[:1], protocol=protocol, consensus="majority")
+    expected = {("a", "b"): 20, ("net", "a"): 10, ("net", "b"): 10, ("net", "consensus"): 10, ("b", "consensus"): 20}
+    for pair, differ in expected.items():
+        assert found.values(*pair, "whole", "accuracy") == {"case": pytest.approx(1 - differ / 180)}
+    assert found.values("a", "b", "whole", "dice") == {"case": pytest.approx(overlap(10, 12))}
+
+
+def test_the_function_writes_what_the_command_writes(tmp_path: Path) -> None:
+    folders = [rater(tmp_path, name, {"x": 10 + n, "y": 12}) for n, name in enumerate(("anna", "ben", "net"))]
+    found = agreement(folders[:2], models=folders[2:], targets=WHOLE, out=tmp_path / "out")
+    found.write(tmp_path / "again", found.comparison("dice"))
+    for name in ("agreement.csv", "agreement.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert json.loads((tmp_path / "out" / "agreement.json").read_text())["comparison"]["baseline"] == "the other raters"
+    agreement(folders[:2], targets=WHOLE, out=tmp_path / "raters")
+    assert json.loads((tmp_path / "raters" / "agreement.json").read_text())["comparison"] is None
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     a, b = rater(tmp_path, "a", {"x": 10}), rater(tmp_path, "b", {"x": 10})
     with pytest.raises(UsageError, match="is one rater, and no dataset with several; give two or more"):

@@ -261,6 +261,12 @@ def test_inputs_are_named_in_several_ways(tmp_path: Path) -> None:
         compare([a])
 
 
+def test_the_table_is_written(tmp_path: Path) -> None:
+    inputs = [evaluated(tmp_path / name, {"one": 0.5, "two": 0.25 + n / 8}) for n, name in enumerate("ab")]
+    compare(inputs, out=tmp_path / "out" / "table.csv").write_csv(tmp_path / "again.csv")
+    assert (tmp_path / "out" / "table.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+
+
 def test_several_files_of_one_input_are_averaged_by_case(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
