@@ -10,20 +10,25 @@ import pytest
 import SimpleITK as sitk
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
 
+from autoseg.data.dataset import load_case
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.networks import build
+from autoseg.networks.weights import load_network, load_weights
 from autoseg.plans.families import UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
 from autoseg.plans.target import Output, Target
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.store import save
 from autoseg.runs.run import Run
-from tests.builders import REGIONS, make_configuration, make_network, make_plan
-from tests.interop.model import NAME, dataset, plans, read, scan, stirred, write_model
+from tests.builders import REGIONS, make_configuration, make_network, make_plan, write
+from tests.interop.model import NAME, dataset, logits, plans, read, scan, stirred, write_model, zscore
 from tests.interop.test_nnunet_refusals import trained
 
 WHOLE = Inference(mirror_axes=[])
@@ -144,20 +149,103 @@ def test_a_run_of_canonical_images(tmp_path: Path, family: str, transpose: tuple
     assert np.array_equal(_predicted(back, tmp_path / "in", tmp_path / "second"), expected)
 
 
-def test_what_nnunet_builds_of_the_plans(tmp_path: Path) -> None:
-    """The network class with the written words, imports looked up, takes the written weights."""
-    run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE, network=make_network(stages=3))))
-    out = export_nnunet(run.path, tmp_path / "model")
-    made = json.loads((out / "plans.json").read_text())["configurations"]["small"]
-    words = dict(made["architecture"]["arch_kwargs"])
+def built(out: Path, fold: int = 0) -> nn.Module:
+    """What nnU-Net builds of an exported plain U-Net: the written words, imports looked up, and the written weights."""
+    [made] = json.loads((out / "plans.json").read_text())["configurations"].values()
     assert (
         made["architecture"]["network_class_name"] == "dynamic_network_architectures.architectures.unet.PlainConvUNet"
     )
+    words = dict(made["architecture"]["arch_kwargs"])
     for name in made["architecture"]["_kw_requires_import"]:
         words[name] = pydoc.locate(words[name]) if words[name] is not None else None
     net = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=False, **words)
-    found = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    found = torch.load(out / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
     net.load_state_dict(found["network_weights"])
+    return net.eval()
+
+
+def test_what_nnunet_builds_of_the_plans(tmp_path: Path) -> None:
+    """It gives the mirrored result for the mirrored image."""
+    run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE, network=make_network(stages=3))))
+    net = built(export_nnunet(run.path, tmp_path / "model"))
+    module = load_network(run.fold("small", 0).weights, run.plan.stage("small"), torch.device("cpu"))
+    image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(net(image.flip((3, 4))).flip((3, 4)), module(image), rtol=1e-3, atol=1e-4)
+
+
+def flat_plan(spacing: tuple[float | None, float, float] = (None, 1.0, 1.0), **changes: Any) -> Plan:
+    """A 2D network that sees 12 × 16 pixels."""
+    return make_plan(make_configuration((12, 16), spacing=spacing, inference=WHOLE), **changes).model_copy(
+        update={"channels": [Channel(name="mr", normalization=Normalization(scheme="zscore"))]}
+    )
+
+
+def of_shape(run: Run, shape: tuple[int, int, int], dimension: int) -> None:
+    """Make the run's training images ones of this shape, as far as the fingerprint tells."""
+    cases = [case.model_copy(update={"shape": shape, "cropped_shape": shape}) for case in run.fingerprint.cases]
+    changed = run.fingerprint.model_copy(update={"cases": cases, "dimension": dimension})
+    (run.path / "fingerprint.json").write_text(changed.model_dump_json())
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS"])
+def test_volumes_of_a_single_slice(tmp_path: Path, code: str) -> None:
+    """They are turned to LPS here, and nnU-Net's reader turns them to RAS; pictures have no directions."""
+    run = trained(tmp_path, flat_plan())
+    of_shape(run, (1, 12, 16), dimension=2)
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(code)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (1, 12, 16), direction=direction)
+    out = export_nnunet(run.path, tmp_path / "model")
+    planned = json.loads((out / "plans.json").read_text())
+    assert planned["image_reader_writer"] == "NibabelIOWithReorient"
+    assert planned["original_median_shape_after_transp"] == [1, 12, 16]
+    turned = image if code == "RAS" else image[:, ::-1, ::-1]
+    expected = logits([built(out)], zscore(turned)).argmax(0)[None]
+    assert len(np.unique(expected)) > 1
+    found = _predicted(run, tmp_path / "in", tmp_path / "out")
+    assert np.array_equal(found if code == "RAS" else found[:, ::-1, ::-1], expected)
+    assert import_nnunet(out, tmp_path / "back").fingerprint.dimension == 2
+
+
+def test_a_model_of_single_slices_keeps_its_reader(tmp_path: Path) -> None:
+    planned = {**plans(2), "image_reader_writer": "NibabelIOWithReorient"}
+    write_model(tmp_path / NAME, {**planned, "original_median_shape_after_transp": [1, 12, 16]})
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["image_reader_writer"] == "NibabelIOWithReorient"
+    assert import_nnunet(out, tmp_path / "again").plan == run.plan
+
+
+def test_slices_of_volumes_stay_slices_of_volumes(tmp_path: Path) -> None:
+    run = trained(tmp_path, flat_plan(preprocessing=Preprocessing(transpose=(1, 0, 2))))
+    of_shape(run, (14, 1, 10), dimension=3)
+    first = export_nnunet(run.path, tmp_path / "first")
+    assert json.loads((first / "plans.json").read_text())["original_median_shape_after_transp"] == [2, 14, 10]
+    back = import_nnunet(first, tmp_path / "back")
+    assert back.fingerprint.dimension == 3
+    again = import_nnunet(export_nnunet(back.path, tmp_path / "second"), tmp_path / "again")
+    assert again.fingerprint.dimension == 3
+
+
+@pytest.mark.parametrize("kept", ["files", "preprocessed", "plan"])
+def test_pictures_have_no_directions(tmp_path: Path, kept: str) -> None:
+    """By a file, by a preprocessed case, or by the ending of the files."""
+    run = trained(tmp_path, flat_plan(file_ending=".png"))
+    of_shape(run, (1, 12, 16), dimension=2)
+    for case in run.dataset.cases:
+        write(case.channels["mr"].path, np.ones((12, 16), np.float32))
+        if kept == "preprocessed":
+            loaded = load_case(case.model_copy(update={"label": None}), ["mr"])
+            stored = loaded.model_copy(update={"label": np.zeros((1, 12, 16), np.int16)})
+            folder = run.preprocessed("fullres")
+            save(folder, case.id, preprocess_case(stored, run.plan.stage("small")), "key")
+        if kept != "files":
+            case.channels["mr"].path.unlink()
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["image_reader_writer"] == "NaturalImage2DIO"
+    weights = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    own = load_weights(run.fold("small", 0).weights)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in own.items())
 
 
 def test_masks_are_said_not_to_travel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,19 @@
 """A trained run → a model folder that nnU-Net v2 predicts with."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from autoseg.data.file_names import is_picture
+from autoseg.data.image import read_geometry
 from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
-from autoseg.interop.nnunet.translation import RESAMPLING
+from autoseg.interop.nnunet.translation import READERS, RESAMPLING
 from autoseg.networks import resized
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import UNet
@@ -17,6 +21,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
+from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_json
@@ -74,9 +79,8 @@ def export_nnunet(
         if (out / taken).exists():
             raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
     network = _refuse(plan, stage, str(run))
-    flat = opened.fingerprint.dimension == 2
-    axes = [] if flat else _mirrored_axes(plan, network)
-    reader, ending = _reader(plan, flat)
+    reader, ending = _reader(plan, _have_two_axes(opened, stage))
+    axes = [] if READERS[reader] == "stored" else _mirrored_axes(plan, network)
     plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, opened)
     dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
     kept = opened.kept_source(stage) if folds is None else []
@@ -156,6 +160,18 @@ def _unfit(normalization: Normalization, channel: str) -> str | None:
     return None
 
 
+def _have_two_axes(run: Run, stage: Stage) -> bool:
+    """Whether the run's images have two axes; a volume of a single slice has three, and its directions."""
+    for file in (file for case in run.dataset.cases for file in case.channels.values() if file.path.exists()):
+        with suppress(AutosegError):
+            return read_geometry(file.path).geometry.dimension == 2
+    folder = run.preprocessed(stage.configuration.data)
+    for case in run.dataset.cases:
+        if (folder / f"{case.id}.json").is_file():
+            return StoredCase(folder, case.id).trace.geometry.dimension == 2
+    return run.fingerprint.dimension == 2 and is_picture(run.plan.file_ending)
+
+
 def _mirrored_axes(plan: Plan, network: UNet) -> list[int]:
     """Axes of the patch that run the other way in nnU-Net's RAS order than in canonical order."""
     if plan.preprocessing.orientation != "canonical":
@@ -220,12 +236,12 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
     transpose = list(plan.preprocessing.transpose)
     spacing = [mm for mm in configuration.spacing if mm is not None]
     fullest = {"order": resampling.image_order, "is_seg": False, **across}
-    patch = configuration.inference.patch_size or configuration.patch_size
+    patch = list(configuration.inference.patch_size or configuration.patch_size)
     return {
         "dataset_name": plan.dataset,
         "plans_name": "autosegPlans",
         "original_median_spacing_after_transp": [mm or 1.0 for mm in configuration.spacing],
-        "original_median_shape_after_transp": [1, *patch] if len(patch) == 2 else list(patch),
+        "original_median_shape_after_transp": _median_shape(run, transpose, patch),
         "image_reader_writer": reader,
         "transpose_forward": transpose,
         "transpose_backward": [transpose.index(axis) for axis in range(3)],
@@ -234,8 +250,8 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
                 "data_identifier": f"autosegPlans_{name}",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": configuration.batch_size,
-                "patch_size": list(patch),
-                "median_image_size_in_voxels": list(patch),
+                "patch_size": patch,
+                "median_image_size_in_voxels": patch,
                 "spacing": spacing,
                 "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
                 "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
@@ -253,6 +269,19 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": _intensities(plan, run),
     }
+
+
+def _median_shape(run: Run, transpose: Sequence[int], patch: Sequence[int]) -> list[int]:
+    """Median shape of the training images, in the network's order of axes; the patch where the run has none of them.
+
+    Only for single slices is the first number 1, by which import tells them from volumes.
+    """
+    if cases := run.fingerprint.cases:
+        median = np.median([case.cropped_shape for case in cases], axis=0)
+        across, *within = (round(float(median[axis])) for axis in transpose)
+    else:
+        across, within = patch[0], list(patch[-2:])
+    return [1 if run.fingerprint.dimension == 2 else max(2, across), *within]
 
 
 def _intensities(plan: Plan, run: Run) -> dict[str, dict[str, float]]:
