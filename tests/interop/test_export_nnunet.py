@@ -248,6 +248,31 @@ def test_pictures_have_no_directions(tmp_path: Path, kept: str) -> None:
     assert all(torch.equal(weights[name], tensor) for name, tensor in own.items())
 
 
+@pytest.mark.parametrize(
+    ("patch", "spacing", "columns", "written"),
+    [
+        ((12, 16), (2.0, 1.0, 1.0), 16, [2.0, 1.0, 1.0]),
+        ((12, 16), (None, 1.0, 0.5), 8, [1.0, 0.5]),
+        ((6, 12, 16), (None, 1.0, 0.5), 8, [1.0, 0.5]),
+        ((6, 12, 16), (2.0, 1.0, 0.5), 8, [2.0, 1.0, 0.5]),
+    ],
+)
+def test_slices_and_volumes_at_the_plans_spacing_and_at_their_own(
+    tmp_path: Path, patch: tuple[int, ...], spacing: Any, columns: int, written: list[float]
+) -> None:
+    """nnU-Net keeps an image's own slices by the number of spacings, whatever the network's axes."""
+    network = make_network(len(patch))
+    run = trained(tmp_path, make_plan(make_configuration(patch, spacing=spacing, network=network, inference=WHOLE)))
+    scan(tmp_path / "in" / "a_0000.nii.gz", (4, 12, columns), spacing=(1.0, 1.0, 3.0))
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["configurations"]["small"]["spacing"] == written
+    back = import_nnunet(out, tmp_path / "back")
+    assert back.plan.configurations["small"].spacing == spacing
+    expected = _predicted(run, tmp_path / "in", tmp_path / "first")
+    assert len(np.unique(expected)) > 1
+    assert (_predicted(back, tmp_path / "in", tmp_path / "second") == expected).mean() > 0.995
+
+
 def test_masks_are_said_not_to_travel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE)))
     export_nnunet(run.path, tmp_path / "without")

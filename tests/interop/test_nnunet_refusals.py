@@ -274,8 +274,14 @@ def _normalized(**values: Any) -> Plan:
         (_plan(preprocessing=Preprocessing(crop="none")), "nnU-Net always crops to non-zero voxels"),
         (_normalized(scheme="percentile"), r"nnU-Net has no normalization percentile \(channel mr\)"),
         (_normalized(scheme="minmax", masked=True), "nnU-Net's normalization minmax knows no mask"),
-        (make_plan(make_configuration(spacing=(None, 1.0, 1.0), inference=HALF)), "keep an image's own spacing"),
-        (make_plan(make_configuration(patch=(8, 8), inference=HALF)), "keep an image's own spacing"),
+        (
+            make_plan(make_configuration(spacing=(1.0, None, 1.0), inference=HALF)),
+            "keep an image's own spacing but across",
+        ),
+        (
+            make_plan(make_configuration((8, 8), spacing=(None, 1.0, None), inference=HALF)),
+            "keep an image's own spacing but across",
+        ),
         (make_plan(), "nnU-Net's tiles overlap by half"),
         (make_plan(make_configuration(inference=Inference(mirror_axes=[], step=[4, 4, 4]))), "tiles overlap by half"),
         (make_plan(make_configuration(inference=Inference(mirror_axes=[], gaussian_sigma=0))), "a Gaussian of 1/8"),

@@ -79,9 +79,10 @@ def export_nnunet(
         if (out / taken).exists():
             raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
     network = _refuse(plan, stage, str(run))
-    reader, ending = _reader(plan, _have_two_axes(opened, stage))
+    flat = _have_two_axes(opened, stage)
+    reader, ending = _reader(plan, flat)
     axes = [] if READERS[reader] == "stored" else _mirrored_axes(plan, network)
-    plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, opened)
+    plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, _spacing(stage, flat), opened)
     dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
     kept = opened.kept_source(stage) if folds is None else []
     checkpoints = {fold: {"weights": file} for fold, file in enumerate(kept)}
@@ -118,7 +119,6 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         AutosegError: names the one that it lacks.
     """
     configuration, inference, network, target = stage.configuration, stage.inference, stage.network, stage.target
-    flat = network.dimensions == 2
     reasons = [
         (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
         (network.answers > 1, "nnU-Net has one decoder"),
@@ -132,9 +132,8 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
         *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
         (
-            (configuration.spacing[0] is None) != flat or None in configuration.spacing[1:],
-            f"nnU-Net can't keep an image's own spacing but across the slices of a 2D network, and has to there "
-            f"(spacing {list(configuration.spacing)})",
+            None in configuration.spacing[1:],
+            f"nnU-Net can't keep an image's own spacing but across the slices (spacing {list(configuration.spacing)})",
         ),
         (inference.overlap != 0.5 or inference.step is not None, "nnU-Net's tiles overlap by half (inference.overlap)"),
         (inference.gaussian_sigma != 0.125, "nnU-Net weighs tiles with a Gaussian of 1/8 (inference.gaussian_sigma)"),
@@ -195,6 +194,12 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     return next((reader for reader, endings in known.items() if ".nii.gz" in endings)), ".nii.gz"
 
 
+def _spacing(stage: Stage, flat: bool) -> list[float]:
+    """Target spacing: two numbers where images keep their own across the slices, as all pictures do; else three."""
+    across, *within = stage.configuration.spacing
+    return [mm for mm in (None if flat else across, *within) if mm is not None]
+
+
 def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any]:
     target = stage.target
     labels: dict[str, Any] = {"background": 0}
@@ -225,7 +230,7 @@ def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
     return {**labels, "ignore": max(values) + 1}
 
 
-def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> dict[str, Any]:
+def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: Sequence[float], run: Run) -> dict[str, Any]:
     name, configuration = stage.name, stage.configuration
     resampling = configuration.resampling
     across = {
@@ -234,7 +239,6 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
         **({} if resampling.anisotropy == 3.0 else {"separate_z_anisotropy_threshold": resampling.anisotropy}),
     }
     transpose = list(plan.preprocessing.transpose)
-    spacing = [mm for mm in configuration.spacing if mm is not None]
     fullest = {"order": resampling.image_order, "is_seg": False, **across}
     patch = list(configuration.inference.patch_size or configuration.patch_size)
     return {
@@ -252,7 +256,7 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, run: Run) -> di
                 "batch_size": configuration.batch_size,
                 "patch_size": patch,
                 "median_image_size_in_voxels": patch,
-                "spacing": spacing,
+                "spacing": list(spacing),
                 "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
                 "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
                 "resampling_fn_data": RESAMPLING,
