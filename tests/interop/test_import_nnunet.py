@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 from skimage.transform import resize
@@ -17,7 +18,7 @@ from torch import nn
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import tile_weight
-from autoseg.interop import import_nnunet
+from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.plans.tiles import tile_starts
 from autoseg.runs.run import Run
 from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
@@ -128,6 +129,67 @@ def test_separate_axis_is_looked_for_from_where_one_comes(tmp_path: Path) -> Non
     # The same axis both ways would say something else.
     middle = np.stack([resize(h, (32, 3, 16), order=1, mode="edge", anti_aliasing=False) for h in scores.astype(float)])
     assert (painted(middle) == expected).mean() < 0.99
+
+
+def resampled_by(planned: dict[str, Any], function: str, **given: Any) -> None:
+    """Make a model's plans those of nnU-Net's planners with this function."""
+    for kind in ("data", "seg", "probabilities"):
+        planned["configurations"]["3d_fullres"][f"resampling_fn_{kind}"] = function
+        planned["configurations"]["3d_fullres"][f"resampling_fn_{kind}_kwargs"] = dict(given)
+
+
+def linearly(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Resample ``(channel, *space)`` with torch."""
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    return F.interpolate(torch.from_numpy(np.ascontiguousarray(array))[None], shape, mode=mode)[0].numpy()
+
+
+def test_resampled_with_torch(tmp_path: Path) -> None:
+    planned = plans()
+    resampled_by(planned, "resample_torch_fornnunet", is_seg=False, force_separate_z=False)
+    planned["configurations"]["3d_fullres"]["spacing"] = [4.0, 0.75, 1.25]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (32, 9, 20))
+    expected = painted(linearly(logits(networks, linearly(zscore(image)[None], (8, 12, 16))), image.shape))
+    assert len(np.unique(expected)) > 1
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert (segmented(run.path, tmp_path / "in")["a"] == expected).mean() > 0.9995
+    # Exported, it is nnU-Net's default function with the same result.
+    again = import_nnunet(export_nnunet(run.path, tmp_path / "model"), tmp_path / "again")
+    assert again.plan == run.plan
+
+
+def test_resampled_with_torch_and_an_axis_apart(tmp_path: Path) -> None:
+    """Without a word on it, an anisotropic axis is apart: that of the image, and on the way back that of the plan."""
+    planned = plans()
+    resampled_by(planned, "resample_torch_fornnunet", memefficient_seg_resampling=False)
+    planned["configurations"]["3d_fullres"]["spacing"] = [4.0, 1.0, 1.0]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", (32, 3, 16), spacing=(1.0, 4.0, 1.0))
+    planes = linearly(zscore(image).transpose(1, 0, 2), (8, 16))
+    scores = logits(networks, np.stack([planes[y // 4] for y in range(12)], 1)[None])
+    # Each plane along z to three rows, then four times the same plane.
+    rows = np.stack([linearly(scores[:, z], (3, 16)) for z in range(8)], 1)
+    expected = painted(np.repeat(rows, 4, axis=1))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert (segmented(run.path, tmp_path / "in")["a"] == expected).mean() > 0.9995
+
+
+def test_never_resampled(tmp_path: Path) -> None:
+    planned = plans()
+    resampled_by(planned, "no_resampling_hack")
+    planned["configurations"]["3d_fullres"]["spacing"] = [1.5, 0.75, 2.0]
+    networks = write_model(tmp_path / NAME, planned)
+    image = scan(tmp_path / "in" / "a_0000.nii.gz", spacing=(0.5, 1.0, 4.0))
+    expected = painted(logits(networks, zscore(image)[None]))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+    out = export_nnunet(run.path, tmp_path / "model")
+    made = json.loads((out / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert [made[f"resampling_fn_{kind}"] for kind in ("data", "seg", "probabilities")] == ["no_resampling_hack"] * 3
+    assert made["resampling_fn_data_kwargs"] == {}
+    assert len(made["spacing"]) == 3
+    assert import_nnunet(out, tmp_path / "again").plan == run.plan
 
 
 def test_overlapping_tiles_of_odd_size(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def _settings(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda planned: planned["configurations"]["3d_fullres"].update(changes)
 
 
+def _with_torch(**given: Any) -> Callable[[dict[str, Any]], None]:
+    changes: dict[str, Any] = {}
+    for kind in ("data", "seg", "probabilities"):
+        changes |= {f"resampling_fn_{kind}": "resample_torch_fornnunet", f"resampling_fn_{kind}_kwargs": given}
+    return _settings(**changes)
+
+
 def _words(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda planned: planned["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(changes)
 
@@ -130,9 +137,15 @@ def _without(*names: str) -> Callable[[dict[str, Any]], None]:
     [
         (_settings(previous_stage="3d_lowres"), "is the second stage of a cascade, after 3d_lowres"),
         (_settings(preprocessor_name="Mine"), "images are preprocessed by Mine; only models with DefaultPreprocessor"),
-        (_settings(resampling_fn_data="resample_torch_fornnunet"), "images are resampled by resample_torch_fornnunet"),
-        (_settings(resampling_fn_seg="mine"), "label maps are resampled by mine"),
-        (_settings(resampling_fn_probabilities="no_resampling_hack"), "scores are resampled by no_resampling_hack"),
+        (
+            _settings(resampling_fn_data="resample_torch_fornnunet"),
+            "images are resampled by resample_torch_fornnunet, label maps by resample_data_or_seg_to_shape and scores",
+        ),
+        (_settings(resampling_fn_seg="mine"), "label maps are resampled by mine; only models with resample_data_or_se"),
+        (_settings(resampling_fn_probabilities="no_resampling_hack"), "and scores by no_resampling_hack; only models"),
+        (_with_torch(mode="nearest"), "only nnU-Net's own way"),
+        (_with_torch(aniso_axis_mode="linear"), "only nnU-Net's own way"),
+        (_with_torch(force_separate_z=True), "has force_separate_z true; only null and false"),
         (_settings(resampling_fn_probabilities_kwargs={"order": 3}), "only nnU-Net's own way"),
         (_settings(resampling_fn_data_kwargs={"order": 3, "order_z": 1}), "only nnU-Net's own way"),
         (_settings(normalization_schemes=["MyNorm"]), "normalizes with MyNorm, which autoseg does not know"),

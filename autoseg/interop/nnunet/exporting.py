@@ -13,7 +13,8 @@ from autoseg.data.image import read_geometry
 from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
-from autoseg.interop.nnunet.translation import READERS, RESAMPLING
+from autoseg.interop.nnunet.resampling import described_resampling
+from autoseg.interop.nnunet.translation import READERS
 from autoseg.networks import resized
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import UNet
@@ -132,8 +133,9 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
         *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
         (
-            None in configuration.spacing[1:],
-            f"nnU-Net can't keep an image's own spacing but across the slices (spacing {list(configuration.spacing)})",
+            None in configuration.spacing[1:] and set(configuration.spacing) != {None},
+            f"nnU-Net can't keep an image's own spacing but across the slices, or along all axes "
+            f"(spacing {list(configuration.spacing)})",
         ),
         (inference.overlap != 0.5 or inference.step is not None, "nnU-Net's tiles overlap by half (inference.overlap)"),
         (inference.gaussian_sigma != 0.125, "nnU-Net weighs tiles with a Gaussian of 1/8 (inference.gaussian_sigma)"),
@@ -197,6 +199,8 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
 def _spacing(stage: Stage, flat: bool) -> list[float]:
     """Target spacing: two numbers where images keep their own across the slices, as all pictures do; else three."""
     across, *within = stage.configuration.spacing
+    if set(stage.configuration.spacing) == {None}:
+        return [1.0] * stage.network.dimensions  # of no account where nothing is resampled
     return [mm for mm in (None if flat else across, *within) if mm is not None]
 
 
@@ -232,14 +236,7 @@ def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
 
 def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: Sequence[float], run: Run) -> dict[str, Any]:
     name, configuration = stage.name, stage.configuration
-    resampling = configuration.resampling
-    across = {
-        "order_z": 0,
-        "force_separate_z": None if resampling.separate_axis == "auto" else False,
-        **({} if resampling.anisotropy == 3.0 else {"separate_z_anisotropy_threshold": resampling.anisotropy}),
-    }
     transpose = list(plan.preprocessing.transpose)
-    fullest = {"order": resampling.image_order, "is_seg": False, **across}
     patch = list(configuration.inference.patch_size or configuration.patch_size)
     return {
         "dataset_name": plan.dataset,
@@ -259,12 +256,7 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: Sequen
                 "spacing": list(spacing),
                 "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
                 "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
-                "resampling_fn_data": RESAMPLING,
-                "resampling_fn_seg": RESAMPLING,
-                "resampling_fn_data_kwargs": fullest,
-                "resampling_fn_seg_kwargs": {**across, "order": resampling.label_order, "is_seg": True},
-                "resampling_fn_probabilities": RESAMPLING,
-                "resampling_fn_probabilities_kwargs": {**across, "order": 1, "is_seg": False},
+                **described_resampling(None if set(configuration.spacing) == {None} else configuration.resampling),
                 "architecture": described(network),
                 "batch_dice": configuration.recipe.loss.batch_dice,
             }

@@ -1,7 +1,6 @@
 """nnU-Net's ``plans.json`` and ``dataset.json`` → a plan of autoseg."""
 
 import re
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,6 +12,7 @@ from autoseg.data.orientation import Orientation
 from autoseg.interop.nnunet.architecture import network_of
 from autoseg.interop.nnunet.checkpoint import Checkpoint
 from autoseg.interop.nnunet.folder import IntensityProperties, ModelFolder, Settings
+from autoseg.interop.nnunet.resampling import resampling_of
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.inference import Inference
@@ -30,9 +30,6 @@ READERS: dict[str, Orientation] = {
     "NibabelIOWithReorient": "ras",
     "SimpleITKIOWithReorient": "ras",
 }
-
-#: nnU-Net's default resampling function.
-RESAMPLING = "resample_data_or_seg_to_shape"
 
 #: nnU-Net's number of epochs (Isensee et al. 2021), unless a trainer class changes it.
 _EPOCHS = 1000
@@ -115,9 +112,6 @@ def _refuse(folder: ModelFolder, settings: Settings, where: str) -> None:
     for what, actual, usual in (
         ("labels are handled by", plans.label_manager, "LabelManager"),
         ("images are preprocessed by", settings.preprocessor_name, "DefaultPreprocessor"),
-        ("images are resampled by", settings.resampling_fn_data, RESAMPLING),
-        ("label maps are resampled by", settings.resampling_fn_seg, RESAMPLING),
-        ("scores are resampled by", settings.resampling_fn_probabilities, RESAMPLING),
     ):
         if actual != usual:
             raise AutosegError(f"{where}: {what} {actual}; only models with {usual} can be imported.")
@@ -196,11 +190,12 @@ def _preprocessing(folder: ModelFolder, channels: list[Channel]) -> Preprocessin
 
 
 def _configuration(settings: Settings, checkpoint: Checkpoint, name: str, where: str) -> Configuration:
-    spacing = [None, *settings.spacing] if len(settings.spacing) == 2 else list(settings.spacing)
+    resampling = resampling_of(settings, where)
+    spacing: list[float | None] = [*[None] * (3 - len(settings.spacing)), *settings.spacing]
     return Configuration(
-        spacing=(spacing[0], spacing[1], spacing[2]),
+        spacing=(None, None, None) if resampling is None else (spacing[0], spacing[1], spacing[2]),
         data=name,
-        resampling=_resampling(settings, where),
+        resampling=resampling or Resampling(),
         patch_size=settings.patch_size,
         batch_size=settings.batch_size,
         network=network_of(settings, checkpoint.trainer, where),
@@ -227,36 +222,6 @@ def _axes(settings: Settings, checkpoint: Checkpoint) -> list[int]:
             "it belongs to another plans.json."
         )
     return checkpoint.mirror_axes
-
-
-def _resampling(settings: Settings, where: str) -> Resampling:
-    every = {
-        "data": settings.resampling_fn_data_kwargs,
-        "seg": settings.resampling_fn_seg_kwargs,
-        "probabilities": settings.resampling_fn_probabilities_kwargs,
-    }
-    orders = {kind: given.get("order", 3) for kind, given in every.items()}
-    rules = {_rule(given) for given in every.values()}
-    across = [given.get("order_z", 0) for given in every.values()]
-    if orders["probabilities"] != 1 or orders["seg"] not in (0, 1) or any(across) or len(rules) != 1:
-        raise AutosegError(
-            f"{where} resamples with {every}; only nnU-Net's own way (scores linearly, label maps at most linearly, "
-            "nearest along an anisotropic axis, all by the same rule) can be imported."
-        )
-    separate, anisotropy = rules.pop()
-    if separate is True:
-        raise AutosegError(f"{where} has force_separate_z true; only null and false can be imported.")
-    return Resampling(
-        image_order=orders["data"],
-        label_order=orders["seg"],
-        separate_axis="auto" if separate is None else "never",
-        anisotropy=anisotropy,
-    )
-
-
-def _rule(given: dict[str, Any]) -> tuple[Any, float]:
-    # The function's default is False; nnU-Net's plans always have the key.
-    return given.get("force_separate_z", False), float(given.get("separate_z_anisotropy_threshold", 3.0))
 
 
 def _recipe(settings: Settings, checkpoint: Checkpoint) -> Recipe:
