@@ -2,6 +2,7 @@
 
 import json
 import pydoc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import save
 from autoseg.runs.run import Run
+from autoseg.utils.errors import AutosegError
 from tests.builders import REGIONS, make_configuration, make_network, make_plan, write
 from tests.interop.model import NAME, dataset, logits, plans, read, scan, stirred, write_model, zscore
 from tests.interop.test_nnunet_refusals import trained
@@ -181,9 +183,14 @@ def flat_plan(spacing: tuple[float | None, float, float] = (None, 1.0, 1.0), **c
     )
 
 
-def of_shape(run: Run, shape: tuple[int, int, int], dimension: int) -> None:
-    """Make the run's training images ones of this shape, as far as the fingerprint tells."""
-    cases = [case.model_copy(update={"shape": shape, "cropped_shape": shape}) for case in run.fingerprint.cases]
+def of_shape(
+    run: Run, shape: tuple[int, int, int], dimension: int, spacings: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> None:
+    """Make the run's training images ones of this shape, as far as the fingerprint tells; spacing in their slices."""
+    cases = [
+        case.model_copy(update={"shape": shape, "cropped_shape": shape, "spacing": (1.0, mm, mm)})
+        for case, mm in zip(run.fingerprint.cases, spacings, strict=True)
+    ]
     changed = run.fingerprint.model_copy(update={"cases": cases, "dimension": dimension})
     (run.path / "fingerprint.json").write_text(changed.model_dump_json())
 
@@ -246,6 +253,19 @@ def test_pictures_have_no_directions(tmp_path: Path, kept: str) -> None:
     weights = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
     own = load_weights(run.fold("small", 0).weights)
     assert all(torch.equal(weights[name], tensor) for name, tensor in own.items())
+
+
+def test_pictures_are_never_resampled_by_nnunet(tmp_path: Path) -> None:
+    run = trained(tmp_path, flat_plan((None, 0.35, 0.35), file_ending=".tif"))
+    for case in run.dataset.cases:
+        write(case.channels["mr"].path, np.ones((12, 16), np.float32))
+    of_shape(run, (1, 12, 16), dimension=2, spacings=(0.35, 0.35, 0.35, 0.35))
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["configurations"]["small"]["spacing"] == [1.0, 1.0]
+    of_shape(run, (1, 12, 16), dimension=2, spacings=(0.35, 0.35, 0.5, 0.35))
+    with pytest.raises(AutosegError, match=r"it resamples pictures to 0.35×0.35 mm, and nnU-Net takes every pixel for"):
+        export_nnunet(run.path, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 import torch.nn.functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -15,6 +16,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from skimage.transform import resize
 from torch import nn
 
+from autoseg.data.image import read_geometry
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import tile_weight
@@ -342,10 +344,35 @@ def test_what_else_the_run_knows(tmp_path: Path) -> None:
     assert run.splits == [{"train": [], "validation": []}]
 
 
-def test_pictures(tmp_path: Path) -> None:
+def of_pictures(folder: Path, ending: str = ".png", **changes: Any) -> list[nn.Module]:
+    """A model of nnU-Net's reader for pictures."""
     planned = {**plans(2), "original_median_shape_after_transp": [1, 12, 16], "image_reader_writer": "NaturalImage2DIO"}
-    write_model(tmp_path / NAME, planned, dataset(file_ending=".png"))
-    assert import_nnunet(tmp_path / NAME, tmp_path / "run").fingerprint.dimension == 2
+    planned["configurations"]["2d"].update(changes)
+    return write_model(folder, planned, dataset(file_ending=ending))
+
+
+def test_pictures(tmp_path: Path) -> None:
+    of_pictures(tmp_path / NAME)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.fingerprint.dimension == 2
+    out = export_nnunet(run.path, tmp_path / "model")
+    written = json.loads((out / "plans.json").read_text())
+    assert written["image_reader_writer"] == "NaturalImage2DIO"
+    assert written["configurations"]["2d"]["spacing"] == [1.0, 1.0]
+    assert import_nnunet(out, tmp_path / "again").plan == run.plan
+
+
+def test_pictures_that_say_how_large_they_are(tmp_path: Path) -> None:
+    """nnU-Net takes every pixel for one millimetre, those of 72 dpi (0.35 mm), too."""
+    networks = of_pictures(tmp_path / NAME, ".tif")
+    image = np.random.default_rng(0).integers(1, 255, (12, 16), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a_0000.tif", image, resolution=(72, 72), resolutionunit="INCH")
+    assert read_geometry(tmp_path / "in" / "a_0000.tif").geometry.spacing == pytest.approx((25.4 / 72, 25.4 / 72))
+    expected = painted(logits(networks, zscore(image.astype(np.float32))[None]))
+    assert len(np.unique(expected)) > 1
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
 
 
 def test_trainer_without_deep_supervision(tmp_path: Path) -> None:

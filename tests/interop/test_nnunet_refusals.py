@@ -167,6 +167,13 @@ def _without(*names: str) -> Callable[[dict[str, Any]], None]:
         (_words(strides=[[1, 1, 1]]), "has a network that autoseg can't build: .*strides has 1 entries"),
         (_words(n_stages=None), "arch_kwargs are damaged"),
         (
+            lambda planned: [
+                planned.update(image_reader_writer="NaturalImage2DIO"),
+                planned["configurations"]["3d_fullres"].update(spacing=[999.0, 0.5, 1.0]),
+            ],
+            r"resamples to \[999.0, 0.5, 1.0\] mm pictures that NaturalImage2DIO reads as if every pixel were 1 × 1 mm",
+        ),
+        (
             lambda planned: planned.update(image_reader_writer="Tiff3DIO"),
             "are read by Tiff3DIO, which autoseg does not",
         ),

@@ -14,7 +14,7 @@ from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.resampling import described_resampling
-from autoseg.interop.nnunet.translation import READERS
+from autoseg.interop.nnunet.translation import PICTURES, READERS
 from autoseg.networks import resized
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import UNet
@@ -22,6 +22,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
+from autoseg.preprocessing.resample import resampled_shape, target_spacing
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
@@ -42,7 +43,7 @@ _NORMALIZATIONS = {
 #: The image formats of nnU-Net's reader classes.
 _SIMPLEITK = (".nii.gz", ".nrrd", ".mha", ".gipl")
 _NIBABEL = (".nii.gz", ".nii")
-_PICTURES = (".png", ".bmp", ".tif")
+_FLAT = (".png", ".bmp", ".tif")
 
 
 def export_nnunet(
@@ -83,7 +84,8 @@ def export_nnunet(
     flat = _have_two_axes(opened, stage)
     reader, ending = _reader(plan, flat)
     axes = [] if READERS[reader] == "stored" else _mirrored_axes(plan, network)
-    plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, _spacing(stage, flat), opened)
+    spacing = _spacing(opened, stage, reader, flat)
+    plans = _plans(plan, stage, mirrored_architecture(network, axes), reader, spacing, opened)
     dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
     kept = opened.kept_source(stage) if folds is None else []
     checkpoints = {fold: {"weights": file} for fold, file in enumerate(kept)}
@@ -119,7 +121,7 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
     Raises:
         AutosegError: names the one that it lacks.
     """
-    configuration, inference, network, target = stage.configuration, stage.inference, stage.network, stage.target
+    inference, network, target = stage.inference, stage.network, stage.target
     reasons = [
         (not isinstance(network, UNet), f"nnU-Net has no network of the family {network.family}"),
         (network.answers > 1, "nnU-Net has one decoder"),
@@ -132,11 +134,6 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         (bool(plan.preprocessing.harmonize), "nnU-Net does not harmonize intensities (preprocessing.harmonize)"),
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
         *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
-        (
-            None in configuration.spacing[1:] and set(configuration.spacing) != {None},
-            f"nnU-Net can't keep an image's own spacing but across the slices, or along all axes "
-            f"(spacing {list(configuration.spacing)})",
-        ),
         (inference.overlap != 0.5 or inference.step is not None, "nnU-Net's tiles overlap by half (inference.overlap)"),
         (inference.gaussian_sigma != 0.125, "nnU-Net weighs tiles with a Gaussian of 1/8 (inference.gaussian_sigma)"),
         (
@@ -184,7 +181,7 @@ def _mirrored_axes(plan: Plan, network: UNet) -> list[int]:
 def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     """nnU-Net's reader class for the plan's orientation, and the ending of image files."""
     if flat:
-        known = {"NaturalImage2DIO": _PICTURES, "SimpleITKIO": _SIMPLEITK}
+        known = {PICTURES: _FLAT, "SimpleITKIO": _SIMPLEITK}
     elif plan.preprocessing.orientation == "stored":
         known = {"SimpleITKIO": _SIMPLEITK, "NibabelIO": _NIBABEL}
     else:
@@ -196,12 +193,42 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     return next((reader for reader, endings in known.items() if ".nii.gz" in endings)), ".nii.gz"
 
 
-def _spacing(stage: Stage, flat: bool) -> list[float]:
-    """Target spacing: two numbers where images keep their own across the slices, as all pictures do; else three."""
+def _spacing(run: Run, stage: Stage, reader: str, flat: bool) -> list[float]:
+    """Target spacing: two numbers where images keep their own across the slices, as all pictures do; else three.
+
+    Raises:
+        AutosegError: nnU-Net can't resample so.
+    """
     across, *within = stage.configuration.spacing
-    if set(stage.configuration.spacing) == {None}:
+    unfit = f"{run.path}: {stage.name} can't become a model of nnU-Net: "
+    if reader == PICTURES:
+        if not _never_resampled(run, stage):
+            raise AutosegError(
+                f"{unfit}it resamples pictures to {'×'.join(f'{mm:g}' for mm in within if mm)} mm, and nnU-Net takes "
+                "every pixel for 1 × 1 mm (spacing)."
+            )
+        return [1.0, 1.0]
+    if across is None and within == [None, None]:
         return [1.0] * stage.network.dimensions  # of no account where nothing is resampled
-    return [mm for mm in (None if flat else across, *within) if mm is not None]
+    wanted = [mm for mm in within if mm is not None]
+    if len(wanted) < 2:
+        raise AutosegError(
+            f"{unfit}nnU-Net can't keep an image's own spacing but across the slices, or along all axes (spacing "
+            f"{list(stage.configuration.spacing)})."
+        )
+    return wanted if flat or across is None else [across, *wanted]
+
+
+def _never_resampled(run: Run, stage: Stage) -> bool:
+    """Whether the run saw all its pictures at their own size; without any, whether it takes a pixel for 1 × 1 mm."""
+    wanted, order = stage.configuration.spacing, stage.preprocessing.transpose
+    if not run.fingerprint.cases:
+        return set(wanted[1:]) <= {None, 1.0}
+    for case in run.fingerprint.cases:
+        spacing, shape = [case.spacing[axis] for axis in order], [case.cropped_shape[axis] for axis in order]
+        if resampled_shape(shape, spacing, target_spacing(spacing, wanted)) != tuple(shape):
+            return False
+    return True
 
 
 def _dataset(plan: Plan, stage: Stage, ending: str, cases: int) -> dict[str, Any]:
@@ -234,10 +261,11 @@ def _with_ignore(labels: dict[str, Any], target: Target) -> dict[str, Any]:
     return {**labels, "ignore": max(values) + 1}
 
 
-def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: Sequence[float], run: Run) -> dict[str, Any]:
+def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: list[float], run: Run) -> dict[str, Any]:
     name, configuration = stage.name, stage.configuration
     transpose = list(plan.preprocessing.transpose)
     patch = list(configuration.inference.patch_size or configuration.patch_size)
+    resampled = reader == PICTURES or set(configuration.spacing) != {None}
     return {
         "dataset_name": plan.dataset,
         "plans_name": "autosegPlans",
@@ -253,10 +281,10 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: Sequen
                 "batch_size": configuration.batch_size,
                 "patch_size": patch,
                 "median_image_size_in_voxels": patch,
-                "spacing": list(spacing),
+                "spacing": spacing,
                 "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
                 "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
-                **described_resampling(None if set(configuration.spacing) == {None} else configuration.resampling),
+                **described_resampling(configuration.resampling if resampled else None),
                 "architecture": described(network),
                 "batch_dice": configuration.recipe.loss.batch_dice,
             }

@@ -31,6 +31,9 @@ READERS: dict[str, Orientation] = {
     "SimpleITKIOWithReorient": "ras",
 }
 
+#: nnU-Net's reader class for files of two axes, which takes every pixel for 1 × 1 mm.
+PICTURES = "NaturalImage2DIO"
+
 #: nnU-Net's number of epochs (Isensee et al. 2021), unless a trainer class changes it.
 _EPOCHS = 1000
 
@@ -67,7 +70,7 @@ def dataset_of(folder: ModelFolder) -> Dataset:
 def is_flat(folder: ModelFolder) -> bool:
     """Whether the model was trained on 2D images, not on volumes."""
     shape = folder.plans.original_median_shape_after_transp
-    return folder.plans.image_reader_writer == "NaturalImage2DIO" or shape[:1] == [1]
+    return folder.plans.image_reader_writer == PICTURES or shape[:1] == [1]
 
 
 def plan_of(folder: ModelFolder, checkpoint: Checkpoint, name: str) -> Plan:
@@ -89,7 +92,7 @@ def plan_of(folder: ModelFolder, checkpoint: Checkpoint, name: str) -> Plan:
             channels=channels,
             target=_target(folder, dataset),
             preprocessing=_preprocessing(folder, channels),
-            configurations={name: _configuration(settings, checkpoint, name, where)},
+            configurations={name: _configuration(folder, settings, checkpoint, name, where)},
             recommended=name,
             file_ending=dataset.file_ending,
         )
@@ -189,11 +192,26 @@ def _preprocessing(folder: ModelFolder, channels: list[Channel]) -> Preprocessin
     )
 
 
-def _configuration(settings: Settings, checkpoint: Checkpoint, name: str, where: str) -> Configuration:
-    resampling = resampling_of(settings, where)
+def _spacing(folder: ModelFolder, settings: Settings, where: str) -> tuple[float | None, float | None, float | None]:
+    """Target spacing in mm; None where images keep their own."""
+    if folder.plans.image_reader_writer == PICTURES:
+        # Its images have the spacing (999, 1, 1), whatever their files say.
+        if settings.spacing not in ([1, 1], [999, 1, 1]) or folder.plans.transpose_forward[0] != 0:
+            raise AutosegError(
+                f"{where} resamples to {settings.spacing} mm pictures that {PICTURES} reads as if every pixel were "
+                "1 × 1 mm; only models that leave pictures as they are can be imported."
+            )
+        return None, None, None
     spacing: list[float | None] = [*[None] * (3 - len(settings.spacing)), *settings.spacing]
+    return spacing[0], spacing[1], spacing[2]
+
+
+def _configuration(
+    folder: ModelFolder, settings: Settings, checkpoint: Checkpoint, name: str, where: str
+) -> Configuration:
+    resampling = resampling_of(settings, where)
     return Configuration(
-        spacing=(None, None, None) if resampling is None else (spacing[0], spacing[1], spacing[2]),
+        spacing=(None, None, None) if resampling is None else _spacing(folder, settings, where),
         data=name,
         resampling=resampling or Resampling(),
         patch_size=settings.patch_size,
