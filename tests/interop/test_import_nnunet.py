@@ -21,6 +21,7 @@ from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import tile_weight
 from autoseg.interop import export_nnunet, import_nnunet
+from autoseg.networks.weights import load_weights
 from autoseg.plans.tiles import tile_starts
 from autoseg.runs.run import Run
 from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
@@ -430,6 +431,41 @@ def test_fold_all_alone_is_fold_0(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_model(tmp_path / "b" / NAME, folds=(1, "all"))
     assert import_nnunet(tmp_path / "b" / NAME, tmp_path / "b" / "run").trained_folds("3d_fullres") == [1]
     assert "is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("finished", "begun", "best", "used", "said"),
+    [
+        ((0, 1, 2, 3), (), (4,), [0, 1, 2, 3], "fold_4 is left out, as it has no checkpoint_final.pth"),
+        ((0, 1), (4,), (), [0, 1], "fold_4 is left out, as it has no checkpoint_final.pth"),
+        (("all",), (), (0,), [0], "fold_0 is left out, as it has no checkpoint_final.pth"),
+        ((2, "all"), (), (0,), [2], "fold_all is left out, as nnU-Net does where there are numbered folds"),
+        ((), (1,), (2, "all"), [2], "fold_1 is left out, as it has no checkpoint_best.pth"),
+        ((), (1,), ("all",), [0], "fold_all was trained on all cases; it becomes fold 0"),
+    ],
+)
+def test_folds_that_nnunet_predicts_with(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    finished: tuple,
+    begun: tuple,
+    best: tuple,
+    used: list[int],
+    said: str,
+) -> None:
+    """Those that are finished; a begun one, with nothing but its latest weights or the best so far, is none of them."""
+    write_model(tmp_path / NAME, folds=(*finished, *begun, *best), files=())
+    for folds, file in ((finished, "final"), (best, "best"), ((*begun, *best), "latest")):
+        for fold in folds:
+            where = tmp_path / NAME / f"fold_{fold}" / f"checkpoint_{file}.pth"
+            torch.save(checkpoint(network(1, 3, seed=7 if fold == "all" else fold).state_dict()), where)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.trained_folds("3d_fullres") == used
+    assert said in capsys.readouterr().err
+    # Numbers stay with their weights; that of all cases has a seed of its own.
+    expected = network(1, 3, seed=7 if "all" in (*finished, *best) and used == [0] else used[0]).state_dict()
+    found = load_weights(run.fold("3d_fullres", used[0]).weights)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_final_and_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

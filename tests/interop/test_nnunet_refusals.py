@@ -241,6 +241,9 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     write_model(tmp_path / "untrained" / NAME, folds=())
     with pytest.raises(AutosegError, match=r"has no fold_0/checkpoint_final\.pth"):
         import_nnunet(tmp_path / "untrained" / NAME, tmp_path / "run")
+    write_model(tmp_path / "begun" / NAME, folds=(1,), files=("checkpoint_latest.pth",))
+    with pytest.raises(AutosegError, match=r"fold_1 has neither checkpoint_final\.pth nor checkpoint_best\.pth"):
+        import_nnunet(tmp_path / "begun" / NAME, tmp_path / "run")
     write_model(tmp_path / "unnamed", init_args={})
     with pytest.raises(AutosegError, match="does not say its configuration; name the folder as nnU-Net does"):
         import_nnunet(tmp_path / "unnamed", tmp_path / "run")

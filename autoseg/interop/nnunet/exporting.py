@@ -12,6 +12,7 @@ from autoseg.data.file_names import is_picture
 from autoseg.data.image import read_geometry
 from autoseg.interop.nnunet.architecture import described
 from autoseg.interop.nnunet.checkpoint import write_checkpoint
+from autoseg.interop.nnunet.folder import BEST, FINAL
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.resampling import described_resampling
 from autoseg.interop.nnunet.translation import PICTURES, READERS
@@ -30,7 +31,7 @@ from autoseg.utils.files import write_json
 from autoseg.utils.progress import say
 
 #: Weights of a fold → their file name in nnU-Net.
-_CHECKPOINTS = {"weights": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+_CHECKPOINTS = {"weights": FINAL, "best": BEST}
 
 #: autoseg's normalization schemes → nnU-Net's classes.
 _NORMALIZATIONS = {

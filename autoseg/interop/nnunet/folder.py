@@ -1,5 +1,6 @@
 """A model folder of nnU-Net v2: its two JSON files, and the paths of its checkpoints."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from autoseg.utils.files import first_fault, read_json
 from autoseg.utils.progress import say
 
 _Part = TypeVar("_Part", bound=BaseModel)
+
+#: nnU-Net's checkpoints of a fold: at the end of its training, and that of the highest Dice on the way.
+FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 
 
 class _Lenient(BaseModel):
@@ -156,23 +160,36 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def _folds(path: Path) -> dict[int, Path]:
+    """The folds that nnU-Net predicts with: those that are finished; where none is, those with a best checkpoint."""
     trained = [folder for folder in sorted(path.glob("fold_*")) if any(folder.glob("checkpoint_*.pth"))]
     numbered = {
         int(folder.name.removeprefix("fold_")): folder
         for folder in trained
         if folder.name.removeprefix("fold_").isdecimal()
     }
-    everything = path / "fold_all"
-    if everything in trained:
-        if not numbered:
-            say(f"{everything} was trained on all cases; it becomes fold 0.")
-            return {0: everything}
-        say(f"{everything} is left out, as nnU-Net does where there are numbered folds.")
-    if not numbered:
+    everything = {0: path / "fold_all"} if path / "fold_all" in trained else {}
+    begun = [*numbered.values(), *everything.values()]
+    for checkpoint in (FINAL, BEST):
+        for candidates in (numbered, everything):
+            found = {number: folder for number, folder in candidates.items() if (folder / checkpoint).is_file()}
+            if found:
+                _say_left_out(begun, found, checkpoint)
+                return dict(sorted(found.items()))
+    if begun:
         raise AutosegError(
-            f"{path} has no fold_0/checkpoint_final.pth, and no other fold's; copy the checkpoints beside plans.json."
+            f"{begun[0]} has neither {FINAL} nor {BEST}, and neither has another fold; finish the training."
         )
-    return dict(sorted(numbered.items()))
+    raise AutosegError(f"{path} has no fold_0/{FINAL}, and no other fold's; copy the checkpoints beside plans.json.")
+
+
+def _say_left_out(begun: Sequence[Path], used: Mapping[int, Path], checkpoint: str) -> None:
+    """Say which folds are not used, and what becomes of ``fold_all``."""
+    for folder in (folder for folder in begun if folder not in used.values()):
+        finished = (folder / checkpoint).is_file()
+        why = "as nnU-Net does where there are numbered folds" if finished else f"as it has no {checkpoint}"
+        say(f"{folder} is left out, {why}.")
+    if used[min(used)].name == "fold_all":
+        say(f"{used[min(used)]} was trained on all cases; it becomes fold 0.")
 
 
 def _parse(model: type[_Part], data: Any, path: Path, before: str = "") -> _Part:

@@ -8,7 +8,7 @@ from torch import nn
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint, Intensity
 from autoseg.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
-from autoseg.interop.nnunet.folder import ModelFolder, open_folder
+from autoseg.interop.nnunet.folder import BEST, FINAL, ModelFolder, open_folder
 from autoseg.interop.nnunet.translation import dataset_of, is_flat, plan_of
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
@@ -20,7 +20,7 @@ from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import Steps, say
 
 #: nnU-Net's checkpoints → file names of the weights.
-_CHECKPOINTS = {"checkpoint_final.pth": "weights.safetensors", "checkpoint_best.pth": "best.safetensors"}
+_CHECKPOINTS = {FINAL: "weights.safetensors", BEST: "best.safetensors"}
 
 
 def import_nnunet(model: str | Path, out: str | Path) -> Run:
@@ -62,13 +62,9 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
 def _files(fold: Path) -> list[tuple[Path, str]]:
     """Checkpoints of a fold and the names of their weights; if only the best exists, it is the final one, too."""
     checkpoints = [(fold / name, target) for name, target in _CHECKPOINTS.items() if (fold / name).is_file()]
-    if not checkpoints:
-        raise AutosegError(
-            f"{fold} has neither checkpoint_final.pth nor checkpoint_best.pth; finish its training, or take it away."
-        )
-    if checkpoints[0][1] != "weights.safetensors":
-        say(f"{fold} has no checkpoint_final.pth; checkpoint_best.pth is taken in its place.")
-        checkpoints.insert(0, (checkpoints[0][0], "weights.safetensors"))
+    if checkpoints[0][1] != _CHECKPOINTS[FINAL]:
+        say(f"{fold} has no {FINAL}; {BEST} is taken in its place.")
+        checkpoints.insert(0, (checkpoints[0][0], _CHECKPOINTS[FINAL]))
     return checkpoints
 
 
