@@ -24,7 +24,20 @@ from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.networks.weights import load_weights
 from autoseg.plans.tiles import tile_starts
 from autoseg.runs.run import Run
-from tests.interop.model import NAME, checkpoint, dataset, logits, network, plans, read, scan, write_model, zscore
+from tests.interop.model import (
+    NAME,
+    arch_kwargs,
+    checkpoint,
+    dataset,
+    logits,
+    network,
+    plans,
+    read,
+    scan,
+    stirred,
+    write_model,
+    zscore,
+)
 
 REGIONS = dataset(labels={"background": 0, "whole": [1, 2], "inner": 2}, regions_class_order=[1, 2])
 
@@ -374,6 +387,25 @@ def test_pictures_that_say_how_large_they_are(tmp_path: Path) -> None:
     assert len(np.unique(expected)) > 1
     run = import_nnunet(tmp_path / NAME, tmp_path / "run")
     assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+
+
+def test_trainer_with_batch_normalization(tmp_path: Path) -> None:
+    """The trainer class builds it, and the plans still say instance normalization; the weights tell."""
+    write_model(tmp_path / NAME)
+    words = {**arch_kwargs(), "conv_op": nn.Conv3d, "norm_op": nn.BatchNorm3d, "nonlin": nn.LeakyReLU}
+    net = stirred(PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=False, **words))
+    file = tmp_path / NAME / "fold_0" / "checkpoint_final.pth"
+    torch.save(checkpoint(net.state_dict(), trainer_name="nnUNetTrainerBN"), file)
+    image = zscore(scan(tmp_path / "in" / "a_0000.nii.gz"))
+    expected = painted(logits([net], image[None]))
+    assert len(np.unique(expected)) > 1
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.plan.configurations["3d_fullres"].network.norm == "batch"
+    assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+    out = export_nnunet(run.path, tmp_path / "model")
+    written = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert all(torch.equal(written[name], tensor) for name, tensor in net.state_dict().items())
+    assert import_nnunet(out, tmp_path / "again").plan == run.plan
 
 
 def test_trainer_without_deep_supervision(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autoseg.interop.nnunet.checkpoint import Checkpoint
 from autoseg.interop.nnunet.folder import Settings
 from autoseg.networks.unet import NEGATIVE_SLOPE
 from autoseg.plans.families import UNet
@@ -23,12 +24,13 @@ _ACTIVATIONS = {"LeakyReLU": "leaky_relu", "ReLU": "relu"}
 _EPS = 1e-5
 
 
-def network_of(settings: Settings, trainer: str, where: str) -> UNet:
+def network_of(settings: Settings, checkpoint: Checkpoint, where: str) -> UNet:
     """The network of a configuration.
 
     Args:
         settings: of the configuration.
-        trainer: name of the trainer class, which may switch deep supervision off.
+        checkpoint: its trainer class may switch deep supervision off or, as the weights show, replace instance by batch
+            normalization.
         where: file and configuration, for messages.
 
     Raises:
@@ -48,6 +50,8 @@ def network_of(settings: Settings, trainer: str, where: str) -> UNet:
     activation = str(given.get("nonlin", "")).rsplit(".", 1)[-1]
     slope = (given.get("nonlin_kwargs") or {}).get("negative_slope", NEGATIVE_SLOPE)
     scale = given.get("norm_op_kwargs") or {}
+    if norm == "InstanceNorm" and any(name.endswith(".running_mean") for name in checkpoint.weights):
+        norm = "BatchNorm"
     for unusual, what in (
         (_word(given.get("conv_op"), dimensions) != "Conv", f"conv_op {given.get('conv_op')}"),
         (norm not in _NORMS, f"norm_op {given.get('norm_op')}"),
@@ -74,7 +78,7 @@ def network_of(settings: Settings, trainer: str, where: str) -> UNet:
             norm="batch" if norm == "BatchNorm" else "instance",
             activation="relu" if activation == "ReLU" else "leaky_relu",
             dropout=(given.get("dropout_op_kwargs") or {}).get("p", 0.0) if given.get("dropout_op") else 0.0,
-            deep_supervision="NoDeepSupervision" not in trainer,
+            deep_supervision="NoDeepSupervision" not in checkpoint.trainer,
         )
     except ValidationError as error:
         raise AutosegError(f"{where} has a network that autoseg can't build: {say_invalid(error)}.") from None

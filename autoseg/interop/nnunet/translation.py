@@ -216,7 +216,7 @@ def _configuration(
         resampling=resampling or Resampling(),
         patch_size=settings.patch_size,
         batch_size=settings.batch_size,
-        network=network_of(settings, checkpoint.trainer, where),
+        network=network_of(settings, checkpoint, where),
         recipe=_recipe(settings, checkpoint),
         inference=Inference(
             mirror_axes=_axes(settings, checkpoint),
