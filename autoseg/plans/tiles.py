@@ -21,14 +21,13 @@ def tile_starts(
     """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
 
     With ``step``, neighbours are at most that many voxels apart instead. nnU-Net counts half voxels, so that tiles of
-    an odd size may share half a voxel less. Where ``edges`` are ``padded``, they are exactly so far apart, and the last
-    one may reach beyond the image.
+    an odd size may share half a voxel less; slices of a 2D network are taken once. Where ``edges`` are ``padded``, tiles
+    are exactly so far apart, and the last one may reach beyond the image.
     """
     if size <= patch:
         return [0]
     stride = patch * (1 - overlap) if step is None else float(min(step, patch))
-    if manner == "autoseg":
-        stride = max(1, int(stride))
+    stride = max(1.0, stride if manner == "nnunet" else int(stride))
     count = math.ceil((size - patch) / stride) + 1
     if edges == "padded":
         return [round(i * stride) for i in range(count)]

@@ -252,6 +252,12 @@ def test_tiles_half_a_patch_apart(size: int, patch: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("size", [2, 5, 6, 31])
+def test_every_slice_once(size: int) -> None:
+    """nnU-Net's 2D networks go through the slices; half of a tile of one slice is no way to the next."""
+    assert tile_starts(size, 1, 0.5, manner="nnunet") == list(range(size))
+
+
 def test_regions_are_painted_in_their_order(tmp_path: Path) -> None:
     networks = write_model(tmp_path / NAME, described=REGIONS, heads=2)
     image = scan(tmp_path / "in" / "a_0000.nii.gz")
