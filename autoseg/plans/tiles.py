@@ -21,7 +21,7 @@ def tile_starts(
     """First voxels of the tiles along an axis: evenly spread, neighbours sharing at least ``overlap`` of a patch.
 
     With ``step``, neighbours are at most that many voxels apart instead. nnU-Net counts half voxels, so that tiles of
-    an odd size may share half a voxel less; slices of a 2D network are taken once. Where ``edges`` are ``padded``, tiles
+    an odd size may share half a voxel less; a 2D network takes each slice once. Where ``edges`` are ``padded``, tiles
     are exactly so far apart, and the last one may reach beyond the image.
     """
     if size <= patch:

@@ -304,6 +304,16 @@ def test_masks_are_said_not_to_travel(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "learned inside brain masks, of which nnU-Net knows nothing" in capsys.readouterr().err
 
 
+def test_probabilities_are_said_to_become_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path / "a", make_plan(make_configuration(inference=WHOLE)))
+    export_nnunet(run.path, tmp_path / "logits")
+    assert "logits" not in capsys.readouterr().err
+    averaging = Inference(mirror_axes=[], average="probabilities")
+    run = trained(tmp_path / "b", make_plan(make_configuration(inference=averaging)))
+    export_nnunet(run.path, tmp_path / "model")
+    assert "as probabilities (inference.average); nnU-Net averages their logits" in capsys.readouterr().err
+
+
 def _described(tmp_path: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
     out = export_nnunet(trained(tmp_path, plan).path, tmp_path / "model")
     return json.loads((out / "plans.json").read_text()), json.loads((out / "dataset.json").read_text())

@@ -307,6 +307,10 @@ def _normalized(**values: Any) -> Plan:
         ),
         (make_plan(), "nnU-Net's tiles overlap by half"),
         (make_plan(make_configuration(inference=Inference(mirror_axes=[], step=[4, 4, 4]))), "tiles overlap by half"),
+        (
+            make_plan(make_configuration(inference=Inference(mirror_axes=[], edges="padded"))),
+            "spreads its tiles evenly",
+        ),
         (make_plan(make_configuration(inference=Inference(mirror_axes=[], gaussian_sigma=0))), "a Gaussian of 1/8"),
         (
             _plan(target=Target(kind="labels", outputs=[Output(name="tumour", values=[4], paint=4)])),

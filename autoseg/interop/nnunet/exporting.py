@@ -108,6 +108,11 @@ def export_nnunet(
             )
     write_json(out / "dataset.json", dataset)
     write_json(out / "plans.json", plans)
+    if stage.inference.average != "logits":
+        say(
+            f"{run} averages tiles, mirrored copies and folds as probabilities (inference.average); nnU-Net averages "
+            "their logits, so that some voxels at borders differ."
+        )
     if any(case.mask is not None for case in opened.dataset.cases):
         say(
             f"{run} learned inside brain masks, of which nnU-Net knows nothing: give it scans that are zero outside of "
@@ -136,6 +141,7 @@ def _refuse(plan: Plan, stage: Stage, run: str) -> UNet:
         (plan.preprocessing.crop != "nonzero", "nnU-Net always crops to non-zero voxels"),
         *((True, reason) for channel in plan.channels if (reason := _unfit(channel.normalization, channel.name))),
         (inference.overlap != 0.5 or inference.step is not None, "nnU-Net's tiles overlap by half (inference.overlap)"),
+        (inference.edges != "spread", "nnU-Net spreads its tiles evenly over an image (inference.edges)"),
         (inference.gaussian_sigma != 0.125, "nnU-Net weighs tiles with a Gaussian of 1/8 (inference.gaussian_sigma)"),
         (
             target.kind == "labels" and [o.paint for o in target.outputs] != list(range(1, len(target.outputs) + 1)),
