@@ -10,6 +10,9 @@ from autoseg.data.formats.simpleitk import read_header_with_sitk, read_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
 from autoseg.utils.files import read_json, write_json
 
+#: Millimetres that the size of a pixel may differ from what is taken without a word: what dots per inch are rounded to.
+_SAME_SIZE = 1e-3
+
 #: Key of the file beside a stack: mm along z, y and x.
 _KEY = "spacing"
 
@@ -42,8 +45,24 @@ def _spacing(path: Path) -> tuple[float, float, float] | None:
 
 
 def _placed(geometry: Geometry, path: Path) -> Geometry:
-    spacing = _spacing(path) if geometry.dimension == 3 else None
-    return geometry if spacing is None else replace(geometry, spacing=spacing[::-1])
+    """A stack's header has dots per inch at most, and no distance of slices: without the file, 1 mm as in nnU-Net."""
+    if geometry.dimension != 3:
+        return geometry
+    z, y, x = _spacing(path) or (1.0, 1.0, 1.0)
+    return replace(geometry, spacing=(x, y, z))
+
+
+def _remarks(path: Path, taken: Geometry) -> list[str]:
+    """Whether the header says another size of a stack's pixels than is taken for want of a file beside it."""
+    if taken.dimension != 3 or spacing_file(path) is not None:
+        return []
+    x, y = read_header_with_sitk(path).geometry.spacing[:2]
+    if max(abs(x - 1), abs(y - 1)) < _SAME_SIZE:
+        return []
+    told, beside = f"{y:.4g}×{x:.4g} mm", re.sub(r"_\d{4}$", "", path.stem)
+    return [
+        f"its header says {told} and nothing of slices; without {beside}.json beside it voxels are taken as 1×1×1 mm"
+    ]
 
 
 def _read_header(path: Path) -> Header:
@@ -66,5 +85,14 @@ def _write_spacing(path: Path, geometry: Geometry) -> None:
 
 
 FORMATS.register(
-    "tiff", ImageFormat((".tiff", ".tif"), _read_header, _read, write_with_sitk, flat=True, beside=_write_spacing)
+    "tiff",
+    ImageFormat(
+        (".tiff", ".tif"),
+        _read_header,
+        _read,
+        write_with_sitk,
+        flat=True,
+        remarks=_remarks,
+        beside=_write_spacing,
+    ),
 )

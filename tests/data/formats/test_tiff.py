@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from autoseg.data.dataset import Dataset, load_case
-from autoseg.data.image import UnusableImage, read_geometry, read_image, write_image
+from autoseg.data.image import UnusableImage, geometry_remarks, read_geometry, read_image, write_image
 from tests.builders import write
 
 STACK = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
@@ -28,6 +29,24 @@ def test_the_file_of_a_case_says_the_size_of_voxels(tmp_path: Path, write_json) 
     assert loaded.geometry == read_geometry(case.channels["EM"].path).geometry
     assert loaded.geometry.spacing == (0.25, 0.5, 5)
     assert loaded.label is not None
+
+
+def test_without_that_file_a_voxel_is_one_millimetre(tmp_path: Path, write_json) -> None:
+    """As in nnU-Net: dots per inch are those of a screen, and slices have none."""
+    path = tmp_path / "a_0000.tif"
+    tifffile.imwrite(path, STACK, photometric="minisblack", resolution=(72, 72), resolutionunit="INCH")
+    image = read_image(path)
+    assert image.spacing == image.geometry.spacing == read_geometry(path).geometry.spacing == (1, 1, 1)
+    assert np.array_equal(image.array[0], STACK)
+    [remark] = geometry_remarks(path, image.geometry)
+    assert remark == (
+        "its header says 0.3528×0.3528 mm and nothing of slices; without a.json beside it voxels are taken as 1×1×1 mm"
+    )
+    write_json(tmp_path / "a.json", {"spacing": [5, 0.5, 0.25]})
+    assert geometry_remarks(path, read_geometry(path).geometry) == []
+    assert read_image(path).spacing == (5, 0.5, 0.25)
+    plain = write(tmp_path / "plain.tif", STACK)
+    assert geometry_remarks(plain, read_geometry(plain).geometry) == []
 
 
 def test_without_that_file_and_flat_pictures(tmp_path: Path, write_json) -> None:
