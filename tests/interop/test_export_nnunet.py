@@ -339,6 +339,9 @@ def test_regions_of_one_value_each(tmp_path: Path) -> None:
         ("stored", ".nii.gz", "SimpleITKIO", ".nii.gz"),
         ("stored", ".nii", "NibabelIO", ".nii"),
         ("ras", ".nrrd", "SimpleITKIOWithReorient", ".nrrd"),
+        ("canonical", ".tif", "Tiff3DIO", ".tif"),
+        ("stored", ".tiff", "Tiff3DIO", ".tiff"),
+        ("ras", ".tif", "NibabelIOWithReorient", ".nii.gz"),
     ],
 )
 def test_reader_and_file_ending(tmp_path: Path, orientation: Any, ending: str, reader: str, written: str) -> None:
@@ -352,7 +355,7 @@ def test_reader_and_file_ending(tmp_path: Path, orientation: Any, ending: str, r
     assert planned["image_reader_writer"] == reader
     assert described["file_ending"] == written
     wider = planned["configurations"]["small"]["architecture"]["arch_kwargs"]["kernel_sizes"][1]
-    assert wider == ([3, 5, 5] if orientation == "canonical" else [3, 3, 3])
+    assert wider == ([3, 5, 5] if orientation == "canonical" and reader != "Tiff3DIO" else [3, 3, 3])
 
 
 def test_values_beyond_the_usual(tmp_path: Path) -> None:

@@ -414,6 +414,31 @@ def test_trainer_with_batch_normalization(tmp_path: Path) -> None:
     assert import_nnunet(out, tmp_path / "again").plan == run.plan
 
 
+@pytest.mark.parametrize("sized", [False, True])
+def test_stacks(tmp_path: Path, sized: bool, write_json: Any) -> None:
+    """Voxels are those of the file beside a stack, else of 1 mm, whatever dots per inch its header has."""
+    planned = {**plans(), "image_reader_writer": "Tiff3DIO"}
+    networks = write_model(tmp_path / NAME, planned, dataset(file_ending=".tif"))
+    image = np.random.default_rng(0).integers(1, 255, (8, 12, 8 if sized else 16), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    how: dict[str, Any] = {"photometric": "minisblack", "resolution": (72, 72), "resolutionunit": "INCH"}
+    tifffile.imwrite(tmp_path / "in" / "a_0000.tif", image, **how)
+    if sized:
+        write_json(tmp_path / "in" / "a.json", {"spacing": [1.0, 1.0, 2.0]})
+    given = zscore(image.astype(np.float32))
+    if sized:
+        given = resize(given.astype(float), (8, 12, 16), order=3, mode="edge", anti_aliasing=False)
+    scores = logits(networks, given[None]).astype(float)
+    back = [resize(head, image.shape, order=1, mode="edge", anti_aliasing=False) for head in scores]
+    expected = painted(np.stack(back))
+    assert len(np.unique(expected)) > 1
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert (segmented(run.path, tmp_path / "in")["a"] == expected).mean() > 0.9985
+    out = export_nnunet(run.path, tmp_path / "model")
+    assert json.loads((out / "plans.json").read_text())["image_reader_writer"] == "Tiff3DIO"
+    assert import_nnunet(out, tmp_path / "again").plan == run.plan
+
+
 def test_trainer_without_deep_supervision(tmp_path: Path) -> None:
     write_model(tmp_path / NAME, trainer_name="nnUNetTrainerNoDeepSupervision")
     run = import_nnunet(tmp_path / NAME, tmp_path / "run")

@@ -174,8 +174,8 @@ def _without(*names: str) -> Callable[[dict[str, Any]], None]:
             r"resamples to \[999.0, 0.5, 1.0\] mm pictures that NaturalImage2DIO reads as if every pixel were 1 × 1 mm",
         ),
         (
-            lambda planned: planned.update(image_reader_writer="Tiff3DIO"),
-            "are read by Tiff3DIO, which autoseg does not",
+            lambda planned: planned.update(image_reader_writer="MyIO"),
+            "are read by MyIO, which autoseg does not",
         ),
         (lambda planned: planned.update(label_manager="Mine"), "labels are handled by Mine"),
         (lambda planned: planned.pop("dataset_name"), r"is not as nnU-Net v2 writes it \(dataset_name: Field required"),

@@ -45,6 +45,7 @@ _NORMALIZATIONS = {
 _SIMPLEITK = (".nii.gz", ".nrrd", ".mha", ".gipl")
 _NIBABEL = (".nii.gz", ".nii")
 _FLAT = (".png", ".bmp", ".tif")
+_STACKS = (".tif", ".tiff")
 
 
 def export_nnunet(
@@ -190,9 +191,11 @@ def _reader(plan: Plan, flat: bool) -> tuple[str, str]:
     if flat:
         known = {PICTURES: _FLAT, "SimpleITKIO": _SIMPLEITK}
     elif plan.preprocessing.orientation == "stored":
-        known = {"SimpleITKIO": _SIMPLEITK, "NibabelIO": _NIBABEL}
+        known = {"SimpleITKIO": _SIMPLEITK, "NibabelIO": _NIBABEL, "Tiff3DIO": _STACKS}
     else:
         known = {"NibabelIOWithReorient": _NIBABEL, "SimpleITKIOWithReorient": _SIMPLEITK}
+        if plan.preprocessing.orientation == "canonical":  # as stored: TIFF has no directions
+            known["Tiff3DIO"] = _STACKS
     fitting = [reader for reader, endings in known.items() if plan.file_ending in endings]
     if fitting:
         return fitting[0], plan.file_ending

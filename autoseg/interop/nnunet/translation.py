@@ -27,6 +27,7 @@ READERS: dict[str, Orientation] = {
     "SimpleITKIO": "stored",
     "NibabelIO": "stored",
     "NaturalImage2DIO": "stored",
+    "Tiff3DIO": "stored",
     "NibabelIOWithReorient": "ras",
     "SimpleITKIOWithReorient": "ras",
 }
