@@ -1,5 +1,6 @@
 """nnU-Net v2 raw data: ``imagesTr/CASE_0000.nii.gz`` (one file a channel) and ``labelsTr/CASE.nii.gz``."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,15 @@ def _in_folders(root: Path, ending: str) -> dict[str, tuple[dict[int, Path], Pat
 
 
 def _listed(table: dict[str, Any], root: Path, file: Path) -> dict[str, tuple[dict[int, Path], Path]]:
-    """The cases of a ``dataset`` entry: ``{case: {"images": [...], "label": ...}}``, files anywhere."""
+    """The cases of a ``dataset`` entry: ``{case: {"images": [...], "label": ...}}``, files anywhere, $VARIABLES too."""
     found = {}
     for name, entry in table.items():
         if not (
             isinstance(entry, dict) and isinstance(entry.get("images"), list) and isinstance(entry.get("label"), str)
         ):
             raise AutosegError(f'{file}: dataset.{name} must be a table with "images" (a list) and "label".')
-        found[str(name)] = ({i: root / str(p) for i, p in enumerate(entry["images"])}, root / entry["label"])
+        images = {i: root / os.path.expandvars(str(p)) for i, p in enumerate(entry["images"])}
+        found[str(name)] = (images, root / os.path.expandvars(entry["label"]))
     return found
 
 

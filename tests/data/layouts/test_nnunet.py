@@ -90,6 +90,18 @@ def test_listed_files(tmp_path, write_json):
     assert dataset.case("x").channels["PET"].path == tmp_path / "there/2.nrrd"
 
 
+def test_listed_files_may_name_environment_variables(tmp_path, write_json, monkeypatch):
+    """As in nnU-Net: an absolute folder, or one below that of dataset.json; what is not set stays as it is written."""
+    monkeypatch.setenv("SCANS", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("LABELS", "seen")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    listed = {"x": {"images": ["$SCANS/1.nrrd", "$NOT_SET/2.nrrd"], "label": "${LABELS}/x.nrrd"}}
+    case = nnunet.read(describe(tmp_path / "data", write_json, dataset=listed)).case("x")
+    assert case.channels["CT"].path == tmp_path / "elsewhere/1.nrrd"
+    assert case.channels["PET"].path == tmp_path / "data/$NOT_SET/2.nrrd"
+    assert case.label == tmp_path / "data/seen/x.nrrd"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
