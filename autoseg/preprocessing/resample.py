@@ -39,7 +39,8 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], rule: Resam
     if rule.separate_axis == "never":
         return None
     for candidate in (spacing, target):
-        if max(candidate) > rule.anisotropy * min(candidate):
+        # Divided, as nnU-Net does: 3 × 0.3 is less than 0.9 in floating point, and 0.9 / 0.3 is 3.
+        if max(candidate) / min(candidate) > rule.anisotropy:
             axes = [axis for axis in range(3) if candidate[axis] == max(candidate)]
             # Two equally coarse axes have no in-plane resolution to preserve: resample all three together.
             return axes[0] if len(axes) == 1 else None

@@ -191,6 +191,7 @@ def test_label_and_scores_use_one_grid() -> None:
         ((1.0, 1.0, 1.0), (1.0, 4.0, 1.0), 1),  # the target's
         ((1.0, 1.0, 6.0), (9.0, 1.0, 1.0), 2),  # the image's comes first
         ((3.0, 1.0, 1.0), (1.0, 1.0, 1.0), None),  # exactly the ratio is not beyond it
+        ((0.9, 0.3, 0.3), (0.3, 0.3, 0.3), None),  # … nor where three times the one is rounded below the other
         ((5.0, 5.0, 1.0), (1.0, 1.0, 1.0), None),  # two coarse axes
     ],
 )
