@@ -364,6 +364,24 @@ def test_what_else_the_run_knows(tmp_path: Path) -> None:
     assert run.splits == [{"train": [], "validation": []}]
 
 
+@pytest.mark.parametrize(
+    ("trainer", "epochs"),
+    [
+        ("nnUNetTrainer", 1000),
+        ("nnUNetTrainer_1epoch", 1),
+        ("nnUNetTrainerDA5_10epochs", 10),
+        ("nnUNetTrainer_250epochs_NoMirroring", 250),
+        ("nnUNetTrainer_onlyMirror01_1500ep", 1500),
+        ("nnUNetTrainer_probabilisticOversampling_033", 1000),
+        ("nnUNetTrainerAdam_3en4", 1000),
+    ],
+)
+def test_epochs_of_trainer_classes(tmp_path: Path, trainer: str, epochs: int) -> None:
+    write_model(tmp_path / NAME, trainer_name=trainer)
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert run.plan.configurations["3d_fullres"].recipe.epochs == epochs
+
+
 def of_pictures(folder: Path, ending: str = ".png", **changes: Any) -> list[nn.Module]:
     """A model of nnU-Net's reader for pictures."""
     planned = {**plans(2), "original_median_shape_after_transp": [1, 12, 16], "image_reader_writer": "NaturalImage2DIO"}

@@ -226,6 +226,16 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         import_nnunet(tmp_path / NAME, tmp_path / "run")
 
 
+def test_nothing_is_left_of_an_import_that_failed(tmp_path: Path) -> None:
+    write_model(tmp_path / NAME, folds=(0, 1))
+    (tmp_path / NAME / "fold_1" / "checkpoint_final.pth").write_bytes(b"damaged")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(AutosegError, match=r"checkpoint_final\.pth is no readable checkpoint"):
+        import_nnunet(tmp_path / NAME, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["notes.txt"]
+
+
 def test_axes_that_a_patch_has_not(tmp_path: Path) -> None:
     write_model(tmp_path / NAME, inference_allowed_mirroring_axes=(0, 3))
     with pytest.raises(AutosegError, match=r"mirrors the axes \[0, 3\], and a patch has 3"):
@@ -235,6 +245,9 @@ def test_axes_that_a_patch_has_not(tmp_path: Path) -> None:
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(AutosegError, match=r"is no nnU-Net model folder \(it has no plans.json\)"):
         import_nnunet(tmp_path / "nothing", tmp_path / "run")
+    (tmp_path / "model.zip").write_bytes(b"PK")
+    with pytest.raises(AutosegError, match=r"model\.zip is a zip file; unzip it first, and give the folder in it"):
+        import_nnunet(tmp_path / "model.zip", tmp_path / "run")
     write_model(tmp_path / "Dataset007" / NAME)
     with pytest.raises(AutosegError, match=f"such as {NAME} in it"):
         import_nnunet(tmp_path / "Dataset007", tmp_path / "run")

@@ -144,6 +144,8 @@ def open_folder(path: str | Path) -> ModelFolder:
         AutosegError: it is no model folder, or a file of it is damaged.
     """
     path = Path(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        raise AutosegError(f"{path} is a zip file; unzip it first, and give the folder in it that holds plans.json.")
     for name in ("plans.json", "dataset.json"):
         if not (path / name).is_file():
             below = sorted(file.parent.name for file in path.glob("*/plans.json")) if path.is_dir() else []

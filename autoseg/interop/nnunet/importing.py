@@ -1,6 +1,7 @@
 """A model folder of nnU-Net v2 → a run folder with the same predictions."""
 
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
@@ -41,6 +42,32 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
         raise UsageError(f"--out {out} is a run folder already; choose another one.")
+    written: list[Path] = []
+    try:
+        plan = _import_weights(folder, out, written)
+    except BaseException:  # what is left would be folds of the next model that is imported here
+        for path in written:
+            path.unlink(missing_ok=True)
+            for parent in (path.parent, path.parent.parent):
+                with suppress(OSError):  # not empty
+                    parent.rmdir()
+        raise
+    # Folds keep their numbers; the model folder does not list their cases.
+    splits: list[dict[str, list[str]]] = [{"train": [], "validation": []} for _ in range(max(folder.folds) + 1)]
+    return Run.create(out, plan, _fingerprint(folder, dataset), dataset, splits)
+
+
+def _import_weights(folder: ModelFolder, out: Path, written: list[Path]) -> Plan:
+    """Write the weights of all folds into a run folder.
+
+    Args:
+        folder: of the model.
+        out: run folder.
+        written: gets the path of each file, before it is written.
+
+    Returns:
+        The plan that they fit.
+    """
     plan: Plan | None = None
     files = [(fold, source, target) for fold, where in folder.folds.items() for source, target in _files(where)]
     with Steps("Importing", len(files)) as steps:
@@ -50,13 +77,11 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
                 plan = refresh(plan_of(folder, checkpoint, _configuration_name(folder, checkpoint)))
             network = _loaded(plan, checkpoint)
             metadata = {**identity_of(plan.stage()), "origin": "nnU-Net v2"}
-            path = Fold(Run(out), plan.stage(), fold).folder / target
-            save_weights(path, network.state_dict(), metadata)
+            written.append(Fold(Run(out), plan.stage(), fold).folder / target)
+            save_weights(written[-1], network.state_dict(), metadata)
             steps.advance(note=f"fold {fold}")
     assert plan is not None
-    # Folds keep their numbers; the model folder does not list their cases.
-    splits: list[dict[str, list[str]]] = [{"train": [], "validation": []} for _ in range(max(folder.folds) + 1)]
-    return Run.create(out, plan, _fingerprint(folder, dataset), dataset, splits)
+    return plan
 
 
 def _files(fold: Path) -> list[tuple[Path, str]]:

@@ -245,7 +245,7 @@ def _axes(settings: Settings, checkpoint: Checkpoint) -> list[int]:
 
 def _recipe(settings: Settings, checkpoint: Checkpoint) -> Recipe:
     """nnU-Net's recipe of the model, as far as its folder has it."""
-    named = re.search(r"_(\d+)epochs?$", checkpoint.trainer)
+    named = re.search(r"_(\d+)ep(?:ochs?)?(?:_|$)", checkpoint.trainer)
     size = settings.patch_size
     flat = len(size) == 3 and max(size) > _FLAT_PATCH * size[0]
     in_plane = flat or len(size) == 2
