@@ -16,6 +16,9 @@ from autoseg.utils.errors import AutosegError
 #: Elements that tell two volumes of one series apart that lie at one place: Dixon's images, echoes, inversions, …
 _APART = ("ImageType", "EchoTime", "InversionTime", "FlipAngle")
 
+#: Slices by the kind of image.
+_Kinds = list[list[DicomHeader]]
+
 _UNPLACED = "its slices have no position in space; convert it with another tool and give that file"
 
 
@@ -103,8 +106,11 @@ def _volumes_in_plane(slices: list[DicomHeader]) -> list[Series]:
     placed = placed_along(np.asarray(positions), normal, [_when(header) for header in slices])
     if (places := len(placed.counts)) < LEAST_SLICES:
         return [bare.unusable(f"it has {places} slices only")]
-    if placed.counts.max() > 1 and (parts := _apart(slices, places)):
-        return [one for part in parts for one in _volumes_in_plane(part)]
+    if placed.counts.max() > 1:
+        whole, incomplete = _apart(slices, placed)
+        if whole:
+            made = [one for kind in whole for one in _volumes_in_plane(kind)]
+            return [*made, *(_bare(kind).unusable(_lacking(kind, places)) for kind in incomplete)]
     remarks = (f"{copies} files are copies of others and are left out",) if copies else ()
     return [_volume(_Measured(slices, placed, remarks), bare)]
 
@@ -117,18 +123,30 @@ class _Measured:
     placed: PlacedSlices
     remarks: tuple[str, ...]
 
+    def firsts(self, members: Iterable[int]) -> list[DicomHeader]:
+        """The first slice of each place, of those with these numbers in order."""
+        found: dict[int, DicomHeader] = {}
+        for at in members:
+            found.setdefault(int(self.placed.places[at]), self.slices[self.placed.order[at]])
+        return list(found.values())
+
 
 def _volume(measured: _Measured, bare: Series) -> Series:
-    slices, placed, remarks = measured.slices, measured.placed, measured.remarks
-    counts = placed.counts
-    if counts.max() > 1 and counts.min() == 1 and np.median(counts) == 1:
+    counts, remarks = measured.placed.counts, measured.remarks
+    firsts = measured.firsts(range(len(measured.slices)))
+    chosen = firsts if counts.max() == 1 else _of_one_measurement(measured)
+    often = str(counts.max()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    if chosen is None and counts.min() == np.median(counts) == 1:
         twice = int(np.sum(counts > 1))
         return bare.unusable(f"{twice} of its positions have more than one slice; take the duplicates out")
+    if chosen is None:
+        return bare.unusable(
+            f"it was measured {often} times, and no measurement has all of its {len(counts)} slices; copy it again "
+            "from the archive, or give another series"
+        )
     if counts.max() > 1:
-        often = str(counts.max()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-        remarks = (*remarks, f"it was measured {often} times; the first is taken")
-    firsts = np.flatnonzero(np.diff(placed.places, prepend=-1))
-    chosen = [slices[placed.order[index]] for index in firsts]
+        which = "the first" if chosen == firsts else "the first that is complete"
+        remarks = (*remarks, f"it was measured {often} times; {which} is taken")
     first = chosen[0]
     grid = grid_of(
         np.asarray([header.numbers("ImagePositionPatient") for header in chosen]),
@@ -149,15 +167,78 @@ def _volume(measured: _Measured, bare: Series) -> Series:
     )
 
 
-def _apart(slices: Sequence[DicomHeader], places: int) -> list[list[DicomHeader]]:
-    """Slices that lie at one place in whole volumes of one kind each; none where no element tells them apart."""
+def _of_one_measurement(measured: _Measured) -> list[DicomHeader] | None:
+    """A slice a place where places have several: the first of each, unless that would mix measurements.
+
+    A measurement is a kind of image of one time and acquisition. Where acquisitions are parts of a stack (packages,
+    interleaved slices, a number a slice), the first ones are taken whole, and nothing is mixed. Where a part of one
+    would be taken, as after one that was stopped, it is the first measurement with all places.
+
+    Returns:
+        None where the first of each place mix measurements, and none is complete.
+    """
+    placed, counts = measured.placed, measured.placed.counts
+    ordered = [measured.slices[index] for index in placed.order]
+    places = [int(place) for place in placed.places]
+    differing: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for place, header in zip(places, ordered, strict=True):
+        for keyword in _APART:
+            differing[(keyword, place, *_when(header)[:2])].add(header.text(keyword))
+    # Those that vary from slice to slice only, as the inversion time may, tell no kinds apart.
+    telling = sorted({str(key[0]) for key, texts in differing.items() if len(texts) > 1})
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for at, header in enumerate(ordered):
+        groups[(*_when(header)[:2], *(header.text(keyword) for keyword in telling))].append(at)
+    taken = set(np.flatnonzero(np.diff(placed.places, prepend=-1)).tolist())
+    whole: list[list[int]] = []
+    mixed = False
+    for members in sorted(groups.values(), key=lambda members: min(_when(ordered[at]) for at in members)):
+        own = Counter(places[at] for at in members)
+        regular = min(own.values()) == max(own.values()) or min(own.values()) > 1
+        if regular and len(own) == len(counts):
+            whole.append(members)
+        used = {places[at] for at in taken.intersection(members)}
+        mixed = mixed or (bool(used) and not (regular and used == set(own)))
+    doubled = counts.min() == np.median(counts) == 1  # a few slices: it is not known which of them belong together
+    if not mixed and not doubled:
+        return measured.firsts(range(len(ordered)))
+    if whole:
+        return measured.firsts(whole[0])
+    return measured.firsts(range(len(ordered))) if counts.min() == counts.max() else None
+
+
+def _apart(slices: Sequence[DicomHeader], placed: PlacedSlices) -> tuple[_Kinds, _Kinds]:
+    """Slices that lie at one place by the kind of image: whole volumes, and kinds that lack slices of these.
+
+    Returns:
+        None of them where no element tells them apart.
+    """
+    counts = placed.counts
+    place_of = dict(zip(placed.order, placed.places.tolist(), strict=True))
+    ways = []
     for keyword in _APART:
-        parts: dict[str, list[DicomHeader]] = defaultdict(list)
-        for header in slices:
-            parts[header.text(keyword)].append(header)
-        if len(parts) > 1 and all(len(part) >= places for part in parts.values()):
-            return list(parts.values())
-    return []
+        parts: dict[str, list[int]] = defaultdict(list)
+        for index, header in enumerate(slices):
+            parts[header.text(keyword)].append(index)
+        if len(parts) > 1:
+            ways.append(list(parts.values()))
+    for parted in ways:
+        if all(len(part) >= len(counts) for part in parted):
+            return [[slices[index] for index in part] for part in parted], []
+    for parted in ways if counts.min() < counts.max() else []:
+        sorted_out: tuple[_Kinds, _Kinds] = [], []
+        for part in parted:
+            lacks = len({place_of[index] for index in part}) < len(counts)
+            sorted_out[lacks].append([slices[index] for index in part])
+        if sorted_out[0]:
+            return sorted_out
+    return [], []
+
+
+def _lacking(slices: Sequence[DicomHeader], places: int) -> str:
+    """What is wrong with a kind of image that lacks slices which others of its series have."""
+    there = len({header.text("ImagePositionPatient") for header in slices})
+    return f"it has {there} slices where other images of its series have {places}; copy it again from the archive"
 
 
 def _bare(slices: Sequence[DicomHeader]) -> Series:
