@@ -122,6 +122,7 @@ def command(
     if exams is not None or to_native is not None:
         native = NativeResults(out, to_native, form, scheme, exams)
         native.check(cases)
+        native.renew(cases)
         outcome = predictor.predict(cases, out / PREPARED_SPACE, asked, overwrite, scheme=scheme)
     else:
         native, outcome = None, predictor.predict(cases, out, asked, overwrite, form, scheme)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
 from autoseg.clinical.transforms import TRANSFORMS_FILE, PreparedCase, SpatialGrid, to_native
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.dicom import holds_dicom
+from autoseg.data.dicom_series import Stack
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.data.names import channel_key
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
@@ -30,6 +31,9 @@ from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
 PREPARED_EXAMS, PREPARED_SPACE = "prepared_exams", "prepared_space"
+
+#: File in the latter: case → fingerprint of the preparation that its results were made of.
+_PREPARED_FROM = "prepared_from.json"
 
 
 def preparation_of(runs: Sequence[Run]) -> ExamPreparation | None:
@@ -154,8 +158,35 @@ class NativeResults:
         stored = stored_beside(case)
         stored.find(self.series or stored.reference)
         if self.form is not None:
-            with self._original(case, stored) as original:
+            with self._original(case, stored) as (original, _):
                 self.form.check(original)
+
+    def renew(self, cases: Sequence[Case]) -> None:
+        """Remove earlier results of cases that were prepared anew since, as where a series came later.
+
+        They lie in the space of then, and would be kept as results of now where results are not overwritten.
+        """
+        folder = self.out / PREPARED_SPACE
+        try:
+            told = read_json(folder / _PREPARED_FROM) if (folder / _PREPARED_FROM).is_file() else {}
+        except AutosegError:
+            told = {}
+        known = told if isinstance(told, dict) else {}
+        now = {}
+        for case in cases:
+            with suppress(AutosegError):  # said where its result is written
+                now[case.id] = stored_beside(case).source
+        names = sorted({*now, *known}, key=len, reverse=True)
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            # Of P1_1 and P1_11 or P1_1_2, the longer name.
+            case_id = next((name for name in names if path.name.startswith((f"{name}.", f"{name}_"))), None)
+            if path.name in (PREDICTIONS, _PREPARED_FROM):
+                continue
+            if case_id in now and known.get(case_id) != now[case_id] and path.is_file():
+                say(f"{case_id}: {path.name} was made of an earlier preparation and is removed.")
+                path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _PREPARED_FROM, {**known, **now})
 
     def write(self, outcome: Outcome, cases: Sequence[Case], predictor: Predictor) -> Outcome:
         """Bring the label maps of a prediction in the prepared space back, and write them.
@@ -191,35 +222,54 @@ class NativeResults:
     def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
         stored = stored_beside(case)
         name = self.series or stored.reference
-        native = to_native(sitk.ReadImage(str(result)), stored, name)
+        predicted = sitk.ReadImage(str(result))
+        if (difference := SpatialGrid.of(predicted).geometry.differs_from(stored.output.geometry)) is not None:
+            raise AutosegError(
+                f"{result} does not lie on the grid of its prepared exam ({difference}), as where that was prepared "
+                "anew since; predict it again, without --no-overwrite."
+            )
+        native = to_native(predicted, stored, name)
         values = None if self.scheme is None else self.scheme.values
         parts = exclusive_segments(predictor.target, predictor.members[0].label_names, values)
         form = self.form or RESULT_FORMATS.find("nifti")
         path = self.out / f"{case.id}{form.ending}"
         array = sitk.GetArrayFromImage(sitk.DICOMOrient(native, "LPS"))
-        with self._original(case, stored) as original:
-            content = LabelContent(original, tuple(original.channels), segments_of(predictor.target, values), parts)
-            form.write(path, array, stored.find(name).grid.geometry, content)
+        with self._original(case, stored) as (original, stack):
+            segments = segments_of(predictor.target, values)
+            content = LabelContent(original, tuple(original.channels), segments, parts, stack)
+            try:
+                form.write(path, array, stored.find(name).grid.geometry, content)
+            except AutosegError as error:
+                if stack is None:
+                    raise
+                # The folder may be called after the patient.
+                where = str(stack.files[0].parent)
+                raise AutosegError(str(error).replace(where, stored.name_of(name))) from None
         return path
 
     @contextmanager
-    def _original(self, case: Case, stored: PreparedCase) -> Iterator[Case]:
+    def _original(self, case: Case, stored: PreparedCase) -> Iterator[tuple[Case, Stack | None]]:
         """The original series as a case of one channel, where its files are at hand; else the prepared case.
+
+        And its slices, where they are DICOM: of a file of several echoes or kinds of image, those of one.
 
         The files of a DICOM series are linked, or copied, into a folder of their own: in an exam's, several series may
         lie.
         """
-        wanted = stored.find(self.series or stored.reference)
+        name = stored.name_of(self.series or stored.reference)
+        wanted = stored.series[name]
         exam = _source_of(case) if self.exams is None else self.exams.exams.get(case.id)
         for series in () if exam is None else exam.series:
-            if stored.series.get(series.name) == wanted and SpatialGrid.of(series.grid) == wanted.grid:
+            if series.name == name and SpatialGrid.of(series.grid) == wanted.grid:
                 with TemporaryDirectory(prefix="autoseg_") as folder:
                     for number, file in enumerate(series.files):
                         _link(file, Path(folder) / f"{number:06d}.dcm")
                     path = Path(folder) if series.dicom else series.files[0]
-                    yield Case(id=case.id, channels={wanted.channel or series.name: ChannelFile(path=path)})
+                    channels = {wanted.channel or name: ChannelFile(path=path)}
+                    stack = Stack(series.files, series.frames, series.grid) if series.dicom else None
+                    yield Case(id=case.id, channels=channels), stack
                 return
-        yield case
+        yield case, None
 
 
 def _link(file: Path, link: Path) -> None:

@@ -122,22 +122,30 @@ class PreparedCase(_Model):
         except ValidationError as error:
             raise AutosegError(f"{path} is damaged ({first_fault(error)}); prepare the exam again.") from None
 
-    def find(self, wanted: str) -> StoredSeries:
-        """The series of this name or number, or the one that became the channel of this name.
+    def name_of(self, wanted: str) -> str:
+        """The name of the series of this name or number, or of the one that became the channel of this name.
 
         Raises:
             UsageError: there is none; lists those that there are.
         """
         for name in (wanted, f"series {wanted}"):
             if name in self.series:
-                return self.series[name]
+                return name
             if name in self.unplaced:
                 raise UsageError(f"--to-native {wanted}: {self.case} has no way to {name}: {self.unplaced[name]}.")
-        for stored in self.series.values():
+        for name, stored in self.series.items():
             if stored.channel == self.filled.get(wanted, wanted):
-                return stored
+                return name
         known = [name + (f" ({s.channel})" if s.channel else "") for name, s in self.series.items()]
         raise UsageError(f"--to-native {wanted}: {self.case} has no such series; it has {', '.join(known)}.")
+
+    def find(self, wanted: str) -> StoredSeries:
+        """The series of this name or number, or the one that became the channel of this name.
+
+        Raises:
+            UsageError: there is none; lists those that there are.
+        """
+        return self.series[self.name_of(wanted)]
 
 
 def affine_of(transform: sitk.Transform) -> tuple[float, ...]:

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.clinical.cohort import PreparationOutcome
 from autoseg.clinical.raw_prediction import NativeResults, preparation_of, prepare_like_training, raw_exams_in
 from autoseg.clinical.settings import ExamPreparation
 from autoseg.clinical.transforms import PreparedCase
 from autoseg.clinical.volumes import volumes
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Case, Dataset
+from autoseg.inference.formats.format import RESULT_FORMATS
 from autoseg.inference.predictor import Outcome
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json
 from tests.builders import make_plan, make_run
-from tests.dicom_series import write_series
+from tests.dicom_series import SmallSeries, pydicom, write_enhanced, write_series
 
 PLAIN = ExamPreparation(coregister=False, skull_strip="none", spacing=(2.0, 2.0, 2.0))
 
@@ -96,7 +98,7 @@ def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None
     outcome = prepare_like_training(tmp_path / "exam", tmp_path / "out", PLAIN)
     (case,) = Dataset.open(outcome.dataset).unlabelled
     stored = PreparedCase.read(outcome.dataset / case.id)
-    with NativeResults(tmp_path / "native")._original(case, stored) as original:
+    with NativeResults(tmp_path / "native")._original(case, stored) as (original, _):
         (channel,) = original.channels.values()
         assert channel.path == tmp_path / "exam" / "t1.nii.gz"
 
@@ -114,7 +116,7 @@ def test_the_files_of_a_dicom_series_lie_alone(tmp_path: Path, monkeypatch: pyte
     stored = PreparedCase.read(outcome.dataset / case.id)
     if not links:
         monkeypatch.setattr(Path, "symlink_to", refuse)
-    with NativeResults(tmp_path / "native", exams=outcome)._original(case, stored) as original:
+    with NativeResults(tmp_path / "native", exams=outcome)._original(case, stored) as (original, _):
         (channel,) = original.channels.values()
         found = list(channel.path.iterdir())
         assert {path.is_symlink() for path in found} == {links}
@@ -134,3 +136,115 @@ def test_a_series_that_no_case_has_is_refused_and_one_that_some_have_is_not(tmp_
         NativeResults(tmp_path / "native", "t2").check(cases[:1])
     with pytest.raises(UsageError, match=rf"--to-native flair: {cases[0].id} has no such series"):
         NativeResults(tmp_path / "native", "flair").check(cases)
+
+
+def predicted(outcome: PreparationOutcome, out: Path) -> tuple[list[Case], Outcome]:
+    """The prepared cases, and results of 1 everywhere, as a prediction leaves them in the prepared space."""
+    cases = Dataset.open(outcome.dataset).unlabelled
+    written = {}
+    for case in cases:
+        stored = PreparedCase.read(outcome.dataset / case.id)
+        written[case.id] = out / "prepared_space" / f"{case.id}.nii.gz"
+        written[case.id].parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(stored.output.empty() + 1, str(written[case.id]))
+    return list(cases), Outcome(written)
+
+
+PREDICTOR = SimpleNamespace(target=make_plan().target, members=[SimpleNamespace(label_names={1: "outer"})])
+
+
+def dicom_series(folder: Path, number: int, description: str, like: SmallSeries, shape: tuple[int, ...]) -> None:
+    for path in write_series(folder, np.arange(np.prod(shape)).reshape(shape), like):
+        found = pydicom.dcmread(path)
+        found.SeriesNumber, found.SeriesDescription = number, description
+        found.save_as(path)
+
+
+def test_an_exam_that_was_prepared_anew_is_predicted_anew(tmp_path: Path) -> None:
+    """A finer scan comes later and defines another output space; the result of the first one is not drawn into it."""
+    exam, out = tmp_path / "exam", tmp_path / "out"
+    dicom_series(exam / "t1", 1, "T1", SmallSeries(series="1.2.5.1", description="T1"), (6, 8, 8))
+    outcome = prepare_like_training(exam, out, PLAIN)
+    cases, first = predicted(outcome, out)
+    result = first.written[cases[0].id]
+    further = result.with_name(f"{cases[0].id}_probability_outer.nii.gz")
+    result.unlink()
+    NativeResults(out, exams=outcome).renew(cases)
+    predicted(outcome, out)
+    for path in (further, result.with_name(f"{cases[0].id}1.nii.gz"), result.with_name("predictions.json")):
+        path.write_bytes(b"x")
+    NativeResults(out, exams=prepare_like_training(exam, out, PLAIN)).renew(cases)
+    assert result.is_file()  # of the same files
+
+    finer = SmallSeries(series="1.2.5.2", between_slices=2.0, corner=(-20.0, 3.0, 11.0))
+    dicom_series(exam / "t1c", 2, "T1 post", finer, (15, 9, 9))
+    again = prepare_like_training(exam, out, PLAIN)
+    assert PreparedCase.read(again.dataset / cases[0].id).reference == "series 2"
+    results = NativeResults(out, exams=again)
+    # Were it kept: it is refused.
+    kept = results.write(first, cases, PREDICTOR)  # type: ignore[arg-type]
+    assert "does not lie on the grid of its prepared exam" in kept.failed[cases[0].id]
+    assert not list(out.glob("*.nii.gz"))
+    results.renew(cases)
+    left = [path.name for path in result.parent.iterdir()]
+    assert sorted(left) == sorted([f"{cases[0].id}1.nii.gz", "predictions.json", "prepared_from.json"])
+    assert results.write(predicted(again, out)[1], cases, PREDICTOR).failed == {}  # type: ignore[arg-type]
+
+
+def test_a_dicom_seg_refers_to_the_series_that_is_named_and_not_to_one_like_it(tmp_path: Path) -> None:
+    """Magnitude and phase lie on one grid; neither is a channel."""
+    pytest.importorskip("highdicom")
+    dicom_series(tmp_path / "exam" / "t1", 1, "T1", SmallSeries(series="1.2.5.1"), (6, 8, 8))
+    for number, name in ((5, "SWI magnitude"), (7, "SWI phase")):
+        like = SmallSeries(series=f"1.2.5.{number}", corner=(-10.0, 5.0, 28.0))
+        dicom_series(tmp_path / "exam" / name, number, name, like, (7, 8, 8))
+    out = tmp_path / "out"
+    outcome = prepare_like_training(tmp_path / "exam", out, PLAIN)
+    cases, result = predicted(outcome, out)
+    for number in (5, 7):
+        results = NativeResults(out, str(number), RESULT_FORMATS.find("dicom-seg"), exams=outcome)
+        results.check(cases)
+        found = results.write(result, cases, PREDICTOR)  # type: ignore[arg-type]
+        (referenced,) = pydicom.dcmread(found.written[cases[0].id]).ReferencedSeriesSequence
+        assert referenced.SeriesInstanceUID == f"1.2.5.{number}"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_dicom_seg_lies_on_the_frames_of_one_echo(tmp_path: Path, shared: bool) -> None:
+    """An enhanced file of two echoes, frame by frame; the second one's are the even ones, counted from 1."""
+    pytest.importorskip("highdicom")
+    path = write_enhanced(tmp_path / "exam" / "one.dcm", np.arange(12 * 64).reshape(12, 8, 8), range(12))
+    dataset = pydicom.dcmread(path)
+    dataset.SeriesDescription = "T1"
+    common = dataset.SharedFunctionalGroupsSequence[0]
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        echo = pydicom.Dataset()
+        echo.EffectiveEchoTime = 90.0 if number % 2 else 9.0
+        group.MREchoSequence = [echo]
+        place = SmallSeries().point(0, 0, 5 - number // 2)  # the last slice comes first
+        group.PlanePositionSequence[0].ImagePositionPatient = [f"{v:.8g}" for v in place]
+        if not shared:
+            group.PlaneOrientationSequence = list(common.PlaneOrientationSequence)
+            group.PixelMeasuresSequence = list(common.PixelMeasuresSequence)
+    if not shared:
+        del common.PlaneOrientationSequence, common.PixelMeasuresSequence
+    dataset.save_as(path)
+    out = tmp_path / "out"
+    outcome = prepare_like_training(tmp_path / "exam", out, PLAIN)
+    assert {series.name: series.facts.echo_time for series in next(iter(outcome.exams.values())).series} == {
+        "series 1.1": 9.0,
+        "series 1.2": 90.0,
+    }
+    cases, result = predicted(outcome, out)
+    results = NativeResults(out, "1.2", RESULT_FORMATS.find("dicom-seg"), exams=outcome)
+    results.check(cases)
+    found = results.write(result, cases, PREDICTOR)  # type: ignore[arg-type]
+    assert found.failed == {}
+    made = pydicom.dcmread(found.written[cases[0].id])
+    numbers = []
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        numbers.append(int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber))
+        own = dataset.PerFrameFunctionalGroupsSequence[numbers[-1] - 1].PlanePositionSequence[0]
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(np.array(place, float), np.array(own.ImagePositionPatient, float))
+    assert sorted(set(numbers)) == [2, 4, 6, 8, 10, 12]

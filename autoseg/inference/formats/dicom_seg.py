@@ -58,7 +58,7 @@ class DicomSegmentation(ResultFormat):
         Raises:
             AutosegError: the series is not on the label map's grid.
         """
-        stack = self._source(content)
+        stack = content.stack or self._source(content)
         if (difference := stack.geometry.differs_from(geometry)) is not None:
             raise AutosegError(
                 f"{stack.files[0].parent} does not lie on the grid of the result ({difference}), so no DICOM-SEG can "
@@ -94,9 +94,11 @@ def write_dicom_seg(path: Path, label: np.ndarray, segments: Sequence[Segment], 
 
     highdicom, pydicom = import_highdicom(), import_pydicom()
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in stack.files]
-    order = range(len(label)) if stack.frames is None else np.argsort(stack.frames)
-    voxels = _voxels(label[list(order)], segments)
+    frames = sorted(stack.frames or ())
+    voxels = _voxels(label[np.argsort(stack.frames)] if stack.frames else label, segments)
     try:
+        if frames:
+            _keep_frames(sources[0], frames)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = highdicom.seg.Segmentation(
@@ -120,12 +122,34 @@ def write_dicom_seg(path: Path, label: np.ndarray, segments: Sequence[Segment], 
         # The library's message may repeat a patient's name or date.
         faulty = ", ".join(_faulty(sources[0])) or "something"
         raise AutosegError(
-            f"no DICOM-SEG can refer to the series in {stack.files[0].parent}: {faulty} in its headers is missing or "
+            f"no DICOM-SEG can refer to {stack.files[0].parent}: {faulty} in its headers is missing or "
             "not as the standard wants; correct it, or choose another --format."
         ) from None
     made.SeriesDescription = "autoseg segmentation"
+    _number_frames(made, frames)
     with atomic(path, suffix=".dcm") as temporary:
         made.save_as(temporary)
+
+
+def _keep_frames(source: Any, frames: Sequence[int]) -> None:
+    """Make an enhanced file one of these frames only: of several echoes or kinds of image, those of one."""
+    shared, own = source.SharedFunctionalGroupsSequence[0], source.PerFrameFunctionalGroupsSequence
+    source.PerFrameFunctionalGroupsSequence = [own[frame] for frame in frames]
+    source.NumberOfFrames = len(frames)
+    # One for all frames of a stack, which some scanners write into each.
+    for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if group not in shared and group in own[frames[0]]:
+            setattr(shared, group, list(own[frames[0]].get(group)))
+
+
+def _number_frames(made: Any, frames: Sequence[int]) -> None:
+    """Let a DICOM-SEG refer to frames by their numbers in the file that holds them, where it holds others, too."""
+    if not frames:
+        return
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence") or ():
+            for image in derivation.SourceImageSequence:
+                image.ReferencedFrameNumber = frames[int(image.ReferencedFrameNumber) - 1] + 1
 
 
 def _voxels(label: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:

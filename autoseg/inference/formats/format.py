@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from autoseg.data.dataset import Case
+from autoseg.data.dicom_series import Stack
 from autoseg.data.geometry import Geometry
 from autoseg.data.image import write_image
 from autoseg.inference.segments import Segment
@@ -32,12 +33,14 @@ class LabelContent:
         channels: names of the plan's channels, in order; the label map lies on the grid of the first one of the case.
         segments: the plan's outputs; regions may overlap.
         parts: one segment a value of the label map.
+        stack: the DICOM series that the label map lies on, where it is not a whole channel of the case.
     """
 
     case: Case
     channels: tuple[str, ...]
     segments: Sequence[Segment]
     parts: Sequence[Segment]
+    stack: Stack | None = None
 
 
 class ResultFormat:
