@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ def series_of_segments(dataset: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def segment_masks(dataset: Any, path: Path, grid: "SimpleITK.Image | None" = None) -> "dict[str, SimpleITK.Image]":
+def segment_masks(
+    dataset: Any, path: Path, grid: "SimpleITK.Image | None" = None, names: Collection[str] | None = None
+) -> "dict[str, SimpleITK.Image]":
     """Masks (0, 1) of the segments of a DICOM-SEG: binary, fractional (from a half on) or a label map.
 
     Args:
@@ -36,6 +39,7 @@ def segment_masks(dataset: Any, path: Path, grid: "SimpleITK.Image | None" = Non
         path: of its file, for messages.
         grid: to lay the masks on (nearest voxel), for example of the series that was segmented; the frames' own where
             None, which ends where the segments do, as empty frames are usually left out.
+        names: of the segments that are wanted; all where None.
 
     Raises:
         AutosegError: highdicom is not installed, or can't read it, or its frames are no volume.
@@ -52,10 +56,11 @@ def segment_masks(dataset: Any, path: Path, grid: "SimpleITK.Image | None" = Non
                 for description in segmentation.SegmentSequence
                 if int(description.SegmentNumber) > 0
             }
-            names = distinct_names(structure_name(label, number) for number, label in segments.items())
+            called = distinct_names(structure_name(label, number) for number, label in segments.items())
             masks = {
                 name: _mask(segmentation.get_volume(segment_numbers=[number]))
-                for name, number in zip(names, segments, strict=True)
+                for name, number in zip(called, segments, strict=True)
+                if names is None or name in names
             }
     except (ValueError, AttributeError, KeyError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
         raise AutosegError(

@@ -8,16 +8,20 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from autoseg.clinical.label_objects import referenced_series, structures_of
+from autoseg.clinical.label_objects import referenced_series, structure_origins, structures_of
+from autoseg.clinical.rtstruct import ContourOrigin
 from autoseg.clinical.series import Series
 from autoseg.clinical.transforms import PreparedCase, SpatialGrid, inverse_of, resample_labels, transform_of
 from autoseg.data.dicom import is_dicom
+from autoseg.data.dicom_headers import read_dicom_header
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.image import read_image
 from autoseg.data.label_maps import label_values
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import silenced
+
+_UNKNOWN = "its structures were drawn on a series whose way to its channels is unknown; --channel makes it one"
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class ExamLabels:
         names: of the map's values, where its file says them.
         structures: structure → mask (0, 1).
         lost: largest share of a file's labelled volume that the output lacks, cut off or too small for its voxels.
+        doubts: about structures, in sentences without a stop.
     """
 
     label: sitk.Image | None = None
     names: dict[int, str] = field(default_factory=dict)
     structures: dict[str, sitk.Image] = field(default_factory=dict)
     lost: float = 0.0
+    doubts: tuple[str, ...] = ()
 
 
 def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: PreparedCase, method: str) -> ExamLabels:
@@ -65,8 +71,9 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
             structures |= found
     images = {name: moved.image for name, moved in structures.items()}
     lost = max((moved.lost for moved in structures.values()), default=0.0)
+    doubts = tuple(moved.doubt for moved in structures.values() if moved.doubt)
     if not maps:
-        return ExamLabels(structures=images, lost=lost)
+        return ExamLabels(structures=images, lost=lost, doubts=doubts)
     image = read_image(maps[0])
     try:
         values = label_values(image)
@@ -89,28 +96,89 @@ def _by_reference(series: Sequence[Series], case: PreparedCase) -> list[Series]:
 
 
 def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: str) -> "dict[str, _Moved]":
-    wanted = referenced_series(path)
-    known = {one.identity.series: one for one in _by_reference(series, case)}
-    on = next((known[uid] for uid in wanted if uid in known), None)
-    if on is None and not wanted and len(known) == 1:
-        on = next(iter(known.values()))
-    if on is None:
-        raise AutosegError(
-            "its structures were drawn on a series whose way to its channels is unknown; --channel makes it one"
-        )
+    known = _by_reference(series, case)
     with silenced():  # what is said there names the file
         try:
-            masks = structures_of(path, SpatialGrid.of(on.grid).empty())
+            drawn = {name: _drawn_on(name, origin, known) for name, origin in structure_origins(path).items()}
+            if not drawn:  # it holds voxels
+                on = _segmented(referenced_series(path), known)
+                masks = structures_of(path, SpatialGrid.of(on.grid).empty())
+                return {name: _moved(mask, case, on.name, method) for name, mask in masks.items()}
+            found = {}
+            for on in {one.name: one for one in drawn.values()}.values():
+                names = [name for name, one in drawn.items() if one.name == on.name]
+                for name, mask in structures_of(path, SpatialGrid.of(on.grid).empty(), names).items():
+                    found[name] = _moved(mask, case, on.name, method)._replace(doubt=_doubt_of(name, mask, on))
         except AutosegError as error:
             raise AutosegError(str(error).replace(str(path), "its file of structures").rstrip(".")) from None
-    return {name: _moved(mask, case, on.name, method) for name, mask in masks.items()}
+    return {name: found[name] for name in drawn}
+
+
+def _segmented(wanted: Sequence[str], known: Sequence[Series]) -> Series:
+    """The series of a segmentation that refers to these; of one that refers to none, the only one.
+
+    Raises:
+        AutosegError: its way to the output is unknown.
+    """
+    found = [one for uid in wanted for one in known if one.identity.series == uid]
+    if not wanted and len({one.identity.series for one in known}) == 1:
+        found = list(known)
+    if not found:
+        raise AutosegError(_UNKNOWN)
+    return found[0]
+
+
+def _drawn_on(name: str, origin: ContourOrigin, known: Sequence[Series]) -> Series:
+    """The series that a structure's contours were drawn on.
+
+    Of volumes of one series on several grids, as of two echoes, the reference or else a channel, where the contours do
+    not say which of its slices they lie on.
+
+    Raises:
+        AutosegError: its way to the output is unknown, or it may be one of several on different grids.
+    """
+    found = [one for one in known if not origin.series or one.identity.series in origin.series]
+    if origin.images and (not origin.series or _on_several_grids(found)):
+        found = [one for one in found if origin.images & _images_of(one)] or found
+    several = len({one.identity.series for one in found}) > 1
+    if not found or (several and not origin.series):
+        raise AutosegError(_UNKNOWN)
+    if several and _on_several_grids(found):
+        raise AutosegError(
+            f"its structure {name} refers to {' and '.join(one.name for one in found)}, which lie on different grids; "
+            "export it again with a reference to the one that it was drawn on"
+        )
+    return found[0]
+
+
+def _on_several_grids(series: Sequence[Series]) -> bool:
+    return any(not series[0].shares_grid_with(one) for one in series[1:])
+
+
+def _images_of(series: Series) -> set[str]:
+    """SOP instance UIDs of its files."""
+    headers = [read_dicom_header(path) for path in series.files] if series.dicom else []
+    return {header.text("SOPInstanceUID") for header in headers if header is not None}
+
+
+def _doubt_of(name: str, mask: sitk.Image, on: Series) -> str:
+    """What is doubtful about a structure of three slices and more; nothing where two lie side by side."""
+    drawn = np.flatnonzero(sitk.GetArrayViewFromImage(mask).any(axis=(1, 2)))
+    apart = int(np.diff(drawn).min()) if len(drawn) > 2 else 1
+    if apart < 2:
+        return ""
+    return (
+        f"{name} has contours in one of {apart} slices of {on.name} at most, as if it were drawn on a series of "
+        "thicker slices, and is empty between them"
+    )
 
 
 class _Moved(NamedTuple):
-    """Labels in the output space, and the share of their volume that the output lacks."""
+    """Labels in the output space, the share of their volume that the output lacks, and what is doubtful about them."""
 
     image: sitk.Image
     lost: float
+    doubt: str = ""
 
 
 def _moved(label: sitk.Image, case: PreparedCase, series: str, method: str) -> _Moved:

@@ -206,7 +206,7 @@ def doubts_of_labels(labels: ExamLabels, mask: sitk.Image | None) -> list[str]:
         labels: on the output grid.
         mask: brain mask on that grid, or None.
     """
-    flags = []
+    flags = [*labels.doubts]
     if labels.lost > LOST:
         flags.append(
             f"{labels.lost:.0%} of its labelled volume is not in the output, cut off or too small for its voxels"

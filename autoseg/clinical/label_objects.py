@@ -1,13 +1,13 @@
 """Labels in DICOM: an RTSTRUCT or a DICOM-SEG as a mask a structure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoseg.clinical.dicom_seg import segment_masks, series_of_segments
-from autoseg.clinical.rtstruct import filled_contours, series_of_contours
+from autoseg.clinical.rtstruct import ContourOrigin, filled_contours, origins_of_contours, series_of_contours
 from autoseg.data.dicom import import_pydicom, is_dicom
 from autoseg.utils.errors import AutosegError
 
@@ -22,17 +22,20 @@ class LabelObject:
     Attributes:
         name: for messages.
         series: of its data set, the series instance UIDs that it refers to.
-        masks: of its data set, its file and a grid, a mask a structure.
+        masks: of its data set, its file, a grid and the names of structures (None for all), a mask a structure.
+        origins: of its data set and its file, what each structure says about its scan; None where it holds voxels,
+            which lie where they lie.
     """
 
     name: str
     series: Callable[[Any], tuple[str, ...]]
-    masks: "Callable[[Any, Path, SimpleITK.Image], dict[str, SimpleITK.Image]]"
+    masks: "Callable[[Any, Path, SimpleITK.Image, Collection[str] | None], dict[str, SimpleITK.Image]]"
+    origins: Callable[[Any, Path], dict[str, ContourOrigin]] | None = None
 
 
 #: SOP class UID → what it is (DICOM PS3.4 B.5): RT Structure Set, Segmentation, Label Map Segmentation.
 LABEL_OBJECTS = {
-    "1.2.840.10008.5.1.4.1.1.481.3": LabelObject("RTSTRUCT", series_of_contours, filled_contours),
+    "1.2.840.10008.5.1.4.1.1.481.3": LabelObject("RTSTRUCT", series_of_contours, filled_contours, origins_of_contours),
     "1.2.840.10008.5.1.4.1.1.66.4": LabelObject("DICOM-SEG", series_of_segments, segment_masks),
     "1.2.840.10008.5.1.4.1.1.66.7": LabelObject("DICOM-SEG", series_of_segments, segment_masks),
 }
@@ -61,19 +64,33 @@ def referenced_series(path: Path) -> tuple[str, ...]:
         return kind.series(dataset)
 
 
-def structures_of(path: Path, grid: "SimpleITK.Image") -> "dict[str, SimpleITK.Image]":
+def structure_origins(path: Path) -> dict[str, ContourOrigin]:
+    """What each structure of an RTSTRUCT says about the scan that it was drawn on; nothing of a DICOM-SEG.
+
+    Raises:
+        AutosegError: the file is no label object, or is unreadable.
+    """
+    kind, dataset = _read(path)
+    with _damaged(path, kind):
+        return {} if kind.origins is None else kind.origins(dataset, path)
+
+
+def structures_of(
+    path: Path, grid: "SimpleITK.Image", names: Collection[str] | None = None
+) -> "dict[str, SimpleITK.Image]":
     """The structures of a label object: name → mask (0, 1; 8 bits) on a grid.
 
     Args:
         path: of an RTSTRUCT or DICOM-SEG.
         grid: an image of the series that it refers to, with the series' slices along its third axis.
+        names: of the structures that were drawn on it; all where None.
 
     Raises:
         AutosegError: the file is no label object, is unreadable, or does not fit the grid.
     """
     kind, dataset = _read(path)
     with _damaged(path, kind):
-        return kind.masks(dataset, path, grid)
+        return kind.masks(dataset, path, grid, names)
 
 
 def _read(path: Path) -> tuple[LabelObject, Any]:

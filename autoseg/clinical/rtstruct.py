@@ -1,10 +1,10 @@
 """RTSTRUCT: the contours of structures, filled on the grid of the series that they were drawn on."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,27 +27,80 @@ _SAME_PLANE = 0.05
 
 
 @dataclass(frozen=True)
+class ContourOrigin:
+    """What a structure says about the scan that it was drawn on.
+
+    Attributes:
+        series: instance UIDs of the series that it may be, those of its slices or else of its frame of reference; none
+            where the file names no series.
+        images: SOP instance UIDs of its contours' slices; none where it does not say.
+    """
+
+    series: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class _Structure:
     """A structure's contours in millimetres, each ``(point, xyz)``."""
 
     name: str
     contours: list[np.ndarray]
     other: Counter[str]
+    origin: ContourOrigin
+
+
+class _ListedSeries(NamedTuple):
+    """A series that an RTSTRUCT refers to, its frame of reference, and its slices where they are listed."""
+
+    series: str
+    frame: str
+    images: set[str]
 
 
 def series_of_contours(dataset: Any) -> tuple[str, ...]:
     """Series instance UIDs that an RTSTRUCT's data set refers to."""
-    found = {
-        str(series.SeriesInstanceUID)
+    return tuple(sorted({one.series for one in _listed(dataset)}))
+
+
+def origins_of_contours(dataset: Any, path: Path) -> dict[str, ContourOrigin]:
+    """The scan of each structure that encloses something; the names are those of :func:`filled_contours`.
+
+    Args:
+        dataset: pydicom's, of the RTSTRUCT.
+        path: of its file, for messages.
+    """
+    return {structure.name: structure.origin for structure in _structures(dataset, path) if structure.contours}
+
+
+def _listed(dataset: Any) -> list[_ListedSeries]:
+    return [
+        _ListedSeries(
+            str(series.SeriesInstanceUID),
+            str(frame.get("FrameOfReferenceUID", "")),
+            _uids(series.get("ContourImageSequence"), "ReferencedSOPInstanceUID"),
+        )
         for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ()
         for study in frame.get("RTReferencedStudySequence") or ()
         for series in study.get("RTReferencedSeriesSequence") or ()
         if series.get("SeriesInstanceUID")
-    }
-    return tuple(sorted(found))
+    ]
 
 
-def filled_contours(dataset: Any, path: Path, grid: "SimpleITK.Image") -> "dict[str, SimpleITK.Image]":
+def _uids(items: Iterable[Any] | None, keyword: str) -> set[str]:
+    return {str(uid) for item in items or () if (uid := item.get(keyword))}
+
+
+def _origin(images: set[str], frame: str, listed: Sequence[_ListedSeries]) -> ContourOrigin:
+    """Of contours on these slices, in this frame of reference."""
+    found = [one for one in listed if one.images & images]
+    found = found or [one for one in listed if frame and one.frame == frame] or list(listed)
+    return ContourOrigin(frozenset(one.series for one in found), frozenset(images))
+
+
+def filled_contours(
+    dataset: Any, path: Path, grid: "SimpleITK.Image", names: Collection[str] | None = None
+) -> "dict[str, SimpleITK.Image]":
     """Masks (0, 1) of the structures of an RTSTRUCT on a grid whose slices the contours were drawn in.
 
     A voxel is inside where its centre is: of the contours of a structure in one plane, inside an odd number of them, so
@@ -58,6 +111,7 @@ def filled_contours(dataset: Any, path: Path, grid: "SimpleITK.Image") -> "dict[
         dataset: pydicom's, of the RTSTRUCT.
         path: of its file, for messages.
         grid: of the series; its third axis goes through the slices.
+        names: of the structures to fill, those that were drawn on this series; all where None.
 
     Raises:
         AutosegError: a contour does not lie in a slice of the grid, or there is no contour.
@@ -65,6 +119,8 @@ def filled_contours(dataset: Any, path: Path, grid: "SimpleITK.Image") -> "dict[
     masks = {}
     left_out: Counter[str] = Counter()
     for structure in _structures(dataset, path):
+        if names is not None and structure.name not in names:
+            continue
         left_out.update(structure.other)
         if structure.contours:
             masks[structure.name] = _mask(structure, path, grid)
@@ -77,22 +133,26 @@ def filled_contours(dataset: Any, path: Path, grid: "SimpleITK.Image") -> "dict[
 
 
 def _structures(dataset: Any, path: Path) -> Iterator[_Structure]:
-    given = {int(roi.ROINumber): roi.get("ROIName", "") for roi in dataset.get("StructureSetROISequence") or ()}
+    given: dict[int, Any] = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or ()}
+    listed = _listed(dataset)
     items = list(dataset.get("ROIContourSequence") or ())
     numbers = [int(item.ReferencedROINumber) for item in items]
-    names = distinct_names(structure_name(given.get(number, ""), number) for number in numbers)
-    for name, item in zip(names, items, strict=True):
+    names = distinct_names(structure_name(given.get(number, {}).get("ROIName", ""), number) for number in numbers)
+    for name, number, item in zip(names, numbers, items, strict=True):
         contours: dict[bytes, np.ndarray] = {}
         other = Counter[str]()
+        images: set[str] = set()
         for contour in item.get("ContourSequence") or ():
             points = _points(contour, name, path)
             kind = str(contour.get("ContourGeometricType", "CLOSED_PLANAR"))
             if kind in _CLOSED and len(points) > 2:
                 # By its points: a contour that is exported twice would be a hole in itself.
                 contours[points.tobytes()] = points
+                images |= _uids(contour.get("ContourImageSequence"), "ReferencedSOPInstanceUID")
             else:
                 other[kind] += 1
-        yield _Structure(name, list(contours.values()), other)
+        frame = str(given.get(number, {}).get("ReferencedFrameOfReferenceUID", ""))
+        yield _Structure(name, list(contours.values()), other, _origin(images, frame, listed))
 
 
 def _points(contour: Any, name: str, path: Path) -> np.ndarray:
@@ -135,7 +195,7 @@ def _beyond(plane: float, depth: int) -> float:
 
 def _planes(structure: _Structure, path: Path, grid: "SimpleITK.Image") -> Iterator[tuple[float, list[np.ndarray]]]:
     """The planes of a structure, in slices of the grid, with the polygons in each as ``(point, xy)`` in pixels."""
-    planes: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+    placed: list[tuple[float, np.ndarray]] = []
     for points in structure.contours:
         indices = _indices(points, grid)
         heights = indices[:, 2]
@@ -144,9 +204,11 @@ def _planes(structure: _Structure, path: Path, grid: "SimpleITK.Image") -> Itera
                 f"{path}: a contour of {structure.name} crosses {np.ptp(heights):.1f} slices of the series; "
                 "give the series that the structures were drawn on."
             )
-        planes[round(float(heights.mean()) / _SAME_PLANE)].append(indices)
-    for _, together in sorted(planes.items()):
-        yield float(np.mean([p[:, 2].mean() for p in together])), [p[:, :2] for p in together]
+        placed.append((float(heights.mean()), indices[:, :2]))
+    placed.sort(key=lambda one: one[0])
+    means = np.array([mean for mean, _ in placed])
+    for plane in np.split(np.arange(len(placed)), np.flatnonzero(np.diff(means) > _SAME_PLANE) + 1):
+        yield float(means[plane].mean()), [placed[index][1] for index in plane]
 
 
 def _indices(points: np.ndarray, grid: "SimpleITK.Image") -> np.ndarray:

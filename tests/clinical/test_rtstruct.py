@@ -118,6 +118,16 @@ def test_contours_of_a_finer_series_take_the_plane_next_to_a_slice(tmp_path: Pat
     assert sitk.GetArrayFromImage(masks["tumor"]).sum() == 25
 
 
+@pytest.mark.parametrize("middle", np.arange(1.9, 2.1, 0.0125))
+def test_a_hole_is_one_wherever_the_plane_of_both_contours_lies(
+    tmp_path: Path, grid: sitk.Image, middle: float
+) -> None:
+    """Rounded coordinates put the two a little apart; no edge between bins may part them."""
+    drawn = [(CLOSED, in_slice(square(2.5, 9.5), middle - 0.004)), (CLOSED, in_slice(square(4.5, 6.5), middle + 0.004))]
+    masks = structures_of(write_rtstruct(tmp_path / "a.dcm", {"tumor": drawn}), grid)
+    assert sitk.GetArrayFromImage(masks["tumor"]).sum() == 49 - 4
+
+
 def test_a_contour_that_is_there_twice_is_no_hole(tmp_path: Path, grid: sitk.Image) -> None:
     contour = (CLOSED, in_slice(square(2.5, 9.5), 1))
     masks = structures_of(write_rtstruct(tmp_path / "a.dcm", {"tumor": [contour, contour]}), grid)
