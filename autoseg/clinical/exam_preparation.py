@@ -10,7 +10,7 @@ from autoseg.clinical.atlas import BrainMask, find_brain, template
 from autoseg.clinical.choice import ChosenSeries, choose_reference, choose_series
 from autoseg.clinical.exam_labels import ExamLabels, labels_in_output
 from autoseg.clinical.exams import Exam
-from autoseg.clinical.other_series import OtherSeries, Registered, place_others
+from autoseg.clinical.other_series import OtherSeries, Registered, doubts_of_frames, place_others
 from autoseg.clinical.output_space import cut_to, output_grid, sampled_image
 from autoseg.clinical.recognition import is_brain
 from autoseg.clinical.registration import Alignment, align_rigidly, head_mask, refine
@@ -101,6 +101,7 @@ def prepare_exam(exam: Exam, name: str, settings: ExamPreparation, mapping: Mapp
     case = _stored(name, choice, first, grid, aligned, measures)
     region = head_mask(reference) if brain is None else brain.mask
     registered = Registered(choice, first, reference, aligned, region, settings.coregister)
+    flags += doubts_of_frames(registered)
     case = _with_others(case, place_others(registered, LEAST_MEASURE, HALVES), log)
     images = {c: sampled_image(image, grid, aligned[c], settings.interpolation) for c, image in originals.items()}
     mask = None if brain is None else brain.on(grid.empty())

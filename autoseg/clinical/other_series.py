@@ -63,12 +63,17 @@ def place_others(found: Registered, least_measure: float, most_apart: float) -> 
     """
     others = OtherSeries()
     channels = found.choice.channels
+    frame = channels[found.reference].identity.frame
     for series, what in found.choice.found:
         if series in channels.values():
             continue
         nearest = None if not found.aligned else _of_one_frame(series, channels)
         if not found.aligned:
             others.placed.append((series, sitk.Transform(3, sitk.sitkIdentity)))
+            if frame and series.identity.frame not in ("", frame):
+                others.log.append(
+                    f"{series.name} has another frame of reference than {found.reference}, and is not aligned"
+                )
         elif nearest is not None:
             others.placed.append((series, found.transforms[nearest]))
             others.log.append(f"{series.name} lies as {nearest} ({channels[nearest].name}), whose frame it shares")
@@ -80,6 +85,19 @@ def place_others(found: Registered, least_measure: float, most_apart: float) -> 
             _align(series, found, (least_measure, most_apart), others)
     others.log.extend(f"{name} has no way to the output: {reason}" for name, reason in others.unplaced.items())
     return others
+
+
+def doubts_of_frames(found: Registered) -> list[str]:
+    """Why channels that nothing aligned may not lie on each other, in sentences without a stop."""
+    channels = found.choice.channels
+    frame = channels[found.reference].identity.frame
+    apart = [name for name, one in channels.items() if frame and one.identity.frame not in ("", frame)]
+    if found.aligned or not apart:
+        return []
+    return [
+        f"{', '.join(apart)} and the reference have different frames of reference, as where the patient moved, and "
+        "nothing was aligned (--no-coregister)"
+    ]
 
 
 def _of_one_frame(series: Series, channels: Mapping[str, Series]) -> str | None:

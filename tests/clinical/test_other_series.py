@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from autoseg.clinical import other_series
 from autoseg.clinical.choice import choose_series
 from autoseg.clinical.exams import Exam
-from autoseg.clinical.other_series import OtherSeries, Registered, place_others
+from autoseg.clinical.other_series import OtherSeries, Registered, doubts_of_frames, place_others
 from autoseg.clinical.registration import Alignment
 from autoseg.clinical.series import Identity, SequenceFacts, Series
 from autoseg.data.geometry import Geometry
@@ -75,6 +75,21 @@ def test_what_shares_nothing_is_aligned_if_it_could_have_been_a_channel(monkeypa
 def test_where_nothing_is_aligned_positions_are_the_headers() -> None:
     found = placed(series(1, "T1 post"), series(2, "dwi", OTHER, "else"), aligned=False)
     assert shifts(found) == {"series 2": 0}
+    assert found.log == ["series 2 has another frame of reference than t1c, and is not aligned"]
+
+
+def test_channels_of_several_frames_of_reference_that_nothing_aligns_are_flagged() -> None:
+    def doubts(aligned: bool, *frames: str) -> list[str]:
+        named = zip(("T1 post", "T2", "FLAIR"), frames, strict=True)
+        exam = [series(number, name, frame=frame) for number, (name, frame) in enumerate(named, start=1)]
+        choice = choose_series(Exam(Path("/e"), "p", tuple(exam)), {}, None)
+        image = sitk.Image([12, 12, 6], sitk.sitkFloat32)
+        return doubts_of_frames(Registered(choice, "t1c", image, {}, image > 0, aligned))
+
+    (flag,) = doubts(False, "f", "f", "else")
+    assert flag.startswith("flair and the reference have different frames of reference")
+    assert doubts(True, "f", "f", "else") == doubts(False, "f", "f", "f") == doubts(False, "f", "", "f") == []
+    assert doubts(False, "", "f", "else") == []  # the reference does not say
 
 
 def test_results_go_back_to_a_series_that_is_no_channel_or_it_is_said_why(tmp_path: Path) -> None:
