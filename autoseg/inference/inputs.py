@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
+from autoseg.data.dicom_headers import read_dicom_header
 from autoseg.data.file_names import is_image, why_not_plain
 from autoseg.data.image import refuse_part
 from autoseg.data.layouts.bids import names_of_channel
@@ -85,7 +86,8 @@ def single_case(
         mask: its brain mask, if any (``--mask``).
 
     Raises:
-        UsageError: a channel that no plan has, or one not given that a plan can't do without.
+        UsageError: a channel that no plan has, or one not given that a plan can't do without, or DICOM files of two
+            patients.
         AutosegError: a file does not exist.
     """
     known = list(dict.fromkeys(channel for stage in stages for channel in stage.channel_names))
@@ -106,8 +108,26 @@ def single_case(
     lacking = [channel for channel in needed if channel not in files]
     if lacking:
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
+    _refuse_two_patients(files)
     first = next(iter(files.values()))
     return Case(id=name or stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
+
+
+def _refuse_two_patients(files: dict[str, Path]) -> None:
+    """Refuse channels whose DICOM files have different identifiers of a patient, which are not shown."""
+    patients: dict[str, str] = {}
+    for channel, path in files.items():
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        file = next((one for one in inside if is_dicom(one)), None)
+        header = None if file is None else read_dicom_header(file)
+        if header is not None and header.text("PatientID"):
+            patients.setdefault(header.text("PatientID"), channel)
+    if len(patients) > 1:
+        one, other, *_ = patients.values()
+        raise UsageError(
+            f"--channel {one} and --channel {other} are DICOM of different patients, by PatientID; give scans of one, "
+            "or convert them to NIfTI if they are."
+        )
 
 
 def _case_of_one_channel(path: Path, plans: Sequence[Plan]) -> Case:

@@ -252,8 +252,11 @@ def test_plain_series_need_no_further_library(tmp_path: Path, monkeypatch: pytes
     write_enhanced(tmp_path / "enhanced" / "a.dcm", VOXELS, range(7))
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert np.array_equal(read_image(tmp_path / "plain").array[0], VOXELS)
-    with pytest.raises(UnusableImage, match=r"a\.dcm: .* install pydicom with pip install 'autoseg\[clinical\]'"):
-        read_image(tmp_path / "enhanced")
+    needed = r"a\.dcm: .* install pydicom with pip install 'autoseg\[clinical\]'"
+    for given in (tmp_path / "enhanced", tmp_path / "enhanced" / "a.dcm"):
+        for read in (read_image, read_geometry):
+            with pytest.raises(UnusableImage, match=needed):
+                read(given)
 
 
 def test_series_of_several_studies_in_one_folder_are_exams(tmp_path: Path) -> None:

@@ -272,6 +272,27 @@ def test_a_dicom_series_is_a_channel(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert single_case({"mr": alone / "0.dcm"}, [ONE.stage()]).channels["mr"].path == alone / "0.dcm"
 
 
+def test_channels_of_two_patients_are_refused(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from tests.dicom_series import PATIENT_ID, SmallSeries, write_series
+
+    def series(name: str, patient: str) -> Path:
+        for path in write_series(tmp_path / name, np.zeros((3, 4, 5)), SmallSeries(series=f"1.2.{len(name)}")):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = patient
+            dataset.save_as(path)
+        return tmp_path / name
+
+    patients = {"a": PATIENT_ID, "bb": PATIENT_ID, "ccc": "7", "dddd": ""}
+    one, same, other, unknown = (series(name, patient) for name, patient in patients.items())
+    plain = write(tmp_path / "plain.nii.gz", VOLUME)
+    for second in (same, unknown, plain):
+        assert single_case({"t1": one, "t2": second}, [TWO.stage()]).id == "a"
+    with pytest.raises(UsageError, match=r"--channel t1 and --channel t2 are DICOM of different patients") as caught:
+        single_case({"t1": one, "t2": other}, [TWO.stage()])
+    assert PATIENT_ID not in str(caught.value)
+
+
 def test_a_dicom_series_of_another_sequence_is_not_taken(tmp_path: Path) -> None:
     series = dicom(tmp_path / "exam" / "t1_post", 4)
     (case,) = cases_to_predict(tmp_path, make_plan(channels=("flair",)))

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.dicom_headers import read_dicom_header
 from autoseg.data.dicom_series import read_stack, scan_header, stack_at
 from autoseg.data.formats.format import FORMATS, ImageFormat
 from autoseg.data.formats.simpleitk import as_image, read_header_with_sitk, read_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
 from autoseg.utils.errors import AutosegError
+
+#: Modalities of scans, whose frames lie in space.
+_SCANS = ("MR", "CT", "PT")
 
 
 def _lies_in_frames(path: Path) -> bool:
@@ -21,6 +25,10 @@ def _lies_in_frames(path: Path) -> bool:
     try:
         header = scan_header(path)
     except AutosegError:
+        # Of a scan of several frames it can't be told, as without pydicom: not to be read as it lies.
+        found = read_dicom_header(path)
+        if found is not None and found.frames > 1 and found.text("Modality") in _SCANS:
+            raise
         return False
     return header is not None and header.text("ImagePositionPatient") != ""
 
