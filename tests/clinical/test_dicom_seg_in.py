@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.clinical.dicom_seg import segment_masks
 from autoseg.clinical.label_objects import referenced_series, structures_of
 from autoseg.utils.errors import AutosegError
 from tests.dicom_series import SmallSeries, pydicom, write_series
@@ -90,3 +91,36 @@ def test_what_is_no_volume_is_refused(tmp_path: Path, scan: tuple[list[Any], sit
     dataset.save_as(path)
     with pytest.raises(AutosegError, match=r"seg\.dcm can't be read as a DICOM-SEG"):
         structures_of(path, grid)
+
+
+def without_spacing(path: Path) -> Any:
+    """A DICOM-SEG as others write it, which leaves the distance of its slices to its frames."""
+    dataset = pydicom.dcmread(path)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    dataset.save_as(path)
+    return dataset
+
+
+@pytest.mark.parametrize("drawn", [(1, 3, 5), (0, 2), (0, 2, 5), (2, 3), (3,)])
+def test_slices_are_as_thick_as_those_of_the_series(
+    tmp_path: Path, scan: tuple[list[Any], sitk.Image], drawn: tuple[int, ...]
+) -> None:
+    datasets, grid = scan
+    array = np.zeros(SHAPE, np.uint8)
+    array[list(drawn), 2:8, 2:9] = 1
+    path = write_segments(tmp_path / "seg.dcm", datasets, array, "BINARY")
+    without_spacing(path)
+    mask = structures_of(path, grid)["core"]
+    assert np.array_equal(sitk.GetArrayFromImage(mask), in_order_of(grid, array))
+
+
+def test_a_single_slice_is_as_thick_as_it_says(tmp_path: Path, scan: tuple[list[Any], sitk.Image]) -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    array[3, 2:8, 2:9] = 1
+    path = write_segments(tmp_path / "seg.dcm", scan[0], array, "BINARY")
+    dataset = without_spacing(path)
+    assert segment_masks(dataset, path)["core"].GetSpacing()[2] == pytest.approx(5.0)
+    dataset = pydicom.dcmread(path)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
+    with pytest.raises(AutosegError, match=r"seg\.dcm has one slice and does not say how thick that is"):
+        segment_masks(dataset, path)
