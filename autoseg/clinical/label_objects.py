@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoseg.clinical.dicom_seg import segment_masks, series_of_segments
 from autoseg.clinical.rtstruct import ContourOrigin, filled_contours, origins_of_contours, series_of_contours
-from autoseg.data.dicom import import_pydicom, is_dicom
+from autoseg.data.dicom import import_pydicom, is_dicom, read_dicom_dataset, read_dicom_elements
 from autoseg.utils.errors import AutosegError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def label_object(path: Path) -> LabelObject | None:
         return None
     pydicom = import_pydicom()
     try:
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        head = read_dicom_elements(path, ["SOPClassUID"])
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
         return None
     return LABEL_OBJECTS.get(str(head.get("SOPClassUID", "")))
@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[LabelObject, Any]:
     if kind is None:
         raise AutosegError(f"{path} is neither an RTSTRUCT nor a DICOM-SEG; give the file with the structures.")
     try:
-        return kind, pydicom.dcmread(path)
+        return kind, read_dicom_dataset(path)
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
         raise _unreadable(path, kind) from None
 

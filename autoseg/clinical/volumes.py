@@ -14,7 +14,7 @@ from autoseg.clinical.dicom_seg import segment_masks
 from autoseg.clinical.exam_days import ExamDay, days_in_headers, exam_days
 from autoseg.clinical.label_objects import label_object
 from autoseg.data.counts import value_counts
-from autoseg.data.dicom import import_pydicom, is_dicom
+from autoseg.data.dicom import is_dicom, read_dicom_dataset
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
@@ -232,7 +232,7 @@ def _measure_segments(path: Path) -> dict[str, float]:
     kind = label_object(path)
     if kind is None or kind.masks is not segment_masks:
         raise AutosegError(f"{path} is no segmentation; give label maps or DICOM-SEG files.")
-    masks = segment_masks(import_pydicom().dcmread(path), path)
+    masks = segment_masks(read_dicom_dataset(path), path)
     return {
         name: int(np.count_nonzero(sitk.GetArrayViewFromImage(mask))) * float(np.prod(mask.GetSpacing())) / 1000
         for name, mask in masks.items()

@@ -1,9 +1,10 @@
 """DICOM files: recognised, whatever their names; and what pydicom reads of them."""
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 #: Files of a folder that are looked at, and levels of folders, itself the first.
 _LOOK_AT, _DEPTH = 200, 4
+
+#: Groups of the first elements of a file, the highest element that is the first, and types of such elements.
+_FIRST_GROUPS, _FIRST_ELEMENT, _SHORT_TYPES = (0x0002, 0x0008), 0x0018, (b"UL", b"CS", b"UI", b"DA", b"TM")
 
 #: What installs the libraries for DICOM, for messages.
 CLINICAL = "pip install 'autoseg[clinical]'"
@@ -100,7 +104,7 @@ def planes_of(path: Path, frames: Sequence[int] | None) -> list[np.ndarray]:
         Exception: whatever pydicom or its decoders raise for a damaged file, or one that they can't decode.
     """
     pydicom = import_pydicom("a compressed or multi-frame DICOM file")
-    dataset = pydicom.dcmread(path)
+    dataset = read_dicom_dataset(path)
     stored = dataset.pixel_array
     if frames is None:
         return [pydicom.pixels.apply_rescale(stored, dataset)]
@@ -116,12 +120,63 @@ def _rescaled(plane: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
     return plane if slope == 1 and intercept == 0 else plane * slope + intercept
 
 
+def read_dicom_dataset(path: Path) -> Any:
+    """A DICOM file, by pydicom; also one without the preamble of 128 bytes, as old archives have them.
+
+    Raises:
+        AutosegError: pydicom is not installed.
+        Exception: whatever pydicom raises for a damaged file.
+    """
+    return _with_transfer_syntax(import_pydicom().dcmread(path, force=True))
+
+
+def read_dicom_elements(file: Path | BinaryIO, keywords: Sequence[str] | None = None) -> Any:
+    """What lies before the voxels of a DICOM file, as :func:`read_dicom_dataset` reads it.
+
+    Args:
+        file: to read.
+        keywords: of the elements that are wanted; all where None.
+
+    Raises:
+        AutosegError: pydicom is not installed.
+        Exception: whatever pydicom raises for a damaged file.
+    """
+    wanted = None if keywords is None else list(keywords)
+    found = import_pydicom().dcmread(file, force=True, stop_before_pixels=True, specific_tags=wanted)
+    return _with_transfer_syntax(found)
+
+
+def _with_transfer_syntax(dataset: Any) -> Any:
+    """A data set that says its transfer syntax, which some without preamble do not."""
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        uid = import_pydicom().uid
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+    return dataset
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, whatever its name."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132)
+    return start[128:] == b"DICM" or _begins_with_elements(start)
+
+
+def _begins_with_elements(start: bytes) -> bool:
+    """Whether bytes are the first elements of a file without preamble: two in order, of the groups that come first."""
+    if len(start) < 132:
+        return False
+    group, element = struct.unpack_from("<HH", start)
+    if group not in _FIRST_GROUPS or element > _FIRST_ELEMENT:
+        return False
+    explicit = start[4:6] in _SHORT_TYPES
+    (length,) = struct.unpack_from("<H", start, 6) if explicit else struct.unpack_from("<I", start, 4)
+    if length + 12 > len(start):
+        return False
+    second = struct.unpack_from("<HH", start, 8 + length)
+    return second[0] in _FIRST_GROUPS and second > (group, element)
 
 
 def holds_dicom(folder: Path, depth: int = _DEPTH) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.data.dicom import functional_group, import_pydicom
+from autoseg.data.dicom import functional_group, import_pydicom, read_dicom_elements
 from autoseg.utils.errors import AutosegError
 
 #: Elements that are read, with their tags as SimpleITK names them.
@@ -156,16 +156,16 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
     Without pydicom, which tells them apart, such a file counts as one without voxels, as structures and reports are.
     """
     try:
-        pydicom = import_pydicom()
+        import_pydicom()
     except AutosegError:
         return _with_sitk(path)
-    return _with_pydicom(pydicom, path)
+    return _with_pydicom(path)
 
 
-def _with_pydicom(pydicom: Any, path: Path) -> DicomHeader | None:
+def _with_pydicom(path: Path) -> DicomHeader | None:
     try:
         with open(path, "rb") as file:
-            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *_GROUPS, _AGENTS])
+            found = read_dicom_elements(file, [*TAGS, *_GROUPS, _AGENTS])
             # Tag, and length, of the voxels' element come first; with explicit types two and two bytes more.
             end = file.tell() + (8 if str(found.file_meta.TransferSyntaxUID) == _IMPLICIT else 12)
         values = {key: text for key in TAGS if (text := _text(found.get(key))) != ""}
@@ -229,9 +229,9 @@ def headers_of_frames(header: DicomHeader) -> list[DicomHeader]:
     Raises:
         AutosegError: pydicom is not installed, or the file is damaged.
     """
-    pydicom = import_pydicom("a multi-frame DICOM file")
+    import_pydicom("a multi-frame DICOM file")
     try:
-        found = pydicom.dcmread(header.path, stop_before_pixels=True)
+        found = read_dicom_elements(header.path)
         frames = []
         for number in range(header.frames):
             own = _enhanced(found, number)

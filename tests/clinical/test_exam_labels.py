@@ -19,7 +19,7 @@ COARSE = SmallSeries(pixel=(1.0, 1.0), series="1.2.9", frame="1.2.77.9")
 FINE = SmallSeries(pixel=(1.0, 1.0), series="1.2.1", between_slices=1.0, frame="1.2.77.1")
 SQUARE = np.array([(2.5, 2.5), (9.5, 2.5), (9.5, 9.5), (2.5, 9.5)])
 
-Change = Callable[[Any], None]
+Change = Callable[[Any], Any]
 
 
 def item(**values: Any) -> Any:

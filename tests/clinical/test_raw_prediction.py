@@ -172,7 +172,7 @@ def test_an_exam_that_was_prepared_anew_is_predicted_anew(tmp_path: Path) -> Non
     NativeResults(out, exams=outcome).renew(cases)
     predicted(outcome, out)
     for path in (further, result.with_name(f"{cases[0].id}1.nii.gz"), result.with_name("predictions.json")):
-        path.write_bytes(b"x")
+        path.write_bytes(b"{}")
     NativeResults(out, exams=prepare_like_training(exam, out, PLAIN)).renew(cases)
     assert result.is_file()  # of the same files
 

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from autoseg.data.checks import examine
 from autoseg.data.dataset import ChannelFile, Dataset
+from autoseg.data.dicom import is_dicom
 from autoseg.data.image import UnusableImage, read_geometry, read_image
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.utils.errors import AutosegError
@@ -245,6 +246,36 @@ def test_a_file_that_only_says_that_it_is_dicom_is_named(tmp_path: Path) -> None
     for read in (read_geometry, read_image):
         with pytest.raises(AutosegError, match=r"IM0001 can't be read as an image \(.+\); replace the file"):
             read(path)
+
+
+@pytest.mark.parametrize("lost", ["preamble", "file meta", "file meta, implicit types"])
+def test_files_without_the_preamble_are_dicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    for path in write_series(tmp_path, VOXELS):
+        assert path.read_bytes()[128:132] == b"DICM"
+        if lost == "preamble":
+            path.write_bytes(path.read_bytes()[132:])
+        else:
+            bare = pydicom.Dataset()
+            bare.update(pydicom.dcmread(path))
+            bare.save_as(path, implicit_vr="implicit" in lost, little_endian=True)
+        assert path.read_bytes()[:1] == (b"\x02" if lost == "preamble" else b"\x08")
+        assert is_dicom(path)
+    assert np.array_equal(read_image(tmp_path).array[0], VOXELS)
+
+    def refuse(reader: object) -> None:
+        raise RuntimeError("no codec")
+
+    monkeypatch.setattr(sitk.ImageSeriesReader, "Execute", refuse)
+    assert np.array_equal(read_image(tmp_path).array[0], VOXELS)
+
+
+@pytest.mark.parametrize("start", [[], [8], [8, 5, 10, 0], [8, 5, 4, 0, 8, 1], [2, 0, 4, 0, 0, 0, 7, 3]])
+def test_numbers_are_no_dicom(tmp_path: Path, start: list[int]) -> None:
+    """Voxels of 16 bits in a file without header, which may begin as a first element does."""
+    voxels = np.zeros(500, "<i2")
+    voxels[: len(start)] = start
+    voxels.tofile(tmp_path / "scan.raw")
+    assert not is_dicom(tmp_path / "scan.raw")
 
 
 def test_plain_series_need_no_further_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

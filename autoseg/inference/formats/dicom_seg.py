@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.data.dataset import Case
-from autoseg.data.dicom import holds_dicom, import_highdicom, import_pydicom, is_dicom
+from autoseg.data.dicom import holds_dicom, import_highdicom, import_pydicom, is_dicom, read_dicom_elements
 from autoseg.data.dicom_series import Stack, stack_at
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.geometry import Geometry
@@ -92,8 +92,8 @@ def write_dicom_seg(path: Path, label: np.ndarray, segments: Sequence[Segment], 
     """
     from autoseg import __version__
 
-    highdicom, pydicom = import_highdicom(), import_pydicom()
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in stack.files]
+    highdicom = import_highdicom()
+    sources = [read_dicom_elements(file) for file in stack.files]
     frames = sorted(stack.frames or ())
     voxels = _voxels(label[np.argsort(stack.frames)] if stack.frames else label, segments)
     try:
