@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.clinical.headers import told_identity
-from autoseg.data.dicom import import_pydicom
+from autoseg.data.dicom import read_dicom_elements
 from autoseg.data.layouts.tables import read_table
 from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
@@ -72,10 +72,9 @@ def days_in_headers(files: Mapping[str, Path]) -> dict[str, ExamDay]:
     """
     if not files:
         return {}
-    pydicom = import_pydicom()
     told: dict[str, tuple[str, date | None]] = {}
     for case, path in files.items():
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "StudyDate"])
+        head = read_dicom_elements(path, ["PatientID", "StudyDate"])
         try:
             when = _parsed(str(head.get("StudyDate") or ""))
         except ValueError:
