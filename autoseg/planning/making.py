@@ -182,6 +182,11 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
         )
     check_decoders(plan, resolved.annotators)
     if resolved.test_share is not None:
+        if resolved.test_share + (share := plan.evaluation.validation_share) >= 1:
+            raise UsageError(
+                f"--test-share {resolved.test_share:g} leaves nothing to train on beside the {share:g} that planner "
+                f"{name} validates on; give less than {1 - share:g}."
+            )
         rules = plan.evaluation.model_dump() | {"test_share": resolved.test_share}
         asked = EvaluationRules(**{**rules, "reasons": {**plan.evaluation.reasons, "test_share": "the user's"}})
         plan = plan.model_copy(update={"evaluation": asked})

@@ -57,7 +57,14 @@ def test_planners_are_found_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"gpu_memory_gb": 0.0}, "--gpu-memory 0"), ({"device": "tpu"}, "--device tpu is unknown")],
+    [
+        ({"gpu_memory_gb": 0.0}, "--gpu-memory 0"),
+        ({"device": "tpu"}, "--device tpu is unknown"),
+        (
+            {"planner": "albunet2d", "device": "cuda", "test_share": 0.85},
+            r"--test-share 0.85 leaves .* beside the 0.2 that planner albunet2d validates on; give less than 0.8",
+        ),
+    ],
 )
 def test_impossible_requests(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
