@@ -265,7 +265,7 @@ def _of_folds(plan: Path, name: str) -> list[Path]:
 
 def _deciding(plan: Plan) -> Any:
     """What a plan says, without reasons, who wrote it, and what was computed about it."""
-    left_out = {"autoseg_version": True, "configurations": {"__all__": {"memory"}}}
+    left_out: Any = {"autoseg_version": True, "configurations": {"__all__": {"memory"}}}
     return without_reasons(plan.model_dump(mode="json", exclude=left_out))
 
 
