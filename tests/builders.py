@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from autoseg.training.deformation import draw_deformations, resample_patch
 from autoseg.training.loop import train_fold
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, TrainingSettings
+from autoseg.utils import lock
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {
@@ -335,14 +335,14 @@ def augment(
     return image, maps[:, 0]
 
 
-def done_by_another(monkeypatch: pytest.MonkeyPatch, module: ModuleType, work: Callable[[], object]) -> None:
-    """Let another process do some work while a function of ``module`` waits for it (``waited_for``)."""
+def done_by_another(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Let another process do some work while this one waits for it (:func:`autoseg.utils.lock.waited_for`)."""
 
     @contextmanager
     def waited_for(folder: Path, what: str) -> Iterator[None]:
         with monkeypatch.context() as patched:
-            patched.setattr(module, "waited_for", lambda *_: nullcontext())
+            patched.setattr(lock, "waited_for", lambda *_: nullcontext())
             work()
         yield
 
-    monkeypatch.setattr(module, "waited_for", waited_for)
+    monkeypatch.setattr(lock, "waited_for", waited_for)

@@ -1,6 +1,5 @@
 """Raw exams → a dataset: every exam through the steps, one after the other or in several processes."""
 
-import errno
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import atomic, read_json, write_json, write_text
+from autoseg.utils.files import NO_ROOM, atomic, read_json, write_json, write_text
 from autoseg.utils.parallel import each
 from autoseg.utils.progress import say
 
@@ -227,7 +226,7 @@ def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
 
 def _is_of_machine(error: Exception) -> bool:
     """Whether memory or the disk was too small, which says nothing about the exam."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = isinstance(error, OSError) and error.errno in NO_ROOM
     return full or isinstance(error, MemoryError)
 
 

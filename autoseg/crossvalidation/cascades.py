@@ -14,15 +14,15 @@ from autoseg.evaluation.cases import read_labels
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.boxed_case import BoxedCase
 from autoseg.preprocessing.case import PreprocessedCase
-from autoseg.preprocessing.dataset import LARGEST_POOL
+from autoseg.preprocessing.dataset import pool_size
 from autoseg.preprocessing.fields import PREVIOUS, StoredField
 from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.integers import whole_numbers
-from autoseg.utils.lock import waited_for
-from autoseg.utils.parallel import available_cpus, each
+from autoseg.utils.lock import do_once
+from autoseg.utils.parallel import each
 
 
 def schedule(run: Run, last: Stage, folds: Sequence[int], length: Length) -> list[Job]:
@@ -106,14 +106,13 @@ def fetch_previous(run: Run, stage: Stage, workers: int | None = None) -> None:
     before = stage.before
     assert before is not None
     folder = _folder(run, stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
-    if not _due(run, stage, before, folder):
-        return
-    with waited_for(folder, f"Another process fetches what {before.name} predicts into {folder}"):
-        due = _due(run, stage, before, folder)  # some may have been made meanwhile
-        for _ in each(_fetch, due, processes, f"Predictions of {before.name}"):
+
+    def work(due: Sequence[_Prediction]) -> None:
+        for _ in each(_fetch, due, pool_size(workers), f"Predictions of {before.name}"):
             pass
+
+    what = f"Another process fetches what {before.name} predicts into {folder}"
+    do_once(folder, what, lambda: _due(run, stage, before, folder), work)
 
 
 def _due(run: Run, stage: Stage, before: Stage, folder: Path) -> "list[_Prediction]":

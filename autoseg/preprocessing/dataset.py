@@ -17,7 +17,7 @@ from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.runs.run import Run
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.lock import waited_for
+from autoseg.utils.lock import do_once
 from autoseg.utils.parallel import available_cpus, each
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
@@ -167,15 +167,18 @@ def preprocess_cases(
     Raises:
         AutosegError: a case can't be read, or has a label value that ``values`` does not.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    # 0 means no loading workers; preprocessing then uses this process, too.
-    processes = min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
-    if not _due(cases, stage, folder, values):
-        return
-    with waited_for(folder, f"Another process preprocesses {folder}"):
-        due = _due(cases, stage, folder, values)  # some may have been made meanwhile
-        for _ in each(_one, due, processes, f"Preprocessing for {stage.configuration.data}"):
+
+    def work(due: Sequence[_Job]) -> None:
+        for _ in each(_one, due, pool_size(workers), f"Preprocessing for {stage.configuration.data}"):
             pass
+
+    do_once(folder, f"Another process preprocesses {folder}", lambda: _due(cases, stage, folder, values), work)
+
+
+def pool_size(workers: int | None) -> int:
+    """Processes for so many workers: one a core (at most :data:`LARGEST_POOL`) where None, this one where 0 or 1."""
+    # 0 means no loading workers; preprocessing then uses this process, too.
+    return min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
 
 
 def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None) -> list[_Job]:

@@ -5,6 +5,7 @@ where the probability is high (as FixMatch, Sohn et al. 2020, does for images).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from autoseg.transfer.mixed_cases import mixed_dataset, mixed_folder
 from autoseg.transfer.tensors import fitted_source
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.lock import waited_for
+from autoseg.utils.lock import do_once
 from autoseg.utils.progress import Steps, say
 
 
@@ -46,13 +47,9 @@ def label_scans(run: Run, stage: Stage, device: torch.device) -> None:
     if given is None or not given.share:
         return
     folder = mixed_folder(run, stage, given.file)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _due(run, stage, given, folder):
-        return
-    with waited_for(folder, f"Another process labels scans into {folder}"):
-        due = _due(run, stage, given, folder)  # some may have been made meanwhile
-        if due:
-            _label(run, stage, given, folder, due, device)
+    what = f"Another process labels scans into {folder}"
+    label = partial(_label, run, stage, given, folder, device)
+    do_once(folder, what, lambda: _due(run, stage, given, folder), label)
 
 
 def _due(run: Run, stage: Stage, given: PseudoLabelled, folder: Path) -> list[tuple[Case, str]]:
@@ -75,8 +72,8 @@ def _label(
     stage: Stage,
     given: PseudoLabelled,
     folder: Path,
-    due: Sequence[tuple[Case, str]],
     device: torch.device,
+    due: Sequence[tuple[Case, str]],
 ) -> None:
     files = fitted_source(stage, run.path, run.source_folder(stage))
     variant = inference_variant(stage, device, files)

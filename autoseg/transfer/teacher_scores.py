@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from autoseg.runs.run import Run
 from autoseg.transfer.teacher import TeacherModel, installed_teacher, list_folds, match_heads
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.lock import waited_for
+from autoseg.utils.lock import do_once
 from autoseg.utils.progress import Steps
 
 
@@ -70,11 +70,8 @@ class TeacherScores:
         Raises:
             AutosegError: a scan is gone or lacks a channel that the teacher needs.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._due(cases):
-            return
-        with waited_for(self.folder, f"Another process predicts with the teacher into {self.folder}"):
-            self._predict(run, self._due(cases), device)  # some may have been made meanwhile
+        what = f"Another process predicts with the teacher into {self.folder}"
+        do_once(self.folder, what, lambda: self._due(cases), partial(self._predict, run, device))
 
     def _key(self, case: StoredCase) -> str:
         return f"{self.identity}-{case.info['key']}"
@@ -83,9 +80,7 @@ class TeacherScores:
         """Cases whose scores are not stored."""
         return [case for case in cases if stored_key(self.folder, case.id) != self._key(case)]
 
-    def _predict(self, run: Run, due: Sequence[StoredCase], device: str) -> None:
-        if not due:
-            return
+    def _predict(self, run: Run, device: str, due: Sequence[StoredCase]) -> None:
         dataset, teaches_with = run.dataset, self.teacher.run.plan.channel_names
         predictor = Predictor.load(
             self.teacher.run.path,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LEAST_FREE = 65_536
 
 #: Errors of a write for which there is no room.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def _private(path: Path, suffix: str) -> Iterator[Path]:
         _refuse_cut_off(temporary)
         os.replace(temporary, path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         why = None if getattr(error, "errno", None) is not None else _why_no_room(temporary, str(error))
         if why is None:
@@ -86,13 +86,13 @@ def _refuse_cut_off(temporary: Path) -> None:
 
 def _why_no_room(temporary: Path, said: str) -> int | None:
     """The number of the error behind one that a library told in its own words, where that is a lack of room."""
-    told = next((number for number in _NO_ROOM if os.strerror(number) in said), None)
+    told = next((number for number in NO_ROOM if os.strerror(number) in said), None)
     if told is not None:
         return told
     try:
         _refuse_cut_off(temporary)
     except OSError as error:
-        return error.errno if error.errno in _NO_ROOM else None
+        return error.errno if error.errno in NO_ROOM else None
     return None
 
 

@@ -2,16 +2,19 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say
+
+_Item = TypeVar("_Item")
 
 #: Files in a held folder: the lock, and who has it; that stays behind and means nothing without the lock.
 _LOCK, _HOLDER = ".lock", ".holder.json"
@@ -68,6 +71,25 @@ def waited_for(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def do_once(
+    folder: Path, what: str, due: Callable[[], Sequence[_Item]], work: Callable[[Sequence[_Item]], object]
+) -> None:
+    """Do what is due in a folder, once: what another process does there is waited for, and not done again.
+
+    Args:
+        folder: that gets the results; it is made where it is missing.
+        what: the other process does, as for :func:`waited_for`.
+        due: tells what is to be done; asked again after waiting.
+        work: does that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not due():
+        return
+    with waited_for(folder, what):
+        if items := due():
+            work(items)
 
 
 def _holder(folder: Path) -> str:

@@ -388,6 +388,6 @@ def test_predictions_that_another_process_fetches_are_waited_for(
     monkeypatch.setattr(cascades, "_fetch", lambda job: (fetched.append(job.case.id), fetch(job)))
     preprocess(run, "full", workers=1)
 
-    done_by_another(monkeypatch, cascades, lambda: fetch_previous(run, stage, workers=1))
+    done_by_another(monkeypatch, lambda: fetch_previous(run, stage, workers=1))
     fetch_previous(run, stage, workers=1)
     assert sorted(fetched) == [case.id for case in run.dataset.cases]

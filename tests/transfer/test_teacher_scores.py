@@ -106,7 +106,7 @@ def test_scores_that_another_process_predicts_are_waited_for(tmp_path: Path, mon
     student = student_of(pretend(make_run(tmp_path)), tmp_path)
     predicted, save = [], teacher_scores_module.save
     monkeypatch.setattr(teacher_scores_module, "save", lambda *given: (predicted.append(given[1]), save(*given)))
-    done_by_another(monkeypatch, teacher_scores_module, lambda: fetch(student))
+    done_by_another(monkeypatch, lambda: fetch(student))
     fetch(student)
     assert sorted(predicted) == sorted(student.split(0)["train"])
 

@@ -110,7 +110,7 @@ def test_scans_that_another_process_labels_are_waited_for(
     labelled, save = [], pseudo_labels.save
     monkeypatch.setattr(pseudo_labels, "save", lambda *given: (labelled.append(given[1]), save(*given)))
     arguments = (run, run.plan.stage(), torch.device("cpu"))
-    done_by_another(monkeypatch, pseudo_labels, lambda: label_scans(*arguments))
+    done_by_another(monkeypatch, lambda: label_scans(*arguments))
     label_scans(*arguments)
     assert sorted(labelled) == ["scan_0", "scan_1"]
 
