@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from autoseg.networks import build
-from autoseg.plans.recipe import Recipe
 from autoseg.step.findings import Findings, Timing
+from autoseg.step.precision import emulates_bfloat16
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
@@ -83,7 +83,7 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
         device: to train on.
         extent: length of the training, by which compiling must pay.
     """
-    guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup.recipe, device)
+    guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup, device)
     compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
     if len(open_ones) == 1 and not compiles:
         return VariantChoice(guess, f"{guess}, as planned")
@@ -107,7 +107,7 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
 def known_variant(setup: StepSetup, device: torch.device) -> Variant | None:
     """The fastest variant that is known from an earlier measurement, not compiled; None where there was none."""
     timings = Findings.of(setup, device).timings
-    known = [variant for variant in plain_variants(setup.recipe, device) if variant in timings]
+    known = [variant for variant in plain_variants(setup, device) if variant in timings]
     return min(known, key=lambda variant: timings[variant].seconds) if known else None
 
 
@@ -119,7 +119,7 @@ def fastest_forward(setup: StepSetup, device: torch.device, passes: int) -> Vari
         device: to compute on.
         passes: of the network, that are to come; measured only where they are many.
     """
-    variants = plain_variants(setup.recipe, device)
+    variants = plain_variants(setup, device)
     timings = dict(Findings.of(setup, device, "forward").timings)
     many = passes * SHARE >= (1 + TIMED_PASSES) * len(variants)
     if len(variants) > 1 and many and not all(variant in timings for variant in variants):
@@ -146,12 +146,17 @@ def _forward_seconds(variant: Variant, setup: StepSetup, device: torch.device) -
     return Timing(min(seconds[1:]), seconds[0])
 
 
-def plain_variants(recipe: Recipe, device: torch.device) -> list[Variant]:
-    """Precisions and memory formats that the recipe leaves open, not compiled; the guess first."""
+def plain_variants(setup: StepSetup, device: torch.device) -> list[Variant]:
+    """Precisions and memory formats that the recipe leaves open, not compiled; the guess first.
+
+    Without bfloat16 on a CPU that has to emulate it.
+    """
+    recipe = setup.recipe
     guess = replace(Variant.untimed(recipe, device), compiled=False)
     dtypes, formats = [guess.dtype], [guess.channels_last]
     if recipe.precision == "auto" and device.type in ("cpu", "cuda"):
-        dtypes = [torch.float32, torch.bfloat16]
+        emulated = device.type == "cpu" and emulates_bfloat16(setup.network.dimensions)
+        dtypes = [torch.float32, *([] if emulated else [torch.bfloat16])]
         if device.type == "cuda":
             newer = torch.cuda.get_device_capability(device)[0] >= 8
             dtypes = [torch.float16, *([torch.bfloat16] if newer else []), torch.float32]

@@ -135,7 +135,7 @@ def _timed(network: str, in_channels: int, heads: int, patch: tuple[int, ...], s
 def _processor_seconds(setup: StepSetup) -> float:
     """Of the fastest variant of a step; of each family all variants are timed once, then only the fastest."""
     family = (setup.network.family, setup.network.dimensions)
-    variants = [_fastest[family]] if family in _fastest else plain_variants(setup.recipe, _CPU)
+    variants = [_fastest[family]] if family in _fastest else plain_variants(setup, _CPU)
     timings: dict[Variant, float] = {}
     for variant in variants:
         timings[variant] = _seconds_in(variant, setup, min(timings.values(), default=math.inf))

@@ -45,3 +45,20 @@ def test_autocast_casts() -> None:
 
 def test_bfloat16_is_fast_or_not() -> None:
     assert has_fast_bfloat16() in (True, False)
+
+
+@pytest.mark.parametrize(("seconds", "emulated"), [(0.5, False), (2.0, False), (30.0, True)])
+def test_bfloat16_that_is_emulated(seconds: float, emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {torch.float32: 1.0, torch.bfloat16: seconds}
+    monkeypatch.setattr(precision_of, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(precision_of, "_convolution_seconds", lambda image: taken[image.dtype])
+    measured = precision_of.emulates_bfloat16.__wrapped__
+    assert measured(3) == emulated
+    monkeypatch.setattr(precision_of, "has_fast_bfloat16", lambda: True)
+    assert not measured(3)  # what the CPU says of itself counts
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_small_convolution_is_timed(dimensions: int) -> None:
+    image = torch.zeros(2, 16, *(4,) * dimensions)
+    assert 0 < precision_of._convolution_seconds(image) < 60

@@ -38,6 +38,7 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(findings, "_here", {})
     monkeypatch.setattr(tune, "SHARE", 0.05)
     monkeypatch.setattr("autoseg.step.precision.has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(tune, "emulates_bfloat16", lambda dimensions: False)
 
 
 @pytest.fixture
@@ -85,6 +86,16 @@ def test_another_job_disturbs_one_round(timed: dict[Variant, list[float]], monke
     choice = choose_variant(setup_of(), CPU, Extent(seconds=600))
     assert choice.variant == LAST
     assert choice.reason.startswith("fp32 channels-last: 100 ms a step on ")
+
+
+def test_what_a_cpu_emulates_is_not_timed(timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    timed |= {PLAIN: [0.3, 0.2], LAST: [0.3, 0.1], HALF: [9.0, 9.0], HALF_LAST: [9.0, 9.0]}
+    monkeypatch.setattr(tune, "emulates_bfloat16", lambda dimensions: True)
+    choice = choose_variant(setup_of(), CPU, Extent(seconds=600))
+    assert choice.variant == LAST
+    assert "bf16" not in choice.reason
+    # Who asks for it gets it.
+    assert choose_variant(setup_of(precision="bf16"), CPU, Extent(seconds=600)).variant.dtype == torch.bfloat16
 
 
 def test_what_the_plan_pins(timed: dict[Variant, list[float]]) -> None:
