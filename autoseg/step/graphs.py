@@ -6,6 +6,7 @@ a whole. Results are those of the same kernels without a graph.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -63,11 +64,16 @@ class _Recording:
             label=batch.label.clone(),
             fields={name: values.clone() for name, values in batch.fields.items()},
         )
-        _warm_up(network, compute, self._batch)
+        stream = _side_stream(batch.image.device)
+        _warm_up(network, compute, self._batch, stream)
         self._graph = torch.cuda.CUDAGraph()
         network.zero_grad(set_to_none=True)
-        # Other threads go on with their work on the device: they make the next batches.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # A graph is recorded on the current device, which need not be the network's. Other threads go on with their
+        # work on the device: they read the next batches.
+        with (
+            torch.cuda.stream(stream),
+            torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+        ):
             self._loss = compute(self._batch)
         self._gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
 
@@ -83,11 +89,18 @@ def _tensors(batch: Batch) -> list[torch.Tensor]:
     return [batch.image, batch.label, *batch.fields.values()]
 
 
-def _warm_up(network: nn.Module, compute: Callable[[Batch], torch.Tensor], batch: Batch) -> None:
-    """Compute the gradients a few times; random states and running statistics are as before."""
+@lru_cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """A device's stream for warming up and recording: one, as libraries keep a workspace for each stream."""
+    return torch.cuda.Stream(device)
+
+
+def _warm_up(
+    network: nn.Module, compute: Callable[[Batch], torch.Tensor], batch: Batch, stream: torch.cuda.Stream
+) -> None:
+    """Compute the gradients a few times on a stream; random states and running statistics are as before."""
     device = batch.image.device
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.random.fork_rng(devices=[device]), torch.cuda.stream(stream):
         for _ in range(WARM_UP):

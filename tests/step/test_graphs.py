@@ -1,7 +1,10 @@
 """A step that is replayed from a CUDA graph against the same step without."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +19,15 @@ from autoseg.step.variant import Variant
 from tests.builders import make_network, step_setup
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+NO_SECOND_GPU = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device here")
 GRAPHS = [Variant(graphs=True), pytest.param(Variant(graphs=True, compiled=True), id="compiled")]
 
 
-def batches(setup: StepSetup, count: int) -> list[Batch]:
+def batches(setup: StepSetup, count: int, device: str = "cuda") -> list[Batch]:
     drawn = []
     for number in range(count):
         torch.manual_seed(number)
-        batch = setup.batch("cuda", random=True)
+        batch = setup.batch(device, random=True)
         drawn.append(replace(batch, label=(batch.image[:, 0] > 0.5).to(batch.label.dtype)))
     return drawn
 
@@ -32,7 +36,8 @@ def trained(
     setup: StepSetup, variant: Variant, given: Sequence[Batch], freeze: bool
 ) -> tuple[list[float], TrainingStep]:
     torch.manual_seed(0)
-    step = TrainingStep(build(setup.network, setup.in_channels, 2).cuda().train(), setup.recipe, setup.target, variant)
+    network = build(setup.network, setup.in_channels, 2).to(given[0].image.device).train()
+    step = TrainingStep(network, setup.recipe, setup.target, variant)
     losses = []
     for number, batch in enumerate(given):
         if freeze:
@@ -56,6 +61,18 @@ def test_the_same_losses_weights_and_statistics(variant: Variant, freeze: bool) 
     wanted = step.network.state_dict()
     for name, tensor in graphed.network.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@NO_SECOND_GPU
+def test_on_a_device_that_is_not_the_current_one() -> None:
+    setup = step_setup(make_network(3), (2, 2, [16, 16, 16], 2), optimizer="sgd")
+    given = batches(setup, 3, "cuda:1")
+    losses, _ = trained(setup, Variant(graphs=True), given, False)
+    plain, _ = trained(setup, Variant(), given, False)
+    assert losses == pytest.approx(plain, rel=1e-3)
+    assert len(set(losses)) == 3  # each batch was read
+    assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.gpu
@@ -104,3 +121,49 @@ def test_missing_annotations_are_computed_without_a_graph() -> None:
     loss = GraphedGradients(network, compute)(batch)
     assert float(loss) == pytest.approx(float(network(batch.image).sum().detach()))
     assert torch.equal(network.weight.grad, torch.full_like(network.weight, 64.0))
+
+
+def test_a_graph_is_recorded_on_the_device_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever device is the current one; a recording that fails does not stay the current stream."""
+    current: list[Any] = [SimpleNamespace(device="the current one")]
+    recorded = []
+
+    @contextmanager
+    def entered(stream: Any) -> Iterator[None]:
+        before = list(current)
+        current.append(stream)
+        try:
+            yield
+        finally:
+            current[:] = before
+
+    @contextmanager
+    def graph(_: object, stream: Any = None, **more: Any) -> Iterator[None]:
+        recorded.append(((stream or current[0]).device, current[-1].device))
+        current.append(stream)  # torch leaves it in place where recording fails
+        yield
+        current.pop()
+
+    def stream(device: Any = None) -> Any:
+        return SimpleNamespace(device=device or current[0].device, wait_stream=lambda other: None)
+
+    fakes: dict[str, Any] = {"Stream": stream, "stream": entered, "graph": graph, "current_stream": stream}
+    for name, fake in {**fakes, "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None)}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+    network = torch.nn.Conv3d(1, 2, 1)
+    batch = Batch(torch.ones(1, 1, 4, 4, 4), torch.zeros(1, 4, 4, 4, dtype=torch.int16))
+    calls = []
+
+    def compute(given: Batch) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 6:  # of the second recording, after two to warm up
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return network(given.image).sum().detach()
+
+    gradients = GraphedGradients(network, compute)
+    gradients(batch)
+    assert recorded == [(batch.image.device, batch.image.device)]
+    with pytest.raises(RuntimeError, match="capturing"):
+        gradients(replace(batch, image=torch.ones(2, 1, 4, 4, 4)))
+    assert len(current) == 1
