@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -99,3 +100,15 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("autoseg.crossvalidation.jobs.available_cpus", lambda: 1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """What only refers to itself stays in memory; after torch's compiler is there, whose import leaves such behind."""
+    import torch
+
+    torch.optim.SGD([torch.zeros(1)])
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

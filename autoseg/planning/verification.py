@@ -12,6 +12,7 @@ from autoseg.step.precision import resolve_precision
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
+from autoseg.utils.device import free_device_memory
 from autoseg.utils.errors import AutosegError
 
 
@@ -74,8 +75,8 @@ def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.d
     if cuda:
         torch.backends.cudnn.benchmark = True  # as in training, whose choice of convolutions decides their workspace
     trace = trace_step(setup, precision, device.type)
-    if cuda:
-        torch.cuda.empty_cache()
+    free_device_memory()
+    held = torch.cuda.memory_allocated(device) if cuda else 0
     module = build(setup.network, setup.in_channels, setup.target.heads).to(device)
     # A CPU computes in bfloat16 whichever 16-bit type is meant; both have two bytes.
     dtype = resolve_precision(precision, device)
@@ -87,7 +88,8 @@ def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.d
         torch.cuda.reset_peak_memory_stats(device)
         step(setup.batch(device, random=True))
     peak = round(float(trace.alive().max()))
-    return MemoryCheck("peak", peak, torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device))
+    measured = torch.cuda.max_memory_allocated(device) - held
+    return MemoryCheck("peak", peak, measured, torch.cuda.get_device_name(device))
 
 
 def _saved(step: TrainingStep, setup: StepSetup, device: torch.device) -> int:

@@ -24,23 +24,28 @@ class GraphedGradients:
 
     Args:
         network: on a CUDA device; its weights change in place.
-        compute: loss of a batch, whose backward pass has filled the gradients of the network.
     """
 
-    def __init__(self, network: nn.Module, compute: Callable[[Batch], torch.Tensor]) -> None:
-        self._network, self._compute = network, compute
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
         self._parameters, self._modules = list(network.parameters()), list(network.modules())
         self._recording: _Recording | None = None
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """The loss of a batch, 0-d, when the gradients of the network are the batch's."""
+    def __call__(self, batch: Batch, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """The loss of a batch, 0-d, when the gradients of the network are the batch's.
+
+        Args:
+            batch: on the device.
+            compute: loss of a batch, whose backward pass has filled the gradients of the network; the same each time.
+                It is not kept: as a method of the step that this belongs to, it would keep that alive.
+        """
         if batch.drawn is not None:
             self._network.zero_grad(set_to_none=True)
-            return self._compute(batch)
+            return compute(batch)
         key = self._key(batch)
         if self._recording is None or self._recording.key != key:
             self._recording = None  # its memory first
-            self._recording = _Recording(key, self._network, self._compute, batch)
+            self._recording = _Recording(key, self._network, compute, batch)
         return self._recording.replay(batch)
 
     def _key(self, batch: Batch) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,12 @@ class TrainingStep:
         self.average = MovingAverage(network, recipe.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=variant.dtype == torch.float16)
         self._run = variant.run(network)
-        self._gradients = GraphedGradients(network, self._computed) if variant.graphs else self._computed
+        self._graphed = GraphedGradients(network) if variant.graphs else None
         #: Running statistics of batch norm; other networks have no such buffers.
         self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        #: Autocast of the forward pass; the memory model replaces it where the device is absent.
-        self.casts: Callable[[], AbstractContextManager[object]] = lambda: variant.casts(self.device)
+        #: Autocast of the forward pass; the memory model replaces it where the device is absent. It does not refer to
+        #: the step, whose memory would then wait for Python's garbage collector.
+        self.casts: Callable[[], AbstractContextManager[object]] = partial(variant.casts, self.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,7 +91,7 @@ class TrainingStep:
         """Train on a batch, and update the average of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
         before = [buffer.clone() for buffer in self._statistics]
-        loss = self._gradients(batch)
+        loss = self.gradients(batch) if self._graphed is None else self._graphed(batch, self.gradients)
         finite = self.clip(loss)
         self._restore(before, finite)
         take_step(self.optimizer, finite)
@@ -111,6 +113,12 @@ class TrainingStep:
         """Backward pass of the scaled loss."""
         self.scaler.scale(loss).backward()
 
+    def gradients(self, batch: Batch) -> torch.Tensor:
+        """The loss of a batch, 0-d, whose backward pass has added to the gradients; what a CUDA graph records."""
+        loss = self.loss(self.forward(batch), batch)
+        self.backward(loss)
+        return loss.detach()
+
     def clip(self, loss: torch.Tensor) -> torch.Tensor:
         """Unscale and clip the gradients; a 0-d bool: whether loss and gradient are finite."""
         self.scaler.unscale_(self.optimizer)
@@ -122,12 +130,6 @@ class TrainingStep:
         """Where a step is skipped, what its forward pass left in the running statistics is skipped, too."""
         for buffer, value in zip(self._statistics, before, strict=True):
             buffer.copy_(torch.where(finite, buffer, value))
-
-    def _computed(self, batch: Batch) -> torch.Tensor:
-        """The loss of a batch, whose backward pass has filled the gradients."""
-        loss = self.loss(self.forward(batch), batch)
-        self.backward(loss)
-        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that are needed to resume exactly."""

@@ -1,6 +1,5 @@
 """Run a study: every setting, seed and fold, one after the other; an interrupted study is resumed."""
 
-import gc
 import os
 import shutil
 import time
@@ -28,7 +27,7 @@ from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import TESTED, UNTESTED, StudyTable, asked_of_test, folder_of_test
 from autoseg.study.tables import tabulate
-from autoseg.utils.device import Compute, select_device
+from autoseg.utils.device import Compute, free_device_memory, select_device
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
@@ -133,7 +132,7 @@ def _train_one(study: Study, job: _Job, device: str, workers: int | None) -> Non
         return
     except Exception as error:  # whatever it is, the other settings are still trained
         reason = _reason(error, folder)
-    _free_memory()
+    free_device_memory()  # for the next setting
     write_json(folder / FAILED, {"reason": reason})
     say(f"{job.setting.name}, seed {job.seed} failed: {reason}")
 
@@ -158,7 +157,7 @@ def _test_one(study: Study, setting: Setting, seed: int, device: str) -> None:
         return
     except Exception as error:  # whatever it is, the other settings are still tested
         reason = _reason(error, run.path)
-    _free_memory()
+    free_device_memory()  # for the next setting
     write_json(untested, {**asked_of_test(study), "reason": reason})
     say(f"{setting.name}, seed {seed} can't be tested: {reason}")
 
@@ -213,13 +212,6 @@ def _in_one_sentence(error: Exception) -> str:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "out of memory" in first.lower():
         return f"out of memory ({first})"
     return f"{type(error).__name__}: {first}"
-
-
-def _free_memory() -> None:
-    """Free the memory of a failed training for the next one."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def share_preprocessed(run: Run, plan: Plan, dataset: Dataset, pool: Path) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -37,7 +38,7 @@ class BatchStream(Iterator[MadeBatch]):
         self._readers = ThreadPoolExecutor(readers, "autoseg-read") if readers else None
         self._next = loader.next_batch
         cuda = maker.device.type == "cuda"
-        self._ahead = _ReadAhead(self) if cuda else None
+        self._ahead = _ReadAhead(loader, self._readers) if cuda else None
         self._beside = _Beside(maker.device) if cuda else None
 
     def __next__(self) -> MadeBatch:
@@ -47,20 +48,15 @@ class BatchStream(Iterator[MadeBatch]):
             return made
         loaded = self._ahead.get()
         with torch.cuda.stream(self._beside.stream):
-            made = self.made(loaded)
+            made = self._made(loaded)
         self._beside.hand_over(made)
         return made
 
     def make(self, number: int) -> MadeBatch:
         """Batch ``number``, whatever was made before."""
-        return self.made(self.read(number))
+        return self._made(self.loader.batch(number, self._readers))
 
-    def read(self, number: int) -> LoadedBatch:
-        """The source voxels of batch ``number``."""
-        return self.loader.batch(number, self._readers)
-
-    def made(self, loaded: LoadedBatch) -> MadeBatch:
-        """The batch of these source voxels."""
+    def _made(self, loaded: LoadedBatch) -> MadeBatch:
         return self.maker.make(loaded, self.loader.cache.layout)
 
     def close(self) -> None:
@@ -91,10 +87,14 @@ class _Beside:
 
 
 class _ReadAhead:
-    """A thread that reads the source voxels of the next batches."""
+    """A thread that reads the source voxels of the next batches.
 
-    def __init__(self, stream: BatchStream) -> None:
-        self._stream = stream
+    It does not refer to the stream that it belongs to: in a cycle of references, the cases that lie in the device's
+    memory would outlive the training.
+    """
+
+    def __init__(self, loader: PatchLoader, readers: ThreadPoolExecutor | None) -> None:
+        self._loader, self._readers = loader, readers
         self._read: queue.Queue[LoadedBatch | BaseException] = queue.Queue(BATCHES_READ_AHEAD - 1)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="autoseg-batches", daemon=True)
@@ -104,23 +104,26 @@ class _ReadAhead:
         """The next batch; whatever went wrong while it was read is raised here."""
         found = self._read.get()
         if isinstance(found, BaseException):
-            raise found
+            try:
+                raise found
+            finally:
+                del found  # its traceback has this frame
         return found
 
     def close(self) -> None:
         """End the thread; what was read ahead is dropped."""
         self._closed.set()
         while self._thread.is_alive():
-            try:
+            with suppress(queue.Empty):
                 self._read.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        while not self._read.empty():
+            self._read.get()
 
     def _run(self) -> None:
-        number = self._stream.loader.next_batch
+        number = self._loader.next_batch
         try:
             while not self._closed.is_set():
-                self._read.put(self._stream.read(number))
+                self._read.put(self._loader.batch(number, self._readers))
                 number += 1
         except BaseException as error:  # raised in the loop's thread
             self._read.put(error)

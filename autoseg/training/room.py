@@ -10,6 +10,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.variant import Variant
 from autoseg.training.batch_stream import IN_FLIGHT
 from autoseg.training.case_cache import Room
+from autoseg.utils.device import free_device_memory
 
 #: Share of a device's free memory that is left alone: fragments, and what other programs take later.
 SPARE = 0.1
@@ -37,7 +38,7 @@ def room_for_cases(stage: Stage, device: torch.device, variant: Variant) -> Room
 
 
 def _on_device(stage: Stage, device: torch.device, variant: Variant) -> int:
-    torch.cuda.empty_cache()  # blocks that were used before, as for timing variants of the step
+    free_device_memory()  # that was used before, as for timing variants of the step
     free, _ = torch.cuda.mem_get_info(device)
     setup = StepSetup.of(stage)
     batch = setup.batch("meta")

@@ -1,6 +1,7 @@
-"""Choice of the device, and a setting that speeds up training on a CPU."""
+"""Choice of the device, and of what becomes of memory that is no longer used."""
 
 import ctypes
+import gc
 import platform
 import sys
 from dataclasses import dataclass
@@ -63,6 +64,17 @@ def device_name(device: torch.device) -> str:
             names = []
         return names[0] if names else platform.processor() or platform.machine()
     return f"{device.type} {platform.machine()}"
+
+
+def free_device_memory() -> None:
+    """Give the memory of CUDA devices that nothing needs any more back to them.
+
+    That is what objects hold that only refer to each other (torch's compiler, while it is imported, leaves the first
+    optimizer among such), and blocks that torch keeps for reuse.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_large_blocks(below: int = 2**31 - 1) -> bool:

@@ -262,9 +262,11 @@ def test_memory_of_a_step(device: str, precision: str) -> None:
     """Computed against measured: the peak on a GPU, what is saved for the backward pass on a CPU."""
     sizes = ((32, 64, 128), 96) if device == "cuda" else ((4, 8, 16), 24)
     features, side = sizes
+    other = torch.ones(2**28 if device == "cuda" else 1, device=device)  # not the step's
     strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     network = make_network(
         stages=3, features=list(features), strides=strides, encoder_blocks=[2] * 3, decoder_convs=[2] * 2
     )
     found = check_memory(step_setup(network, (1, 3, [side] * 3, 2), "sgd"), precision, torch.device(device))
     assert abs(found.difference) < (0.1 if device == "cuda" else 0.01)
+    assert other[0] == 1

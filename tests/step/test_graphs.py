@@ -118,7 +118,7 @@ def test_missing_annotations_are_computed_without_a_graph() -> None:
         loss.backward()
         return loss.detach()
 
-    loss = GraphedGradients(network, compute)(batch)
+    loss = GraphedGradients(network)(batch, compute)
     assert float(loss) == pytest.approx(float(network(batch.image).sum().detach()))
     assert torch.equal(network.weight.grad, torch.full_like(network.weight, 64.0))
 
@@ -161,9 +161,9 @@ def test_a_graph_is_recorded_on_the_device_of_the_batch(monkeypatch: pytest.Monk
             raise RuntimeError("operation not permitted when stream is capturing")
         return network(given.image).sum().detach()
 
-    gradients = GraphedGradients(network, compute)
-    gradients(batch)
+    gradients = GraphedGradients(network)
+    gradients(batch, compute)
     assert recorded == [(batch.image.device, batch.image.device)]
     with pytest.raises(RuntimeError, match="capturing"):
-        gradients(replace(batch, image=torch.ones(2, 1, 4, 4, 4)))
+        gradients(replace(batch, image=torch.ones(2, 1, 4, 4, 4)), compute)
     assert len(current) == 1

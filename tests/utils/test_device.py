@@ -3,12 +3,13 @@
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
 from autoseg.utils import device as module
-from autoseg.utils.device import keep_large_blocks, select_device
+from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device
 from autoseg.utils.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -53,6 +54,22 @@ def test_one_of_several(machine) -> None:
     for name in ("cuda:2", "cuda:x", "cuda:-1"):
         with pytest.raises(UsageError, match=f"--device {name}"):
             select_device(name)
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_what_only_refers_to_itself_is_freed(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda in (0, 1):
+        machine(cuda=cuda)
+        emptied: list[int] = []
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda found=emptied: found.append(1))
+        layer = torch.nn.Linear(1, 1)
+        layer.same = [layer]
+        kept = weakref.ref(layer)
+        del layer
+        assert kept() is not None
+        free_device_memory()
+        assert kept() is None
+        assert len(emptied) == cuda
 
 
 def test_questions_have_answers_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
