@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from autoseg.step import findings, tune
+from autoseg.step import findings, training_step, tune
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
@@ -26,6 +26,7 @@ HALF, HALF_LAST = Variant(torch.bfloat16), Variant(torch.bfloat16, channels_last
 HOUR = Extent(seconds=3600)
 
 Choose = Callable[..., VariantChoice]
+REHEARSAL_SECONDS = tune._rehearsal_seconds
 
 
 def setup_of(**recipe: Any) -> StepSetup:
@@ -238,6 +239,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(tune, "device_name", lambda device: "GPU")
     monkeypatch.setattr(findings, "device_name", lambda device: "GPU")
     monkeypatch.setattr(tune, "_step_of", lambda variant, setup, device: SimpleNamespace(variant=variant))
+    monkeypatch.setattr(tune, "_rehearsal_seconds", lambda step, setup, device: 0.0)
     return torch.device("cuda")
 
 
@@ -248,6 +250,67 @@ def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
     half = Variant(torch.float16)
     timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, seconds]}
     assert choose_variant(setup_of(compile="never"), gpu, HOUR).variant == replace(half, graphs=graphs)
+
+
+class Rehearsed:
+    """A step whose gradients wait for the device after the first times, as torch finds where it is asked to."""
+
+    def __init__(self, variant: Variant, modes: list[str | int], waits: int) -> None:
+        self.variant, self.modes, self.left = variant, modes, waits
+
+    def gradients(self, batch: object) -> None:
+        self.left -= 1
+        if self.left >= 0 and self.modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+
+@pytest.mark.parametrize(("waits", "graphs"), [(0, True), (1, True), (9, False)], ids=["never", "first", "always"])
+def test_a_step_that_waits_is_never_recorded(
+    timed: dict[Variant, list[float]], gpu: torch.device, monkeypatch: pytest.MonkeyPatch, waits: int, graphs: bool
+) -> None:
+    """As a loss term that looks at a value; what waits the first time alone may be recorded."""
+    monkeypatch.setattr(tune, "_rehearsal_seconds", REHEARSAL_SECONDS)
+    monkeypatch.setattr(tune, "_wait", lambda device: None)
+    monkeypatch.setattr(StepSetup, "batch", lambda setup, device, random: None)
+    modes: list[str | int] = [1]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(tune, "_step_of", lambda variant, setup, device: Rehearsed(variant, modes, waits))
+    asked = []
+    given = tune.timed_step
+
+    def noted(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        asked.append(step.variant)
+        return given(step, setup, device)
+
+    monkeypatch.setattr(tune, "timed_step", noted)
+    half = Variant(torch.float16)
+    timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, 0.01]}
+    assert choose_variant(setup_of(compile="never"), gpu, HOUR).variant == replace(half, graphs=graphs)
+    assert any(variant.graphs for variant in asked) == graphs
+    assert modes == [1, "error", 1]  # once, and as it was
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_loss_that_waits_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = training_step.objective
+
+    def waiting(*arguments: Any) -> torch.Tensor:
+        loss = real(*arguments)
+        return loss if float(loss) < 1e6 else loss / 2
+
+    monkeypatch.setattr(training_step, "objective", waiting)
+    device, before = torch.device("cuda"), torch.cuda.current_stream()
+    choice = choose_variant(setup_of(compile="never"), device, HOUR)
+    assert not choice.variant.graphs
+    assert not torch.cuda.is_current_stream_capturing()
+    assert torch.cuda.current_stream() == before
+    assert torch.cuda.get_sync_debug_mode() == 0
+    monkeypatch.setattr(training_step, "objective", real)
+    monkeypatch.setattr(findings, "_here", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing known"))
+    assert "with CUDA graphs" in choose_variant(setup_of(compile="never"), device, Extent(steps=10**6)).reason
 
 
 def test_loading_cudas_libraries_is_not_measuring(
