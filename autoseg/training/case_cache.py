@@ -101,8 +101,9 @@ class CaseCache:
     def __init__(self, cases: Sequence[StoredCase], stage: Stage, device: torch.device, room: Room) -> None:
         self._cases = list(cases)
         self._device = device
-        # One for all uploads: torch hands out 32 streams in turn, also the one that graphs are recorded on.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Of the other priority: torch hands out 32 streams of each in turn, also the one that graphs are recorded on,
+        # and a copy on that would be recorded, too. Only copies run on this one.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         #: Arrays of each case.
         self.layout = CaseArrays.of(self._cases[0], stage)
         self._kept: dict[int, Voxels] = {}

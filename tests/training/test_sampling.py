@@ -239,6 +239,23 @@ def test_where_cases_lie(cases: list) -> None:
     assert str(cache) == "memory (2 cases, 1.01e-05 GB) and their files (1 cases, 5.04e-06 GB)"
 
 
+def test_cases_are_uploaded_on_a_stream_that_no_other_work_gets(cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps streams of the usual priority, 0, and those of a higher one apart."""
+    asked: list[tuple[torch.device, int]] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: asked.append((device, priority)))
+    CaseCache(cases, stage_of(), torch.device("cuda:1"), NOTHING)
+    assert asked == [(torch.device("cuda:1"), -1)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_streams_of_other_work_come_again_but_not_that_of_uploads(cases: list) -> None:
+    others = {torch.cuda.Stream().cuda_stream for _ in range(64)}
+    assert len(others) <= 32
+    uploads = {CaseCache(cases, stage_of(), torch.device("cuda"), NOTHING)._stream.cuda_stream for _ in range(40)}
+    assert not uploads & others
+
+
 def test_batches_are_copies(cases: list) -> None:
     """What augmentation does to a batch must not come back with the next one."""
     stream = stream_of(cases, stage_of(), 0, 0)
