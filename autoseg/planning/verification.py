@@ -72,15 +72,15 @@ def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.d
         device: to measure on.
     """
     cuda = device.type == "cuda"
+    # A CPU computes in bfloat16 whichever 16-bit type is meant, a Mac's GPU in 32 bits.
+    variant = Variant(resolve_precision(precision, device))
+    trace = trace_step(setup, variant.precision, device.type)
     if cuda:
         torch.backends.cudnn.benchmark = True  # as in training, whose choice of convolutions decides their workspace
-    trace = trace_step(setup, precision, device.type)
     free_device_memory()
     held = torch.cuda.memory_allocated(device) if cuda else 0
     module = build(setup.network, setup.in_channels, setup.target.heads).to(device)
-    # A CPU computes in bfloat16 whichever 16-bit type is meant; both have two bytes.
-    dtype = resolve_precision(precision, device)
-    step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads), Variant(dtype))
+    step = TrainingStep(module, setup.recipe, stand_in(setup.target.kind, setup.target.heads), variant)
     if not cuda:
         return MemoryCheck("saved", trace.saved, _saved(step, setup, device), str(device))
     # The first step makes the optimizer's state.

@@ -1,7 +1,7 @@
 """Batch: input and targets of one training step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,3 +27,8 @@ class Batch:
     label: torch.Tensor
     drawn: np.ndarray | None = None
     fields: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; tensors that lie there are not copied."""
+        fields = {name: values.to(device) for name, values in self.fields.items()}
+        return replace(self, image=self.image.to(device), label=self.label.to(device), fields=fields)

@@ -22,9 +22,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     """The data type of autocast; float32 means none.
 
     For ``auto`` it is a guess, taken where nothing was measured (:mod:`autoseg.step.tune`): bfloat16 on a CPU with
-    AVX512-BF16 or AMX and on GPUs from compute capability 8, float16 on older GPUs.
+    AVX512-BF16 or AMX and on GPUs from compute capability 8, float16 on older GPUs. On a Mac's GPU all is float32.
     """
-    if precision == "fp32":
+    if precision == "fp32" or device.type == "mps":
         return torch.float32
     if precision == "bf16":
         return torch.bfloat16

@@ -35,11 +35,11 @@ class MadeBatch:
 
 
 class BatchMaker:
-    """Makes batches of loaded source voxels, on the training device.
+    """Makes batches of loaded source voxels, on the training device; for a Mac's GPU on the CPU.
 
     Args:
         stage: patch, network and recipe.
-        device: to compute on.
+        device: of the training.
     """
 
     def __init__(self, stage: Stage, device: torch.device) -> None:
@@ -48,9 +48,11 @@ class BatchMaker:
         self.input_size = stage.network.input_size(patch)
         self.output_size = stage.network.output_size(patch)
         self.device = device
+        #: Where batches are made: torch has no nearest sampling of volumes for Metal.
+        self.made_on = torch.device("cpu") if device.type == "mps" else device
 
     def make(self, loaded: LoadedBatch, layout: CaseArrays) -> MadeBatch:
-        """A batch of loaded patches, augmented.
+        """A batch of loaded patches, augmented, on the training device.
 
         Args:
             loaded: its source voxels.
@@ -60,7 +62,7 @@ class BatchMaker:
         patches = [self._resampled(patch, layout) for patch in loaded.patches]
         numbers, maps = (torch.stack(parts) for parts in zip(*patches, strict=True))
         own = loaded.present.shape[1]
-        noise = torch.Generator(self.device).manual_seed(loaded.noise)
+        noise = torch.Generator(self.made_on).manual_seed(loaded.noise)
         augment_intensities(numbers[:, :own], recipe.augmentation, rng, noise)
         mirror([numbers, maps], recipe.augmentation.mirror_axes, rng, recipe.augmentation.mirror_probability)
         voxels = loaded.patches[0].voxels
@@ -81,11 +83,12 @@ class BatchMaker:
         if label is None:
             label = targets.pop(ANNOTATIONS)
         named = {field.name: values.contiguous() for field, values in targets.items()}
-        return MadeBatch(Batch(image, label, loaded.drawn, named), int(rng.integers(2**62)))
+        batch = Batch(image, label, loaded.drawn, named).to(self.device)
+        return MadeBatch(batch, int(rng.integers(2**62)))
 
     def _resampled(self, patch: LoadedPatch, layout: CaseArrays) -> tuple[torch.Tensor, torch.Tensor]:
         """Numbers ``(channel, *input)`` and label maps ``(map, *input)`` of one sample."""
-        arrays, labels = patch.voxels.on(self.device)
+        arrays, labels = patch.voxels.on(self.made_on)
         numbers = []
         for array, scales, field in zip(arrays, patch.voxels.scales, layout.numbers, strict=True):
             values = decoded(array, scales)

@@ -94,7 +94,7 @@ class CaseCache:
     Args:
         cases: preprocessed.
         stage: that they train.
-        device: of the training.
+        device: that batches are made on.
         room: memory for whole cases; those that find none are read from their files, box by box.
     """
 

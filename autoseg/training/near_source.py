@@ -78,10 +78,11 @@ def nearest_of_rank(change: torch.Tensor, rank: int) -> torch.Tensor:
         change: ``(n, …)``.
         rank: at least 1.
     """
-    matrix = change.flatten(1).double()
+    # Metal has no 64-bit numbers.
+    matrix = (change.cpu() if change.device.type == "mps" else change).flatten(1).double()
     if rank >= min(matrix.shape):
         return change
     # Its leading left singular vectors are the eigenvectors of a small square matrix.
     _, vectors = torch.linalg.eigh(matrix @ matrix.T)
     leading = vectors[:, -rank:]
-    return (leading @ (leading.T @ matrix)).to(change.dtype).reshape(change.shape)
+    return (leading @ (leading.T @ matrix)).to(change).reshape(change.shape)

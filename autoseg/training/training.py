@@ -168,7 +168,7 @@ class Training(AbstractContextManager["Training"]):
         self.maker = BatchMaker(stage, self.device)
         room = room_for_cases(stage, self.device, variant) if settings.room is None else settings.room
         learned, begin = cases.learned, self.state.iteration
-        self.cache = CaseCache(learned, stage, self.device, room)
+        self.cache = CaseCache(learned, stage, self.maker.made_on, room)
         self.loader = PatchLoader(learned, Patches.of(stage), self.cache, settings.seed, begin, cases.turns)
         self.stream = BatchStream(self.loader, self.maker, workers)
         self._outcomes: list[StepOutcome] = []

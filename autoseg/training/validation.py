@@ -192,7 +192,7 @@ def validation_patches(cases: Sequence[StoredCase], stage: Stage, device: torch.
     Args:
         cases: to draw from.
         stage: patch, sampling and number of batches.
-        device: to make them on.
+        device: of the training.
     """
     recipe = stage.recipe
     plain = recipe.model_copy(
@@ -200,7 +200,7 @@ def validation_patches(cases: Sequence[StoredCase], stage: Stage, device: torch.
     )
     stage = replace(stage, configuration=stage.configuration.model_copy(update={"recipe": plain}))
     maker = BatchMaker(stage, device)
-    cache = CaseCache(cases, stage, device, Room(0, 0))
+    cache = CaseCache(cases, stage, maker.made_on, Room(0, 0))
     loader = PatchLoader(cases, Patches.of(stage), cache, seed=0)
     for number in range(recipe.validation_batches):
         yield maker.make(loader.batch(number), cache.layout).batch

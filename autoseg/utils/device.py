@@ -10,6 +10,9 @@ import torch
 
 from autoseg.utils.errors import UsageError
 
+#: The first version of torch that computes what a network of volumes needs on a Mac's GPU.
+VOLUMES_ON_MPS = "2.8"
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -28,12 +31,14 @@ def select_device(name: str = "auto") -> torch.device:
     """Turn ``--device auto|cpu|cuda|mps`` into a device.
 
     Raises:
-        UsageError: the device is unknown or not available.
+        UsageError: the device is unknown or not available, or ``mps`` with an old torch.
     """
+    # A TorchVersion compares as versions do.
+    volumes_on_mps = torch.__version__ >= VOLUMES_ON_MPS
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        if torch.backends.mps.is_available():
+        if torch.backends.mps.is_available() and volumes_on_mps:
             return torch.device("mps")
         return torch.device("cpu")
     kind = name.split(":")[0]
@@ -43,6 +48,11 @@ def select_device(name: str = "auto") -> torch.device:
         raise UsageError(f"--device {name}: there is no CUDA device here; use --device cpu.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: there is no Metal device here; use --device cpu.")
+    if kind == "mps" and not volumes_on_mps:
+        raise UsageError(
+            f"--device {name} needs torch {VOLUMES_ON_MPS} or later, here is {torch.__version__}; update it, or use "
+            "--device cpu."
+        )
     try:
         device = torch.device(name)
     except RuntimeError:

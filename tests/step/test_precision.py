@@ -8,7 +8,7 @@ import torch
 from autoseg.step import precision as precision_of
 from autoseg.step.precision import autocast, has_fast_bfloat16, resolve_precision
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         ("fp32", CUDA, torch.float32),
         ("bf16", CUDA, torch.bfloat16),
         ("fp16", CUDA, torch.float16),
-        ("auto", torch.device("mps"), torch.float32),
+        ("auto", MPS, torch.float32),
+        ("bf16", MPS, torch.float32),
+        ("fp16", MPS, torch.float32),
     ],
 )
 def test_precision(precision: Any, device: torch.device, expected: torch.dtype) -> None:

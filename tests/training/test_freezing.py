@@ -177,6 +177,26 @@ def test_nearest_of_rank_is_the_truncated_singular_value_decomposition() -> None
     assert nearest_of_rank(change, 6) is change
 
 
+class Metal(torch.Tensor):
+    """A tensor of a Mac's GPU, as far as the decomposition asks."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("mps")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def double(self) -> torch.Tensor:
+        raise TypeError("the MPS framework doesn't support float64")
+
+
+def test_nearest_of_rank_without_numbers_of_64_bits() -> None:
+    change = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    found = nearest_of_rank(change.as_subclass(Metal), 2)
+    assert torch.equal(found.as_subclass(torch.Tensor), nearest_of_rank(change, 2))
+
+
 def test_changes_of_kernels_stay_of_low_rank() -> None:
     """Of all that are trained; scales, shifts and biases are free, frozen kernels untouched."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from autoseg.utils import device as module
 from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device
@@ -19,7 +20,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def machine(monkeypatch: pytest.MonkeyPatch):
     """Pretend to be on another machine."""
 
-    def pretend(cuda: int = 0, mps: bool = False) -> None:
+    def pretend(cuda: int = 0, mps: bool = False, version: str = "2.10.1+cpu") -> None:
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -32,6 +34,17 @@ def test_auto(machine) -> None:
         machine(**options)
         assert select_device("auto").type == select_device().type == kind
     assert select_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("version", "kind"), [("2.7.1", "cpu"), ("2.8.0", "mps"), ("2.10.0a0+git1", "mps")])
+def test_a_macs_gpu_needs_a_torch_that_computes_volumes_there(machine, version: str, kind: str) -> None:
+    machine(mps=True, version=version)
+    assert select_device("auto").type == kind
+    if kind == "mps":
+        assert select_device("mps").type == kind
+        return
+    with pytest.raises(UsageError, match=r"--device mps needs torch 2\.8 or later, here is 2\.7\.1; .*--device cpu"):
+        select_device("mps")
 
 
 def test_what_is_not_there(machine) -> None:
