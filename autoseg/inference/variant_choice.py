@@ -16,7 +16,7 @@ from autoseg.step.variant import VARIANT, Variant, recorded
 def inference_variant(stage: Stage, device: torch.device, weights: Sequence[Path] = (), passes: int = 0) -> Variant:
     """The variant to predict in; never compiled, since the shapes of batches vary.
 
-    The first of: the variant that the weights say they were trained in, on the same kind of device; the fastest known
+    The first of: the variant that the weights say they were trained in, on a device like this; the fastest known
     from a training of such a stage on this device; the fastest forward pass, measured where many are to come; a guess.
     The precision is the plan's, where it has one for predictions.
 

@@ -31,10 +31,15 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision == "fp16":
         return torch.float16 if device.type != "cpu" else torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+        return torch.bfloat16 if gpu_has_bfloat16(device) else torch.float16
     if device.type == "cpu" and has_fast_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def gpu_has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device multiplies bfloat16: NVIDIA's do from compute capability 8 on; AMD has other numbers."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def has_fast_bfloat16() -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from autoseg.networks import build
 from autoseg.step.findings import Findings, Timing
-from autoseg.step.precision import emulates_bfloat16
+from autoseg.step.precision import emulates_bfloat16, gpu_has_bfloat16
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
@@ -158,8 +158,7 @@ def plain_variants(setup: StepSetup, device: torch.device) -> list[Variant]:
         emulated = device.type == "cpu" and emulates_bfloat16(setup.network.dimensions)
         dtypes = [torch.float32, *([] if emulated else [torch.bfloat16])]
         if device.type == "cuda":
-            newer = torch.cuda.get_device_capability(device)[0] >= 8
-            dtypes = [torch.float16, *([torch.bfloat16] if newer else []), torch.float32]
+            dtypes = [torch.float16, *([torch.bfloat16] if gpu_has_bfloat16(device) else []), torch.float32]
     if recipe.memory_format == "auto" and device.type in ("cpu", "cuda"):
         formats = [False, True]
     found = [Variant(dtype, channels_last) for dtype in dtypes for channels_last in formats]

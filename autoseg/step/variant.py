@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoseg.plans.recipe import Recipe
-from autoseg.step.precision import autocast, resolve_precision
+from autoseg.step.precision import autocast, gpu_has_bfloat16, resolve_precision
 
 #: Key of the variant in a saved state, and in the metadata of weights.
 VARIANT = "variant"
@@ -111,12 +111,20 @@ def record(variant: Variant, device: torch.device) -> str:
 
 
 def recorded(text: str, device: torch.device) -> Variant | None:
-    """The variant of :func:`record`; None for another kind of device, and for text that is none."""
+    """The variant of :func:`record`; None for a device of another kind or without its precision, and for other text."""
     try:
         values = json.loads(text)
-        return Variant.from_json(values) if values["device"] == device.type else None
+        variant = Variant.from_json(values) if values["device"] == device.type else None
     except (ValueError, TypeError, KeyError):
         return None
+    return variant if variant is not None and _computes(device, variant.dtype) else None
+
+
+def _computes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device has a precision that another one of its kind has."""
+    if device.type == "mps":
+        return dtype == torch.float32
+    return device.type != "cuda" or dtype != torch.bfloat16 or gpu_has_bfloat16(device)
 
 
 def in_format(tensor: torch.Tensor, wanted: torch.memory_format) -> torch.Tensor:

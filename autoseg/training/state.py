@@ -77,7 +77,8 @@ def resume_training(path: Path, identity: TrainingIdentity, step: TrainingStep) 
 
 
 def begun_variant(fold: Fold, device: torch.device) -> Variant | None:
-    """The variant that a saved training was computed in; None if that was on another kind of device.
+    """The variant that a saved training was computed in; None if that was on another kind of device, or on one
+    with a precision that this one lacks.
 
     One that an earlier version saved has none: it was computed as :meth:`Variant.untimed` says.
 

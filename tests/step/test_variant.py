@@ -47,6 +47,30 @@ def test_in_words_and_in_a_file(variant: Variant, text: str) -> None:
     assert recorded(record(variant, torch.device("cuda")), CPU) is None
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "dtype", "taken"),
+    [
+        ((7, 5), None, torch.bfloat16, False),
+        ((7, 5), None, torch.float16, True),
+        ((8, 0), None, torch.bfloat16, True),
+        ((7, 0), "6.4", torch.bfloat16, True),  # AMD's are numbered otherwise
+    ],
+)
+def test_an_older_gpu_does_not_take_the_precision_of_a_newer_one(
+    capability: tuple[int, int], hip: str | None, dtype: torch.dtype, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    device, variant = torch.device("cuda:1"), Variant(dtype, channels_last=True)
+    assert recorded(record(variant, device), device) == (variant if taken else None)
+
+
+def test_a_macs_gpu_computes_in_32_bits() -> None:
+    device = torch.device("mps")
+    assert recorded(record(Variant(), device), device) == Variant()
+    assert recorded(record(Variant(torch.float16), device), device) is None
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu", "dtype": "fp8"}', '{"dtype": "fp32"}'])
 def test_a_record_that_is_none(text: str) -> None:
     assert recorded(text, CPU) is None
