@@ -75,8 +75,6 @@ def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.d
     # A CPU computes in bfloat16 whichever 16-bit type is meant, a Mac's GPU in 32 bits.
     variant = Variant(resolve_precision(precision, device))
     trace = trace_step(setup, variant.precision, device.type)
-    if cuda:
-        torch.backends.cudnn.benchmark = True  # as in training, whose choice of convolutions decides their workspace
     free_device_memory()
     held = torch.cuda.memory_allocated(device) if cuda else 0
     module = build(setup.network, setup.in_channels, setup.target.heads).to(device)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from autoseg.networks import build, count_parameters
+from autoseg.planning import verification
 from autoseg.planning.memory import scaling, step_memory, trace_step
 from autoseg.planning.verification import check_memory
 from autoseg.plans.families import UNet
@@ -49,6 +50,20 @@ def test_saved_bytes_are_measured_ones(topology: UNet, patch: tuple[int, ...], k
     found = check_memory(step_setup(topology, (2, 3, patch, 2), kind=kind), precision, torch.device("cpu"))
     assert found.what == "saved"
     assert found.computed == found.measured
+
+
+def test_convolutions_are_chosen_as_in_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which decides how much room they need: by cuDNN's rules, without a search."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+
+    def built(*_: object) -> torch.nn.Module:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(verification, "build", built)
+    with pytest.raises(torch.OutOfMemoryError):
+        check_memory(step_setup(network("unet", CUBE), (1, 2, (8, 8, 8), 2)), "fp16", torch.device("cuda"))
+    assert torch.backends.cudnn.benchmark is False
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
