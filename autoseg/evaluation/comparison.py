@@ -356,11 +356,12 @@ def compare_samples(
                     **test,
                 )
             )
+    compared = set(cases)
     return Comparison(
         rows=tuple(rows),
         baseline=baseline,
         cases=tuple(cases),
-        omitted=tuple(case for case in everyone if case not in set(cases)),
+        omitted=tuple(case for case in everyone if case not in compared),
         directions={column: (directions or {}).get(column, "more") for column in columns},
         bootstrap=bootstrap,
     )

@@ -1,8 +1,10 @@
 """Evaluation: the measured values of every case and target, and what is reported of them."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +84,7 @@ class Evaluation:
     @property
     def cases(self) -> list[str]:
         """Names of the cases, each once."""
-        return list(dict.fromkeys(row.case for row in self.rows))
+        return list(self._of_case)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -91,11 +93,11 @@ class Evaluation:
 
     def values(self, metric: str, target: str) -> np.ndarray:
         """All cases' values of a metric for one target, NaN where undefined."""
-        return np.array([row.values[metric] for row in self.rows if row.target == target], dtype=np.float64)
+        return np.array([row.values[metric] for row in self._of_target.get(target, ())], dtype=np.float64)
 
     def case_mean(self, case: str, metric: str = "dice") -> float:
         """Mean over a case's targets, undefined ones left out; NaN where all are."""
-        return _mean(row.values[metric] for row in self.rows if row.case == case)
+        return _mean(row.values[metric] for row in self._of_case.get(case, ()))
 
     def mean(self, metric: str = "dice", target: str | None = None) -> float:
         """Mean over cases of one target, or the mean of all targets' means; undefined values are left out."""
@@ -146,7 +148,7 @@ class Evaluation:
                 )
         cases = [case for part in parts for case in part.cases]
         if len(set(cases)) != len(cases):
-            twice = sorted({case for case in cases if cases.count(case) > 1})
+            twice = sorted(case for case, times in Counter(cases).items() if times > 1)
             raise AutosegError(f"the case {twice[0]} was evaluated in two folds; each belongs to one.")
         rows = tuple(row for part in parts for row in part.rows)
         return cls(rows, first.targets, first.tolerance_mm, first.empty)
@@ -242,6 +244,22 @@ class Evaluation:
                 line = escape(f"{target}: {', '.join(notes)}")
                 table.caption = "\n".join(filter(None, [str(table.caption or ""), line]))
         return table
+
+    @cached_property
+    def _of_case(self) -> dict[str, list[Row]]:
+        """Case → its rows, in order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.case, []).append(row)
+        return found
+
+    @cached_property
+    def _of_target(self) -> dict[str, list[Row]]:
+        """Target → its rows, in order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.target, []).append(row)
+        return found
 
     def _how(self) -> tuple[object, ...]:
         """All that must be alike for two parts to be put together."""

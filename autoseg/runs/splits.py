@@ -1,6 +1,7 @@
 """Splits: training and validation cases of each fold of a cross-validation, and the test cases that are held out."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +64,18 @@ def check_splits(splits: list[Split], dataset: Dataset, path: Path) -> None:
     if not groups:
         return
     of_all = groups | {case.id: case.patient for case in dataset.labelled_test_cases}
+    shared_test = sorted(splits[0].get("test", []))
     for number, fold in enumerate(splits):
         train, validation, test = fold["train"], fold["validation"], fold.get("test", [])
+        tested = set(test)
         for case in (*train, *validation, *test):
-            if case not in (of_all if case in test else groups):
+            if case not in (of_all if case in tested else groups):
                 raise AutosegError(f"{path}: fold {number} names {case}, which is no labelled case of {dataset.name}.")
-        if sorted(test) != sorted(splits[0].get("test", [])):
+        if sorted(test) != shared_test:
             raise AutosegError(
                 f'{path}: folds 0 and {number} have different cases in "test"; all folds share one list.'
             )
-        if seen := sorted(set(test) & {*train, *validation}):
+        if seen := sorted(tested & {*train, *validation}):
             raise AutosegError(
                 f'{path}: fold {number} has {seen[0]} in "test" and elsewhere; a test case must never be trained on or '
                 "validated, so take it out of one."
@@ -85,7 +88,7 @@ def check_splits(splits: list[Split], dataset: Dataset, path: Path) -> None:
                 "measures nothing, so take it out of one."
             )
         for part in (train, validation, test):
-            if twice := sorted({case for case in part if part.count(case) > 1}):
+            if twice := sorted(case for case, times in Counter(part).items() if times > 1):
                 raise AutosegError(f"{path}: fold {number} names {twice[0]} twice; take one out.")
         patients = {groups[case] for case in train}
         if parted := [case for case in validation if groups[case] in patients]:
@@ -93,7 +96,8 @@ def check_splits(splits: list[Split], dataset: Dataset, path: Path) -> None:
                 f"{path}: fold {number} validates {parted[0]}, of whose patient ({groups[parted[0]]}) it trains on "
                 "another exam; its results will look better than they are."
             )
-        if parted := [case for case in test if of_all[case] in {groups[one] for one in (*train, *validation)}]:
+        patients |= {groups[case] for case in validation}
+        if parted := [case for case in test if of_all[case] in patients]:
             say(
                 f'{path}: fold {number} has {parted[0]} in "test", and sees another exam of its patient '
                 f"({of_all[parted[0]]}); its results will look better than they are."
@@ -121,13 +125,11 @@ def make_splits(
         raise UsageError(f"--folds {folds} is too few; give 1 (train on all cases) or more.")
     test = [case.id for case in dataset.labelled_test_cases]
     if not test and rules.test_share:
-        test = _drawn(dataset, (), rules.test_share, np.random.default_rng([seed, _HELD_OUT]))
+        test = _drawn(dataset, set(), rules.test_share, np.random.default_rng([seed, _HELD_OUT]))
     held_out = {"test": test} if test else {}
-    everyone = [case.id for case in dataset.cases if case.id not in set(test)]
-    groups: dict[str, list[str]] = {}
-    for case in dataset.cases:
-        if case.id not in set(test):
-            groups.setdefault(case.patient, []).append(case.id)
+    tested = set(test)
+    everyone = [case.id for case in dataset.cases if case.id not in tested]
+    groups = _by_patient(dataset, tested)
     if folds == 1 and groups:
         return [{"train": everyone, "validation": [], **held_out}]
     if len(groups) < 2:
@@ -137,30 +139,36 @@ def make_splits(
             "training without (--folds 1) at least 1."
         )
     if folds is None and rules.validation_share:
-        validation = _drawn(dataset, test, rules.validation_share, np.random.default_rng([seed, _VALIDATED]))
-        return [{"train": [c for c in everyone if c not in validation], "validation": validation, **held_out}]
+        validation = _drawn(dataset, tested, rules.validation_share, np.random.default_rng([seed, _VALIDATED]))
+        return [_split(everyone, validation, held_out)]
     names = sorted(groups)
     np.random.default_rng(seed).shuffle(names)
     names.sort(key=lambda name: -len(groups[name]))  # stable: big groups first keep the folds even
     parts: list[list[str]] = [[] for _ in range(min(folds or FOLDS, len(names)))]
     for name in names:
         min(parts, key=len).extend(groups[name])
-    return [
-        {
-            "train": [c for c in everyone if c not in set(part)],
-            "validation": [c for c in everyone if c in set(part)],
-            **held_out,
-        }
-        for part in parts
-    ]
+    return [_split(everyone, part, held_out) for part in parts]
 
 
-def _drawn(dataset: Dataset, taken: Sequence[str], share: float, rng: np.random.Generator) -> list[str]:
-    """A share of all cases, to the next case, drawn a patient at a time from those not taken; at least one patient."""
+def _split(everyone: Sequence[str], validated: Collection[str], held_out: Split) -> Split:
+    """A fold that validates some cases and trains on the others, both in the dataset's order."""
+    validated = set(validated)
+    train, validation = [c for c in everyone if c not in validated], [c for c in everyone if c in validated]
+    return {"train": train, "validation": validation, **held_out}
+
+
+def _by_patient(dataset: Dataset, taken: Collection[str]) -> dict[str, list[str]]:
+    """Patient → cases, of those not taken."""
     groups: dict[str, list[str]] = {}
     for case in dataset.cases:
-        if case.id not in set(taken):
+        if case.id not in taken:
             groups.setdefault(case.patient, []).append(case.id)
+    return groups
+
+
+def _drawn(dataset: Dataset, taken: Collection[str], share: float, rng: np.random.Generator) -> list[str]:
+    """A share of all cases, to the next case, drawn a patient at a time from those not taken; at least one patient."""
+    groups = _by_patient(dataset, taken)
     wanted = round(share * len(dataset.cases))
     names = sorted(groups)
     rng.shuffle(names)

@@ -1,5 +1,6 @@
 """Label maps in files: targets, ignore label, grids, summaries, folders."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -120,6 +121,30 @@ def test_statistics_leave_undefined_values_out() -> None:
     assert (found.q25, found.q75) == (1.75, 4.25)
     assert Statistics.of([]).n == 0
     assert np.isnan(Statistics.of([3.0]).std)
+
+
+def test_the_rows_of_a_case_and_of_a_target_are_looked_for_once() -> None:
+    read = 0
+
+    class Rows(tuple[Row, ...]):
+        def __iter__(self) -> Iterator[Row]:
+            nonlocal read
+            read += 1
+            return super().__iter__()
+
+    targets = ("x", "y")
+    rows = Rows(
+        Row(f"c{n}", target, {"dice": n + shift, "hd95": float("nan")})
+        for n in range(50)
+        for shift, target in enumerate(targets)
+    )
+    evaluation = Evaluation(rows, targets)
+    assert [evaluation.case_mean(case) for case in evaluation.cases] == [n + 0.5 for n in range(50)]
+    assert np.isnan(evaluation.case_mean("c7", "hd95"))
+    assert np.isnan(evaluation.case_mean("none"))
+    assert evaluation.values("dice", "y").tolist() == list(range(1, 51))
+    assert evaluation.values("dice", "none").size == 0
+    assert read == 2
 
 
 def test_folds_are_merged() -> None:

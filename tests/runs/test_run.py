@@ -25,6 +25,36 @@ def dataset_of(groups: Sequence[str]) -> Dataset:
     return Dataset(name="d", root=Path("d"), layout="manifest", channels=("mr",), labels={"one": 1}, cases=tuple(cases))
 
 
+class Counted(str):
+    """A name that counts how often names are looked up or compared."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Counted.looked_up += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        Counted.looked_up += 1
+        return super().__eq__(other)
+
+
+@pytest.mark.parametrize("rules", [EvaluationRules(), EvaluationRules(test_share=0.3, validation_share=0.2)])
+def test_looking_at_splits_takes_a_time_in_proportion_to_the_cases(rules: EvaluationRules) -> None:
+    def looked_up(count: int) -> int:
+        cases = tuple(
+            case.model_copy(update={"id": Counted(case.id), "group": Counted(f"p{n % 50}")})
+            for n, case in enumerate(dataset_of([""] * count).cases)
+        )
+        dataset = dataset_of([""]).model_copy(update={"cases": cases})
+        Counted.looked_up = 0
+        splits = make_splits(dataset, rules=rules)
+        check_splits(splits, dataset, Path("splits.json"))
+        return Counted.looked_up
+
+    assert looked_up(2000) < 5 * looked_up(500)
+
+
 @given(groups=st.lists(st.sampled_from(["", "", "p1", "p2", "p3"]), min_size=2, max_size=40), seed=st.integers(0, 99))
 def test_splits(groups: list[str], seed: int) -> None:
     dataset = dataset_of(groups)
