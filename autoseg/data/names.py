@@ -37,6 +37,15 @@ STRUCTURES = {
 }
 
 
+#: Where a word ends without a separator: ``lungLeft``, ``GTVRight``.
+_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])")
+
+
+def name_words(name: str) -> list[str]:
+    """The words of a structure's name, by its punctuation and capitals: ``LeftKidney``, ``left kidney``."""
+    return re.findall("[A-Za-z0-9]+", _NEXT_WORD.sub(" ", name))
+
+
 def channel_key(name: str) -> str:
     """One key for all names of a sequence: ``T1ce``, ``t1_gd``, ``ce-gadolinium_T1w`` and ``t1c`` → ``t1c``."""
     plain = _plain(name)

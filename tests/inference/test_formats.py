@@ -251,5 +251,6 @@ def test_codes_are_those_of_dicom() -> None:
         assert found.side is None
     kidney = structure_codes("kidney_left")
     assert (kidney.kind.value, kidney.side.meaning) == ("64033007", "Left")
+    assert structure_codes("LeftKidney") == structure_codes("kidneyLeft") == kidney
     given = structure_codes("foo", "SCT:12738006:Brain")
     assert (given.kind.value, given.kind.meaning) == ("12738006", "Brain")

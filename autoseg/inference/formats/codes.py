@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from autoseg.data.dicom import import_pydicom
-from autoseg.data.names import output_key
+from autoseg.data.names import name_words, output_key
 
 #: Structures of a glioma, and words of a lesion → a keyword of "Segmentation Property Types" (CID 7151): parts of one
 #: tumour have one code and names of their own.
@@ -57,7 +57,7 @@ def structure_codes(name: str, given: str = "") -> StructureCodes:
     from pydicom.sr.coding import Code
 
     altered = codes.SCT.MorphologicallyAbnormalStructure
-    words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
+    words = name_words(name)
     side = next((_SIDES[word.lower()] for word in words if word.lower() in _SIDES), None)
     sided = None if side is None else Code(side[0], "SCT", side[1])
     if given:
