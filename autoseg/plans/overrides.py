@@ -7,12 +7,20 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from autoseg.plans.architecture import Architecture, Network
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.target import ALL_VALUES
 from autoseg.utils.errors import UsageError
+
+#: Paths inside a configuration whose value has a number for each axis of the network.
+_PER_AXIS = (["patch_size"], ["inference", "patch_size"], ["inference", "step"])
+
+#: Paths inside a configuration that say which axes are mirrored in training, and in predictions.
+_TRAINED = (["recipe", "augmentation", "mirror_axes"], ["recipe", "augmentation", "mirror_probability"])
+_TESTED = ["inference", "mirror_axes"]
 
 
 def override(plan: Plan, assignments: list[str]) -> Plan:
@@ -24,8 +32,9 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
     (``channels.*.normalization.scheme``).
 
     A value may be a whole part of the plan (``network={"family": "vnet"}``); keys left out have their defaults. A
-    network set for every configuration is applied to those with its number of axes, and patch sizes that are not set
-    as well are rounded to what it can take.
+    network, or a value of one number an axis, set for every configuration is applied to those with as many axes, and
+    axes to mirror to those that have them. Patch sizes that are not set with a network are rounded to what it can take,
+    and test-time augmentation keeps of its axes those that training still mirrors.
 
     Raises:
         UsageError: no ``=``, an unknown key, a value that the plan can't have, or configurations that would preprocess
@@ -37,8 +46,7 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
         keys, value = parsed(assignment)
         if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
             names = list(data["configurations"])
-            if keys == ["network"]:
-                names = [name for name in names if _suits(value, plan.configurations[name])] or names
+            names = [name for name in names if _suits(keys, value, plan.configurations[name])] or names
             roots = [["configurations", name, *keys] for name in names]
         else:
             roots = [keys]
@@ -49,6 +57,8 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
         own = [full[2:] for full in assigned if full[0] == "configurations" and full[1:2] in ([name], ["*"])]
         if ["network"] in own:
             _suit_patches(configuration, own)
+        if any(_sets(keys, path) for keys in own for path in _TRAINED) and not any(_sets(k, _TESTED) for k in own):
+            _mirror_as_trained(configuration)
     try:
         changed = Plan.model_validate(data)
     except ValidationError as error:
@@ -112,9 +122,36 @@ def _architecture(value: Any) -> Architecture | None:
     return network
 
 
-def _suits(value: Any, configuration: Configuration) -> bool:
-    network = _architecture(value)
-    return network is not None and network.dimensions == configuration.network.dimensions
+def _suits(keys: list[str], value: Any, configuration: Configuration) -> bool:
+    """Whether a value set for every configuration can be this one's, by the number of its axes."""
+    dimensions = configuration.network.dimensions
+    if keys == ["network"]:
+        network = _architecture(value)
+        return network is not None and network.dimensions == dimensions
+    if keys in _PER_AXIS and isinstance(value, list):
+        return len(value) == dimensions
+    if keys in (_TRAINED[0], _TESTED) and isinstance(value, list):
+        return all(isinstance(axis, int) and axis < dimensions for axis in value)
+    return True
+
+
+def _sets(keys: list[str], path: list[str]) -> bool:
+    """Whether an assignment to ``keys`` sets what is at ``path``, alone or with what it is part of."""
+    return path[: len(keys)] == keys
+
+
+def _mirror_as_trained(configuration: Any) -> None:
+    """Take axes that training does not mirror out of test-time augmentation: the network never saw it so."""
+    try:
+        augmentation = Augmentation.model_validate(configuration["recipe"].get("augmentation", {}))
+    except (AttributeError, ValidationError):
+        return  # reported when the whole plan is validated
+    trained = augmentation.mirror_axes if augmentation.mirror_probability else []
+    inference = configuration["inference"]
+    kept = [axis for axis in inference["mirror_axes"] if axis in trained]
+    if kept != inference["mirror_axes"]:
+        inference["mirror_axes"] = kept
+        inference["reasons"]["mirror_axes"] = "those that training mirrors, which the user set"
 
 
 def _suit_patches(configuration: Any, assigned: list[list[str]]) -> None:

@@ -155,6 +155,43 @@ def test_a_patch_that_is_set_with_the_network_is_left_alone() -> None:
         override(plan(), [assignment("network", {"family": "wnet"})])
 
 
+def test_a_value_of_one_number_an_axis_goes_to_the_configurations_of_as_many() -> None:
+    changed = override(plan(), [assignment("network", {"family": "vnet"}), "patch_size=[48,32,32]"])
+    assert [c.patch_size for c in changed.configurations.values()] == [[16, 16], [48, 32, 32]]
+    changed = override(plan(), ["patch_size=[32,24]", "inference.patch_size=[64,64]", "inference.step=[8,8,8]"])
+    assert [c.patch_size for c in changed.configurations.values()] == [[32, 24], [16, 16, 16]]
+    assert [c.inference.patch_size for c in changed.configurations.values()] == [[64, 64], None]
+    assert [c.inference.step for c in changed.configurations.values()] == [None, [8, 8, 8]]
+    changed = override(plan(), ["recipe.augmentation.mirror_axes=[0,2]", "inference.mirror_axes=[2]"])
+    assert [c.recipe.augmentation.mirror_axes for c in changed.configurations.values()] == [[0, 1], [0, 2]]
+    assert [c.inference.mirror_axes for c in changed.configurations.values()] == [[0, 1], [2]]
+    with pytest.raises(UsageError, match="patch_size"):
+        override(plan(), ["patch_size=[16]"])
+
+
+@pytest.mark.parametrize(
+    ("assigned", "kept"),
+    [
+        (["recipe.augmentation.mirror_axes=[0]"], [[0], [0]]),
+        (["configurations.3d_fullres.recipe.augmentation.mirror_axes=[2]"], [[0, 1], [2]]),
+        (["configurations.*.recipe.augmentation.mirror_axes=[]"], [[], []]),
+        (["recipe.augmentation.mirror_probability=0"], [[], []]),
+        ([assignment("recipe.augmentation", {"mirror_axes": [1]})], [[1], [1]]),
+        ([assignment("recipe", {"augmentation": {"mirror_axes": [1]}})], [[1], [1]]),
+        (["recipe.augmentation.mirror_axes=[0]", "inference.mirror_axes=[0,1]"], [[0, 1], [0, 1]]),
+        (["recipe.augmentation.noise_probability=0"], [[0, 1], [0, 1, 2]]),
+    ],
+)
+def test_predictions_are_mirrored_along_no_axis_that_training_was_told_to_leave(
+    assigned: list[str], kept: list[list[int]]
+) -> None:
+    configurations = override(plan(), assigned).configurations
+    assert [c.inference.mirror_axes for c in configurations.values()] == kept
+    for one, before in zip(configurations.values(), plan().configurations.values(), strict=True):
+        if "inference" not in "".join(assigned) and one.inference.mirror_axes != before.inference.mirror_axes:
+            assert "which the user set" in one.inference.reasons["mirror_axes"]
+
+
 def test_a_whole_part_is_replaced_and_what_is_left_out_is_at_its_default() -> None:
     changed = override(
         plan(),
