@@ -195,8 +195,7 @@ class _ForgetsScores(Callback):
 
     def on_end(self, training: Training, network: nn.Module) -> nn.Module:
         """Remove those of its validation, and of shares of a source."""
-        forget_shares(training.fold)
-        (training.fold.validation / "summary.json").unlink(missing_ok=True)
+        _forget_scores(training.fold)
         return network
 
 
@@ -342,7 +341,13 @@ def start_over(fold: Fold) -> None:
     for path in _files(fold):
         path.unlink(missing_ok=True)
     for one in (fold, *halves(fold)):
-        forget_shares(one)
+        _forget_scores(one)
+
+
+def _forget_scores(fold: Fold) -> None:
+    """Remove the scores of a fold's validation, and of shares of a source: weights that are gone got them."""
+    forget_shares(fold)
+    (fold.validation / "summary.json").unlink(missing_ok=True)
 
 
 def _files(fold: Fold) -> list[Path]:

@@ -156,6 +156,11 @@ class Postprocessing(BaseModel):
         text = f"{self.cases} validation case{'' if self.cases == 1 else 's'}"
         return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
 
+    def fits(self, run: Path) -> bool:
+        """Whether the weights in a run folder are those of the decision; files that are not there don't count."""
+        now = weights_digests(run, self.weights)
+        return bool(now) and all(self.weights[name] == digest for name, digest in now.items())
+
     def write(self, path: Path) -> None:
         """Write the file atomically."""
         write_json(path, self.model_dump(mode="json"))
@@ -323,8 +328,7 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
                 f"{path} names the output {step.output}, which this run has not ({', '.join(names)}); delete it or run "
                 "'autoseg postprocess' again."
             )
-    now = weights_digests(run, found.weights)
-    if found.steps and (not now or any(found.weights[name] != digest for name, digest in now.items())):
+    if found.steps and not found.fits(run):
         say(f"{path} was decided for other weights and is not applied; run 'autoseg postprocess {run}' again.")
         return ()
     return tuple(found.steps)

@@ -104,7 +104,8 @@ def collect(run: Run, name: str, expected_folds: int) -> Results | None:
         try:
             if (folder / "history.csv").is_file():
                 curves.append(Curve(fold, read_history(folder / "history.csv")))
-            if (folder / "validation" / "summary.json").is_file():
+            # A fold without weights is trained anew: what lies there was scored before.
+            if fold in current and (folder / "validation" / "summary.json").is_file():
                 parts[fold] = Evaluation.read(folder / "validation").counting_absent(stage.empty)
         except AutosegError as error:
             notes.append(str(error))

@@ -105,7 +105,7 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
     parts.append(_cards(cards))
     if result.note:
         parts.append(f"<p class='note'>{escape(result.note)}</p>")
-    parts.append(_fine_tuning(run.path / result.name / "crossval"))
+    parts.append(_fine_tuning(run, result.name))
     if evaluation is not None:
         parts.append("<h3>Cross-validated metrics</h3>")
         parts.append(
@@ -120,7 +120,7 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
             + "</p>"
         )
         parts.append(_metrics_table(evaluation))
-        parts.append(_postprocessing(run.path / result.name / POSTPROCESSING_FILE))
+        parts.append(_postprocessing(run, result.name))
         parts.append(
             _figure(
                 _svg_uri(distributions(evaluation)),
@@ -144,9 +144,12 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
     return "".join(parts)
 
 
-def _fine_tuning(folder: Path) -> str:
+def _fine_tuning(run: Run, name: str) -> str:
     """The source as it is, the tuned networks and what was chosen, on the same cases; nothing without a source."""
-    found = SourceTable.read(folder)
+    try:
+        found = SourceTable.of(run, run.plan.stage(name))
+    except AutosegError as error:
+        return f"<p class='note'>{escape(str(error))}</p>"
     if found is None:
         return ""
     rows = [[escape(cell) for cell in cells] for cells in found.cells()]
@@ -173,13 +176,17 @@ def _metrics_table(evaluation: Evaluation) -> str:
     return _table(heads, rows, numbers=True, total=total if len(rows) > 1 else None)
 
 
-def _postprocessing(path: Path) -> str:
+def _postprocessing(run: Run, name: str) -> str:
+    path = run.path / name / POSTPROCESSING_FILE
     if not path.exists():
         return ""
     try:
         chosen = Postprocessing.read(path)
     except AutosegError as error:
         return f"<p class='note'>{escape(str(error))}</p>"
+    if not chosen.fits(run.path):
+        text = f"It was decided for other weights and is not applied; run 'autoseg postprocess {run.path}' again."
+        return f"<h3>Post-processing</h3><p class='note'>{escape(text)}</p>"
     before, after = chosen.before, chosen.after
     rows = [[escape(name), _dice(value), _dice(after.outputs[name])] for name, value in before.outputs.items()]
     table = _table(["", "Dice without", "Dice with"], rows, True, ["mean", _dice(before.mean), _dice(after.mean)])

@@ -152,12 +152,21 @@ def test_again_changes_nothing(run: Run) -> None:
     assert not equal(weights(run, 0), before)
 
 
-def test_restart(run: Run) -> None:
+def test_restart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
     save_plan(override(run.plan, ["recipe.optimizer.learning_rate=0.5"]), run.path / "plan.json")
     run = Run.open(run.path)
     with pytest.raises(AutosegError, match=r"another plan, seed or split.*--restart"):
         train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
+
+    def stopped(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("autoseg.crossvalidation.fold_training.train_fold", stopped)
+        with pytest.raises(InterruptedError):
+            train(run, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu"))
+    assert not (run.fold("small", 0).validation / "summary.json").exists()  # which scores weights of the old plan
     train(run, folds=[0], resume=False, length=Length(epochs=1), compute=Compute("cpu"))
     assert len((run.fold("small", 0).folder / "history.csv").read_text().splitlines()) == 1 + 1
 

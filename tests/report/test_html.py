@@ -7,9 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from autoseg.cli.main import run as main
+from autoseg.crossvalidation.fold_training import start_over
+from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.networks.trained_folds import SPLIT
@@ -148,6 +152,15 @@ def test_chosen_postprocessing_is_shown(tmp_path: Path) -> None:
     assert f"{outer:.4f}" in text
     assert f"{mean:.4f}" in text
     assert "../3d_fullres/postprocessing.json" in page.links
+    weights = run.fold("3d_fullres", 1).weights
+    before = weights.read_bytes()
+    save_file({"kernel": np.zeros(1, np.float32)}, weights)
+    text = parse(write_report(run))[1]
+    assert "It was decided for other weights and is not applied" in text
+    assert "Chosen on" not in text
+    assert f"{outer:.4f}" not in text
+    weights.write_bytes(before)
+    assert "Chosen on" in parse(write_report(run))[1]
     (run.path / "3d_fullres" / "postprocessing.json").write_text("{}")
     assert "postprocessing.json is damaged" in parse(write_report(run))[1]
 
@@ -168,6 +181,26 @@ def test_a_fold_in_training_shows_its_curve(tmp_path: Path) -> None:
     page, text = parse(write_report(run))
     assert "0 of 2 folds are validated." in text
     assert len(page.images) == 1
+
+
+def test_a_fold_that_is_trained_anew_shows_no_scores_of_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    fold = run.fold("3d_fullres", 0)
+    fold.weights.unlink()
+    results = collect(run, "3d_fullres", 2)
+    assert results is not None
+    assert results.evaluation is not None
+    assert results.evaluation.cases == list(CASES[2:])
+    assert results.note.startswith("1 of 2 folds are validated")
+    start_over(fold)
+    assert not (fold.validation / "summary.json").exists()
+    assert [curve.fold for curve in results.curves] == [0, 1]
+
+
+def test_the_table_of_a_fine_tuning_planned_before_is_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    SourceTable([SourceRow("as it is", 4, 0.75)]).write(run.path / "3d_fullres" / "crossval")
+    assert "Fine-tuning" not in parse(write_report(run))[1]
 
 
 def test_damaged_and_lost_files_are_said(tmp_path: Path) -> None:
