@@ -97,10 +97,12 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
     Console(highlight=False).print(evaluation.table("Validation cases of fold 0"))
     say(f"\n$ autoseg predict {run_folder} {dataset} --out {results} --pictures")
     new = cases_to_predict(dataset, run.plan)
-    outcome = autoseg.Predictor.load(run_folder, device=device).predict(new, results)
+    predictor = autoseg.Predictor.load(run_folder, device=device)
+    outcome = predictor.predict(new, results)
     for case in new:
         if case.id in outcome.written:
-            prediction_picture(case, outcome.written[case.id], run.plan, results / "pictures" / f"{case.id}.png")
+            picture = results / "pictures" / f"{case.id}.png"
+            prediction_picture(case, outcome.written[case.id], run.plan, predictor.target, picture)
     if outcome.failed:
         raise AutosegError(f"the demo's own scans could not be predicted: {outcome.failed}.")
     say(f"\n$ autoseg report {run_folder}")

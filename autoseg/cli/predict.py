@@ -13,6 +13,7 @@ from autoseg.utils.errors import AutosegError, UsageError
 if TYPE_CHECKING:
     from autoseg.data.dataset import Case
     from autoseg.plans.plan import Plan
+    from autoseg.plans.target import Target
 
 
 def command(
@@ -127,7 +128,9 @@ def command(
     else:
         native, outcome = None, predictor.predict(cases, out, asked, overwrite, form, scheme)
     disagreement = "disagreement" in asked
-    undrawn = _draw(cases, outcome.written, plans[0], out / "pictures", disagreement) if pictures else {}
+    undrawn = {}
+    if pictures:
+        undrawn = _draw(cases, outcome.written, plans[0], predictor.target, out / "pictures", disagreement)
     if native is not None:
         outcome = native.write(outcome, cases, predictor)
     doubts = {case: found for case, found in ({} if exams is None else exams.flags).items() if case in outcome.written}
@@ -148,7 +151,12 @@ def command(
 
 
 def _draw(
-    cases: "Sequence[Case]", results: Mapping[str, Path], plan: "Plan", folder: Path, disagreement: bool
+    cases: "Sequence[Case]",
+    results: Mapping[str, Path],
+    plan: "Plan",
+    target: "Target",
+    folder: Path,
+    disagreement: bool,
 ) -> dict[str, str]:
     """Draw each case that has a result, and its map of disagreement; return case → error."""
     from autoseg.inference.results.writer import beside
@@ -158,7 +166,7 @@ def _draw(
     for case in cases:
         if case.id in results:
             try:
-                prediction_picture(case, results[case.id], plan, folder / f"{case.id}.png")
+                prediction_picture(case, results[case.id], plan, target, folder / f"{case.id}.png")
                 if disagreement:
                     found = beside(results[case.id], case.id, "disagreement")
                     disagreement_picture(case, found, plan, folder / f"{case.id}_disagreement.png")

@@ -1,5 +1,6 @@
 """Figures of a segmentation on its image: prediction filled, reference outlined, three orthogonal views."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import matplotlib.patheffects as effects
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from autoseg.data.boxes import Box, bounding_box
+from autoseg.data.counts import value_counts
 from autoseg.evaluation.masks import dice
 from autoseg.plans.target import colours
+from autoseg.report.legend import LabelValues, Legend, area, present
 from autoseg.report.style import MUTED, figure, png, rgb
 from autoseg.utils.files import atomic
 
@@ -26,6 +27,12 @@ PLANES = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
 #: Least margin shown on each side of the structures, in mm.
 CONTEXT_MM = 40.0
 
+#: Dice coefficients in a heading, at most.
+_IN_HEADING = 6
+
+#: Inches of a letter of the heading, of a line, and of all that is neither picture nor legend beside one line.
+_LETTER, _LINE, _REST = 0.088, 0.2, 0.8
+
 #: Grey of the background where there is no image.
 DARK = "0.13"
 
@@ -34,9 +41,6 @@ _HALO = [effects.withStroke(linewidth=2.6, foreground=(0, 0, 0, 0.55))]
 
 #: The axes that run down and across a picture of a slice along each axis.
 _DOWN_ACROSS = ((1, 2), (0, 2), (0, 1))
-
-#: Structure → label values.
-LabelValues = Mapping[str, Sequence[int]]
 
 
 def overlay_png(
@@ -49,7 +53,7 @@ def overlay_png(
     title: str = "",
     out: str | Path | None = None,
 ) -> bytes:
-    """Draw a case in the three planes that show most of its structures.
+    """Draw a case in the three planes that show most of its structures; the legend names those that are seen there.
 
     Args:
         image: one channel ``(z, y, x)``; None if not available (the background is then plain).
@@ -78,7 +82,12 @@ def overlay_png(
     ]
     widths, highest = [plane.width for plane in planes], max(plane.height for plane in planes)
     width = 10.5 if len(planes) == 3 else 6.0
-    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + 1.0) as fig:
+    maps = [prediction] if reference is None else [prediction, reference]
+    legend = Legend.of([p.cut(labels) for labels in maps for p in planes], values, reference is not None, width)
+    heading = _heading(title, prediction, reference, values, legend)
+    lines = textwrap.wrap(heading, int((width - 0.3) / _LETTER), break_on_hyphens=False)
+    around = _REST + legend.height + _LINE * max(len(lines) - 1, 0)
+    with figure(width, min((width - 0.4) / sum(widths) * highest, 8.0) + around) as fig:
         axes = fig.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
         for plane, ax in zip(planes, axes, strict=True):
             draw_image(ax, image, plane)
@@ -88,13 +97,8 @@ def overlay_png(
             if len(planes) == 3:
                 name_plane(ax, plane, prediction.shape[plane.axis])
         draw_scale(axes[0], widths[0])
-        fig.suptitle(_title(title, prediction, reference, values), fontsize=11, x=0.012, ha="left")
-        handles: list[Patch | Line2D] = [
-            Patch(facecolor=(*rgb(palette[name]), OPACITY + 0.35), label=name) for name in values
-        ]
-        if reference is not None:
-            handles.append(Line2D([], [], color=MUTED, linewidth=1.8, label="outline: reference"))
-        fig.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 6), fontsize=9)
+        fig.suptitle("\n".join(lines), fontsize=11, x=0.012, ha="left")
+        legend.draw(fig, {name: (*rgb(palette[name]), OPACITY + 0.35) for name in values})
         content = png(fig)
     if out is not None:
         with atomic(out) as temporary:
@@ -130,12 +134,12 @@ def best_slice(reference: np.ndarray, prediction: np.ndarray, axis: int, values:
     By the reference; by the prediction if the reference has none of the structures, and the middle slice if neither
     has.
     """
-    others = tuple(other for other in range(3) if other != axis)
     for labels in (reference, prediction):
-        score = np.zeros(labels.shape[axis])
+        counts = [value_counts(one) for one in np.moveaxis(labels, axis, 0)]  # once, however many structures there are
+        score = np.zeros(len(counts))
         for label_values in values.values():
-            area = np.isin(labels, label_values).sum(axis=others)
-            score += area / max(area.max(), 1)
+            areas = np.array([area(count, label_values) for count in counts])
+            score += areas / max(areas.max(), 1)
         if score.any():
             return int(score.argmax())
     return int(reference.shape[axis] // 2)
@@ -214,7 +218,7 @@ def draw_image(ax: Axes, image: np.ndarray | None, plane: Plane) -> None:
 def _draw_filled(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValues, palette: Mapping[str, str]) -> None:
     shown = plane.cut(labels)
     colour = np.zeros((*shown.shape, 4))
-    for name, label_values in values.items():
+    for name, label_values in present(shown, values).items():
         colour[np.isin(shown, label_values)] = (*rgb(palette[name]), OPACITY)
     ax.imshow(colour, extent=plane.extent, interpolation="nearest")
 
@@ -225,11 +229,9 @@ def _draw_outlines(ax: Axes, labels: np.ndarray, plane: Plane, values: LabelValu
     down, across = plane.spacing[plane.down], plane.spacing[plane.across]
     y = (np.arange(shown.shape[0]) - 0.5) * down
     x = (np.arange(shown.shape[1]) - 0.5) * across
-    for name, label_values in values.items():
-        mask = np.isin(shown, label_values)
-        if mask.any():
-            lines = ax.contour(x, y, mask, levels=[0.5], colors=[palette[name]], linewidths=1.5)
-            lines.set(path_effects=_HALO)
+    for name, label_values in present(shown, values).items():
+        lines = ax.contour(x, y, np.isin(shown, label_values), levels=[0.5], colors=[palette[name]], linewidths=1.5)
+        lines.set(path_effects=_HALO)
     ax.set(xlim=(0, x[-1] - 0.5 * across), ylim=(y[-1] - 0.5 * down, 0))
 
 
@@ -253,12 +255,18 @@ def draw_scale(ax: Axes, width: float) -> None:
     text.set(color="white", path_effects=_HALO)
 
 
-def _title(title: str, prediction: np.ndarray, reference: np.ndarray | None, values: LabelValues) -> str:
-    if reference is None:
+def _heading(
+    title: str, prediction: np.ndarray, reference: np.ndarray | None, values: LabelValues, legend: Legend
+) -> str:
+    """The title, and the Dice of the structures, of many that of the first ones seen."""
+    few = len(values) <= _IN_HEADING
+    names = tuple(values) if few else legend.names[:_IN_HEADING]
+    if reference is None or not names:
         return title
     scores = []
-    for name, label_values in values.items():
-        value = dice(np.isin(prediction, label_values), np.isin(reference, label_values))
-        scores.append(f"{name} absent" if np.isnan(value) else f"{name} {value:.3f}")
-    text = "Dice: " + ", ".join(scores[:6]) + (" …" if len(scores) > 6 else "")
+    for name in names:
+        value = dice(np.isin(prediction, values[name]), np.isin(reference, values[name]))
+        # No line ends between a name and its value.
+        scores.append(f"{name}\N{NO-BREAK SPACE}absent" if np.isnan(value) else f"{name}\N{NO-BREAK SPACE}{value:.3f}")
+    text = "Dice: " + ", ".join(scores) + ("" if few else " …")
     return f"{title}   {text}" if title else text

@@ -6,18 +6,20 @@ from autoseg.data.dataset import Case, LoadedCase, load_case
 from autoseg.data.image import read_image
 from autoseg.evaluation.cases import read_labels
 from autoseg.plans.plan import Plan
+from autoseg.plans.target import Target
 from autoseg.report.heat import heat_png
 from autoseg.report.overlay import overlay_png
 from autoseg.utils.errors import AutosegError
 
 
-def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> None:
+def prediction_picture(case: Case, prediction: Path, plan: Plan, target: Target, out: Path) -> None:
     """Draw a predicted label map on the case's first channel of the plan, with the reference where the case has one.
 
     Args:
         case: the scan.
         prediction: its label map.
-        plan: names the channels and the target.
+        plan: names the channels.
+        target: that was predicted.
         out: PNG file to write.
 
     Raises:
@@ -25,7 +27,7 @@ def prediction_picture(case: Case, prediction: Path, plan: Plan, out: Path) -> N
     """
     labels, _ = read_labels(prediction)
     loaded = _background(case, plan)
-    names = {output.name: output.values for output in plan.target.outputs}
+    names = {output.name: output.values for output in target.outputs}
     overlay_png(loaded.image[0], labels, loaded.label, loaded.spacing, names, title=case.id, out=out)
 
 

@@ -16,10 +16,13 @@ from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.plans.plan import Plan
+from autoseg.plans.target import Output, Target
 from autoseg.report.pictures import prediction_picture
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
-from tests.builders import blob, make_configuration, make_plan, make_recipe, make_run, picture_of, write
+from tests.builders import LABELS, blob, make_configuration, make_plan, make_recipe, make_run, picture_of, write
+
+WHOLE = Target(kind="labels", outputs=[Output(name="whole", values=[1, 2], paint=1)])
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -118,7 +121,7 @@ def test_results_by_name(run: Run, scans: Path, tmp_path: Path, call) -> None:
 def test_a_picture_that_fails_is_told_at_the_end(
     run: Run, scans: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw(case: Case, prediction: Path, plan: Plan, out: Path) -> None:
+    def draw(case: Case, prediction: Path, plan: Plan, target: Target, out: Path) -> None:
         if case.id == "a":
             raise AutosegError("the pen is empty.")
         out.parent.mkdir(exist_ok=True)
@@ -132,13 +135,28 @@ def test_a_picture_that_fails_is_told_at_the_end(
     assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["b.png", "c.png"]
 
 
+def test_a_picture_names_what_the_chosen_stage_segments(tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier stage may segment other structures than the plan's last one."""
+    first = make_configuration(target=WHOLE)
+    last = make_configuration(previous={"configuration": "first", "use": "channels"})
+    run = make_run(tmp_path, make_plan(configurations={"first": first, "last": last}, recommended="last"), cases=2)
+    save_weights(run.fold("first", 0).weights, build(first.network, 1, 2).state_dict())
+    scan = write(tmp_path / "scan.nii.gz", picture_of(blob()))
+    named: list[list[str]] = []
+    monkeypatch.setattr("autoseg.report.pictures.overlay_png", lambda *given, **_: named.append(list(given[4])))
+    code, _, err = call(run.path, scan, "--out", tmp_path / "out", "--config", "first", "--pictures", "--no-tta")
+    assert code == 0, err
+    assert named == [["whole"]]
+
+
 def test_a_picture_needs_a_channel(tmp_path: Path) -> None:
     result = write(tmp_path / "r.nii.gz", blob())
     scan = ChannelFile(path=write(tmp_path / "s.nii.gz", picture_of(blob())))
-    prediction_picture(Case(id="x", channels={"of another run": scan}), result, make_plan(), tmp_path / "x.png")
+    elsewhere = Case(id="x", channels={"of another run": scan})
+    prediction_picture(elsewhere, result, make_plan(), LABELS, tmp_path / "x.png")
     assert (tmp_path / "x.png").exists()
     with pytest.raises(AutosegError, match="case y has no image of any channel"):
-        prediction_picture(Case(id="y", channels={}), result, make_plan(), tmp_path / "y.png")
+        prediction_picture(Case(id="y", channels={}), result, make_plan(), LABELS, tmp_path / "y.png")
 
 
 def test_bad_case(run: Run, scans: Path, tmp_path: Path, call) -> None:

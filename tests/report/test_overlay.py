@@ -2,12 +2,15 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from autoseg.data.counts import value_counts
 from autoseg.plans.target import colours
 from autoseg.report.overlay import best_slice, field_of_view, grey_window, overlay_png
 from autoseg.report.style import rgb
@@ -89,6 +92,37 @@ def test_a_flat_picture_has_one_view() -> None:
     flat[0, 10:30, 20:40] = 1
     content = overlay_png(np.ones((1, 40, 60)), flat, flat, (1.0, 1.0, 1.0), {"square": 1}, title="picture")
     assert pixels(content).shape[1] < 800
+
+
+def test_many_structures_take_no_more_passes_over_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited = 0
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(array: np.ndarray, *others: object) -> Any:
+            nonlocal visited
+            visited += array.size
+            return function(array, *others)
+
+        return counted
+
+    monkeypatch.setattr(np, "isin", counting(np.isin))
+    for module in ("overlay", "legend"):
+        monkeypatch.setattr(f"autoseg.report.{module}.value_counts", counting(value_counts))
+    many = np.random.default_rng(0).integers(0, 120, (40, 40, 40)).astype(np.uint8)
+    overlay_png(None, many, many, (1.0, 1.0, 1.0), {f"label {n}": n for n in range(1, 105)})
+    assert visited < 50 * many.size
+
+
+def test_the_legend_takes_no_room_from_the_pictures() -> None:
+    cube = np.zeros((20, 20, 20), np.uint8)
+    cube[5:15, 5:15, 5:15] = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
+    few, many = (
+        pixels(overlay_png(None, cube, None, (1.0, 1.0, 1.0), {f"{n}_{'x' * 40}": n for n in range(1, count + 1)}))
+        for count in (1, 100)
+    )
+    assert many.shape[0] > few.shape[0] + 100
+    dark = [int((np.abs(picture - 0.13).max(axis=-1) < 0.02).any(axis=1).sum()) for picture in (few, many)]
+    assert dark[1] >= 0.9 * dark[0]
 
 
 def test_more_structures_than_colours() -> None:
