@@ -27,7 +27,7 @@ from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import NamedProbabilities, Prediction
-from autoseg.inference.results.folder import PREDICTIONS, results_in
+from autoseg.inference.results.record import Record
 from autoseg.inference.results.writer import LABEL, Destination, ResultWriter, chosen_writers
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
@@ -35,7 +35,6 @@ from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
 from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import write_json
 from autoseg.utils.progress import Steps, say
 
 #: Voxels of a scan, all channels together, above which the next one is read after it and not beside it: preprocessing
@@ -210,10 +209,11 @@ class Predictor:
 
         Args:
             cases: to segment.
-            out: folder for ``<case><ending>``, and for ``predictions.json``, which says how they were made.
+            out: folder for ``<case><ending>``, and for ``predictions.json``, which says how they were made, and what
+                earlier calls said of other cases of the same model.
             results: names of what is written for a case (:data:`autoseg.inference.results.writer.RESULTS`); the label
                 map always is. ``probabilities`` writes ``<case>_probability_<output>``, for example.
-            overwrite: segment a case again whose result exists.
+            overwrite: segment a case again whose results, all that are asked for, exist.
             form: file format of label maps (:data:`autoseg.inference.formats.format.RESULT_FORMATS`); that of the scan
                 where None.
             scheme: label values to write instead of the training data's.
@@ -241,19 +241,17 @@ class Predictor:
         places = {case.id: self._destination(case, out, form, scheme) for case in cases}
         self._refuse_overwriting(cases, places, writers)
         for case in cases:
-            path = places[case.id].label
-            if path.exists() and not overwrite:
-                outcome.written[case.id] = path
+            if not overwrite and all(path.exists() for path in self._paths(places[case.id], writers)):
+                outcome.written[case.id] = places[case.id].label
                 continue
             due.append(case)
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
-        files = {path.name for path in results_in(out)}
-        files.update(path.name for to in places.values() for path in self._paths(to, writers))
-        # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
-        told = self._provenance({case.id: {} for case in due}, outcome, writers, scheme)
-        write_json(out / PREDICTIONS, {**told, "files": sorted(files)})
+        files = [path for to in places.values() for path in self._paths(to, writers)]
+        record = Record.of(out, self._provenance(writers, scheme), set(places), files)
         details: dict[str, dict[str, object]] = {}
+        # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
+        record.write(details, outcome.written, outcome.failed)
         with (
             ThreadPoolExecutor(1, "reader") as reader,
             ThreadPoolExecutor(1, "writer") as writer,
@@ -276,11 +274,13 @@ class Predictor:
                     scored = self._score(prepared, writers)
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2)}
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
+                    # Before the result: no command that is killed leaves one of which nothing is said.
+                    record.write(details, outcome.written, outcome.failed)
+                    writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
                 if reading is None and index + 1 < len(due):
@@ -288,8 +288,7 @@ class Predictor:
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
-        told = self._provenance(details, outcome, writers, scheme)
-        write_json(out / PREDICTIONS, {**told, "files": [name for name in sorted(files) if (out / name).is_file()]})
+        record.ended().write(details, outcome.written, outcome.failed)
         return outcome
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
@@ -374,14 +373,8 @@ class Predictor:
         except Exception as error:  # as in predict: reported, the others go on
             _record_failure(outcome, case, error)
 
-    def _provenance(
-        self,
-        details: Mapping[str, Mapping[str, object]],
-        outcome: Outcome,
-        writers: Sequence[ResultWriter],
-        scheme: LabelScheme | None,
-    ) -> dict[str, Any]:
-        """What ``predictions.json`` holds."""
+    def _provenance(self, writers: Sequence[ResultWriter], scheme: LabelScheme | None) -> dict[str, Any]:
+        """How results are made, as ``predictions.json`` says it."""
         told: dict[str, Any] = {
             "runs": [
                 {
@@ -395,9 +388,6 @@ class Predictor:
             "test_time_augmentation": self.ensemble.mirror,
             "postprocessing": [step.model_dump() for step in self.postprocessing],
             **{key: value for writer in reversed(writers) for key, value in writer.provenance(self.ensemble).items()},
-            "cases": {case: detail for case, detail in details.items() if case not in outcome.failed},
-            "kept_from_before": [case for case in outcome.written if case not in details],
-            "failed": outcome.failed,
         }
         if scheme is not None:
             told["label_values"] = scheme.name

@@ -199,6 +199,10 @@ def test_a_run_trained_for_missing_channels(tmp_path: Path, call) -> None:
         lacked = ["t2", "flair"][: number + 1]
         assert f"x: predicted without {', '.join(lacked)}." in err
         assert json.loads((out / "predictions.json").read_text())["cases"]["x"]["missing_channels"] == lacked
+    for options in (["--no-overwrite"], ["--no-overwrite", "--name", "y"]):  # kept, and beside another exam
+        assert call(run.path, "--channel", f"t1={scan}", "--out", tmp_path / "out0", "--no-tta", *options)[0] == 0
+        told = json.loads((tmp_path / "out0" / "predictions.json").read_text())["cases"]
+        assert told["x"]["missing_channels"] == ["t2"]
     strict = trained(tmp_path / "strict", channels=("t1", "t2"))
     code, _, err = call(run.path, strict.path, "--channel", f"t1={scan}", "--out", tmp_path / "no")
     assert code == 2
@@ -270,14 +274,16 @@ def test_a_killed_command_goes_on_where_results_lie_beside_the_scans(
     with monkeypatch.context() as patched:
         patched.setattr(Predictor, "_score", killed)
         assert call(run.path, scans, "--out", scans, "--no-tta")[0] != 0
-    first = (scans / "p.nii.gz").read_bytes()
+    first, before = (scans / "p.nii.gz").read_bytes(), json.loads((scans / "predictions.json").read_text())
+    assert list(before["cases"]) == ["p"]
     assert not (scans / "q.nii.gz").exists()
     code, out, err = call(run.path, scans, "--out", scans, "--no-tta", "--no-overwrite", "--json")
     assert code == 0, err
     assert set(json.loads(out)["written"]) == {"p", "q"}
     told = json.loads((scans / "predictions.json").read_text())
-    assert (told["kept_from_before"], list(told["cases"])) == (["p"], ["q"])
+    assert (told["kept_from_before"], list(told["cases"])) == (["p"], ["p", "q"])
     assert told["files"] == ["p.nii.gz", "q.nii.gz"]
+    assert told["cases"]["p"] == before["cases"]["p"]
     assert (scans / "p.nii.gz").read_bytes() == first
 
 

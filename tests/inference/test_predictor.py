@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
+from autoseg.clinical.volumes import volumes
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference import chain, prediction, stored_scores
 from autoseg.inference import predictor as module
@@ -514,6 +515,81 @@ def test_predictions_json_lists_the_results_of_all_runs_of_the_command(tmp_path:
     names = ["a.nii.gz", "a_probability_inner.nii.gz", "a_probability_outer.nii.gz", "b.nii.gz"]
     assert told["files"] == names
     assert [path.name for path in results_in(out)] == names
+
+
+def told_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "predictions.json").read_text())
+
+
+def test_exams_predicted_one_after_the_other_are_all_told_of(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("a", "b", "c"):
+        predictor().predict([case_of(tmp_path, name, blob())], out)
+    told = told_of(out)
+    assert list(told["cases"]) == ["a", "b", "c"]
+    assert [list(entry) for entry in told["cases"].values()] == [["seconds"]] * 3
+    assert [exam.case for exam in volumes(out).exams] == ["a", "b", "c"]
+    (out / "a.nii.gz").unlink()
+    predictor().predict([case_of(tmp_path, "b", blob())], out)
+    assert list(told_of(out)["cases"]) == ["b", "c"]
+
+
+def test_what_was_otherwise_for_an_earlier_exam_is_told(tmp_path: Path) -> None:
+    out, cases = tmp_path / "out", [case_of(tmp_path, name, blob()) for name in ("a", "b")]
+    Predictor([member()], CPU, mirror=False).predict(cases[:1], out)
+    for _ in range(2):
+        predictor().predict(cases[1:], out)
+        told = told_of(out)
+        assert told["test_time_augmentation"] is True
+        assert told["cases"]["a"]["made_with"] == {"test_time_augmentation": False}
+        assert list(told["cases"]["b"]) == ["seconds"]
+    Predictor([member()], CPU, mirror=False).predict(cases[1:], out)
+    assert list(told_of(out)["cases"]["a"]) == ["seconds"]
+
+
+@pytest.mark.parametrize("target", [LABELS, REGIONS])
+def test_results_of_another_model_in_the_folder_are_not_told_as_its_own(
+    target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, cases = tmp_path / "out", [case_of(tmp_path, name, blob()) for name in ("a", "b")]
+    plan = make_plan(target=target)
+    predictor(member(Perfect(target), plan, "other" if target == LABELS else "run")).predict(cases, out)
+    predictor().predict(cases[1:], out)
+    assert list(told_of(out)["cases"]) == ["b"]
+    assert "results of 1 other case(s), by another model" in capsys.readouterr().err
+    assert [exam.case for exam in volumes(out).exams] == ["b"]
+    predictor().predict(cases, out)
+    assert "another model" not in capsys.readouterr().err
+    assert list(told_of(out)["cases"]) == ["b", "a"]
+
+
+def test_a_killed_command_leaves_what_it_knows_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score, scored = Predictor._score, []
+
+    def killed(*arguments: Any) -> Any:
+        scored.append(told_of(tmp_path / "out")["cases"])
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    monkeypatch.setattr(Predictor, "_score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predictor().predict([case_of(tmp_path, name, blob()) for name in "abc"], tmp_path / "out")
+    assert [list(cases) for cases in scored] == [[], ["a"], ["a", "b"]]
+
+
+def test_a_result_that_is_asked_for_later_is_written(tmp_path: Path) -> None:
+    out, case = tmp_path / "out", case_of(tmp_path, "a", blob())
+    for expected in ([], ["a"]):
+        predictor().predict([case], out, results=PROBABILITIES, overwrite=False)
+        assert (out / "a_probability_inner.nii.gz").exists()
+        assert told_of(out)["kept_from_before"] == expected
+    (out / "a_probability_inner.nii.gz").unlink()
+    predictor().predict([case], out, overwrite=False)
+    assert told_of(out)["kept_from_before"] == ["a"]
+    assert list(told_of(out)["cases"]) == ["a"]
+    predictor().predict([case], out, results=PROBABILITIES, overwrite=False)
+    assert (out / "a_probability_inner.nii.gz").exists()
 
 
 def test_results_of_two_cases_in_one_file_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from autoseg.data.file_names import image_ending, images_in
 from autoseg.utils.errors import AutosegError
@@ -14,17 +15,19 @@ PREDICTIONS = "predictions.json"
 _KINDS = r"(_probability_.+|_rater_.+|_disagreement)?"
 
 
+def told_in(folder: Path) -> dict[str, Any]:
+    """What a folder's ``predictions.json`` says; nothing where there is none, or a file of something else."""
+    path = folder / PREDICTIONS
+    try:
+        told = read_json(path) if path.is_file() else {}
+    except AutosegError:
+        return {}  # cut off
+    return told if isinstance(told, dict) else {}
+
+
 def results_in(folder: Path) -> list[Path]:
     """The result files in a folder, by its ``predictions.json``; none where there is no such file."""
-    path = folder / PREDICTIONS
-    if not path.is_file():
-        return []
-    try:
-        told = read_json(path)
-    except AutosegError:
-        return []  # of something else, or cut off
-    if not isinstance(told, dict):
-        return []
+    told = told_in(folder)
     if isinstance(told.get("files"), list):
         names = set(map(str, told["files"]))
         return [file for name in sorted(names) if (file := folder / name).is_file()]
