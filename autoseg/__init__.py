@@ -6,7 +6,8 @@ The same verbs as on the command line, in the order of the flow:
         dataset = autoseg.Dataset.open("DATASET")
         run = autoseg.plan(dataset, "RUN")
         evaluation = autoseg.train(run)
-        autoseg.Predictor.load("RUN").predict(autoseg.cases_to_predict("SCANS", run.plan), "RESULTS")
+        scans = autoseg.cases_to_predict("SCANS", run.plan, like=dataset)
+        autoseg.Predictor.load("RUN").predict(scans, "RESULTS")
         autoseg.write_report(run)
 
 The first line is needed in a script: cases are read by new processes, each of which imports the script.

@@ -24,7 +24,8 @@ from autoseg.utils.errors import AutosegError
 
 def judge(run: Path, test: Path, out: Path, device: str) -> Path:
     """Predict the labelled cases of a dataset and evaluate them; the folder with the figures."""
-    cases = autoseg.cases_to_predict(test, autoseg.Run.open(run).plan, everything=True)
+    opened = autoseg.Run.open(run)
+    cases = autoseg.cases_to_predict(test, opened.plan, everything=True, like=opened.dataset)
     autoseg.Predictor.load(run, device=device).predict([case for case in cases if case.label], out / "predictions")
     autoseg.evaluate(out / "predictions", test, out=out / "evaluation")
     return out / "evaluation"

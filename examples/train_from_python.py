@@ -27,7 +27,7 @@ def main(dataset_folder: str, run_folder: str, new_scans: str, results: str) -> 
 
     # 4. Segment new scans with the average of all folds.
     predictor = autoseg.Predictor.load(run_folder)
-    outcome = predictor.predict(autoseg.cases_to_predict(new_scans, run.plan), results)
+    outcome = predictor.predict(autoseg.cases_to_predict(new_scans, run.plan, like=dataset), results)
     for case, reason in outcome.failed.items():
         print(f"{case} failed: {reason}")
 

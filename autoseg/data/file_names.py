@@ -43,6 +43,12 @@ def image_ending(path: Path) -> str | None:
     return None if ending is None else path.name[-len(ending) :]
 
 
+def stem(path: Path) -> str:
+    """A file's name without the ending of its format."""
+    ending = image_ending(path)
+    return path.name[: -len(ending)] if ending else path.stem
+
+
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image; macOS' hidden ``._x.nii.gz`` is none."""
     return not path.name.startswith(".") and image_ending(path) is not None

@@ -1,18 +1,19 @@
 """A folder of images that nothing describes: which of them are scans, and which belong to one case."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from autoseg.data.counts import value_counts
-from autoseg.data.dataset import Case, ChannelFile
-from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture, stem
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
+from autoseg.inference.channel_numbers import ChannelNumbers, numbered
 from autoseg.inference.like_training import cases_as_proposed
 from autoseg.inference.results.folder import PREDICTIONS, results_in
-from autoseg.plans.plan import Plan, channels_of_all
+from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
@@ -29,12 +30,17 @@ _MOST_VALUES = 120
 _LISTED = 8
 
 
-def bare_images(folder: Path, plans: Sequence[Plan]) -> list[Case]:
+def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset] = ()) -> list[Case]:
     """The cases of a folder of images.
 
-    One case an image where each holds all the plans' channels, else ``CASE_0000``, ``CASE_0001``, … in the plans'
-    order, else those that a description can be proposed for, as case folders. Results of earlier predictions are left
-    out.
+    One case an image where each holds all the plans' channels, else ``CASE_0000``, ``CASE_0001``, … numbered as the
+    training data or in the plans' order, else those that a description can be proposed for, as case folders. Results
+    of earlier predictions are left out.
+
+    Args:
+        folder: of the images.
+        plans: say which channels.
+        datasets: that the runs were trained on.
 
     Raises:
         AutosegError: no images, label maps among them, or several channels a case for a plan of one.
@@ -48,42 +54,78 @@ def bare_images(folder: Path, plans: Sequence[Plan]) -> list[Case]:
             return cases
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
     _refuse_label_maps(folder, files)
-    numbers = {path: re.fullmatch(r"(.+)_(\d{4})", stem(path)) for path in files}
-    names = channels_of_all(plans)
-    wanted = len(names)
-    held = [components_of(path) for path in files] if wanted > 1 else [1]
+    numbers = ChannelNumbers.of(plans, datasets)
+    if _of_one_numbered_channel(files, numbers):
+        return _by_number(folder, files, numbers)
     # An unreadable file is taken for one of its kind, so that it fails alone and by its name.
-    if all(count in (None, wanted) for count in held) and wanted in held:
-        # nnU-Net names a picture CASE_0000.png, too, though it holds all channels.
-        first_only = all(match and match[2] == "0000" for match in numbers.values())
-        if wanted == 1 and not first_only:
-            _refuse_several_channels(folder, numbers, names[0])
-        found: dict[str, Path] = {}
-        for path, match in numbers.items():
-            name = match[1] if match and first_only else stem(path)
-            if name in found:
-                _refuse_twice(folder, name, found[name], path)
-            found[name] = path
-        return [Case(id=name, channels=all_channels(path, names)) for name, path in found.items()]
-    grouped: dict[str, dict[str, ChannelFile]] = {}
-    others = []
-    for path, match in numbers.items():
-        if match and int(match[2]) < wanted:
-            channels, name = grouped.setdefault(match[1], {}), names[int(match[2])]
-            if name in channels:
-                _refuse_twice(folder, f"{match[1]}, {name}", channels[name].path, path)
-            channels[name] = ChannelFile(path=path)
-        else:
-            others.append(path.name)
-    if not grouped:
+    one_alone = len(numbers.names) == len(numbers.channels) == 1
+    counts = [1] * len(files) if one_alone else [components_of(path) for path in files]
+    places = [None if count is None else numbers.places(count) for count in counts]
+    whole = next((found for found in places if found is not None), None)
+    if whole is None and len(numbers.names) == 1:  # no file can be read
+        whole = numbers.places(1)
+    if whole is not None and all(found or count is None for found, count in zip(places, counts, strict=True)):
+        return _by_file(folder, files, [found or whole for found in places], numbers)
+    if not any(numbers.channel(path) in numbers.names for path in files):
         if cases := cases_as_proposed(folder, plans):
             return cases
         raise AutosegError(
-            f"{folder} holds images but no dataset; for {wanted} channels name them CASE_0000, CASE_0001, … "
-            f"in the order {', '.join(names)}, or describe the folder with an autoseg.toml."
+            f"{folder} holds images but no dataset; name them {numbers.told}, or describe the folder with an "
+            "autoseg.toml."
         )
+    return _by_number(folder, files, numbers)
+
+
+def _of_one_numbered_channel(files: Sequence[Path], numbers: ChannelNumbers) -> bool:
+    """Whether all files have numbers of the training data's channels, of which the only one wanted is there."""
+    if len(numbers.names) != 1 or len(numbers.channels) == 1:
+        return False
+    channels = {numbers.channel(path) for path in files}
+    return None not in channels and numbers.names[0] in channels
+
+
+def _by_file(
+    folder: Path, files: Sequence[Path], places: Sequence[Mapping[str, int | None]], numbers: ChannelNumbers
+) -> list[Case]:
+    """A case a file, each of which holds all channels."""
+    # nnU-Net names a picture CASE_0000.png, too, though it holds all channels.
+    named = [numbered(path) for path in files]
+    first_only = all(one is not None and one[1] == 0 for one in named)
+    if len(numbers.names) == 1 and not first_only:
+        _refuse_several_channels(folder, files, numbers.names[0])
+    others = {channel for path in files if (channel := numbers.channel(path)) is not None} - {*numbers.names}
+    if len(numbers.names) == 1 and others:
+        told = ", ".join(sorted(others))
+        say(f"{folder}: images are taken for {numbers.names[0]}; of their number is {told} in the training data.")
+    if list(places[0].values()) not in ([None], list(range(len(numbers.names)))):
+        numbers.say(folder)
+    found: dict[str, Path] = {}
+    cases = []
+    for path, one, place in zip(files, named, places, strict=True):
+        name = one[0] if one and first_only else stem(path)
+        if name in found:
+            _refuse_twice(folder, name, found[name], path)
+        found[name] = path
+        cases.append(Case(id=name, channels=all_channels(path, place)))
+    return cases
+
+
+def _by_number(folder: Path, files: Sequence[Path], numbers: ChannelNumbers) -> list[Case]:
+    """The cases of files that are numbered by their channel; channels that no plan has are left out."""
+    grouped: dict[str, dict[str, ChannelFile]] = {}
+    others = []
+    for path in files:
+        one, name = numbered(path), numbers.channel(path)
+        if one is None or name is None:
+            others.append(path.name)
+        elif name in numbers.names:
+            channels = grouped.setdefault(one[0], {})
+            if name in channels:
+                _refuse_twice(folder, f"{one[0]}, {name}", channels[name].path, path)
+            channels[name] = ChannelFile(path=path)
     if others:
-        say(f"{folder}: {', '.join(others)} left out; not named CASE_0000 to CASE_{wanted - 1:04d}.")
+        say(f"{folder}: {', '.join(others)} left out; their names have no number of a channel ({numbers.told}).")
+    numbers.say(folder)
     return [Case(id=name, channels=channels) for name, channels in grouped.items()]
 
 
@@ -96,17 +138,9 @@ def components_of(path: Path) -> int | None:
     return colours_of(count) if is_picture(image_ending(path)) else count
 
 
-def all_channels(path: Path, names: Sequence[str]) -> dict[str, ChannelFile]:
-    """Channels of these names, in their order, out of one file."""
-    if len(names) == 1:
-        return {names[0]: ChannelFile(path=path)}
-    return {name: ChannelFile(path=path, component=index) for index, name in enumerate(names)}
-
-
-def stem(path: Path) -> str:
-    """A file's name without the ending of its format."""
-    ending = image_ending(path)
-    return path.name[: -len(ending)] if ending else path.stem
+def all_channels(path: Path, places: Mapping[str, int | None]) -> dict[str, ChannelFile]:
+    """Channels out of one file, each from its place (:meth:`ChannelNumbers.places`)."""
+    return {name: ChannelFile(path=path, component=place) for name, place in places.items()}
 
 
 def _refuse_label_maps(folder: Path, files: Sequence[Path]) -> None:
@@ -126,16 +160,16 @@ def _is_label_map(path: Path) -> bool:
         return False
 
 
-def _refuse_several_channels(folder: Path, numbers: dict[Path, re.Match[str] | None], channel: str) -> None:
+def _refuse_several_channels(folder: Path, files: Sequence[Path], channel: str) -> None:
     """Several cases with the same numbers from 0000 on are cases of several channels, not that many cases."""
-    by_case: dict[str, set[str]] = {}
-    for match in numbers.values():
-        if match:
-            by_case.setdefault(match[1], set()).add(match[2])
-    several = {name: found for name, found in by_case.items() if len(found) > 1 and "0000" in found}
+    by_case: dict[str, list[int]] = {}
+    for path in files:
+        if (one := numbered(path)) is not None:
+            by_case.setdefault(one[0], []).append(one[1])
+    several = {name: found for name, found in by_case.items() if len(set(found)) > 1 and 0 in found}
     if len(several) > 1 and len(set(map(frozenset, several.values()))) == 1:
-        count = len(next(iter(several.values())))
-        shown = [path for path, match in numbers.items() if match and match[1] in several]
+        count = len(set(next(iter(several.values()))))
+        shown = [path for path in files if (one := numbered(path)) is not None and one[0] in several]
         raise AutosegError(
             f"{folder} holds {len(several)} cases of {count} channels ({_listed(shown)}), and the model has one, "
             f"{channel}; put the files of that channel alone into a folder."

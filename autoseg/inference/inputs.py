@@ -1,19 +1,19 @@
 """What to predict: a dataset in any layout, a folder of images, or single files."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.dicom import is_dicom
 from autoseg.data.dicom_headers import read_dicom_header
-from autoseg.data.file_names import is_image, why_not_plain
+from autoseg.data.file_names import is_image, stem, why_not_plain
 from autoseg.data.image import refuse_part
 from autoseg.data.layouts.bids import names_of_channel
 from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
-from autoseg.inference.bare_images import all_channels, bare_images, components_of, stem
+from autoseg.inference.bare_images import all_channels, bare_images, components_of
+from autoseg.inference.channel_numbers import ChannelNumbers
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.inference.results.folder import results_in
 from autoseg.plans.plan import Plan, channels_of_all
@@ -33,15 +33,17 @@ def cases_to_predict(
 
     A dataset gives its unlabelled cases where it has any (its test set), else all; its channels may go by other names
     than the plan's, as ``T1ce`` for ``t1c``. A folder of bare images gives one
-    case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … in its order.
+    case an image where each holds all the plan's channels, else groups ``CASE_0000``, ``CASE_0001``, … by the numbers
+    of the training data, or in its order where those have none.
 
     Args:
         path: dataset, or folder of images or of DICOM series, or one image file.
         plan: says which channels; of several runs, the plans of all.
         layout: of the dataset, to skip the recognition.
         everything: labelled cases too.
-        like: what the run or runs were trained on: a folder that nothing describes may be laid out as it is, and where
-            BIDS calls a channel otherwise beside other scans, its files tell which one is meant.
+        like: what the run or runs were trained on: a folder that nothing describes may be laid out as it is, or its
+            channels numbered so, and where BIDS calls a channel otherwise beside other scans, its files tell which one
+            is meant.
 
     Raises:
         AutosegError: nothing there that can be predicted.
@@ -53,17 +55,20 @@ def cases_to_predict(
     datasets = [] if like is None else [like] if isinstance(like, Dataset) else list(like)
     if layout is None and path.is_file() and (is_image(path) or is_dicom(path)):
         refuse_part(path)
-        names = channels_of_all(plans)
-        if components_of(path) != len(names):
-            return [_case_of_one_channel(path, plans)]
-        return [Case(id=stem(path), channels=all_channels(path, names))]
+        numbers, count = ChannelNumbers.of(plans, datasets), components_of(path)
+        places = None if count is None else numbers.places(count)
+        if places is None:
+            return [_case_of_one_channel(path, plans, numbers)]
+        if list(places.values()) not in ([None], list(range(len(numbers.names)))):
+            numbers.say(path)
+        return [Case(id=stem(path), channels=all_channels(path, places))]
     kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
     if kind is None and (several := datasets_below(path)):
         raise AutosegError(f"{path} holds several datasets; give one of them: {', '.join(several)}.")
     if kind in (None, PROPOSED):
         # Results beside the scans look like their label maps.
         proposed = cases_as_proposed(path, plans) if kind == PROPOSED and not results_in(path) else []
-        return cases_like(path, plans, datasets) or proposed or bare_images(path, plans)
+        return cases_like(path, plans, datasets) or proposed or bare_images(path, plans, datasets)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     if dataset.layout == DICOM:
@@ -130,14 +135,14 @@ def _refuse_two_patients(files: dict[str, Path]) -> None:
         )
 
 
-def _case_of_one_channel(path: Path, plans: Sequence[Plan]) -> Case:
+def _case_of_one_channel(path: Path, plans: Sequence[Plan], numbers: ChannelNumbers) -> Case:
     """The case of one image, which is the channel that the plans can't do without, or the one that its name tells."""
     stages = [plan.stage() for plan in plans]
     names = channels_of_all(plans)
     needed = [stage.channel_names[0] for stage in stages if not stage.takes_missing_channels]
     if needed or len(names) == 1:
         return single_case({(needed or names)[0]: path}, stages)
-    told = _channels_told(path, names)
+    told = _channels_told(path, numbers)
     if len(told) != 1:
         raise UsageError(
             f"{path}: its name does not tell which channel of the plan it is ({', '.join(names)}); give it with "
@@ -147,10 +152,10 @@ def _case_of_one_channel(path: Path, plans: Sequence[Plan]) -> Case:
     return single_case({told[0]: path}, stages)
 
 
-def _channels_told(path: Path, names: Sequence[str]) -> list[str]:
-    """The channels that a file's name speaks of: by nnU-Net's number, and by the sequence."""
-    number = re.fullmatch(r".+_(\d{4})", stem(path))
-    by_number = [names[int(number[1])]] if number and int(number[1]) < len(names) else []
+def _channels_told(path: Path, numbers: ChannelNumbers) -> list[str]:
+    """The channels of the plans that a file's name speaks of: by nnU-Net's number, and by the sequence."""
+    names, channel = numbers.names, numbers.channel(path)
+    by_number = [channel] if channel in names else []
     # A name of BIDS tells the contrast agent apart from the sequence.
     keys: set[str | None] = {channel_key(name) for name in names_of_channel(path)} or {sequence_in(stem(path))}
     return list(dict.fromkeys([*by_number, *(name for name in names if channel_key(name) in keys)]))

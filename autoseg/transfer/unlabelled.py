@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from autoseg.data.dataset import Case, Dataset
+from autoseg.data.dataset import Dataset
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.planning.carried import CARRIED
 from autoseg.planning.request import Request
@@ -23,13 +23,11 @@ class UnlabelledScans(MixedIn):
 
     Attributes:
         path: of the folder, laid out as for ``autoseg predict``.
-        cohort: the dataset's own cases, which these must not be; known once it is checked.
-        cohort_values: its label values; likewise.
+        cohort: the dataset itself, whose cases these must not be; known once it is checked.
     """
 
     path: str | Path
-    cohort: list[Case] = field(default_factory=list, init=False, compare=False, repr=False)
-    cohort_values: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
+    cohort: list[Dataset] = field(default_factory=list, init=False, compare=False, repr=False)
     key: ClassVar[str] = "unlabelled"
     kind: ClassVar[str] = "unlabelled scans"
     option: ClassVar[str] = "--unlabelled"
@@ -47,8 +45,7 @@ class UnlabelledScans(MixedIn):
         refuse_without_source(self.option, request)
         if not Path(self.path).exists():
             raise UsageError(f"--unlabelled {self.path} does not exist; give a folder of scans.")
-        self.cohort[:] = [*dataset.cases, *dataset.labelled_test_cases]
-        self.cohort_values[:] = dataset.labels.values()
+        self.cohort[:] = [dataset]
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with these scans in the recipe, and an ignore label for what the source is not sure of.
@@ -69,7 +66,8 @@ class UnlabelledScans(MixedIn):
             "confidence": f"{USUAL_CONFIDENCE:g}, an estimate: voxels below it are left out of the loss",
         }
         why = "voxels of unlabelled scans that the source is not sure of"
-        target = with_ignore(plan.target, self.cohort_values, why)
+        values = [value for dataset in self.cohort for value in dataset.labels.values()]
+        target = with_ignore(plan.target, values, why)
         return self.mixed_into(plan, stage, PseudoLabelled(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:
@@ -79,11 +77,12 @@ class UnlabelledScans(MixedIn):
         """The scans by the channels of a plan."""
         stage = plan.stage()
         # Absolute, since a run folder may be used from another working directory.
-        found = cases_to_predict(Path(self.path).absolute(), plan)
-        names = {case.id for case in self.cohort}
-        groups = {case.group for case in self.cohort} - {""}
+        found = cases_to_predict(Path(self.path).absolute(), plan, like=self.cohort)
+        cohort = [case for dataset in self.cohort for case in (*dataset.cases, *dataset.labelled_test_cases)]
+        names = {case.id for case in cohort}
+        groups = {case.group for case in cohort} - {""}
         same = next((case for case in found if case.id in names or case.group in groups), None)
-        twins = same_case(found, self.cohort)
+        twins = same_case(found, cohort)
         if same is not None or twins is not None:
             name = same.id if same is not None else twins[0].id if twins is not None else ""
             raise UsageError(

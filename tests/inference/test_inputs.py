@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.data.dataset import ChannelFile, Dataset
+from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.inference.channel_numbers import ChannelNumbers
 from autoseg.inference.inputs import cases_to_predict, single_case
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_configuration, make_plan, make_recipe, write
@@ -95,7 +96,7 @@ def test_nothing_to_predict(tmp_path: Path) -> None:
     with pytest.raises(AutosegError, match="no dataset and no images"):
         cases_to_predict(tmp_path, ONE)
     folder(tmp_path, "a.nii.gz", "b.nii.gz")
-    with pytest.raises(AutosegError, match="in the order t1, t2"):
+    with pytest.raises(AutosegError, match="name them CASE_0000 for t1, CASE_0001 for t2"):
         cases_to_predict(tmp_path, TWO)
 
 
@@ -418,6 +419,125 @@ def test_one_image_for_a_run_that_takes_missing_channels(tmp_path: Path, capsys:
             cases_to_predict(path, lenient)
     needing_one = make_plan(channels=("FLAIR",))
     assert found(tmp_path / "p.nii.gz", [lenient, needing_one]) == {"p": {"FLAIR": ("p.nii.gz", None)}}
+
+
+def sequences(root: Path, write_json, *names: str) -> Dataset:
+    """An nnU-Net dataset of these channels, with a test set."""
+    for number in range(len(names)):
+        folder(root, *(f"imagesTr/{case}_000{number}.nii.gz" for case in "xy"), f"imagesTs/z_000{number}.nii.gz")
+    for case in "xy":
+        write(root / "labelsTr" / f"{case}.nii.gz", LABEL)
+    channels = {str(number): name for number, name in enumerate(names)}
+    labels = {"background": 0, "one": 1}
+    write_json(root / "dataset.json", {"channel_names": channels, "labels": labels, "file_ending": ".nii.gz"})
+    return Dataset.open(root)
+
+
+@pytest.mark.parametrize(
+    "names", [("t1c", "flair"), ("flair", "t2", "t1c", "t1"), ("flair",), ("t1", "t1c", "t2", "flair")]
+)
+def test_numbers_are_those_of_the_training_data(
+    tmp_path: Path, write_json, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever channels a plan has, in whatever order: the folder of the test set gives what the dataset gives."""
+    known = sequences(tmp_path / "data", write_json, "t1", "t1c", "t2", "flair")
+    moved = known.model_validate_json(known.model_dump_json().replace(str(tmp_path), "/elsewhere"))
+    plan = make_plan(channels=names)
+    (whole,) = cases_to_predict(tmp_path / "data", plan, like=known)
+    capsys.readouterr()
+    for like in (known, moved, [known, moved]):
+        (case,) = cases_to_predict(tmp_path / "data" / "imagesTs", plan, like=like)
+        assert case.id == "z"
+        assert case.channels == {name: whole.channels[name] for name in names}
+        said = capsys.readouterr().err
+        assert ("CASE_0003 for flair" in said) == (names != ("t1", "t1c", "t2", "flair"))
+    # Without what is known of the training data: the plan's order.
+    if len(names) > 1:
+        (case,) = cases_to_predict(tmp_path / "data" / "imagesTs", plan)
+        assert [case.channels[name].path.name for name in names] == [f"z_000{n}.nii.gz" for n in range(len(names))]
+
+
+def test_numbers_that_training_data_know_and_names_that_tell(
+    tmp_path: Path, write_json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = sequences(tmp_path / "data", write_json, "t1", "t1c", "t2", "flair")
+    lenient = make_plan(channels=("t1c", "flair"), allow_missing_channels=True)
+    path = write(tmp_path / "p_0003.nii.gz", VOLUME)
+    assert found(path, lenient, like=known) == {"p_0003": {"flair": ("p_0003.nii.gz", None)}}
+    with pytest.raises(UsageError, match="its name does not tell"):
+        cases_to_predict(write(tmp_path / "p_0000.nii.gz", VOLUME), lenient, like=known)
+    # nnU-Net calls the only channel 0000.
+    flair = make_plan(channels=("flair",))
+    alone = folder(tmp_path / "alone", "p_0000.nii.gz", "q_0000.nii.gz")
+    assert list(found(alone, flair, like=known)) == ["p", "q"]
+    assert "images are taken for flair; of their number is t1 in the training data" in capsys.readouterr().err
+    with pytest.raises(AutosegError, match="name them CASE_0001 for t1c, CASE_0003 for flair"):
+        cases_to_predict(
+            folder(tmp_path / "no", "a.nii.gz", "b_0002.nii.gz"), make_plan(channels=("t1c", "flair")), like=known
+        )
+
+
+def test_places_in_a_file_are_those_of_the_training_data(tmp_path: Path) -> None:
+    """A volume with four sequences holds them in the dataset's order, whatever the plan's is."""
+    names = ("t1", "t1c", "t2", "flair")
+    case = Case(
+        id="x",
+        label=Path("x"),
+        channels={name: ChannelFile(path=Path("x.nii.gz"), component=n) for n, name in enumerate(names)},
+    )
+    known = Dataset(name="d", root=Path(), layout="decathlon", channels=names, labels={"one": 1}, cases=(case,))
+    volumes = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)] * 4)
+    (tmp_path / "4d").mkdir()
+    path = tmp_path / "4d" / "p.nii.gz"
+    sitk.WriteImage(volumes, str(path))
+    for wanted in (("flair", "t1c"), ("flair", "t1", "t2", "t1c"), ("t2",)):
+        expected = {"p": {name: ("p.nii.gz", names.index(name)) for name in wanted}}
+        for given in (path, path.parent):
+            assert found(given, make_plan(channels=wanted), like=known) == expected
+
+
+def test_runs_whose_training_data_are_numbered_otherwise(
+    tmp_path: Path, write_json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = [
+        sequences(tmp_path / "a", write_json, "t1", "t2"),
+        sequences(tmp_path / "b", write_json, "t1", "flair"),
+    ]
+    plans = [make_plan(channels=("t1", "t2")), make_plan(channels=("t1", "flair"))]
+    scans = folder(tmp_path / "new", *(f"p_000{number}.nii.gz" for number in range(3)))
+    assert {name: file for name, (file, _) in found(scans, plans, like=datasets)["p"].items()} == {
+        "t1": "p_0000.nii.gz",
+        "t2": "p_0001.nii.gz",
+        "flair": "p_0002.nii.gz",
+    }
+    assert "CASE_0002 for flair, in the order of the plans, as training data number them otherwise" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["{id}/t1_0001.nii.gz", "{id}/flair_0002.nii.gz"],  # numbers of something else
+        ["{id}_t1.nii.gz", "{id}_flair.nii.gz"],
+        ["{id}_0007.nii.gz", "{id}_0007.nii"],
+    ],
+)
+def test_training_data_without_numbers_of_channels(tmp_path: Path, files: list[str]) -> None:
+    cases = tuple(
+        Case(
+            id=name,
+            label=Path("x"),
+            channels={
+                channel: ChannelFile(path=Path(file.format(id=name)))
+                for channel, file in zip(("t1", "flair"), files, strict=True)
+            },
+        )
+        for name in "ab"
+    )
+    known = Dataset(name="d", root=Path(), layout="manifest", channels=("t1", "flair"), labels={"one": 1}, cases=cases)
+    numbers = ChannelNumbers.of([make_plan(channels=("flair", "t1"))], [known])
+    assert (numbers.channels, numbers.why) == ({0: "flair", 1: "t1"}, "")
 
 
 def test_two_images_of_one_numbered_channel(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
+from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.mixing import Mixed, PseudoLabelled
@@ -64,6 +65,30 @@ def test_what_the_source_is_sure_of() -> None:
     # Nothing; whole alone; both; not sure of the inner one; inner without whole, which no label is.
     scores = voxels((-3.0, -3.0), (3.0, -3.0), (3.0, 3.0), (3.0, 1.0), (-3.0, 3.0))
     assert pseudo_label(scores, regions, 0.9).ravel().tolist() == [0, 1, 2, 3, 3]
+
+
+def test_numbered_channels_are_the_cohorts(tmp_path: Path) -> None:
+    """A plan of some of its channels takes scans by the numbers that its own files have."""
+    channels = {
+        name: ChannelFile(path=Path(f"x_000{number}.nii.gz")) for number, name in enumerate(("t1", "t1c", "t2"))
+    }
+    cohort = Dataset(
+        name="cohort",
+        root=Path(),
+        layout="nnunet",
+        channels=tuple(channels),
+        labels={"one": 1},
+        cases=(Case(id="x", channels=channels, label=Path("x.nii.gz")),),
+    )
+    for number in range(3):
+        write(tmp_path / f"p_000{number}.nii.gz", picture_of(blob()))
+    unlabelled = UnlabelledScans(tmp_path)
+    unlabelled.cohort[:] = [cohort]
+    (case,) = unlabelled.described(make_plan(channels=("t2", "t1c"))).dataset.cases
+    assert {name: file.path.name for name, file in case.channels.items()} == {
+        "t2": "p_0002.nii.gz",
+        "t1c": "p_0001.nii.gz",
+    }
 
 
 def test_the_ignore_label_is_none_of_the_cohorts(source: Run, tmp_path: Path) -> None:
