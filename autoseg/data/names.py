@@ -46,6 +46,18 @@ def name_words(name: str) -> list[str]:
     return re.findall("[A-Za-z0-9]+", _NEXT_WORD.sub(" ", name))
 
 
+#: Words of a file's name that label maps have; the names of targets of radiotherapy are among :data:`_TARGET_WORDS`.
+LABEL_WORDS = re.compile(
+    r"seg|label|lbl|mask|annot|(^|[^a-z])gt([^a-z]|$)|truth|multiclass|lesion|tumou?r|roi|contour|rater", re.I
+)
+_TARGET_WORDS = re.compile(r"(^|[^a-z])(gtv|ctv|ptv|itv)[a-z]?\d*([^a-z]|$)", re.I)
+
+
+def names_label(name: str) -> bool:
+    """Whether a file's name speaks of a label map: ``pt1_seg2``, ``Maske``, ``GTVp``."""
+    return LABEL_WORDS.search(name) is not None or _TARGET_WORDS.search(name) is not None
+
+
 def channel_key(name: str) -> str:
     """One key for all names of a sequence: ``T1ce``, ``t1_gd``, ``ce-gadolinium_T1w`` and ``t1c`` → ``t1c``."""
     plain = _plain(name)

@@ -14,13 +14,10 @@ import numpy as np
 from autoseg.data.image import read_image
 from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
 from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
-from autoseg.data.names import sequence_in
+from autoseg.data.names import LABEL_WORDS, sequence_in
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError, UsageError
 
-_LABEL_WORDS = re.compile(
-    r"seg|label|lbl|mask|annot|(^|[^a-z])gt([^a-z]|$)|truth|multiclass|lesion|tumou?r|roi|contour|rater", re.I
-)
 _MASK_WORDS = re.compile(r"brain.?mask|body.?mask|(^|[^a-z])(bet|brain)([^a-z]|$)", re.I)
 
 #: What is a label map's name only because it is one.
@@ -119,6 +116,8 @@ def guess(path: Path, label: str | None = None) -> Proposal:
             head.append('folders = "." # one exam')
         elif "/" in found.folders:
             head.append(f"folders = {_text(found.folders)}")
+        if found.exams:
+            head.append(f"group = {_text(_patient_before(found.exams))} # exams of one patient")
     else:
         raise AutosegError(f"{path} is neither a folder of images nor a CSV; give one of these.")
     for role in found.kept:
@@ -132,12 +131,18 @@ def guess(path: Path, label: str | None = None) -> Proposal:
     return proposal
 
 
+def _patient_before(exams: Iterable[str]) -> str:
+    """The pattern of the patient in names of cases that end in a word for the exam."""
+    words = sorted({re.sub(r"\d+", r"\\d+", re.escape(word[1:])) for word in exams})
+    return rf"^(.+)[_.-](?:{'|'.join(words)})$"
+
+
 def _sorted(roles: Sequence[Role], wanted: str | None) -> Proposal:
     """Part roles into channels, labels, masks and label maps that are not used."""
     masks = [role for role in roles if role.values is not None and _MASK_WORDS.search(role.words)]
     maps = [role for role in roles if role.values is not None and role not in masks]
     scans = [role for role in roles if role not in maps and role not in masks]
-    worded = [role for role in maps if _LABEL_WORDS.search(role.words)]
+    worded = [role for role in maps if LABEL_WORDS.search(role.words)]
     labels = worded or (maps if len(roles) > 1 and (scans or len(maps) == 1) else [])
     others = [role for role in maps if role not in labels]
     if scans:

@@ -2,15 +2,16 @@
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
 from autoseg.data.image import read_geometry, read_image
+from autoseg.data.layouts.case_names import exams_in, kinds_of, stem_of, without_exam
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
@@ -28,9 +29,6 @@ _LOOK_AT = 5
 
 #: Folders below the given one that are searched.
 _DEPTH = 4
-
-#: Ending of a case's name that says what kind of file it is: ``_flair``, ``.seg``, ``_0000``, ``_1stHO``.
-_KIND = re.compile(r"[A-Za-z][A-Za-z0-9]*|\d{4}|\d{1,2}(?:st|nd|rd|th)[A-Za-z0-9]*")
 
 
 @dataclass
@@ -97,6 +95,7 @@ class Roles:
         noise: the others.
         cases: how many there seem to be.
         id_column: of a table.
+        exams: words at the end of a case's name that tell exams of one patient apart (``_pre``, ``_post``).
     """
 
     folders: str
@@ -104,6 +103,7 @@ class Roles:
     noise: list[Role]
     cases: int
     id_column: str = ""
+    exams: frozenset[str] = frozenset()
 
 
 def roles_in_folder(root: Path) -> Roles:
@@ -122,7 +122,7 @@ def roles_in_folder(root: Path) -> Roles:
     below = [folder for folder in folders if folder != root]
     # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
     kinds = [folder for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()]
-    by_kind = 0 < len(kinds) <= len({_stem(path) for path in files})
+    by_kind = 0 < len(kinds) <= len({stem_of(path) for path in files})
     if _is_exam(root, files):
         return _recurring(".", [root], files)
     if root in folders or by_kind:
@@ -167,16 +167,14 @@ def _is_text(name: str) -> bool:
 
 def _is_exam(folder: Path, files: list[Path]) -> bool:
     """Whether a folder is one exam: several of its files are named after a sequence and nothing else."""
-    named = [path for path in files if path.parent == folder and _stem(path).lower() in SEQUENCES]
+    named = [path for path in files if path.parent == folder and stem_of(path).lower() in SEQUENCES]
     return len(named) > 1
 
 
 def _topmost(folders: set[Path]) -> list[Path]:
-    return [folder for folder in folders if not any(parent in folders for parent in folder.parents)]
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(image_ending(path) or "")
+    """Folders that lie in no other; those of fewest levels first, which decide where several levels hold as many."""
+    found = (folder for folder in folders if not any(parent in folders for parent in folder.parents))
+    return sorted(found, key=lambda folder: (len(folder.parts), folder))
 
 
 def _recurring(folders: str, cases: list[Path], files: list[Path]) -> Roles:
@@ -228,56 +226,19 @@ def _parts(case: Path, path: Path) -> list[str]:
 
 def _flat(root: Path, files: list[Path]) -> Roles:
     """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``."""
-    kinds = _kinds(files)
+    kinds = kinds_of(files)
+    exams = exams_in(kinds)
     roles: dict[str, Role] = {}
     names = set()
     for path in files:
-        suffix = kinds[path]
-        stem = _stem(path).removesuffix(suffix) if suffix else _stem(path)
+        suffix = without_exam(kinds[path], exams)
+        stem = stem_of(path).removesuffix(suffix) if suffix else stem_of(path)
         names.add(stem)
         folder = _whole(stem).sub("{id}", path.parent.relative_to(root).as_posix())
         prefix = "" if folder == "." else f"{folder}/"
         pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
         roles.setdefault(pattern, Role(pattern)).files.append(path)
-    return _often("", roles.values(), len(names))
-
-
-def _kinds(files: list[Path]) -> dict[Path, str]:
-    """The ending of each file's name that says its kind, as ``_flair`` or ``_brain_mask``; ``""`` where none does.
-
-    An ending is a kind where other cases have it, too; of several such, the one whose case has most files. Where no
-    other case has it (there may be but one), it is the last word, if the case has other files.
-    """
-    splits = {path: _splits(_stem(path)) for path in files}
-    owners: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    siblings: Counter[tuple[Path, str]] = Counter()
-    for path, found in splits.items():
-        for case, kind in found:
-            owners[path.parent, kind].add(case)
-            siblings[path.parent, case] += 1
-    kinds = {}
-    for path, found in splits.items():
-        usual = [(case, kind) for case, kind in found if kind and len(owners[path.parent, kind]) > 1]
-        if usual:
-            # Of equal ones the longest name of a case: max() keeps the first, and found begins with that.
-            kinds[path] = max(usual, key=lambda split: siblings[path.parent, split[0]])[1]
-        else:
-            shortest = next(((case, kind) for case, kind in found if kind), ("", ""))
-            kinds[path] = shortest[1] if siblings[path.parent, shortest[0]] > 1 else ""
-    return kinds
-
-
-def _splits(stem: str) -> list[tuple[str, str]]:
-    """All ways to part a name in case and kind, the longest name of the case first."""
-    parts = re.split(r"([_\-.])", stem)
-    found = [(stem, "")]
-    for place in range(len(parts) - 2, 0, -2):
-        if not _KIND.fullmatch(parts[place + 1]):
-            break
-        case = "".join(parts[:place])
-        if case:
-            found.append((case, "".join(parts[place:])))
-    return found
+    return replace(_often("", roles.values(), len(names)), exams=frozenset(exams))
 
 
 def _often(folders: str, roles: Iterable[Role], cases: int) -> Roles:
