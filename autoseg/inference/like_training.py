@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -12,10 +12,15 @@ from autoseg.data.description import Description
 from autoseg.data.file_names import images_in
 from autoseg.data.layouts.manifest import ChannelEntry, LabelEntry, Manifest, MaskEntry, parse, read_described
 from autoseg.data.layouts.propose import propose
+from autoseg.data.layouts.spellings import spelled_freely
 from autoseg.data.names import channel_key, pair
+from autoseg.inference.results.folder import results_in
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
+
+#: Folders named in a message.
+_LISTED = 8
 
 
 def cases_like(path: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]) -> list[Case]:
@@ -30,9 +35,13 @@ def cases_like(path: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]) -
         None of them where the folder is not laid out so.
     """
     manifest = manifest_of(datasets, plans)
-    cases = [] if manifest is None else _with_all_channels(_read(path, manifest), plans)
+    if manifest is None:
+        return []
+    cases, others = (_with_all_channels(_read(path, one), plans) for one in (manifest, _in_any_spelling(manifest)))
+    cases = max(cases, others, key=lambda found: sum(len(case.channels) for case in found))
     if cases:
         say(f"{path}: nothing describes it; its files are named as those of the training data.")
+        _say_left_out(path, _without_a_case(path, manifest, cases))
     return cases
 
 
@@ -54,6 +63,9 @@ def cases_as_proposed(path: Path, plans: Sequence[Plan]) -> list[Case]:
     if cases:
         found = ", ".join(sorted({pattern for role, pattern in proposed.patterns().items() if "channel:" in role}))
         say(f"{path}: nothing describes it; scans are taken to be {found}.")
+        taken = {case.id for case in cases}
+        everyone = (*description.cases, *description.unlabelled) if description is not None else ()
+        _say_left_out(path, [case.id for case in everyone if case.id not in taken])
     return cases
 
 
@@ -106,6 +118,44 @@ def _patterns_of(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, str]
             if "{id}" in pattern:
                 roles.setdefault(role, Counter())[pattern] += 1
     return {role: counts.most_common(1)[0][0] for role, counts in roles.items()}, components
+
+
+def _in_any_spelling(manifest: Manifest) -> Manifest:
+    """A description that fits files in other letter case, too, and with other endings of their format."""
+    channels = {
+        name: entry if isinstance(entry, str) else entry.model_copy(update={"file": spelled_freely(entry.file)})
+        for name, entry in manifest.channels.items()
+    }
+    label, mask = (
+        None if entry is None or entry.file is None else entry.model_copy(update={"file": spelled_freely(entry.file)})
+        for entry in (manifest.label, manifest.mask)
+    )
+    return manifest.model_copy(update={"channels": channels, "label": label, "mask": mask})
+
+
+def _without_a_case(path: Path, manifest: Manifest, cases: Sequence[Case]) -> list[str]:
+    """Folders beside those of the cases that hold images, and are no case's."""
+    patterns = [pattern for role, pattern in manifest.patterns().items() if role.startswith("channel:")]
+    levels = {
+        number
+        for pattern in patterns
+        for number, part in enumerate(PurePosixPath(pattern).parts[:-1])
+        if "{id}" in part
+    }
+    if not levels:
+        return []
+    level = min(levels) + 1
+    used = {file.path for case in cases for file in case.channels.values() if file.path.is_relative_to(path)}
+    folders = {path.joinpath(*file.relative_to(path).parts[:level]) for file in used}
+    beside = {child for parent in {folder.parent for folder in folders} for child in parent.iterdir()} - folders
+    found = (child for child in sorted(beside) if child.is_dir() and not child.name.startswith("."))
+    return [child.relative_to(path).as_posix() for child in found if set(images_in(child)) - {*results_in(child)}]
+
+
+def _say_left_out(path: Path, names: Sequence[str]) -> None:
+    if names:
+        shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+        say(f"{path}: {shown} left out; none of the images there is named as a scan of the model.")
 
 
 def _read(path: Path, manifest: Manifest) -> Description | None:

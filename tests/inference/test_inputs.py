@@ -330,6 +330,40 @@ def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str) -> 
         cases_to_predict(folder(tmp_path / "other", "x/a.nii.gz", "y/b.nii.gz"), plan, like=dataset)
 
 
+def test_files_in_another_spelling_than_the_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "training" / name / "t1.nii.gz", VOLUME)
+        write(tmp_path / "training" / name / "t2.nii.gz", VOLUME)
+        write(tmp_path / "training" / name / "seg.nii.gz", LABEL)
+    dataset = Dataset.open(tmp_path / "training")
+    new = folder(
+        tmp_path / "new",
+        *(f"{case}/{name}" for case, name in (("p", "t1.nii.gz"), ("q", "T1.nii"), ("r", "t1.nii.gz"))),
+        *(f"{case}/{name}" for case, name in (("p", "t2.nii.gz"), ("q", "T2.nii.gz"), ("r", "T2.nii"), ("x", "y.nii"))),
+    )
+    assert found(new, TWO, like=dataset) == {
+        "p": {"t1": ("t1.nii.gz", None), "t2": ("t2.nii.gz", None)},
+        "q": {"t1": ("T1.nii", None), "t2": ("T2.nii.gz", None)},
+        "r": {"t1": ("t1.nii.gz", None), "t2": ("T2.nii", None)},
+    }
+    assert "x left out" in capsys.readouterr().err
+
+
+def test_a_training_file_in_two_spellings_is_found_by_its_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "training" / name / "t1.nii.gz", VOLUME)
+        write(tmp_path / "training" / name / "seg.nii.gz", LABEL)
+    dataset = Dataset.open(tmp_path / "training")
+    new = folder(tmp_path / "new", "p/t1.nii.gz", "p/T1.nii.gz", "q/t1.nii.gz", "q/t1.nii")
+    assert found(new, make_plan(channels=("t1",)), like=dataset) == {n: {"t1": ("t1.nii.gz", None)} for n in "pq"}
+
+
+def test_folders_without_a_scan_of_the_model_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{case}/{name}.nii.gz" for case in ("p", "q", "r") for name in ("T1", "T2")]
+    found(folder(tmp_path, *names, "x/y.nii.gz"), TWO)
+    assert "x left out" in capsys.readouterr().err
+
+
 def test_case_folders_of_which_nothing_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scans = folder(tmp_path, *(f"{case}/{case}_{name}.nii.gz" for case in ("p", "q") for name in ("T1", "T2")))
     assert found(scans, TWO)["q"] == {"t1": ("q_T1.nii.gz", None), "t2": ("q_T2.nii.gz", None)}

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks, label_files
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import image_ending, images_in, is_image
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
+from autoseg.data.layouts.spellings import escaped, leaves_ending_open, literalness
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
 from autoseg.data.structure_masks import labels_of_masks
@@ -290,7 +291,7 @@ def _group(pattern: str, case_id: str, file: Path) -> str:
 def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles]:
     folders, patterns = manifest.folders, manifest.patterns()
     cases, several = [], []
-    order = sorted(patterns, key=lambda role: -_literal(patterns[role]))
+    order = sorted(patterns, key=lambda role: -literalness(patterns[role]))
     # A folder may be one exam itself, with nothing below it.
     found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
     found = sorted(path for path in found if path == root or not path.name.startswith("."))
@@ -322,14 +323,10 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
 
 def _matches(folder: Path, pattern: str, file: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        return [path for path in found if is_image(path)] if leaves_ending_open(pattern) else found
     except (ValueError, NotImplementedError, IndexError):
         raise AutosegError(f'{file}: "{pattern}" is no pattern of files inside a case\'s folder.') from None
-
-
-def _literal(pattern: str) -> int:
-    """How many characters a pattern spells out."""
-    return len(pattern.replace("{id}", "").replace("*", ""))
 
 
 def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str], file: Path) -> list[_CaseFiles]:
@@ -338,7 +335,7 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
         raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
     # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
     patterns = {**patterns, **{f"{LEFT_OUT_KEY}:{number}": pattern for number, pattern in enumerate(left_out)}}
-    order = sorted(patterns, key=lambda role: -_literal(patterns[role]))
+    order = sorted(patterns, key=lambda role: -literalness(patterns[role]))
     regexes = {role: _regex(patterns[role]) for role in order}
     cases: dict[str, _CaseFiles] = {}
     several = []
@@ -351,6 +348,8 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
             match = regexes[role].fullmatch(relative.as_posix())
             # Two roles may share one file where they have the same pattern: components of one picture.
             if match is None or (claimed is not None and patterns[role] != claimed):
+                continue
+            if leaves_ending_open(patterns[role]) and not is_image(path):
                 continue
             claimed = patterns[role]
             if role.startswith(f"{LEFT_OUT_KEY}:"):
@@ -365,8 +364,7 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    text = re.escape(pattern).replace(re.escape("*"), "[^/]*")
-    first, *rest = text.split(re.escape("{id}"))
+    first, *rest = map(escaped, pattern.split("{id}"))
     return re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}")
 
 

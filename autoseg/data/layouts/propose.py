@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.data.image import read_image
+from autoseg.data.layouts.case_names import stem_of
 from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
 from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
+from autoseg.data.layouts.spellings import plainly
 from autoseg.data.names import LABEL_WORDS, sequence_in
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError, UsageError
@@ -208,8 +210,9 @@ def _case_of(path: Path, role: Role) -> str:
     own = role.pattern.rpartition("/")[2]
     if "{id}" not in own:
         return path.parent.as_posix().removesuffix(os.path.dirname(role.pattern))
-    before, _, after = own.partition("{id}")
-    return path.name.removeprefix(before).removesuffix(after)
+    words = stem_of(Path(plainly(own))).removeprefix("{id}")
+    name = stem_of(path)
+    return name[: len(name) - len(words)]
 
 
 def _plain(role: Role) -> str:

@@ -3,15 +3,18 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
+from autoseg.data.formats.format import ImageFormat, format_of
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.layouts.case_names import exams_in, kinds_of, stem_of, without_exam
+from autoseg.data.layouts.spellings import plainly, united
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
@@ -48,7 +51,7 @@ class Role:
     @property
     def words(self) -> str:
         """Its name without placeholders and ending."""
-        name = re.sub(r"\[([*?[])\]", r"\1", self.pattern.replace("{id}", "").replace("*", ""))
+        name = re.sub(r"\[([*?[])\]", r"\1", plainly(self.pattern).replace("{id}", "").replace("*", ""))
         for ending in image_endings():
             name = name.removesuffix(ending)
         return name.strip("/_-. ")
@@ -187,17 +190,21 @@ def _recurring(folders: str, cases: list[Path], files: list[Path]) -> Roles:
             inside[case].append(path)
     counts: Counter[str] = Counter()
     for case, paths in inside.items():
-        counts.update({part for path in paths for part in _parts(case, path)})
-    roles: dict[str, Role] = {}
+        counts.update({part.lower() for path in paths for part in _parts(case, path)})
+    roles: dict[str, dict[Path, list[Path]]] = {}
     for case, paths in inside.items():
         for path in paths:
             kept = (
-                part if _is_gap(part) or part == "*" else _literally(part) if 2 * counts[part] >= len(cases) else "*"
+                part
+                if _is_gap(part) or part == "*"
+                else _literally(part)
+                if 2 * counts[part.lower()] >= len(cases)
+                else "*"
                 for part in _parts(case, path)
             )
             pattern = re.sub(r"\*(?:[_\-. ]*\*)+", "*", "".join(kept)) + (image_ending(path) or "")
-            roles.setdefault(pattern, Role(pattern)).files.append(path)
-    return _often(folders, roles.values(), len(cases))
+            roles.setdefault(pattern, {}).setdefault(case, []).append(path)
+    return _often(folders, _in_any_spelling(roles), len(cases))
 
 
 def _literally(part: str) -> str:
@@ -228,7 +235,7 @@ def _flat(root: Path, files: list[Path]) -> Roles:
     """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``."""
     kinds = kinds_of(files)
     exams = exams_in(kinds)
-    roles: dict[str, Role] = {}
+    roles: dict[str, dict[str, list[Path]]] = {}
     names = set()
     for path in files:
         suffix = without_exam(kinds[path], exams)
@@ -237,8 +244,28 @@ def _flat(root: Path, files: list[Path]) -> Roles:
         folder = _whole(stem).sub("{id}", path.parent.relative_to(root).as_posix())
         prefix = "" if folder == "." else f"{folder}/"
         pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
-        roles.setdefault(pattern, Role(pattern)).files.append(path)
-    return replace(_often("", roles.values(), len(names)), exams=frozenset(exams))
+        roles.setdefault(pattern, {}).setdefault(stem, []).append(path)
+    return replace(_often("", _in_any_spelling(roles), len(names)), exams=frozenset(exams))
+
+
+def _in_any_spelling(found: Mapping[str, Mapping[Any, list[Path]]]) -> list[Role]:
+    """Roles, of which those whose names differ in letter case or ending only are one, where no case has both.
+
+    Args:
+        found: pattern → case → files.
+    """
+    kinds: dict[tuple[str, ImageFormat | None], list[str]] = {}
+    for pattern in found:
+        ending = image_ending(Path(pattern)) or ""
+        kinds.setdefault((pattern.removesuffix(ending).lower(), format_of(ending)), []).append(pattern)
+    roles = []
+    for patterns in kinds.values():
+        cases = [case for pattern in patterns for case in found[pattern]]
+        one = united(patterns) if len(cases) == len(set(cases)) else None
+        groups = {one: patterns} if one is not None else {pattern: [pattern] for pattern in patterns}
+        for name, members in groups.items():
+            roles.append(Role(name, [path for member in members for files in found[member].values() for path in files]))
+    return roles
 
 
 def _often(folders: str, roles: Iterable[Role], cases: int) -> Roles:

@@ -140,6 +140,37 @@ def test_folders_of_label_maps_or_scans_are_no_dataset(tmp_path):
     assert recognise_layout(tmp_path) == "proposed"
 
 
+def test_names_in_other_case_and_with_another_ending_are_one_channel(tmp_path):
+    for number, (ct, seg) in enumerate(
+        [("ct.nii.gz", "seg.nii.gz"), ("ct.nii", "seg.nii"), ("CT.nii.gz", "Seg.nii.gz"), ("ct.nii.gz", "seg.nii")]
+    ):
+        write(tmp_path / f"p{number}" / ct, scan())
+        write(tmp_path / f"p{number}" / seg, labels(1))
+        (tmp_path / f"p{number}" / "ct.nii.gz.part").touch()
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("ct",)
+    assert [set(case.channels) for case in dataset.cases] == [{"ct"}] * 4
+    assert not any(case.raters for case in dataset.cases)
+
+
+def test_flat_names_in_other_case_are_one_channel(tmp_path):
+    for name in ("p1_CT.nii.gz", "p2_ct.nii", "p3_ct.nii.gz"):
+        write(tmp_path / name, scan())
+    for name in ("p1_gtv.nii.gz", "p2_GTV.nii", "p3_gtv.nii.gz"):
+        write(tmp_path / name, labels(1))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("ct",)
+    assert [case.id for case in dataset.cases] == ["p1", "p2", "p3"]
+    assert [set(case.channels) for case in dataset.cases] == [{"ct"}] * 3
+
+
+def test_two_spellings_in_one_case_stay_two_channels(tmp_path):
+    for name in ("p1", "p2"):
+        for kind in ("t1.nii.gz", "T1.nii.gz", "seg.nii.gz"):
+            write(tmp_path / name / kind, labels(2) if "seg" in kind else scan())
+    assert len(Dataset.open(tmp_path).channels) == 2
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "channels", "cases", "patients"),
