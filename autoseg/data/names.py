@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+from autoseg.data.series_words import said_of_contrast
+
 #: Names of a sequence → its name in autoseg.
 SEQUENCES = {
     **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), "t1"),
-    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "t1km"), "t1c"),
+    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "t1km", "t1wce", "t1wgd"), "t1c"),
     **dict.fromkeys(("t2", "t2w"), "t2"),
     **dict.fromkeys(("flair", "t2f", "t2flair"), "flair"),
     **{name: name for name in ("adc", "dwi", "swi", "pd", "pet", "ct", "cbf", "cbv", "mra", "dce")},
@@ -19,11 +21,17 @@ _AGENT = re.compile(r"(?:^|_)ce-[A-Za-z0-9]+_", re.IGNORECASE)
 
 
 def sequence_in(name: str) -> str | None:
-    """The last sequence that a file's name mentions (``p1_T1_Gd`` → ``t1c``), or None."""
+    """The last sequence that a file's name mentions (``p1_T1_Gd``, ``post_T1`` → ``t1c``), or None.
+
+    A T1 of which the name says both, with and without a contrast agent, is ``t1``.
+    """
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     together = ["".join(pair) for pair in pairwise(words)]
     found = next((SEQUENCES[word] for word in reversed([*words, *together]) if word in SEQUENCES), None)
-    return "t1c" if found == "t1" and _AGENT.search(name) else found
+    if found != "t1":
+        return found
+    after, before = said_of_contrast(name.lower().replace("_", " "))
+    return "t1c" if _AGENT.search(name) or (after and not before) else "t1"
 
 
 #: Names of a part of a glioma (BraTS and others) → its name in autoseg.

@@ -34,6 +34,20 @@ def test_the_sequence_in_a_files_name() -> None:
         "sub-01_ce-gadolinium_T2w": "t2",
         "once-more_T1w": "t1",
         "scan": None,
+        "t1_mprage_km": "t1c",
+        "T1_MPR_Gd": "t1c",
+        "T1_ax_post": "t1c",
+        "post_T1": "t1c",
+        "ce_t1": "t1c",
+        "Gd_T1w": "t1c",
+        "postcontrast_T1": "t1c",
+        "T1wCE_reg": "t1c",
+        "T1_ax_pre": "t1",
+        "t1_mprage": "t1",
+        "T1_postop": "t1",
+        "t1_without_contrast": "t1",
+        "t1_with_and_without_contrast": "t1",
+        "T2_post": "t2",
     }
     assert {name: sequence_in(name) for name in told} == told
 

@@ -131,6 +131,15 @@ def test_several_words_of_a_kind(tmp_path):
     assert dataset.cases[0].label.name == "p1_tumor_mask.nii.gz"
 
 
+@pytest.mark.parametrize(("native", "enhanced"), [("T1_ax_pre", "T1_ax_post"), ("t1_mprage", "t1_mprage_km")])
+def test_native_and_enhanced_scans_are_told_apart(tmp_path, native, enhanced):
+    for name in ("p1", "p2"):
+        for kind, array in ((native, scan()), (enhanced, scan()), ("seg", labels(1))):
+            write(tmp_path / name / f"{kind}.nii.gz", array)
+    files = {name: file.path.name for name, file in Dataset.open(tmp_path).cases[0].channels.items()}
+    assert files == {"t1": f"{native}.nii.gz", "t1c": f"{enhanced}.nii.gz"}
+
+
 def test_folders_of_label_maps_or_scans_are_no_dataset(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "labels" / f"{name}.nii.gz", labels(2))
