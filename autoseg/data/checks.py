@@ -27,6 +27,10 @@ from autoseg.utils.parallel import each
 
 Severity = Literal["error", "warning"]
 
+#: What is wrong where a file is not there, and what to do.
+_MISSING = "the file does not exist", "Add it, or take the case out."
+_NOT_FETCHED = "the file that it links to does not exist", "Fetch it (git annex get, datalad get) or take the case out."
+
 #: What to do with a file on another grid, and with one that has the geometry of none.
 _RESAMPLE = "Register it to that image ('autoseg prepare' does), or resample it onto its grid."
 _COPY_HEADER = "'autoseg inspect DATASET --fix FOLDER' writes it anew with the image's header; check that on a picture."
@@ -196,7 +200,7 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
 
 def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | None:
     if not path.exists():
-        found.add("error", path, "the file does not exist", "Add it, or take the case out.")
+        found.add("error", path, *(_NOT_FETCHED if path.is_symlink() else _MISSING))
         return None
     try:
         header = read_geometry(path)

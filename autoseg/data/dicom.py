@@ -1,6 +1,5 @@
 """DICOM files: recognised, whatever their names; and what pydicom reads of them."""
 
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import folders_below
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -207,8 +207,5 @@ def slices_of_series(path: Path) -> int:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        if len(Path(parent).relative_to(folder).parts) >= depth - 1:
-            folders.clear()
-        folders.sort()
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
+    for _, files in folders_below(folder, depth - 1):
+        yield from files

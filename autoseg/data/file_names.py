@@ -55,8 +55,8 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, without its subfolders, sorted by name."""
-    return sorted(path for path in folder.iterdir() if is_image(path) and path.is_file()) if folder.is_dir() else []
+    """Image files of a folder, without its subfolders, sorted by name; links to what is not there count, too."""
+    return sorted(path for path in folder.iterdir() if is_image(path) and not path.is_dir()) if folder.is_dir() else []
 
 
 def is_picture(ending: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Atomic writes (a reader gets the old file or the new one, never a partial one), and reading JSON."""
+"""Atomic writes (a reader gets the old file or the new one, never a partial one), reading JSON, and walking folders."""
 
 import csv
 import errno
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,32 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
     with _private(Path(path), suffix or ".tmp") as temporary:
         temporary.chmod(0o666 & ~umask)
         yield temporary
+
+
+def folders_below(root: Path, depth: int | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder and all below it, each with its files, sorted by name; hidden folders and files are left out.
+
+    Links to folders are entered, but no folder twice; where it lies itself goes before links to it. A link to what is
+    not there counts as a file, so that whoever reads it names it.
+
+    Args:
+        root: where to begin.
+        depth: levels below it to enter; None for all.
+    """
+    seen: set[str] = set()
+    starts = deque([str(root)])
+    while starts:
+        for folder, folders, names in os.walk(starts.popleft()):
+            place = os.path.realpath(folder)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            path = Path(folder)
+            deep = depth is not None and len(path.relative_to(root).parts) >= depth
+            folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+            starts.extend(inner for name in folders if os.path.islink(inner := os.path.join(folder, name)))
+            yield path, [path / name for name in sorted(names) if not name.startswith(".")]
 
 
 @contextmanager

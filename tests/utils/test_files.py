@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import atomic, read_json, write_json, write_text
+from autoseg.utils.files import atomic, folders_below, read_json, write_json, write_text
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
@@ -139,3 +139,22 @@ def test_nothing_is_added_to_what_is_written(tmp_path: Path) -> None:
         with atomic(tmp_path / "a") as temporary:
             temporary.write_bytes(content)
         assert (tmp_path / "a").read_bytes() == content
+
+
+def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for name in ("b/x", "b/.hidden", ".cache/y"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "z").touch()
+    (root / "a").symlink_to(root / "b")
+    (root / "c").symlink_to(outside)
+    (outside / "back").symlink_to(root)
+    (root / "b" / "gone").symlink_to(tmp_path / "nowhere")
+
+    def walked(depth: int | None = None) -> list[str]:
+        return sorted(path.relative_to(root).as_posix() for _, files in folders_below(root, depth) for path in files)
+
+    assert walked() == ["b/gone", "b/x", "c/deep/z"]
+    assert walked(1) == ["b/gone", "b/x"]

@@ -1,6 +1,5 @@
 """The BraTS challenges as downloaded: 2017 to 2021 (labels 1, 2, 4) and 2023 on (labels by challenge)."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
 from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import folders_below
 
 #: Names of the four sequences, in the order in which a dataset has them.
 _CHANNELS = ("t1", "t1c", "t2", "flair")
@@ -115,14 +115,12 @@ def read(path: Path, challenge: str | None = None) -> Description:
 
 def _named(path: Path) -> Iterator[tuple[Path, re.Match[str], bool]]:
     """Files named as in BraTS, with their parts and whether they are of the newer naming."""
-    for folder, folders, files in os.walk(path):
-        depth = len(Path(folder).relative_to(path).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
-        for name in sorted(files):
+    for _, files in folders_below(path, _DEPTH):
+        for file in files:
             for pattern in (_OLD, _NEW):
-                match = pattern.fullmatch(name)
+                match = pattern.fullmatch(file.name)
                 if match:
-                    yield Path(folder) / name, match, pattern is _NEW
+                    yield file, match, pattern is _NEW
 
 
 def _stray_label(name: str, case: _CaseFiles) -> Path | None:

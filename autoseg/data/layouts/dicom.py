@@ -1,6 +1,5 @@
 """Folders of DICOM series: a folder a series, its channel named by the sequence, the folder above it an exam."""
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from autoseg.data.names import sequence_in
 from autoseg.data.patients import patient_of
 from autoseg.data.series_words import names_agent, other_kind_in, said_of_contrast
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import folders_below
 from autoseg.utils.progress import say
 
 #: Name of this layout.
@@ -76,32 +76,25 @@ def read(path: Path) -> Description:
 
 
 def _has_volumes(path: Path) -> bool:
-    for folder, folders, names in os.walk(path):
-        if len(Path(folder).relative_to(path).parts) >= _DEPTH:
-            folders.clear()
-        files = [Path(name) for name in names]
+    for _, files in folders_below(path, _DEPTH):
         if any(is_image(file) and not is_picture(image_ending(file)) for file in files):
             return True
     return False
 
 
 def _series_folders(path: Path) -> Iterator[_SeriesFolder]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if len(Path(folder).relative_to(path).parts) >= _DEPTH:
-            folders.clear()
-        files = [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
-        files = [file for file in files if is_dicom(file)]
+    for folder, inside in folders_below(path, _DEPTH):
+        files = [file for file in inside if is_dicom(file)]
         if not files:
             continue
         try:
             found = (scan_header(file) for file in files[:_LOOK_AT])
             header = next((one for one in found if one is not None), None)
         except UnusableImage:
-            yield _SeriesFolder(Path(folder), None)
+            yield _SeriesFolder(folder, None)
             continue
         if header is not None:
-            yield _SeriesFolder(Path(folder), header)
+            yield _SeriesFolder(folder, header)
 
 
 def _exam_of(series: _SeriesFolder, root: Path, folders: list[_SeriesFolder]) -> Path:

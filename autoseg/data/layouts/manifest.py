@@ -19,7 +19,7 @@ from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
 from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json
+from autoseg.utils.files import folders_below, read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -324,6 +324,8 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
 def _matches(folder: Path, pattern: str, file: Path) -> list[Path]:
     try:
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        if not found and (folder / pattern).is_symlink():
+            found = [folder / pattern]  # of a file that is not there, which the check names
         return [path for path in found if is_image(path)] if leaves_ending_open(pattern) else found
     except (ValueError, NotImplementedError, IndexError):
         raise AutosegError(f'{file}: "{pattern}" is no pattern of files inside a case\'s folder.') from None
@@ -339,10 +341,8 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
     regexes = {role: _regex(patterns[role]) for role in order}
     cases: dict[str, _CaseFiles] = {}
     several = []
-    for path in sorted(root.rglob("*")):
+    for path in sorted(path for _, files in folders_below(root) for path in files):
         relative = path.relative_to(root)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-            continue
         claimed: str | None = None
         for role in order:
             match = regexes[role].fullmatch(relative.as_posix())

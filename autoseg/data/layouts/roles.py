@@ -1,10 +1,10 @@
 """Roles: the recurring kinds of files of a dataset that nothing describes, one for each channel, label or mask."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from autoseg.data.layouts.spellings import plainly, united
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import folders_below
 
 #: Names of folders that hold one kind of file each.
 FOLDER_WORDS = re.compile(
@@ -57,9 +58,14 @@ class Role:
         return name.strip("/_-. ")
 
     @property
+    def _first_files(self) -> list[Path]:
+        """The first that are there: links may point to what was not fetched yet."""
+        return list(islice((path for path in self.files if path.exists()), _LOOK_AT))
+
+    @property
     def components(self) -> int:
         """How many channels each file holds."""
-        for path in self.files[:_LOOK_AT]:
+        for path in self._first_files:
             try:
                 return read_geometry(path)[1]
             except AutosegError:
@@ -74,7 +80,7 @@ class Role:
     def look(self) -> None:
         """Find :attr:`values`."""
         values: set[int] = set()
-        for path in self.files[:_LOOK_AT]:
+        for path in self._first_files:
             try:
                 array = read_image(path).array
             except AutosegError:
@@ -115,7 +121,7 @@ def roles_in_folder(root: Path) -> Roles:
     Raises:
         AutosegError: there are none.
     """
-    files = list(_images(root))
+    files = sorted(_images(root))
     if not files:
         raise AutosegError(
             f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
@@ -157,10 +163,8 @@ def roles_in_table(table: Path) -> Roles:
 
 
 def _images(root: Path) -> Iterable[Path]:
-    for folder, folders, names in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
-        yield from (Path(folder) / name for name in sorted(names) if is_image(Path(name)) and _is_text(name))
+    for _, files in folders_below(root, _DEPTH):
+        yield from (path for path in files if is_image(path) and _is_text(path.name))
 
 
 def _is_text(name: str) -> bool:

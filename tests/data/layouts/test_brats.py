@@ -173,3 +173,14 @@ def test_2017_and_names_of_weightings(tmp_path):
     assert dataset.layout == "brats"
     assert dataset.channels == ("t1", "t1c", "t2", "flair")
     assert dataset.labels["enhancing"] == 4
+
+
+def test_linked_folders_of_cases(tmp_path):
+    for folder, number in ((tmp_path / "data" / "LGG", 1), (tmp_path / "elsewhere", 2)):
+        name = f"BraTS20_Training_00{number}"
+        touch(folder / name, *(f"{name}_{kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "flair", "seg")))
+    (tmp_path / "data" / "HGG").symlink_to(tmp_path / "elsewhere")
+    assert [case.id for case in Dataset.open(tmp_path / "data").cases] == [
+        "BraTS20_Training_001",
+        "BraTS20_Training_002",
+    ]

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.layouts.manifest import parse
 from autoseg.data.layouts.propose import propose
@@ -206,3 +207,27 @@ def test_what_is_no_pattern(tmp_path, pattern):
     (tmp_path / "autoseg.toml").write_text(f'[channels]\nct = "{pattern}"\n')
     with pytest.raises(AutosegError, match=r"is no pattern|find no case"):
         Dataset.open(tmp_path)
+
+
+def test_linked_folders_hold_cases(tmp_path):
+    make(tmp_path / "elsewhere", "", "c/t1.nii.gz", "images/a_t1.nii.gz")
+    make(tmp_path / "cases", '[channels]\nt1 = "{id}/t1.nii.gz"\n', "b/t1.nii.gz")
+    (tmp_path / "cases" / "c").symlink_to(tmp_path / "elsewhere" / "c")
+    assert [case.id for case in Dataset.open(tmp_path / "cases").unlabelled] == ["b", "c"]
+    (tmp_path / "flat").mkdir()
+    make(tmp_path / "flat", '[channels]\nt1 = "images/{id}_t1.nii.gz"\n')
+    (tmp_path / "flat" / "images").symlink_to(tmp_path / "elsewhere" / "images")
+    assert [case.id for case in Dataset.open(tmp_path / "flat").unlabelled] == ["a"]
+
+
+@pytest.mark.parametrize("pattern", ["{id}/t1.nii.gz", "t1.nii.gz", "t1*"])
+def test_files_that_were_not_fetched_are_named(tmp_path, pattern):
+    make(tmp_path, f'[channels]\nt1 = "{pattern}"\n')
+    write(tmp_path / "a" / "t1.nii.gz", np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "t1.nii.gz").symlink_to(tmp_path / "annex" / "content")
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.unlabelled] == ["a", "b"]
+    assert [(p.case, p.what) for p in check(dataset, workers=1) if p.severity == "error"] == [
+        ("b", "the file that it links to does not exist")
+    ]

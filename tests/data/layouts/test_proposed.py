@@ -140,6 +140,34 @@ def test_native_and_enhanced_scans_are_told_apart(tmp_path, native, enhanced):
     assert files == {"t1": f"{native}.nii.gz", "t1c": f"{enhanced}.nii.gz"}
 
 
+def test_linked_and_unfetched_files(tmp_path):
+    for number in range(9):
+        for kind, array in (("images", scan()), ("labels", labels(1))):
+            path = tmp_path / "data" / kind / f"c{number}.nii.gz"
+            if number > 5:  # git-annex' links to files that were not fetched come first
+                write(tmp_path / "elsewhere" / kind / f"c{number}.nii.gz", array)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.symlink_to(tmp_path / "annex" / f"{number}.nii.gz")
+    for kind in ("images", "labels"):
+        for file in (tmp_path / "elsewhere" / kind).iterdir():
+            (tmp_path / "data" / kind / file.name).symlink_to(file)
+    dataset = Dataset.open(tmp_path / "data")
+    assert dataset.channels == ("image",)
+    assert len(dataset.cases) == 9
+    broken = {problem.case for problem in check(dataset, workers=1) if problem.severity == "error"}
+    assert broken == {f"c{number}" for number in range(6)}
+
+
+def test_linked_case_folders(tmp_path):
+    for name in ("a", "b", "c"):
+        for kind, array in (("ct", scan()), ("seg", labels(1))):
+            write(tmp_path / "elsewhere" / name / f"{kind}.nii.gz", array)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert [case.id for case in Dataset.open(tmp_path / "data").cases] == ["a", "b", "c"]
+
+
 def test_folders_of_label_maps_or_scans_are_no_dataset(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "labels" / f"{name}.nii.gz", labels(2))
