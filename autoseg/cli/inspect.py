@@ -20,9 +20,10 @@ from autoseg.utils.progress import say, silenced
 if TYPE_CHECKING:
     import numpy as np
 
-    from autoseg.data.checks import Examination, Problem
+    from autoseg.data.checks import Examination
     from autoseg.data.dataset import Dataset
     from autoseg.data.fingerprint import CaseFingerprint
+    from autoseg.data.problems import Problem
 
 
 def command(

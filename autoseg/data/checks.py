@@ -1,31 +1,29 @@
 """Checking a dataset: all its problems at once, and its fingerprint from the same pass over the files."""
 
 import hashlib
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from autoseg.data.boxes import cropping_box, foreground
+from autoseg.data.cohort_checks import differences, duplicates, paths_twice, unseen_labels
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
 from autoseg.data.file_names import colours_of, image_ending, is_picture
-from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Measurement, measure_case, pool, without_cases
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, measure_case, pool, without_cases
 from autoseg.data.image import Geometry, Image, UnusableImage, geometry_remarks, read_geometry, read_image
 from autoseg.data.intensities import doubt_about
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.lost_headers import lost_header
+from autoseg.data.problems import CaseFindings, Problem
 from autoseg.data.segments import contradicting_segments
-from autoseg.data.structure_masks import missing_masks, read_label_map
+from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
-
-Severity = Literal["error", "warning"]
 
 #: What is wrong where a file is not there, and what to do.
 _MISSING = "the file does not exist", "Add it, or take the case out."
@@ -34,25 +32,6 @@ _NOT_FETCHED = "the file that it links to does not exist", "Fetch it (git annex 
 #: What to do with a file on another grid, and with one that has the geometry of none.
 _RESAMPLE = "Register it to that image ('autoseg prepare' does), or resample it onto its grid."
 _COPY_HEADER = "'autoseg inspect DATASET --fix FOLDER' writes it anew with the image's header; check that on a picture."
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem of a dataset.
-
-    Attributes:
-        severity: an ``error`` must be corrected before training; a ``warning`` should be checked.
-        case: name of the case, or ``""`` for the dataset as a whole.
-        file: that has it, or None.
-        what: description of the problem.
-        remedy: how to correct it.
-    """
-
-    severity: Severity
-    case: str
-    file: Path | None
-    what: str
-    remedy: str
 
 
 class Examination(NamedTuple):
@@ -67,23 +46,6 @@ class Examination(NamedTuple):
     problems: list[Problem]
     cases: list[CaseFingerprint]
     fingerprint: Fingerprint | None
-
-
-@dataclass
-class _CaseFindings:
-    """Results of checking one case; small, as they come from another process."""
-
-    case: Case
-    problems: list[Problem] = field(default_factory=list)
-    geometry: Geometry | None = None
-    types: dict[str, str] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)
-    measurement: Measurement | None = None
-    alpha: bool = False
-
-    def add(self, severity: Severity, file: Path | None, what: str, remedy: str) -> None:
-        """Add a problem."""
-        self.problems.append(Problem(severity, self.case.id, file, what, remedy))
 
 
 def check(dataset: Dataset, workers: int | None = None) -> list[Problem]:
@@ -112,16 +74,16 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
     found = list(each(job, cases, workers, "Reading"))
     problems = [problem for item in found for problem in item.problems]
-    problems += _paths_twice(cases)
-    problems += _duplicates(found)
-    problems += _differences(dataset, found)
+    problems += paths_twice(cases)
+    problems += duplicates(found)
+    problems += differences(dataset, found)
     problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}
     measured = [item.measurement for item in found if item.measurement is not None]
     usable = [measurement for measurement in measured if measurement.case.id in labelled]
     fingerprint = pool(dataset, usable) if usable else None
     if fingerprint is not None:
-        problems += _unseen_labels(dataset, fingerprint)
+        problems += unseen_labels(dataset, fingerprint)
     if not cases:
         problems.append(Problem("error", "", None, "there is no case", "Compare the files' names with the layout."))
     elif not dataset.cases:
@@ -148,8 +110,8 @@ def warnings_in(problems: Iterable[Problem]) -> list[str]:
 # One case
 
 
-def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
-    found = _CaseFindings(case)
+def _examine_case(case: Case, dataset: Dataset, seed: int) -> CaseFindings:
+    found = CaseFindings(case)
     if not case.channels:
         found.add("error", None, "no image of any channel", "Add its images, or take the case out.")
     names = list(dict.fromkeys(source.path for source in case.channels.values()))
@@ -198,7 +160,7 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> _CaseFindings:
     return found
 
 
-def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | None:
+def _header(found: CaseFindings, path: Path) -> tuple[Geometry, int, str] | None:
     if not path.exists():
         found.add("error", path, *(_NOT_FETCHED if path.is_symlink() else _MISSING))
         return None
@@ -215,7 +177,7 @@ def _header(found: _CaseFindings, path: Path) -> tuple[Geometry, int, str] | Non
     return header
 
 
-def _components(found: _CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:
+def _components(found: CaseFindings, name: str, path: Path, component: int | None, components: int) -> None:
     if (component or 0) >= components:
         found.add(
             "error",
@@ -234,7 +196,7 @@ def _components(found: _CaseFindings, name: str, path: Path, component: int | No
         )
 
 
-def _read(found: _CaseFindings, path: Path) -> Image | None:
+def _read(found: CaseFindings, path: Path) -> Image | None:
     try:
         image = read_image(path)
     except UnusableImage as error:
@@ -250,7 +212,7 @@ def _read(found: _CaseFindings, path: Path) -> Image | None:
 
 
 def _channels(
-    found: _CaseFindings, names: Sequence[Path], geometries: dict[Path, Geometry], dataset: Dataset
+    found: CaseFindings, names: Sequence[Path], geometries: dict[Path, Geometry], dataset: Dataset
 ) -> tuple[np.ndarray | None, tuple[float, float, float]]:
     """Check every channel's voxels; return those on one grid as float32 ``(channel, z, y, x)``."""
     voxels: np.ndarray | None = None
@@ -272,7 +234,7 @@ def _channels(
     return voxels, spacing
 
 
-def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
+def _intensities(found: CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
     doubt = doubt_about(name, array)
     if doubt is not None:
         found.add(doubt.severity, path, doubt.what, doubt.remedy)
@@ -283,7 +245,7 @@ def _intensities(found: _CaseFindings, name: str, path: Path, array: np.ndarray)
 
 
 def _label(
-    found: _CaseFindings, source: LabelSource | None, geometries: dict[Path, Geometry], dataset: Dataset
+    found: CaseFindings, source: LabelSource | None, geometries: dict[Path, Geometry], dataset: Dataset
 ) -> np.ndarray | None:
     """Check a label map; return it as integers ``(z, y, x)``."""
     files = label_files(source)
@@ -319,7 +281,7 @@ def _label(
     return array
 
 
-def _united_masks(found: _CaseFindings, source: StructureMasks) -> Image | None:
+def _united_masks(found: CaseFindings, source: StructureMasks) -> Image | None:
     try:
         return read_label_map(source)
     except AutosegError as error:
@@ -327,7 +289,7 @@ def _united_masks(found: _CaseFindings, source: StructureMasks) -> Image | None:
         return None
 
 
-def _mask(found: _CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray | None:
+def _mask(found: CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray | None:
     path = found.case.mask
     image = _read(found, path) if path is not None and path in geometries else None
     if image is None:
@@ -339,7 +301,7 @@ def _mask(found: _CaseFindings, geometries: dict[Path, Geometry]) -> np.ndarray 
 
 
 def _outside(
-    found: _CaseFindings, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset
+    found: CaseFindings, voxels: np.ndarray, label: np.ndarray, mask: np.ndarray | None, dataset: Dataset
 ) -> None:
     labelled = np.isin(label, list(dataset.labels.values()))
     box = cropping_box(foreground(voxels, mask))
@@ -352,97 +314,3 @@ def _outside(
             f"{count} labelled voxels lie outside the box around the {what} and will be cut off",
             "Correct the label or the mask.",
         )
-
-
-# All cases
-
-
-def _paths_twice(cases: Iterable[Case]) -> list[Problem]:
-    used: dict[tuple[Path, int | None], list[tuple[str, str]]] = defaultdict(list)
-    for case in cases:
-        for name, source in case.channels.items():
-            used[source.path, source.component].append((case.id, name))
-        for path in {*label_files(case.label), *label_files(case.mask), *case.annotations.values()}:
-            used[path, -1].append((case.id, "label or mask"))
-    problems = []
-    for (path, _), places in used.items():
-        for case_id, name in places[1:]:
-            what = f"used as {name}, and as {places[0][1]} of {places[0][0]}, too"
-            problems.append(Problem("error", case_id, path, what, "Give each its own file."))
-    return problems
-
-
-def _duplicates(found: Iterable[_CaseFindings]) -> list[Problem]:
-    """Different files with identical voxels: one patient under two names would leak across a split."""
-    first: dict[str, tuple[Case, str]] = {}
-    problems = []
-    for item in found:
-        for name, digest in item.hashes.items():
-            if digest not in first:
-                first[digest] = (item.case, name)
-                continue
-            case, other = first[digest]
-            mine, theirs = item.case.channels[name], case.channels[other]
-            if (mine.path, mine.component) != (theirs.path, theirs.component):
-                what = f"{name} has the same voxels as {other} of {case.id} ({theirs.path.name})"
-                problems.append(Problem("error", item.case.id, mine.path, what, "Take one out, or replace it."))
-    return problems
-
-
-def _differences(dataset: Dataset, found: Sequence[_CaseFindings]) -> list[Problem]:
-    """Properties that differ between cases: dimensions, orientation, voxel types, channels."""
-    problems = []
-    geometries = {item.case.id: item.geometry for item in found if item.geometry is not None}
-    dimensions = Counter(f"{geometry.dimension}D" for geometry in geometries.values())
-    if len(dimensions) > 1:
-        what = f"flat images and volumes together: {_tally(dimensions)}"
-        problems.append(Problem("error", "", None, what, "Make two datasets of them."))
-    transparent = sum(item.alpha for item in found)
-    if transparent:
-        what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
-        problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
-    for name, count in missing_masks(case.label for case in dataset.cases).items():
-        what = f"{count} of {len(dataset.cases)} cases have no mask of {name}; it is taken to be absent there"
-        problems.append(Problem("warning", "", None, what, "Add the masks of cases that have the structure."))
-    orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
-    if len(orientations) > 1:
-        what = f"different orientations: {_tally(orientations)}"
-        remedy = "They are brought to one; make sure that the files say theirs rightly."
-        problems.append(Problem("warning", "", None, what, remedy))
-    for name in dataset.channels:
-        types = Counter(item.types[name] for item in found if name in item.types)
-        if len(types) > 1:
-            what = f"different voxel types of {name}: {_tally(types)}"
-            remedy = "They may come from different sources; make sure that their intensities are alike."
-            problems.append(Problem("warning", "", None, what, remedy))
-        lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
-        if lacking:
-            shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
-            what = f"{len(lacking)} of {len(found)} cases lack {name}: {shown}"
-            remedy = "Plan without this channel or add the files; else plans allow that it is missing."
-            problems.append(Problem("warning", "", None, what, remedy))
-    return problems
-
-
-def _tally(counts: Counter[str]) -> str:
-    return ", ".join(f"{key} in {count} case(s)" for key, count in counts.most_common())
-
-
-def _unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
-    total: Counter[int] = Counter()
-    for case in fingerprint.cases:
-        total.update(case.label_voxels)
-    unseen = [name for name, value in dataset.labels.items() if not total[value]]
-    if unseen and len(unseen) == len(dataset.labels):
-        what = f"every label map is empty: no case has any of {', '.join(unseen)}"
-        return [Problem("error", "", None, what, "There is nothing to learn; replace the label maps.")]
-    return [
-        Problem(
-            "warning",
-            "",
-            None,
-            f"no case has the label {name} ({dataset.labels[name]})",
-            "Take it out of the dataset's labels.",
-        )
-        for name in unseen
-    ]

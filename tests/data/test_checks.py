@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from autoseg.data.checks import Problem, check, examine, warnings_in
+from autoseg.data.checks import check, examine, warnings_in
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.fingerprint import fingerprint
+from autoseg.data.problems import Problem
 
 SHAPE = (4, 5, 6)
 
@@ -35,7 +36,7 @@ def build(tmp_path, write_volume, rng):
             root=tmp_path,
             layout="manifest",
             channels=("a", "b"),
-            labels=labels or {"x": 1, "y": 2},
+            labels={"x": 1, "y": 2} if labels is None else labels,
             ignore_label=ignore,
             cases=tuple(found),
             unlabelled=tuple(test),

@@ -1,0 +1,104 @@
+"""Problems of a dataset as a whole, which no case has alone."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from autoseg.data.dataset import Case, Dataset
+from autoseg.data.description import label_files
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.data.problems import CaseFindings, Problem
+from autoseg.data.structure_masks import missing_masks
+
+
+def paths_twice(cases: Iterable[Case]) -> list[Problem]:
+    """Files that are used twice."""
+    used: dict[tuple[Path, int | None], list[tuple[str, str]]] = defaultdict(list)
+    for case in cases:
+        for name, source in case.channels.items():
+            used[source.path, source.component].append((case.id, name))
+        for path in {*label_files(case.label), *label_files(case.mask), *case.annotations.values()}:
+            used[path, -1].append((case.id, "label or mask"))
+    problems = []
+    for (path, _), places in used.items():
+        for case_id, name in places[1:]:
+            what = f"used as {name}, and as {places[0][1]} of {places[0][0]}, too"
+            problems.append(Problem("error", case_id, path, what, "Give each its own file."))
+    return problems
+
+
+def duplicates(found: Iterable[CaseFindings]) -> list[Problem]:
+    """Different files with identical voxels: one patient under two names would leak across a split."""
+    first: dict[str, tuple[Case, str]] = {}
+    problems = []
+    for item in found:
+        for name, digest in item.hashes.items():
+            if digest not in first:
+                first[digest] = (item.case, name)
+                continue
+            case, other = first[digest]
+            mine, theirs = item.case.channels[name], case.channels[other]
+            if (mine.path, mine.component) != (theirs.path, theirs.component):
+                what = f"{name} has the same voxels as {other} of {case.id} ({theirs.path.name})"
+                problems.append(Problem("error", item.case.id, mine.path, what, "Take one out, or replace it."))
+    return problems
+
+
+def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem]:
+    """Properties that differ between cases: dimensions, orientation, voxel types, channels."""
+    problems = []
+    geometries = {item.case.id: item.geometry for item in found if item.geometry is not None}
+    dimensions = Counter(f"{geometry.dimension}D" for geometry in geometries.values())
+    if len(dimensions) > 1:
+        what = f"flat images and volumes together: {_tally(dimensions)}"
+        problems.append(Problem("error", "", None, what, "Make two datasets of them."))
+    transparent = sum(item.alpha for item in found)
+    if transparent:
+        what = f"the pictures of {transparent} of {len(found)} cases hold an alpha channel, which is left out"
+        problems.append(Problem("warning", "", None, what, "Right, unless what is transparent matters."))
+    for name, count in missing_masks(case.label for case in dataset.cases).items():
+        what = f"{count} of {len(dataset.cases)} cases have no mask of {name}; it is taken to be absent there"
+        problems.append(Problem("warning", "", None, what, "Add the masks of cases that have the structure."))
+    orientations = Counter(geometry.orientation for geometry in geometries.values() if geometry.orientation)
+    if len(orientations) > 1:
+        what = f"different orientations: {_tally(orientations)}"
+        remedy = "They are brought to one; make sure that the files say theirs rightly."
+        problems.append(Problem("warning", "", None, what, remedy))
+    for name in dataset.channels:
+        types = Counter(item.types[name] for item in found if name in item.types)
+        if len(types) > 1:
+            what = f"different voxel types of {name}: {_tally(types)}"
+            remedy = "They may come from different sources; make sure that their intensities are alike."
+            problems.append(Problem("warning", "", None, what, remedy))
+        lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
+        if lacking:
+            shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+            what = f"{len(lacking)} of {len(found)} cases lack {name}: {shown}"
+            remedy = "Plan without this channel or add the files; else plans allow that it is missing."
+            problems.append(Problem("warning", "", None, what, remedy))
+    return problems
+
+
+def _tally(counts: Counter[str]) -> str:
+    return ", ".join(f"{key} in {count} case(s)" for key, count in counts.most_common())
+
+
+def unseen_labels(dataset: Dataset, fingerprint: Fingerprint) -> list[Problem]:
+    """Labels that no case has."""
+    total: Counter[int] = Counter()
+    for case in fingerprint.cases:
+        total.update(case.label_voxels)
+    unseen = [name for name, value in dataset.labels.items() if not total[value]]
+    if unseen and len(unseen) == len(dataset.labels):
+        what = f"every label map is empty: no case has any of {', '.join(unseen)}"
+        return [Problem("error", "", None, what, "There is nothing to learn; replace the label maps.")]
+    return [
+        Problem(
+            "warning",
+            "",
+            None,
+            f"no case has the label {name} ({dataset.labels[name]})",
+            "Take it out of the dataset's labels.",
+        )
+        for name in unseen
+    ]
