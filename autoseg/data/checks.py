@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autoseg.data.boxes import cropping_box, foreground
-from autoseg.data.cohort_checks import differences, duplicates, paths_twice, unseen_labels
+from autoseg.data.cohort_checks import contradictions, differences, duplicates, paths_twice, unseen_labels
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
@@ -74,6 +74,7 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     job = partial(_examine_case, dataset=without_cases(dataset), seed=seed)
     found = list(each(job, cases, workers, "Reading"))
     problems = [problem for item in found for problem in item.problems]
+    problems += contradictions(dataset)
     problems += paths_twice(cases)
     problems += duplicates(found)
     problems += differences(dataset, found)

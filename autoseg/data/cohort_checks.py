@@ -11,6 +11,30 @@ from autoseg.data.problems import CaseFindings, Problem
 from autoseg.data.structure_masks import missing_masks
 
 
+def contradictions(dataset: Dataset) -> list[Problem]:
+    """Values of labels and regions that can't be told apart in a label map, or that there are none of."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, value in dataset.labels.items():
+        names[value].append(name)
+    found = []
+    if dataset.cases and not dataset.labels:
+        found.append(("the labels have no value but that of the background", "Name the values of the label maps."))
+    for value, called in names.items():
+        if value < 0:
+            found.append((f"the label {called[0]} has the value {value}", "Give it a positive one, in the files, too."))
+        if len(called) > 1 and not dataset.regions:
+            found.append((f"{' and '.join(called)} have one value, {value}", "Keep one of the names."))
+        if value == dataset.ignore_label:
+            what = f"the label {called[0]} and the ignore label have one value, {value}"
+            found.append((what, "Voxels are either left out or learned; take one of the two out."))
+    found += [
+        (f"the region {region} unites no label values", "List its values, or take it out.")
+        for region, values in dataset.regions.items()
+        if not values
+    ]
+    return [Problem("error", "", None, *said) for said in found]
+
+
 def paths_twice(cases: Iterable[Case]) -> list[Problem]:
     """Files that are used twice."""
     used: dict[tuple[Path, int | None], list[tuple[str, str]]] = defaultdict(list)
@@ -64,6 +88,11 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
         what = f"different orientations: {_tally(orientations)}"
         remedy = "They are brought to one; make sure that the files say theirs rightly."
         problems.append(Problem("warning", "", None, what, remedy))
+    unmasked = [item.case.id for item in found if item.case.mask is None]
+    if unmasked and len(unmasked) < len(found):
+        what = f"{len(unmasked)} of {len(found)} cases lack the mask: {_shown(unmasked)}"
+        remedy = "Add it; these cases are cropped to non-zero voxels, the others to the mask."
+        problems.append(Problem("warning", "", None, what, remedy))
     for name in dataset.channels:
         types = Counter(item.types[name] for item in found if name in item.types)
         if len(types) > 1:
@@ -72,11 +101,14 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
             problems.append(Problem("warning", "", None, what, remedy))
         lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
         if lacking:
-            shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
-            what = f"{len(lacking)} of {len(found)} cases lack {name}: {shown}"
+            what = f"{len(lacking)} of {len(found)} cases lack {name}: {_shown(lacking)}"
             remedy = "Plan without this channel or add the files; else plans allow that it is missing."
             problems.append(Problem("warning", "", None, what, remedy))
     return problems
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _tally(counts: Counter[str]) -> str:

@@ -250,6 +250,33 @@ def test_every_label_map_empty(build, image, label):
     assert found(dataset, "error") == [": every label map is empty: no case has any of x, y"]
 
 
+def test_contradictions_of_the_labels(build, image, label):
+    dataset = build(p={"a": image(), "b": image(), "label": label()}, q={"a": image(), "b": image(), "label": label()})
+
+    def said(**changes):
+        return found(Dataset.of(dataset.model_copy(update=changes)), "error")
+
+    assert said() == []
+    assert said(labels={"x": 1, "y": 2, "z": 2}) == [": y and z have one value, 2"]
+    assert said(labels={"x": 1, "y": 2, "z": 2}, regions={"all": (1, 2)}) == []
+    assert ": the label z has the value -1" in said(labels={"x": 1, "y": 2, "z": -1})
+    assert said(ignore_label=2) == [": the label y and the ignore label have one value, 2"]
+    assert said(ignore_label=-1) == []
+    assert said(regions={"all": (1, 2), "none": ()}) == [": the region none unites no label values"]
+
+
+def test_label_maps_of_background_alone(build, image):
+    nothing = np.zeros(SHAPE, np.uint8)
+    dataset = build(labels={}, p={"a": image(), "b": image(), "label": nothing})
+    assert ": the labels have no value but that of the background" in found(dataset, "error")
+
+
+def test_cases_without_the_mask_of_others(build, image, label):
+    parts = {name: {"a": image(), "b": image(), "label": label()} for name in "pq"}
+    parts["p"]["mask"] = np.ones(SHAPE, np.uint8)
+    assert ": 1 of 2 cases lack the mask: q" in found(build(**parts), "warning")
+
+
 def test_no_case_at_all(build):
     assert found(build()) == [": there is no case"]
 

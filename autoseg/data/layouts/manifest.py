@@ -180,7 +180,8 @@ def read(path: Path) -> Description:
     """Read a described dataset; cases without a label become unlabelled ones.
 
     Raises:
-        AutosegError: the description is missing or invalid, or a pattern matches several files of a case.
+        AutosegError: the description is missing or invalid, a pattern matches several files of a case, or that of the
+            mask none of any.
     """
     file = _description(path)
     if not file.is_file():
@@ -189,7 +190,11 @@ def read(path: Path) -> Description:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise AutosegError(f"{file} is no text in UTF-8 ({error}); save it again as one.") from None
-    return read_described(path, parse(text, file))
+    manifest = parse(text, file)
+    found = read_described(path, manifest)
+    if manifest.mask is not None and not any(case.mask for case in (*found.cases, *found.unlabelled)):
+        raise AutosegError(f"{file}: mask.file = {manifest.mask.file} finds no file; correct it, or take [mask] out.")
+    return found
 
 
 def read_described(path: Path, manifest: Manifest) -> Description:

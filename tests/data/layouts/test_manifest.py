@@ -231,3 +231,12 @@ def test_files_that_were_not_fetched_are_named(tmp_path, pattern):
     assert [(p.case, p.what) for p in check(dataset, workers=1) if p.severity == "error"] == [
         ("b", "the file that it links to does not exist")
     ]
+
+
+def test_a_pattern_of_the_mask_that_finds_nothing(tmp_path):
+    text = '[channels]\nt1 = "t1.nii.gz"\n[mask]\nfile = "brain.nii.gz"\n'
+    make(tmp_path, text, "p1/t1.nii.gz", "p2/t1.nii.gz")
+    with pytest.raises(AutosegError, match=r"mask.file = brain.nii.gz finds no file"):
+        Dataset.open(tmp_path)
+    make(tmp_path, text, "p1/brain.nii.gz")
+    assert [case.mask is None for case in Dataset.open(tmp_path).unlabelled] == [False, True]
