@@ -84,8 +84,9 @@ def read(path: Path) -> Description:
 
 
 def _test_label(root: Path, name: str, ending: str) -> Path | None:
-    path = root / "labelsTs" / f"{name}{ending}"
-    return path if path.exists() else None
+    """The label map of a test case, if any; 3D Slicer saves that of ``case.nrrd`` as ``case.seg.nrrd``."""
+    paths = (root / "labelsTs" / f"{name}{middle}{ending}" for middle in ("", ".seg"))
+    return next((path for path in paths if os.path.lexists(path)), None)
 
 
 def parse_label_table(table: Any, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]], int | None]:

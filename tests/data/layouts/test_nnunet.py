@@ -164,10 +164,14 @@ def test_one_channel_without_its_number(tmp_path, write_json):
 def test_labels_of_3d_slicer(tmp_path, write_json):
     write(tmp_path / "imagesTr" / "a_0000.nrrd", np.ones((2, 3, 4), np.uint8))
     write(tmp_path / "labelsTr" / "a.seg.nrrd", np.ones((2, 3, 4), np.uint8))
+    write(tmp_path / "imagesTs" / "t_0000.nrrd", np.ones((2, 3, 4), np.uint8))
+    write(tmp_path / "labelsTs" / "t.seg.nrrd", np.ones((2, 3, 4), np.uint8))
     about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nrrd"}
     write_json(tmp_path / "dataset.json", about)
     (case,) = Dataset.open(tmp_path).cases
     assert (case.id, case.label.name) == ("a", "a.seg.nrrd")
+    (test,) = Dataset.open(tmp_path).labelled_test_cases
+    assert (test.id, test.label.name) == ("t", "t.seg.nrrd")
 
 
 @pytest.mark.parametrize("names", [[1], ["MRI"], {}, {"1": "MRI"}, "MRI", 3])
