@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from pydantic import ValidationError
 
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.data.geometry import Geometry
 from autoseg.data.segments import segment_names
-from autoseg.inference.formats.format import RESULT_FORMATS
+from autoseg.inference.formats.format import RESULT_FORMATS, write_label
 from autoseg.inference.label_schemes import brats_scheme
 from autoseg.inference.segments import segments_of
 from autoseg.plans.overrides import override
@@ -36,6 +37,17 @@ def test_image_formats_hold_the_same_label_map(tmp_path: Path) -> None:
         assert (tmp_path / name / f"c_probability_outer{numbers}").is_file()
     with pytest.raises(UsageError, match=r"--format tiff is unknown; choose one of"):
         RESULT_FORMATS.find("tiff")
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz"])
+@pytest.mark.parametrize(("most", "kind"), [(255, np.int16), (1000, np.int16), (40000, np.int32)])
+def test_pictures_of_large_label_values(tmp_path: Path, ending: str, most: int, kind: type) -> None:
+    label = np.array([[[0, 3, most], [most, 0, 1]]], kind)
+    geometry = Geometry((3, 2), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    write_label(tmp_path / f"x{ending}", label, geometry)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"x{ending}")))
+    assert np.array_equal(written.reshape(label.shape), label)
+    assert written.dtype == (np.uint8 if most == 255 else kind if ending == ".nii.gz" else np.uint16)
 
 
 def test_slicer_gets_names_and_colours(tmp_path: Path) -> None:

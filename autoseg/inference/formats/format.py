@@ -18,6 +18,7 @@ import numpy as np
 
 from autoseg.data.dataset import Case
 from autoseg.data.dicom_series import Stack
+from autoseg.data.file_names import image_ending, is_picture
 from autoseg.data.geometry import Geometry
 from autoseg.data.image import write_image
 from autoseg.inference.segments import Segment
@@ -76,6 +77,9 @@ class ResultFormat:
         write_label(path, label, geometry)
 
 
+#: Largest value of a pixel of a picture.
+_MOST_IN_PICTURES = 2**16 - 1
+
 #: Formats by the name that asks for one: ``autoseg predict --format NAME``.
 RESULT_FORMATS: Registry[ResultFormat] = Registry("format", option="--format", package="autoseg.inference.formats")
 
@@ -87,8 +91,15 @@ def numbers_ending(ending: str) -> str:
 
 
 def write_label(path: Path, label: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map in the smallest integer type that holds it; few programs read integers of 64 bits."""
-    write_image(path, smallest(label), geometry)
+    """Write a label map in the smallest integer type that holds it; few programs read integers of 64 bits.
+
+    Pictures have no sign: values above 255 are unsigned integers of 16 bits there.
+    """
+    small = smallest(label)
+    fits = small.min(initial=0) >= 0 and 255 < small.max(initial=0) <= _MOST_IN_PICTURES
+    if fits and is_picture(image_ending(path)):
+        small = small.astype(np.uint16)
+    write_image(path, small, geometry)
 
 
 def smallest(label: np.ndarray) -> np.ndarray:
