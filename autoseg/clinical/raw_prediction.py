@@ -19,10 +19,10 @@ from autoseg.data.dicom import holds_dicom
 from autoseg.data.dicom_series import Stack
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.data.names import channel_key
+from autoseg.data.result_files import PREDICTIONS, results_in
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
-from autoseg.inference.results.folder import PREDICTIONS, results_in
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError

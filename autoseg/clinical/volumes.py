@@ -15,10 +15,10 @@ from autoseg.clinical.exam_days import ExamDay, days_in_headers, exam_days
 from autoseg.clinical.label_objects import label_object
 from autoseg.data.counts import value_counts
 from autoseg.data.dicom import is_dicom, read_dicom_dataset
+from autoseg.data.result_files import PREDICTIONS
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
-from autoseg.inference.results.folder import PREDICTIONS
 from autoseg.plans.target import colours
 from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg

@@ -10,9 +10,9 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture, stem
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
+from autoseg.data.result_files import PREDICTIONS, results_in
 from autoseg.inference.channel_numbers import ChannelNumbers, numbered
 from autoseg.inference.like_training import cases_as_proposed
-from autoseg.inference.results.folder import PREDICTIONS, results_in
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say

@@ -12,10 +12,10 @@ from autoseg.data.layouts.bids import names_of_channel
 from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
+from autoseg.data.result_files import results_in
 from autoseg.inference.bare_images import all_channels, bare_images, components_of
 from autoseg.inference.channel_numbers import ChannelNumbers
 from autoseg.inference.like_training import cases_as_proposed, cases_like
-from autoseg.inference.results.folder import results_in
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError

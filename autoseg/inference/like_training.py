@@ -14,7 +14,7 @@ from autoseg.data.layouts.manifest import ChannelEntry, LabelEntry, Manifest, Ma
 from autoseg.data.layouts.propose import propose
 from autoseg.data.layouts.spellings import spelled_freely
 from autoseg.data.names import channel_key, pair
-from autoseg.inference.results.folder import results_in
+from autoseg.data.result_files import results_in
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say

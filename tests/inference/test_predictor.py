@@ -12,13 +12,13 @@ from torch import nn
 
 from autoseg.clinical.volumes import volumes
 from autoseg.data.dataset import Case, ChannelFile
+from autoseg.data.result_files import results_in
 from autoseg.inference import chain, prediction, stored_scores
 from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
-from autoseg.inference.results.folder import results_in
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.files import save_plan

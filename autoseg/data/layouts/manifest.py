@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from autoseg.data.description import Case, ChannelFile, Description, StructureMa
 from autoseg.data.file_names import image_ending, images_in, is_image
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
-from autoseg.data.layouts.spellings import escaped, leaves_ending_open, literalness
+from autoseg.data.layouts.spellings import escaped, leaves_ending_open, literalness, plainly
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
+from autoseg.data.result_files import results_in
 from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import folders_below, read_json
@@ -83,7 +85,8 @@ class Manifest(_Model):
         label: absent for scans that are only to be predicted.
         mask: voxels outside are background.
         preparation: JSON file beside this one that says how the cases were made of raw exams.
-        leave_out: patterns of files that belong to no case, though another pattern may fit them.
+        leave_out: patterns of files that belong to no case, though another pattern may fit them; files of a pattern
+            that is part of such a one belong to their case all the same.
     """
 
     name: str | None = None
@@ -297,6 +300,11 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
     folders, patterns = manifest.folders, manifest.patterns()
     cases, several = [], []
     order = sorted(patterns, key=lambda role: -literalness(patterns[role]))
+    # Files of a role may be some of those that a pattern leaves out otherwise, as *_tumor_seg.nii.gz and *_seg.nii.gz.
+    wider = {
+        role: {left for left in manifest.leave_out if left != pattern and fnmatchcase(plainly(pattern), left)}
+        for role, pattern in patterns.items()
+    }
     # A folder may be one exam itself, with nothing below it.
     found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
     found = sorted(path for path in found if path == root or not path.name.startswith("."))
@@ -311,7 +319,8 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
         for role in order:
             pattern = patterns[role]
             # The most literal pattern claims a file first. Components of one file have the same pattern.
-            matches = [path for path in _matches(folder, pattern, file) if claimed.get(path, pattern) == pattern]
+            free = {pattern, *wider[role]}
+            matches = [path for path in _matches(folder, pattern, file) if claimed.get(path, pattern) in free]
             claimed |= dict.fromkeys(matches, pattern)
             if len(matches) > 1:
                 names = ", ".join(str(path.relative_to(folder)) for path in matches)
@@ -319,7 +328,7 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
             elif matches:
                 case.files[role] = matches[0]
         # A folder of scans in which nothing was found is a case with a problem.
-        if case.files or images_in(folder):
+        if case.files or set(images_in(folder)) - {*results_in(folder)}:
             cases.append(case)
     if several:
         raise AutosegError(f"{file}: a pattern must find one file a case, but {'; '.join(several)}.")

@@ -17,6 +17,7 @@ from autoseg.data.layouts.case_names import exams_in, kinds_of, stem_of, without
 from autoseg.data.layouts.spellings import plainly, united
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
+from autoseg.data.result_files import results_in
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import folders_below
 
@@ -163,8 +164,9 @@ def roles_in_table(table: Path) -> Roles:
 
 
 def _images(root: Path) -> Iterable[Path]:
-    for _, files in folders_below(root, _DEPTH):
-        yield from (path for path in files if is_image(path) and _is_text(path.name))
+    for folder, files in folders_below(root, _DEPTH):
+        results = set(results_in(folder))
+        yield from (path for path in files if is_image(path) and _is_text(path.name) and path not in results)
 
 
 def _is_text(name: str) -> bool:

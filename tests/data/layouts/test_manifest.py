@@ -201,6 +201,15 @@ def test_files_left_out(tmp_path):
     assert dataset.unlabelled == ()
 
 
+def test_what_is_left_out_takes_nothing_of_a_pattern_that_says_more(tmp_path):
+    label = LABEL.replace("seg*", "*_tumor_seg")
+    text = f'leave_out = ["*_seg.nii.gz", "*old*"]\n[channels]\nt1 = "t1*.nii.gz"\n{label}'
+    make(tmp_path, text, *(f"p1/{name}.nii.gz" for name in ("t1", "t1_old", "p1_seg", "p1_tumor_seg")))
+    (case,) = Dataset.open(tmp_path).cases
+    assert case.label.name == "p1_tumor_seg.nii.gz"
+    assert case.channels["t1"].path.name == "t1.nii.gz"
+
+
 @pytest.mark.parametrize("pattern", ["", "/x.nii.gz", "**.nii.gz"])
 def test_what_is_no_pattern(tmp_path, pattern):
     (tmp_path / "p1").mkdir()

@@ -140,6 +140,23 @@ def test_native_and_enhanced_scans_are_told_apart(tmp_path, native, enhanced):
     assert files == {"t1": f"{native}.nii.gz", "t1c": f"{enhanced}.nii.gz"}
 
 
+def test_a_label_map_whose_name_is_part_of_another(tmp_path):
+    for name in ("p1", "p2"):
+        for kind, array in (("ct", scan()), ("seg", labels(2)), ("tumor_seg", labels(3))):
+            write(tmp_path / name / f"{name}_{kind}.nii.gz", array)
+    for chosen in ("seg", "tumor_seg"):
+        dataset = Dataset.open(tmp_path, choices={"label": chosen})
+        assert {case.label.name for case in dataset.cases} == {f"p{i}_{chosen}.nii.gz" for i in (1, 2)}
+
+
+def test_results_in_the_datasets_folder_are_no_part_of_it(planning, write_json):
+    before = Dataset.open(planning)
+    for case in before.cases:
+        write(planning / "results" / f"{case.id}.nii.gz", labels(1))
+    write_json(planning / "results" / "predictions.json", {"files": [f"{case.id}.nii.gz" for case in before.cases]})
+    assert Dataset.open(planning) == before
+
+
 def test_linked_and_unfetched_files(tmp_path):
     for number in range(9):
         for kind, array in (("images", scan()), ("labels", labels(1))):

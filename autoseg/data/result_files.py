@@ -1,4 +1,4 @@
-"""The folder of results: what in it are results, so that scans beside them are told apart."""
+"""Files that a prediction wrote, so that scans and datasets beside them are told apart."""
 
 import re
 from pathlib import Path
