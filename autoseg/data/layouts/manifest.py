@@ -379,6 +379,8 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
 
 def _regex(pattern: str) -> re.Pattern[str]:
     first, *rest = map(escaped, pattern.split("{id}"))
+    if not rest:  # one file that is left out
+        return re.compile(first)
     return re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}")
 
 

@@ -36,6 +36,9 @@ _FEW = 40
 #: Binary maps of one structure by two people overlap by at least this Dice; those of two structures less. Halfway.
 _ALIKE = 0.5
 
+#: Names listed in a comment.
+_LISTED = 8
+
 #: Cases on which maps are compared, at most.
 _LOOK_AT = 3
 
@@ -76,6 +79,11 @@ class Proposal:
             lines.append(f"{LEFT_OUT_KEY} = [{', '.join(_text(role.pattern) for role in left_out)}]")
         for role in self.others:
             lines.append(f"# {_plain(role)} looks like a label map, too; --label {_plain(role)} takes it instead.")
+        if self.noise and not self.by_name:
+            named = (role.files[0].name if len(role.files) == 1 else role.pattern for role in self.noise)
+            names = sorted(re.sub(r"[\s\x00-\x1f\x7f]+", " ", name) for name in named)
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            lines.append(f"# Left out, as few cases have them: {', '.join(names[:_LISTED])}{more}.")
         return (
             "\n".join([*lines, "", *_write_channels(self.channels), *_write_labels(self), *_write_mask(self.masks)])
             + "\n"

@@ -128,6 +128,14 @@ def roles_in_folder(root: Path) -> Roles:
             f"{root} has no image files that autoseg reads ({', '.join(image_endings())}); "
             "convert other formats to one of these first."
         )
+    if not _is_exam(root, files) and (stray := _stray(root, files)):
+        found = _roles_of(root, [path for path in files if path.parent != root])
+        return replace(found, noise=[*found.noise, *(Role(_literally(path.name), [path]) for path in stray)])
+    return _roles_of(root, files)
+
+
+def _roles_of(root: Path, files: list[Path]) -> Roles:
+    """Roles of images, of which none lies in ``root`` itself, or most do."""
     folders = {path.parent for path in files}
     below = [folder for folder in folders if folder != root]
     # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
@@ -167,6 +175,16 @@ def _images(root: Path) -> Iterable[Path]:
     for folder, files in folders_below(root, _DEPTH):
         results = set(results_in(folder))
         yield from (path for path in files if is_image(path) and _is_text(path.name) and path not in results)
+
+
+def _stray(root: Path, files: list[Path]) -> list[Path]:
+    """Files of the folder itself that are no cases: fewer than the folders below it, none of which is about them."""
+    here = [path for path in files if path.parent == root]
+    below = [path for path in files if path.parent != root]
+    few = len(here) < len({path.parent for path in below}) and 2 * len(here) < len(files)
+    names = [part for path in below for part in path.relative_to(root).parts]
+    about = (_whole(stem_of(path)).match(name) for path in here for name in names)
+    return here if few and not any(about) else []
 
 
 def _is_text(name: str) -> bool:
@@ -223,7 +241,7 @@ def _is_gap(part: str) -> bool:
 
 
 def _whole(name: str) -> re.Pattern[str]:
-    """A name as a word of its own: ``a`` is not part of ``labels``."""
+    """A name as a word of its own: ``a`` is not part of ``labels``, but of ``a_seg``."""
     return re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
 
 

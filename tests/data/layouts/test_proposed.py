@@ -140,6 +140,23 @@ def test_native_and_enhanced_scans_are_told_apart(tmp_path, native, enhanced):
     assert files == {"t1": f"{native}.nii.gz", "t1c": f"{enhanced}.nii.gz"}
 
 
+def test_a_stray_picture_makes_no_channels_of_case_folders(planning):
+    before = Dataset.open(planning)
+    write(planning / "overview.png", RNG.integers(0, 255, (20, 20)).astype(np.uint8))
+    assert Dataset.open(planning) == before
+    assert "# Left out, as few cases have them: overview.png." in propose(planning)
+
+
+def test_scans_beside_folders_of_several_people(tmp_path):
+    for name in ("p1", "p2"):
+        write(tmp_path / f"{name}.nii.gz", scan())
+        for who in ("rater1", "rater2", "rater3"):
+            write(tmp_path / who / f"{name}_seg.nii.gz", labels(2))
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.cases] == ["p1", "p2"]
+    assert len(dataset.cases[0].raters) == 3
+
+
 def test_a_label_map_whose_name_is_part_of_another(tmp_path):
     for name in ("p1", "p2"):
         for kind, array in (("ct", scan()), ("seg", labels(2)), ("tumor_seg", labels(3))):
