@@ -10,6 +10,7 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture, stem
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
+from autoseg.data.names import names_label
 from autoseg.data.result_files import PREDICTIONS, results_in
 from autoseg.inference.channel_numbers import ChannelNumbers, numbered
 from autoseg.inference.like_training import cases_as_proposed
@@ -53,7 +54,7 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
         if not results and (cases := cases_as_proposed(folder, plans)):
             return cases
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
-    _refuse_label_maps(folder, files)
+    _refuse_label_maps(folder, [path for path in files if _LABEL_WORD.search(stem(path))])
     numbers = ChannelNumbers.of(plans, datasets)
     if _of_one_numbered_channel(files, numbers):
         return _by_number(folder, files, numbers)
@@ -65,6 +66,7 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
     if whole is None and len(numbers.names) == 1:  # no file can be read
         whole = numbers.places(1)
     if whole is not None and all(found or count is None for found, count in zip(places, counts, strict=True)):
+        _refuse_label_maps(folder, [path for path in files if names_label(stem(path)) or _names_output(path, plans)])
         return _by_file(folder, files, [found or whole for found in places], numbers)
     if not any(numbers.channel(path) in numbers.names for path in files):
         if cases := cases_as_proposed(folder, plans):
@@ -143,9 +145,16 @@ def all_channels(path: Path, places: Mapping[str, int | None]) -> dict[str, Chan
     return {name: ChannelFile(path=path, component=place) for name, place in places.items()}
 
 
-def _refuse_label_maps(folder: Path, files: Sequence[Path]) -> None:
+def _names_output(path: Path, plans: Sequence[Plan]) -> bool:
+    """Whether a file's name has the name of what a model segments."""
+    names = {output.name for plan in plans for output in plan.target.outputs}
+    patterns = (r"[\W_]*".join(map(re.escape, re.findall(r"[^\W_]+", name))) for name in names)
+    return any(re.search(rf"(?<![^\W_]){name}(?![^\W_])", stem(path), re.I) for name in patterns if name)
+
+
+def _refuse_label_maps(folder: Path, named: Sequence[Path]) -> None:
     """A label map that is predicted as a scan gives a result that nobody asked for, and looks like one."""
-    found = [path for path in files if _LABEL_WORD.search(stem(path)) and _is_label_map(path)]
+    found = [path for path in named if _is_label_map(path)]
     if found:
         raise AutosegError(
             f"{folder} holds label maps among the scans ({_listed(found)}); move them to another folder, or describe "

@@ -219,6 +219,17 @@ def test_label_maps_among_the_scans(tmp_path: Path) -> None:
     assert set(found(tmp_path, ONE)) == {"p_0000", "p_seg", "q_0000"}
 
 
+@pytest.mark.parametrize("word", ["gtv", "PTV1", "p_GTVp", "Segmentierung", "seg2", "mask1", "p_maske", "p_Inner"])
+def test_label_maps_by_other_words(tmp_path: Path, word: str) -> None:
+    scan = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    write(tmp_path / "p.nii.gz", scan)
+    write(tmp_path / f"{word}.nii.gz", LABEL)
+    with pytest.raises(AutosegError, match="label maps among the scans"):
+        cases_to_predict(tmp_path, ONE)
+    write(tmp_path / f"{word}.nii.gz", scan)
+    assert set(found(tmp_path, ONE)) == {"p", word}
+
+
 def test_results_beside_the_scans_are_told_by_predictions_json(
     tmp_path: Path, write_json, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg.inference.results.folder import PREDICTIONS, results_in, told_in
+from autoseg.data.result_files import PREDICTIONS, results_in, told_in
 from autoseg.utils.files import write_json
 from autoseg.utils.progress import say
 
