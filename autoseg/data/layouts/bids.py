@@ -1,14 +1,14 @@
-"""BIDS: ``sub-01/[ses-1/]anat/sub-01_T1w.nii.gz``, with label maps or masks below ``derivatives``.
+"""BIDS: ``sub-01/[ses-1/]anat/sub-01_T1w.nii.gz``, with label maps or masks below ``derivatives`` or beside the scans.
 
 Names are entities and a suffix (Gorgolewski et al. 2016, and the specification's "Common principles"); label maps are
-found by the names of the specification (``_dseg``, ``_label-lesion_mask``) and those of the Spinal Cord Toolbox
-(``_seg``, ``_gmseg``, ``_lesion``, with ``-manual``).
+found by the names of the specification (``_dseg``, ``_label-lesion_mask``), of ISLES (``_msk``) and of the Spinal Cord
+Toolbox (``_seg``, ``_gmseg``, ``_lesion``, with ``-manual``).
 """
 
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,9 @@ _CORD = {"gmseg": "grey_matter", "wmseg": "white_matter", "seg": "cord"}
 _NOT_LABELS = re.compile(r"probseg|softseg|boldref", re.I)
 _MASK = re.compile(r"desc-(?:brain|head)_mask|brain_?mask", re.I)
 
+#: Suffixes of label maps and masks, wherever they lie.
+_MAP = re.compile(r"(?:mask|msk|[a-z]*seg)(?:-manual\d*)?", re.I)
+
 #: Cases whose headers tell whether two images of an exam lie on one grid.
 _LOOK_AT = 5
 
@@ -46,6 +49,11 @@ class _Name:
     path: Path
     entities: tuple[tuple[str, str], ...]
     rest: tuple[str, ...]
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it is an image as acquired: neither derived from one, nor a label map or mask beside it."""
+        return len(self.rest) == 1 and _MAP.fullmatch(self.rest[0]) is None
 
     @property
     def exam(self) -> str:
@@ -97,27 +105,22 @@ def read(path: Path, label: str | None = None) -> Description:
     with_runs = any(count > 1 for count in by_channel.values())
     suffixes = {image.rest[-1] for image in images}
     scans: dict[str, dict[str, Path]] = defaultdict(dict)
+    runs: dict[str, list[_Name]] = defaultdict(list)
     for image in images:
-        scans[_case_id(image, with_runs)].setdefault(channels[image.path], image.path)
-    labels: dict[str, dict[str, Path]] = defaultdict(dict)
-    masks: dict[str, Path] = {}
-    drawn_on: set[str] = set()
-    for file in _derived(path):
-        kind = tuple(part for part in file.rest if part not in suffixes)
-        text = "_".join([*(f"{key}-{value}" for key, value in file.entities if key in ("label", "desc")), *kind])
-        if not kind or _NOT_LABELS.search(text):
-            continue
-        cases = [case for case in scans if _belongs(file, case, with_runs)]
-        drawn_on |= set(file.rest) & suffixes
-        for case in cases:
-            if _MASK.search(text):
-                masks.setdefault(case, file.path)
-            else:
-                labels[case].setdefault(_plain(text), file.path)
+        if image.run:
+            runs[image.exam].append(image)
+    for image in images:
+        for case in _cases_of(image, runs[image.exam], channels) if with_runs else [image.exam]:
+            scans[case].setdefault(channels[image.path], image.path)
+    drawn = _drawn(_derived(path), list(scans), suffixes, with_runs)
+    beside = _drawn((name for name in _named(path) if not name.is_scan), list(scans), suffixes, with_runs)
+    masks = {**beside.masks, **drawn.masks}
+    if not drawn.labels:
+        drawn = beside
     named = [channels[image.path] for image in images]
     # Where nothing was drawn, each scan may lie on a grid of its own: whoever reads them takes the channels it knows.
-    names = _on_one_grid(dict(scans), named, drawn_on) if labels else sorted(set(named))
-    label_sources, values, regions = _meaning(labels, label)
+    names = _on_one_grid(dict(scans), named, drawn) if drawn.labels else sorted(set(named))
+    label_sources, values, regions = _meaning(drawn.labels, label)
     cases_found = [
         Case(
             id=case,
@@ -150,32 +153,68 @@ def names_of_channel(path: Path) -> list[str]:
     named as an image in BIDS.
     """
     name = _parse(path)
-    return [] if name is None or len(name.rest) != 1 else list(dict.fromkeys([name.full_channel, name.channel]))
+    return [] if name is None or not name.is_scan else list(dict.fromkeys([name.full_channel, name.channel]))
 
 
 def _images(path: Path) -> Iterator[_Name]:
-    yield from (name for name in _named(path) if len(name.rest) == 1)
+    yield from (name for name in _named(path) if name.is_scan)
 
 
 def _derived(path: Path) -> Iterator[_Name]:
     """Files of ``derivatives``, those of ``labels`` first."""
     root = path / "derivatives"
     pipelines = [child for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
-    yield from _named(root)
-    for pipeline in sorted(pipelines, key=lambda child: (child.name != "labels", child.name)):
-        yield from _named(pipeline)
+    for place in (root, *sorted(pipelines, key=lambda child: (child.name != "labels", child.name))):
+        yield from _named(place)
+        # ISLES has no folder below that of the session.
+        for folder in _exam_folders(place):
+            yield from _names_in(folder)
 
 
 def _named(root: Path) -> Iterator[_Name]:
     """Images of subjects: ``sub-*/[ses-*/]KIND/*``."""
+    for folder in _exam_folders(root):
+        for kind in sorted(child for child in folder.iterdir() if child.is_dir()):
+            if not kind.name.startswith((".", "ses-")):
+                yield from _names_in(kind)
+
+
+def _exam_folders(root: Path) -> Iterator[Path]:
+    """Folders of subjects and of their sessions."""
     for subject in sorted(root.glob("sub-*")):
-        for folder in [subject, *sorted(subject.glob("ses-*"))]:
-            for kind in sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []:
-                if kind.name.startswith((".", "ses-")):
-                    continue
-                for path in sorted(kind.iterdir()):
-                    if is_image(path) and (name := _parse(path)) is not None:
-                        yield name
+        yield from (folder for folder in (subject, *sorted(subject.glob("ses-*"))) if folder.is_dir())
+
+
+def _names_in(folder: Path) -> Iterator[_Name]:
+    for path in sorted(folder.iterdir()):
+        if is_image(path) and not path.is_dir() and (name := _parse(path)) is not None:
+            yield name
+
+
+@dataclass
+class _Drawn:
+    """Label maps (case → kind → file), brain masks (case → file), and suffixes of the scans that they were drawn on."""
+
+    labels: dict[str, dict[str, Path]]
+    masks: dict[str, Path]
+    on: set[str]
+
+
+def _drawn(files: Iterable[_Name], cases: Sequence[str], suffixes: set[str], with_runs: bool) -> _Drawn:
+    """Sort derived files by case and kind; the first of a kind counts."""
+    found = _Drawn({}, {}, set())
+    for file in files:
+        kind = tuple(part for part in file.rest if part not in suffixes)
+        text = "_".join([*(f"{key}-{value}" for key, value in file.entities if key in ("label", "desc")), *kind])
+        if not kind or _NOT_LABELS.search(text):
+            continue
+        found.on |= set(file.rest) & suffixes
+        for case in (case for case in cases if _belongs(file, case, with_runs)):
+            if _MASK.search(text):
+                found.masks.setdefault(case, file.path)
+            else:
+                found.labels.setdefault(case, {}).setdefault(_plain(text), file.path)
+    return found
 
 
 def _parse(path: Path) -> _Name | None:
@@ -208,8 +247,19 @@ def _channels(images: Iterable[_Name]) -> dict[Path, str]:
     return found
 
 
-def _case_id(image: _Name, with_runs: bool) -> str:
-    return "_".join([image.exam, *([image.run] if with_runs and image.run else [])])
+def _cases_of(image: _Name, runs: Sequence[_Name], channels: dict[Path, str]) -> list[str]:
+    """The cases of an image where each run is one; without a run, all runs that have no other image of its kind.
+
+    Args:
+        image: of an exam.
+        runs: the exam's images of a run.
+        channels: each image's.
+    """
+    if image.run:
+        return [f"{image.exam}_{image.run}"]
+    if not runs or any(channels[other.path] == channels[image.path] for other in runs):
+        return [image.exam]
+    return sorted({f"{image.exam}_{other.run}" for other in runs})
 
 
 def _belongs(file: _Name, case: str, with_runs: bool) -> bool:
@@ -222,13 +272,14 @@ def _plain(text: str) -> str:
     """The name of what a mask is of: ``label-lesion_mask`` and ``lesion-manual`` are ``lesion``."""
     name = re.sub(r"[-_](?:manual\d*|final)$", "", text)
     name = re.sub(r"^(?:label|desc)-", "", name)
-    return re.sub(r"_(?:mask|dseg|seg)$", "", name)
+    return re.sub(r"_(?:mask|msk|dseg|seg)$", "", name)
 
 
-def _on_one_grid(scans: dict[str, dict[str, Path]], channels: list[str], drawn_on: set[str]) -> list[str]:
+def _on_one_grid(scans: dict[str, dict[str, Path]], channels: list[str], drawn: _Drawn) -> list[str]:
     """The channels that labels were drawn on, and the others that lie on the grid of these; the rest is said."""
     names = sorted(dict.fromkeys(channels))
-    first = next((name for name in names if name.rpartition("_")[2] in drawn_on), names[0])
+    told = [name for name in names if name.rpartition("_")[2] in drawn.on]
+    first = next((name for name in told or names if told or _under_labels(name, scans, drawn)), names[0])
     left_out = []
     for name in names:
         both = [files for files in scans.values() if first in files and name in files][:_LOOK_AT]
@@ -240,6 +291,16 @@ def _on_one_grid(scans: dict[str, dict[str, Path]], channels: list[str], drawn_o
             "register them to it to use them."
         )
     return [name for name in names if name not in left_out]
+
+
+def _under_labels(channel: str, scans: dict[str, dict[str, Path]], drawn: _Drawn) -> bool:
+    """Whether the label maps lie on the grid of a channel, as far as the first cases tell."""
+    pairs = [
+        (scans[case][channel], next(iter(files.values())))
+        for case, files in drawn.labels.items()
+        if channel in scans[case]
+    ]
+    return bool(pairs) and not any(_apart(*pair) for pair in pairs[:_LOOK_AT])
 
 
 def _apart(one: Path, other: Path) -> bool:

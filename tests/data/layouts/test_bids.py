@@ -108,6 +108,66 @@ def test_the_contrast_agent_is_told_whether_native_scans_lie_beside_or_not(tmp_p
         assert Dataset.open(root).channels == channels
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("space-MNI_label-L_desc-T1lesion_mask", "L_desc-T1lesion"),
+        ("dseg", "dseg"),
+        ("T1w_seg", "seg"),
+        ("msk", "msk"),
+    ],
+)
+def test_label_maps_beside_the_scans(tmp_path, name, label):
+    """ATLAS 2 has them in the subjects' own folders."""
+    for subject in ("sub-1", "sub-2"):
+        write(tmp_path / subject / "ses-1" / "anat" / f"{subject}_ses-1_T1w.nii.gz", scan())
+        write(tmp_path / subject / "ses-1" / "anat" / f"{subject}_ses-1_{name}.nii.gz", mask(2).astype(np.uint8))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("T1w",)
+    assert dataset.labels == {label: 1}
+    assert len(dataset.cases) == 2
+
+
+def test_masks_beside_the_scans_are_no_labels_where_derivatives_hold_some(folder):
+    for name in ("sub-1Ses1", "sub-2"):
+        write(folder / name / "anat" / f"{name}_run-1_mask.nii.gz", mask(5).astype(np.uint8))
+        write(folder / name / "anat" / f"{name}_run-1_desc-brain_mask.nii.gz", mask(5).astype(np.uint8))
+    dataset = Dataset.open(folder)
+    assert set(dataset.regions) == {"cord", "grey_matter"}
+    assert dataset.channels == ("T2starw",)
+    assert dataset.case("sub-2").mask.name == "sub-2_run-1_desc-brain_mask.nii.gz"
+
+
+def test_label_maps_in_the_folder_of_a_session(tmp_path, capsys):
+    """ISLES 2022: nothing in the name tells which scan they were drawn on, but their grid does."""
+    for subject in ("sub-1", "sub-2"):
+        stem = f"{subject}_ses-1"
+        for kind in ("dwi", "adc"):
+            write(tmp_path / subject / "ses-1" / "dwi" / f"{stem}_{kind}.nii.gz", scan())
+        write(tmp_path / subject / "ses-1" / "anat" / f"{stem}_FLAIR.nii.gz", np.ones((9, 9, 9), np.float32))
+        write(tmp_path / "derivatives" / subject / "ses-1" / f"{stem}_msk.nii.gz", mask(2).astype(np.uint8))
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("adc", "dwi")
+    assert "FLAIR: left out" in capsys.readouterr().err
+    assert [case.label.name for case in dataset.cases] == ["sub-1_ses-1_msk.nii.gz", "sub-2_ses-1_msk.nii.gz"]
+
+
+def test_scans_without_a_run_are_of_every_run(tmp_path):
+    for name in ("sub-1_run-1_T1w", "sub-1_run-2_T1w", "sub-1_FLAIR", "sub-2_T1w", "sub-2_FLAIR", "sub-3_T1w"):
+        write(tmp_path / name[:5] / "anat" / f"{name}.nii.gz", scan())
+    write(tmp_path / "sub-3" / "anat" / "sub-3_run-2_T1w.nii.gz", scan())
+    found = {
+        case.id: {n: file.path.name for n, file in case.channels.items()} for case in Dataset.open(tmp_path).unlabelled
+    }
+    assert found == {
+        "sub-1_run-1": {"T1w": "sub-1_run-1_T1w.nii.gz", "FLAIR": "sub-1_FLAIR.nii.gz"},
+        "sub-1_run-2": {"T1w": "sub-1_run-2_T1w.nii.gz", "FLAIR": "sub-1_FLAIR.nii.gz"},
+        "sub-2": {"T1w": "sub-2_T1w.nii.gz", "FLAIR": "sub-2_FLAIR.nii.gz"},
+        "sub-3": {"T1w": "sub-3_T1w.nii.gz"},
+        "sub-3_run-2": {"T1w": "sub-3_run-2_T1w.nii.gz"},
+    }
+
+
 @pytest.mark.data
 def test_spinal_cord(real_data):
     dataset = Dataset.open(real_data("spinal_cord"))
