@@ -13,8 +13,8 @@ from autoseg.data.label_maps import label_values
 from autoseg.data.names import names_label
 from autoseg.data.result_files import PREDICTIONS, results_in
 from autoseg.inference.channel_numbers import ChannelNumbers, numbered
-from autoseg.inference.like_training import cases_as_proposed
-from autoseg.plans.plan import Plan
+from autoseg.inference.like_training import cases_as_proposed, channels_as_proposed
+from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
@@ -53,6 +53,11 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
     if not files:
         if not results and (cases := cases_as_proposed(folder, plans)):
             return cases
+        if proposed := channels_as_proposed(folder):
+            raise AutosegError(
+                f"{folder} holds no dataset; its scans seem to be {', '.join(proposed)}, and the model takes "
+                f"{', '.join(channels_of_all(plans))}: give them with --channel, or describe them in an autoseg.toml."
+            )
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
     _refuse_label_maps(folder, [path for path in files if _LABEL_WORD.search(stem(path))])
     numbers = ChannelNumbers.of(plans, datasets)

@@ -66,9 +66,11 @@ def cases_to_predict(
     if kind is None and (several := datasets_below(path)):
         raise AutosegError(f"{path} holds several datasets; give one of them: {', '.join(several)}.")
     if kind in (None, PROPOSED):
+        if cases := cases_like(path, plans, datasets):
+            return cases
         # Results beside the scans look like their label maps.
         proposed = cases_as_proposed(path, plans) if kind == PROPOSED and not results_in(path) else []
-        return cases_like(path, plans, datasets) or proposed or bare_images(path, plans, datasets)
+        return proposed or bare_images(path, plans, datasets)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     if dataset.layout == DICOM:

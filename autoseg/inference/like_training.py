@@ -69,6 +69,14 @@ def cases_as_proposed(path: Path, plans: Sequence[Plan]) -> list[Case]:
     return cases
 
 
+def channels_as_proposed(path: Path) -> list[str]:
+    """The channels of a folder by the description that ``autoseg inspect`` proposes; none where it proposes none."""
+    try:
+        return list(parse(propose(path), path).channels)
+    except AutosegError:
+        return []
+
+
 def manifest_of(datasets: Sequence[Dataset], plans: Sequence[Plan]) -> Manifest | None:
     """A description of where files lie below the folders of datasets, by the paths of their cases.
 

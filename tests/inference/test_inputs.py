@@ -369,6 +369,16 @@ def test_a_training_file_in_two_spellings_is_found_by_its_own(tmp_path: Path) ->
     assert found(new, make_plan(channels=("t1",)), like=dataset) == {n: {"t1": ("t1.nii.gz", None)} for n in "pq"}
 
 
+def test_case_folders_of_other_sequences_are_told(tmp_path: Path) -> None:
+    """A T1 with contrast is no native one."""
+    rng = np.random.default_rng(0)
+    for name in ("p", "q"):
+        for kind in ("T1_ax_post", "T2"):
+            write(tmp_path / name / f"{kind}.nii.gz", rng.normal(size=(3, 4, 5)).astype(np.float32))
+    with pytest.raises(AutosegError, match=r"its scans seem to be t1c, t2, and the model takes t1, t2"):
+        cases_to_predict(tmp_path, TWO)
+
+
 def test_folders_without_a_scan_of_the_model_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"{case}/{name}.nii.gz" for case in ("p", "q", "r") for name in ("T1", "T2")]
     found(folder(tmp_path, *names, "x/y.nii.gz"), TWO)
