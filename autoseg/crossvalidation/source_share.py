@@ -153,8 +153,7 @@ class _Scoring:
         started = time.monotonic()
         evaluation = score(out)
         seconds = time.monotonic() - started
-        ensemble = self.fold.stage.recipe.initialization.ensemble
-        about = {"made_of": made_of, "seconds": seconds, "folds": self.folds, "ensemble": ensemble}
+        about = {"made_of": made_of, "seconds": seconds, "folds": self.folds, **_of_source(self.fold)}
         write_json(out / _SCORED, about)
         return SourceScore(evaluation, seconds, False, title, (self.folds, all_folds))
 
@@ -166,20 +165,29 @@ def fewer_folds_scored(fold: Fold) -> int | None:
 
 
 def another_source_scored(fold: Fold) -> bool:
-    """Whether a fold's scores are of a source that the plan named before."""
-    ensemble = fold.stage.recipe.initialization.ensemble
-    return bool(_read(_of_share(fold, SOURCE) / _SCORED).get("ensemble", ensemble) != ensemble)
+    """Whether a fold's scores are of a source that the plan named before, or that it mapped otherwise."""
+    scored = _read(_of_share(fold, SOURCE) / _SCORED)
+    return any(scored.get(key, value) != value for key, value in _of_source(fold).items())
+
+
+def _of_source(fold: Fold) -> dict[str, Any]:
+    """What tells a source, and how its channels and outputs are used, from another one."""
+    initialization = fold.stage.recipe.initialization
+    return {"ensemble": initialization.ensemble, "names": initialization.names}
 
 
 def _made_of(fold: Fold) -> str:
     """A fingerprint of all that the source's score depends on."""
     data = fold.run.preprocessed(fold.stage.configuration.data)
+    starts = [stage.recipe.initialization for stage in fold.stage.chain]
+    names = [part for start in starts for part in start.names_part]
     return digest(
         {
-            "source": [stage.recipe.initialization.ensemble for stage in fold.stage.chain],
+            "source": [start.ensemble for start in starts],
             "stage": fold.stage.identity,
             "inference": without_reasons(without_newer(fold.stage.inference)),
             "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
+            **({"names": names} if names else {}),
         }
     )
 
@@ -327,6 +335,7 @@ def settle(fold: Fold) -> Settled | None:
                 "cases": list(of_case),
                 "decided": choice.cases,
                 "source": fold.stage.recipe.initialization.ensemble,
+                "names": fold.stage.recipe.initialization.names,
             },
         )
     known = [patient for patient in everyone if all(math.isfinite(of[patient]) for of in scores.values())]

@@ -18,6 +18,7 @@ from autoseg.plans.mixing import Mixed, PseudoLabelled
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
+from autoseg.utils.digest import digest
 
 if TYPE_CHECKING:
     from typing import Self
@@ -129,6 +130,17 @@ class Initialization(Reasoned):
     def source_annotators(self) -> list[str]:
         """Annotators that the model learned separately, one decoder each."""
         return self.source_raters
+
+    @property
+    def names(self) -> str:
+        """A fingerprint of which of the model's channels, outputs and annotators become which of the plan's."""
+        return digest([self.source_channels, self.source_outputs, self.source_raters, self.channels, self.outputs])
+
+    @property
+    def names_part(self) -> list[str]:
+        """The names' part of fingerprints of scores; empty where all are the model's own, as older scores have it."""
+        pairs = [*self.channels.items(), *self.outputs.items()]
+        return [] if all(name == other for name, other in pairs) else [self.names]
 
     def from_annotators(self, names: Sequence[str]) -> "Initialization":
         """The same, for a model that learned these annotators separately."""

@@ -193,7 +193,9 @@ class Run:
         if initialization.keep != "auto" or not path.exists():
             return {}
         found: dict[str, Any] = read_json(path)
-        return found if found.get("source", initialization.ensemble) == initialization.ensemble else {}
+        now = {"source": initialization.ensemble, "names": initialization.names}
+        # Earlier versions did not note the names.
+        return found if all(found.get(key, value) == value for key, value in now.items()) else {}
 
     def _kept_share(self, stage: Stage) -> float:
         return float(self.source_choice(stage).get("share", 0.0))

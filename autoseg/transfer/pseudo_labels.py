@@ -122,5 +122,5 @@ def pseudo_label(scores: torch.Tensor, target: Target, confidence: float) -> np.
 
 def _key(case: Case, stage: Stage, given: PseudoLabelled) -> str:
     """A fingerprint of all that a labelled scan depends on: ``PLAN-FILES``, a digest of each."""
-    plan, files = case_key(case, stage).split("-")
-    return f"{digest([plan, stage.identity, stage.recipe.initialization.ensemble, given.confidence])}-{files}"
+    (plan, files), start = case_key(case, stage).split("-"), stage.recipe.initialization
+    return f"{digest([plan, stage.identity, start.ensemble, given.confidence, *start.names_part])}-{files}"

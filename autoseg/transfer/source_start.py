@@ -130,7 +130,8 @@ def fitted_average(stage: Stage, run: Path, folder: Path) -> Path:
         folder: of the file to write.
     """
     path = folder / f"{FOLDS_AVERAGE}.safetensors"
-    metadata = {**identity_of(stage), "source": digest(stage.recipe.initialization.ensemble)}
+    start = stage.recipe.initialization
+    metadata = {**identity_of(stage), "source": digest(start.ensemble), "names": start.names}
     if read_metadata(path) != metadata:
         folds = [load_weights(file) for file in fitted_source(stage, run, folder)]
         mean = {
@@ -153,8 +154,8 @@ def _mean_dice(weights: Path, cases: Sequence[StoredCase], stage: Stage, device:
 
 def _made_of(stage: Stage, cases: Sequence[StoredCase]) -> str:
     """A fingerprint of all that the choice depends on."""
-    contents = [[case.id, case.content] for case in cases]
-    return digest([stage.recipe.initialization.ensemble, stage.identity, contents])
+    start, contents = stage.recipe.initialization, [[case.id, case.content] for case in cases]
+    return digest([start.ensemble, stage.identity, contents, *start.names_part])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -63,13 +63,14 @@ def fitted_source(stage: Stage, run: Path, folder: Path) -> list[Path]:
     files = []
     for number, name in enumerate(stage.recipe.initialization.ensemble):
         path = folder / f"{number}.safetensors"
-        if read_metadata(path) != {**identity_of(stage), "source": name}:
+        metadata = {**identity_of(stage), "source": name, "names": stage.recipe.initialization.names}
+        if read_metadata(path) != metadata:
             if not (run / name).is_file():
                 raise AutosegError(f"{run / name}, a fold of the source, is gone; plan again with --source.")
             network = build(stage.network, stage.in_channels, stage.heads)
             _transfer(network, stage, load_weights(run / name))
             folder.mkdir(parents=True, exist_ok=True)
-            save_weights(path, network.state_dict(), {**identity_of(stage), "source": name})
+            save_weights(path, network.state_dict(), metadata)
         files.append(path)
     return files
 

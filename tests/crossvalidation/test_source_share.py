@@ -50,6 +50,10 @@ FAST = (
 )
 
 
+#: The outputs of the source, the wrong way round.
+SWAPPED = {"outer": "inner", "inner": "outer"}
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two folds of a network that has learned a little."""
@@ -61,14 +65,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def tuned(source: Run, out: Path, *overrides: str, folds: int = 2) -> Run:
+def tuned(source: Run, out: Path, *overrides: str, folds: int = 2, **of_source: Any) -> Run:
     request = Request(
         device="cuda",
         gpu_memory_gb=2,
         overrides=(*FAST, *overrides),
         folds=folds,
         workers=1,
-        carried=(Source(source.path),),
+        carried=(Source(source.path, **of_source),),
     )
     return plan_dataset(source.dataset, out, request)
 
@@ -175,6 +179,29 @@ def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
     table = SourceTable.of(run, run.plan.stage())
     assert table is not None
     assert table.note == f"Kept: the source as it is; {told}."
+
+
+def test_a_mapping_that_is_corrected(source: Run, tmp_path: Path) -> None:
+    """Planned again into the same folder and trained anew, nothing of the wrong mapping is left."""
+    fresh, run = tuned(source, tmp_path / "fresh"), tuned(source, tmp_path / "run", outputs=SWAPPED)
+    for one in (fresh, run):
+        run_folds(one, [0])
+    stage = run.plan.stage()
+    kept = run.source_choice(stage)
+    assert kept
+    corrected = tuned(source, tmp_path / "run")
+    # Until it is trained again, nothing of before counts as this plan's.
+    assert corrected.source_choice(corrected.plan.stage()) == {}
+    assert SourceTable.of(corrected, corrected.plan.stage()) is None
+    run_folds(corrected, [0], resume=False)
+    for number in range(2):
+        wanted, found = (load_weights(one.source_folder(stage) / f"{number}.safetensors") for one in (fresh, corrected))
+        assert all(torch.equal(wanted[name], tensor) for name, tensor in found.items())
+    there, here = (label_maps(one.fold("small", 0).folder / "source") for one in (fresh, corrected))
+    assert there.keys() == here.keys()
+    assert all(np.array_equal(there[name], here[name]) for name in there)
+    tables = [SourceTable.of(one, one.plan.stage()) for one in (fresh, corrected)]
+    assert tables[0] == tables[1]
 
 
 def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

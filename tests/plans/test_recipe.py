@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autoseg.plans.recipe import Loss, Optimizer, Recipe, Sampling, Schedule
+from autoseg.plans.recipe import Initialization, Loss, Optimizer, Recipe, Sampling, Schedule
 
 
 def test_defaults() -> None:
@@ -48,3 +48,11 @@ def test_one_term_is_enough() -> None:
 def test_refused(part: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         part(**values)
+
+
+def test_names_of_a_source_that_are_its_own_leave_older_scores_valid() -> None:
+    names: dict[str, Any] = {"source_channels": ["t1c"], "source_outputs": ["a", "b"], "channels": {"t1c": "t1c"}}
+    own, swapped = ({"a": "a", "b": "b"}, {"a": "b", "b": "a"})
+    starts = [Initialization(source="model", file="f", **names, outputs=outputs) for outputs in (own, swapped)]
+    assert starts[0].names != starts[1].names
+    assert [start.names_part for start in starts] == [[], [starts[1].names]]

@@ -141,6 +141,37 @@ def test_the_average_is_of_the_folds_of_now(fold: Fold, tmp_path: Path) -> None:
     assert any(not torch.equal(first[name], tensor) for name, tensor in second.items())
 
 
+def with_swapped_outputs(fold: Fold) -> Fold:
+    """The same fold with the source's outer for inner, and the reverse."""
+    stage = fold.stage
+    outputs = {"background": "background", "outer": "inner", "inner": "outer"}
+    start = stage.recipe.initialization.model_copy(update={"outputs": outputs})
+    recipe = stage.recipe.model_copy(update={"initialization": start})
+    return replace(
+        fold, stage=replace(stage, configuration=stage.configuration.model_copy(update={"recipe": recipe}))
+    )
+
+
+def test_other_names_are_another_source(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fitted, averaged and compared with one mapping is not taken with another."""
+    scoring(monkeypatch, 0.5, 0.7, 0.6, 0.1)
+    choose_start(fold, learned(fold), 8, CPU)
+    before = [load_weights(path(fold)) for path in (start_file, average_of)]
+    swapped = with_swapped_outputs(fold)
+    scoring(monkeypatch, 0.5, 0.7, 0.6, 0.1)
+    found = choose_start(swapped, learned(swapped), 8, CPU)
+    assert found is not None
+    assert not found.before
+    for old, new in zip(before, [load_weights(path(swapped)) for path in (start_file, average_of)], strict=True):
+        heads = [name for name in new if old[name].shape[:1] == (3,) and not torch.equal(old[name], new[name])]
+        assert heads
+        assert all(torch.equal(old[name][[0, 2, 1]], new[name]) for name in heads)
+
+
+def average_of(fold: Fold) -> Path:
+    return fitted_average(fold.stage, fold.run.path, fold.run.source_folder(fold.stage))
+
+
 def test_a_plan_that_names_its_fold(fold: Fold) -> None:
     """As plans of earlier versions do."""
     start = fold.stage.recipe.initialization.model_copy(update={"begin": "fold"})

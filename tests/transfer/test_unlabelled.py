@@ -140,6 +140,20 @@ def test_scans_that_another_process_labels_are_waited_for(
     assert sorted(labelled) == ["scan_0", "scan_1"]
 
 
+def test_another_mapping_labels_anew(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans that were labelled with the outputs the wrong way round are labelled again with the right ones."""
+    scans, cohort = scans_in(tmp_path / "scans"), cohort_in(tmp_path / "cohort")
+    monkeypatch.setattr(pseudo_labels, "load_network", lambda *_: Perfect())
+    labelled, save = [], pseudo_labels.save
+    monkeypatch.setattr(pseudo_labels, "save", lambda *given: (labelled.append(given[1]), save(*given)))
+    for outputs in ({"outer": "inner", "inner": "outer"}, {}, {}):
+        carried = (Source(source.path, outputs=outputs), UnlabelledScans(scans))
+        request = Request(device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=carried)
+        run = plan_dataset(cohort, tmp_path / "run", request)
+        label_scans(run, run.plan.stage(), torch.device("cpu"))
+    assert labelled == ["scan_0", "scan_1"] * 2
+
+
 def test_a_scan_that_is_gone(source: Run, tmp_path: Path) -> None:
     run = planned(source, tmp_path, scans_in(tmp_path / "scans"))
     shutil.rmtree(tmp_path / "scans")
