@@ -158,7 +158,7 @@ def command(
             () if weights is None else (InitialWeights(weights),),
             () if asked is None else (asked,),
             () if source_data is None else (SourceCases(source_data),),
-            () if unlabelled is None else (UnlabelledScans(unlabelled),),
+            () if unlabelled is None else (UnlabelledScans(unlabelled, patients),),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(

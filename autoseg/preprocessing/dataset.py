@@ -181,17 +181,25 @@ def pool_size(workers: int | None) -> int:
     return min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
 
 
+def usable_key(folder: Path, case_id: str, stage: Stage) -> str | None:
+    """The key that a stored case was made with; None where there is none that a stage can be trained on.
+
+    Earlier versions stored no positions in the mask and in healthy tissue, in which patches may have to be centred.
+    """
+    stored = stored_key(folder, case_id)
+    if stored is None or stage.recipe.sampling.background == "anywhere":
+        return stored
+    return stored if StoredCase(folder, case_id).places else None
+
+
 def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None) -> list[_Job]:
     """What is to be preprocessed of some cases."""
-    needs_places = stage.recipe.sampling.background != "anywhere"
     due = []
     for case in cases:
         key = case_key(case, stage)
         if values:
             key = f"{digest([key.split('-')[0], sorted(values.items())])}-{key.split('-')[1]}"
-        stored = stored_key(folder, case.id)
-        if stored is not None and needs_places and not StoredCase(folder, case.id).places:
-            stored = None  # written by an earlier version, without these positions
+        stored = usable_key(folder, case.id, stage)
         if stored == key:
             continue
         if not any(path.exists() for path in case.files):

@@ -5,6 +5,7 @@ where the probability is high (as FixMatch, Sohn et al. 2020, does for images).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from autoseg.networks.weights import load_network
 from autoseg.plans.mixing import PseudoLabelled
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.preprocessing.case import PreprocessedCase, preprocess_case
-from autoseg.preprocessing.dataset import case_key
-from autoseg.preprocessing.store import save, stored_key
+from autoseg.preprocessing.case import preprocess_case
+from autoseg.preprocessing.dataset import case_key, usable_key
+from autoseg.preprocessing.store import save
 from autoseg.runs.run import Run
 from autoseg.transfer.mixed_cases import mixed_dataset, mixed_folder
 from autoseg.transfer.tensors import fitted_source
@@ -56,7 +57,7 @@ def _due(run: Run, stage: Stage, given: PseudoLabelled, folder: Path) -> list[tu
     """The scans that are to be labelled, each with the key of what is stored then."""
     due = []
     for case in mixed_dataset(run, given.file).dataset.cases:
-        key, stored = _key(case, stage, given), stored_key(folder, case.id)
+        key, stored = _key(case, stage, given), usable_key(folder, case.id, stage)
         if stored == key:
             continue
         if not case.has_scans:
@@ -88,7 +89,7 @@ def _label(
             scores = window.scores(networks, torch.from_numpy(prepared.image))
             label = pseudo_label(scores, stage.target, given.confidence)
             sure.append(float(np.mean(label != stage.target.ignore)))
-            save(folder, case.id, PreprocessedCase(prepared.image, label, prepared.trace), key)
+            save(folder, case.id, replace(prepared, label=label), key)
             steps.advance(note=case.id)
     say(f"The source is sure of {np.mean(sure):.1%} of the voxels of {len(due)} unlabelled scans; others are left out.")
 

@@ -1,10 +1,12 @@
 """Unlabelled scans of a cohort (``--unlabelled``): labelled by the source and mixed into the batches of its tuning."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import Case, Dataset
+from autoseg.data.patients import found_by, patient_of
 from autoseg.inference.inputs import cases_to_predict
 from autoseg.planning.carried import CARRIED
 from autoseg.planning.request import Request
@@ -23,10 +25,13 @@ class UnlabelledScans(MixedIn):
 
     Attributes:
         path: of the folder, laid out as for ``autoseg predict``.
-        cohort: the dataset itself, whose cases these must not be; known once it is checked.
+        patients: regular expression that finds the patient in a scan's name, as :meth:`autoseg.Dataset.open` was given
+            for the dataset; well-known naming schemes tell where None.
+        cohort: the dataset, whose cases and patients these must not be; known once it is checked.
     """
 
     path: str | Path
+    patients: str | None = None
     cohort: list[Dataset] = field(default_factory=list, init=False, compare=False, repr=False)
     key: ClassVar[str] = "unlabelled"
     kind: ClassVar[str] = "unlabelled scans"
@@ -66,8 +71,7 @@ class UnlabelledScans(MixedIn):
             "confidence": f"{USUAL_CONFIDENCE:g}, an estimate: voxels below it are left out of the loss",
         }
         why = "voxels of unlabelled scans that the source is not sure of"
-        values = [value for dataset in self.cohort for value in dataset.labels.values()]
-        target = with_ignore(plan.target, values, why)
+        target = with_ignore(plan.target, [value for one in self.cohort for value in one.labels.values()], why)
         return self.mixed_into(plan, stage, PseudoLabelled(file=self.file_of(described), reasons=reasons), target)
 
     def check_plan(self, plan: Plan) -> None:
@@ -78,11 +82,10 @@ class UnlabelledScans(MixedIn):
         stage = plan.stage()
         # Absolute, since a run folder may be used from another working directory.
         found = cases_to_predict(Path(self.path).absolute(), plan, like=self.cohort)
-        cohort = [case for dataset in self.cohort for case in (*dataset.cases, *dataset.labelled_test_cases)]
-        names = {case.id for case in cohort}
-        groups = {case.group for case in cohort} - {""}
-        same = next((case for case in found if case.id in names or case.group in groups), None)
-        twins = same_case(found, cohort)
+        scored = [case for one in self.cohort for case in (*one.cases, *one.labelled_test_cases)]
+        names = {name for case in scored for name in (case.id, self._patient(case))}
+        same = next((case for case in found if not names.isdisjoint((case.id, self._patient(case)))), None)
+        twins = same_case(found, scored)
         if same is not None or twins is not None:
             name = same.id if same is not None else twins[0].id if twins is not None else ""
             raise UsageError(
@@ -104,3 +107,9 @@ class UnlabelledScans(MixedIn):
             ),
             values={},
         )
+
+    def _patient(self, case: Case) -> str:
+        """Whose scan it is, told as for the cohort's cases; a folder of images says nothing but their names."""
+        if self.patients is not None:
+            return found_by(re.compile(self.patients), case.id) or case.id
+        return case.group or patient_of(case.id) or case.id

@@ -17,13 +17,24 @@ from autoseg.plans.recipe import Recipe
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.transfer import pseudo_labels
-from autoseg.transfer.mixed_cases import mixed_cases
+from autoseg.transfer.mixed_cases import mixed_cases, mixed_dataset
 from autoseg.transfer.pseudo_labels import label_scans, pseudo_label
 from autoseg.transfer.source import Source
 from autoseg.transfer.unlabelled import UnlabelledScans
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError
-from tests.builders import LABELS, REGIONS, Perfect, blob, done_by_another, make_plan, make_run, picture_of, write
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    Perfect,
+    blob,
+    done_by_another,
+    forget_places,
+    make_plan,
+    make_run,
+    picture_of,
+    write,
+)
 from tests.transfer.test_source_cases import FAST, cohort_in
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -42,12 +53,14 @@ def scans_in(folder: Path) -> Path:
     return folder
 
 
-def planned(source: Run, root: Path, scans: Path, *overrides: str) -> Run:
-    carried = (Source(source.path), UnlabelledScans(scans))
+def planned(
+    source: Run, root: Path, scans: Path, *overrides: str, cohort: Dataset | None = None, patients: str | None = None
+) -> Run:
+    carried = (Source(source.path), UnlabelledScans(scans, patients))
     request = Request(
         device="cuda", gpu_memory_gb=2, overrides=(*FAST, *overrides), folds=2, workers=1, carried=carried
     )
-    return plan_dataset(cohort_in(root / "cohort"), root / "run", request)
+    return plan_dataset(cohort or cohort_in(root / "cohort"), root / "run", request)
 
 
 def voxels(*columns: tuple[float, ...]) -> torch.Tensor:
@@ -140,6 +153,24 @@ def test_scans_that_another_process_labels_are_waited_for(
     assert sorted(labelled) == ["scan_0", "scan_1"]
 
 
+def test_where_patches_are_centred(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions in the mask and in healthy tissue are stored; scans of earlier versions, without, are labelled again."""
+    scans = scans_in(tmp_path / "scans")
+    run = planned(source, tmp_path, scans, "recipe.sampling.background=healthy", "recipe.unlabelled.confidence=0.65")
+    monkeypatch.setattr(pseudo_labels, "load_network", lambda *_: Perfect())
+    label_scans(run, run.plan.stage(), torch.device("cpu"))
+    (group,) = mixed_cases(run.fold(run.plan.stage(), 0))
+    for number, case in enumerate(group.cases):
+        expected = blob(shift=number)
+        assert len(case.places["inside"]) == expected.size  # the picture is zero nowhere
+        assert len(case.places["healthy"]) == (expected == 0).sum()
+    forget_places(group.cases[0].folder / "scan_0.foreground.npz")
+    labelled, save = [], pseudo_labels.save
+    monkeypatch.setattr(pseudo_labels, "save", lambda *given: (labelled.append(given[1]), save(*given)))
+    label_scans(run, run.plan.stage(), torch.device("cpu"))
+    assert labelled == ["scan_0"]
+
+
 def test_another_mapping_labels_anew(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans that were labelled with the outputs the wrong way round are labelled again with the right ones."""
     scans, cohort = scans_in(tmp_path / "scans"), cohort_in(tmp_path / "cohort")
@@ -174,6 +205,59 @@ def test_cases_that_are_scored(source: Run, tmp_path: Path) -> None:
             shutil.copyfile(scan, folder / f"{name}.nii.gz")
         with pytest.raises(UsageError, match=f"has {name}, a case or patient of the dataset"):
             planned(source, tmp_path, folder)
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups", "scan", "patients"),
+    [
+        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1", "sub-4_ses-1"), ("sub-1", "sub-2", "sub-3", "sub-4"), None, None),
+        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1", "sub-4_ses-1"), ("", "", "", ""), None, None),
+        (("a1", "b1", "c1", "d1"), ("a", "b", "c", "d"), "c2", r"^[a-z]"),
+    ],
+)
+def test_other_exams_of_patients_that_are_scored(
+    ids: tuple[str, ...],
+    groups: tuple[str, ...],
+    scan: str | None,
+    patients: str | None,
+    source: Run,
+    tmp_path: Path,
+) -> None:
+    """Of a folder of images nothing is known but their names, which tell the patient as the cohort's do."""
+    cohort = cohort_in(tmp_path / "cohort")
+    cases = [
+        case.model_copy(update={"id": name, "group": group})
+        for case, name, group in zip(cohort.cases, ids, groups, strict=True)
+    ]
+    cohort = cohort.model_copy(update={"cases": tuple(cases)})
+    scans, name = scans_in(tmp_path / "scans"), scan or "sub-3_ses-2"
+    assert planned(source, tmp_path, scans, cohort=cohort, patients=patients).plan.stage().recipe.unlabelled
+    write(scans / f"{name}.nii.gz", picture_of(blob(), seed=77))
+    with pytest.raises(UsageError, match=f"has {name}, a case or patient of the dataset"):
+        planned(source, tmp_path, scans, cohort=cohort, patients=patients)
+
+
+def test_scans_laid_out_like_the_cohort(source: Run, tmp_path: Path) -> None:
+    """As ``autoseg predict`` finds them: by the files that the cohort's channels have, beside others."""
+    cohort = cohort_in(tmp_path / "cohort")
+    cases = []
+    for case in cohort.cases:
+        moved = tmp_path / "cohort" / case.id / "series_a.nii.gz"
+        moved.parent.mkdir()
+        shutil.move(case.channels["mr"].path, moved)
+        cases.append(case.model_copy(update={"channels": {"mr": ChannelFile(path=moved)}}))
+    cohort = cohort.model_copy(update={"cases": tuple(cases)})
+    for number in range(2):
+        for name in ("series_a", "localizer"):
+            write(tmp_path / "scans" / f"new_{number}" / f"{name}.nii.gz", picture_of(blob(), seed=60 + number))
+    run = planned(source, tmp_path, tmp_path / "scans", cohort=cohort)
+    given = run.plan.stage().recipe.unlabelled
+    assert given is not None
+    found = mixed_dataset(run, given.file).dataset.cases
+    assert [(case.id, case.channels["mr"].path.name) for case in found] == [
+        ("new_0", "series_a.nii.gz"),
+        ("new_1", "series_a.nii.gz"),
+    ]
 
 
 def test_what_can_not_be_labelled(source: Run, tmp_path: Path) -> None:
