@@ -15,6 +15,7 @@ from autoseg.planning.request import ResolvedRequest
 from autoseg.plans.architecture import Network
 from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.configuration import Configuration, Previous
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import DeepMedic, MultiView, UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
@@ -95,6 +96,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
         ),
         configurations=_configurations(task, model, channels, outputs),
         recommended=model.stage.name,
+        evaluation=_evaluation(before.evaluation),
         raters=list(request.annotators),
         file_ending=fingerprint.file_ending,
         reasons={
@@ -133,6 +135,18 @@ def _channel_reason(names: list[str], pairs: Mapping[str, str], before: list[str
         f"left out: {', '.join(dropped)}" if dropped else "",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _evaluation(before: EvaluationRules) -> EvaluationRules:
+    """The source's convention for absent structures; which of its own cases it kept aside says nothing of these."""
+    usual = EvaluationRules()
+    shares = {name: getattr(before, name) for name in ("test_share", "validation_share")}
+    others = {
+        name: f"the usual one; the source's, {share:g}, is of its own cases"
+        for name, share in shares.items()
+        if share != getattr(usual, name)
+    }
+    return usual.model_copy(update={"empty": before.empty, "reasons": {"empty": "the source's", **others}})
 
 
 def _configurations(

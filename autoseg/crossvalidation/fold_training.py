@@ -127,6 +127,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(str(score))
     if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
+    if chooses(stage) and tries < len(TRIED_SHARES):
+        log(f"time is too short for more than {tries} of {len(TRIED_SHARES)} shares of the source's weights")
     if begins is not None:
         log(str(begins))
     for group in cases.mixed:

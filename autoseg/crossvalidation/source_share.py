@@ -33,7 +33,7 @@ from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few
 from autoseg.transfer.source_start import start_file
-from autoseg.transfer.tensors import fitted_source, head_names, input_names
+from autoseg.transfer.tensors import BACKGROUND, fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
 
@@ -59,10 +59,15 @@ _SHARES = "shares"
 def why_not_scored(stage: Stage) -> str:
     """Why a source can't be scored as it is, in words."""
     initialization = stage.recipe.initialization
+    heads, source_heads = head_names(stage.target), initialization.source_outputs
     new = [name for name in input_names(stage) if name not in initialization.channels]
-    new += [name for name in head_names(stage.target) if name not in initialization.outputs]
+    new += [name for name in heads if name not in (BACKGROUND, *initialization.outputs)]
     gone = sorted(set(initialization.source_channels) - set(initialization.channels.values()))
-    gone += sorted(set(initialization.source_outputs) - set(initialization.outputs.values()))
+    gone += sorted({*source_heads} - {BACKGROUND, *initialization.outputs.values()})
+    if (BACKGROUND in heads) != (BACKGROUND in source_heads):
+        kinds = ("regions", "labels") if BACKGROUND in heads else ("labels", "regions")
+        names = f", and it has no {', '.join(new)}" if new else ""
+        return f"it segments {kinds[0]}, and the dataset has {kinds[1]}{names}"
     if new:
         return f"it has no {', '.join(new)}"
     if gone:

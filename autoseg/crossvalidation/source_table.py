@@ -23,7 +23,7 @@ from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
-from autoseg.transfer.share_choice import too_few
+from autoseg.transfer.share_choice import TRIED_SHARES, too_few
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -94,6 +94,7 @@ class SourceTable:
         if fewer:
             of = len(initialization.ensemble)
             note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
+        note += _fewer_shares(run, stage)
         return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:
@@ -137,6 +138,16 @@ def _kept(run: Run, stage: Stage) -> str:
     if share == SOURCE:
         return f"Kept: the source on harmonized images; {why}."
     return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
+
+
+def _fewer_shares(run: Run, stage: Stage) -> str:
+    """Which shares of the source's weights were compared, where time was too short for all."""
+    means = run.source_choice(stage).get("mean_dice", {})
+    compared_ones = [share for share in TRIED_SHARES if f"{share:g}" in means]
+    if not compared_ones or len(compared_ones) == len(TRIED_SHARES):
+        return ""
+    shares = ", ".join(f"{share:.0%}" for share in compared_ones)
+    return f" Time was too short for all shares of the source's weights: {shares} was compared with all of it."
 
 
 def _is_scored(fold: Fold, source: str) -> bool:

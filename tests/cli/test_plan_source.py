@@ -70,7 +70,7 @@ def sources(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Runs of two and of four channels, as if trained."""
     folder = tmp_path_factory.mktemp("sources")
     for name, channels in (("two", "flair,t1c"), ("four", "")):
-        options = ["--channels", channels, "--set", SMALL, "--gpu-memory", 4]
+        options = ["--channels", channels, "--set", SMALL, "--gpu-memory", 4, "--set", "evaluation.empty=brats"]
         result = plan(phantoms, "--out", folder / name, *options)
         assert result.exit_code == 0, result.output
         pretend_trained(Run.open(folder / name), folds=(0, 2))
@@ -117,6 +117,7 @@ def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_
     assert now.channels[1].normalization.scheme == before.plan.channels[0].normalization.scheme
     assert "the source's" in now.channels[1].normalization.reasons["scheme"]
     assert list(now.configurations) == [before.plan.recommended]
+    assert now.evaluation.empty == before.plan.evaluation.empty == "brats"
 
 
 def test_four_channels_become_two(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

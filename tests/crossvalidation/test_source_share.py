@@ -15,7 +15,7 @@ from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
-from autoseg.crossvalidation.source_share import NEWER, without_newer
+from autoseg.crossvalidation.source_share import NEWER, why_not_scored, without_newer
 from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
@@ -26,6 +26,8 @@ from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.inference import Inference
 from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import Initialization
+from autoseg.plans.target import Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
@@ -38,7 +40,17 @@ from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, TeacherModel
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
-from tests.builders import blob, make_plan, make_recipe, make_run, picture_of, write
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    blob,
+    make_configuration,
+    make_plan,
+    make_recipe,
+    make_run,
+    picture_of,
+    write,
+)
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -204,6 +216,24 @@ def test_a_mapping_that_is_corrected(source: Run, tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+@pytest.mark.parametrize(
+    ("target", "same", "others", "told"),
+    [
+        (LABELS, ["inner"], [], "it segments regions, and the dataset has labels, and it has no outer"),
+        (LABELS, ["outer", "inner"], [], "it segments regions, and the dataset has labels"),
+        (REGIONS, ["whole", "inner"], ["background"], "it segments labels, and the dataset has regions"),
+        (LABELS, ["inner"], ["background"], "it has no outer"),
+        (LABELS, ["outer", "inner"], ["background", "rim"], "it has rim, too"),
+    ],
+)
+def test_why_a_source_can_not_be_scored(target: Target, same: list[str], others: list[str], told: str) -> None:
+    """By names that cohort and source both have, and that the source alone has."""
+    names = {"source_channels": ["mr"], "channels": {"mr": "mr"}, "source_outputs": [*same, *others]}
+    start = Initialization(source="model", file="f", **names, outputs={name: name for name in same})
+    configuration = make_configuration(recipe=make_recipe(initialization=start))
+    assert why_not_scored(make_plan(configuration, target=target).stage()) == told
+
+
 def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choosing(monkeypatch, 0.5)
     whole = tuned(source, tmp_path / "whole")
@@ -301,8 +331,10 @@ def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeyp
     assert "the tuning starts from the source's first fold: there is no time to compare them" in log
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
-    assert table.note.endswith("Time was too short to score all of the source's 2 folds: 1 of them stand for it.")
-    train(run, length=Length(seconds=8000), **more)
+    assert "Time was too short to score all of the source's 2 folds: 1 of them stand for it." in table.note
+    assert "time is too short for more than 1 of 4 shares of the source's weights" in log
+    assert table.note.endswith("for all shares of the source's weights: 0% was compared with all of it.")
+    train(run, length=Length(seconds=12000), **more)
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
     assert "too short" not in table.note

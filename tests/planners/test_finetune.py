@@ -2,8 +2,9 @@
 
 import pytest
 
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
-from planners.finetune import _shrinking
+from planners.finetune import _evaluation, _shrinking
 from planners.rules.recipe import optimizer
 from planners.rules.tuning import DEFAULT, TUNINGS, _rate
 from tests.builders import make_recipe
@@ -42,3 +43,14 @@ def test_short_trainings_take_the_full_rate(device: str, share: float) -> None:
     rate, reason = _rate(TUNINGS[DEFAULT], make_recipe(optimizer=usual), usual, usual, device)
     assert rate == pytest.approx(share * usual.learning_rate)
     assert reason == f"{'' if share == 1 else '0.25 of '}the rate from scratch ({usual.learning_rate:g})"
+
+
+def test_how_results_are_measured_is_the_sources() -> None:
+    """The convention for absent structures; the shares that it held out are of its own cases."""
+    found = _evaluation(EvaluationRules(empty="brats", test_share=0.2))
+    assert (found.empty, found.test_share, found.validation_share) == ("brats", 0.0, 0.0)
+    assert found.reasons == {
+        "empty": "the source's",
+        "test_share": "the usual one; the source's, 0.2, is of its own cases",
+    }
+    assert _evaluation(EvaluationRules()).reasons == {"empty": "the source's"}

@@ -147,9 +147,7 @@ def with_swapped_outputs(fold: Fold) -> Fold:
     outputs = {"background": "background", "outer": "inner", "inner": "outer"}
     start = stage.recipe.initialization.model_copy(update={"outputs": outputs})
     recipe = stage.recipe.model_copy(update={"initialization": start})
-    return replace(
-        fold, stage=replace(stage, configuration=stage.configuration.model_copy(update={"recipe": recipe}))
-    )
+    return replace(fold, stage=replace(stage, configuration=stage.configuration.model_copy(update={"recipe": recipe})))
 
 
 def test_other_names_are_another_source(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:

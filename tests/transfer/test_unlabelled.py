@@ -1,6 +1,7 @@
 """Unlabelled scans in the batches of a fine-tuning, labelled by the source."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_scans_that_another_process_labels_are_waited_for(
 
 
 def test_where_patches_are_centred(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions in the mask and in healthy tissue are stored; scans of earlier versions, without, are labelled again."""
+    """Positions in the mask and in healthy tissue are stored; scans that have none are labelled again."""
     scans = scans_in(tmp_path / "scans")
     run = planned(source, tmp_path, scans, "recipe.sampling.background=healthy", "recipe.unlabelled.confidence=0.65")
     monkeypatch.setattr(pseudo_labels, "load_network", lambda *_: Perfect())
@@ -210,30 +211,25 @@ def test_cases_that_are_scored(source: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "groups", "scan", "patients"),
     [
-        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1", "sub-4_ses-1"), ("sub-1", "sub-2", "sub-3", "sub-4"), None, None),
-        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1", "sub-4_ses-1"), ("", "", "", ""), None, None),
-        (("a1", "b1", "c1", "d1"), ("a", "b", "c", "d"), "c2", r"^[a-z]"),
+        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1"), ("sub-1", "sub-2", "sub-3"), "sub-3_ses-2", None),
+        (("sub-1_ses-1", "sub-2_ses-1", "sub-3_ses-1"), ("", "", ""), "sub-3_ses-2", None),
+        (("a1", "b1", "c1"), ("a", "b", "c"), "c2", r"^[a-z]"),
     ],
 )
 def test_other_exams_of_patients_that_are_scored(
-    ids: tuple[str, ...],
-    groups: tuple[str, ...],
-    scan: str | None,
-    patients: str | None,
-    source: Run,
-    tmp_path: Path,
+    ids: Sequence[str], groups: Sequence[str], scan: str, patients: str | None, source: Run, tmp_path: Path
 ) -> None:
     """Of a folder of images nothing is known but their names, which tell the patient as the cohort's do."""
     cohort = cohort_in(tmp_path / "cohort")
     cases = [
         case.model_copy(update={"id": name, "group": group})
-        for case, name, group in zip(cohort.cases, ids, groups, strict=True)
+        for case, name, group in zip(cohort.cases[:3], ids, groups, strict=True)
     ]
     cohort = cohort.model_copy(update={"cases": tuple(cases)})
-    scans, name = scans_in(tmp_path / "scans"), scan or "sub-3_ses-2"
+    scans = scans_in(tmp_path / "scans")
     assert planned(source, tmp_path, scans, cohort=cohort, patients=patients).plan.stage().recipe.unlabelled
-    write(scans / f"{name}.nii.gz", picture_of(blob(), seed=77))
-    with pytest.raises(UsageError, match=f"has {name}, a case or patient of the dataset"):
+    write(scans / f"{scan}.nii.gz", picture_of(blob(), seed=77))
+    with pytest.raises(UsageError, match=f"has {scan}, a case or patient of the dataset"):
         planned(source, tmp_path, scans, cohort=cohort, patients=patients)
 
 
