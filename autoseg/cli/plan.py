@@ -326,9 +326,12 @@ def _brief(value: object) -> str:
     from pydantic import BaseModel
 
     from autoseg.plans.configuration import Memory
+    from autoseg.plans.postprocessing import Step
 
     if isinstance(value, Memory):
         return f"{value.total / 1e9:.2f} GB"
+    if isinstance(value, Step):
+        return str(value)
     if isinstance(value, BaseModel):
         return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, list | tuple):

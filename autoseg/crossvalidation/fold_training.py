@@ -125,6 +125,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     log(f"computing in {choice.reason}")
     for score in as_it_is:
         log(str(score))
+    if as_it_is and recipe.initialization.postprocessing:
+        log(f"its post-processing is a part of it: {'; '.join(map(str, recipe.initialization.postprocessing))}")
     if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if chooses(stage) and tries < len(TRIED_SHARES):

@@ -25,6 +25,7 @@ from autoseg.inference.results.writer import EACH_ANSWER, LABEL
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
@@ -69,7 +70,9 @@ def validate_fold(fold: Fold, device: torch.device) -> Evaluation:
     return validate_with(fold, weights, fold.validation, device)
 
 
-def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, device: torch.device) -> Evaluation:
+def validate_with(
+    fold: Fold, weights: Sequence[Sequence[Path]], out: Path, device: torch.device, steps: Sequence[Step] = ()
+) -> Evaluation:
     """Predict and evaluate a fold's validation cases as :func:`validate_fold` does, with weights from elsewhere.
 
     Args:
@@ -77,11 +80,12 @@ def validate_with(fold: Fold, weights: Sequence[Sequence[Path]], out: Path, devi
         weights: of each stage of its chain: files, whose networks predict together.
         out: folder of the label maps and their evaluation.
         device: to compute on.
+        steps: of post-processing, where these belong to what is evaluated.
     """
     if not fold.validation_cases:
         return no_evaluation(fold.stage)
     cases = PreprocessedCases(fold.run, fold.stage, fold.validation_cases, f"Validating fold {fold.number}")
-    return evaluate_cases(cases, weights, out, device)
+    return evaluate_cases(cases, weights, out, device, steps)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,11 @@ class CasesAsSourceSees(PreprocessedCases):
 
 
 def evaluate_cases(
-    cases: PreprocessedCases, weights: Sequence[Sequence[Path]], out: Path, device: torch.device
+    cases: PreprocessedCases,
+    weights: Sequence[Sequence[Path]],
+    out: Path,
+    device: torch.device,
+    steps: Sequence[Step] = (),
 ) -> Evaluation:
     """Predict preprocessed cases and evaluate them on their original grid, as :func:`validate_fold` says.
 
@@ -134,18 +142,19 @@ def evaluate_cases(
         weights: of each stage of the chain: files, whose networks predict together.
         out: folder of the label maps and their evaluation.
         device: to compute on.
+        steps: of post-processing, where these belong to what is evaluated.
     """
     stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
     stages = [cases.loaded(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
-    predictor = Predictor([Member(str(run.path), stages)], device)
+    predictor = Predictor([Member(str(run.path), stages)], device, postprocessing=steps)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
         ThreadPoolExecutor(1) as writer,
-        Steps(cases.title, len(cases.names)) as steps,
+        Steps(cases.title, len(cases.names)) as progress,
     ):
         writing: Future[None] | None = None
         for case_id in cases.names:
@@ -163,7 +172,7 @@ def evaluate_cases(
                 reference = restored_label(stored.label(), stored.trace, out / "references" / file)
             pairs.append((case_id, out / file, reference))
             drawn[case_id] = drawn_label_maps(case, stored, stage, out / "references", file)
-            steps.advance()
+            progress.advance()
         if writing is not None:
             writing.result()
     if stage.annotators:

@@ -21,7 +21,9 @@ MADE_OF = "made_of.json"
 def score_test_cases(
     run: Run, stage: Stage, device: torch.device, folds: Sequence[int] | None = None
 ) -> Evaluation | None:
-    """Predict the test cases with the average of a stage's folds, without post-processing, and evaluate them.
+    """Predict the test cases with the average of a stage's folds and evaluate them.
+
+    Nothing is post-processed, but for a source that is kept as it is, by the steps that belong to it.
 
     What was scored before is read, as long as weights, cases and plan are the same.
 
@@ -54,7 +56,7 @@ def score_test_cases(
     # A source that is kept as it is sees images without the harmonization that a fine-tuning asked for.
     kind = PreprocessedCases if run.used(stage) == stage else CasesAsSourceSees
     cases = kind(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
-    evaluation = evaluate_cases(cases, weights, out, device)
+    evaluation = evaluate_cases(cases, weights, out, device, run.kept_steps(stage))
     write_json(out / MADE_OF, made_of)
     return evaluation
 
@@ -79,11 +81,13 @@ def _weights(run: Run, weights: Sequence[Sequence[Path]]) -> dict[str, str]:
 
 def _made_of(run: Run, stage: Stage) -> str:
     data = run.preprocessed(stage.configuration.data)
+    steps = [step.model_dump() for step in run.kept_steps(stage)]
     return digest(
         {
             "stages": [run.used(one).identity for one in stage.chain],
             "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
             "empty": stage.empty,
+            **({"postprocessing": steps} if steps else {}),
         }
     )

@@ -27,6 +27,7 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights, read_metadata, save_weights
 from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import ABOUT_MODEL
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
@@ -124,13 +125,14 @@ def score_source(fold: Fold, device: torch.device, folds: int) -> list[SourceSco
     files = [fitted_source(one, fold.run.path, fold.run.source_folder(one))[:folds] for one in stage.chain]
     scoring = _Scoring(fold, folds)
     title = "the source, harmonized" if stage.harmonizes_for_source else "the source as it is"
-    found = [scoring.of(SOURCE, lambda out: validate_with(fold, files, out, device), title)]
+    steps = stage.recipe.initialization.postprocessing
+    found = [scoring.of(SOURCE, lambda out: validate_with(fold, files, out, device, steps), title)]
     if not stage.harmonizes_for_source:
         return found
     if all(fold.run.dataset.case(name).has_scans for name in fold.validation_cases):
         cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, f"Validating fold {fold.number}")
         as_it_is = scoring.of(
-            UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device), "the source as it is"
+            UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device, steps), "the source as it is"
         )
         found.append(as_it_is)
     return found
@@ -186,6 +188,7 @@ def _made_of(fold: Fold) -> str:
     data = fold.run.preprocessed(fold.stage.configuration.data)
     starts = [stage.recipe.initialization for stage in fold.stage.chain]
     names = [part for start in starts for part in start.names_part]
+    steps = [step.model_dump() for step in starts[-1].postprocessing]
     return digest(
         {
             "source": [start.ensemble for start in starts],
@@ -193,6 +196,7 @@ def _made_of(fold: Fold) -> str:
             "inference": without_reasons(without_newer(fold.stage.inference)),
             "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
             **({"names": names} if names else {}),
+            **({"postprocessing": steps} if steps else {}),
         }
     )
 
@@ -203,11 +207,11 @@ def _tuned_of(fold: Fold) -> str:
 
 
 def without_newer(part: BaseModel) -> dict[str, Any]:
-    """The values of a part of a plan, without those of :data:`NEWER` that are at their defaults."""
+    """The values of a part of a plan, without those of :data:`NEWER` at their defaults and those about a model."""
     values = part.model_dump(mode="json")
     for name, field in type(part).model_fields.items():
         value = getattr(part, name)
-        if name in NEWER and value == field.get_default(call_default_factory=True):
+        if name in ABOUT_MODEL or (name in NEWER and value == field.get_default(call_default_factory=True)):
             del values[name]
         elif isinstance(value, BaseModel):
             values[name] = without_newer(value)

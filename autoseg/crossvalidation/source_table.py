@@ -133,10 +133,11 @@ def _kept(run: Run, stage: Stage) -> str:
         return ""
     share = float(found["share"])
     why = too_few(found.get("decided", len(found["cases"]))) or "no tuning was better by more than one standard error"
+    cleaned = " with its post-processing" if run.kept_steps(stage) else ""
     if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
-        return f"Kept: the source as it is; {why}."
+        return f"Kept: the source as it is{cleaned}; {why}."
     if share == SOURCE:
-        return f"Kept: the source on harmonized images; {why}."
+        return f"Kept: the source on harmonized images{cleaned}; {why}."
     return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
 
 

@@ -122,7 +122,8 @@ class Predictor:
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             mirror: use test-time augmentation.
             checkpoint: ``weights`` (end of the training) or ``best`` (best validation on the way).
-            postprocessing: apply what ``autoseg postprocess`` chose; for several runs, where all have the same.
+            postprocessing: apply what ``autoseg postprocess`` chose, and what belongs to a source that is kept as it
+                is; for several runs, where all have the same.
 
         Raises:
             AutosegError: a run or its weights are missing or unreadable.
@@ -134,7 +135,7 @@ class Predictor:
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
         members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
         of_runs = [(Path(member.name), str(member.detail["configuration"])) for member in members]
-        steps = agreed_steps(of_runs, members[0].last.result) if postprocessing else ()
+        steps = agreed_steps(of_runs, members[0].last.result, checkpoint) if postprocessing else ()
         return cls(members, chosen, mirror, steps)
 
     def predict_case(self, case: Case | LoadedCase, results: Iterable[str] = (LABEL,)) -> Prediction:

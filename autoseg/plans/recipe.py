@@ -15,6 +15,7 @@ from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
 from autoseg.plans.loss import Loss as Loss
 from autoseg.plans.loss import LossTerm as LossTerm
 from autoseg.plans.mixing import Mixed, PseudoLabelled
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
@@ -28,6 +29,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 #: How images and weights lie in memory; ``auto``: the fastest, as measured.
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+
+#: Parts of an initialization that tell something of the model and change no step of a training.
+ABOUT_MODEL = {"postprocessing"}
 
 #: Name of several annotators' label maps, in files and fingerprints.
 ANNOTATORS_KEY = "raters"
@@ -93,6 +97,8 @@ class Initialization(Reasoned):
             harmonizes others, the model as it is sees those without.
         ensemble: of ``model``: files in the run folder with the weights of all its folds, which predict together where
             it is used as it is; empty where it can't be, as its channels or outputs are others.
+        postprocessing: of ``model``: steps on the label maps that it predicts as it is, by the plan's names: a part of
+            what it is scored with, and of what is predicted where it is kept so.
         begin: of ``model``: what the training starts from: the ``fold`` whose weights ``file`` has, or the ``best`` of
             ``ensemble`` and the average of their weights on the training cases of each fold
             (:mod:`autoseg.transfer.source_start`).
@@ -116,6 +122,7 @@ class Initialization(Reasoned):
     outputs: dict[str, str] = Field(default_factory=dict)
     harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
+    postprocessing: list[Step] = Field(default_factory=list)
     begin: Literal["fold", "best"] = "fold"
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)
@@ -164,6 +171,8 @@ class Initialization(Reasoned):
             unknown = sorted(set(getattr(self, name).values()) - set(known))
             if unknown:
                 raise ValueError(f"{name} names {', '.join(unknown)}, which source_{name} has not")
+        if unknown := sorted({step.output for step in self.postprocessing} - set(self.outputs)):
+            raise ValueError(f"postprocessing names {', '.join(unknown)}, which is none of outputs")
         return self
 
 

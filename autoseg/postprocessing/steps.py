@@ -18,13 +18,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import cc3d
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from autoseg.plans.postprocessing import Step as Step
 from autoseg.plans.target import Output, Target
+from autoseg.runs.run import Run
 from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import first_fault, read_json, write_json
@@ -38,41 +40,6 @@ POSTPROCESSING_FILE = "postprocessing.json"
 
 #: Voxels that share a face, an edge or a corner are connected.
 CONNECTIVITY: Final = 26
-
-
-class Step(BaseModel):
-    """One step of post-processing.
-
-    Attributes:
-        kind: ``largest_component`` keeps the output's largest component (the first in scan order at a tie);
-            ``minimum_size`` drops its components smaller than ``mm3``; ``minimum_total`` drops all of it where a
-            case has less than ``mm3`` of it altogether.
-        output: name of the label or region.
-        mm3: volume in mm³.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    kind: Literal["largest_component", "minimum_size", "minimum_total"]
-    output: str
-    mm3: float | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Self":
-        if (self.mm3 is None) != (self.kind == "largest_component"):
-            raise ValueError(f"{self.kind} needs {'no' if self.mm3 is not None else 'a volume in'} mm3")
-        return self
-
-    @property
-    def what_stays(self) -> str:
-        """What of the output is left, in a few words."""
-        if self.mm3 is None:
-            return "largest component"
-        return f"{'components' if self.kind == 'minimum_size' else 'total'} ≥ {self.mm3:g} mm³"
-
-    def __str__(self) -> str:
-        """In words: ``inner: components ≥ 20 mm³``."""
-        return f"{self.output}: {self.what_stays}"
 
 
 class Score(BaseModel):
@@ -334,17 +301,35 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
     return tuple(found.steps)
 
 
-def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target) -> tuple[Step, ...]:
+def all_steps(run: Path, configuration: str, target: Target, checkpoint: str = "weights") -> tuple[Step, ...]:
+    """The steps for the label maps of a run: those of the source that it keeps as it is, and those chosen for it.
+
+    Args:
+        run: run folder.
+        configuration: of it.
+        target: of that.
+        checkpoint: that predicts; of a source there is but one.
+
+    Raises:
+        AutosegError: as :func:`chosen_steps`.
+    """
+    opened = Run.open(run)
+    of_source = opened.kept_steps(opened.plan.stage(configuration)) if checkpoint == "weights" else ()
+    return (*of_source, *chosen_steps(run, configuration, target))
+
+
+def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target, checkpoint: str = "weights") -> tuple[Step, ...]:
     """The steps for the average of several runs: theirs where all have the same; otherwise none, with a message.
 
     Args:
         runs: run folder and configuration of each.
         target: that all of them have.
+        checkpoint: that predicts.
 
     Raises:
         AutosegError: as :func:`chosen_steps`.
     """
-    chosen = [chosen_steps(run, configuration, target) for run, configuration in runs]
+    chosen = [all_steps(run, configuration, target, checkpoint) for run, configuration in runs]
     if all(steps == chosen[0] for steps in chosen):
         if chosen[0]:
             say(f"Post-processing: {'; '.join(map(str, chosen[0]))}.")

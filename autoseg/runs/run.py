@@ -34,6 +34,7 @@ from autoseg.data.file_names import image_ending
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.plan import Plan
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
@@ -182,6 +183,10 @@ class Run:
         return [
             self.source_folder(stage) / f"{n}.safetensors" for n in range(len(stage.recipe.initialization.ensemble))
         ]
+
+    def kept_steps(self, stage: Stage) -> tuple[Step, ...]:
+        """The post-processing of that source, where it is kept: a part of what it predicts as it is."""
+        return tuple(stage.recipe.initialization.postprocessing) if self._kept_share(stage) >= SOURCE else ()
 
     def used(self, stage: Stage) -> Stage:
         """The stage as it predicts: where its source is kept as it is, with images as that sees them."""

@@ -186,12 +186,16 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     }
     if kept:  # it may see images as they are
         made_of["source"] = run.source_choice(stage)["share"]
+    if steps := run.kept_steps(stage):
+        made_of["postprocessing"] = [step.model_dump() for step in steps]
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
         return
     (out / TESTED).unlink(missing_ok=True)
     cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
     folds = None if kept else study.folds
-    outcome = Predictor.load(run.path, stage.name, folds, device, postprocessing=False).predict(cases, out)
+    predictor = Predictor.load(run.path, stage.name, folds, device, postprocessing=False)
+    predictor.postprocessing = steps
+    outcome = predictor.predict(cases, out)
     if outcome.failed:
         case, reason = next(iter(outcome.failed.items()))
         raise AutosegError(f"{case}: {reason}")

@@ -14,7 +14,7 @@ from autoseg.networks import build
 from autoseg.networks.parts import depths
 from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.reasons import without_reasons
-from autoseg.plans.recipe import Recipe
+from autoseg.plans.recipe import ABOUT_MODEL, Recipe
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
@@ -310,7 +310,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
         left_out = LASTING if followed else LASTING | WATCHING
         parts = {name: value for name, value in recipe if name not in left_out}
         return {
-            name: value.model_dump(exclude_defaults=True, exclude={"reasons"})
+            name: value.model_dump(exclude_defaults=True, exclude={"reasons", *ABOUT_MODEL})
             if isinstance(value, BaseModel)
             else value
             for name, value in parts.items()

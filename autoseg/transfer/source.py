@@ -22,9 +22,11 @@ from autoseg.planning.carried import CARRIED
 from autoseg.planning.planners import starting_from
 from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
+from autoseg.postprocessing.steps import all_steps
 from autoseg.runs.run import Run
 from autoseg.transfer.tensors import (
     BACKGROUND,
@@ -232,6 +234,11 @@ class SourceModel:
         start = self._tensors(stage, own)
         return list({**found, file_name(stage, start): start}.values())
 
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The post-processing of what it predicts as it is, by its own names of outputs."""
+        return all_steps(self.run.path, self.stage.name, self.stage.result)
+
     def _tensors(self, stage: Stage, path: Path) -> dict[str, torch.Tensor]:
         weights = load_weights(path)
         if not is_of(stage, path):
@@ -340,6 +347,14 @@ def source_initialization(
         **{f"{HANDED_ON}{name}": f"{HANDED_ON}{other}" for name, other in outputs.items()},
     }
     heads = {BACKGROUND: BACKGROUND, **outputs}
+    taken = {name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs}
+    steps = [
+        step.model_copy(update={"output": name})
+        for step in (model.steps if stage.name == model.stage.name else ())
+        for name, other in taken.items()
+        if other == step.output
+    ]
+    why = {"postprocessing": f"the source's: {'; '.join(map(str, steps))}"} if steps else {}
     return Initialization(
         source="model",
         file=file_name(stage, weights),
@@ -348,12 +363,14 @@ def source_initialization(
         source_channels=source_channels,
         source_outputs=source_outputs,
         channels={name: pairs[name] for name in inputs if pairs.get(name) in source_channels},
-        outputs={name: heads[name] for name in head_names(target) if heads.get(name) in source_outputs},
+        outputs=taken,
+        postprocessing=steps,
         harmonized=[name for name, other in channels.items() if other in model.plan.preprocessing.harmonize],
         reasons={
             "source": f"all weights of {model.title} that fit",
             "channels": _matches(inputs, channels),
             "outputs": _matches([output.name for output in target.outputs], outputs),
+            **why,
         },
     ).from_annotators(model.plan.stage().annotators)
 

@@ -207,7 +207,8 @@ def keeping(
         )
     if not same:
         why = "the source's channels, outputs or annotators are not just these"
-        return start.model_copy(update={"ensemble": [], "reasons": {**start.reasons, "keep": why}})
+        reasons = {name: reason for name, reason in start.reasons.items() if name != "postprocessing"}
+        return start.model_copy(update={"ensemble": [], "postprocessing": [], "reasons": {**reasons, "keep": why}})
     if not way.keeps:
         return start.model_copy(update={"reasons": {**start.reasons, "keep": "this way of tuning keeps nothing"}})
     if stages > 1 or annotators:

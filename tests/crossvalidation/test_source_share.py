@@ -25,6 +25,7 @@ from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.inference import Inference
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.target import Target
@@ -32,7 +33,7 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
 from autoseg.training import callbacks
-from autoseg.training.training import Budget
+from autoseg.training.training import Budget, training_identity
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_start import START, start_file
@@ -51,6 +52,7 @@ from tests.builders import (
     picture_of,
     write,
 )
+from tests.postprocessing.test_steps import choose
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -77,12 +79,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def tuned(source: Run, out: Path, *overrides: str, folds: int = 2, **of_source: Any) -> Run:
+def tuned(
+    source: Run, out: Path, *overrides: str, folds: int = 2, test_share: float | None = None, **of_source: Any
+) -> Run:
     request = Request(
         device="cuda",
         gpu_memory_gb=2,
         overrides=(*FAST, *overrides),
         folds=folds,
+        test_share=test_share,
         workers=1,
         carried=(Source(source.path, **of_source),),
     )
@@ -178,6 +183,51 @@ def test_another_fold_chooses_anew(source: Run, tmp_path: Path, monkeypatch: pyt
     assert fold.history.stat().st_mtime_ns == history
     for name in label_maps(fold.validation):
         assert np.array_equal(label_maps(fold.validation)[name], label_maps(fold.folder / "shares" / "0.5")[name])
+
+
+def test_the_source_is_as_its_run_predicts(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its post-processing goes with it: where it is scored, kept, tested, and the source of another run."""
+    steps = (Step(kind="minimum_total", output="inner", mm3=1e6), Step(kind="largest_component", output="outer"))
+    shutil.copytree(source.path, tmp_path / "model")
+    model = Run.open(tmp_path / "model")
+    choose(model, *steps)
+    choosing(monkeypatch, SOURCE)
+    run = tuned(model, tmp_path / "run", test_share=0.25)
+    stage = run.plan.stage()
+    assert tuple(stage.recipe.initialization.postprocessing) == steps
+    run_folds(run)
+    for name, postprocessing in (("as_it_is", True), ("without", False)):
+        predictor = Predictor.load(model.path, device="cpu", postprocessing=postprocessing)
+        assert predictor.predict(run.dataset.cases, tmp_path / name).failed == {}
+    wanted, without = label_maps(tmp_path / "as_it_is"), label_maps(tmp_path / "without")
+    assert all(2 in without[name] and 2 not in wanted[name] for name in wanted)
+    found = label_maps(run.test(stage))
+    assert len(found) == 1
+    for fold in run.folds(stage):
+        found |= label_maps(fold.folder / "source")
+        told = "its post-processing is a part of it: inner: total ≥ 1e+06 mm³; outer: largest component"
+        assert told in fold.log.read_text(encoding="utf-8")
+        # The tuned network has none.
+        assert all(2 in image for image in label_maps(fold.folder / "shares" / "0").values())
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    table = SourceTable.of(run, stage)
+    assert table is not None
+    assert table.note.startswith("Kept: the source as it is with its post-processing;")
+    assert Predictor.load(run.path, device="cpu").postprocessing == steps
+    assert Predictor.load(run.path, device="cpu", checkpoint="best").postprocessing == ()
+    again = tuned(run, tmp_path / "again", outputs=SWAPPED).plan.stage().recipe.initialization.postprocessing
+    assert [step.output for step in again] == ["outer", "inner"]
+
+
+def test_what_belongs_to_a_source_changes_no_training() -> None:
+    """A run that is planned again by a version that knows it goes on, and its scores of tuned networks stay."""
+    names = {"outputs": {"outer": "outer"}, "source_outputs": ["outer"]}
+    start = Initialization(source="model", file="f", **names)
+    known = start.model_copy(update={"postprocessing": [Step(kind="largest_component", output="outer")]})
+    stages = [make_plan(make_configuration(recipe=make_recipe(initialization=one))).stage() for one in (start, known)]
+    assert training_identity(stages[0], [], 0) == training_identity(stages[1], [], 0)
+    assert without_newer(stages[0].recipe) == without_newer(stages[1].recipe)
 
 
 def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:

@@ -129,8 +129,16 @@ def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: 
 
 
 def test_a_run_that_keeps_its_source_is_tested_with_it(tmp_path: Path) -> None:
-    """As ``autoseg predict`` predicts: with all folds of the source, not the run's one fold; anew by another choice."""
-    initialization = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto"}
+    """As ``autoseg predict`` predicts: with all folds of the source and its post-processing, not the run's one fold."""
+    initialization = {
+        "source": "model",
+        "file": "s",
+        "ensemble": ["a", "b"],
+        "keep": "auto",
+        "source_outputs": ["background", "outer", "inner"],
+        "outputs": {"inner": "inner"},
+        "postprocessing": [{"kind": "minimum_total", "output": "inner", "mm3": 1e9}],
+    }
     run = make_run(tmp_path, make_plan(make_configuration(recipe=make_recipe(initialization=initialization))))
     stage, other = run.plan.stage(), clinic(tmp_path / "clinic", 1)
     own, sources = run.fold(stage, 0).weights, [run.source_folder(stage) / f"{number}.safetensors" for number in (0, 1)]
@@ -149,6 +157,7 @@ def test_a_run_that_keeps_its_source_is_tested_with_it(tmp_path: Path) -> None:
         predicted = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "patient.nii.gz")))
         by_predict = Predictor.load(run.path, device="cpu").predict_case(other.cases[0]).label
         assert np.array_equal(predicted, by_predict)
+        assert (2 in predicted) == (share != 1.0)
 
 
 def test_a_corrected_label_is_scored_anew(
