@@ -271,6 +271,7 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from autoseg.transfer.learned_cases import told_of_learned
     from autoseg.transfer.tensors import summary, transfer_tables
     from autoseg.utils.progress import say
 
@@ -286,6 +287,9 @@ def _show_transfer(run: "Run", explain: bool) -> None:
                 table.add_row(*map(escape, (row.tensor, row.shape, row.source, row.done)))
             console.print(table)
         say(f"{name}: {summary(rows)}.")
+    cases = [case.id for case in (*run.dataset.cases, *run.dataset.labelled_test_cases)]
+    if told := told_of_learned(run.plan.stage().recipe.initialization, cases):
+        say(f"{told}.")
 
 
 def _show_gap(run: "Run", source: "Source") -> None:

@@ -39,6 +39,7 @@ from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.training.validation import evenly_chosen
 from autoseg.transfer.initialization import load_initial_weights
+from autoseg.transfer.learned_cases import told_of_learned
 from autoseg.transfer.mixed_cases import mixed_cases
 from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.source_start import START, candidates, choose_start
@@ -127,6 +128,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(str(score))
     if as_it_is and recipe.initialization.postprocessing:
         log(f"its post-processing is a part of it: {'; '.join(map(str, recipe.initialization.postprocessing))}")
+    if told := told_of_learned(recipe.initialization, fold.validation_cases):
+        log(told)
     if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if chooses(stage) and tries < len(TRIED_SHARES):

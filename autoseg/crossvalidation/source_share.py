@@ -32,7 +32,8 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
-from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few
+from autoseg.transfer.learned_cases import learned_patients
+from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few, with_a_say
 from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import BACKGROUND, fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
@@ -320,12 +321,13 @@ def settle(fold: Fold) -> Settled | None:
     scores = of_patients(compared(parts, fold.stage.empty), fold.run.dataset)
     patient_of = patients(fold.run.dataset)
     groups = [list(dict.fromkeys(patient_of[case] for case in part.cases)) for part in parts[SOURCE]]
-    of_patient = share_for_each(scores, groups)
+    everyone = [patient for group in groups for patient in group]
+    deciding = with_a_say(everyone, learned_patients(fold.stage, fold.run.dataset))
+    of_patient = share_for_each(scores, groups, deciding)
     of_case = {case: of_patient[patient_of[case]] for part in parts[SOURCE] for case in part.cases}
     for number, one in enumerate(scored):
         _write_validation(one, {share: found[number] for share, found in parts.items()}, of_case)
-    everyone = [patient for group in groups for patient in group]
-    choice = choose_share(scores, everyone)
+    choice = choose_share(scores, deciding)
     for one in [*scored, *([] if fold in scored else [fold])]:
         if isinstance(one, Half):
             continue
@@ -347,7 +349,7 @@ def settle(fold: Fold) -> Settled | None:
                 "names": fold.stage.recipe.initialization.names,
             },
         )
-    known = [patient for patient in everyone if all(math.isfinite(of[patient]) for of in scores.values())]
+    known = [patient for patient in deciding if all(math.isfinite(of[patient]) for of in scores.values())]
     nothing = max(shares)
     best = choice.best if choice.best != nothing else _best_tuned(choice)
     return Settled(choice, [scores[best][patient] - scores[nothing][patient] for patient in known])

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from autoseg.crossvalidation.compared import compared
+from autoseg.crossvalidation.compared import compared, patients
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.source_share import (
     another_source_scored,
@@ -23,7 +23,8 @@ from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
-from autoseg.transfer.share_choice import TRIED_SHARES, too_few
+from autoseg.transfer.learned_cases import learned_patients, told_of_learned
+from autoseg.transfer.share_choice import FEWEST, TRIED_SHARES, too_few, with_a_say
 from autoseg.utils.files import read_json, write_json
 
 #: File in the folder of the cross-validation.
@@ -94,7 +95,7 @@ class SourceTable:
         if fewer:
             of = len(initialization.ensemble)
             note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
-        note += _fewer_shares(run, stage)
+        note += _fewer_shares(run, stage) + _learned(run, stage, list(source))
         return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:
@@ -149,6 +150,17 @@ def _fewer_shares(run: Run, stage: Stage) -> str:
         return ""
     shares = ", ".join(f"{share:.0%}" for share in compared_ones)
     return f" Time was too short for all shares of the source's weights: {shares} was compared with all of it."
+
+
+def _learned(run: Run, stage: Stage, cases: Sequence[str]) -> str:
+    """Which of the cases the source was trained on, and whether others are left to choose by."""
+    told = told_of_learned(stage.recipe.initialization, cases)
+    if not told or not chooses(stage):
+        return f" {told}." if told else ""
+    patient_of, learned = patients(run.dataset), learned_patients(stage, run.dataset)
+    if learned.isdisjoint(with_a_say(list(dict.fromkeys(patient_of[case] for case in cases)), learned)):
+        return f" {told}; they have no say in what is kept."
+    return f" {told}; fewer than {FEWEST} other patients are left to choose by, so that it can't be trusted."
 
 
 def _is_scored(fold: Fold, source: str) -> bool:

@@ -31,7 +31,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 #: Parts of an initialization that tell something of the model and change no step of a training.
-ABOUT_MODEL = {"postprocessing"}
+ABOUT_MODEL = {"postprocessing", "learned"}
 
 #: Name of several annotators' label maps, in files and fingerprints.
 ANNOTATORS_KEY = "raters"
@@ -99,6 +99,9 @@ class Initialization(Reasoned):
             it is used as it is; empty where it can't be, as its channels or outputs are others.
         postprocessing: of ``model``: steps on the label maps that it predicts as it is, by the plan's names: a part of
             what it is scored with, and of what is predicted where it is kept so.
+        learned: of ``model``: cases of the dataset that it was trained on → what tells: the same ``file``, or the
+            ``name``, where the model's files are gone. Its scores on them are better than on new ones, so that they
+            have no say in how much of it is kept where there are others.
         begin: of ``model``: what the training starts from: the ``fold`` whose weights ``file`` has, or the ``best`` of
             ``ensemble`` and the average of their weights on the training cases of each fold
             (:mod:`autoseg.transfer.source_start`).
@@ -123,6 +126,7 @@ class Initialization(Reasoned):
     harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
     postprocessing: list[Step] = Field(default_factory=list)
+    learned: dict[str, Literal["file", "name"]] = Field(default_factory=dict)
     begin: Literal["fold", "best"] = "fold"
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     pull: float = Field(0.0, ge=0)

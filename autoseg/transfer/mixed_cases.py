@@ -1,7 +1,7 @@
 """Cases from elsewhere in a run: a file in its folder describes them, and they are preprocessed by its plan."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -87,6 +87,11 @@ class MixedIn(ABC):
 
 def same_case(cases: Iterable[Case], others: Iterable[Case]) -> tuple[Case, Case] | None:
     """A case of each list that have a scan in common, by its file or by what is in it; None where there is none."""
+    return next(same_cases(cases, others), None)
+
+
+def same_cases(cases: Iterable[Case], others: Iterable[Case]) -> Iterator[tuple[Case, Case]]:
+    """The cases that have a scan in common with one of another list, each with the first such one."""
     known: dict[Path, Case] = {}
     alike: dict[tuple[int, bytes], list[tuple[Path, Case]]] = {}
     for case in others:
@@ -94,13 +99,14 @@ def same_case(cases: Iterable[Case], others: Iterable[Case]) -> tuple[Case, Case
             known[path.resolve()] = case
             alike.setdefault(_glance(path), []).append((path, case))
     for case in cases:
-        for path in _scans(case):
-            if (other := known.get(path.resolve())) is not None:
-                return case, other
-            for twin, other in alike.get(_glance(path), []):
-                if file_digest(path) == file_digest(twin):
-                    return case, other
-    return None
+        twins = (
+            other
+            for path in _scans(case)
+            for twin, other in [(path, known.get(path.resolve())), *alike.get(_glance(path), [])]
+            if other is not None and (twin == path or file_digest(path) == file_digest(twin))
+        )
+        if (first := next(twins, None)) is not None:
+            yield case, first
 
 
 def _glance(path: Path) -> tuple[int, bytes]:
@@ -112,7 +118,13 @@ def _glance(path: Path) -> tuple[int, bytes]:
 
 
 def _scans(case: Case) -> list[Path]:
-    return [file.path for file in case.channels.values() if file.path.is_file()]
+    """Files of its channels that are there; of a series in a folder, the one in the middle."""
+    found: list[Path] = []
+    for channel in case.channels.values():
+        inside = sorted(channel.path.iterdir()) if channel.path.is_dir() else [channel.path]
+        files = [path for path in inside if path.is_file()]
+        found += files[len(files) // 2 :][:1]
+    return found
 
 
 def mixed_dataset(run: Run, file: str) -> MixedDataset:

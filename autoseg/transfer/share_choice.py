@@ -60,6 +60,15 @@ def too_few(patients: int) -> str:
     return f"{patients} held-out patient(s) can't tell whether tuning helps, {FEWEST} can" if patients < FEWEST else ""
 
 
+def with_a_say(patients: Sequence[str], learned: Collection[str]) -> list[str]:
+    """The patients by whom is chosen: those that the source was not trained on, or all where these decide nothing.
+
+    A tuning that beats the source on cases that this has learned is better all the same; the reverse tells nothing.
+    """
+    others = [patient for patient in patients if patient not in learned]
+    return others if len(others) >= FEWEST else list(patients)
+
+
 def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
     """The share to take.
 
@@ -80,13 +89,14 @@ def choose_share(scores: Scores, cases: Collection[str]) -> ShareChoice:
     return ShareChoice(taken, best, means, difference, error, len(known))
 
 
-def share_for_each(scores: Scores, groups: Sequence[Collection[str]]) -> dict[str, float]:
+def share_for_each(scores: Scores, groups: Sequence[Collection[str]], deciding: Collection[str]) -> dict[str, float]:
     """For each case a share that the case itself did not choose.
 
     Args:
         scores: as for :func:`choose_share`.
         groups: the cases of each fold. A fold's cases get the share that the other folds' cases choose; where there is
             one fold alone, each case gets the share that the others choose.
+        deciding: the cases that have a say (:func:`with_a_say`).
 
     Returns:
         Case → share.
@@ -94,7 +104,8 @@ def share_for_each(scores: Scores, groups: Sequence[Collection[str]]) -> dict[st
     found = {}
     for place, group in enumerate(groups):
         others = [case for number, other in enumerate(groups) if number != place for case in other]
-        whole = choose_share(scores, others).share if others else None
+        whole = choose_share(scores, [case for case in others if case in deciding]).share if others else None
         for case in group:
-            found[case] = choose_share(scores, set(group) - {case}).share if whole is None else whole
+            own = [other for other in group if other != case and other in deciding]
+            found[case] = choose_share(scores, own).share if whole is None else whole
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -28,6 +28,7 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import all_steps
 from autoseg.runs.run import Run
+from autoseg.transfer.learned_cases import learned_by, learned_cases
 from autoseg.transfer.tensors import (
     BACKGROUND,
     HANDED_ON,
@@ -58,6 +59,7 @@ class Source:
         outputs: label or region of the dataset → that of the source, likewise.
         tuning: how to train what is taken over, for the planner; its default where empty.
         harmonize: map intensities to those of the source's training images.
+        learned: cases of the dataset that the source was trained on; known once it is checked.
     """
 
     path: str | Path
@@ -67,6 +69,7 @@ class Source:
     outputs: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
     harmonize: bool = False
+    learned: dict[str, Literal["file", "name"]] = field(default_factory=dict, init=False, compare=False, repr=False)
     kind: ClassVar[str] = "source"
     option: ClassVar[str] = "--source"
     provides: ClassVar[str] = "what the training starts from"
@@ -91,19 +94,36 @@ class Source:
         return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized, *pinned])
 
     def check(self, request: Request, dataset: Dataset, out: Path) -> None:
-        """Refuse a folder that is no trained run or is the one to write, and names that are not there."""
+        """Refuse a folder that is no trained run or is the one to write, and names that are not there.
+
+        Which cases the source was trained on is found here, too.
+        """
         if Path(self.path).resolve() == out.resolve():
             raise UsageError(f"--source {self.path} is the run folder that --out writes; choose another one to write.")
         match_channels(request.channels or dataset.channels, self.model)
         match_outputs(request.regions or list(dataset.regions or dataset.labels), self.model)
+        run, stage = self.model.run, self.model.stage
+        learned = learned_by(run, stage, {self.model.fold, *self.model.trained})
+        grids = {case.id: case for case in run.fingerprint.cases}
+        self.learned.clear()
+        self.learned.update(learned_cases((*dataset.cases, *dataset.labelled_test_cases), learned, grids))
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan as it is: its planner has looked at the source."""
+        """The plan, whose planner has looked at the source, with the cases that this was trained on."""
         if not stages_from_model(plan):
             raise UsageError(
                 f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
             )
+        plan = self._with_learned(plan)
         return self._harmonized(plan) if self.harmonize else plan
+
+    def _with_learned(self, plan: Plan) -> Plan:
+        configurations = dict(plan.configurations)
+        for stage in stages_from_model(plan):
+            start = stage.recipe.initialization.model_copy(update={"learned": dict(self.learned)})
+            recipe = stage.recipe.model_copy(update={"initialization": start})
+            configurations[stage.name] = stage.configuration.model_copy(update={"recipe": recipe})
+        return plan.model_copy(update={"configurations": configurations})
 
     def _harmonized(self, plan: Plan) -> Plan:
         """The plan, with the intensities of the source's training images as the standard of its channels."""

@@ -96,6 +96,7 @@ def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_
     # The table of tensors (whose cells are broken into lines), and the short line that is always there.
     assert "Weights of 3d_fullres" in result.output
     assert "of 16 tensors 15 are the source's, 1 adapted and 0 new" in result.output
+    assert "The source was trained on 3 of these 3 cases" in result.output
     (rows,) = transfer_tables(Run.open(tmp_path / "run")).values()
     assert all(row.tensor in result.output for row in rows)
     assert rows[0].done == "t1c from t1c; flair from flair; t1, t2 from the mean of t1c, flair"

@@ -103,7 +103,7 @@ def choosing(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     chosen = ShareChoice(share, share, {0.0: 0.9, share: 1.0, SOURCE: 0.5}, 0.5, 0.1, 2)
     monkeypatch.setattr(source_share, "choose_share", lambda scores, cases: chosen)
     monkeypatch.setattr(
-        source_share, "share_for_each", lambda scores, groups: {case: share for group in groups for case in group}
+        source_share, "share_for_each", lambda _, groups, deciding: {case: share for group in groups for case in group}
     )
 
 
@@ -224,10 +224,41 @@ def test_what_belongs_to_a_source_changes_no_training() -> None:
     """A run that is planned again by a version that knows it goes on, and its scores of tuned networks stay."""
     names = {"outputs": {"outer": "outer"}, "source_outputs": ["outer"]}
     start = Initialization(source="model", file="f", **names)
-    known = start.model_copy(update={"postprocessing": [Step(kind="largest_component", output="outer")]})
+    of_model = {"postprocessing": [Step(kind="largest_component", output="outer")], "learned": {"a": "file"}}
+    known = start.model_copy(update=of_model)
     stages = [make_plan(make_configuration(recipe=make_recipe(initialization=one))).stage() for one in (start, known)]
     assert training_identity(stages[0], [], 0) == training_identity(stages[1], [], 0)
     assert without_newer(stages[0].recipe) == without_newer(stages[1].recipe)
+
+
+def test_cases_that_the_source_has_learned(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no say; log and table say how many they are. Here the source is better on that one case alone."""
+    cohort = make_run(tmp_path / "cohort").dataset
+    for number, case in enumerate(cohort.cases):
+        write(case.channels["mr"].path, picture_of(blob(shift=number % 2), seed=60 + number))
+    shutil.copyfile(source.dataset.cases[0].channels["mr"].path, cohort.cases[0].channels["mr"].path)
+    request = Request(
+        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, carried=(Source(source.path),)
+    )
+    run = plan_dataset(cohort, tmp_path / "run", request)
+
+    def scores(parts: dict[float, Any], _: Dataset) -> dict[float, dict[str, float]]:
+        return {
+            share: {name: float(share == SOURCE) if name == "case_0" else 0.6 - 0.1 * share for name in of_case}
+            for share, of_case in parts.items()
+        }
+
+    monkeypatch.setattr(source_share, "of_patients", scores)
+    run_folds(run)
+    stage = run.plan.stage()
+    found = run.source_choice(stage)
+    assert (found["share"], found["decided"], len(found["cases"])) == (0.0, 3, 4)
+    table = SourceTable.of(run, stage)
+    assert table is not None
+    assert "The source was trained on 1 of these 4 cases, and its score" in table.note
+    assert table.note.endswith("they have no say in what is kept.")
+    logs = [fold.log.read_text(encoding="utf-8") for fold in run.folds(stage)]
+    assert sum("The source was trained on 1 of these 2 cases" in log for log in logs) == 1
 
 
 def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
@@ -240,7 +271,9 @@ def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
     assert told in fold.log.read_text(encoding="utf-8")
     table = SourceTable.of(run, run.plan.stage())
     assert table is not None
-    assert table.note == f"Kept: the source as it is; {told}."
+    assert table.note.startswith(f"Kept: the source as it is; {told}.")
+    # The cohort is the source's own data here.
+    assert table.note.endswith("fewer than 3 other patients are left to choose by, so that it can't be trusted.")
 
 
 def test_a_mapping_that_is_corrected(source: Run, tmp_path: Path) -> None:
@@ -383,7 +416,7 @@ def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeyp
     assert table is not None
     assert "Time was too short to score all of the source's 2 folds: 1 of them stand for it." in table.note
     assert "time is too short for more than 1 of 4 shares of the source's weights" in log
-    assert table.note.endswith("for all shares of the source's weights: 0% was compared with all of it.")
+    assert "for all shares of the source's weights: 0% was compared with all of it." in table.note
     train(run, length=Length(seconds=12000), **more)
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.runs.run import SOURCE
-from autoseg.transfer.share_choice import choose_share, share_for_each
+from autoseg.transfer.share_choice import choose_share, share_for_each, with_a_say
 
 #: Of four cases: tuned gains 0.1 ± 0.01 or so, half of it in between.
 GAINS = {
@@ -63,12 +63,12 @@ def test_no_case_chooses_its_own_share() -> None:
         0.0: {"a": 0.9, "b": 0.8, "e": 0.9, "c": 0.1, "d": 0.2, "f": 0.1},
         SOURCE: {"a": 0.5, "b": 0.4, "e": 0.5, "c": 0.5, "d": 0.6, "f": 0.5},
     }
-    assert share_for_each(scores, ["abe", "cdf"]) == dict.fromkeys("abe", SOURCE) | dict.fromkeys("cdf", 0.0)
+    assert share_for_each(scores, ["abe", "cdf"], "abcdef") == dict.fromkeys("abe", SOURCE) | dict.fromkeys("cdf", 0.0)
     # Two cases on the other side decide nothing.
-    assert share_for_each(scores, ["ab", "cdf"])["c"] == SOURCE
+    assert share_for_each(scores, ["ab", "cdf"], "abcdef")["c"] == SOURCE
     # One fold alone: each case by the others of it.
-    assert share_for_each(GAINS, ["abcd"]) == dict.fromkeys("abcd", 0.0)
-    assert share_for_each(GAINS, ["abc"]) == dict.fromkeys("abc", SOURCE)  # two other cases decide nothing
+    assert share_for_each(GAINS, ["abcd"], "abcd") == dict.fromkeys("abcd", 0.0)
+    assert share_for_each(GAINS, ["abc"], "abc") == dict.fromkeys("abc", SOURCE)  # two other cases decide nothing
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -81,5 +81,18 @@ def test_a_case_has_no_say_in_its_own_share(values: list[tuple[float, ...]], whi
               zip((0.0, 0.5, SOURCE), zip(*values, strict=True), strict=True)}  # fmt: skip
     changed = {share: {**of, names[which]: other if share == 0.5 else 0.0} for share, of in scores.items()}
     for groups in ([names], [names[::2], names[1::2]]):
-        before, after = share_for_each(scores, groups), share_for_each(changed, groups)
+        before, after = (share_for_each(of, groups, scores[SOURCE]) for of in (scores, changed))
         assert before[names[which]] == after[names[which]]
+
+
+def test_cases_that_the_source_has_learned_have_no_say() -> None:
+    """On b, c and d tuning gains; on a, which the source was trained on, it loses more than all of that."""
+    scores = {0.0: {"a": 0.2, "b": 0.6, "c": 0.61, "d": 0.62}, SOURCE: {"a": 1.0, "b": 0.5, "c": 0.5, "d": 0.5}}
+    assert choose_share(scores, "abcd").share == SOURCE
+    assert choose_share(scores, with_a_say("abcd", {"a"})).share == 0.0
+    # Two others decide nothing: all have their say, as a tuning that wins even so is better.
+    assert with_a_say("abcd", {"a", "b"}) == list("abcd")
+    shares = share_for_each(
+        scores | {0.0: scores[0.0] | {"e": 0.6}, SOURCE: scores[SOURCE] | {"e": 0.5}}, ["abcde"], "bcde"
+    )
+    assert shares == dict.fromkeys("abcde", 0.0)
