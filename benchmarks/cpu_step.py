@@ -4,8 +4,9 @@
 
 Variants of one step (U-Net, patch 40×56×40), each in a process of its own, in turn: A B C D A B C D …, so that a
 machine whose speed drifts treats them alike. ``torch's norm`` is channels-last with torch's own instance norm, which
-leaves the format; ``malloc`` keeps large blocks, as autoseg does. Prints seconds a step (median, smallest, largest over
-all rounds) and the ratio to the plain step of the same round.
+leaves the format, ``torch's convolution`` with the kernel that torch takes for a batch of one (``--batch 1``);
+``malloc`` keeps large blocks, as autoseg does. Prints seconds a step (median, smallest, largest over all rounds) and
+the ratio to the first step of the same round.
 """
 
 import argparse
@@ -23,6 +24,7 @@ VARIANTS = {
         "fp32 + malloc + channels-last + torch's norm",
         "fp32 + malloc + channels-last",
         "fp32 + malloc + channels-last + fused optimizer",
+        "fp32 + malloc + channels-last + torch's convolution",
         "bf16 + malloc",
         "bf16 + malloc + channels-last",
     )
@@ -33,7 +35,7 @@ def step(words: set[str], width: int, batch: int) -> float:
     """Least seconds of four steps after one to warm up, in this process."""
     import torch
 
-    from autoseg.networks import build
+    from autoseg.networks import blocks, build
     from autoseg.networks.channels_last import InstanceNormVolume
     from autoseg.plans.families import UNet
     from autoseg.plans.recipe import Recipe
@@ -67,6 +69,8 @@ def step(words: set[str], width: int, batch: int) -> float:
     for part in built.modules() if "torch's norm" in words else ():
         if isinstance(part, InstanceNormVolume):
             part.__class__ = torch.nn.InstanceNorm3d  # type: ignore[assignment]
+    if "torch's convolution" in words:
+        blocks.is_left_aside = lambda *convolved: False
     train = TrainingStep(built, Recipe(ema_decay=0.0), target, variant)
     given = Batch(torch.randn(batch, 1, 40, 56, 40), torch.randint(0, 3, (batch, 40, 56, 40)))
     seconds = []

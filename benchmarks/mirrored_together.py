@@ -14,7 +14,7 @@ from machine import describe
 
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.families import UNet
-from autoseg.step.precision import autocast
+from autoseg.step.precision import autocast, emulates_bfloat16
 
 #: Width of the first stage, voxels of a tile.
 SETTINGS = ((8, (40, 56, 40)), (32, (40, 56, 40)), (8, (64, 64, 64)), (8, (96, 96, 96)))
@@ -57,7 +57,8 @@ def main() -> None:
     for width, size in SETTINGS:
         network = network_of(width).to(device)
         tile = torch.randn(1, 1, *size, device=device)
-        for dtype in (torch.float32, torch.bfloat16):
+        emulated = device.type == "cpu" and emulates_bfloat16(3)
+        for dtype in (torch.float32,) if emulated else (torch.float32, torch.bfloat16):
             with torch.inference_mode(), autocast(device, dtype):
                 found = [f"{seconds(network, tile, together):.2f}" for together in (1, 2, 4, 8)]
             row = [str(width), "×".join(map(str, size)), str(dtype).removeprefix("torch."), *found]

@@ -26,12 +26,6 @@ TILES_TOGETHER = 1 << 28
 #: leave it waiting for the next kernel.
 MIRRORED_TOGETHER = 1 << 22
 
-#: On a CPU two mirrored copies go together where slices × rows of a tile are at most so many, else one by one.
-#: torch (2.14, 32 bits) convolves a single small tile of few channels with a kernel that takes four times as long.
-#: 8 channels at 40×56×40 take 4.0 s of CPU for eight passes one by one, 1.0 s in pairs, 1.3 s all at once; 32
-#: channels 3.6, 3.7 and 5.0 s, 8 channels at 64³ 2.0, 2.2 and 2.7 s (``benchmarks/mirrored_together.py``).
-SMALL_PLANE = 2560
-
 #: Only the image as it is.
 NO_MIRRORING: tuple[tuple[int, ...], ...] = ((),)
 
@@ -215,9 +209,9 @@ class SlidingWindow:
         return total[:, :, None] if flat else total
 
     def _mirrored_together(self, batch: torch.Tensor) -> int:
-        """How many mirrored copies of some tiles go through a network at once."""
+        """How many mirrored copies of some tiles go through a network at once; on a CPU one by one is fastest."""
         if self.device.type == "cpu":
-            return 2 if len(batch) == 1 and batch[0, 0, ..., 0].numel() <= SMALL_PLANE else 1
+            return 1
         numbers = len(batch) * max(batch.shape[1], self.out_channels) * math.prod(batch.shape[2:])
         return max(1, MIRRORED_TOGETHER // numbers)
 

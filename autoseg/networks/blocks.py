@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoseg.networks.lone_image import convolve, is_left_aside
+
 #: Slope of a parametric rectifier below zero before it has learned one (He et al. 2015, who introduced it).
 SLOPE = 0.25
 
@@ -35,14 +37,20 @@ def normalization(name: str, channels: int) -> nn.Module:
 class Convolution(nn.Conv3d):
     """A convolution that pads an image smaller than its kernel beforehand; the result is the same.
 
+    Of one image on a CPU it is oneDNN's, too (:mod:`autoseg.networks.lone_image`).
+
     oneDNN (torch 2.15, CPU) gives such a convolution's weights gradients up to 1e36 in bfloat16 where it pads itself.
     Observed with 3×3×3, 3×1×1 and 5×5×5; kernels within slices (1×3×3) are correct.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Convolve ``(batch, channel, z, y, x)``."""
+        if isinstance(self.padding, str):
+            return super().forward(features)
         short = any(side < kernel for side, kernel in zip(features.shape[2:], self.kernel_size, strict=True))
-        if not short or self.kernel_size[0] == 1 or isinstance(self.padding, str):
+        if not short or self.kernel_size[0] == 1:
+            if is_left_aside(features, self.weight, self.groups):
+                return convolve(features, self.weight, self.bias, self.stride, self.padding, self.dilation)
             return super().forward(features)
         around = [int(side) for side in reversed(self.padding) for _ in range(2)]  # the last axis comes first
         return F.conv3d(F.pad(features, around), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

@@ -61,8 +61,7 @@ class StepSetup:
     def reduced(self) -> "StepSetup":
         """The same with fewer patches, the longest axes cut, until a step is quick to time (:data:`TIMED_VOXELS`)."""
         factor, size = self.network.divisor, list(self.patch_size)
-        # Two patches, where there are several: torch convolves a single small one of few channels with another kernel,
-        # which takes four times as long (``benchmarks/mirrored_together.py``).
+        # Two patches, where there are several: a step of one takes more than half of theirs.
         samples = min(self.batch_size, 2)
         while samples * math.prod(size) > 1.5 * TIMED_VOXELS:
             # A network may not take its divisor: one voxel can't be normalized.
