@@ -26,7 +26,7 @@ def is_left_aside(features: torch.Tensor, weight: torch.Tensor, groups: int) -> 
         and 1 < max(weight.shape[2:]) <= 3
         and features[0, ..., 0].numel() <= LEFT_ASIDE
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
