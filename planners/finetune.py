@@ -33,7 +33,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import beginning, keeping, louder, tuned
+from planners.rules.tuning import beginning, chosen_tuning, is_whole, keeping, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -161,14 +161,14 @@ def _configurations(
         previous = None if before.previous is None else _previous(before.previous, outputs)
         network = _network(before.network, target.kind, len(task.request.annotators))
         inputs = _inputs(task, found, previous)
-        recipe = dropping(task, tuned(task, model, stage))
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        start = keeping(
-            start, inputs, head_names(target), task.request.annotators, model.asked.tuning, len(model.stage.chain)
-        )
-        start = beginning(start, model)
+        whole = is_whole(start, inputs, head_names(target), task.request.annotators)
+        separate = len(model.stage.chain) > 1 or bool(task.request.annotators)
+        way = chosen_tuning(model.asked.tuning, task.request.device, whole and not separate)
+        recipe = dropping(task, tuned(task, model, stage, way))
+        start = beginning(keeping(start, whole, separate, way), model)
         augmentation, inference = _mirrored(task, model, before)
-        augmentation = louder(augmentation, model.asked.tuning)
+        augmentation = louder(augmentation, way)
         if start.keep and inference.checkpoint == "best":
             why = "those at the end, which are averaged with the source's"
             reasons = {**inference.reasons, "checkpoint": why}

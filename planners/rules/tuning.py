@@ -87,38 +87,54 @@ TUNINGS = {
     ),
     "augmented": Tuning(
         0.25,
+        short=1.0,
         louder=2.5,
         why="all layers, with more changes of what differs: contrast, brightness, noise, resolution",
     ),
     "heads": Tuning(1.0, part="body", why="the heads alone; everything else stays the source's"),
 }
 
-#: What is taken where nothing is asked for. At a quarter of the rate the ways hardly differed (one run each on the
-#: hippocampus, 10 cases, 3 minutes: a Dice of 0.874 to 0.880, ``unfreeze`` the best; the source as it is 0.875, from
-#: scratch 0.859; benchmarks/results/transfer_tuning.md). In trainings as short as a CPU's the rate matters more: on 20
-#: cases of three kinds, 100 steps of AdamW a fold, the full rate gave 0.797, 0.732 and 0.849, a quarter of it 0.777,
-#: 0.726 and 0.848, the source as it is 0.748, 0.716 and 0.839 (benchmarks/results/cohort_rows.md). What the full rate
-#: forgets, the share of the source's weights gives back. Trainings of thousands of steps were not compared, and keep
-#: the quarter.
-DEFAULT = "unfreeze"
+#: What is taken where nothing is asked for: in general, and on a CPU where the source can do as it is. At a quarter of
+#: the rate the ways hardly differed (one run each on the hippocampus, 10 cases, 3 minutes: a Dice of 0.874 to 0.880,
+#: ``unfreeze`` the best; the source as it is 0.875, from scratch 0.859; benchmarks/results/transfer_tuning.md), and
+#: trainings of thousands of steps were not compared; so a GPU keeps that. In trainings as short as a CPU's the rate
+#: matters more: at the full one all ways were screened on 20 cases of three kinds and 8 of a fourth, 100 steps of AdamW
+#: a fold, one seed. ``augmented`` was the best in each: 0.807, 0.750, 0.852 and 0.367, where ``unfreeze`` had 0.794,
+#: 0.735, 0.848 and 0.307, and the source as it is 0.748, 0.717, 0.839 and 0.325 (benchmarks/results/cohort_rows.md).
+#: What the full rate forgets, the share of the source's weights gives back. Heads that are new learn first, alone.
+GENERAL, ON_CPU = "unfreeze", "augmented"
 
 
-def tuned(task: Task, model: SourceModel, stage: Stage) -> Recipe:
+def chosen_tuning(asked: str, device: str, whole: bool) -> str:
+    """The name of the way to tune.
+
+    Args:
+        asked: by the user; empty for the usual one.
+        device: that is planned for.
+        whole: whether the source can do as it is (:func:`is_whole`).
+
+    Raises:
+        UsageError: it is unknown.
+    """
+    name = asked or (ON_CPU if device == "cpu" and whole else GENERAL)
+    if name not in TUNINGS:
+        raise UsageError(f"--tuning {name} is unknown; choose one of {', '.join(TUNINGS)}.")
+    return name
+
+
+def tuned(task: Task, model: SourceModel, stage: Stage, name: str) -> Recipe:
     """The recipe to fine-tune a stage of a source with: the source's, but for its length and rates.
 
     Args:
         task: the data.
         model: the source.
         stage: of it.
+        name: of the way to tune.
 
     Raises:
-        UsageError: an unknown way is asked for, or the network has no encoder.
+        UsageError: the network has no encoder.
     """
-    asked = model.asked.tuning
-    name = asked or DEFAULT
-    if name not in TUNINGS:
-        raise UsageError(f"--tuning {name} is unknown; choose one of {', '.join(TUNINGS)}.")
-    way = TUNINGS[name]
+    asked, way = model.asked.tuning, TUNINGS[name]
     before = stage.configuration
     if way.part == "encoder" and not before.network.encoder_prefixes:
         raise UsageError(f"--tuning {name}: a network of the family {before.network.family} has no encoder; use heads.")
@@ -175,43 +191,45 @@ def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer, device
     return share * scratch, f"{told} ({scratch:g})"
 
 
-def keeping(
-    start: Initialization,
-    inputs: Sequence[str],
-    heads: Sequence[str],
-    annotators: Sequence[str],
-    tuning: str,
-    stages: int,
-) -> Initialization:
-    """Where the weights come from, and how much of them is kept: something where the source can do as it is.
+def is_whole(start: Initialization, inputs: Sequence[str], heads: Sequence[str], annotators: Sequence[str]) -> bool:
+    """Whether a source can do as it is: its channels, outputs and annotators are just these.
 
     Args:
         start: of the recipe.
         inputs: channels that the network is given.
         heads: of it, by name.
         annotators: whom it learns separately.
-        tuning: as asked for.
-        stages: of the source.
     """
-    way = TUNINGS[tuning or DEFAULT]
+    same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
+    same = same and list(annotators) == start.source_annotators
+    return same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
+
+
+def keeping(start: Initialization, whole: bool, separate: bool, tuning: str) -> Initialization:
+    """Where the weights come from, and how much of them is kept: something where the source can do as it is.
+
+    Args:
+        start: of the recipe.
+        whole: whether it can (:func:`is_whole`).
+        separate: whether it has several stages, or annotators that are learned separately.
+        tuning: name of the way to tune.
+    """
+    way = TUNINGS[tuning]
     if way.pull or way.rank:
         reasons = {**start.reasons, "pull" if way.pull else "rank": way.why}
         start = start.model_copy(update={"pull": way.pull, "rank": way.rank, "reasons": reasons})
-    same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
-    same = same and list(annotators) == start.source_annotators
-    same = same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
-    if not same and (way.pull or way.rank or way.part == "kernels"):
+    if not whole and (way.pull or way.rank or way.part == "kernels"):
         raise UsageError(
             f"--tuning {tuning}: the source's channels, outputs or annotators are not just these, and what is new "
             "could not be learned so; use unfreeze."
         )
-    if not same:
+    if not whole:
         why = "the source's channels, outputs or annotators are not just these"
         reasons = {name: reason for name, reason in start.reasons.items() if name != "postprocessing"}
         return start.model_copy(update={"ensemble": [], "postprocessing": [], "reasons": {**reasons, "keep": why}})
     if not way.keeps:
         return start.model_copy(update={"reasons": {**start.reasons, "keep": "this way of tuning keeps nothing"}})
-    if stages > 1 or annotators:
+    if separate:
         why = "few cases show little of what there is, and the source has seen more (Wortsman et al. 2022)"
         return start.model_copy(update={"keep": _KEEP, "reasons": {**start.reasons, "keep": why}})
     why = "on cases that were not trained on; all of it where no tuning is better than the source as it is"
@@ -228,12 +246,14 @@ def beginning(start: Initialization, model: SourceModel) -> Initialization:
 
 def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
     """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that."""
-    way = TUNINGS[tuning or DEFAULT]
+    way = TUNINGS[tuning]
     if way.louder == 1:
         return augmentation
     names = [f"{name}_probability" for name in (*_LOOKS, "gamma", "gamma_invert")]
-    raised = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
     why = f"{way.louder:g} times the source's: {way.why}"
+    if all(augmentation.reasons.get(name) == why for name in names):
+        return augmentation  # of a source that was tuned so itself
+    raised = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
     return augmentation.model_copy(update={**raised, "reasons": {**augmentation.reasons, **dict.fromkeys(names, why)}})
 
 

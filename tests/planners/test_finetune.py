@@ -2,11 +2,13 @@
 
 import pytest
 
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
+from autoseg.utils.errors import UsageError
 from planners.finetune import _evaluation, _shrinking
 from planners.rules.recipe import optimizer
-from planners.rules.tuning import DEFAULT, TUNINGS, _rate
+from planners.rules.tuning import GENERAL, ON_CPU, TUNINGS, _rate, chosen_tuning, louder
 from tests.builders import make_recipe
 from tests.networks.test_parts import SMALL
 
@@ -37,12 +39,31 @@ def test_whole_images_keep_two_voxels_at_the_lowest_level() -> None:
     assert network.fits([24, 24, 24]) is not None
 
 
+@pytest.mark.parametrize("way", [GENERAL, ON_CPU])
 @pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda", 0.25)])
-def test_short_trainings_take_the_full_rate(device: str, share: float) -> None:
+def test_short_trainings_take_the_full_rate(way: str, device: str, share: float) -> None:
     usual, _, _ = optimizer(device)
-    rate, reason = _rate(TUNINGS[DEFAULT], make_recipe(optimizer=usual), usual, usual, device)
+    rate, reason = _rate(TUNINGS[way], make_recipe(optimizer=usual), usual, usual, device)
     assert rate == pytest.approx(share * usual.learning_rate)
     assert reason == f"{'' if share == 1 else '0.25 of '}the rate from scratch ({usual.learning_rate:g})"
+
+
+def test_the_way_to_tune_follows_what_was_screened() -> None:
+    """On a CPU, of sources that can do as they are."""
+    assert chosen_tuning("", "cpu", True) == "augmented"
+    assert chosen_tuning("", "cpu", False) == chosen_tuning("", "cuda", True) == "unfreeze"
+    assert chosen_tuning("heads", "cpu", True) == "heads"
+    with pytest.raises(UsageError, match="--tuning all_of_it is unknown; choose one of all, layerwise"):
+        chosen_tuning("all_of_it", "cpu", True)
+
+
+def test_changes_of_looks_are_raised_once() -> None:
+    """A source that was tuned so has raised ones; a third model does not raise them again."""
+    before = Augmentation(noise_probability=0.1, contrast_probability=0.5, rotation_probability=0.2)
+    once = louder(before, "augmented")
+    assert (once.noise_probability, once.contrast_probability, once.rotation_probability) == (0.25, 1.0, 0.2)
+    assert louder(once, "augmented") == once
+    assert louder(before, "unfreeze") == before
 
 
 def test_how_results_are_measured_is_the_sources() -> None:
