@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from autoseg.transfer.source import Source
     from autoseg.transfer.source_cases import SourceCases
     from autoseg.transfer.teacher import Teacher
-    from autoseg.transfer.unlabelled import UnlabelledScans
     from autoseg.utils.device import Compute
 
 __version__ = "0.1.0"
@@ -65,7 +64,6 @@ _WHERE = {
     "SourceCases": "autoseg.transfer.source_cases",
     "agreement": "autoseg.evaluation.agreement_folders",
     "Teacher": "autoseg.transfer.teacher",
-    "UnlabelledScans": "autoseg.transfer.unlabelled",
     "cases_to_predict": "autoseg.inference.inputs",
     "check": "autoseg.data.checks",
     "compare": "autoseg.evaluation.tables",
@@ -96,7 +94,6 @@ __all__ = [
     "Source",
     "SourceCases",
     "Teacher",
-    "UnlabelledScans",
     "__version__",
     "agreement",
     "cases_to_predict",

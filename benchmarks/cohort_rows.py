@@ -16,10 +16,8 @@ Rows, each a kind and the number of cases of the cohort:
 hippocampi and the sarcomas with the sites reversed, each case of the cohort judged by a fold that did not see it.
 
 Every row is what ``cohorts.py`` measures: the source as it is, from scratch, and each way of tuning with what was
-chosen. Ways with ``+unlabelled`` are given scans of the same scanners that are neither learned from nor judge: 20
-heads, or the hippocampi and sarcomas that are left; a row that has none goes without these ways. What is done in OUT is
-not done again. At the end: the mean of the differences over all rows, with a bootstrap interval that draws rows, then
-cases in them.
+chosen. What is done in OUT is not done again. At the end: the mean of the differences over all rows, with a bootstrap
+interval that draws rows, then cases in them.
 """
 
 import argparse
@@ -46,9 +44,6 @@ HEADS, JUDGES = 12, 12
 HIPPOCAMPI = 20
 
 
-#: Heads of the cohort's scanner without a label.
-UNLABELLED = 20
-
 #: Seed of the cohort's heads when ways of tuning are screened.
 SCREENING_SEED = 17
 
@@ -56,10 +51,9 @@ SCREENING_SEED = 17
 def phantoms(kind: str, cases: int, out: Path, screening: bool) -> list[Path]:
     """Datasets of the source, the cohort and, unless ways are screened, those that judge."""
     source = {"source_heads": Cohort(cases=HEADS, seed=1)}
-    cohort = Cohort(cases=cases, unlabelled=UNLABELLED, look=LOOKS[kind], seed=SCREENING_SEED if screening else 7)
-    screened = {f"screened_{kind}_{cases}": cohort}
+    screened = {f"screened_{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=SCREENING_SEED)}
     reported = {
-        f"{kind}_{cases}": cohort,
+        f"{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=7),
         f"{kind}_judge": Cohort(cases=JUDGES, look=LOOKS[kind], seed=8),
     }
     parts = source | (screened if screening else reported)
@@ -75,12 +69,10 @@ def hippocampus(data: Path, cases: int, out: Path, screening: bool) -> list[Path
     public = [case for case in dataset.cases if is_float(next(iter(case.channels.values())).path)]
     known = {case.id for case in public}
     other = [case for case in dataset.cases if case.id not in known]
-    left = public[cases : cases + UNLABELLED] if screening else other[cases:HIPPOCAMPI]
-    left = [case.model_copy(update={"label": None}) for case in left]
-    screened = {"hippocampus_reversed_source": other, f"screened_hippocampus_{cases}": public[:cases] + left}
+    screened = {"hippocampus_reversed_source": other, f"screened_hippocampus_{cases}": public[:cases]}
     reported = {
         "hippocampus_source": public,
-        f"hippocampus_{cases}": other[:cases] + left,
+        f"hippocampus_{cases}": other[:cases],
         "hippocampus_judge": other[HIPPOCAMPI:],
     }
     parts = screened if screening else reported
@@ -104,7 +96,6 @@ def sarcoma(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
         f"sarcoma_{cases}": [*makers["siemens"][:half], *makers["philips"][:half]],
     }
     parts = screened if screening else reported
-    unlabelled = makers["ge"][cases:] if screening else [*makers["siemens"][half:], *makers["philips"][half:]]
     for name, folders in parts.items():
         folder = out / "data" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +105,6 @@ def sarcoma(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
             for one in folders:
                 images = [(one / f"{which}.nii.gz").resolve() for which in ("t1", "mask")]
                 table.writerow([f"{one.parent.name}_{one.name}", *images])
-            for one in [] if name.endswith("source") else unlabelled:
-                table.writerow([f"{one.parent.name}_{one.name}", (one / "t1.nii.gz").resolve(), ""])
         text = 'csv = "scans.csv"\n\n[channels]\nt1 = "t1"\n\n[label]\nfile = "label"\nvalues = { tumor = 1 }\n'
         (folder / "autoseg.toml").write_text(text, encoding="utf-8")
     return [out / "data" / name for name in parts]
@@ -138,9 +127,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
     row = out / f"{'screened_' if options.screening else ''}{name.replace(':', '_')}"
     words = [*map(str, folders[:2]), str(row), "--device", options.device]
     words += ["--epochs", str(options.epochs), "--source-epochs", str(options.source_epochs)]
-    cohort = cohorts.autoseg.Dataset.open(folders[1])
-    ways = [way for way in options.tunings if cohort.unlabelled or "unlabelled" not in way.split("+")]
-    words += ["--tunings", *ways, "--unlabelled", str(folders[1]), "--seeds", *map(str, options.seeds)]
+    words += ["--tunings", *options.tunings, "--seeds", *map(str, options.seeds)]
     words += ["--scratch-seeds", str(options.scratch_seeds), "--set", *options.overrides]
     if options.plan_for:
         words += ["--plan-for", options.plan_for]

@@ -1,8 +1,7 @@
 """Fine-tuning on a cohort that differs from the source, cross-validated: as it is, from scratch, each way of tuning.
 
     python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 8] [--epochs 2]
-        [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--unlabelled SCANS] [--device auto]
-        [--plan-for cpu]
+        [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--device auto] [--plan-for cpu]
 
 Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
 steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not see it, and
@@ -10,8 +9,7 @@ by a share of the source's weights that it did not choose, or over the cases of 
 predicted as ``autoseg predict`` does; the paired difference to the source as it is, with its 95 %
 interval (Student's t below ten cases, else a bootstrap). With several seeds the values of a case are averaged first.
 A way that ends in ``+harmonize`` is planned with ``--harmonize``; in ``+source-data`` with the source's cases mixed in;
-in ``+unlabelled`` with the scans of ``--unlabelled`` (a dataset gives its unlabelled cases), labelled by the source; in
-``+first-fold`` it starts from the source's first fold and not from the best; in ``+VALUE=…`` with this value of the
+in ``+first-fold`` it starts from the source's first fold and not from the best; in ``+VALUE=…`` with this value of the
 recipe (``unfreeze+optimizer.learning_rate=0.004``; ``+epochs=8`` is its length); several may follow each other. What is
 done in OUT is not done again; the values of all cases are left in OUT/row.json. Lengths are epochs of the plan's
 iterations, so that a busy machine changes nothing but the time. ``--plan-for cpu`` plans for a CPU what a GPU trains.
@@ -34,9 +32,11 @@ from autoseg.planning.carried import Carried
 from autoseg.runs.run import Run
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_cases import SourceCases
-from autoseg.transfer.unlabelled import UnlabelledScans
 from autoseg.utils.device import Compute
 from autoseg.utils.files import write_json
+
+#: What may follow the name of a way, beside values of the recipe.
+WORDS = ("harmonize", "source-data", "first-fold")
 
 
 def trained(
@@ -113,11 +113,12 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     tuned: dict[str, dict[str, float]] = {}
     for way in options.tunings:
         name, *words = way.split("+")
+        if unknown := [word for word in words if "=" not in word and word not in WORDS]:
+            raise SystemExit(f"--tunings {way}: {', '.join(unknown)} is unknown; known are {', '.join(WORDS)}.")
         first_fold = 0 if "first-fold" in words else None
         source = Source(model, fold=first_fold, tuning=name, harmonize="harmonize" in words)
         carried: list[Carried] = [source]
         carried += [SourceCases(options.source)] if "source-data" in words else []
-        carried += [UnlabelledScans(options.unlabelled)] if "unlabelled" in words else []
         values = dict(word.split("=", 1) for word in words if "=" in word)
         epochs = int(values.pop("epochs", options.epochs))
         recipe = [f"recipe.{key}={value}" for key, value in values.items()]
@@ -149,7 +150,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--source", dest="source_run", type=Path, help="a trained run in place of training one")
-    parser.add_argument("--unlabelled", type=Path, help="scans for the ways with +unlabelled")
     parser.add_argument("--source-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--folds", type=int, default=2)

@@ -35,13 +35,13 @@ def is_float(path: Path) -> bool:
 
 
 def write_dataset(folder: Path, cases: list[Case], like: Dataset) -> Path:
-    """A data set of some cases of another one, some of them without a label, described by a table."""
+    """A data set of some cases of another one, described by a table."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "scans.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *like.channels, "label"])
         for case in cases:
-            writer.writerow([case.id, *(case.channels[name].path for name in like.channels), case.label or ""])
+            writer.writerow([case.id, *(case.channels[name].path for name in like.channels), case.label])
     values = ", ".join(f'"{name}" = {value}' for name, value in like.labels.items())
     channels = "\n".join(f'"{name}" = "{name}"' for name in like.channels)
     text = f'csv = "scans.csv"\n\n[channels]\n{channels}\n\n[label]\nfile = "label"\nvalues = {{ {values} }}\n'

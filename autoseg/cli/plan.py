@@ -86,10 +86,6 @@ def command(
         Path | None,
         typer.Option(help="Dataset that the source learned from, whose cases are mixed into the tuning's batches."),
     ] = None,
-    unlabelled: Annotated[
-        Path | None,
-        typer.Option(help="Unlabelled scans like the dataset's, for the source to label; mixed in, too."),
-    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
@@ -118,7 +114,6 @@ def command(
     from autoseg.transfer.source import Source
     from autoseg.transfer.source_cases import SourceCases
     from autoseg.transfer.teacher import Teacher
-    from autoseg.transfer.unlabelled import UnlabelledScans
     from autoseg.utils.progress import say, silenced
 
     if source is None:
@@ -130,7 +125,6 @@ def command(
             (tuning, "--tuning"),
             (harmonize, "--harmonize"),
             (source_data, "--source-data"),
-            (unlabelled, "--unlabelled"),
         ):
             if given:
                 raise UsageError(f"{option} goes with --source, the model to start from.")
@@ -158,7 +152,6 @@ def command(
             () if weights is None else (InitialWeights(weights),),
             () if asked is None else (asked,),
             () if source_data is None else (SourceCases(source_data),),
-            () if unlabelled is None else (UnlabelledScans(unlabelled, patients),),
             () if teacher is None else (Teacher(teacher),),
         )
         request = Request(

@@ -22,7 +22,6 @@ from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.runs.run import Run
 from autoseg.training.training import TrainingSettings
 from autoseg.transfer.mixed_cases import preprocess_mixed
-from autoseg.transfer.pseudo_labels import label_scans
 from autoseg.utils.device import Compute, keep_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import available_cpus
@@ -90,7 +89,6 @@ def train(
             say(f"Stage {place} of {len(last.chain)}: {stage.name}, {count}.")
         preprocess(run, stage.name, compute.workers)
         preprocess_mixed(run, stage, compute.workers)
-        label_scans(run, stage, settings.device)
         if stage.input_target is not None:
             fetch_previous(run, stage, compute.workers)
         for job in mine:

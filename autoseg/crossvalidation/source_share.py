@@ -46,7 +46,7 @@ UNKNOWN = 0.5
 #: fingerprints of older scores valid.
 NEWER = {
     *("average", "begin", "checkpoint", "edges"),
-    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank", "source_cases", "unlabelled"),
+    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank", "source_cases"),
     *("mirror_probability", "scaling_axes", "translation", "translation_probability"),
     *("early_stopping_follows", "epoch_length", "validate_always", "validation_batches", "validation_loss"),
 }

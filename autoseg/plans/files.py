@@ -52,10 +52,17 @@ def say_invalid(error: ValidationError) -> str:
 
 
 def _upgrade(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Take out what earlier versions wrote and this one does not know."""
     version = data.get("schema_version", 1)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise AutosegError(
             f"{path} has plan schema version {version}; this autoseg knows versions up to "
             f"{SCHEMA_VERSION}: update autoseg."
         )
+    configurations = data.get("configurations")
+    for configuration in configurations.values() if isinstance(configurations, dict) else ():
+        recipe = configuration.get("recipe") if isinstance(configuration, dict) else None
+        if isinstance(recipe, dict):
+            # Scans that the source labelled, mixed into a tuning: weights stay valid, trainings can't go on as before.
+            recipe.pop("unlabelled", None)
     return data

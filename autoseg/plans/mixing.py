@@ -8,9 +8,6 @@ from autoseg.plans.reasons import Reasoned
 #: decide.
 USUAL_SHARE = 0.25
 
-#: Probability of what a source says of an unlabelled voxel, below which the voxel is left out: an estimate.
-USUAL_CONFIDENCE = 0.9
-
 
 class Mixed(Reasoned):
     """Cases with labels from elsewhere: those that a source was trained on.
@@ -22,13 +19,3 @@ class Mixed(Reasoned):
 
     file: str = Field(pattern=r"^[^/\\]+$")
     share: float = Field(USUAL_SHARE, ge=0, lt=1)
-
-
-class PseudoLabelled(Mixed):
-    """Scans of a cohort without labels, which the source labels.
-
-    Attributes:
-        confidence: smallest probability of what the source says of a voxel; others are left out of the loss.
-    """
-
-    confidence: float = Field(USUAL_CONFIDENCE, ge=0.5, lt=1)

@@ -14,7 +14,7 @@ from autoseg.plans.components import by_name
 from autoseg.plans.loss import LOSS_TERMS as LOSS_TERMS
 from autoseg.plans.loss import Loss as Loss
 from autoseg.plans.loss import LossTerm as LossTerm
-from autoseg.plans.mixing import Mixed, PseudoLabelled
+from autoseg.plans.mixing import Mixed
 from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import Reasoned
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
@@ -229,7 +229,6 @@ class Recipe(Reasoned):
         freeze: which of them are frozen, and how long.
         distillation: term of the loss with a teacher's outputs, if any.
         source_cases: cases of a source's data that are mixed into the batches, if any.
-        unlabelled: scans without labels that are, too, labelled by the source, if any.
         gradient_clip: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the exponential moving average of the weights that is validated and saved; 0 for none.
         precision: of the step's autocast; ``auto``: the fastest on the device, as measured before the training
@@ -261,7 +260,6 @@ class Recipe(Reasoned):
     freeze: Freeze = Freeze()
     distillation: Distillation | None = None
     source_cases: Mixed | None = None
-    unlabelled: PseudoLabelled | None = None
     gradient_clip: float = Field(12.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Precision = "auto"
@@ -274,13 +272,6 @@ class Recipe(Reasoned):
     validation_batches: int = Field(8, ge=1)
     early_stopping: int = Field(0, ge=0)
     early_stopping_follows: Literal["validation_dice", "validation_loss"] = "validation_dice"
-
-    @model_validator(mode="after")
-    def _leaves_own_cases(self) -> "Self":
-        shares = [group.share for group in (self.source_cases, self.unlabelled) if group is not None]
-        if sum(shares) >= 1:
-            raise ValueError(f"source_cases and unlabelled have shares of {sum(shares):g} together; leave some below 1")
-        return self
 
     @model_validator(mode="after")
     def _has_what_is_followed(self) -> "Self":

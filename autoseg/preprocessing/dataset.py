@@ -181,7 +181,7 @@ def pool_size(workers: int | None) -> int:
     return min(available_cpus(), LARGEST_POOL) if workers is None else max(workers, 1)
 
 
-def usable_key(folder: Path, case_id: str, stage: Stage) -> str | None:
+def _usable_key(folder: Path, case_id: str, stage: Stage) -> str | None:
     """The key that a stored case was made with; None where there is none that a stage can be trained on.
 
     Earlier versions stored no positions in the mask and in healthy tissue, in which patches may have to be centred.
@@ -199,7 +199,7 @@ def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int,
         key = case_key(case, stage)
         if values:
             key = f"{digest([key.split('-')[0], sorted(values.items())])}-{key.split('-')[1]}"
-        stored = usable_key(folder, case.id, stage)
+        stored = _usable_key(folder, case.id, stage)
         if stored == key:
             continue
         if not any(path.exists() for path in case.files):

@@ -3,7 +3,7 @@
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
 RUN/source_<configuration>_<content>.safetensors    where a model is fine-tuned
-RUN/source_cases_<content>.json  unlabelled_<content>.json    cases from elsewhere that a fine-tuning mixes in
+RUN/source_cases_<content>.json    cases of the source's data that a fine-tuning mixes in
 RUN/teacher/<content>/…            a run folder, where a planned --teacher was given
 RUN/plan_<content>.json  splits_<content>.json    of before, where they were replaced
 RUN/template.nii.gz                where the training data's brains were found with a template of the user's own

@@ -1,17 +1,12 @@
 """Cases from elsewhere in a run: a file in its folder describes them, and they are preprocessed by its plan."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoseg.data.dataset import Case, Dataset
-from autoseg.plans.mixing import Mixed
-from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
-from autoseg.plans.target import Target
 from autoseg.preprocessing.dataset import preprocess_cases, refuse_lacking
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
@@ -19,7 +14,7 @@ from autoseg.runs.run import Run
 from autoseg.training.training import MixedCases
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json
 
 
 class MixedDataset(BaseModel):
@@ -39,50 +34,6 @@ class MixedDataset(BaseModel):
     def content(self) -> str:
         """Fingerprint of the description."""
         return digest(self.model_dump(mode="json"))
-
-
-class MixedIn(ABC):
-    """What a plan and a run folder hold of cases from elsewhere.
-
-    Attributes:
-        key: of the recipe, and how the file in the run folder is called.
-    """
-
-    key: ClassVar[str]
-
-    def install(self, plan: Plan, run: Path) -> None:
-        """Describe the cases in the run folder; their scans stay where they are, like those of the dataset."""
-        described = self.described(plan)
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / self.file_of(described), described.model_dump(mode="json"))
-
-    @classmethod
-    def remove_unused(cls, run: Path, plan: Plan) -> None:
-        """Remove descriptions that the plan does not name."""
-        named = [getattr(stage.recipe, cls.key) for stage in plan.stages]
-        used = {mixed.file for mixed in named if mixed is not None}
-        for path in run.glob(f"{cls.key}_*.json"):
-            if path.name not in used:
-                path.unlink(missing_ok=True)
-
-    @abstractmethod
-    def described(self, plan: Plan) -> MixedDataset:
-        """The cases by the names and values of a plan.
-
-        Raises:
-            UsageError: they do not fit it.
-        """
-
-    @classmethod
-    def file_of(cls, described: MixedDataset) -> str:
-        """Name of the file in the run folder."""
-        return f"{cls.key}_{described.content}.json"
-
-    def mixed_into(self, plan: Plan, stage: Stage, mixed: Mixed, target: Target) -> Plan:
-        """The plan with the cases in the recipe of a stage, and with a target."""
-        recipe = stage.recipe.model_copy(update={self.key: mixed})
-        changed = {stage.name: stage.configuration.model_copy(update={"recipe": recipe})}
-        return plan.model_copy(update={"configurations": changed, "target": target})
 
 
 def same_case(cases: Iterable[Case], others: Iterable[Case]) -> tuple[Case, Case] | None:
@@ -154,20 +105,19 @@ def preprocess_mixed(run: Run, stage: Stage, workers: int | None) -> None:
     if given is not None and given.share > 0:
         found = mixed_dataset(run, given.file)
         refuse_lacking(found.dataset, stage)
-        preprocess_cases(found.dataset.cases, stage, mixed_folder(run, stage, given.file), workers, found.values)
+        preprocess_cases(found.dataset.cases, stage, _mixed_folder(run, stage, given.file), workers, found.values)
 
 
 def mixed_cases(fold: Fold) -> list[MixedCases]:
     """The groups of cases that a fold's training mixes in."""
-    groups = []
-    for given in (fold.stage.recipe.source_cases, fold.stage.recipe.unlabelled):
-        if given is not None and given.share > 0:
-            folder = mixed_folder(fold.run, fold.stage, given.file)
-            cases = [StoredCase(folder, case.id) for case in mixed_dataset(fold.run, given.file).dataset.cases]
-            groups.append(MixedCases(cases, given.share))
-    return groups
+    given = fold.stage.recipe.source_cases
+    if given is None or not given.share:
+        return []
+    folder = _mixed_folder(fold.run, fold.stage, given.file)
+    cases = [StoredCase(folder, case.id) for case in mixed_dataset(fold.run, given.file).dataset.cases]
+    return [MixedCases(cases, given.share)]
 
 
-def mixed_folder(run: Run, stage: Stage, file: str) -> Path:
+def _mixed_folder(run: Run, stage: Stage, file: str) -> Path:
     """Folder of the preprocessed cases that a file in the run folder describes."""
     return run.preprocessed(stage.configuration.data) / Path(file).stem

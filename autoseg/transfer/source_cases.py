@@ -4,7 +4,7 @@ Replaying what a network has learned keeps it from forgetting (rehearsal; Robins
 rehearsal and pseudorehearsal").
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,21 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.transfer.mixed_cases import MixedDataset, MixedIn, same_case
+from autoseg.transfer.mixed_cases import MixedDataset, same_case
 from autoseg.transfer.source import Source
 from autoseg.transfer.teacher import Teacher
 from autoseg.transfer.tensors import BACKGROUND, stages_from_model
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import UsageError
+from autoseg.utils.files import write_json
+
+#: How files in a run folder that describe such cases begin.
+_FILES = "source_cases"
 
 
 @CARRIED.register("source cases")
 @dataclass(frozen=True)
-class SourceCases(MixedIn):
+class SourceCases:
     """A dataset whose cases are to be mixed in.
 
     Attributes:
@@ -39,7 +43,6 @@ class SourceCases(MixedIn):
 
     path: str | Path
     cohort_values: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
-    key: ClassVar[str] = "source_cases"
     kind: ClassVar[str] = "source cases"
     option: ClassVar[str] = "--source-data"
     provides: ClassVar[str] = "which labelled cases from elsewhere are mixed in"
@@ -59,7 +62,7 @@ class SourceCases(MixedIn):
 
     def check(self, request: Request, dataset: Dataset, out: Path) -> None:
         """Refuse a dataset without labels, or that has cases of the cohort, which are scored."""
-        refuse_without_source(self.option, request)
+        _refuse_without_source(request)
         if not self.dataset.cases:
             raise UsageError(f"--source-data {self.path} has no labelled case; give the data that the source learned.")
         if (found := same_case(self.dataset.cases, (*dataset.cases, *dataset.unlabelled))) is not None:
@@ -75,19 +78,37 @@ class SourceCases(MixedIn):
         Raises:
             UsageError: the plan starts from no model, or the dataset lacks a channel or an output.
         """
-        stage = single_stage(self.option, plan)
+        stage = _single_stage(plan)
         target = plan.target
         if self.dataset.ignore_label is not None:
-            target = with_ignore(target, self.cohort_values, why="voxels that the source's cases leave open")
-        described = self.described(plan.model_copy(update={"target": target}))
+            target = _with_ignore(target, self.cohort_values)
+        described = self._described(plan.model_copy(update={"target": target}))
         why = f"{len(described.dataset.cases)} cases of {self.path}, so that what the source knew is not forgotten"
         reasons = {"file": why, "share": f"{USUAL_SHARE:g}, an estimate: the cohort's own cases decide"}
-        return self.mixed_into(plan, stage, Mixed(file=self.file_of(described), reasons=reasons), target)
+        mixed = Mixed(file=_file_of(described), reasons=reasons)
+        recipe = stage.recipe.model_copy(update={"source_cases": mixed})
+        changed = {stage.name: stage.configuration.model_copy(update={"recipe": recipe})}
+        return plan.model_copy(update={"configurations": changed, "target": target})
 
     def check_plan(self, plan: Plan) -> None:
         """Nothing more: :meth:`apply` has looked at it."""
 
-    def described(self, plan: Plan) -> MixedDataset:
+    def install(self, plan: Plan, run: Path) -> None:
+        """Describe the cases in the run folder; their scans stay where they are, like those of the dataset."""
+        described = self._described(plan)
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / _file_of(described), described.model_dump(mode="json"))
+
+    @classmethod
+    def remove_unused(cls, run: Path, plan: Plan) -> None:
+        """Remove descriptions that the plan does not name."""
+        named = [stage.recipe.source_cases for stage in plan.stages]
+        used = {mixed.file for mixed in named if mixed is not None}
+        for path in run.glob(f"{_FILES}_*.json"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+
+    def _described(self, plan: Plan) -> MixedDataset:
         """The dataset by the names and values of a plan."""
         (stage,) = stages_from_model(plan)
         start = stage.recipe.initialization
@@ -146,19 +167,20 @@ class SourceCases(MixedIn):
         return values
 
 
-def refuse_without_source(option: str, request: Request) -> None:
-    """Refuse what goes with a source alone, and not with a teacher.
+def _file_of(described: MixedDataset) -> str:
+    """Name of the file in the run folder."""
+    return f"{_FILES}_{described.content}.json"
 
-    Raises:
-        UsageError: names the option.
-    """
+
+def _refuse_without_source(request: Request) -> None:
+    """Refuse cases for what does not start from a source, or has a teacher."""
     if request.carries(Source) is None:
-        raise UsageError(f"{option} goes with --source, the model to start from.")
+        raise UsageError("--source-data goes with --source, the model to start from.")
     if request.carries(Teacher) is not None:
-        raise UsageError(f"{option} and --teacher don't go together: the teacher does not know these cases.")
+        raise UsageError("--source-data and --teacher don't go together: the teacher does not know these cases.")
 
 
-def single_stage(option: str, plan: Plan) -> Stage:
+def _single_stage(plan: Plan) -> Stage:
     """The stage of a plan that starts from a model.
 
     Raises:
@@ -169,22 +191,22 @@ def single_stage(option: str, plan: Plan) -> Stage:
         what = (
             "several stages" if len(plan.stages) > 1 else "separate raters" if plan.raters else "no model to start from"
         )
-        raise UsageError(f"{option}: the plan has {what}, and no cases can be mixed in; leave the option out.")
+        raise UsageError(f"--source-data: the plan has {what}, and no cases can be mixed in; leave the option out.")
     return stages[0]
 
 
-def with_ignore(target: Target, cohort_values: Collection[int], why: str) -> Target:
+def _with_ignore(target: Target, cohort_values: Sequence[int]) -> Target:
     """A target with an ignore label: its own, or a value above all others.
 
     Args:
         target: of the plan, which may leave out some labels of the dataset.
         cohort_values: all label values of the dataset.
-        why: for the plan.
     """
     if target.ignore is not None:
         return target
     value = max(*target.values, *cohort_values, 0) + 1
-    return target.model_copy(update={"ignore": value, "reasons": {**target.reasons, "ignore": why}})
+    reasons = {**target.reasons, "ignore": "voxels that the source's cases leave open"}
+    return target.model_copy(update={"ignore": value, "reasons": reasons})
 
 
 def _matched(pairs: Mapping[str, str], known: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:

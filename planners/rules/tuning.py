@@ -151,7 +151,6 @@ def tuned(task: Task, model: SourceModel, stage: Stage, name: str) -> Recipe:
             "epochs": epochs,
             "distillation": None,  # the source's teacher knows its own cases
             "source_cases": None,  # and what was mixed into its batches is its own, too
-            "unlabelled": None,
             "epoch_length": "iterations",
             "iterations_per_epoch": per_epoch,
             "optimizer": base.model_copy(

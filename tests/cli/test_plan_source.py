@@ -546,48 +546,39 @@ def test_where_the_tuning_begins(phantoms: Path, sources: dict[str, Path], tmp_p
 def test_what_a_source_was_trained_with_is_its_own(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     """Cases mixed into its batches, and epochs of its cases."""
     size = {"shape": (16, 20, 20), "spacing": (8.0, 8.0, 8.0)}
-    data = generate(tmp_path / "data", Cohort(cases=3, unlabelled=2, seed=5, **size))  # type: ignore[arg-type]
-    options = ("--source-data", data, "--unlabelled", data, "--set", "recipe.epoch_length=pass")
+    data = generate(tmp_path / "data", Cohort(cases=3, seed=5, **size))  # type: ignore[arg-type]
+    options = ("--source-data", data, "--set", "recipe.epoch_length=pass")
     assert plan(phantoms, "--source", sources["four"], *options, "--out", tmp_path / "once").exit_code == 0
     once = pretend_trained(Run.open(tmp_path / "once")).plan.stage().recipe
     assert once.source_cases is not None
-    assert once.unlabelled is not None
     result = plan(phantoms, "--source", tmp_path / "once", "--out", tmp_path / "twice")
     assert result.exit_code == 0, result.output
     run = Run.open(tmp_path / "twice")
     recipe = run.plan.stage().recipe
-    assert (recipe.source_cases, recipe.unlabelled) == (None, None)
+    assert recipe.source_cases is None
     # As many steps as the reason says.
     steps = recipe.epochs * recipe.steps_of_epoch(2, run.plan.stage().configuration.batch_size)
     assert recipe.reasons["epochs"].startswith(f"{steps} steps")
 
 
 def test_cases_from_elsewhere(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """The source's cases, and scans that it labels, as the plan and the files in the run folder say."""
+    """The source's cases, as the plan and the file in the run folder say."""
     size = {"shape": (16, 20, 20), "spacing": (8.0, 8.0, 8.0)}
     data = generate(tmp_path / "data", Cohort(cases=2, seed=5, **size))  # type: ignore[arg-type]
-    both = generate(tmp_path / "both", Cohort(cases=3, unlabelled=2, seed=6, **size))  # type: ignore[arg-type]
     out = tmp_path / "run"
     four = ("--source", sources["four"])
-    result = plan(phantoms, *four, "--source-data", data, "--unlabelled", both, "--out", out)
+    result = plan(phantoms, *four, "--source-data", data, "--out", out)
     assert result.exit_code == 0, result.output
     run = Run.open(out)
     recipe = run.plan.stage().recipe
     assert recipe.source_cases is not None
-    assert recipe.unlabelled is not None
-    assert (recipe.source_cases.share, recipe.unlabelled.share, recipe.unlabelled.confidence) == (0.25, 0.25, 0.9)
+    assert recipe.source_cases.share == 0.25
     found = mixed_dataset(run, recipe.source_cases.file)
     assert found.values == {value: value for value in Dataset.open(data).labels.values()}
     assert len(found.dataset.cases) == 2
-    scans = mixed_dataset(run, recipe.unlabelled.file).dataset
-    assert [case.id for case in scans.cases] == [case.id for case in Dataset.open(both).unlabelled]
-    assert all(case.label is None for case in scans.cases)
-    assert run.plan.target.ignore not in (None, *Dataset.open(phantoms).labels.values())
     for options, sentence in (
         (("--source-data", data), "--source-data goes with --source"),
-        (("--unlabelled", both), "--unlabelled goes with --source"),
         ((*four, "--source-data", phantoms), "has the scan of"),
-        ((*four, "--unlabelled", phantoms), "a case or patient of the dataset"),
     ):
         refused = plan(phantoms, *options, "--out", tmp_path / "refused")
         assert sentence in str(refused.exception)

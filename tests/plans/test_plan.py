@@ -63,6 +63,22 @@ def test_a_file_without_later_keys_loads(tmp_path: Path) -> None:
     assert loaded.configurations["2d"].recipe.loss.dice_weight == 1
 
 
+@pytest.mark.parametrize(
+    "unlabelled",
+    [None, {"reasons": {"share": "of then"}, "file": "unlabelled_1.json", "share": 0.25, "confidence": 0.9}],
+)
+def test_a_file_with_a_key_that_is_gone_loads(tmp_path: Path, unlabelled: dict[str, Any] | None) -> None:
+    data = plan().model_dump(mode="json")
+    for configuration in data["configurations"].values():
+        configuration["recipe"]["unlabelled"] = unlabelled
+    assert load_plan(write(tmp_path / "plan.json", data)) == plan()
+
+
+def test_a_key_that_is_gone_can_not_be_set() -> None:
+    with pytest.raises(UsageError, match="there is no key unlabelled"):
+        override(plan(), ["recipe.unlabelled=null"])
+
+
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AutosegError, match="update autoseg"):
         load_plan(write(tmp_path / "plan.json", {**example(), "schema_version": SCHEMA_VERSION + 1}))

@@ -1,5 +1,6 @@
 """Cases of the source's data in the batches of a fine-tuning."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Case, ChannelFile, Dataset
+from autoseg.inference.predictor import Predictor
+from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.training.checkpoint import load_state, save_state
 from autoseg.transfer.mixed_cases import mixed_cases
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_cases import SourceCases
@@ -164,6 +168,33 @@ def replace_ignored(data: Dataset) -> Dataset:
     label[0] = 9
     write(path, label.astype(np.int16))
     return data.model_copy(update={"ignore_label": 9})
+
+
+def test_a_run_tuned_with_scans_that_the_source_labelled(source: Run, tmp_path: Path) -> None:
+    """As an earlier version did: it predicts, and goes on only where it starts over."""
+    cohort = cohort_in(tmp_path / "cohort")
+    overrides = ("target.ignore=3", "recipe.initialization.keep=0")
+    run = planned(source, cohort, tmp_path / "run", overrides=overrides)
+    train(run, None, [0], Length(epochs=1), Compute("cpu", 0))
+    fold = run.fold(run.plan.stage(), 0)
+    # What that version wrote: the scans in the plan, and in the fingerprints of the training.
+    written = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))
+    for configuration in written["configurations"].values():
+        configuration["recipe"]["unlabelled"] = {"file": "unlabelled_1.json", "share": 0.25, "confidence": 0.9}
+    (run.path / "plan.json").write_text(json.dumps(written), encoding="utf-8")
+    done = json.loads(fold.done.read_text(encoding="utf-8"))
+    fold.done.write_text(json.dumps({**done, "identity": "with scans"}), encoding="utf-8")
+    save_state(fold.state, {**load_state(fold.state), "identity": "with scans"})
+    before = fold.weights.read_bytes()
+
+    run = Run.open(run.path)
+    assert [one.number for one in folds_of_plan(run, run.plan.stage())] == [0]
+    assert not Predictor.load(run.path, device="cpu").predict(cohort.cases[:1], tmp_path / "out").failed
+    with pytest.raises(AutosegError, match="trained under another plan"):
+        train(run, None, [0], Length(epochs=2), Compute("cpu", 0))
+    assert fold.weights.read_bytes() == before
+    train(run, None, [0], Length(epochs=2), Compute("cpu", 0), resume=False)
+    assert fold.weights.read_bytes() != before
 
 
 def test_the_same_question_twice(source: Run, tmp_path: Path) -> None:
