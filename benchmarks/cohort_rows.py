@@ -1,7 +1,7 @@
 """Fine-tuning on cohorts that differ from the source in known ways: a table of rows, and a picture over their size.
 
     python benchmarks/cohort_rows.py OUT [--data DIR] [--rows contrast:3 contrast:10 …] [--seeds 0 1 2]
-        [--tunings unfreeze] [--screening] [--picture FILE] [--epochs 2] [--source-epochs 8]
+        [--tunings augmented] [--screening] [--picture FILE] [--epochs 2] [--source-epochs 8]
 
 Rows, each a kind and the number of cases of the cohort:
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=Path())
     parser.add_argument("--rows", nargs="+", default=["contrast:3", "contrast:10", "contrast:40", "resolution:10"])
-    parser.add_argument("--tunings", nargs="+", default=["unfreeze"])
+    parser.add_argument("--tunings", nargs="+", default=["augmented"])
     parser.add_argument("--screening", action="store_true", help="on cases that no row reports")
     parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohorts' plans")

@@ -45,7 +45,7 @@ class Convolution(nn.Conv3d):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Convolve ``(batch, channel, z, y, x)``."""
-        if isinstance(self.padding, str):
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
             return super().forward(features)
         short = any(side < kernel for side, kernel in zip(features.shape[2:], self.kernel_size, strict=True))
         if not short or self.kernel_size[0] == 1:

@@ -115,7 +115,13 @@ def test_a_network_of_one_image_is_convolved_by_onednn() -> None:
         assert torch.allclose(own[0], pair[0], atol=1e-4)
 
 
-def test_padding_by_name() -> None:
-    convolution = nn.Sequential(nn.Conv3d(2, 2, 3, padding="same"))
-    pad_beforehand(convolution)
-    assert convolution(torch.ones(1, 2, 2, 4, 4)).shape == (1, 2, 2, 4, 4)
+@pytest.mark.parametrize("padding", [{"padding": "same"}, {"padding": 1, "padding_mode": "replicate"}])
+def test_padding_by_name(padding: dict) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv3d(2, 2, 3, **padding)
+    ours = nn.Sequential(nn.Conv3d(2, 2, 3, **padding))
+    pad_beforehand(ours)
+    ours[0].load_state_dict(plain.state_dict())
+    for space in ((2, 4, 4), (5, 4, 4)):
+        image = torch.rand(1, 2, *space)
+        assert torch.allclose(ours(image), plain(image), atol=1e-5)
