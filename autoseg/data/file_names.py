@@ -43,8 +43,13 @@ def image_ending(path: Path) -> str | None:
     return None if ending is None else path.name[-len(ending) :]
 
 
+def without_ending(name: str) -> str:
+    """A file's name, or path, without the ending of its image format; as it is where it has none."""
+    return name.removesuffix(image_ending(Path(name)) or "")
+
+
 def stem(path: Path) -> str:
-    """A file's name without the ending of its format."""
+    """A file's name without the ending of its image format, or what ends it where that is no image's."""
     ending = image_ending(path)
     return path.name[: -len(ending)] if ending else path.stem
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import images_in, without_ending
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
@@ -34,7 +34,5 @@ def results_in(folder: Path) -> list[Path]:
     cases = [*(told.get("cases") or ()), *(told.get("kept_from_before") or ())]
     patterns = [re.compile(re.escape(str(case)) + _KINDS) for case in cases]
     return [
-        file
-        for file in images_in(folder)
-        if any(pattern.fullmatch(file.name.removesuffix(image_ending(file) or "")) for pattern in patterns)
+        file for file in images_in(folder) if any(pattern.fullmatch(without_ending(file.name)) for pattern in patterns)
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Dataset
 from autoseg.data.description import LabelSource
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import images_in, stem
 from autoseg.data.layouts.layout import recognise_layout
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
@@ -232,7 +232,7 @@ def open_dataset(path: Path) -> Dataset | None:
 
 
 def _case_id(path: Path) -> str:
-    name = path.name.removesuffix(image_ending(path) or path.suffix)
+    name = stem(path)
     # 3D Slicer saves the segmentation of case.nrrd as case.seg.nrrd.
     return name.removesuffix(".seg") if path.name.lower().endswith(".seg.nrrd") else name
 

@@ -248,18 +248,12 @@ class Evaluation:
     @cached_property
     def _of_case(self) -> dict[str, list[Row]]:
         """Case → its rows, in order."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(row.case, []).append(row)
-        return found
+        return _grouped((row.case, row) for row in self.rows)
 
     @cached_property
     def _of_target(self) -> dict[str, list[Row]]:
         """Target → its rows, in order."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(row.target, []).append(row)
-        return found
+        return _grouped((row.target, row) for row in self.rows)
 
     def _how(self) -> tuple[object, ...]:
         """All that must be alike for two parts to be put together."""
@@ -279,6 +273,13 @@ def _mean_and_std(statistics: Statistics, digits: int, cases: int) -> str:
     if statistics.n > 1:
         text += f" ± {number(statistics.std, digits)}"
     return text if statistics.n in (0, cases) else f"{text} (n {statistics.n})"
+
+
+def _grouped(named: Iterable[tuple[str, Row]]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for name, row in named:
+        found.setdefault(name, []).append(row)
+    return found
 
 
 def _mean(values: Iterable[float]) -> float:

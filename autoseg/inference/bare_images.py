@@ -59,7 +59,8 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
                 f"{', '.join(channels_of_all(plans))}: give them with --channel, or describe them in an autoseg.toml."
             )
         raise AutosegError(f"{folder} holds no dataset and no images that autoseg can read.")
-    _refuse_label_maps(folder, [path for path in files if _LABEL_WORD.search(stem(path))])
+    named = [path for path in files if _LABEL_WORD.search(stem(path))]
+    _refuse_label_maps(folder, named)
     numbers = ChannelNumbers.of(plans, datasets)
     if _of_one_numbered_channel(files, numbers):
         return _by_number(folder, files, numbers)
@@ -71,7 +72,9 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
     if whole is None and len(numbers.names) == 1:  # no file can be read
         whole = numbers.places(1)
     if whole is not None and all(found or count is None for found, count in zip(places, counts, strict=True)):
-        _refuse_label_maps(folder, [path for path in files if names_label(stem(path)) or _names_output(path, plans)])
+        read = set(named)
+        others = (path for path in files if path not in read)
+        _refuse_label_maps(folder, [p for p in others if names_label(stem(p)) or _names_output(p, plans)])
         return _by_file(folder, files, [found or whole for found in places], numbers)
     if not any(numbers.channel(path) in numbers.names for path in files):
         if cases := cases_as_proposed(folder, plans):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description, LabelSource, StructureMasks
-from autoseg.data.file_names import image_ending, is_image
+from autoseg.data.file_names import image_ending, is_image, without_ending
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.common import inconsistencies_in, values_of
 from autoseg.data.layouts.layout import LAYOUTS, Layout
@@ -220,7 +220,7 @@ def _drawn(files: Iterable[_Name], cases: Sequence[str], suffixes: set[str], wit
 def _parse(path: Path) -> _Name | None:
     entities: list[tuple[str, str]] = []
     rest: list[str] = []
-    for part in path.name.removesuffix(image_ending(path) or "").split("_"):
+    for part in without_ending(path.name).split("_"):
         match = re.fullmatch(r"([a-z]+)-([A-Za-z0-9+]+)", part)
         if match and (not rest or match[1] in ("label", "desc", "space", "res")) and match[1] not in _CORD:
             entities.append((match[1], match[2]))
@@ -343,7 +343,7 @@ def _meaning(
 def _names(file: LabelSource, values: list[int], kind: str) -> dict[str, int]:
     """Names of a label map's values: from the table beside it (``_dseg.tsv``), or numbered."""
     told: dict[int, str] = {}
-    table = Path(str(file).removesuffix(image_ending(Path(str(file))) or "") + ".tsv")
+    table = Path(without_ending(str(file)) + ".tsv")
     if table.is_file():
         try:
             rows = csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from autoseg.data.file_names import image_ending
+from autoseg.data.file_names import without_ending
 from autoseg.data.names import SEQUENCES, names_label
 
 #: A word of a file's name that may say what kind of file it is: ``flair``, ``seg``, ``0000``, ``1stHO``.
@@ -28,7 +28,7 @@ def kinds_of(files: list[Path]) -> dict[Path, str]:
     An ending is a kind where other cases have it, too; of several such, the one whose case has most files. Where no
     other case has it (there may be but one), it is the last word, if the case has other files.
     """
-    splits = {path: _splits(stem_of(path)) for path in files}
+    splits = {path: _splits(without_ending(path.name)) for path in files}
     numbered, named = _numbered(splits)
     splits = {path: _without_numbers(found, path.parent, numbered) for path, found in splits.items()}
     owners: dict[tuple[Path, str], set[str]] = defaultdict(set)
@@ -78,11 +78,6 @@ def without_exam(kind: str, exams: set[str]) -> str:
     """A kind without the word that tells the exam."""
     word, rest = _first_word(kind)
     return rest if word in exams else kind
-
-
-def stem_of(path: Path) -> str:
-    """A file's name without the ending of its format."""
-    return path.name.removesuffix(image_ending(path) or "")
 
 
 def _first_word(kind: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.description import Case, ChannelFile, Description, label_files
-from autoseg.data.file_names import image_ending
+from autoseg.data.file_names import image_ending, stem
 from autoseg.data.layouts.common import (
     by_number,
     description_file,
@@ -124,7 +124,7 @@ def _guessed_channels(cases: list[list[str]]) -> list[str]:
     first = max(cases, key=len, default=["image"])
     if len(first) == 1:
         return ["image"]
-    found = [sequence_in(_stem(Path(image))) or f"channel_{number}" for number, image in enumerate(first)]
+    found = [sequence_in(stem(Path(image))) or f"channel_{number}" for number, image in enumerate(first)]
     return found if len(set(found)) == len(found) else [f"channel_{number}" for number in range(len(first))]
 
 
@@ -132,10 +132,6 @@ def _told_by_folder(images: list[str]) -> bool:
     """Whether cases are told by their folders, as all images have one name."""
     paths = [Path(image) for image in images]
     return len(paths) > 1 and len({path.name for path in paths}) == 1 and all(path.parent.name for path in paths)
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(image_ending(path) or path.suffix)
 
 
 def _shared(names: list[str]) -> str:
@@ -150,9 +146,9 @@ def _case(root: Path, images: list[str], label: str | None, channels: list[str],
     if by_folder:
         case_id = paths[0].parent.name
     elif len(paths) > 1:
-        case_id = _shared([_stem(path) for path in paths]) or paths[0].parent.name
+        case_id = _shared([stem(path) for path in paths]) or paths[0].parent.name
     else:
-        case_id = _stem(paths[0])
+        case_id = stem(paths[0])
     if len(paths) > 1:
         sources = [ChannelFile(path=path) for path in paths]
     elif not paths[0].exists() and (numbered := _numbered(paths[0], len(channels)))[0].exists():
@@ -171,7 +167,7 @@ def _case(root: Path, images: list[str], label: str | None, channels: list[str],
 def _numbered(path: Path, channels: int) -> list[Path]:
     """The files that an image of nnU-Net v1's list stands for."""
     ending = image_ending(path) or path.suffix
-    return [path.with_name(f"{_stem(path)}_{number:04d}{ending}") for number in range(channels)]
+    return [path.with_name(f"{stem(path)}_{number:04d}{ending}") for number in range(channels)]
 
 
 LAYOUTS.register("msd", Layout(recognise, read, rank=20))

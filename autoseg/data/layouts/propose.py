@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.data.file_names import without_ending
 from autoseg.data.image import read_image
-from autoseg.data.layouts.case_names import stem_of
 from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
 from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
 from autoseg.data.layouts.spellings import plainly
@@ -218,8 +218,8 @@ def _case_of(path: Path, role: Role) -> str:
     own = role.pattern.rpartition("/")[2]
     if "{id}" not in own:
         return path.parent.as_posix().removesuffix(os.path.dirname(role.pattern))
-    words = stem_of(Path(plainly(own))).removeprefix("{id}")
-    name = stem_of(path)
+    words = without_ending(Path(plainly(own)).name).removeprefix("{id}")
+    name = without_ending(path.name)
     return name[: len(name) - len(words)]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture
+from autoseg.data.file_names import image_ending, image_endings, is_image, is_picture, without_ending
 from autoseg.data.formats.format import ImageFormat, format_of
 from autoseg.data.image import read_geometry, read_image
-from autoseg.data.layouts.case_names import exams_in, kinds_of, stem_of, without_exam
+from autoseg.data.layouts.case_names import exams_in, kinds_of, without_exam
 from autoseg.data.layouts.spellings import plainly, united
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
@@ -140,7 +140,7 @@ def _roles_of(root: Path, files: list[Path]) -> Roles:
     below = [folder for folder in folders if folder != root]
     # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
     kinds = [folder for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()]
-    by_kind = 0 < len(kinds) <= len({stem_of(path) for path in files})
+    by_kind = 0 < len(kinds) <= len({without_ending(path.name) for path in files})
     if _is_exam(root, files):
         return _recurring(".", [root], files)
     if root in folders or by_kind:
@@ -183,7 +183,7 @@ def _stray(root: Path, files: list[Path]) -> list[Path]:
     below = [path for path in files if path.parent != root]
     few = len(here) < len({path.parent for path in below}) and 2 * len(here) < len(files)
     names = [part for path in below for part in path.relative_to(root).parts]
-    about = (_whole(stem_of(path)).match(name) for path in here for name in names)
+    about = (_whole(without_ending(path.name)).match(name) for path in here for name in names)
     return here if few and not any(about) else []
 
 
@@ -194,7 +194,7 @@ def _is_text(name: str) -> bool:
 
 def _is_exam(folder: Path, files: list[Path]) -> bool:
     """Whether a folder is one exam: several of its files are named after a sequence and nothing else."""
-    named = [path for path in files if path.parent == folder and stem_of(path).lower() in SEQUENCES]
+    named = [path for path in files if path.parent == folder and without_ending(path.name).lower() in SEQUENCES]
     return len(named) > 1
 
 
@@ -247,7 +247,7 @@ def _whole(name: str) -> re.Pattern[str]:
 
 def _parts(case: Path, path: Path) -> list[str]:
     """Words of a file's path inside its case's folder, with what separates them; the case's own name is ``*``."""
-    relative = path.relative_to(case).as_posix().removesuffix(image_ending(path) or "")
+    relative = without_ending(path.relative_to(case).as_posix())
     found = []
     for index, piece in enumerate(_whole(case.name).split(relative)):
         found += ["*"] if index else []
@@ -263,7 +263,7 @@ def _flat(root: Path, files: list[Path]) -> Roles:
     names = set()
     for path in files:
         suffix = without_exam(kinds[path], exams)
-        stem = stem_of(path).removesuffix(suffix) if suffix else stem_of(path)
+        stem = without_ending(path.name).removesuffix(suffix) if suffix else without_ending(path.name)
         names.add(stem)
         folder = _whole(stem).sub("{id}", path.parent.relative_to(root).as_posix())
         prefix = "" if folder == "." else f"{folder}/"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import image_ending, images_in, without_ending
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
@@ -41,7 +41,7 @@ def read(path: Path) -> Description:
         raise AutosegError(f"{path} has no folders of cases as s0001/ct.nii.gz and s0001/segmentations/liver.nii.gz.")
     siblings = {child for folder in folders for child in folder.parent.iterdir() if child.is_dir()}
     everyone = sorted({*folders, *(child for child in siblings if _scans(child) and not child.name.startswith("."))})
-    structures = sorted({_stem(mask) for folder in folders for mask in _masks(folder)})
+    structures = sorted({without_ending(mask.name) for folder in folders for mask in _masks(folder)})
     cases = [_case(path, folder, tuple(structures)) for folder in everyone]
     labelled = tuple(case for case in cases if case.label is not None)
     labels, regions = labels_of_masks(case.label for case in labelled if isinstance(case.label, StructureMasks))
@@ -90,18 +90,14 @@ def _scans(folder: Path) -> dict[str, Path]:
     """Channel → file."""
     found: dict[str, Path] = {}
     for path in images_in(folder):
-        name = _SCANS.get(re.sub(r"[^a-z0-9]+", "", _stem(path).lower()))
+        name = _SCANS.get(re.sub(r"[^a-z0-9]+", "", without_ending(path.name).lower()))
         if name is not None:
             found.setdefault(name, path)
     return found
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(image_ending(path) or "")
-
-
 def _case(root: Path, folder: Path, structures: tuple[str, ...]) -> Case:
-    masks = {_stem(path): path for path in _masks(folder)}
+    masks = {without_ending(path.name): path for path in _masks(folder)}
     parts = folder.relative_to(root).parts
     case_id = "_".join(parts) or folder.resolve().name
     return Case(
