@@ -63,8 +63,8 @@ class Sampling(Reasoned):
     """Positions of training patches.
 
     Attributes:
-        foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one a
-            batch where it is above 0).
+        foreground_share: share of each batch's patches that are centred on a random foreground voxel (at least one of
+            several where it is above 0; of batches of one this share).
         foreground: of a random ``class``, with equal probability among those the case has, or any ``voxel`` of the
             structures, so that large ones come more often.
         background: where the other patches are: ``anywhere`` in the image, centred inside the ``mask`` (the brain

@@ -250,13 +250,14 @@ def _one_of(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def guaranteed_foreground(batch_size: int, share: float, rng: np.random.Generator) -> list[bool]:
-    """Which patches of a batch must be centred on foreground: the last ones, at least one where ``share`` > 0.
+    """Which patches of a batch must be centred on foreground: the last ones, of several at least one if ``share`` > 0.
 
-    A share that is no whole number of patches is met on average.
+    A share that is no whole number of patches is met on average, and so is that of batches of one: else a network would
+    never see anything but foreground.
     """
     if share <= 0:
         return [False] * batch_size
     exact = batch_size * share
     count = int(exact) + int(rng.random() < exact - int(exact))
-    count = min(max(count, 1), batch_size)
+    count = min(max(count, int(batch_size > 1)), batch_size)
     return [False] * (batch_size - count) + [True] * count

@@ -22,8 +22,8 @@ from autoseg.step.variant import Variant
 from autoseg.utils.device import keep_large_blocks
 from autoseg.utils.parallel import available_cpus
 
-#: Hours that a default training (of one fold) may take on a CPU, and the steps that it should make in them. 24,000
-#: steps of batch 2 see each of 160 cases 300 times.
+#: Hours that a default training (of one fold) may take on a CPU, and the steps of two patches or more that it should
+#: make in them (:func:`cpu_steps`): 24,000 steps of two see each of 160 cases 300 times.
 CPU_HOURS = 2.0
 CPU_STEPS = 24_000
 
@@ -38,16 +38,16 @@ WIDTHS = (8, 12, 16, 24, 32)
 #: (kernels work on blocks of 16 channels), but not by so much.
 TOO_SLOW = 1.5
 
-#: Voxels of a patch on a CPU, at most (about 64³), and of a whole batch: a step's time is proportional to them, and
+#: Voxels of a patch on a CPU, at most (about 64³), and of a batch of slices: a step's time is proportional to them, and
 #: more, smaller steps learn faster than fewer, larger ones.
 CPU_PATCH_VOXELS = 64**3
 CPU_BATCH_VOXELS = 360_000
 
-#: Bounds of the batch size on a CPU, for volumes and for slices. Two volumes are better than four: in the same time
-#: (hippocampus, one run each on fold 1) 1,560 steps of two reached a Dice of 0.879 (learning rate 4e-3), 820 steps of
-#: four one of 0.876 (5e-3); to repeat: ``benchmarks/time_budget.py --fold 1 --max-time 5m``, without and with
-#: ``--set batch_size=4``.
-CPU_BATCH = {3: (2, 2), 2: (4, 16)}
+#: Bounds of the batch size on a CPU, for volumes and for slices. One volume learns faster than two where time is short,
+#: and as far where there is more: on hippocampus (fold 1, one run each) 75 s reached a Dice of 0.837 with one and 0.820
+#: with two, 10 minutes 0.882 with either. To repeat: ``benchmarks/time_budget.py --fold 1 --max-time 75s 10m``, without
+#: and with ``--set batch_size=2 --set recipe.optimizer.learning_rate=0.004``.
+CPU_BATCH = {3: (1, 1), 2: (4, 16)}
 
 #: Repetitions of the timed step after one to warm up; the fastest counts (others were disturbed).
 REPETITIONS = 2
@@ -61,9 +61,14 @@ _CPU = torch.device("cpu")
 _fastest: dict[tuple[str, int], Variant] = {}
 
 
-def step_seconds() -> float:
-    """Seconds a step may take."""
-    return CPU_HOURS * 3600 / CPU_STEPS
+def cpu_steps(steps: int, batch: int) -> int:
+    """Steps on a CPU in place of so many of two patches or more: of one, which takes half the time, twice as many."""
+    return 2 * steps if batch == 1 else steps
+
+
+def step_seconds(batch: int) -> float:
+    """Seconds a step of so many patches may take."""
+    return CPU_HOURS * 3600 / cpu_steps(CPU_STEPS, batch)
 
 
 def cpu_batch(dimensions: int, patch_voxels: int, limit: int) -> int:
@@ -87,7 +92,7 @@ def choose_width(
     Returns:
         The width, its seconds a step and the reason in words.
     """
-    allowed = step_seconds()
+    allowed, steps = step_seconds(batch), cpu_steps(CPU_STEPS, batch)
     tried: dict[int, float] = {}
     # From the narrowest on: to time what is far too wide takes longer than all the rest of planning.
     for width in WIDTHS:
@@ -100,7 +105,7 @@ def choose_width(
     return (
         width,
         seconds,
-        f"{width} channels in the first stage: {verdict} {CPU_STEPS} steps in {CPU_HOURS:g} h on this CPU "
+        f"{width} channels in the first stage: {verdict} {steps} steps in {CPU_HOURS:g} h on this CPU "
         f"({seconds:.2f} s a step, {allowed:.2f} s affordable)",
     )
 

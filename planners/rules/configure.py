@@ -86,7 +86,7 @@ def _coarse_enough(patch: Patch) -> str:
 
 def _need(family: Family, stage: StageTask) -> Need:
     device = stage.task.request.device
-    chosen, _, average = optimizer(device)
+    chosen, _, average = optimizer(device, batch=1)  # the rate takes no memory
     return Need(
         family,
         stage.in_channels,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.plans.inference import Inference
-from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
-from planners.rules.compute import CPU_STEPS
+from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Sampling, Schedule
+from planners.rules.compute import CPU_STEPS, cpu_steps
 
 #: Optimizer steps an epoch; an epoch is only the interval of reports (nnU-Net's).
 ITERATIONS_PER_EPOCH = 250
@@ -22,10 +22,18 @@ VISITS = 400
 MIN_STEPS = 25_000
 MAX_STEPS = 250_000
 
-#: The same on a CPU, where the most is what a few hours afford (:mod:`planners.rules.compute`). On hippocampus (160
-#: training cases) 1,560 steps of batch 2 already reach a Dice of 0.879, so a handful of cases needs no 24,000.
+#: The same on a CPU, in steps of two patches or more (:func:`planners.rules.compute.cpu_steps`), where the most is what
+#: a few hours afford. On hippocampus (160 training cases) 1,560 steps of two already reach a Dice of 0.879, so a few
+#: cases need no 24,000.
 CPU_VISITS = 300
 CPU_MIN_STEPS = 3_000
+
+#: AdamW's rate on a CPU, and with one patch a step (by the square root of the batch; hippocampus, fold 1, 75 s: a Dice
+#: of 0.842 so, of 0.837 at the rate of two).
+CPU_RATE, LONE_RATE = 4e-3, 3e-3
+
+#: With one patch a step, the share of them that is centred on foreground: as with two, of which one has to be.
+LONE_FOREGROUND = 0.5
 
 #: How often a CPU's training is augmented. One run each on hippocampus (1,560 steps of batch 2, the 40 cases of fold 1)
 #: reached a Dice of 0.882 so, and 0.879 with nnU-Net's own frequencies. To repeat: ``benchmarks/time_budget.py --fold 1
@@ -68,13 +76,18 @@ class Data:
     mirror_reason: str
 
 
-def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
-    """Optimizer, schedule and decay of the weights' moving average, each with its reason."""
+def optimizer(device: str, batch: int) -> tuple[Optimizer, Schedule, float]:
+    """Optimizer, schedule and decay of the weights' moving average, each with its reason.
+
+    Args:
+        device: ``cuda``, ``mps`` or ``cpu``.
+        batch: patches a step.
+    """
     if device == "cpu":
         return (
             Optimizer(
                 name="adamw",
-                learning_rate=4e-3,
+                learning_rate=LONE_RATE if batch == 1 else CPU_RATE,
                 weight_decay=0.01,
                 reasons={"name": "few steps: AdamW gets further in the first thousands than SGD"},
             ),
@@ -98,7 +111,7 @@ def optimizer(device: str) -> tuple[Optimizer, Schedule, float]:
 
 def recipe(data: Data) -> Recipe:
     """The recipe of a configuration, with reasons."""
-    chosen, schedule, ema = optimizer(data.device)
+    chosen, schedule, ema = optimizer(data.device, data.batch)
     total, why = steps(data)
     per_epoch = CPU_ITERATIONS_PER_EPOCH if data.device == "cpu" else ITERATIONS_PER_EPOCH
     augmentation = _augmentation(data)
@@ -116,6 +129,7 @@ def recipe(data: Data) -> Recipe:
         optimizer=chosen,
         schedule=schedule,
         augmentation=augmentation,
+        sampling=_sampling(data.batch),
         ema_decay=ema,
         reasons={
             "epochs": why,
@@ -126,13 +140,22 @@ def recipe(data: Data) -> Recipe:
     )
 
 
+def _sampling(batch: int) -> Sampling:
+    """Where patches are: nnU-Net's share on foreground, and what that is with two patches where there is one."""
+    if batch > 1:
+        return Sampling()
+    why = "one patch a step: as with two, of which one is centred on foreground"
+    return Sampling(foreground_share=LONE_FOREGROUND, reasons={"foreground_share": why})
+
+
 def steps(data: Data) -> tuple[int, str]:
     """Optimizer steps of a training from scratch, and why so many."""
     slices = data.shape[0] if len(data.patch) == 2 else 1
     image = data.shape[1:] if len(data.patch) == 2 else data.shape
     parts = slices * max(1.0, math.prod(image) / math.prod(data.patch))
     if data.device == "cpu":
-        visits, fewest, most, per_epoch = CPU_VISITS, CPU_MIN_STEPS, CPU_STEPS, CPU_ITERATIONS_PER_EPOCH
+        fewest, most = cpu_steps(CPU_MIN_STEPS, data.batch), cpu_steps(CPU_STEPS, data.batch)
+        visits, per_epoch = CPU_VISITS, CPU_ITERATIONS_PER_EPOCH
     else:
         visits, fewest, most, per_epoch = VISITS, MIN_STEPS, MAX_STEPS, ITERATIONS_PER_EPOCH
     wanted = visits * data.cases * parts / data.batch

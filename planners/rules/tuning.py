@@ -139,7 +139,7 @@ def tuned(task: Task, model: SourceModel, stage: Stage, name: str) -> Recipe:
     if way.part == "encoder" and not before.network.encoder_prefixes:
         raise UsageError(f"--tuning {name}: a network of the family {before.network.family} has no encoder; use heads.")
     device = task.request.device
-    usual, _, _ = optimizer(device)
+    usual, _, _ = optimizer(device, before.batch_size)
     base: Optimizer = before.recipe.optimizer if model.plan.device == device else usual
     rate, rate_reason = _rate(way, before.recipe, base, usual, device)
     reason = "as asked" if asked else "the default"

@@ -247,15 +247,17 @@ def test_every_derived_value_has_a_reason() -> None:
 def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {32: 2.0, 24: 1.2, 16: 0.9, 12: 0.8, 8: 0.7}
     monkeypatch.setattr(
-        "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds()
+        "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds(1)
     )
     plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))
     full = plan.configurations["3d_fullres"]
     assert full.network.features[0] == 16
     assert full.patch_size == [40, 56, 40]
-    assert full.batch_size <= 4
+    assert full.batch_size == 1
+    assert full.recipe.sampling.foreground_share == 0.5
+    assert full.recipe.optimizer.learning_rate == 3e-3
     assert full.recipe.optimizer.name == "adamw"
-    assert f"{0.9 * step_seconds():.2f} s a step" in full.network.reasons["features"]
+    assert f"{0.9 * step_seconds(1):.2f} s a step" in full.network.reasons["features"]
 
 
 @pytest.mark.usefixtures("generous")
@@ -264,7 +266,7 @@ def test_what_is_far_too_wide_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
 
     def time_step(network: Network, *rest: object) -> float:
         tried.append(network.features[0])
-        return times[network.features[0]] * step_seconds()
+        return times[network.features[0]] * step_seconds(1)
 
     monkeypatch.setattr("planners.rules.compute.time_step", time_step)
     plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))

@@ -170,14 +170,17 @@ def test_share(batch: int, share: float, seed: int) -> None:
     assert found == sorted(found)
     if share == 0:
         assert not any(found)
+    elif batch == 1:
+        assert sum(found) <= 1
     else:
         assert max(1, int(batch * share)) <= sum(found) <= min(batch, max(1, int(batch * share) + 1))
 
 
-def test_share_is_met_on_average() -> None:
-    counts = [sum(guaranteed_foreground(7, 1 / 3, np.random.default_rng(n))) for n in range(600)]
-    assert set(counts) == {2, 3}
-    assert np.mean(counts) == pytest.approx(7 / 3, abs=0.06)
+@pytest.mark.parametrize(("batch", "few", "many"), [(7, 2, 3), (1, 0, 1)])
+def test_share_is_met_on_average(batch: int, few: int, many: int) -> None:
+    counts = [sum(guaranteed_foreground(batch, 1 / 3, np.random.default_rng(n))) for n in range(600)]
+    assert set(counts) == {few, many}
+    assert np.mean(counts) == pytest.approx(batch / 3, abs=0.06)
 
 
 def test_slices(tmp_path: Path) -> None:
