@@ -33,7 +33,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import beginning, chosen_tuning, is_whole, keeping, louder, tuned
+from planners.rules.tuning import beginning, chosen_tuning, is_whole, keeping, lone, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -188,6 +188,8 @@ def _configurations(
         unit, least = _shrinking(network, before.patch_size)
         wanted = Wanted(before.patch_size, before.batch_size, unit, least, origin="the source's")
         size = fit(asked, network, recipe, wanted)
+        if size.batch == 1 < before.batch_size:
+            recipe = lone(recipe, task.request.device)
         found[stage.name] = configure(asked, network, size, recipe, _fitted(inference, before, size))
     return found
 

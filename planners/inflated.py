@@ -40,7 +40,7 @@ def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     network = _network(request.options.get("encoder", ""))
     reduction = network.reduction
     least = (_FEWEST, 2 * reduction, 2 * reduction)
-    chosen, _, ema = optimizer(request.device)
+    chosen, _, ema = optimizer(request.device, _BATCH)
     wanted = Wanted(_PATCH, _BATCH, (_SLICES, reduction, reduction), least, origin="the largest tried")
     size = fit(task.full, network, Recipe(optimizer=chosen, ema_decay=ema), wanted)
     base, inference = base_recipe(task.full, size.patch, size.batch)

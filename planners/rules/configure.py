@@ -66,6 +66,8 @@ def _configurations(task: Task, family: Family) -> dict[str, Configuration]:
         return found
     choice = _choose(family, full, "3d_fullres")
     lowres = _low_resolution(family, full, choice.patch)
+    if lowres is not None:
+        choice = _choose(family, full, "3d_fullres", batch_dice=True)
     found["3d_fullres"] = _configuration(family, full, choice, batch_dice=lowres is not None)
     if lowres is not None:
         low = replace(lowres, spacing_reason=_coarse_enough(choice.patch))
@@ -98,8 +100,15 @@ def _need(family: Family, stage: StageTask) -> Need:
     )
 
 
-def _choose(family: Family, stage: StageTask, name: str) -> Choice:
-    """Patch and batch for a stage; that of the name ``2d`` takes the last two axes."""
+def _choose(family: Family, stage: StageTask, name: str, batch_dice: bool = False) -> Choice:
+    """Patch and batch for a stage; that of the name ``2d`` takes the last two axes.
+
+    Args:
+        family: of networks.
+        stage: the data.
+        name: of the configuration.
+        batch_dice: whether the batch counts as one image.
+    """
     task, image = stage.task, stage.shape
     dimensions = 2 if name == "2d" else 3
     spacing = [mm if mm is not None else 1.0 for mm in stage.spacing]
@@ -109,7 +118,9 @@ def _choose(family: Family, stage: StageTask, name: str) -> Choice:
     most = math.inf
     if task.cpu:
         most = CPU_PATCH_VOXELS
-        limits = [cpu_batch(dimensions, p.voxels, limit) for p, limit in zip(candidates, limits, strict=True)]
+        limits = [
+            cpu_batch(dimensions, p.voxels, limit, batch_dice) for p, limit in zip(candidates, limits, strict=True)
+        ]
     return choose(candidates, _need(family, stage), task.budget, limits, most, name)
 
 
@@ -148,7 +159,7 @@ def _configuration(family: Family, stage: StageTask, choice: Choice, batch_dice:
         "encoder_blocks": family.reason,
         **({"decoders": "one for each rater"} if family.decoders > 1 else {}),
     }
-    recipe, inference = base_recipe(stage, patch.size, batch, batch_dice)
+    recipe, inference = base_recipe(stage, patch.size, batch, batch_dice, paced=True)
     setup = StepSetup(topology, stage.in_channels, stage.target, patch.size, batch, recipe)
     memory = step_memory(setup, precision(task.request.device), task.request.device)
     batch_reason = "small steps, many of them: compute is the budget" if task.cpu else choice.batch_reason
@@ -188,7 +199,9 @@ def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Fam
     )
     configurations = {
         "3d_lowres": _configuration(family, low, _choose(family, low, "3d_lowres"), batch_dice=False),
-        "3d_cascade_fullres": _configuration(family, full, _choose(family, full, "3d_cascade_fullres")),
+        "3d_cascade_fullres": _configuration(
+            family, full, _choose(family, full, "3d_cascade_fullres", batch_dice=True)
+        ),
     }
     return assemble(task, planner, configurations, "3d_cascade_fullres", "the last stage, which the first is there for")
 

@@ -19,7 +19,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.utils.errors import AutosegError
 from planners.rules.topology import Family, Pooling, network, pooling
 
-#: Patches in a batch, at least: nnU-Net's; gradients of a single patch are too noisy.
+#: Patches in a batch, at least, where memory decides: nnU-Net's.
 MIN_BATCH = 2
 
 #: Patches in a batch, at most, while a patch could still grow: context comes before batch, and more than
@@ -187,7 +187,8 @@ def choose(
         if needed <= budget:
             options.append((needed, patch, batch))
     if not options:
-        least = min(need.of(patch.pooled).peak(MIN_BATCH * patch.voxels) for patch, _ in allowed[:1])
+        patch, limit = allowed[0]
+        least = need.of(patch.pooled).peak(min(MIN_BATCH, limit) * patch.voxels)
         raise AutosegError(
             f"configuration {name} needs {least / 1e9:.2f} GB for its smallest patch and the budget is "
             f"{budget / 1e9:.2f} GB; give more with --gpu-memory."

@@ -35,6 +35,9 @@ CPU_RATE, LONE_RATE = 4e-3, 3e-3
 #: With one patch a step, the share of them that is centred on foreground: as with two, of which one has to be.
 LONE_FOREGROUND = 0.5
 
+#: With one patch a step, the batches of a validation loss of patches: as many patches as eight batches of two.
+LONE_VALIDATION = 16
+
 #: How often a CPU's training is augmented. One run each on hippocampus (1,560 steps of batch 2, the 40 cases of fold 1)
 #: reached a Dice of 0.882 so, and 0.879 with nnU-Net's own frequencies. To repeat: ``benchmarks/time_budget.py --fold 1
 #: --max-time 5m`` without and with ``--set recipe.augmentation.blur_probability=0.2``, and so on.
@@ -64,6 +67,7 @@ class Data:
         batch_dice: whether a patch sees too little of an image for a Dice of its own.
         mirror_axes: axes of the patch that may be mirrored.
         mirror_reason: why these.
+        paced: whether a step of one patch was planned to take half the time of one of two.
     """
 
     device: str
@@ -74,6 +78,7 @@ class Data:
     batch_dice: bool
     mirror_axes: Sequence[int]
     mirror_reason: str
+    paced: bool = True
 
 
 def optimizer(device: str, batch: int) -> tuple[Optimizer, Schedule, float]:
@@ -129,7 +134,8 @@ def recipe(data: Data) -> Recipe:
         optimizer=chosen,
         schedule=schedule,
         augmentation=augmentation,
-        sampling=_sampling(data.batch),
+        sampling=sampling(data.batch),
+        validation_batches=LONE_VALIDATION if data.batch == 1 else Recipe().validation_batches,
         ema_decay=ema,
         reasons={
             "epochs": why,
@@ -140,7 +146,7 @@ def recipe(data: Data) -> Recipe:
     )
 
 
-def _sampling(batch: int) -> Sampling:
+def sampling(batch: int) -> Sampling:
     """Where patches are: nnU-Net's share on foreground, and what that is with two patches where there is one."""
     if batch > 1:
         return Sampling()
@@ -154,7 +160,8 @@ def steps(data: Data) -> tuple[int, str]:
     image = data.shape[1:] if len(data.patch) == 2 else data.shape
     parts = slices * max(1.0, math.prod(image) / math.prod(data.patch))
     if data.device == "cpu":
-        fewest, most = cpu_steps(CPU_MIN_STEPS, data.batch), cpu_steps(CPU_STEPS, data.batch)
+        count = data.batch if data.paced else max(2, data.batch)
+        fewest, most = cpu_steps(CPU_MIN_STEPS, count), cpu_steps(CPU_STEPS, count)
         visits, per_epoch = CPU_VISITS, CPU_ITERATIONS_PER_EPOCH
     else:
         visits, fewest, most, per_epoch = VISITS, MIN_STEPS, MAX_STEPS, ITERATIONS_PER_EPOCH

@@ -50,7 +50,7 @@ class Preparation:
 
 
 def base_recipe(
-    stage: StageTask, patch: Sequence[int], batch: int, batch_dice: bool = True
+    stage: StageTask, patch: Sequence[int], batch: int, batch_dice: bool = True, paced: bool = False
 ) -> tuple[Recipe, Inference]:
     """Length of the training, augmentation and mirroring as this project's own planners choose them.
 
@@ -59,6 +59,7 @@ def base_recipe(
         patch: voxels.
         batch: patches a step.
         batch_dice: whether a patch sees too little of an image for a Dice of its own.
+        paced: whether a step of one patch was planned to take half the time of one of two.
     """
     task = stage.task
     mirrored, why = mirror_axes(
@@ -69,7 +70,7 @@ def base_recipe(
         len(patch),
     )
     cases = len(task.fingerprint.cases)
-    facts = Data(task.request.device, cases, stage.shape, patch, batch, batch_dice, mirrored, why)
+    facts = Data(task.request.device, cases, stage.shape, patch, batch, batch_dice, mirrored, why, paced)
     return recipe(facts), inference(mirrored, batch)
 
 

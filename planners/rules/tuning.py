@@ -12,7 +12,16 @@ from autoseg.plans.recipe import Augmentation, Freeze, Initialization, Optimizer
 from autoseg.plans.stage import Stage
 from autoseg.transfer.source import SourceModel
 from autoseg.utils.errors import UsageError
-from planners.rules.recipe import CPU_ITERATIONS_PER_EPOCH, ITERATIONS_PER_EPOCH, Data, optimizer, steps
+from planners.rules.recipe import (
+    CPU_ITERATIONS_PER_EPOCH,
+    CPU_RATE,
+    ITERATIONS_PER_EPOCH,
+    LONE_RATE,
+    Data,
+    optimizer,
+    sampling,
+    steps,
+)
 from planners.rules.task import Task
 
 #: A fine-tuning takes this share of the steps that a training from scratch on the same cases would take. An estimate.
@@ -188,6 +197,29 @@ def _rate(way: Tuning, before: Recipe, base: Optimizer, usual: Optimizer, device
     share = way.short if way.short and device == "cpu" else way.rate
     told = "the rate from scratch" if share == 1 else f"{share:g} of the rate from scratch"
     return share * scratch, f"{told} ({scratch:g})"
+
+
+def lone(recipe: Recipe, device: str) -> Recipe:
+    """A recipe for several patches a step, where but one fits: as this project plans for one.
+
+    Args:
+        recipe: of the tuning.
+        device: that is planned for.
+    """
+    chosen, positions, only = recipe.optimizer, recipe.sampling, sampling(batch=1)
+    if device == "cpu":
+        why = "; three quarters of it, as one patch a step fits"
+        reasons = {**chosen.reasons, "learning_rate": chosen.reasons.get("learning_rate", "the source's") + why}
+        rate = chosen.learning_rate * LONE_RATE / CPU_RATE
+        chosen = chosen.model_copy(update={"learning_rate": rate, "reasons": reasons})
+    if 0 < positions.foreground_share < only.foreground_share:
+        positions = positions.model_copy(
+            update={
+                "foreground_share": only.foreground_share,
+                "reasons": {**positions.reasons, **only.reasons},
+            }
+        )
+    return recipe.model_copy(update={"optimizer": chosen, "sampling": positions})
 
 
 def is_whole(start: Initialization, inputs: Sequence[str], heads: Sequence[str], annotators: Sequence[str]) -> bool:

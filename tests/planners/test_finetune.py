@@ -5,10 +5,11 @@ import pytest
 from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
+from autoseg.plans.recipe import Optimizer, Sampling
 from autoseg.utils.errors import UsageError
 from planners.finetune import _evaluation, _shrinking
 from planners.rules.recipe import optimizer
-from planners.rules.tuning import GENERAL, ON_CPU, TUNINGS, _rate, chosen_tuning, louder
+from planners.rules.tuning import GENERAL, ON_CPU, TUNINGS, _rate, chosen_tuning, lone, louder
 from tests.builders import make_recipe
 from tests.networks.test_parts import SMALL
 
@@ -42,7 +43,7 @@ def test_whole_images_keep_two_voxels_at_the_lowest_level() -> None:
 @pytest.mark.parametrize("way", [GENERAL, ON_CPU])
 @pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda", 0.25)])
 def test_short_trainings_take_the_full_rate(way: str, device: str, share: float) -> None:
-    usual, _, _ = optimizer(device)
+    usual, _, _ = optimizer(device, batch=2)
     rate, reason = _rate(TUNINGS[way], make_recipe(optimizer=usual), usual, usual, device)
     assert rate == pytest.approx(share * usual.learning_rate)
     assert reason == f"{'' if share == 1 else '0.25 of '}the rate from scratch ({usual.learning_rate:g})"
@@ -75,3 +76,15 @@ def test_how_results_are_measured_is_the_sources() -> None:
         "test_share": "the usual one; the source's, 0.2, is of its own cases",
     }
     assert _evaluation(EvaluationRules()).reasons == {"empty": "the source's"}
+
+
+def test_where_one_patch_fits_it_is_trained_as_one() -> None:
+    """Of two a source's share centred on structures was one of them; of one it is every second."""
+    recipe = make_recipe(optimizer=Optimizer(learning_rate=4e-3, reasons={"learning_rate": "the rate from scratch"}))
+    found = lone(recipe, "cpu")
+    assert found.sampling.foreground_share == 0.5
+    assert found.optimizer.learning_rate == pytest.approx(3e-3)
+    assert found.optimizer.reasons["learning_rate"].startswith("the rate from scratch; three quarters")
+    assert lone(recipe, "cuda").optimizer == recipe.optimizer
+    anywhere = recipe.model_copy(update={"sampling": Sampling(foreground_share=0)})
+    assert lone(anywhere, "cpu").sampling == anywhere.sampling

@@ -247,7 +247,7 @@ def test_every_derived_value_has_a_reason() -> None:
 def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {32: 2.0, 24: 1.2, 16: 0.9, 12: 0.8, 8: 0.7}
     monkeypatch.setattr(
-        "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds(1)
+        "planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]] * step_seconds(rest[-1])
     )
     plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))
     full = plan.configurations["3d_fullres"]
@@ -264,9 +264,9 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_far_too_wide_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     times, tried = {8: 0.9, 12: 1.2, 16: 1.0, 24: 1.6}, []
 
-    def time_step(network: Network, *rest: object) -> float:
+    def time_step(network: Network, *rest: int) -> float:
         tried.append(network.features[0])
-        return times[network.features[0]] * step_seconds(1)
+        return times[network.features[0]] * step_seconds(rest[-1])
 
     monkeypatch.setattr("planners.rules.compute.time_step", time_step)
     plan = unet.plan(hippocampus(), ResolvedRequest(device="cpu", gpu_memory_gb=8))
@@ -282,6 +282,10 @@ def test_a_slow_cpu_gets_the_narrowest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.configurations["3d_fullres"].network.features[0] == WIDTHS[0]
     assert plan.recommended == "3d_lowres"
     assert math.prod(plan.configurations["3d_lowres"].patch_size) <= 64**3
+    # A patch at full resolution sees so little that two of them count as one image; at low resolution it sees enough.
+    sizes = {name: found.batch_size for name, found in plan.configurations.items()}
+    assert (sizes["3d_fullres"], sizes["3d_lowres"]) == (2, 1)
+    assert all(found.batch_size > 1 for found in plan.configurations.values() if found.recipe.loss.batch_dice)
 
 
 @st.composite
