@@ -103,6 +103,22 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is compiled fails when it is called, as on a machine without a C++ compiler."""
+    import torch
+
+    from autoseg.step.variant import compile_error
+
+    def compiled(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+    compile_error.cache_clear()
+    yield
+    compile_error.cache_clear()
+
+
+@pytest.fixture
 def without_collector() -> Iterator[None]:
     """What only refers to itself stays in memory; after torch's compiler is there, whose import leaves such behind."""
     import torch

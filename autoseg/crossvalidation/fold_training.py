@@ -222,7 +222,7 @@ def _variant(job: Job, settings: TrainingSettings, per_epoch: int) -> VariantCho
     fold, recipe, device = job.fold, job.fold.stage.recipe, settings.device
     kept = begun_variant(fold, device) if settings.resume and fold.begun else None
     if kept is not None:
-        return VariantChoice(kept, f"{kept}, as the fold began")
+        return kept
     rounds = recipe.epochs if job.length.epochs is None else job.length.epochs
     steps = 0 if job.length.seconds else rounds * per_epoch
     return choose_variant(StepSetup.of(fold.stage), device, Extent(steps, job.length.seconds or 0.0))

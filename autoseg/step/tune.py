@@ -17,7 +17,7 @@ from autoseg.step.findings import Findings, Timing
 from autoseg.step.precision import emulates_bfloat16, gpu_has_bfloat16
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
-from autoseg.step.variant import Variant
+from autoseg.step.variant import Variant, compile_error, runnable
 from autoseg.utils.cpu_sharing import waits_asleep
 from autoseg.utils.device import device_name
 
@@ -82,8 +82,12 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
         setup: of the step.
         device: to train on.
         extent: length of the training, by which compiling must pay.
+
+    Raises:
+        AutosegError: the recipe insists on compiling, which fails on this machine.
     """
-    guess, open_ones = Variant.untimed(setup.recipe, device), plain_variants(setup, device)
+    guess = runnable(Variant.untimed(setup.recipe, device), setup.recipe, device)
+    open_ones = plain_variants(setup, device)
     compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
     if len(open_ones) == 1 and not compiles:
         return VariantChoice(guess, f"{guess}, as planned")
@@ -99,6 +103,9 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
     if not tuner.works(open_ones):
         return VariantChoice(guess, f"{guess}: the training is too short to measure what is faster")
     best = tuner.best(open_ones, compiles)
+    if best.compiled and best in findings.timings and compile_error(device):  # it was timed where there was a compiler
+        tuner.timings = {variant: timing for variant, timing in tuner.timings.items() if not variant.compiled}
+        best = tuner.best(open_ones, compiles=False)
     if setup.recipe.compile == "always":
         best = replace(best, compiled=True)
     return VariantChoice(best, tuner.describe(best, device))

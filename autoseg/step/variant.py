@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoseg.plans.recipe import Recipe
 from autoseg.step.precision import autocast, gpu_has_bfloat16, resolve_precision
+from autoseg.utils.errors import AutosegError
 
 #: Key of the variant in a saved state, and in the metadata of weights.
 VARIANT = "variant"
@@ -125,6 +127,36 @@ def _computes(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "mps":
         return dtype == torch.float32
     return device.type != "cuda" or dtype != torch.bfloat16 or gpu_has_bfloat16(device)
+
+
+def runnable(variant: Variant, recipe: Recipe, device: torch.device) -> Variant:
+    """A variant, not compiled where compiling fails on this machine.
+
+    Raises:
+        AutosegError: it fails, and the recipe insists on it.
+    """
+    error = compile_error(device) if variant.compiled else ""
+    if not error:
+        return variant
+    if recipe.compile == "always":
+        raise AutosegError(
+            f"recipe.compile is always, and compiling for {device} fails on this machine ({error}); install a C++ "
+            "compiler (on a GPU Triton, too), or plan with --set recipe.compile=never."
+        )
+    return replace(variant, compiled=False)
+
+
+@cache
+def compile_error(device: torch.device) -> str:
+    """Why compiling fails on this machine, as where there is no C++ compiler; empty where it works.
+
+    One small function tells, in some seconds, once a process.
+    """
+    try:
+        torch.compile(lambda values: values.sin() + 1, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # a compiler or a driver that is absent shows itself in many kinds of exception
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ""
 
 
 def in_format(tensor: torch.Tensor, wanted: torch.memory_format) -> torch.Tensor:

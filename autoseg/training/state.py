@@ -11,7 +11,8 @@ import torch
 
 from autoseg.runs.fold import Fold
 from autoseg.step.training_step import TrainingStep
-from autoseg.step.variant import VARIANT, Variant, record, recorded
+from autoseg.step.tune import VariantChoice
+from autoseg.step.variant import VARIANT, Variant, compile_error, record, recorded, runnable
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_text
@@ -76,19 +77,24 @@ def resume_training(path: Path, identity: TrainingIdentity, step: TrainingStep) 
     return State(**{**saved["state"], "finished": False})
 
 
-def begun_variant(fold: Fold, device: torch.device) -> Variant | None:
+def begun_variant(fold: Fold, device: torch.device) -> VariantChoice | None:
     """The variant that a saved training was computed in; None if that was on another kind of device, or on one
     with a precision that this one lacks.
 
-    One that an earlier version saved has none: it was computed as :meth:`Variant.untimed` says.
+    It goes on without compiling where that fails on this machine. A training that an earlier version saved has no
+    variant: it was computed as :meth:`Variant.untimed` says.
 
     Raises:
-        AutosegError: the file is damaged.
+        AutosegError: the file is damaged, or the recipe insists on compiling, which fails.
     """
-    saved = load_state(fold.state, mapped=True)
-    if VARIANT not in saved:
-        return Variant.untimed(fold.stage.recipe, device)
-    return recorded(saved[VARIANT], device)
+    saved, recipe = load_state(fold.state, mapped=True), fold.stage.recipe
+    began = recorded(saved[VARIANT], device) if VARIANT in saved else Variant.untimed(recipe, device)
+    if began is None:
+        return None
+    variant = runnable(began, recipe, device)
+    if variant == began:
+        return VariantChoice(variant, f"{variant}, as the fold began")
+    return VariantChoice(variant, f"{variant}: the fold began compiled, which fails here ({compile_error(device)})")
 
 
 def end_epoch(folder: Path, state: State, rate: float, steps: int) -> None:

@@ -22,7 +22,7 @@ from autoseg.step.batch import Batch
 from autoseg.step.lr_schedule import rate_factor
 from autoseg.step.optimizer import TrainedParameters, layer_groups, set_rate
 from autoseg.step.training_step import StepOutcome, TrainingStep
-from autoseg.step.variant import VARIANT, Variant, record
+from autoseg.step.variant import VARIANT, Variant, record, runnable
 from autoseg.training.batch_stream import BatchStream
 from autoseg.training.batches import BatchMaker
 from autoseg.training.callback import Callback
@@ -115,7 +115,7 @@ class TrainingSettings:
         resume: continue from the saved state of the fold, if there is one.
         room: memory for whole cases; what is free where None.
         variant: how to compute the step, in a training that begins; a guess for the device where None. A training that
-            is continued on the same kind of device keeps its own.
+            is continued on the same kind of device keeps its own, but for compiling where that fails.
     """
 
     device: torch.device
@@ -153,9 +153,10 @@ class Training(AbstractContextManager["Training"]):
         network = build(stage.network, stage.in_channels, stage.heads).to(self.device)
         for callback in self.callbacks:
             callback.on_build(self, network, fresh=not begun)
-        variant = begun_variant(fold, self.device) if begun else settings.variant
+        kept = begun_variant(fold, self.device) if begun else None
+        variant = settings.variant if kept is None else kept.variant
         if variant is None:
-            variant = settings.variant or Variant.untimed(stage.recipe, self.device)
+            variant = runnable(Variant.untimed(stage.recipe, self.device), stage.recipe, self.device)
         self.step = TrainingStep(network, stage.recipe, stage.target.indexed, variant, _parameters(network, stage))
         contents = {case.id: case.content for case in cases.learned}
         self.identity = TrainingIdentity(training_identity(stage, cases.learned, settings.seed), contents)

@@ -17,6 +17,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
 from autoseg.step.variant import Variant
+from autoseg.utils.errors import AutosegError
 from planners.rules.compute import time_step
 from tests.builders import LABELS, make_network, make_recipe, step_setup
 
@@ -114,6 +115,22 @@ def test_compiling_must_pay(timed: dict[Variant, list[float]]) -> None:
     assert choose_variant(setup, CPU, Extent(steps=500)).variant == PLAIN  # known, but 60 s are not won back
     never = setup_of(precision="fp32", memory_format="contiguous", compile="never")
     assert choose_variant(never, CPU, Extent(steps=20_000)).variant == PLAIN
+
+
+def test_without_a_compiler(timed: dict[Variant, list[float]], no_compiler: None) -> None:
+    """What a node that has one found is not taken on one that has none; a plan that insists is refused."""
+    compiled = replace(PLAIN, compiled=True)
+    setup = setup_of(precision="fp32", memory_format="contiguous")
+    known = {PLAIN: findings.Timing(0.2, 0.2), compiled: findings.Timing(0.1, 60.0)}
+    findings.Findings.of(setup, CPU).keep(known)
+    choice = choose_variant(setup, CPU, Extent(steps=20_000))
+    assert choice.variant == PLAIN
+    assert "compiled" not in choice.reason
+    assert findings.Findings.of(setup, CPU).timings == known
+    for memory_format in ("contiguous", "auto"):
+        always = setup_of(precision="fp32", memory_format=memory_format, compile="always")
+        with pytest.raises(AutosegError, match=r"fails on this machine \(Inv.* found\); .*recipe.compile=never"):
+            choose_variant(always, CPU, HOUR)
 
 
 def test_a_fused_optimizer_must_save_something(timed: dict[Variant, list[float]]) -> None:

@@ -16,16 +16,18 @@ from autoseg.networks import build
 from autoseg.networks.weights import load_network, load_weights, read_metadata, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Optimizer, Schedule
+from autoseg.runs.run import Run
 from autoseg.step.training_step import TrainingStep
-from autoseg.step.variant import Variant, recorded
+from autoseg.step.variant import Variant, record, recorded
 from autoseg.training import batches, callbacks, training
 from autoseg.training.checkpoint import load_state, save_state
-from autoseg.training.state import State
+from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, training_identity
 from autoseg.utils.errors import AutosegError
 from tests.builders import (
     LABELS,
     REGIONS,
+    FoldIn,
     make_configuration,
     make_network,
     make_plan,
@@ -439,6 +441,28 @@ def test_a_fold_keeps_the_variant_it_began_with(tmp_path: Path, cases: list) -> 
     weights = tmp_path / "f" / "weights.safetensors"
     assert recorded(read_metadata(weights)["variant"], CPU) == began
     assert inference_variant(plan.stage("small"), CPU, [weights]) == began
+
+
+@pytest.mark.parametrize("insists", [False, True])
+def test_a_compiled_fold_goes_on_without_a_compiler(
+    tmp_path: Path, cases: list, no_compiler: None, insists: bool
+) -> None:
+    """Uncompiled, but for a plan that insists on it."""
+    plan = plan_with(schedule=Schedule(name="constant", warmup=0), compile="always" if insists else "auto")
+    train(tmp_path / "f", plan, cases, Budget(iterations=2), variant=Variant(channels_last=True))
+    path = tmp_path / "f" / "training_state.pt"
+    save_state(path, {**load_state(path), "variant": record(Variant(channels_last=True, compiled=True), CPU)})
+    if insists:
+        with pytest.raises(AutosegError, match=r"recipe.compile is always, .*recipe.compile=never"):
+            train(tmp_path / "f", plan, cases, Budget(iterations=4))
+        with pytest.raises(AutosegError, match=r"recipe.compile is always"):
+            train(tmp_path / "new", plan, cases, Budget(iterations=4))
+        return
+    kept = begun_variant(FoldIn(Run(tmp_path / "f"), plan.stage("small"), 0, tmp_path / "f"), CPU)
+    assert kept is not None
+    assert kept.reason.startswith("fp32 channels-last: the fold began compiled, which fails here (InvalidCxxCompiler")
+    train(tmp_path / "f", plan, cases, Budget(iterations=4))
+    assert recorded(load_state(path)["variant"], CPU) == Variant(channels_last=True)
 
 
 def test_a_state_without_a_variant(tmp_path: Path, cases: list) -> None:
