@@ -38,7 +38,7 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
         AutosegError: the dataset has errors (all are listed), the budget is too small, or what is to be carried into
             the run does not fit.
         UsageError: something is asked for that does not exist, ``out`` holds a dataset or is the source, or a stage
-            would learn from predictions that a single fold has not.
+            depends on predictions or on a validation loss that a single fold has not.
 
     Example:
         >>> import autoseg
@@ -57,7 +57,7 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
     fingerprint = checked_fingerprint(dataset, request.workers, request.seed)
     plan = make_plan(fingerprint, request)
     splits = keep_or_make_splits(out, dataset, request.seed, request.folds, plan.evaluation)
-    _refuse_single_fold(plan, splits)
+    _check_without_validation(plan, splits)
     return planned_run(out, plan, fingerprint, dataset, splits, request.carried)
 
 
@@ -221,13 +221,21 @@ def _refuse_unwritable(out: Path) -> None:
         raise UsageError(f"--out {out} can't be written, as {there} allows no new files; choose another folder.")
 
 
-def _refuse_single_fold(plan: Plan, splits: Sequence[Split]) -> None:
-    """A stage that learns from predictions needs a fold for each case that was not trained on it."""
+def _check_without_validation(plan: Plan, splits: Sequence[Split]) -> None:
+    """Where no fold validates a case, refuse a plan that depends on it, and tell what changes nothing then."""
     if any(split["validation"] for split in splits):
         return
     for stage in plan.stage().chain:
+        # A stage that learns from predictions needs a fold for each case that was not trained on it.
         if stage.previous is not None and stage.previous.use == "channels":
             raise UsageError(
                 f"--folds 1: {stage.name} learns from what {stage.previous.configuration} predicts of cases that it "
                 "was not trained on, and a single fold has none; give --folds 2 or more."
             )
+        if stage.recipe.rate_follows_validation:
+            raise UsageError(
+                f"--folds 1: the learning rate of {stage.name} falls only by its validation loss, and a single fold "
+                "validates no case; give --folds 2 or more, or --set recipe.schedule.name=cosine."
+            )
+        if idle := stage.idle_without_validation:
+            say(f"--folds 1 validates no case: {stage.name} trains without {' and '.join(idle)}.")

@@ -294,6 +294,11 @@ class Recipe(Reasoned):
         return max(1, math.ceil(cases / min(batch, self.sampling.cases_per_batch or batch)))
 
     @property
+    def rate_follows_validation(self) -> bool:
+        """Whether the learning rate falls only by the loss of validations."""
+        return self.schedule.name == "plateau" and self.schedule.follows == "validation_loss"
+
+    @property
     def taught(self) -> Distillation | None:
         """The distillation, where its weight in the loss is not 0."""
         return self.distillation if self.distillation is not None and self.distillation.weight > 0 else None

@@ -66,6 +66,12 @@ class Stage:
         return self.configuration.previous
 
     @property
+    def idle_without_validation(self) -> list[str]:
+        """Settings that change nothing in a fold that validates no case."""
+        stops = ["recipe.early_stopping"] if self.recipe.early_stopping else []
+        return [*stops, *(["inference.checkpoint=best"] if self.inference.checkpoint == "best" else [])]
+
+    @property
     def channel_names(self) -> list[str]:
         """Names of the image's channels, in order."""
         return [channel.name for channel in self.channels]

@@ -111,10 +111,13 @@ class Validation(Callback):
         """Choose the cases.
 
         Raises:
-            AutosegError: the loss of the whole images is needed, and they are too large for it.
+            AutosegError: validations are needed, and there is no case; or the loss of the whole images is, and they are
+                too large for it.
         """
         recipe = training.recipe
         self._cases = evenly_chosen(training.cases.validation, recipe.validate_cases)
+        if not self._cases:
+            _check_without_cases(training)
         self._regions = regions_of(training.fold.run.regions, training.stage.target)
         large = too_large_for_loss(self._cases, training.stage) if recipe.validation_loss == "images" else None
         if large is None:
@@ -150,7 +153,21 @@ class Validation(Callback):
 def follows_loss(recipe: Recipe) -> bool:
     """Whether the learning rate or the end of a training depends on the validation loss."""
     stops = recipe.early_stopping > 0 and recipe.early_stopping_follows == "validation_loss"
-    return stops or (recipe.schedule.name == "plateau" and recipe.schedule.follows == "validation_loss")
+    return stops or recipe.rate_follows_validation
+
+
+def _check_without_cases(training: Training) -> None:
+    """Refuse to begin a training whose rate would never fall, and tell what changes nothing without validations."""
+    fold, idle = training.fold, training.stage.idle_without_validation
+    if training.recipe.rate_follows_validation:
+        if training.state.iteration == 0:
+            raise AutosegError(
+                f"{fold} validates no case, and its learning rate falls only by the validation loss; give it cases in "
+                f"{fold.run.path / 'splits.json'}, or plan with --set recipe.schedule.name=cosine."
+            )
+        idle = ["recipe.schedule", *idle]
+    if idle:
+        say(f"{fold} validates no case: it trains without {' and '.join(idle)}.")
 
 
 class BestWeights(Callback):

@@ -1,6 +1,6 @@
 """How a planner is found and asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,6 +149,24 @@ def test_a_teachers_numbers_are_set_like_any() -> None:
             make_plan(hippocampus(), Request(overrides=(wrong,), carried=TEACHER))
     with pytest.raises(UsageError, match="distillation"):
         make_plan(hippocampus(), Request(overrides=("recipe.distillation.weight=1",)))
+
+
+def test_what_follows_validations_needs_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--folds 1`` a rate would never fall; what changes nothing is told, and else all is as asked."""
+    dataset = make_dataset(tmp_path / "data", 2)
+    usual = Request(device="cuda", gpu_memory_gb=4, folds=1)
+    idle = ("recipe.early_stopping=10", "inference.checkpoint=best")
+    followed = 'recipe.schedule={"name": "plateau", "follows": "validation_loss"}'
+    fails = replace(usual, overrides=(*idle, followed))
+    with pytest.raises(UsageError, match=r"--folds 1: .*validation loss.*--folds 2 or more, or --set recipe.sch"):
+        plan_dataset(dataset, tmp_path / "run", fails)
+    assert not (tmp_path / "run").exists()
+    plan_dataset(dataset, tmp_path / "run", replace(fails, folds=2))
+    told = "trains without recipe.early_stopping and inference.checkpoint=best"
+    assert told not in capsys.readouterr().err
+    for changed in ("recipe.schedule.name=cosine", "recipe.schedule.follows=training_loss"):
+        plan_dataset(dataset, tmp_path / "run", replace(fails, overrides=(*fails.overrides, changed)))
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from autoseg.training.validation import (
     validation_scores,
 )
 from autoseg.utils.errors import AutosegError
-from tests.builders import LABELS, REGIONS, Perfect, make_configuration, make_plan, make_recipe, store
+from tests.builders import LABELS, REGIONS, Perfect, make_configuration, make_plan, make_recipe, store, train_in
 from tests.training.test_loop import CPU, can_be_interrupted, plan_with, same_weights, train, without_seconds
 
 __all__ = ["can_be_interrupted"]
@@ -134,6 +134,20 @@ def test_plateau_follows_the_validation_loss(tmp_path: Path, cases: list, monkey
     state = train(tmp_path / "f", plan, cases, Budget(iterations=24))
     rates = [row["learning_rate"] / 1e-3 for row in state.history]
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2, 0.05, 0.05])
+
+
+def test_without_validation_cases(tmp_path: Path, cases: list, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate that would never fall is refused; what was begun so by an earlier version goes on, and is told."""
+    plan = plan_with(**FOLLOWING, early_stopping=1)
+    with pytest.raises(AutosegError, match=r"fold 0 of small validates no case.*splits.json.*schedule.name=cosine"):
+        train_in(tmp_path / "f", plan.stage("small"), cases, (), Budget(iterations=2))
+    train(tmp_path / "f", plan, cases, Budget(iterations=2))
+    capsys.readouterr()
+    train_in(tmp_path / "f", plan.stage("small"), cases[:-1], (), Budget(iterations=4))
+    assert "trains without recipe.schedule and recipe.early_stopping" in capsys.readouterr().err
+    idle = plan_with(early_stopping=1).stage("small")
+    train_in(tmp_path / "g", idle, cases, (), Budget(iterations=2))
+    assert "fold 0 of small validates no case: it trains without recipe.early_stopping." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("at", [3, 5, 9])
