@@ -27,8 +27,8 @@ class Output(Reasoned):
 
     Attributes:
         name: of the label or region.
-        values: label values it is made of (one, for a label).
-        paint: value written into a predicted label map where this output is the last one that is positive.
+        values: label values it is made of (one, for a label); not the background's, 0.
+        paint: value written into a predicted label map where this output is the last one that is positive; not 0.
         colour: ``#rrggbb`` in result formats with colours; one of :func:`colours` where None.
         code: of a terminology, for DICOM: ``SCHEME:VALUE:MEANING``, as ``SCT:79654002:Edema``; by the name where None.
     """
@@ -53,7 +53,7 @@ class Target(Reasoned):
     Attributes:
         kind: ``labels`` are exclusive (softmax with a background class); ``regions`` may overlap (sigmoid each).
         outputs: in painting order: a later region is painted over an earlier one.
-        ignore: label value of voxels that the loss leaves out.
+        ignore: label value of voxels that the loss leaves out, which is no output's.
     """
 
     kind: Literal["labels", "regions"]
@@ -82,10 +82,17 @@ class Target(Reasoned):
         return self.model_copy(update={"outputs": outputs, "ignore": ignore})
 
     @model_validator(mode="after")
-    def _exclusive(self) -> "Self":
+    def _no_contradiction(self) -> "Self":
         names = [output.name for output in self.outputs]
         if len(set(names)) != len(names):
             raise ValueError("two outputs have the same name")
+        for output in self.outputs:
+            if 0 in output.values:
+                raise ValueError(f"{output.name} has the value 0, which is the background's")
+            if output.paint == 0:
+                raise ValueError(f"{output.name} is painted with 0, which is the background's")
+            if self.ignore in output.values:
+                raise ValueError(f"{output.name} has the value {self.ignore}, whose voxels are left out (ignore)")
         if self.kind == "labels":
             values = [value for output in self.outputs for value in output.values]
             if len(set(values)) != len(values):

@@ -17,7 +17,7 @@ TARGETS = (
     LABELS,
     REGIONS,
     Target(kind="labels", outputs=LABELS.outputs, ignore=3),
-    Target(kind="regions", outputs=[Output(name="all", values=[1, 2, 3], paint=1), LABELS.outputs[1]], ignore=3),
+    Target(kind="regions", outputs=[Output(name="all", values=[1, 2], paint=1), LABELS.outputs[1]], ignore=3),
 )
 
 

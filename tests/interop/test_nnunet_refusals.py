@@ -207,6 +207,8 @@ def test_plans_that_are_refused(tmp_path: Path, change: Callable[[dict[str, Any]
     [
         (dataset(labels={"background": 0, "a": 1, "c": 3}), "labels must be numbered 1, 2, 3, … without gaps"),
         (dataset(labels={"background": 0, "w": [1, 2], "c": 2}), 'needs a "regions_class_order"'),
+        (dataset(labels={"background": 0, "w": [1, 2], "c": 2}, regions_class_order=[1, 0]), "c is painted with 0"),
+        (dataset(labels={"background": 0, "w": 1, "ignore": 1}), "w has the value 1, whose voxels are left out"),
         (dataset(labels=7), '"labels" must be a table'),
         (dataset(channels=(), channel_names="MRI"), '"channel_names" must name the channels by number'),
     ],

@@ -253,6 +253,9 @@ def test_an_override_replaces_the_reason() -> None:
         ("configurations.2d.patch_size=[15,16]", "must be a multiple of 2"),
         ("nothing=1", r"there is no key nothing in the plan \(schema_version, autoseg_version, planner"),
         ("schema_version=2", "it can't be set"),
+        ("target.ignore=1", "target: tumor has the value 1, whose voxels are left out"),
+        ("target.outputs.tumor.values=[0, 2]", "target: tumor has the value 0, which is the background's"),
+        ("target.outputs.tumor.paint=0", "target: tumor is painted with 0, which is the background's"),
     ],
 )
 def test_wrong_overrides(assignment: str, message: str) -> None:
