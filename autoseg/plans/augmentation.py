@@ -58,7 +58,8 @@ class Augmentation(Reasoned):
 
     Attributes:
         rotation: degrees, sampled from ±rotation about each axis.
-        rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first.
+        rotation_axes: axes of the patch to rotate about; for a strongly anisotropic patch only the first. A slice is
+            rotated in its plane wherever there is one.
         rotation_probability: of rotating a sample.
         scaling: zoom factors.
         scaling_axes: axes of the patch that are zoomed. Where None, all; but a volume whose only rotation axis is the

@@ -126,8 +126,10 @@ def draw_deformations(
 
 
 def rotation_axes(augmentation: Augmentation, dimensions: int) -> list[int]:
-    """Axes of the patch that it is rotated about."""
-    return [0] if dimensions == 2 else [axis for axis in augmentation.rotation_axes if axis < 3]
+    """Axes of the patch that it is rotated about; a slice turns in its plane, whichever axes there are."""
+    if dimensions == 2:
+        return [0] if augmentation.rotation_axes else []
+    return [axis for axis in augmentation.rotation_axes if axis < 3]
 
 
 def only_in_plane(augmentation: Augmentation, dimensions: int) -> bool:

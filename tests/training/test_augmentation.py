@@ -166,6 +166,19 @@ def test_reach_limit() -> None:
     turn = still(rotation_probability=0.2, rotation=30, rotation_axes=[0])
     assert reach_limit([10, 10, 10], turn) == [10, 14, 14]
     assert reach_limit([10, 10], turn) == [14, 14]
+    assert reach_limit([10, 10], still(rotation_probability=0.2, rotation=30, rotation_axes=[])) == [10, 10]
+
+
+@pytest.mark.parametrize("size", [(12, 12, 12), (12, 12)])
+def test_without_rotation_axes_nothing_turns(size: tuple[int, ...]) -> None:
+    """In slices, too, which turn in their plane about any axis that is named."""
+    image, label = coordinates(size)
+    patch, turn = [8] * len(size), {"rotation": 30, "rotation_probability": 1}
+    moved, _ = extreme(image, label, patch, **turn, rotation_axes=[])
+    np.testing.assert_allclose(moved[0, : len(size)], np.indices(patch) + 2, atol=1e-4)
+    turned = [extreme(image, label, patch, **turn, rotation_axes=axes)[0] for axes in ([0], [0, 1, 2])]
+    assert not torch.equal(turned[0], moved)
+    assert torch.equal(*turned) == (len(size) == 2)
 
 
 @pytest.mark.parametrize("patch", [[10, 10, 10], [12, 12]])
