@@ -1,6 +1,7 @@
 """``--set path.to.key=value``: change values of a plan, validated like the file."""
 
 import json
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -45,20 +46,22 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
     for assignment in assignments:
         keys, value = parsed(assignment)
         if keys[0] in Configuration.model_fields and keys[0] not in Plan.model_fields:
-            names = list(data["configurations"])
-            names = [name for name in names if _suits(keys, value, plan.configurations[name])] or names
+            names = list(data["configurations"]) if isinstance(data["configurations"], dict) else []
+            names = [name for name in names if _suits(keys, value, plan.configurations.get(name))] or names
             roots = [["configurations", name, *keys] for name in names]
         else:
             roots = [keys]
         for full in roots:
             _assign(data, full, value, assignment)
             assigned.append(full)
-    for name, configuration in data["configurations"].items():
-        own = [full[2:] for full in assigned if full[0] == "configurations" and full[1:2] in ([name], ["*"])]
-        if ["network"] in own:
-            _suit_patches(configuration, own)
-        if any(_sets(keys, path) for keys in own for path in _TRAINED) and not any(_sets(k, _TESTED) for k in own):
-            _mirror_as_trained(configuration)
+    # What is no configuration, or none of its values, is reported when the whole plan is validated.
+    with suppress(AttributeError, TypeError):
+        for name, configuration in data["configurations"].items():
+            own = [full[2:] for full in assigned if full[0] == "configurations" and full[1:2] in ([name], ["*"])]
+            if ["network"] in own:
+                _suit_patches(configuration, own)
+            if any(_sets(keys, path) for keys in own for path in _TRAINED) and not any(_sets(k, _TESTED) for k in own):
+                _mirror_as_trained(configuration)
     try:
         changed = Plan.model_validate(data)
     except ValidationError as error:
@@ -95,8 +98,8 @@ def _refuse_sharing(before: Plan, plan: Plan, assignments: list[str]) -> None:
         pair = plan.configurations[one], plan.configurations[other]
         if pair[0].data != pair[1].data or _stored_as(pair[0]) == _stored_as(pair[1]):
             continue
-        were = before.configurations[one], before.configurations[other]
-        if were[0].data == were[1].data and _stored_as(were[0]) != _stored_as(were[1]):
+        were = [before.configurations[name] for name in (one, other) if name in before.configurations]
+        if len(were) == 2 and were[0].data == were[1].data and _stored_as(were[0]) != _stored_as(were[1]):
             continue  # so it was planned
         raise UsageError(
             f"--set {' '.join(assignments)}: {one} and {other} share their preprocessed cases (data {pair[0].data}) "
@@ -122,8 +125,10 @@ def _architecture(value: Any) -> Architecture | None:
     return network
 
 
-def _suits(keys: list[str], value: Any, configuration: Configuration) -> bool:
-    """Whether a value set for every configuration can be this one's, by the number of its axes."""
+def _suits(keys: list[str], value: Any, configuration: Configuration | None) -> bool:
+    """Whether a value set for every configuration can be this one's, by the number of its axes; None for a new one."""
+    if configuration is None:
+        return True
     dimensions = configuration.network.dimensions
     if keys == ["network"]:
         network = _architecture(value)
@@ -143,15 +148,15 @@ def _sets(keys: list[str], path: list[str]) -> bool:
 def _mirror_as_trained(configuration: Any) -> None:
     """Take axes that training does not mirror out of test-time augmentation: the network never saw it so."""
     try:
-        augmentation = Augmentation.model_validate(configuration["recipe"].get("augmentation", {}))
-    except (AttributeError, ValidationError):
+        augmentation = Augmentation.model_validate(configuration.get("recipe", {}).get("augmentation", {}))
+    except ValidationError:
         return  # reported when the whole plan is validated
     trained = augmentation.mirror_axes if augmentation.mirror_probability else []
-    inference = configuration["inference"]
-    kept = [axis for axis in inference["mirror_axes"] if axis in trained]
-    if kept != inference["mirror_axes"]:
+    inference = configuration.get("inference", {})
+    kept = [axis for axis in inference.get("mirror_axes", []) if axis in trained]
+    if kept != inference.get("mirror_axes", []):
         inference["mirror_axes"] = kept
-        inference["reasons"]["mirror_axes"] = "those that training mirrors, which the user set"
+        inference.setdefault("reasons", {})["mirror_axes"] = "those that training mirrors, which the user set"
 
 
 def _suit_patches(configuration: Any, assigned: list[list[str]]) -> None:
@@ -159,12 +164,13 @@ def _suit_patches(configuration: Any, assigned: list[list[str]]) -> None:
     network = _architecture(configuration["network"])
     if network is None:
         return
-    for node, keys in ((configuration, ["patch_size"]), (configuration["inference"], ["inference", "patch_size"])):
-        patch = node["patch_size"]
+    for node, keys in ((configuration, ["patch_size"]), (configuration.get("inference", {}), _PER_AXIS[1])):
+        patch = node.get("patch_size")
         if patch is None or keys in assigned or len(patch) != network.dimensions or network.fits(patch) is None:
             continue
         node["patch_size"] = network.nearest(patch)
-        node["reasons"]["patch_size"] = f"{'×'.join(map(str, patch))}, made to suit the network that the user set"
+        told = f"{'×'.join(map(str, patch))}, made to suit the network that the user set"
+        node.setdefault("reasons", {})["patch_size"] = told
 
 
 def _assign(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:

@@ -263,6 +263,42 @@ def test_wrong_overrides(assignment: str, message: str) -> None:
         override(plan(), [assignment])
 
 
+@pytest.mark.parametrize("value", ["5", "null", "x", "[]", '{"2d": 5}', '{"new": {}}'])
+@pytest.mark.parametrize("more", [[], ["recipe.epochs=3"], ["recipe.augmentation.mirror_axes=[0]"], ["network=5"]])
+@pytest.mark.parametrize("path", ["configurations", "configurations.2d", "configurations.*", "inference", "recipe"])
+def test_parts_that_are_none_are_refused(path: str, value: str, more: list[str]) -> None:
+    with pytest.raises(UsageError, match="--set "):
+        override(plan(), [f"{path}={value}", *more])
+
+
+#: A network for which patches of 16 voxels are no longer right.
+OF_SIX = {**example()["configurations"]["3d_fullres"]["network"], "strides": [[1] * 3, [6] * 3]}
+
+
+@pytest.mark.parametrize("wrong", ["reasons=5", "patch_size.0=null"])
+def test_patches_that_are_none_are_refused_beside_a_network(wrong: str) -> None:
+    with pytest.raises(UsageError, match=f"makes the plan invalid: .*{wrong.partition('=')[0]}"):
+        override(plan(), [f"configurations.3d_fullres.{wrong}", assignment("network", OF_SIX)])
+
+
+def test_a_network_and_a_whole_part_are_set_together() -> None:
+    """Keys that are left out have their defaults, and patches are still made to suit the network."""
+    changed = override(plan(), ['inference={"mirror_axes": []}', assignment("network", OF_SIX)])
+    full = changed.configurations["3d_fullres"]
+    assert full.inference.mirror_axes == []
+    assert all(size % 6 == 0 for size in full.patch_size)
+
+
+def test_configurations_of_other_names_are_checked_alike() -> None:
+    one = plan().model_dump(mode="json")["configurations"]["3d_fullres"]
+    both = {"a": one, "b": {**one, "spacing": [2, 1, 1]}}
+    with pytest.raises(UsageError, match="a and b share their preprocessed cases"):
+        override(plan(), [assignment("configurations", both), "recommended=a", "recipe.epochs=3"])
+    both["b"]["data"] = "b"
+    changed = override(plan(), [assignment("configurations", both), "recommended=a", "recipe.epochs=3"])
+    assert [configuration.recipe.epochs for configuration in changed.configurations.values()] == [3, 3]
+
+
 def test_configurations_that_share_cases_preprocess_them_alike() -> None:
     """Else each would make those of the other anew, or read them at the wrong spacing."""
     data = plan().configurations["2d"].data
