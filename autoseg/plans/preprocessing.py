@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Number of intensities that a channel is harmonized by (:data:`autoseg.data.landmarks.PERCENTILES`).
 LANDMARKS = 11
 
+#: The largest value of a colour of 8 bits.
+BRIGHTEST = 255.0
+
 
 class Normalization(Reasoned):
     """How one channel's intensities are normalized.
@@ -46,6 +49,15 @@ class Normalization(Reasoned):
             if self.lower > self.upper or self.std <= 0:  # type: ignore[operator]
                 raise ValueError("scheme ct needs lower ≤ upper and std > 0")
         return self
+
+    @property
+    def of_colours(self) -> bool:
+        """Whether it divides colours of 8 bits by 255 (nnU-Net's ``RGBTo01Normalization``), written as a ``ct``.
+
+        No measured mean is the lower limit itself, so that the numbers tell.
+        """
+        numbers = self.lower, self.upper, self.mean, self.std
+        return self.scheme == "ct" and numbers == (0.0, BRIGHTEST, 0.0, BRIGHTEST)
 
 
 #: Normalizations: scheme → description. The functions are in :data:`autoseg.preprocessing.normalize.NORMALIZERS`.

@@ -10,7 +10,7 @@ from autoseg.data.dataset import LoadedCase
 from autoseg.data.image import Geometry
 from autoseg.data.landmarks import matched
 from autoseg.data.orientation import Axes, Orientation, axes_in
-from autoseg.plans.preprocessing import Channel, Preprocessing
+from autoseg.plans.preprocessing import BRIGHTEST, Channel, Preprocessing
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.normalize import normalize
 from autoseg.preprocessing.resample import (
@@ -22,6 +22,7 @@ from autoseg.preprocessing.resample import (
     separate_axis,
     target_spacing,
 )
+from autoseg.utils.errors import AutosegError
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ def preprocess_case(case: LoadedCase, stage: Stage) -> PreprocessedCase:
 
     Returns:
         Image ``(channel, z, y, x)``, labels ``(z, y, x)`` and the trace.
+
+    Raises:
+        AutosegError: values of colours beyond 8 bits.
     """
     preprocessing, resampling = stage.preprocessing, stage.configuration.resampling
     order = preprocessing.transpose
@@ -186,12 +190,24 @@ def _intensities(voxels: np.ndarray, channel: Channel, inside: np.ndarray, prepr
     # Landmarks are those of images as they are, before any correction.
     if channel.name in preprocessing.harmonize:
         voxels = matched(voxels, preprocessing.harmonize[channel.name], inside)
+    elif channel.normalization.of_colours:
+        _refuse_beyond_colours(voxels, channel.name)
     # A CT scan has no bias field: its values are physical, and half of them are below zero.
     if preprocessing.bias_correction == "n4" and channel.normalization.scheme != "ct":
         from autoseg.preprocessing.bias_correction import correct_bias
 
         voxels = correct_bias(voxels, inside)
     return normalize(voxels, channel.normalization, inside)
+
+
+def _refuse_beyond_colours(voxels: np.ndarray, channel: str) -> None:
+    """Refuse values that are no colours of 8 bits, which clipping would make black or white without a word."""
+    low, high = float(voxels.min()), float(voxels.max())
+    if low < 0 or high > BRIGHTEST:
+        raise AutosegError(
+            f"{channel} has values from {low:g} to {high:g}, and the plan takes colours of 8 bits, 0 to {BRIGHTEST:g}; "
+            "save the image with 8 bits a colour, scaled as the training images were."
+        )
 
 
 def restore(volume: np.ndarray, trace: Trace, outside: float = 0) -> np.ndarray:

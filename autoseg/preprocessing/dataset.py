@@ -93,7 +93,11 @@ def _preprocess_one(job: _Job) -> None:
         raise AutosegError(f"case {case.id} was annotated by none of {', '.join(stage.annotators)}; take it out.")
     if job.values:
         loaded = loaded.model_copy(update={"label": _with_values(case.id, loaded.label, job.values)})
-    save(job.folder, case.id, preprocess_case(loaded, stage), job.key)
+    try:
+        prepared = preprocess_case(loaded, stage)
+    except AutosegError as error:
+        raise AutosegError(f"case {case.id}: {error}") from None
+    save(job.folder, case.id, prepared, job.key)
 
 
 def _with_values(case: str, label: np.ndarray, values: Mapping[int, int]) -> np.ndarray:

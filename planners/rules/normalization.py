@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from autoseg.data.fingerprint import Fingerprint
-from autoseg.plans.preprocessing import Channel, Normalization
+from autoseg.plans.preprocessing import BRIGHTEST, Channel, Normalization
 
 #: Words in a channel's name or modality that say its values are Hounsfield units.
 CT = {"ct", "cta", "cbct", "ncct", "cect", "ctp"}
@@ -16,7 +16,7 @@ _NAMED: dict[str, dict[str, object]] = {
     "zscore": {"scheme": "zscore"},
     "rescale_to_0_1": {"scheme": "minmax"},
     # Divided by 255, so that colours and brightness stay what they are.
-    "rgb_to_0_1": {"scheme": "ct", "lower": 0.0, "upper": 255.0, "mean": 0.0, "std": 255.0},
+    "rgb_to_0_1": {"scheme": "ct", "lower": 0.0, "upper": BRIGHTEST, "mean": 0.0, "std": BRIGHTEST},
 }
 
 #: Where cropping leaves less than this share of the voxels, the background is most of an image and its zeros would

@@ -316,6 +316,21 @@ def test_normalizations(tmp_path: Path, scheme: str, prepared: Any) -> None:
     assert np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
 
 
+def test_colours_of_16_bits_fail_as_in_nnunet(tmp_path: Path) -> None:
+    planned = plans()
+    planned["configurations"]["3d_fullres"]["normalization_schemes"] = ["RGBTo01Normalization"]
+    write_model(tmp_path / NAME, planned)
+    image = np.abs(scan(tmp_path / "in" / "a_0000.nii.gz")) * 200
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(tmp_path / "in" / "a_0000.nii.gz"))
+    run = import_nnunet(tmp_path / NAME, tmp_path / "run")
+    predictor = Predictor.load(run.path, device="cpu")
+    outcome = predictor.predict(cases_to_predict(tmp_path / "in", run.plan), tmp_path / "out")
+    assert "MRI has values from" in outcome.failed["a"]
+    export_nnunet(run.path, tmp_path / "back")
+    again = json.loads((tmp_path / "back" / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert again["normalization_schemes"] == ["RGBTo01Normalization"]
+
+
 def test_slices(tmp_path: Path) -> None:
     planned = plans(2)
     planned["configurations"]["2d"]["spacing"] = [1.0, 0.5]

@@ -17,6 +17,7 @@ from autoseg.inference.predictor import Predictor
 from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
 from autoseg.preprocessing.case import Trace, preprocess_case, restore
 from autoseg.preprocessing.scores import scores_on_original
+from autoseg.utils.errors import AutosegError
 from tests.builders import Perfect, blob, loaded, make_configuration, make_plan, picture_of, write
 
 
@@ -48,6 +49,25 @@ def test_any_channel_keeps_a_voxel() -> None:
     image[0, 0, 1, 1], image[1, 3, 2, 2] = 1, 1
     found = prepare(loaded(image), plan_with(channels=("a", "b")))
     assert found.image.shape == (2, 4, 2, 2)
+
+
+@pytest.mark.parametrize(("value", "said"), [(256, "from 1 to 256"), (-1, "from -1 to 1"), (65535, "from 1 to 65535")])
+def test_values_that_are_no_colours_of_8_bits_are_refused(value: float, said: str) -> None:
+    """nnU-Net's RGBTo01Normalization stops at them; clipped, a picture of 16 bits is all white."""
+    image = np.ones((2, 3, 4), np.float32)
+    channels = [Channel(name="red", normalization=Normalization(scheme="ct", lower=0, upper=255, mean=0, std=255))]
+    plan = plan_with().model_copy(update={"channels": channels})
+    image[1, 1, 1] = 255
+    assert prepare(loaded(image), plan).image.max() == 1
+    image[1, 1, 1] = value
+    with pytest.raises(AutosegError, match=f"red has values {said}, and the plan takes colours of 8 bits, 0 to 255"):
+        prepare(loaded(image), plan)
+    # A scan whose intensities are brought to the training data's may come with any.
+    harmonized = plan.preprocessing.model_copy(update={"harmonize": {"red": [float(v) for v in range(11)]}})
+    prepare(loaded(image), plan.model_copy(update={"preprocessing": harmonized}))
+    # And a CT's range is measured: beyond it there is metal.
+    channels[0].normalization.mean = 1.0
+    prepare(loaded(image), plan)
 
 
 def test_mask_decides_crop_and_statistics() -> None:

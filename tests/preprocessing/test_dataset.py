@@ -1,5 +1,6 @@
 """Preprocessing a run: finished cases are kept, and a changed plan or file redoes only what it touches."""
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -35,6 +36,15 @@ def redone(before: dict[str, int], after: dict[str, int]) -> set[str]:
 def change(run: Run, *assignments: str) -> Run:
     save_plan(override(run.plan, list(assignments)), run.path / "plan.json")
     return Run.open(run.path)
+
+
+def test_a_case_that_the_plan_cannot_normalize_is_named(run: Run) -> None:
+    colours = {"scheme": "ct", "lower": 0, "upper": 255, "mean": 0, "std": 255}
+    planned = change(run, f"channels.*.normalization={json.dumps(colours)}")
+    scan = sitk.ReadImage(str(path := run.dataset.cases[1].channels["mr"].path))
+    sitk.WriteImage(scan * 0 + 300, str(path))
+    with pytest.raises(AutosegError, match=r"case \w+: mr has values from 300 to 300"):
+        preprocess(planned, workers=1)
 
 
 def test_stores_what_was_read(run: Run) -> None:

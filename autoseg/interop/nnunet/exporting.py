@@ -15,7 +15,7 @@ from autoseg.interop.nnunet.checkpoint import write_checkpoint
 from autoseg.interop.nnunet.folder import BEST, FINAL
 from autoseg.interop.nnunet.mirroring import mirrored, mirrored_architecture
 from autoseg.interop.nnunet.resampling import described_resampling
-from autoseg.interop.nnunet.translation import PICTURES, READERS
+from autoseg.interop.nnunet.translation import COLOURS, PICTURES, READERS
 from autoseg.networks import resized
 from autoseg.networks.weights import load_network
 from autoseg.plans.families import UNet
@@ -166,6 +166,11 @@ def _unfit(normalization: Normalization, channel: str) -> str | None:
     return None
 
 
+def _normalization(normalization: Normalization) -> str:
+    """nnU-Net's class for a normalization that is not :func:`_unfit`."""
+    return COLOURS if normalization.of_colours else _NORMALIZATIONS[normalization.scheme]
+
+
 def _have_two_axes(run: Run, stage: Stage) -> bool:
     """Whether the run's images have two axes; a volume of a single slice has three, and its directions."""
     for file in (file for case in run.dataset.cases for file in case.channels.values() if file.path.exists()):
@@ -292,7 +297,7 @@ def _plans(plan: Plan, stage: Stage, network: UNet, reader: str, spacing: list[f
                 "patch_size": patch,
                 "median_image_size_in_voxels": patch,
                 "spacing": spacing,
-                "normalization_schemes": [_NORMALIZATIONS[c.normalization.scheme] for c in plan.channels],
+                "normalization_schemes": [_normalization(c.normalization) for c in plan.channels],
                 "use_mask_for_norm": [c.normalization.masked for c in plan.channels],
                 **described_resampling(configuration.resampling if resampled else None),
                 "architecture": described(network),

@@ -17,7 +17,7 @@ from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
-from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing, Resampling
+from autoseg.plans.preprocessing import BRIGHTEST, Channel, Normalization, Preprocessing, Resampling
 from autoseg.plans.recipe import Augmentation, Loss, Optimizer, Recipe, Schedule
 from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
@@ -34,6 +34,9 @@ READERS: dict[str, Orientation] = {
 
 #: nnU-Net's reader class for files of two axes, which takes every pixel for 1 × 1 mm.
 PICTURES = "NaturalImage2DIO"
+
+#: nnU-Net's normalization class that divides colours of 8 bits by 255, and stops at others.
+COLOURS = "RGBTo01Normalization"
 
 #: nnU-Net's number of epochs (Isensee et al. 2021), unless a trainer class changes it.
 _EPOCHS = 1000
@@ -151,8 +154,8 @@ def _normalization(scheme: str, masked: bool, known: IntensityProperties | None,
         )
     if scheme == "RescaleTo01Normalization":
         return Normalization(scheme="minmax", reasons=reasons)
-    if scheme == "RGBTo01Normalization":
-        return Normalization(scheme="ct", lower=0, upper=255, mean=0, std=255, reasons=reasons)
+    if scheme == COLOURS:
+        return Normalization(scheme="ct", lower=0, upper=BRIGHTEST, mean=0, std=BRIGHTEST, reasons=reasons)
     if scheme == "NoNormalization":
         return Normalization(scheme="none", reasons=reasons)
     raise AutosegError(f"{where} normalizes with {scheme}, which autoseg does not know; it can't be imported.")
