@@ -17,7 +17,7 @@ Either lies outside the output, so that a step done twice is a step done once.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 import cc3d
@@ -123,10 +123,16 @@ class Postprocessing(BaseModel):
         text = f"{self.cases} validation case{'' if self.cases == 1 else 's'}"
         return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
 
-    def fits(self, run: Path) -> bool:
-        """Whether the weights in a run folder are those of the decision; files that are not there don't count."""
-        now = weights_digests(run, self.weights)
-        return bool(now) and all(self.weights[name] == digest for name, digest in now.items())
+    def fits(self, run: Path, checkpoint: str = "weights") -> bool:
+        """Whether the weights in a run folder are those of the decision; files that are not there don't count.
+
+        Args:
+            run: run folder.
+            checkpoint: name of the weights' files without their ending.
+        """
+        digests = {PurePosixPath(name).with_stem(checkpoint).as_posix(): one for name, one in self.weights.items()}
+        now = weights_digests(run, digests)
+        return bool(now) and all(digests[name] == digest for name, digest in now.items())
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""
@@ -276,10 +282,17 @@ def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
     return {name: file_digest(run / name) for name in files if (run / name).is_file()}
 
 
-def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, ...]:
+def chosen_steps(run: Path, configuration: str, target: Target, checkpoint: str = "weights") -> tuple[Step, ...]:
     """The steps chosen for a configuration of a run.
 
-    There are none where nothing was chosen yet, and where a fold was trained again since, which a message reports.
+    There are none where nothing was chosen yet, and where they were chosen for other weights than those that predict,
+    which a message reports: a fold was trained again since, or another checkpoint is asked for.
+
+    Args:
+        run: run folder.
+        configuration: of it.
+        target: of that.
+        checkpoint: that predicts.
 
     Raises:
         AutosegError: the file is damaged, or names what the target has not.
@@ -295,7 +308,13 @@ def chosen_steps(run: Path, configuration: str, target: Target) -> tuple[Step, .
                 f"{path} names the output {step.output}, which this run has not ({', '.join(names)}); delete it or run "
                 "'autoseg postprocess' again."
             )
-    if found.steps and not found.fits(run):
+    if found.steps and not found.fits(run, checkpoint):
+        if checkpoint != "weights":
+            say(
+                f"{path} was decided for the weights at the end of the training and is not applied with --checkpoint "
+                f"{checkpoint}."
+            )
+            return ()
         say(f"{path} was decided for other weights and is not applied; run 'autoseg postprocess {run}' again.")
         return ()
     return tuple(found.steps)
@@ -315,7 +334,7 @@ def all_steps(run: Path, configuration: str, target: Target, checkpoint: str = "
     """
     opened = Run.open(run)
     of_source = opened.kept_steps(opened.plan.stage(configuration)) if checkpoint == "weights" else ()
-    return (*of_source, *chosen_steps(run, configuration, target))
+    return (*of_source, *chosen_steps(run, configuration, target, checkpoint))
 
 
 def agreed_steps(runs: Sequence[tuple[Path, str]], target: Target, checkpoint: str = "weights") -> tuple[Step, ...]:

@@ -367,6 +367,23 @@ def test_a_run_trained_again_needs_another_decision(tmp_path: Path, capsys: pyte
     assert chosen_steps(run.path, "small", LABELS) == ()
 
 
+def test_another_checkpoint_needs_another_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path)
+    best, weights = run.fold("small", 0).checkpoint("best"), run.fold("small", 0).weights
+    train(run, 1)
+    weights.rename(best)
+    train(run, 0)
+    choose(run, largest("outer"))
+    assert Predictor.load(run.path, device="cpu").postprocessing == (largest("outer"),)
+    capsys.readouterr()
+    assert Predictor.load(run.path, device="cpu", checkpoint="best").postprocessing == ()
+    said = capsys.readouterr().err
+    assert "decided for the weights at the end of the training and is not applied with --checkpoint best" in said
+    # Where the best weights on the way are those at the end, it is theirs.
+    best.write_bytes(weights.read_bytes())
+    assert Predictor.load(run.path, device="cpu", checkpoint="best").postprocessing == (largest("outer"),)
+
+
 def test_several_runs_must_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [trained(tmp_path / name) for name in ("a", "b")]
     parts = [(run.path, "small") for run in runs]
