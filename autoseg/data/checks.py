@@ -1,7 +1,7 @@
 """Checking a dataset: all its problems at once, and its fingerprint from the same pass over the files."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -225,21 +225,25 @@ def _channels(
         if voxels is None:
             voxels = np.zeros((len(dataset.channels), *image.array.shape[1:]), np.float32)
             spacing = image.spacing
-        for name, source in found.case.channels.items():
-            if source.path != path or (source.component or 0) >= len(image.array):
-                continue
-            array = image.array[source.component or 0]
-            _intensities(found, name, path, array)
+        inside = {
+            name: image.array[source.component or 0]
+            for name, source in found.case.channels.items()
+            if source.path == path and (source.component or 0) < len(image.array)
+        }
+        for name, array in inside.items():
+            _intensities(found, name, path, inside)
             if array.shape == voxels.shape[1:]:
                 voxels[dataset.channels.index(name)] = array
     return voxels, spacing
 
 
-def _intensities(found: CaseFindings, name: str, path: Path, array: np.ndarray) -> None:
-    doubt = doubt_about(name, array)
+def _intensities(found: CaseFindings, name: str, path: Path, inside: Mapping[str, np.ndarray]) -> None:
+    """Check one channel of a file, given all that the case has of it."""
+    array = inside[name]
+    doubt = doubt_about(name, array, (voxels for other, voxels in inside.items() if other != name))
     if doubt is not None:
         found.add(doubt.severity, path, doubt.what, doubt.remedy)
-    if doubt is None or doubt.severity != "error":
+    if doubt is None or not doubt.blank:
         digest = hashlib.blake2b(f"{array.shape}".encode(), digest_size=16)
         digest.update(np.ascontiguousarray(array, np.float32).data)
         found.hashes[name] = digest.hexdigest()

@@ -52,7 +52,10 @@ def paths_twice(cases: Iterable[Case]) -> list[Problem]:
 
 
 def duplicates(found: Iterable[CaseFindings]) -> list[Problem]:
-    """Different files with identical voxels: one patient under two names would leak across a split."""
+    """Different files with identical voxels: one patient under two names would leak across a split.
+
+    Two channels of one file may well be the same, as in a grey picture that was saved in colour.
+    """
     first: dict[str, tuple[Case, str]] = {}
     problems = []
     for item in found:
@@ -62,7 +65,12 @@ def duplicates(found: Iterable[CaseFindings]) -> list[Problem]:
                 continue
             case, other = first[digest]
             mine, theirs = item.case.channels[name], case.channels[other]
-            if (mine.path, mine.component) != (theirs.path, theirs.component):
+            if (mine.path, mine.component) == (theirs.path, theirs.component):
+                continue
+            if case.id == item.case.id and mine.path == theirs.path:
+                what, remedy = f"{name} has the same voxels as {other}", "Fine in grey pictures; else replace the file."
+                problems.append(Problem("warning", item.case.id, mine.path, what, remedy))
+            else:
                 what = f"{name} has the same voxels as {other} of {case.id} ({theirs.path.name})"
                 problems.append(Problem("error", item.case.id, mine.path, what, "Take one out, or replace it."))
     return problems

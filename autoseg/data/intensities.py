@@ -1,5 +1,6 @@
 """What can be said against the intensities of a scan: the same when a dataset is checked and when it is predicted."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,24 +22,34 @@ class Doubt(NamedTuple):
         severity: of an ``error`` nothing can be learned or predicted; a ``warning`` should be checked.
         what: description, with the name of the channel.
         remedy: how to correct it.
+        blank: whether it is that all voxels have one value.
     """
 
     severity: Literal["error", "warning"]
     what: str
     remedy: str
+    blank: bool = False
 
 
-def doubt_about(name: str, array: np.ndarray) -> Doubt | None:
+def is_blank(array: np.ndarray) -> bool:
+    """Whether all voxels have one value."""
+    return bool(array.min() == array.max())
+
+
+def doubt_about(name: str, array: np.ndarray, beside: Iterable[np.ndarray] = ()) -> Doubt | None:
     """Judge the finite voxels of one channel, of any shape; None where there is nothing to say.
 
     Args:
         name: of the channel.
         array: its voxels.
+        beside: the other channels in its file: a colour that does not occur in a picture is no fault of the file.
     """
     low, high = float(array.min()), float(array.max())
     if low == high:
         what = f"{name} is empty (all voxels are 0)" if low == 0 else f"{name} is constant (all voxels are {low:g})"
-        return Doubt("error", what, "Take the file out (a case may lack a channel), or replace it.")
+        if not all(map(is_blank, beside)):
+            return Doubt("warning", what, "Fine for a colour that does not occur; else replace the file.", blank=True)
+        return Doubt("error", what, "Take the file out (a case may lack a channel), or replace it.", blank=True)
     flat = array.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLE)]
     sample = sample[sample != 0]

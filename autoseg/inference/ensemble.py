@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from autoseg.data.dataset import Case, LoadedCase, load_case
-from autoseg.data.intensities import doubt_about
+from autoseg.data.intensities import doubt_about, is_blank
 from autoseg.inference.chain import Predict, ScoresOnScan, TrainedStage, apply_stages, segment_by_stages
 from autoseg.inference.decoding import OutputProbabilities
 from autoseg.inference.members import Member
@@ -179,13 +179,8 @@ class Ensemble:
         last = member.last
         loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
         remarks.update(dict.fromkeys(loaded.remarks))
-        for name, present, voxels in zip(last.channel_names, loaded.present, loaded.image, strict=True):
-            # Whoever gives arrays knows what is in them.
-            doubt = doubt_about(name, voxels) if present and isinstance(case, Case) else None
-            if doubt is not None and doubt.severity == "error":
-                raise AutosegError(f"{doubt.what}. {doubt.remedy}")
-            if doubt is not None:
-                remarks[f"{doubt.what}. {doubt.remedy}"] = None
+        if isinstance(case, Case):  # whoever gives arrays knows what is in them
+            remarks.update(dict.fromkeys(_doubts(member, case, loaded)))
         if not all(loaded.present) and not last.takes_missing_channels:
             lacking = [n for n, p in zip(last.channel_names, loaded.present, strict=True) if not p]
             raise AutosegError(
@@ -270,6 +265,32 @@ class MeanProbabilities(Sequence[torch.Tensor]):
         for index in range(len(self)):
             result[index] = self[index] if index else first
         return result
+
+
+def _doubts(member: Member, case: Case, loaded: LoadedCase) -> Iterator[str]:
+    """What is to be said of the voxels of a case that is predicted all the same.
+
+    A blank channel that a model can do without is refused, as the case is better predicted without it; where the model
+    can't, it is taken as it is, as nnU-Net does.
+
+    Raises:
+        AutosegError: there is nothing to see in it, or in a file that may as well be left out.
+    """
+    channels = zip(member.last.channel_names, loaded.present, loaded.image, strict=True)
+    seen = {name: voxels for name, present, voxels in channels if present}
+    for name, voxels in seen.items():
+        path = case.channels[name].path
+        doubt = doubt_about(name, voxels, (seen[n] for n in seen if n != name and case.channels[n].path == path))
+        if doubt is None:
+            continue
+        if doubt.severity == "warning":
+            yield f"{doubt.what}. {doubt.remedy}"
+        elif all(map(is_blank, seen.values())):
+            raise AutosegError(f"{doubt.what}. Replace the file.")
+        elif member.last.takes_missing_channels:
+            raise AutosegError(f"{doubt.what}. {doubt.remedy}")
+        else:
+            yield f"{doubt.what}, and {member.name} can't do without it: predicted so. Give another file if you can."
 
 
 def _name(case: Case | LoadedCase) -> str:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from autoseg.data.checks import check, examine, warnings_in
 from autoseg.data.dataset import Case, ChannelFile, Dataset
@@ -83,6 +84,32 @@ def test_all_problems_are_found_at_once(build, image, label):
     assert any("empty: b is constant (all voxels are 7)" in p for p in problems)
     assert any("values: label values that the dataset does not name: 5 (" in p and "10 (" in p for p in problems)
     assert any("nothing: no image of any channel" in p for p in problems)
+
+
+def test_the_colours_of_a_picture_are_judged_together(build, image, label, tmp_path):
+    def colours(name, a, b):
+        path = tmp_path / name / "colours.nrrd"
+        path.parent.mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(np.stack([a, b], -1), isVector=True), str(path))
+        return {role: ChannelFile(path=path, component=n) for n, role in enumerate("ab")} | {"label": label()}
+
+    nothing, grey = np.zeros(SHAPE, np.float32), image()
+    dataset = build(
+        p=colours("p", image(), nothing),
+        q=colours("q", nothing + 7, image()),
+        r=colours("r", grey, grey),
+        s=colours("s", nothing, nothing + 7),
+    )
+    assert set(found(dataset, "error")) == {
+        "s: a is empty (all voxels are 0)",
+        "s: b is constant (all voxels are 7)",
+    }
+    assert set(found(dataset, "warning")) == {
+        "p: b is empty (all voxels are 0)",
+        "q: a is constant (all voxels are 7)",
+        "r: b has the same voxels as a",
+    }
+    assert examine(dataset, workers=1).fingerprint is not None
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])

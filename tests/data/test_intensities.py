@@ -22,6 +22,15 @@ def test_nothing_but_one_value_is_an_error(value: float) -> None:
     assert doubt.what.startswith("t1 is empty" if value == 0 else "t1 is constant")
 
 
+def test_a_colour_that_does_not_occur_is_no_error() -> None:
+    doubt = doubt_about("blue", np.zeros((3, 4, 5)), [np.full((3, 4, 5), 7.0), SCAN])
+    assert doubt is not None
+    assert (doubt.severity, doubt.what) == ("warning", "blue is empty (all voxels are 0)")
+    doubt = doubt_about("blue", np.zeros((3, 4, 5)), [np.full((3, 4, 5), 7.0)])
+    assert doubt is not None
+    assert doubt.severity == "error", "nor does any other colour change"
+
+
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e5])
 def test_a_voxel_that_decides_the_scale_of_all_others_is_named(value: float) -> None:
     doubt = doubt_about("t1", changed(value))

@@ -469,6 +469,32 @@ def test_an_empty_channel_fails_and_an_absent_one_does_not(tmp_path: Path) -> No
     assert predictor(member(plan=plan)).predict_case(Case(id="c", channels={"t1": t1})).missing == ["t2"]
 
 
+def test_an_empty_channel_that_the_model_insists_on_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Taking it out would be refused as well; nnU-Net predicts such a case."""
+    t1 = ChannelFile(path=write(tmp_path / "t1.nii.gz", picture_of(blob())))
+    t2 = ChannelFile(path=write(tmp_path / "t2.nii.gz", np.zeros(blob().shape, np.float32)))
+    insisting = predictor(member(plan=make_plan(channels=("t1", "t2"))))
+    found = insisting.predict_case(Case(id="c", channels={"t1": t1, "t2": t2}))
+    assert np.array_equal(found.label, blob())
+    assert "c: t2 is empty (all voxels are 0), and run can't do without it: predicted so." in capsys.readouterr().err
+    with pytest.raises(AutosegError, match=r"t1 is empty \(all voxels are 0\)\. Replace the file\.$"):
+        insisting.predict_case(Case(id="c", channels={"t1": t2, "t2": t2}))
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_picture_without_a_colour_is_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lacks: bool
+) -> None:
+    colours = np.stack([picture_of(blob()), np.zeros(blob().shape, np.float32)], -1)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "c.nrrd"))
+    case = Case(
+        id="c", channels={n: ChannelFile(path=tmp_path / "c.nrrd", component=i) for i, n in enumerate(("red", "blue"))}
+    )
+    plan = make_plan(channels=("red", "blue"), allow_missing_channels=lacks)
+    assert np.array_equal(predictor(member(plan=plan)).predict_case(case).label, blob())
+    assert "c: blue is empty (all voxels are 0). Fine for a colour that does not occur" in capsys.readouterr().err
+
+
 def test_an_outlier_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scan = picture_of(blob())
     scan[0, 0, 0] = 1e30
