@@ -66,10 +66,7 @@ def train(
     _refuse_invalid(length)
     run = Run.open(run.path if isinstance(run, Run) else run)
     if not run.dataset.cases:
-        raise AutosegError(
-            f"{run.path} has no cases to train on: its model was imported; to fine-tune it, plan a dataset with "
-            f"'autoseg plan DATASET --source {run.path} --out RUN'."
-        )
+        raise AutosegError(f"{run.path} has no cases to train on: {run.how_to_fine_tune}.")
     settings = TrainingSettings(_prepared(compute.device), seed, compute.workers, resume is not False)
     last = run.plan.stage(configuration)
     refuse_lacking(run.dataset, last)  # before hours of training an earlier stage

@@ -193,7 +193,7 @@ def find_table(path: Path) -> Path:
     whole = [stage.name for stage in plan.stages if stage.result == plan.target]
     found = {name: file for name in whole if (file := path / name / "crossval" / "metrics.csv").is_file()}
     if not found:
-        raise AutosegError(f"{path} has no cross-validation yet; {run.how_to_validate}.")
+        raise AutosegError(f"{path} has no cross-validation yet; {run.how_to_validate(plan.recommended)}.")
     if len(found) > 1 and plan.recommended not in found:
         raise UsageError(f"{path} has several cross-validations; name one: {', '.join(str(path / n) for n in found)}.")
     return found.get(plan.recommended) or next(iter(found.values()))

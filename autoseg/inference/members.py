@@ -1,6 +1,6 @@
 """Members of an ensemble: the trained folds of a run, of one stage or of several that follow each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -64,7 +64,7 @@ def load_member(
 
     Raises:
         AutosegError: weights are missing or unreadable.
-        UsageError: no such configuration; nothing trained.
+        UsageError: no such configuration; nothing trained; a fold without this checkpoint.
     """
     plan = run.plan
     last = plan.stage(run.usual_configuration() if configuration is None else configuration)
@@ -73,6 +73,8 @@ def load_member(
         stage.name: [run.fold(stage, number).checkpoint(checkpoint) for number in of_stage[stage.name]]
         for stage in last.chain
     }
+    if checkpoint != "weights":
+        _refuse_lacking(run, of_stage, checkpoint)
     kept = run.kept_source(last) if folds is None and checkpoint == "weights" else []
     if kept:
         # Not as many copies of one model as there are folds, but that model, with all of its own.
@@ -96,10 +98,23 @@ def load_member(
     return Member(str(run.path), stages, plan.planner, brain_mask, detail, names)
 
 
+def _refuse_lacking(run: Run, folds: Mapping[str, Sequence[int]], checkpoint: str) -> None:
+    """Refuse a checkpoint that a trained fold has not: none was kept on the way, or none came with the model."""
+    why = "nothing was validated on the way" if run.dataset.cases else "the imported model has no checkpoint_best.pth"
+    for name, numbers in folds.items():
+        for number in numbers:
+            file = run.fold(name, number).checkpoint(checkpoint)
+            if not file.exists():
+                raise UsageError(
+                    f"--checkpoint {checkpoint}: fold {number} of {name} in {run.path} has no {file.name} ({why}); "
+                    "leave the option out."
+                )
+
+
 def _folds(run: Run, name: str, wanted: Sequence[int] | None) -> list[int]:
     available = run.trained_folds(name)
     if not available:
-        raise UsageError(f"{run.path} has no trained fold of {name}; train it with 'autoseg train {run.path}'.")
+        raise UsageError(f"{run.path} has no trained fold of {name}; {run.how_to_train(name)}.")
     absent = sorted(set(wanted or ()) - set(available))
     if absent:
         raise UsageError(

@@ -297,7 +297,7 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
             # As in the cross-validated table: by the plan's convention, whatever it was when the fold was measured.
             found[fold.number] = Evaluation.read(fold.validation).counting_absent(stage.empty)
     if not found:
-        raise UsageError(f"{run.path} has no trained and validated fold of {name}; {run.how_to_validate}.")
+        raise UsageError(f"{run.path} has no trained and validated fold of {name}; {run.how_to_validate(name)}.")
     Evaluation.merge(found.values())  # no case twice, one convention
     return found
 

@@ -306,7 +306,7 @@ def chosen_steps(run: Path, configuration: str, target: Target, checkpoint: str 
         if step.output not in names:
             raise AutosegError(
                 f"{path} names the output {step.output}, which this run has not ({', '.join(names)}); delete it or run "
-                "'autoseg postprocess' again."
+                f"{Run(run).how_to_postprocess(configuration)} again."
             )
     if found.steps and not found.fits(run, checkpoint):
         if checkpoint != "weights":
@@ -315,7 +315,8 @@ def chosen_steps(run: Path, configuration: str, target: Target, checkpoint: str 
                 f"{checkpoint}."
             )
             return ()
-        say(f"{path} was decided for other weights and is not applied; run 'autoseg postprocess {run}' again.")
+        again = Run(run).how_to_postprocess(configuration)
+        say(f"{path} was decided for other weights and is not applied; run {again} again.")
         return ()
     return tuple(found.steps)
 

@@ -185,7 +185,7 @@ def _postprocessing(run: Run, name: str) -> str:
     except AutosegError as error:
         return f"<p class='note'>{escape(str(error))}</p>"
     if not chosen.fits(run.path):
-        text = f"It was decided for other weights and is not applied; run 'autoseg postprocess {run.path}' again."
+        text = f"It was decided for other weights and is not applied; run {run.how_to_postprocess(name)} again."
         return f"<h3>Post-processing</h3><p class='note'>{escape(text)}</p>"
     before, after = chosen.before, chosen.after
     rows = [[escape(name), _dice(value), _dice(after.outputs[name])] for name, value in before.outputs.items()]

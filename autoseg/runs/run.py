@@ -211,11 +211,30 @@ class Run:
         trained = [s.name for s in plan.stages if self.trained_folds(s.name) and s.result == plan.target]
         return plan.recommended if plan.recommended in trained or not trained else trained[0]
 
+    def how_to_train(self, configuration: str) -> str:
+        """Advice on how to get trained folds of a configuration, for messages."""
+        if not self.dataset.cases:
+            return self.how_to_fine_tune
+        option = "" if configuration == self.plan.recommended else f" --config {configuration}"
+        return f"train it with 'autoseg train {self.path}{option}'"
+
     @property
-    def how_to_validate(self) -> str:
-        """Advice on how to get validated folds, for messages."""
-        if any(split["validation"] for split in self.splits):
-            return f"train it with 'autoseg train {self.path}'"
+    def how_to_fine_tune(self) -> str:
+        """Advice on what to do with a run that has no cases, for messages."""
+        return (
+            "its model was imported; to fine-tune it, plan a dataset with 'autoseg plan DATASET --source "
+            f"{self.path} --out RUN'"
+        )
+
+    def how_to_postprocess(self, configuration: str) -> str:
+        """The command that chooses the post-processing of a configuration, for messages."""
+        option = "" if configuration == self.usual_configuration() else f" --config {configuration}"
+        return f"'autoseg postprocess {self.path}{option}'"
+
+    def how_to_validate(self, configuration: str) -> str:
+        """Advice on how to get validated folds of a configuration, for messages."""
+        if not self.dataset.cases or any(split["validation"] for split in self.splits):
+            return self.how_to_train(configuration)
         return "it learns from all cases (--folds 1), so plan its dataset with --folds 2 or more and train that"
 
     def split(self, fold: int) -> Split:

@@ -217,7 +217,7 @@ class TrainedConfiguration:
             if not current:
                 raise AutosegError(
                     f"{run.path} has no fold of {self.name} that was trained under its plan and splits as they are "
-                    f"now; train one with 'autoseg train {run.path}', or give labelled cases: autoseg evaluate RUN "
+                    f"now; {run.how_to_train(self.name)}, or give labelled cases: autoseg evaluate RUN "
                     "DATASET --channel-subsets."
                 )
         # If no fold is trained, loading fold 0 raises an error with the reason.

@@ -293,7 +293,7 @@ def open_source(source: Source) -> SourceModel:
         raise UsageError(f"--source-config {name} is not in {path}; it has {', '.join(plan.configurations)}.")
     trained = run.trained_folds(name)
     if not trained:
-        raise UsageError(f"--source {path} has no trained fold of {name}; train it with 'autoseg train {path}'.")
+        raise UsageError(f"--source {path} has no trained fold of {name}; {run.how_to_train(name)}.")
     fold = trained[0] if source.fold is None else source.fold
     if fold not in trained:
         raise UsageError(

@@ -153,10 +153,8 @@ class Teacher:
             )
         teacher = self.model
         if not teacher.folds:
-            raise AutosegError(
-                f"--teacher {path} has no trained fold of {teacher.stage.name}; train it first with "
-                f"'autoseg train {path}'."
-            )
+            name = teacher.stage.name
+            raise AutosegError(f"--teacher {path} has no trained fold of {name}; {teacher.run.how_to_train(name)}.")
         plan = teacher.run.plan
         if teacher.stage.annotators:
             raise UsageError(

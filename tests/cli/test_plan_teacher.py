@@ -45,7 +45,7 @@ def test_a_student_with_fewer_channels(plan: Command, tmp_path: Path) -> None:
     assert plan("teacher").exit_code == 0
     untrained = plan("student", "--channels", "t1", "--teacher", tmp_path / "teacher")
     assert isinstance(untrained.exception, AutosegError)
-    assert "has no trained fold of 3d_fullres; train it first" in str(untrained.exception)
+    assert "has no trained fold of 3d_fullres; train it with" in str(untrained.exception)
     assert not (tmp_path / "student").exists()
 
     pretend(Run.open(tmp_path / "teacher"), (0, 2))

@@ -214,7 +214,7 @@ def test_a_run_trained_for_missing_channels(tmp_path: Path, call) -> None:
     [
         (["RUN"], 2, "give a run folder and what to predict"),
         (["RUN", "SCANS", "--checkpoint", "worst"], 2, "--checkpoint worst is unknown"),
-        (["RUN", "SCANS", "--checkpoint", "best"], 1, "best.safetensors does not exist"),
+        (["RUN", "SCANS", "--checkpoint", "best"], 2, "has no best.safetensors"),
         (["RUN", "SCANS", "--name", "x"], 2, "--name goes with --channel"),
         (["RUN", "--channel", "ct=x.nii.gz"], 2, "the plan's channels are mr"),
         (["RUN", "--channel", "mr"], 2, "not of the form NAME=PATH"),

@@ -327,7 +327,9 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
         Predictor.load(run.path, folds=[3], device="cpu")
     with pytest.raises(UsageError, match="--config big is not in the plan"):
         Predictor.load(run.path, "big", device="cpu")
-    with pytest.raises(AutosegError, match=r"best\.safetensors does not exist"):
+    with pytest.raises(
+        UsageError, match=r"--checkpoint best: fold 0 of small in .* has no best\.safetensors \(nothing"
+    ):
         Predictor.load(run.path, device="cpu", checkpoint="best")
     with pytest.raises(AutosegError, match="no run folder"):
         Predictor.load(tmp_path, device="cpu")

@@ -23,7 +23,9 @@ from autoseg.inference.sliding_window import tile_weight
 from autoseg.interop import export_nnunet, import_nnunet
 from autoseg.networks.weights import load_weights
 from autoseg.plans.tiles import tile_starts
+from autoseg.postprocessing.choice import postprocess
 from autoseg.runs.run import Run
+from autoseg.utils.errors import UsageError
 from tests.interop.model import (
     NAME,
     arch_kwargs,
@@ -573,6 +575,11 @@ def test_final_and_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     expected = painted(logits([best], image[None]))
     assert np.array_equal(segmented(run.path, tmp_path / "in", checkpoint="best")["a"], expected)
     assert not np.array_equal(segmented(run.path, tmp_path / "in")["a"], expected)
+    (run.path / "3d_fullres" / "fold_0" / "best.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"the imported model has no checkpoint_best\.pth\); leave the option out"):
+        Predictor.load(run.path, device="cpu", checkpoint="best")
+    with pytest.raises(UsageError, match="no trained and validated fold of 3d_fullres; its model was imported"):
+        postprocess(run)
     (tmp_path / NAME / "fold_0" / "checkpoint_final.pth").unlink()
     run = import_nnunet(tmp_path / NAME, tmp_path / "run2")
     assert "checkpoint_best.pth is taken in its place" in capsys.readouterr().err

@@ -35,7 +35,7 @@ from autoseg.postprocessing.steps import (
 )
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
-from tests.builders import LABELS, Perfect, blob, loaded, make_plan, make_run, picture_of, write
+from tests.builders import LABELS, Perfect, blob, loaded, make_configuration, make_plan, make_run, picture_of, write
 
 MM = (1.0, 1.0, 1.0)
 BRATS = Target(
@@ -365,6 +365,19 @@ def test_a_run_trained_again_needs_another_decision(tmp_path: Path, capsys: pyte
     assert "was decided for other weights and is not applied" in capsys.readouterr().err
     (run.fold("small", 0).weights).unlink()
     assert chosen_steps(run.path, "small", LABELS) == ()
+
+
+def test_advice_names_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(configurations={"other": make_configuration(), "small": make_configuration()})
+    run = make_run(tmp_path, plan.model_copy(update={"recommended": "other"}), cases=2)
+    train(run, 0)
+    other = run.fold("other", 0).weights
+    other.parent.mkdir(parents=True)
+    other.write_bytes(run.fold("small", 0).weights.read_bytes())
+    choose(run, largest("outer"))
+    train(run, 1)
+    assert chosen_steps(run.path, "small", LABELS) == ()
+    assert f"run 'autoseg postprocess {run.path} --config small' again" in capsys.readouterr().err
 
 
 def test_another_checkpoint_needs_another_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,11 +232,30 @@ def test_how_to_validate(tmp_path: Path) -> None:
     """Training again would validate nothing where all cases are trained on."""
     run = make_run(tmp_path, make_plan())
     everyone = [case for split in run.splits for case in split["validation"]]
-    assert f"'autoseg train {run.path}'" in run.how_to_validate
+    assert f"'autoseg train {run.path}'" in run.how_to_validate("small")
     (run.path / "splits.json").write_text(json.dumps([{"train": everyone, "validation": []}]))
     run = Run.open(run.path)
-    assert "--folds 2 or more" in run.how_to_validate
-    assert "autoseg train" not in run.how_to_validate
+    assert "--folds 2 or more" in run.how_to_validate("small")
+    assert "autoseg train" not in run.how_to_validate("small")
+    imported = run.dataset.model_dump(mode="json") | {"cases": []}
+    (run.path / "dataset.json").write_text(json.dumps(imported))
+    (run.path / "splits.json").write_text(json.dumps([{"train": [], "validation": []}]))
+    run = Run.open(run.path)
+    assert "its model was imported" in run.how_to_validate("small")
+    assert f"'autoseg plan DATASET --source {run.path} --out RUN'" in run.how_to_validate("small")
+
+
+def test_commands_name_the_configuration_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    plan = make_plan(configurations={"small": make_configuration(), "other": make_configuration()})
+    run = make_run(tmp_path, plan)
+    assert plan.recommended == "small"
+    assert run.how_to_train("small") == f"train it with 'autoseg train {run.path}'"
+    assert run.how_to_validate("other") == f"train it with 'autoseg train {run.path} --config other'"
+    assert run.how_to_postprocess("small") == f"'autoseg postprocess {run.path}'"
+    assert run.how_to_postprocess("other") == f"'autoseg postprocess {run.path} --config other'"
+    (weights := run.fold("other", 0).weights).parent.mkdir(parents=True)
+    weights.touch()
+    assert run.how_to_postprocess("other") == f"'autoseg postprocess {run.path}'", "the only one that is trained"
 
 
 def test_trained_folds(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def refuse(path: Path, message: str, dataset: Dataset, out: Path, kind: type[Exc
 def test_teachers_that_can_not_teach(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     dataset, out = run.dataset, tmp_path / "student"
-    refuse(run.path, r"has no trained fold of small; train it first with 'autoseg train", dataset, out)
+    refuse(run.path, r"has no trained fold of small; train it with 'autoseg train", dataset, out)
     refuse(tmp_path / "nowhere", "is no run folder", dataset, out)
     pretend(run, (0,))
     teacher = Teacher(run.path)

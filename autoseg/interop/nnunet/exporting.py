@@ -78,7 +78,7 @@ def export_nnunet(
         if fold not in trained:
             raise UsageError(f"--folds {fold} of {name} is not trained in {run}.")
     if not trained:
-        raise UsageError(f"{run} has no trained fold of {name}; train it with 'autoseg train {run}'.")
+        raise UsageError(f"{run} has no trained fold of {name}; {opened.how_to_train(name)}.")
     for taken in ("plans.json", "plan.json", "dataset.json"):
         if (out / taken).exists():
             raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
