@@ -271,13 +271,23 @@ def verdict(found: Postprocessing) -> str:
             f"{show_dice(found.after.mean)}; {found.improved} of {found.cases} cases better, {found.worsened} worse."
         )
     else:
-        text = f"Nothing is chosen: no step raises the mean Dice of {show_dice(found.before.mean)}."
+        text = f"Nothing is chosen: {why_none(found)}."
     if found.cases < found.all_cases:
         text += (
             f" This rests on {found.cases} of {found.all_cases} cases; train the other folds and run it again to "
             "decide on all."
         )
     return text
+
+
+def why_none(found: Postprocessing) -> str:
+    """Why no step was chosen."""
+    means = [(trial.before.mean, trial.after.mean) for trial in found.tried]
+    gain = max((after - before for before, after in means if before is not None and after is not None), default=0.0)
+    mean = f"the mean Dice of {show_dice(found.before.mean)}"
+    if gain > GAIN:
+        return f"each step that raises {mean} by more than {GAIN:g} lowers a structure's own by more than {LOSS:g}"
+    return f"no step raises {mean}" + (f" by more than {GAIN:g}" if gain > CHANGED else "")
 
 
 def show_dice(value: float | None) -> str:

@@ -23,6 +23,7 @@ from autoseg.networks import resized
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
+from autoseg.postprocessing.choice import why_none
 from autoseg.postprocessing.steps import POSTPROCESSING_FILE, Postprocessing
 from autoseg.report.collect import Results, collect, load_picture, median_and_range, pick_cases
 from autoseg.report.overlay import overlay_png
@@ -190,7 +191,7 @@ def _postprocessing(run: Run, name: str) -> str:
     before, after = chosen.before, chosen.after
     rows = [[escape(name), _dice(value), _dice(after.outputs[name])] for name, value in before.outputs.items()]
     table = _table(["", "Dice without", "Dice with"], rows, True, ["mean", _dice(before.mean), _dice(after.mean)])
-    steps = "; ".join(map(str, chosen.steps)) or "no step, as none improves the Dice"
+    steps = "; ".join(map(str, chosen.steps)) or f"no step, as {why_none(chosen)}"
     text = f"Chosen on {chosen.grounds}: {steps}. {chosen.improved} cases better, {chosen.worsened} worse. "
     text += "All other figures on this page are without it."
     return f"<h3>Post-processing</h3><p class='muted'>{escape(text)}</p>{table}"

@@ -118,7 +118,7 @@ def test_what_hurts_is_not_kept(tmp_path: Path) -> None:
     assert found.steps == []
     (largest,) = find(found, "largest_component", "outer")
     assert (largest.improved, largest.worsened, largest.kept) == (0, 4, False)
-    assert "Nothing is chosen: no step raises the mean Dice of 1.0000" in verdict(found)
+    assert "Nothing is chosen: no step raises the mean Dice of 1.0000." in verdict(found)
 
 
 def test_no_other_output_may_lose(tmp_path: Path) -> None:
@@ -139,6 +139,20 @@ def test_no_other_output_may_lose(tmp_path: Path) -> None:
     assert largest.before.outputs["inner"] == 1.0
     assert not largest.kept
     assert found.steps == []
+    said = "each step that raises the mean Dice of "
+    assert f"Nothing is chosen: {said}" in verdict(found)
+    assert "by more than 0.0005 lowers a structure's own by more than 0.0001." in verdict(found)
+
+
+def test_a_gain_too_small_to_count_is_said(tmp_path: Path) -> None:
+    found = postprocess(validated(tmp_path, speck, speck))
+    (trial, *others) = found.tried
+    gain = trial.after.model_copy(update={"mean": 0.9003})
+    trial = trial.model_copy(update={"before": gain.model_copy(update={"mean": 0.9}), "after": gain})
+    slight = found.model_copy(update={"tried": [trial, *others]})
+    assert "Nothing is chosen: no step raises the mean Dice of 1.0000 by more than 0.0005." in verdict(slight)
+    unknown = trial.model_copy(update={"before": gain.model_copy(update={"mean": None})})
+    assert "1.0000." in verdict(found.model_copy(update={"tried": [unknown]}))
 
 
 def test_of_several_steps_each_builds_on_those_before(tmp_path: Path) -> None:
