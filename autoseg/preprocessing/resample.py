@@ -26,7 +26,8 @@ def target_spacing(spacing: Sequence[float], wanted: Sequence[float | None]) -> 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:
     """Number of voxels that cover the same box at another spacing, at least one an axis."""
-    new = [max(1, round(n * old / t)) for n, old, t in zip(shape, spacing, target, strict=True)]
+    # In nnU-Net's order: where half a voxel is left over, floating point decides.
+    new = [max(1, round(old / t * n)) for n, old, t in zip(shape, spacing, target, strict=True)]
     return new[0], new[1], new[2]
 
 

@@ -203,6 +203,8 @@ def test_separate_axis(spacing: tuple, target: tuple, axis: int | None) -> None:
 def test_shape_and_spacing() -> None:
     assert target_spacing((3.0, 1.0, 2.0), (None, 0.5, 4.0)) == (3.0, 0.5, 4.0)
     assert resampled_shape((10, 20, 30), (3.0, 1.0, 2.0), (3.0, 0.5, 4.0)) == (10, 40, 15)
+    # Multiplied before it is divided, it would be 51 and 50: nnU-Net has these.
+    assert resampled_shape((101, 33, 1), (0.2, 0.6, 1), (0.4, 0.4, 1)) == (50, 49, 1)
     assert resampled_shape((1, 1, 1), (1.0, 1.0, 1.0), (50.0, 50.0, 50.0)) == (1, 1, 1)
 
 
