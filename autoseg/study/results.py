@@ -283,7 +283,7 @@ def _gather(study: Study, setting: Setting) -> SettingResult:
             continue
         if reason := _why_untested(study, run):
             untested = untested or f"seed {seed}: {reason}"
-        elif (found := _test_cases(study, run)) is not None:
+        elif (found := tested_cases(study, run)) is not None:
             tests[seed] = _evaluate(study, setting, found)
     expected = len(study.grid.seeds) * len(study.folds)
     status: Literal["done", "failed", "unfinished"] = "done"
@@ -365,7 +365,7 @@ def _why_untested(study: Study, run: Run) -> str:
     return str((_told_of_test(study, run, UNTESTED) or {}).get("reason", ""))
 
 
-def _test_cases(study: Study, run: Run) -> _Predicted | None:
+def tested_cases(study: Study, run: Run) -> _Predicted | None:
     """The test cases, predicted by the study's folds of a trained run; None where they are not."""
     folder, found = folder_of_test(study, run), _told_of_test(study, run, TESTED)
     if found is None:

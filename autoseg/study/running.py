@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from autoseg.crossvalidation.holdout import MADE_OF, score_test_cases
+from autoseg.crossvalidation.holdout import MADE_OF, read_test, score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
@@ -20,12 +20,12 @@ from autoseg.inference.predictor import Predictor
 from autoseg.planning.making import planned_run
 from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
-from autoseg.preprocessing.dataset import case_key
+from autoseg.preprocessing.dataset import case_key, preprocess_cases
 from autoseg.runs.run import Run
 from autoseg.study.grid import Setting
 from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
-from autoseg.study.results import TESTED, UNTESTED, StudyTable, asked_of_test, folder_of_test
+from autoseg.study.results import TESTED, UNTESTED, StudyTable, asked_of_test, folder_of_test, tested_cases
 from autoseg.study.tables import tabulate
 from autoseg.utils.device import Compute, free_device_memory, select_device
 from autoseg.utils.digest import digest, file_digest
@@ -165,17 +165,16 @@ def _test_one(study: Study, setting: Setting, seed: int, device: str) -> None:
 def predict_test_cases(study: Study, run: Run, device: str) -> None:
     """Predict the test cases as a run does, by the study's folds together, where that was not done with these weights.
 
-    A run that keeps its source as it is predicts with all folds of that. Label maps of held out cases go to the run's
+    Held out cases are preprocessed first, where their files have changed or what was preprocessed is gone. A run that keeps its source as it is predicts with all folds of that. Label maps of held out cases go to the run's
     ``<configuration>/test``, others to ``test_<dataset>`` beside it.
 
     Raises:
         AutosegError: a case can't be predicted, as it lacks a channel.
     """
-    stage, out, asked = run.plan.stage(), folder_of_test(study, run), asked_of_test(study)
     if study.test is None:
-        if score_test_cases(run, stage, select_device(device), study.folds) is not None:
-            write_changed_json(out / TESTED, {**asked, "made_of": read_json(out / MADE_OF)})
+        _score_held_out(study, run, device)
         return
+    stage, out, asked = run.plan.stage(), folder_of_test(study, run), asked_of_test(study)
     weights = {one.name: [run.fold(one, fold).weights for fold in study.folds] for one in stage.chain}
     if kept := run.kept_source(stage):
         weights[stage.name] = kept
@@ -200,6 +199,17 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
         case, reason = next(iter(outcome.failed.items()))
         raise AutosegError(f"{case}: {reason}")
     write_json(out / TESTED, made_of)
+
+
+def _score_held_out(study: Study, run: Run, device: str) -> None:
+    stage, out = run.plan.stage(), folder_of_test(study, run)
+    if tested_cases(study, run) is not None and read_test(run, stage) is not None:
+        return
+    share_preprocessed(run, run.plan, study.dataset, study.out / "preprocessed")
+    for one in stage.chain:
+        preprocess_cases(study.test_cases, one, run.preprocessed(one.configuration.data), study.request.workers)
+    if score_test_cases(run, stage, select_device(device), study.folds) is not None:
+        write_changed_json(out / TESTED, {**asked_of_test(study), "made_of": read_json(out / MADE_OF)})
 
 
 def _reason(error: Exception, folder: Path) -> str:

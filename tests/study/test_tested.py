@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,36 @@ def test_held_out_cases(dataset: Dataset, grid: Grid, tmp_path: Path, planned: l
     expected = by_hand(table, test[0], label, "test")
     assert alone.results[0].values()["outer"][test[0]] == pytest.approx(np.mean(expected), abs=1e-9)
     assert untested(tabulate(prepare(dataset, grid(text), tmp_path / "out", CPU))) == ["0 of 2 tested"] * 2
+
+
+def test_a_corrected_label_of_the_datasets_own_test_case_is_scored_anew(
+    dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]
+) -> None:
+    """And what was preprocessed may be deleted: where nothing has changed, it is not needed."""
+    own = make_dataset(tmp_path / "own", 1).cases[0]
+    label = tmp_path / "own" / "label.nii.gz"
+    write(own.channels["mr"].path, picture_of(blob(shift=1), seed=9))
+    write(label, blob())
+    own = own.model_copy(update={"id": "own", "label": label})
+    text, dataset = TEXT.format(more="folds = [0, 1]"), dataset.model_copy(update={"unlabelled": (own,)})
+
+    def scored(options: StudyOptions = StudyOptions()) -> float:
+        table = sweep(dataset, grid(text), tmp_path / "out", CPU, options)
+        assert table.failed == []
+        assert table.tested is not None
+        found = table.tested.results[0].values()["outer"]["own"]
+        assert found == pytest.approx(np.mean(by_hand(table, "own", label, "test")), abs=1e-9)
+        return found
+
+    before, predicted = scored(), tmp_path / "out" / "one" / "seed_0" / "small" / "test" / "own.nii.gz"
+    written = predicted.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "out" / "preprocessed")
+    assert scored() == before
+    assert predicted.stat().st_mtime_ns == written
+    scored(StudyOptions(folds=(1,)))
+    assert predicted.stat().st_mtime_ns != written
+    write(label, np.ones_like(blob()))
+    assert scored() != pytest.approx(before, abs=1e-3)
 
 
 def clinic(folder: Path, shift: int) -> Dataset:
