@@ -234,16 +234,23 @@ def _compared(cells: Sequence[PaperCell], measures: Sequence[str]) -> list[Paper
 
 
 def _best(measure: str, cells: Sequence[Mapping[str, float]]) -> int | None:
-    """Which cell's values are better than those of every other cell; None where there is none or nothing is better."""
+    """Which cell's values are better than those of every other cell; None where there is none or nothing is better.
+
+    Means and ranks can disagree, where few cases decide the mean: better by the test's ranks is meant, too.
+    """
     worth = [_worth(measure, values) for values in cells]
     known = [index for index, value in enumerate(worth) if value > -math.inf]
-    if len(known) < 2 or METRICS.find(_parsed(measure)[0]).better == "neither":
+    sign = _SIGN[METRICS.find(_parsed(measure)[0]).better]
+    if len(known) < 2 or not sign:
         return None
     best = max(known, key=lambda index: worth[index])
     for other in known:
         pairs = [cells[best][case] - cells[other][case] for case in cells[best] if case in cells[other]]
         differences = np.array([pair for pair in pairs if not math.isnan(pair)])
-        if other != best and (not len(differences) or signed_rank(differences)[0] >= SIGNIFICANT):
+        if other == best:
+            continue
+        p, effect = signed_rank(differences)
+        if p >= SIGNIFICANT or sign * effect <= 0:
             return None
     return best
 
