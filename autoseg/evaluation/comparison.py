@@ -76,6 +76,7 @@ class Comparison:
         omitted: cases that only some names have, and which were left out.
         directions: column → which values are better.
         bootstrap: how the intervals were made; 1 − confidence is the level of significance.
+        remarks: sentences about how the inputs were read, such as rows that were left out.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -84,6 +85,7 @@ class Comparison:
     omitted: tuple[str, ...]
     directions: Mapping[str, Direction]
     bootstrap: Bootstrap
+    remarks: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -131,8 +133,8 @@ class Comparison:
         return [*sentences, *(self._too_few(names, pairs) for pairs, names in too_few.items())]
 
     def notes(self) -> list[str]:
-        """Sentences about what was left out."""
-        notes = []
+        """Sentences about how the inputs were read, and what was left out."""
+        notes = list(self.remarks)
         if self.omitted:
             some = ", ".join(self.omitted[:5]) + (", …" if len(self.omitted) > 5 else "")
             notes.append(

@@ -26,7 +26,6 @@ from autoseg.evaluation.protocol import TOLERANCE_MM, Empty
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json
-from autoseg.utils.progress import say
 
 if TYPE_CHECKING:
     from typing import Self
@@ -44,15 +43,20 @@ _SUMMARY = re.compile(
     r"|\d+(st|nd|rd|th)?(quantile|quartile|percentile|perc|pct)|(quantile|quartile|percentile|perc|pct)\d+"
 )
 #: Names that could be a patient's, too: summaries only in a file that has one of the others.
-_PERHAPS_SUMMARY = re.compile(r"min|minimum|max|maximum|sd|se|sem|var|variance|iqr|sum|total|count|n|q\d+|p\d+|all")
+_PERHAPS_SUMMARY = re.compile(r"min|minimum|max|maximum|sd|se|sem|var|variance|iqr|sum|total|count|n|all")
+#: Likewise ``P95`` and ``Q1``: only where every row of that letter is one of the usual, as patients are numbered so.
+_NUMBERED = re.compile(r"[pq]\d+")
+_USUAL_QUANTILE = re.compile(r"p(1|5|10|25|50|75|90|95|99)|q(1|2|3|25|75)")
 
 _UNDEFINED = ("", "nan", "na", "n/a", "-", "–", "none", "null")
 
 #: Foreign columns in which less is better: distances and errors, by the words that their names are made of.
-_LESS = re.compile(r"hd|hausdorff|assd|asd|msd|masd|distance|error|loss|rmse|mae|mse|fpr|fnr|false")
+_LESS = re.compile(
+    r"hd|hausdorff|assd|asd|msd|masd|distance|error|loss|rmse|mae|mse|fps?|fns?|fpr|fnr|fdr|false|avd|aavd|ravd"
+)
 
 #: Foreign columns in which neither is: amounts, unless their name also has a word for similarity.
-_NEITHER = re.compile(r"volumes?|vol|voxels?|ml|difference|count|counts")
+_NEITHER = re.compile(r"volumes?|vol|voxels?|ml|difference|r?vd|counts?|num|numbers?|tps?|tns?")
 _ALIKE = re.compile(r"similarity|overlap|agreement|correlation")
 
 
@@ -117,7 +121,8 @@ def compare(
     sources = name_inputs(inputs, several=True)
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with; give two or more evaluations.")
-    empty = _common_convention([find_table(path) for paths in sources.values() for path in paths], metrics)
+    empty, remark = _common_convention([find_table(path) for paths in sources.values() for path in paths], metrics)
+    remarks = [remark]
     samples: dict[str, Columns] = {}
     directions: dict[str, Direction] = {}
     left_out: dict[tuple[str, ...], list[Path]] = {}
@@ -125,7 +130,8 @@ def compare(
         parts = [read_values(path, metrics, case, exclude, empty) for path in paths]
         for path, part in zip(paths, parts, strict=True):
             left_out.setdefault(part.left_out, []).append(path)
-        samples[name] = _average(name, [part.columns for part in parts])
+        samples[name], remark = _average(name, [part.columns for part in parts])
+        remarks.append(remark)
         for part in parts:
             directions.update(part.directions)
     known = {row.lower() for rows in left_out for row in rows}
@@ -135,8 +141,9 @@ def compare(
     for rows, files in left_out.items():
         if rows:
             others = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            say(f"{files[0]}{others}: left out the rows {', '.join(rows)}, which are no cases.")
+            remarks.append(f"{files[0]}{others}: left out the rows {', '.join(rows)}, which are no cases.")
     found = compare_samples(samples, baseline, directions=directions, bootstrap=bootstrap)
+    found = replace(found, remarks=tuple(filter(None, remarks)))
     if out is not None:
         found.write_csv(out)
     return found
@@ -199,8 +206,8 @@ def find_table(path: Path) -> Path:
     return found.get(plan.recommended) or next(iter(found.values()))
 
 
-def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> Empty:
-    """The convention by which our own evaluations count absent structures, together: ``brats`` where some do.
+def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> tuple[Empty, str]:
+    """The convention by which our own evaluations count absent structures, together: ``brats`` where some do; a remark.
 
     Where all were measured by one convention, or nothing depends on it, ``skip``: values stay as they were measured.
 
@@ -218,20 +225,19 @@ def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> 
                     "compared; evaluate one of them again with the other's --tolerance."
                 )
     if not any(metric.kind in ("overlap", "distance") for metric in compared):
-        return "skip"
+        return "skip", ""
     by_convention: dict[Empty, Path] = {}
     for file, (empty, _) in told.items():
         by_convention.setdefault(empty, file)
     if len(by_convention) < 2:
-        return "skip"
+        return "skip", ""
     if set(by_convention) != {"skip", "brats"}:
         (empty, file), (other_empty, other_file) = list(by_convention.items())[:2]
         raise UsageError(
             f"{file} counts absent structures as --empty {empty} does and {other_file} as {other_empty}, which "
             "can't be compared; evaluate one of them again with the other's --empty."
         )
-    say(f"Absent structures count as --empty brats has it, in {by_convention['skip']}, too.")
-    return "brats"
+    return "brats", f"Absent structures count as --empty brats has it, in {by_convention['skip']}, too."
 
 
 def _protocol_of(file: Path) -> tuple[Empty, float] | None:
@@ -255,24 +261,35 @@ def direction_of(metric: str) -> Direction:
     return "neither" if amount else "more"
 
 
-def is_summary(name: str, certain: bool = True) -> bool:
-    """Whether a row of this name summarises the others; without ``certain``, also where it could be a patient's."""
-    bare = re.sub(r"[\W_]", "", name).lower()
-    return bool(_SUMMARY.fullmatch(bare)) or (not certain and bool(_PERHAPS_SUMMARY.fullmatch(bare)))
+def summaries(names: Sequence[str]) -> set[str]:
+    """Those of a table's rows that summarise the others.
+
+    A name that could be a patient's, too (``max``, ``P95``), is one only beside others that could not.
+    """
+    bare = {name: re.sub(r"[\W_]", "", name).lower() for name in names}
+    found = {name for name, plain in bare.items() if _SUMMARY.fullmatch(plain)}
+    if not found:
+        return found
+    found |= {name for name, plain in bare.items() if _PERHAPS_SUMMARY.fullmatch(plain)}
+    for letter in "pq":
+        numbered = {name: plain for name, plain in bare.items() if _NUMBERED.fullmatch(plain) and plain[0] == letter}
+        if all(_USUAL_QUANTILE.fullmatch(plain) for plain in numbered.values()):
+            found |= set(numbered)
+    return found
 
 
-def _average(name: str, parts: Sequence[Columns]) -> Columns:
-    """Mean of each case over several files; a value that is undefined in one of them is undefined."""
+def _average(name: str, parts: Sequence[Columns]) -> tuple[Columns, str]:
+    """Mean of each case over several files; a value that is undefined in one of them is undefined; and a remark."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0], ""
     columns = [column for column in parts[0] if all(column in part for part in parts)]
     if not columns:
         raise AutosegError(f"the {len(parts)} files of {name} have no column in common.")
     files = [{case for column in columns for case in part[column]} for part in parts]
     everyone, common = set.union(*files), set.intersection(*files)
-    if omitted := len(everyone) - len(common):
-        say(f"{name}: left out {omitted} of {len(everyone)} cases, not in all of its {len(parts)} files.")
-    return {
+    omitted = len(everyone) - len(common)
+    remark = f"{name}: left out {omitted} of {len(everyone)} cases, not in all of its {len(parts)} files."
+    means = {
         column: {
             case: sum(part[column].get(case, math.nan) for part in parts) / len(parts)
             for case in parts[0][column]
@@ -280,6 +297,7 @@ def _average(name: str, parts: Sequence[Columns]) -> Columns:
         }
         for column in columns
     }
+    return means, remark if omitted else ""
 
 
 def _read_ours(
@@ -328,13 +346,13 @@ def _read_foreign(
         if column not in header:
             raise UsageError(f"{option} {column} is no column of {file}; its columns are {', '.join(header)}.")
     where = header.index(case)
-    certain = not any(is_summary(line[where]) for line in lines)
+    of_others = summaries([line[where].strip() for line in lines])
     wanted = {name.strip().lower() for name in exclude}
     left_out: list[str] = []
     columns: Columns = {metric: {} for metric in metrics}
     for number, line in enumerate(lines, start=2):
         name = line[where].strip()
-        if not name or name.lower() in wanted or is_summary(name, certain):
+        if not name or name.lower() in wanted or name in of_others:
             left_out.append(name or f"(line {number})")
             continue
         for metric in metrics:

@@ -15,7 +15,7 @@ import autoseg
 from autoseg.evaluation.comparison import compare_samples
 from autoseg.evaluation.protocol import STANDARD_METRICS, Empty
 from autoseg.evaluation.summary import Evaluation, Row
-from autoseg.evaluation.tables import compare, direction_of, find_table, is_summary, read_values
+from autoseg.evaluation.tables import compare, direction_of, find_table, read_values, summaries
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
@@ -88,12 +88,12 @@ def test_the_server_s_own_summary_is_reproduced(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_summaries(name: str) -> None:
-    assert is_summary(name)
+    assert summaries([name, "case"]) == {name}
 
 
 @pytest.mark.parametrize("name", ["Brats18_Mean_1", "meanwhile", "case_25", "25", "Q", "max", "N", "patient mean 7"])
 def test_names_of_cases(name: str) -> None:
-    assert not is_summary(name)
+    assert not summaries([name])
 
 
 def test_a_patient_called_max_is_one_unless_the_file_has_summaries(tmp_path: Path) -> None:
@@ -101,6 +101,28 @@ def test_a_patient_called_max_is_one_unless_the_file_has_summaries(tmp_path: Pat
     assert set(read_values(file, ["Dice"], "Label").columns["Dice"]) == {"Max", "Moritz"}
     file = wide(tmp_path / "b.csv", {"Max": [0.5, 1], "Moritz": [0.6, 1], "mean": [0.55, 1]})
     assert set(read_values(file, ["Dice"], "Label").columns["Dice"]) == {"Moritz"}
+
+
+@pytest.mark.parametrize(
+    ("cases", "summaries_"),
+    [
+        (["P01", "P02", "P10"], ["Mean", "StdDev"]),
+        (["P1", "P2", "P5"], ["Mean"]),
+        (["P1", "P5", "P17"], ["Mean", "Q1", "Q3"]),
+        (["Q4", "Q25"], ["Mean", "P95"]),
+        (["a", "b"], ["Mean", "p5", "p 95", "Q1", "q3", "Max"]),
+    ],
+)
+def test_patients_are_numbered_as_quantiles_are(tmp_path: Path, cases: list[str], summaries_: list[str]) -> None:
+    """And what was left out is told with the results."""
+    files = [
+        wide(tmp_path / f"{name}.csv", {row: [shift + n / 10, 1] for n, row in enumerate([*cases, *summaries_])})
+        for name, shift in (("x", 0.0), ("y", 0.1))
+    ]
+    found = compare(files, case="Label", metrics=["Dice"])
+    assert list(found.cases) == cases
+    told = f"x.csv and 1 more: left out the rows {', '.join(summaries_)}, which are no cases."
+    assert found.to_json()["notes"] == [f"{tmp_path}/{told}"]
 
 
 def test_more_rows_can_be_excluded(tmp_path: Path) -> None:
@@ -179,7 +201,7 @@ def by_protocol(folder: Path, empty: Empty, tolerance_mm: float = 2.0) -> Path:
     return folder
 
 
-def test_absent_structures_count_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_absent_structures_count_alike(tmp_path: Path) -> None:
     """The same label maps, evaluated by two conventions: no difference."""
     skip, brats = by_protocol(tmp_path / "a", "skip"), by_protocol(tmp_path / "b", "brats")
     for inputs in ([skip, brats], [brats, skip]):
@@ -187,10 +209,11 @@ def test_absent_structures_count_alike(tmp_path: Path, capsys: pytest.CaptureFix
         for column, mean in (("dice core", 0.9), ("hd95 core", 1.5)):
             assert [found.row(name, column).mean for name in "ab"] == [pytest.approx(mean)] * 2
             assert [found.row(name, column).n for name in "ab"] == [2, 2]
-        assert f"--empty brats has it, in {skip / 'metrics.csv'}, too" in capsys.readouterr().err
+        assert any(f"--empty brats has it, in {skip / 'metrics.csv'}, too" in note for note in found.notes())
     # Alone, or with what does not say how it was measured, they stay as they are.
-    assert compare([skip, put(tmp_path / "c.csv", (skip / "metrics.csv").read_text())]).row("a", "core").n == 1
-    assert "Absent" not in capsys.readouterr().err
+    found = compare([skip, put(tmp_path / "c.csv", (skip / "metrics.csv").read_text())])
+    assert found.row("a", "core").n == 1
+    assert found.remarks == ()
 
 
 def test_evaluations_that_measure_different_things(tmp_path: Path) -> None:
@@ -257,8 +280,9 @@ def test_inputs_are_named_in_several_ways(tmp_path: Path) -> None:
         compare([f"x={a}", f"x={b}"])
     with pytest.raises(UsageError, match="x= is not of the form NAME=PATH"):
         compare(["x=", a])
-    with pytest.raises(UsageError, match="give two or more"):
-        compare([a])
+    for alone in ([a], a, str(a)):
+        with pytest.raises(UsageError, match="give two or more"):
+            compare(alone)  # type: ignore[arg-type]
 
 
 def test_the_table_is_written(tmp_path: Path) -> None:
@@ -267,9 +291,7 @@ def test_the_table_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
 
 
-def test_several_files_of_one_input_are_averaged_by_case(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_files_of_one_input_are_averaged_by_case(tmp_path: Path) -> None:
     first = wide(tmp_path / "1.csv", {"a": [0.5, 2], "b": [0.7, ""], "c": [0.1, 1], "x": [0.9, 1]})
     second = wide(tmp_path / "2.csv", {"b": [0.8, 4], "a": [0.6, 4], "c": [0.2, 1]})
     other = wide(tmp_path / "3.csv", {"a": [0.5, 1], "b": [0.5, 1], "c": [0.5, 1]})
@@ -278,7 +300,7 @@ def test_several_files_of_one_input_are_averaged_by_case(
     assert found.row("two", "Dice").median == pytest.approx((0.5 + 0.6) / 2)
     assert found.row("two", "Dice").mean == pytest.approx((0.55 + 0.75 + 0.15) / 3)
     assert (found.row("two", "HD95").n, found.row("two", "HD95").mean) == (2, pytest.approx((3 + 1) / 2))
-    assert "two: left out 1 of 4 cases, not in all of its 2 files." in capsys.readouterr().err
+    assert "two: left out 1 of 4 cases, not in all of its 2 files." in found.notes()
 
 
 def test_less_is_better_for_distances(tmp_path: Path) -> None:
@@ -299,6 +321,8 @@ def test_less_is_better_for_distances(tmp_path: Path) -> None:
         *[("Dice_WT", "more"), ("Hausdorff95_ET", "less"), ("HD95 (mm)", "less"), ("LesionWise_HD95_TC", "less")],
         *[("Sensitivity_ET", "more"), ("meanSurfaceDistance", "less"), ("third", "more"), ("FPR", "less")],
         *[("Volume_WT", "neither"), ("numVoxels", "neither"), ("volume_error", "less"), ("VolumeSimilarity", "more")],
+        *[("Num_FP", "less"), ("Num_FN_ET", "less"), ("FP", "less"), ("numFNs", "less"), ("FDR", "less")],
+        *[("AVD", "less"), ("RAVD_liver", "less"), ("Num_TP", "neither"), ("TN", "neither"), ("VD", "neither")],
     ],
 )
 def test_what_is_good_about_a_metric(metric: str, direction: str) -> None:
