@@ -28,9 +28,9 @@ Maps = dict[str, dict[str, Path]]
 
 
 def agreement(
-    raters: Inputs | Sequence[str | Path] | Dataset,
+    raters: Inputs | Sequence[str | Path] | str | Path | Dataset,
     *,
-    models: Inputs | Sequence[str | Path] = (),
+    models: Inputs | Sequence[str | Path] | str | Path = (),
     targets: Sequence[LabelGroup] | None = None,
     protocol: EvaluationProtocol = EvaluationProtocol(),
     consensus: Consensus | None = None,
@@ -166,8 +166,10 @@ def _smallest_type(labels: np.ndarray) -> np.dtype:
     return np.result_type(np.min_scalar_type(int(labels.min())), np.min_scalar_type(int(labels.max())))
 
 
-def _raters(given: Inputs | Sequence[str | Path] | Dataset) -> tuple[Maps, list[Structure], int | None, bool]:
+def _raters(given: Inputs | Sequence[str | Path] | str | Path | Dataset) -> tuple[Maps, list[Structure], int | None, bool]:
     """Rater → case → file; a dataset's structures and ignore label; and whether each rater was given as one file."""
+    if isinstance(given, str | Path):
+        given = [given]
     if not isinstance(given, Dataset | Mapping) and len(given) == 1:
         dataset = open_dataset(Path(given[0]))
         if dataset is None:

@@ -13,11 +13,11 @@ Inputs = Mapping[str, str | Path | Sequence[str | Path]]
 _COMMON = ("metrics", "crossval", "validation")
 
 
-def name_inputs(inputs: Inputs | Sequence[str | Path], several: bool = False) -> dict[str, list[Path]]:
+def name_inputs(inputs: Inputs | Sequence[str | Path] | str | Path, several: bool = False) -> dict[str, list[Path]]:
     """Name → paths, with names made of the paths where none are given.
 
     Args:
-        inputs: by name; or paths, each of which may be ``NAME=PATH``.
+        inputs: by name; or paths, each of which may be ``NAME=PATH``; a single one may stand alone.
         several: split a string at its commas into several paths of one input.
 
     Raises:
@@ -26,7 +26,7 @@ def name_inputs(inputs: Inputs | Sequence[str | Path], several: bool = False) ->
     if isinstance(inputs, Mapping):
         given = [(str(name), _paths(paths, several)) for name, paths in inputs.items()]
     else:
-        given = [_parse(str(item), several) for item in inputs]
+        given = [_parse(str(item), several) for item in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     for number, (name, paths) in enumerate(given, start=1):
         if not paths:
             raise UsageError(f"{name or f'input {number}'} names no file or folder; give PATH or NAME=PATH.")

@@ -215,6 +215,7 @@ def test_a_dataset_names_its_raters(tmp_path: Path) -> None:
     folder = generate(tmp_path / "phantoms", Cohort(cases=2, shape=(20, 24, 20), raters=3))
     dataset = Dataset.open(folder)
     found = agreement([folder])
+    assert found.rows == agreement(folder).rows == agreement(str(folder)).rows
     assert found.raters == ("rater1", "rater2", "rater3")
     assert set(dataset.regions) <= set(found.targets) <= set(dataset.regions) | set(dataset.labels)
     assert len(found.cases) == 2
