@@ -27,7 +27,7 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
             )
     on_all_cases = bool(folds) and not any(fold.validation_cases for fold in folds)
     folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
-    # Folds that were measured before the plan asked for the BraTS convention are counted by it, too.
+    # Folds that were measured before the plan's convention was changed are counted by the new one, too.
     parts = [Evaluation.read(fold.validation).counting_absent(stage.empty) for fold in folds]
     if not parts and trained and (on_all_cases or not any(split["validation"] for split in run.splits)):
         return no_evaluation(stage)

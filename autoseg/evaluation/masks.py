@@ -8,7 +8,7 @@ import numpy as np
 from autoseg.data.boxes import bounding_box, volume_box
 from autoseg.evaluation.lesions import GLIOMA_2023
 from autoseg.evaluation.metric import METRICS, Kind, MaskPair, Metric
-from autoseg.evaluation.protocol import STANDARD_METRICS, Empty, EvaluationProtocol
+from autoseg.evaluation.protocol import STANDARD_METRICS, TOLERANCE_MM, Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
 
 #: Distance counted where one mask is empty under the BraTS convention, 373.1287 mm: the diagonal of the
@@ -92,20 +92,21 @@ def measure(
     return {name: _value(METRICS.find(name), masks, protocol.empty) for name in names}
 
 
-def by_brats_convention(values: Mapping[str, float]) -> dict[str, float]:
-    """Measured values of a structure as the BraTS convention has them, whatever convention they were measured by.
+def by_convention(values: Mapping[str, float], empty: Empty) -> dict[str, float]:
+    """Measured values of a structure as ``skip`` or ``brats`` has them, whichever of the two they were measured by.
 
     Args:
         values: metric name → value, the volumes among them.
+        empty: convention for absent structures.
     """
-    predicted, real = values["prediction_ml"], values["reference_ml"]
-    if predicted > 0 and real > 0:
+    predicted, real = values["prediction_ml"] > 0, values["reference_ml"] > 0
+    if predicted and real:
         return dict(values)
-    kinds = {name: METRICS.find(name).kind for name in values}
+    # Where one is empty, overlaps don't depend on the other's shape.
+    masks = MaskPair(np.full((1, 1, 1), predicted), np.full((1, 1, 1), real), (1.0, 1.0, 1.0), 1, TOLERANCE_MM)
+    metrics = {name: METRICS.find(name) for name in values}
     return {
-        name: _of_empty_ones(kinds[name], predicted + real == 0, "brats")
-        if kinds[name] in ("overlap", "distance")
-        else value
+        name: _value(metrics[name], masks, empty) if metrics[name].kind in ("overlap", "distance") else value
         for name, value in values.items()
     }
 

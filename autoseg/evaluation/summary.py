@@ -12,7 +12,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from autoseg.evaluation.masks import by_brats_convention
+from autoseg.evaluation.masks import by_convention
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.protocol import STANDARD_METRICS, TOLERANCE_MM, Empty
 from autoseg.utils.errors import AutosegError
@@ -123,11 +123,11 @@ class Evaluation:
         }
 
     def counting_absent(self, empty: Empty) -> "Evaluation":
-        """By the BraTS convention, where that is asked for; else as it is."""
-        if empty == self.empty or empty == "skip":
+        """By this convention, ``skip`` or ``brats``, whichever of the two it was measured by."""
+        if empty == self.empty:
             return self
-        rows = tuple(replace(row, values=by_brats_convention(row.values)) for row in self.rows)
-        return replace(self, rows=rows, empty="brats")
+        rows = tuple(replace(row, values=by_convention(row.values, empty)) for row in self.rows)
+        return replace(self, rows=rows, empty=empty)
 
     @classmethod
     def merge(cls, parts: "Iterable[Evaluation]") -> "Evaluation":

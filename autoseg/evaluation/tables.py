@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, get_args
 
 from autoseg.evaluation.cases import COUNTED
 from autoseg.evaluation.comparison import Comparison, compare_samples
-from autoseg.evaluation.masks import by_brats_convention
+from autoseg.evaluation.masks import by_convention
 from autoseg.evaluation.metric import METRICS, Direction
 from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.paired import Bootstrap
@@ -226,18 +226,18 @@ def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> 
                 )
     if not any(metric.kind in ("overlap", "distance") for metric in compared):
         return "skip", ""
-    by_convention: dict[Empty, Path] = {}
+    file_of: dict[Empty, Path] = {}
     for file, (empty, _) in told.items():
-        by_convention.setdefault(empty, file)
-    if len(by_convention) < 2:
+        file_of.setdefault(empty, file)
+    if len(file_of) < 2:
         return "skip", ""
-    if set(by_convention) != {"skip", "brats"}:
-        (empty, file), (other_empty, other_file) = list(by_convention.items())[:2]
+    if set(file_of) != {"skip", "brats"}:
+        (empty, file), (other_empty, other_file) = list(file_of.items())[:2]
         raise UsageError(
             f"{file} counts absent structures as --empty {empty} does and {other_file} as {other_empty}, which "
             "can't be compared; evaluate one of them again with the other's --empty."
         )
-    return "brats", f"Absent structures count as --empty brats has it, in {by_convention['skip']}, too."
+    return "brats", f"Absent structures count as --empty brats has it, in {file_of['skip']}, too."
 
 
 def _protocol_of(file: Path) -> tuple[Empty, float] | None:
@@ -320,7 +320,7 @@ def _read_ours(
         case, target = line[:2]
         values = {name: _value(line[header.index(name)], file, number, name) for name in needed}
         if empty == "brats":
-            values |= by_brats_convention({name: value for name, value in values.items() if name in METRICS})
+            values |= by_convention({name: value for name, value in values.items() if name in METRICS}, empty)
         for metric in metrics:
             column = columns[target if len(metrics) == 1 else f"{metric} {target}"]
             if case in column:

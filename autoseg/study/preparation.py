@@ -92,7 +92,10 @@ class Study:
     def is_begun(self, setting: Setting, seed: int) -> bool:
         """Whether the run folder was made from the study's current plan, data and length."""
         made = self.run_folder(setting, seed) / MADE_FROM
-        return made.exists() and bool(read_json(made)["identity"] == self.identity(setting, seed))
+        if not made.exists():
+            return False
+        told = read_json(made)["identity"]
+        return bool(told == self.identity(setting, seed) or told == self._earlier_identity(setting, seed))
 
     def is_trained(self, setting: Setting, seed: int, fold: int) -> bool:
         """Whether a fold of such a run is trained and validated."""
@@ -102,10 +105,19 @@ class Study:
     def identity(self, setting: Setting, seed: int) -> str:
         """A fingerprint of all that a run of this setting depends on, except for the choice of folds.
 
-        Computed values and values at their defaults are left out, so that a newer version can continue a study of an
-        older one.
+        How it is evaluated needs no other training, and what is held out is in the splits. Computed values and values
+        at their defaults are left out, so that a newer version can continue a study of an older one.
         """
-        plan = self.plans[setting.name]
+        return self._identity(setting, seed, EvaluationRules())
+
+    def _earlier_identity(self, setting: Setting, seed: int) -> str:
+        """The same as earlier versions had it: with the rules of evaluation that the run was planned with."""
+        run = Run(self.run_folder(setting, seed))
+        plan = run.plan if (run.path / "plan.json").exists() else self.plans[setting.name]
+        return self._identity(setting, seed, plan.evaluation)
+
+    def _identity(self, setting: Setting, seed: int, rules: EvaluationRules) -> str:
+        plan = self.plans[setting.name].model_copy(update={"evaluation": rules})
         computed = {"memory", "parameters", "parameters_with_statistics"}
         return digest(
             {

@@ -12,6 +12,7 @@ from autoseg.crossvalidation import jobs
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.table import cross_validated
+from autoseg.evaluation.summary import Evaluation
 from autoseg.inference import chain
 from autoseg.inference.predictor import Predictor
 from autoseg.networks.trained_folds import folds_of_plan
@@ -97,6 +98,11 @@ def test_fold_by_fold(run: Run) -> None:
     assert sorted(both.cases) == ["case_0", "case_1", "case_2", "case_3"]
     assert [row for row in both.rows if row.case in first.cases] == list(first.rows)
     assert cross_validated(run, run.plan.stage("small")).rows == both.rows
+    # One fold was measured while the plan had another convention for absent structures.
+    fold = run.fold("small", 0)
+    Evaluation.read(fold.validation).counting_absent("brats").write(fold.validation)
+    again = cross_validated(run, run.plan.stage("small"))
+    assert (again.empty, str(again.rows)) == ("skip", str(both.rows))
 
 
 def test_folds_of_other_splits_are_left_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

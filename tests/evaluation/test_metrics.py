@@ -18,7 +18,7 @@ from autoseg.data.image import read_image
 from autoseg.evaluation.cases import Structure, evaluate_arrays
 from autoseg.evaluation.lesion_groups import Tissue
 from autoseg.evaluation.lesions import LesionRules
-from autoseg.evaluation.masks import BRATS_PENALTY_MM, by_brats_convention, dice, measure
+from autoseg.evaluation.masks import BRATS_PENALTY_MM, by_convention, dice, measure
 from autoseg.evaluation.metric import METRICS, MaskPair, Metric
 from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
@@ -354,13 +354,14 @@ def test_accuracy_by_counting(pair: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 @given(pair=PAIRS)
-def test_stored_values_by_the_brats_convention(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_stored_values_by_another_convention(pair: tuple[np.ndarray, np.ndarray]) -> None:
     """What was measured by the other convention becomes what measuring by this one gives."""
     skipped, counted = measure(*pair, MM), measure(*pair, MM, BRATS)
-    found = by_brats_convention(skipped)
-    assert list(found) == list(counted)
-    np.testing.assert_array_equal(list(found.values()), list(counted.values()))
-    assert by_brats_convention(counted) == pytest.approx(counted, nan_ok=True)
+    for wanted, empty in ((counted, "brats"), (skipped, "skip")):
+        for stored in (skipped, counted):
+            found = by_convention(stored, empty)
+            assert list(found) == list(wanted)
+            np.testing.assert_array_equal(list(found.values()), list(wanted.values()))
 
 
 def test_an_evaluation_by_the_brats_convention() -> None:
@@ -372,3 +373,5 @@ def test_an_evaluation_by_the_brats_convention() -> None:
     assert list(counted.values("dice", "t")) == [1, 0]
     assert list(counted.values("hd95", "t")) == [0, BRATS_PENALTY_MM]
     assert skipped.counting_absent("skip") is skipped
+    again = counted.counting_absent("skip")
+    assert (again.empty, str(again.rows)) == ("skip", str(skipped.rows))

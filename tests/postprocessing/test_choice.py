@@ -31,7 +31,7 @@ def validated(
     empty: Empty = "skip",
 ) -> Run:
     """A run of four cases whose folds predicted the changed references; its weights are only a file."""
-    run = make_run(root, make_plan(target=target))
+    run = make_run(root, make_plan(target=target, evaluation=EvaluationRules(empty=empty)))
     for fold in folds:
         (weights := run.fold("small", fold).weights).parent.mkdir(parents=True)
         weights.write_bytes(f"weights of fold {fold}".encode())

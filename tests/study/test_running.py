@@ -1,22 +1,26 @@
 """Running a study: what is trained, what is left alone, and what happens after a kill, a failure, a changed file."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from autoseg.data.dataset import Dataset
+from autoseg.evaluation.masks import BRATS_PENALTY_MM
 from autoseg.planning.request import Request
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
 from autoseg.study import StudyTable, sweep
+from autoseg.study.preparation import Study
 from autoseg.study.running import share_preprocessed
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.lock import held
-from tests.builders import make_configuration, make_plan, make_run
+from tests.builders import blob, make_configuration, make_plan, make_run, write
 from tests.study.conftest import Trainings
 from tests.transfer.test_carried import Note
 
@@ -103,6 +107,37 @@ def test_a_changed_setting_is_trained_anew_and_the_old_run_kept(
     run("folds = [0]\nepochs = 5\n" + TWO.replace("= 3", "= 2"))
     assert trainings.names() == ["one 0 0", "two 0 0"]
     assert (tmp_path / "out" / "replaced" / "two_seed_0_2").is_dir()
+
+
+def test_another_convention_for_absent_structures_trains_nothing(
+    run: Sweep, trainings: Trainings, dataset: Dataset
+) -> None:
+    """The tables follow it, and back."""
+    label = dataset.case("case_0").label
+    assert isinstance(label, Path)
+    write(label, np.minimum(blob(), 1))  # no "inner", which all predictions have
+
+    def distance(text: str) -> float:
+        return run(text + HEAD + TWO).results[0].values("hd95")["inner"]["case_0"]
+
+    assert math.isnan(distance(""))
+    trainings.names()
+    for empty, expected in (("brats", BRATS_PENALTY_MM), ("skip", math.nan), ("brats", BRATS_PENALTY_MM)):
+        assert distance(f'empty = "{empty}"\n') == pytest.approx(expected, nan_ok=True)
+    assert trainings.names() == []
+
+
+def test_runs_whose_identity_held_the_rules_of_evaluation_go_on(
+    run: Sweep, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions wrote it."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Study, "identity", lambda of, one, seed: of._identity(one, seed, of.plans[one.name].evaluation))
+        run('empty = "brats"\n' + HEAD + TWO)
+    assert len(trainings.names()) == 8
+    for text in ('empty = "brats"\n', ""):
+        run(text + HEAD + TWO)
+    assert trainings.names() == []
 
 
 def test_a_changed_setting_that_is_being_trained_is_not_moved(run: Sweep, trainings: Trainings, tmp_path: Path) -> None:
