@@ -166,7 +166,9 @@ def _smallest_type(labels: np.ndarray) -> np.dtype:
     return np.result_type(np.min_scalar_type(int(labels.min())), np.min_scalar_type(int(labels.max())))
 
 
-def _raters(given: Inputs | Sequence[str | Path] | str | Path | Dataset) -> tuple[Maps, list[Structure], int | None, bool]:
+def _raters(
+    given: Inputs | Sequence[str | Path] | str | Path | Dataset,
+) -> tuple[Maps, list[Structure], int | None, bool]:
     """Rater → case → file; a dataset's structures and ignore label; and whether each rater was given as one file."""
     if isinstance(given, str | Path):
         given = [given]

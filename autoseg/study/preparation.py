@@ -6,8 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.evaluation.cases import Structure
@@ -23,9 +21,10 @@ from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import Plan
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
-from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
+from autoseg.runs.splits import Split
 from autoseg.study.grid import Grid, Setting, read_grid
 from autoseg.study.options import StudyOptions
+from autoseg.study.rules import common_rules, study_splits, with_rules
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
@@ -160,8 +159,8 @@ def prepare(
         AutosegError: the dataset has errors, or the test set's labels have other values.
     """
     source, out, request = Path(grid), Path(out), request or Request()
-    grid_, settings = read_grid(source)
-    grid_ = options.applied_to(grid_)
+    of_file, settings = read_grid(source)
+    grid_ = options.applied_to(of_file)
     refuse_dataset_folder(out, dataset)
     if (out / "plan.json").exists():
         raise UsageError(f"--out {out} is a run folder; choose another folder for the study.")
@@ -183,15 +182,19 @@ def prepare(
         write_json(out / "study.json", {**before, "data": data})
     make = partial(_setting_plan, out / "plans", fingerprint)
     plans = _plan_all(source, settings, asked, make)
-    rules = _common_rules(source, grid_, plans)
+    # Of the file, as a fold that is asked for now is one of those that there are.
+    rules = common_rules(source, of_file, plans)
+    known = before.get("split_seed", grid_.split_seed) == grid_.split_seed
+    splits = study_splits(out if known else None, dataset, of_file, rules)
+    if len(splits) > 1:
+        rules = rules.model_copy(update={"validation_share": 0.0})
     plans = {name: with_rules(plan, rules) for name, plan in plans.items()}
-    if before.get("split_seed", grid_.split_seed) != grid_.split_seed:
-        splits = make_splits(dataset, seed=grid_.split_seed, rules=rules)
-    else:
-        splits = keep_or_make_splits(out, dataset, grid_.split_seed, rules=rules)
     folds = tuple(range(len(splits))) if grid_.folds is None else tuple(grid_.folds)
     if (last := max(folds)) >= len(splits):
-        raise UsageError(f"{source}: folds: {last} does not exist; there are the folds 0 to {len(splits) - 1}.")
+        there = f"there are the folds 0 to {len(splits) - 1}"
+        if len(splits) == 1:
+            there = "there is fold 0, which validates a share of the cases; folds = [0, 1] in the file makes several"
+        raise UsageError(f"{source}: folds: {last} does not exist; {there}.")
     # Settings of several planners, too, may segment different things, such as one region against the rest.
     differ = len({setting.regions for setting in settings}) > 1
     differ = differ or (not grid_.structures and len({setting.planner for setting in settings}) > 1)
@@ -226,43 +229,6 @@ def prepare(
         rules=rules,
         test=options.test,
     )
-
-
-def _common_rules(source: Path, grid: Grid, plans: Mapping[str, Plan]) -> EvaluationRules:
-    """What is held out, and how absent structures count: as the grid file says, or as all plans say.
-
-    Raises:
-        UsageError: what both say can't be together, as shares that leave nothing to train on.
-    """
-    found: dict[str, Any] = {}
-    for name, own in (("test_share", grid.test_share), ("empty", grid.empty), ("validation_share", None)):
-        values = {getattr(plan.evaluation, name) for plan in plans.values()}
-        if own is not None:
-            found[name] = own
-        elif len(values) == 1:
-            found[name] = values.pop()
-        elif name != "validation_share":
-            default = EvaluationRules.model_fields[name].default
-            told = ", ".join(sorted(map(str, values)))
-            say(
-                f"The settings' plans differ in evaluation.{name} ({told}); {default} is taken, as {name} is not given."
-            )
-    if grid.folds is not None and len(grid.folds) > 1:
-        found.pop("validation_share", None)
-    try:
-        return EvaluationRules(**found)
-    except ValidationError as error:
-        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{source}: {fault}; give smaller ones in the file or in the plans.") from None
-
-
-def with_rules(plan: Plan, rules: EvaluationRules) -> Plan:
-    """The plan with a study's rules; itself where it has them."""
-    changed = {name: value for name, value in rules if name != "reasons" and value != getattr(plan.evaluation, name)}
-    if not changed:
-        return plan
-    reasons = {**plan.evaluation.reasons, **dict.fromkeys(changed, "the study's, the same for all settings")}
-    return plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={**changed, "reasons": reasons})})
 
 
 def _as_begun(request: Request, grid: Grid, before: Mapping[str, Any]) -> Request:

@@ -165,7 +165,8 @@ def _test_one(study: Study, setting: Setting, seed: int, device: str) -> None:
 def predict_test_cases(study: Study, run: Run, device: str) -> None:
     """Predict the test cases as a run does, by the study's folds together, where that was not done with these weights.
 
-    Held out cases are preprocessed first, where their files have changed or what was preprocessed is gone. A run that keeps its source as it is predicts with all folds of that. Label maps of held out cases go to the run's
+    Held out cases are preprocessed first, where their files have changed or what was preprocessed is gone. A run that
+    keeps its source as it is predicts with all folds of that. Label maps of held out cases go to the run's
     ``<configuration>/test``, others to ``test_<dataset>`` beside it.
 
     Raises:

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from autoseg.data.dataset import Dataset
-from autoseg.planning.request import Request
+from autoseg.data.fingerprint import Fingerprint
+from autoseg.planning.request import Request, ResolvedRequest
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import DeepMedic, VNet
+from autoseg.plans.plan import Plan
 from autoseg.study import preparation
 from autoseg.study.grid import Setting
 from autoseg.study.options import StudyOptions
-from autoseg.study.preparation import plan_setting, prepare, scale_width
+from autoseg.study.preparation import Study, plan_setting, prepare, scale_width
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import REGIONS, blob, make_configuration, make_network, make_plan, picture_of, write
 
@@ -74,6 +77,38 @@ def test_an_identity_changes_with_what_decides_a_training_only(
         identity("width = 8\n"),
     ]
     assert len({usual, *changed}) == 5
+
+
+def test_folds_of_plans_that_validate_a_share(
+    dataset: Dataset, grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which folds there are is the file's matter; which of them are trained now, the command line's."""
+
+    def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
+        share = 0.25 if request.planner == "sharing" else 0.0
+        return make_plan(planner=request.planner, evaluation=EvaluationRules(validation_share=share))
+
+    monkeypatch.setattr(preparation, "make_plan", plan)
+
+    def study(text: str, folder: str, options: StudyOptions = StudyOptions()) -> Study:
+        return prepare(dataset, grid('planner = "sharing"\n' + text), tmp_path / folder, ASKED, options)
+
+    several = study("folds = [0, 1]\n" + TWO, "several")
+    assert len(several.splits) == 4
+    for more in ("folds = [0, 1]\n", "folds = [0]\n", ""):
+        now = study(more + TWO, "several", StudyOptions(folds=(0,)))
+        assert (now.splits, now.folds) == (several.splits, (0,))
+        assert now.identity(now.settings[0], 0) == several.identity(several.settings[0], 0)
+    one = study("folds = [0]\n" + TWO, "one")
+    assert len(one.splits) == 1
+    assert one.rules.validation_share == 0.25
+    # With a setting whose plan has another share, those that are trained stay as they are.
+    other = study("folds = [0]\n" + TWO + '[[setting]]\nname = "three"\nplanner = "other"\n', "one")
+    assert other.splits == one.splits
+    assert other.identity(other.settings[0], 0) == one.identity(one.settings[0], 0)
+    with pytest.raises(UsageError, match=r"folds: 1 does not exist; there is fold 0, .* folds = \[0, 1\] in the file"):
+        study("folds = [0]\n" + TWO, "one", StudyOptions(folds=(1,)))
+    assert study("folds = [0, 1]\n" + TWO, "one").splits == several.splits
 
 
 def test_every_setting_is_checked(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
