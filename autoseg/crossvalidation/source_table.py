@@ -1,14 +1,14 @@
 """The table of a fine-tuning: the source as it is, the tuned networks, and what was chosen, on the same cases."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from autoseg.crossvalidation.compared import compared, patients
+from autoseg.crossvalidation.compared import compared, of_patients, patients
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.source_share import (
     another_source_scored,
@@ -17,6 +17,7 @@ from autoseg.crossvalidation.source_share import (
     tuned_alone,
     why_not_scored,
 )
+from autoseg.data.dataset import Dataset
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.trained_folds import folds_of_plan
@@ -39,8 +40,9 @@ class SourceRow:
         name: in words.
         cases: how many, of those that have a Dice.
         dice: mean over cases of the mean over outputs.
-        difference: mean of the paired differences to the source as it is; None for the source itself.
-        low: end of its 95 % interval; None where there is none.
+        difference: mean of the paired differences to the source as it is, of a patient's exams together one; None for
+            the source itself.
+        low: end of its 95 % interval, over patients; None where there is none.
         high: likewise.
     """
 
@@ -50,6 +52,30 @@ class SourceRow:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, dice: Mapping[str, float], source: Mapping[str, float] | None, dataset: Dataset
+    ) -> "SourceRow":
+        """The row of some scores.
+
+        Args:
+            name: in words.
+            dice: case → Dice, NaN where it is undefined.
+            source: the same of the source as it is; None for a row without a difference.
+            dataset: says whose exams the cases are.
+        """
+        known = [value for value in dice.values() if math.isfinite(value)]
+        mean = sum(known) / len(known) if known else math.nan
+        if source is None:
+            return cls(name, len(known), mean)
+        paired = of_patients({name: {case: value - source[case] for case, value in dice.items()}}, dataset)[name]
+        differences = [value for value in paired.values() if math.isfinite(value)]
+        if not differences:
+            return cls(name, len(known), mean)
+        low, high = paired_interval(differences)
+        interval = (low, high) if math.isfinite(low) else (None, None)
+        return cls(name, len(known), mean, sum(differences) / len(differences), *interval)
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,8 @@ class SourceTable:
         if not initialization.ensemble or not names:
             alone = compared({last: _read([fold.validation for fold in folds])}, stage.empty)
             return cls(
-                [_row(last, alone[last], None)], f"The source as it is can't be scored: {why_not_scored(stage)}."
+                [SourceRow.of(last, alone[last], None, run.dataset)],
+                f"The source as it is can't be scored: {why_not_scored(stage)}.",
             )
         parts = {name: _read([sources(fold)[name] for fold in folds]) for name in names}
         if chooses(stage):
@@ -87,7 +114,9 @@ class SourceTable:
         parts[last] = _read([fold.validation for fold in folds])
         found = compared(parts, stage.empty)
         source = found[names[0]]
-        rows = [_row(name, dice, None if dice is source else source) for name, dice in found.items()]
+        rows = [
+            SourceRow.of(name, dice, None if dice is source else source, run.dataset) for name, dice in found.items()
+        ]
         note = _kept(run, stage)
         if stage.harmonizes_for_source and len(names) == 1:
             note += " The scans are not at hand: what the source makes of images as they are stands in no row."
@@ -170,19 +199,6 @@ def _is_scored(fold: Fold, source: str) -> bool:
 
 def _read(folders: Sequence[Path]) -> list[Evaluation]:
     return [Evaluation.read(folder) for folder in folders]
-
-
-def _row(name: str, dice: dict[str, float], source: dict[str, float] | None) -> SourceRow:
-    known = [value for value in dice.values() if math.isfinite(value)]
-    mean = sum(known) / len(known) if known else math.nan
-    if source is None:
-        return SourceRow(name, len(known), mean)
-    differences = [value - source[case] for case, value in dice.items() if math.isfinite(value - source[case])]
-    if not differences:
-        return SourceRow(name, len(known), mean)
-    low, high = paired_interval(differences)
-    interval = (low, high) if math.isfinite(low) else (None, None)
-    return SourceRow(name, len(known), mean, sum(differences) / len(differences), *interval)
 
 
 def _told(row: SourceRow) -> str:

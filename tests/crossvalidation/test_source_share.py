@@ -1,5 +1,6 @@
 """Fine-tuning beside the source as it is: what is scored, chosen, written and predicted with."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import stats
 
 from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.source_share import NEWER, why_not_scored, without_newer
-from autoseg.crossvalidation.source_table import SourceTable
+from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
@@ -46,6 +48,7 @@ from tests.builders import (
     REGIONS,
     blob,
     make_configuration,
+    make_dataset,
     make_plan,
     make_recipe,
     make_run,
@@ -259,6 +262,23 @@ def test_cases_that_the_source_has_learned(source: Run, tmp_path: Path, monkeypa
     assert table.note.endswith("they have no say in what is kept.")
     logs = [fold.log.read_text(encoding="utf-8") for fold in run.folds(stage)]
     assert sum("The source was trained on 1 of these 2 cases" in log for log in logs) == 1
+
+
+def test_exams_of_a_patient_are_one_difference(tmp_path: Path) -> None:
+    """Three patients of four exams each: Student's t of three means, computed by scipy, not a bootstrap of twelve."""
+    dataset = make_dataset(tmp_path, 12)
+    cases = [case.model_copy(update={"group": f"p{number % 3}"}) for number, case in enumerate(dataset.cases)]
+    dataset = dataset.model_copy(update={"cases": tuple(cases)})
+    source = {case.id: 0.5 for case in cases}
+    gains = {case.id: 0.1 * (number % 3) + 0.01 * (number // 3) for number, case in enumerate(cases)}
+    row = SourceRow.of("tuned", {case: 0.5 + gain for case, gain in gains.items()}, source, dataset)
+    means = np.array([0.015, 0.115, 0.215])
+    assert row.cases == 12
+    assert row.difference == pytest.approx(means.mean())
+    assert (row.low, row.high) == pytest.approx(tuple(stats.ttest_1samp(means, 0).confidence_interval(0.95)))
+    # One exam without a score: the others of its patient count.
+    row = SourceRow.of("tuned", {**source, cases[0].id: math.nan, cases[3].id: 0.8}, source, dataset)
+    assert (row.cases, row.difference) == (11, pytest.approx((0.3 / 3) / 3))
 
 
 def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:
