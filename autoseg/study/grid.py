@@ -226,10 +226,13 @@ def read_grid(path: str | Path) -> tuple[Grid, list[Setting]]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``{"recipe": {"epochs": 3}}`` → ``("recipe.epochs", 3)``: TOML reads a key without quotes as nested tables."""
+    """``{"recipe": {"epochs": 3}}`` → ``("recipe.epochs", 3)``: TOML reads a key without quotes as nested tables.
+
+    A network of a named family stays a whole, as its keys are none of another family's.
+    """
     for key, value in values.items():
         path = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and not isinstance(value.get("family"), str):
             yield from flatten(value, path)
         else:
             yield path, value

@@ -97,6 +97,22 @@ def test_a_table_as_a_value_sets_what_is_in_it(tmp_path: Path) -> None:
     assert settings[0].values == {"recipe.loss.dice_weight": 1, "recipe.loss.ce_weight": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('[[setting]]\nname = "v"\nset = { network = { family = "vnet", norm = "none" } }', "v"),
+        ('[[setting]]\nname = "v"\n[setting.set.network]\nfamily = "vnet"\nnorm = "none"', "v"),
+        ('[grid]\nnetwork = [{ family = "vnet", norm = "none" }]', "family=vnet_norm=none"),
+    ],
+)
+def test_a_network_as_a_value_is_set_as_a_whole(tmp_path: Path, text: str, name: str) -> None:
+    _, (setting,) = read_grid(write(tmp_path, text))
+    assert setting.name == name
+    assert setting.values == {"network": {"family": "vnet", "norm": "none"}}
+    _, settings = read_grid(write(tmp_path, '[grid]\nnetwork.family = ["vnet", "unet"]'))
+    assert [one.values for one in settings] == [{"network.family": "vnet"}, {"network.family": "unet"}]
+
+
 def test_every_setting_is_crossed_with_the_axes(tmp_path: Path) -> None:
     text = 'baseline = "b_width=4"\n[[setting]]\nname = "a"\n[[setting]]\nname = "b"\n[grid]\nwidth = [4, 8]'
     grid, settings = read_grid(write(tmp_path, text))

@@ -111,6 +111,13 @@ def test_folds_of_plans_that_validate_a_share(
     assert study("folds = [0, 1]\n" + TWO, "one").splits == several.splits
 
 
+def test_another_network(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
+    text = 'set = { network = { family = "vnet", features = [4, 8], convolutions = [1, 1] } }\n' + TWO
+    network = prepare(dataset, grid(text), tmp_path / "out", ASKED).plans["one"].configurations["small"].network
+    assert isinstance(network, VNet)
+    assert network.features == [4, 8]
+
+
 def test_every_setting_is_checked(dataset: Dataset, grid: Grid, tmp_path: Path, planned: list[str]) -> None:
     text = TWO + '[[setting]]\nname = "three"\nset = { recipe.los.ce_weight = 1 }\n'
     text += '[[setting]]\nname = "four"\nset = { recipe.epochs = 0 }\n'
