@@ -1,7 +1,7 @@
 """Fine-tuning on cohorts that differ from the source in known ways: a table of rows, and a picture over their size.
 
     python benchmarks/cohort_rows.py OUT [--data DIR] [--rows contrast:3 contrast:10 …] [--seeds 0 1 2]
-        [--tunings augmented] [--screening] [--picture FILE] [--epochs 2] [--source-epochs 8]
+        [--tunings augmented] [--screening] [--picture FILE] [--epochs 4] [--source-epochs 16]
 
 Rows, each a kind and the number of cases of the cohort:
 
@@ -188,8 +188,8 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohorts' plans")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--source-epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--source-epochs", type=int, default=16)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plan-for", help="device that is planned for; the one that trains, where not named")

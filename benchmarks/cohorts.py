@@ -1,6 +1,6 @@
 """Fine-tuning on a cohort that differs from the source, cross-validated: as it is, from scratch, each way of tuning.
 
-    python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 8] [--epochs 2]
+    python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 16] [--epochs 4]
         [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--device auto] [--plan-for cpu]
 
 Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
@@ -150,8 +150,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--source", dest="source_run", type=Path, help="a trained run in place of training one")
-    parser.add_argument("--source-epochs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--source-epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--tunings", nargs="*", default=["unfreeze", "norms", "pulled"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
