@@ -163,16 +163,19 @@ def picture(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     kinds = list(dict.fromkeys(name.partition(":")[0] for name in rows))
+    ways = list(dict.fromkeys(way for found in rows.values() for way in found))
     figure, axes = plt.subplots(1, len(kinds), figsize=(3.2 * len(kinds), 3.2), squeeze=False, layout="constrained")
     for kind, axis in zip(kinds, axes[0], strict=True):
         own = {int(name.partition(":")[2]): found for name, found in rows.items() if name.startswith(f"{kind}:")}
         sizes = sorted(own)
-        for way in dict.fromkeys(way for found in own.values() for way in found):
+        for number, way in enumerate(ways):
             known = [size for size in sizes if way in own[size]]
-            axis.plot(known, [statistics.mean(own[size][way].values()) for size in known], "o-", label=way)
+            means = [statistics.mean(own[size][way].values()) for size in known]
+            # Open markers, the earlier ones larger: where the source is kept, two ways are one line.
+            axis.plot(known, means, "o-", color=f"C{number}", mfc="none", ms=max(3, 10 - 2 * number), label=way)
         axis.set(title=kind, xlabel="cases of the cohort", xticks=sizes)
     axes[0][0].set_ylabel("mean Dice")
-    axes[0][-1].legend(fontsize=7)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ways), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
