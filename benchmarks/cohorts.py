@@ -159,7 +159,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], help="values of the cohort's plans")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plan-for", help="device that is planned for; the one that trains, where not named")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.tunings and options.judge is None:
+        parser.error("--tunings needs a way, or --judge cases: it is the folds of a tuning that score the source.")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:

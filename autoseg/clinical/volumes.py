@@ -19,9 +19,9 @@ from autoseg.data.result_files import PREDICTIONS
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
-from autoseg.plans.target import colours
 from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg
+from autoseg.utils.colours import colours
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_csv, write_text
 from autoseg.utils.progress import track

@@ -39,9 +39,8 @@ class SourceRow:
     Attributes:
         name: in words.
         cases: how many, of those that have a Dice.
-        dice: mean over cases of the mean over outputs.
-        difference: mean of the paired differences to the source as it is, of a patient's exams together one; None for
-            the source itself.
+        dice: mean over patients of the mean over their exams' outputs.
+        difference: mean over patients of the paired differences to the source as it is; None for the source itself.
         low: end of its 95 % interval, over patients; None where there is none.
         high: likewise.
     """
@@ -65,17 +64,18 @@ class SourceRow:
             source: the same of the source as it is; None for a row without a difference.
             dataset: says whose exams the cases are.
         """
-        known = [value for value in dice.values() if math.isfinite(value)]
+        cases = sum(math.isfinite(value) for value in dice.values())
+        known = _finite(of_patients({name: dice}, dataset)[name])
         mean = sum(known) / len(known) if known else math.nan
         if source is None:
-            return cls(name, len(known), mean)
-        paired = of_patients({name: {case: value - source[case] for case, value in dice.items()}}, dataset)[name]
-        differences = [value for value in paired.values() if math.isfinite(value)]
+            return cls(name, cases, mean)
+        paired = {case: value - source[case] for case, value in dice.items()}
+        differences = _finite(of_patients({name: paired}, dataset)[name])
         if not differences:
-            return cls(name, len(known), mean)
+            return cls(name, cases, mean)
         low, high = paired_interval(differences)
         interval = (low, high) if math.isfinite(low) else (None, None)
-        return cls(name, len(known), mean, sum(differences) / len(differences), *interval)
+        return cls(name, cases, mean, sum(differences) / len(differences), *interval)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class SourceTable:
         if fewer:
             of = len(initialization.ensemble)
             note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
-        note += _fewer_shares(run, stage) + _learned(run, stage, list(source))
+        note += _fewer_shares(run, stage) + _learned(run, stage, list(source)) + _exams(run.dataset, source)
         return cls(rows, note.strip())
 
     def write(self, folder: Path) -> None:
@@ -190,6 +190,18 @@ def _learned(run: Run, stage: Stage, cases: Sequence[str]) -> str:
     if learned.isdisjoint(with_a_say(list(dict.fromkeys(patient_of[case] for case in cases)), learned)):
         return f" {told}; they have no say in what is kept."
     return f" {told}; fewer than {FEWEST} other patients are left to choose by, so that it can't be trusted."
+
+
+def _exams(dataset: Dataset, scored: Mapping[str, float]) -> str:
+    """That exams of a patient count as one, where a patient has several."""
+    patient_of = patients(dataset)
+    own = {patient_of[case] for case, value in scored.items() if math.isfinite(value)}
+    cases = sum(math.isfinite(value) for value in scored.values())
+    return "" if len(own) == cases else f" Means are over {len(own)} patients, whose exams count together as one."
+
+
+def _finite(values: Mapping[str, float]) -> list[float]:
+    return [value for value in values.values() if math.isfinite(value)]
 
 
 def _is_scored(fold: Fold, source: str) -> bool:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoseg.plans.target import Target, colours
+from autoseg.plans.target import Target
+from autoseg.utils.colours import colours
 
 
 @dataclass(frozen=True)

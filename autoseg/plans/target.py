@@ -10,16 +10,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-#: Colours of structures, distinguishable with colour-blindness and on grey images (Okabe & Ito 2008).
-_COLOURS = ("#E69F00", "#56B4E9", "#D6569B", "#009E73", "#F0E442", "#7A5CD6", "#D55E00", "#0072B2")
-
 #: Key of the context in which values that were not given are written, too, so that they can be set.
 ALL_VALUES = "all_values"
-
-
-def colours(count: int) -> list[str]:
-    """A colour for each of ``count`` structures; they repeat beyond eight."""
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 class Output(Reasoned):
@@ -29,7 +21,7 @@ class Output(Reasoned):
         name: of the label or region.
         values: label values it is made of (one, for a label); not the background's, 0.
         paint: value written into a predicted label map where this output is the last one that is positive; not 0.
-        colour: ``#rrggbb`` in result formats with colours; one of :func:`colours` where None.
+        colour: ``#rrggbb`` in result formats with colours; one of :func:`autoseg.utils.colours.colours` where None.
         code: of a terminology, for DICOM: ``SCHEME:VALUE:MEANING``, as ``SCT:79654002:Edema``; by the name where None.
     """
 

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from autoseg.data.boxes import Box, bounding_box
 from autoseg.data.counts import value_counts
 from autoseg.evaluation.masks import dice
-from autoseg.plans.target import colours
 from autoseg.report.legend import LabelValues, Legend, area, present
 from autoseg.report.style import MUTED, figure, png, rgb
+from autoseg.utils.colours import colours
 from autoseg.utils.files import atomic
 
 #: Opacity of a filled prediction.

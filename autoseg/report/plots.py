@@ -8,9 +8,9 @@ from matplotlib.ticker import MaxNLocator
 
 from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.summary import Evaluation
-from autoseg.plans.target import colours
 from autoseg.report.collect import Curve
 from autoseg.report.style import INK, figure, svg
+from autoseg.utils.colours import colours
 
 #: Number of points from which they are rasterized, to keep a report with thousands of cases small.
 VECTOR_POINTS = 2000

@@ -279,6 +279,7 @@ def test_exams_of_a_patient_are_one_difference(tmp_path: Path) -> None:
     # One exam without a score: the others of its patient count.
     row = SourceRow.of("tuned", {**source, cases[0].id: math.nan, cases[3].id: 0.8}, source, dataset)
     assert (row.cases, row.difference) == (11, pytest.approx((0.3 / 3) / 3))
+    assert row.dice == pytest.approx((1.8 / 3 + 0.5 + 0.5) / 3)  # so that it is the source's and the difference
 
 
 def test_two_cases_can_not_tell(source: Run, tmp_path: Path) -> None:

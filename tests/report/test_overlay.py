@@ -11,9 +11,9 @@ import pytest
 from matplotlib.image import imread
 
 from autoseg.data.counts import value_counts
-from autoseg.plans.target import colours
 from autoseg.report.overlay import best_slice, field_of_view, grey_window, overlay_png
 from autoseg.report.style import rgb
+from autoseg.utils.colours import colours
 from tests.report.fake import SPACING, labels
 
 NAMES = {"outer": 1, "inner": [2]}
