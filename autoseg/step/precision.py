@@ -23,13 +23,16 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
     For ``auto`` it is a guess, taken where nothing was measured (:mod:`autoseg.step.tune`): bfloat16 on a CPU with
     AVX512-BF16 or AMX and on GPUs from compute capability 8, float16 on older GPUs. On a Mac's GPU all is float32.
+    For ``fp16``, which no CPU computes fast, a CPU takes bfloat16, and float32 where it has to emulate that.
     """
     if precision == "fp32" or device.type == "mps":
         return torch.float32
     if precision == "bf16":
         return torch.bfloat16
     if precision == "fp16":
-        return torch.float16 if device.type != "cpu" else torch.bfloat16
+        if device.type != "cpu":
+            return torch.float16
+        return torch.float32 if emulates_bfloat16() else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if gpu_has_bfloat16(device) else torch.float16
     if device.type == "cpu" and has_fast_bfloat16():
@@ -49,7 +52,7 @@ def has_fast_bfloat16() -> bool:
 
 
 @lru_cache
-def emulates_bfloat16(dimensions: int) -> bool:
+def emulates_bfloat16(dimensions: int = 3) -> bool:
     """Whether this CPU has to emulate convolutions in bfloat16, so that no step in it can be the fastest.
 
     Measured by one small convolution, in less than a tenth of a second, where the CPU does not say that it has the

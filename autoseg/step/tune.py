@@ -217,6 +217,8 @@ class _Tuner:
                 return
             self.limit = SHARE * self.extent.seconds / (1 + len(variants))
         first, missing = variants[0], [variant for variant in variants if variant not in self.timings]
+        with _apart(self.device), suppress(Exception):
+            _step_of(first, small, self.device)  # a process's first one imports for a second or two, in any training
         if first in missing and not self._time(first, small):
             missing.remove(first)
             if not missing or not self._time(missing[0], small):
@@ -289,9 +291,10 @@ class _Tuner:
         others = sorted((timing.seconds, str(variant)) for variant, timing in self.timings.items() if variant != best)
         seconds = self.timings[best].seconds if best in self.timings else math.nan
         listed = "".join(f", {name} {_said(value)}" for value, name in others)
+        known = f"the fastest measured{listed}" if others else "all that there was time to measure"
         return (
-            f"{best}: {_said(seconds)} a step on {device_name(device)}, the fastest measured{listed}; the trained "
-            "weights depend on this choice to within rounding"
+            f"{best}: {_said(seconds)} a step on {device_name(device)}, {known}; the trained weights depend on this "
+            "choice to within rounding"
         )
 
     def _allowed(self, step: float) -> float:

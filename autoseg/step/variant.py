@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoseg.plans.recipe import Recipe
-from autoseg.step.precision import autocast, gpu_has_bfloat16, resolve_precision
+from autoseg.step.precision import autocast, emulates_bfloat16, gpu_has_bfloat16, resolve_precision
 from autoseg.utils.errors import AutosegError
 
 #: Key of the variant in a saved state, and in the metadata of weights.
@@ -113,7 +113,10 @@ def record(variant: Variant, device: torch.device) -> str:
 
 
 def recorded(text: str, device: torch.device) -> Variant | None:
-    """The variant of :func:`record`; None for a device of another kind or without its precision, and for other text."""
+    """The variant of :func:`record`; None for a device of another kind or without its precision, and for other text.
+
+    A CPU that has to emulate a precision counts as one without it.
+    """
     try:
         values = json.loads(text)
         variant = Variant.from_json(values) if values["device"] == device.type else None
@@ -126,7 +129,9 @@ def _computes(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a device has a precision that another one of its kind has."""
     if device.type == "mps":
         return dtype == torch.float32
-    return device.type != "cuda" or dtype != torch.bfloat16 or gpu_has_bfloat16(device)
+    if dtype != torch.bfloat16:
+        return True
+    return gpu_has_bfloat16(device) if device.type == "cuda" else not emulates_bfloat16()
 
 
 def runnable(variant: Variant, recipe: Recipe, device: torch.device) -> Variant:

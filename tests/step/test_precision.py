@@ -16,7 +16,6 @@ CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
     [
         ("fp32", CPU, torch.float32),
         ("bf16", CPU, torch.bfloat16),
-        ("fp16", CPU, torch.bfloat16),  # no CPU computes in float16
         ("fp32", CUDA, torch.float32),
         ("bf16", CUDA, torch.bfloat16),
         ("fp16", CUDA, torch.float16),
@@ -36,6 +35,13 @@ def test_automatic_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(precision_of, "has_fast_bfloat16", lambda found=fast: found)
         assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("emulated", "expected"), [(False, torch.bfloat16), (True, torch.float32)])
+def test_a_plan_with_fp16_on_a_cpu(emulated: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CPU computes in float16; bfloat16 that it emulates takes some twenty times as long as float32."""
+    monkeypatch.setattr(precision_of, "emulates_bfloat16", lambda: emulated)
+    assert resolve_precision("fp16", CPU) == expected
 
 
 def test_autocast_casts() -> None:

@@ -1,6 +1,7 @@
 """Which variant of a step is taken, by times that are given; and once by real ones."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -349,6 +350,42 @@ def test_loading_cudas_libraries_is_not_measuring(
     choice = choose_variant(setup_of(compile="never"), gpu, Extent(seconds=75))
     assert choice.variant == replace(half, graphs=True)
     assert now[0] <= 5 + 3.75
+
+
+def test_what_the_first_step_imports_is_not_measuring(
+    timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its 1.4 s are nearly all of the 1.5 s of 30 that measuring may take; channels-last is timed nevertheless."""
+    now = [0.0]
+    given, made = tune.timed_step, tune._step_of
+
+    def passing(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        seconds = given(step, setup, device)
+        now[0] += seconds
+        return seconds
+
+    def importing(variant: Variant, setup: StepSetup, device: torch.device) -> TrainingStep:
+        now[0] += 0.0 if now[0] else 1.4
+        return made(variant, setup, device)
+
+    monkeypatch.setattr(tune, "timed_step", passing)
+    monkeypatch.setattr(tune, "_step_of", importing)
+    monkeypatch.setattr("autoseg.step.tune.time.perf_counter", lambda: now[0])
+    timed |= {PLAIN: [0.2, 0.2], LAST: [0.15, 0.15], HALF: [0.3, 0.3]}
+    choice = choose_variant(setup_of(compile="never"), CPU, Extent(seconds=30))
+    assert replace(choice.variant, fused=False) == LAST
+    assert now[0] <= 1.4 + 1.5 + 0.2
+
+
+def test_a_single_measurement_is_not_called_the_fastest(
+    timed: dict[Variant, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed |= {PLAIN: [1.0, 1.0], LAST: [math.nan], HALF: [math.nan]}
+    choice = choose_variant(setup_of(compile="never"), CPU, Extent(seconds=60))
+    assert choice.variant == PLAIN
+    assert "1.00 s a step" in choice.reason
+    assert "all that there was time to measure" in choice.reason
+    assert "fastest" not in choice.reason
 
 
 def test_a_shared_cpu_is_timed_by_what_this_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.networks import build
+from autoseg.step import variant as variant_module
 from autoseg.step.batch import Batch
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
@@ -41,7 +42,8 @@ def weights(step: TrainingStep) -> list[torch.Tensor]:
         (Variant(torch.float16, compiled=True, graphs=True), "fp16 compiled with CUDA graphs"),
     ],
 )
-def test_in_words_and_in_a_file(variant: Variant, text: str) -> None:
+def test_in_words_and_in_a_file(variant: Variant, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda: False)
     assert str(variant) == text
     assert recorded(record(variant, CPU), CPU) == variant
     assert recorded(record(variant, torch.device("cuda")), CPU) is None
@@ -63,6 +65,15 @@ def test_an_older_gpu_does_not_take_the_precision_of_a_newer_one(
     monkeypatch.setattr(torch.version, "hip", hip)
     device, variant = torch.device("cuda:1"), Variant(dtype, channels_last=True)
     assert recorded(record(variant, device), device) == (variant if taken else None)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_cpu_that_emulates_a_precision_is_without_it(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained where bfloat16 is fast, predicted where it takes 18 times as long as float32."""
+    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda: emulated)
+    half = Variant(torch.bfloat16)
+    assert recorded(record(half, CPU), CPU) == (None if emulated else half)
+    assert recorded(record(Variant(), CPU), CPU) == Variant()
 
 
 def test_a_macs_gpu_computes_in_32_bits() -> None:
