@@ -5,15 +5,17 @@
 
 Rows, each a kind and the number of cases of the cohort:
 
-- ``contrast:N``, ``resolution:N``: generated heads; the cohort's scanner has another contrast and more noise, or slices
-  three times as thick; 12 further heads of it judge;
+- ``contrast:N``, ``resolution:N``: generated heads; the cohort's scanner has another contrast and more noise, or thick
+  slices; 12 further heads of it judge. The gap is refused unless the source's Dice on those is 0.1 to 0.3 less than on
+  the same heads as its own scanner sees them;
 - ``hippocampus:N``: Medical Segmentation Decathlon, task 4 (DIR/hippocampus): scans stored as floats are the source,
   N of those stored as 8-bit integers the cohort, those after the twentieth judge;
 - ``sarcoma:N``: T1 of soft-tissue sarcomas (DIR/sarcoma with ge, siemens, philips): 14 of one maker's scanners are the
-  source, N of the two others the cohort, each scored once.
+  source, N of the two others the cohort, each scored once, two in each fold.
 
-``--screening`` is for choosing among ways of tuning, on cases that no row reports: generated heads of another seed, the
-hippocampi and the sarcomas with the sites reversed, each case of the cohort judged by a fold that did not see it.
+``--screening`` is for choosing among ways of tuning, on cases that no row reports: generated heads of another seed,
+each judged by a fold that did not see it, and the hippocampi and the sarcomas with the sites reversed, judged by 40 and
+by the other scans of that site.
 
 Every row is what ``cohorts.py`` measures: the source as it is, from scratch, and each way of tuning with what was
 chosen. What is done in OUT is not done again. At the end: the mean of the differences over all rows, with a bootstrap
@@ -23,6 +25,7 @@ interval that draws rows, then cases in them.
 import argparse
 import csv
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import cohorts
@@ -33,9 +36,14 @@ from transfer_hippocampus import is_float, write_dataset
 
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.phantom import Cohort, Look, generate
+from autoseg.runs.run import Run
+from autoseg.utils.digest import digest
 
-#: Kind of gap between generated heads → how the cohort's scanner differs.
-LOOKS = {"contrast": Look(contrast=1.8, noise=0.06), "resolution": Look(thickness=3, noise=0.06)}
+#: Kind of gap between generated heads → how the cohort's scanner differs; set by what the source loses alone.
+LOOKS = {"contrast": Look(contrast=0.5, noise=0.06), "resolution": Look(thickness=9, noise=0.06)}
+
+#: What the source must lose by a gap, in Dice.
+LOSES = (0.1, 0.3)
 
 #: Heads of the source, and heads that judge.
 HEADS, JUDGES = 12, 12
@@ -43,6 +51,8 @@ HEADS, JUDGES = 12, 12
 #: Of the hippocampi of the second site, those from here on judge.
 HIPPOCAMPI = 20
 
+#: Of those of the first site, so many judge where the sites are reversed.
+REVERSED_JUDGES = 40
 
 #: Seed of the cohort's heads when ways of tuning are screened.
 SCREENING_SEED = 17
@@ -50,17 +60,35 @@ SCREENING_SEED = 17
 
 def phantoms(kind: str, cases: int, out: Path, screening: bool) -> list[Path]:
     """Datasets of the source, the cohort and, unless ways are screened, those that judge."""
-    source = {"source_heads": Cohort(cases=HEADS, seed=1)}
-    screened = {f"screened_{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=SCREENING_SEED)}
-    reported = {
-        f"{kind}_{cases}": Cohort(cases=cases, look=LOOKS[kind], seed=7),
-        f"{kind}_judge": Cohort(cases=JUDGES, look=LOOKS[kind], seed=8),
-    }
-    parts = source | (screened if screening else reported)
-    for name, cohort in parts.items():
-        if not (out / "data" / name).exists():
-            generate(out / "data" / name, cohort)
-    return [out / "data" / name for name in parts]
+    source = heads("source_heads", Cohort(cases=HEADS, seed=1), out)
+    if screening:
+        cohort = Cohort(cases=cases, look=LOOKS[kind], seed=SCREENING_SEED)
+        return [source, heads(f"screened_{kind}_{cases}", cohort, out)]
+    return [source, heads(f"{kind}_{cases}", Cohort(cases=cases, look=LOOKS[kind], seed=7), out), judges(kind, out)]
+
+
+def judges(kind: str, out: Path) -> Path:
+    """Heads that judge: as the cohort's scanner sees them, or as the source's own, where ``kind`` is no gap."""
+    return heads(f"{kind}_judge", Cohort(cases=JUDGES, look=LOOKS.get(kind, Look()), seed=8), out)
+
+
+def heads(name: str, cohort: Cohort, out: Path) -> Path:
+    """A dataset of generated heads; its name tells apart what is generated in another way."""
+    folder = out / "data" / f"{name}_{digest(asdict(cohort))}"
+    if not folder.exists():
+        generate(folder, cohort)
+    return folder
+
+
+def refuse_no_gap(kind: str, source: Run, out: Path, device: str) -> None:
+    """End here unless the gap costs the source what it is meant to (:data:`LOSES`)."""
+    own, other = (
+        statistics.mean(cohorts.judged(source, judges(name, out), out / f"source_on_{name}", device).values())
+        for name in ("own", kind)
+    )
+    print(f"the source on its own scanner's heads {own:.3f}, with the gap of {kind} {other:.3f} ({other - own:+.3f})")
+    if not LOSES[0] <= own - other <= LOSES[1]:
+        raise SystemExit(f"That is no gap of {LOSES[0]} to {LOSES[1]}; change LOOKS.")
 
 
 def hippocampus(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
@@ -69,7 +97,11 @@ def hippocampus(data: Path, cases: int, out: Path, screening: bool) -> list[Path
     public = [case for case in dataset.cases if is_float(next(iter(case.channels.values())).path)]
     known = {case.id for case in public}
     other = [case for case in dataset.cases if case.id not in known]
-    screened = {"hippocampus_reversed_source": other, f"screened_hippocampus_{cases}": public[:cases]}
+    screened = {
+        "hippocampus_reversed_source": other,
+        f"screened_hippocampus_{cases}": public[:cases],
+        "screened_hippocampus_judge": public[-REVERSED_JUDGES:],
+    }
     reported = {
         "hippocampus_source": public,
         f"hippocampus_{cases}": other[:cases],
@@ -90,6 +122,7 @@ def sarcoma(data: Path, cases: int, out: Path, screening: bool) -> list[Path]:
     screened = {
         "sarcoma_reversed_source": [*makers["siemens"], *makers["philips"]],
         f"screened_sarcoma_{cases}": makers["ge"][:cases],
+        f"screened_sarcoma_{cases}_judge": makers["ge"][cases:],
     }
     reported = {
         "sarcoma_source": makers["ge"][:14],
@@ -133,9 +166,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
         words += ["--plan-for", options.plan_for]
     if len(folders) == 3:
         words += ["--judge", str(folders[2])]
-    first = cohorts.autoseg.Request(device=options.plan_for or options.device)
-    cohorts.trained(folders[0], shared, first, options.source_epochs, [0], options.device)
-    words += ["--source", str(shared), "--folds", str(max(2, min(options.folds, cases // 2)))]
+    planned_for = options.plan_for or options.device
+    source_run = cohorts.source_run(folders[0], shared, planned_for, options.source_epochs, options.device)
+    if kind in LOOKS:
+        refuse_no_gap(kind, source_run, out, options.device)
+    folds = cases // 2 if kind == "sarcoma" and not options.screening else max(2, min(options.folds, cases // 2))
+    words += ["--source", str(shared), "--folds", str(folds)]
     print(f"\n## {name}", flush=True)
     return cohorts.main(words)
 
@@ -190,7 +226,7 @@ def main() -> None:
     parser.add_argument("--scratch-seeds", type=int, default=1, help="how many of the seeds train from scratch, too")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="values of the cohorts' plans")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--source-epochs", type=int, default=16)
     parser.add_argument("--picture", type=Path)

@@ -3,11 +3,12 @@
     python benchmarks/cohorts.py SOURCE_DATASET COHORT_DATASET OUT [--judge DATASET] [--source-epochs 16] [--epochs 4]
         [--folds 2] [--tunings unfreeze norms pulled] [--seeds 0] [--source RUN] [--device auto] [--plan-for cpu]
 
-Trains the source (fold 0), then on the cohort a network from scratch and one for each ``--tunings``, all for as many
-steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not see it, and
-by a share of the source's weights that it did not choose, or over the cases of ``--judge``, which no run has seen, each
-predicted as ``autoseg predict`` does; the paired difference to the source as it is, with its 95 %
-interval (Student's t below ten cases, else a bootstrap). With several seeds the values of a case are averaged first.
+Trains the source (on all of its cases), then on the cohort a network from scratch and one for each ``--tunings``, all
+for as many steps, and prints one table: mean Dice over all cases of the cohort, each predicted by a fold that did not
+see it, and by a share of the source's weights that it did not choose, or over the cases of ``--judge``, which no run
+has seen, each predicted as ``autoseg predict`` does; the paired difference to the source as it is, with its 95 %
+interval (Student's t below ten cases, else a bootstrap). A case's Dice is the mean over the plan's outputs. With
+several seeds the values of a case are averaged first.
 A way that ends in ``+harmonize`` is planned with ``--harmonize``; in ``+source-data`` with the source's cases mixed in;
 in ``+first-fold`` it starts from the source's first fold and not from the best; in ``+VALUE=…`` with this value of the
 recipe (``unfreeze+optimizer.learning_rate=0.004``; ``+epochs=8`` is its length); several may follow each other. What is
@@ -33,7 +34,8 @@ from autoseg.runs.run import Run
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_cases import SourceCases
 from autoseg.utils.device import Compute
-from autoseg.utils.files import write_json
+from autoseg.utils.digest import file_digest
+from autoseg.utils.files import read_json, write_json
 
 #: What may follow the name of a way, beside values of the recipe.
 WORDS = ("harmonize", "source-data", "first-fold")
@@ -50,6 +52,11 @@ def trained(
     return run
 
 
+def source_run(dataset: Path, out: Path, planned_for: str, epochs: int, device: str) -> Run:
+    """A source, trained on all cases of its dataset."""
+    return trained(dataset, out, autoseg.Request(device=planned_for, folds=1), epochs, None, device)
+
+
 def dice(run: Run, folder: str) -> dict[str, float]:
     """Case → mean Dice of its outputs, of the predictions in a folder of each fold."""
     parts = [Evaluation.read(fold.folder / folder) for fold in run.folds(run.plan.recommended)]
@@ -57,13 +64,16 @@ def dice(run: Run, folder: str) -> dict[str, float]:
 
 
 def judged(run: Run, judge: Path, out: Path, device: str) -> dict[str, float]:
-    """Case of ``judge`` → mean Dice of its outputs, predicted by a run."""
-    if not (out / "evaluation" / "summary.json").exists():
+    """Case of ``judge`` → mean Dice of the plan's outputs, predicted by a run; anew where its weights are others."""
+    stage, note = run.plan.stage(), out / "weights.json"
+    weights = [run.source_choice(stage), *(file_digest(fold.weights) for fold in run.folds(stage))]
+    if not note.exists() or read_json(note) != weights:
         predictor = autoseg.Predictor.load(run.path, device=device)
         failed = predictor.predict(cases_to_predict(judge, run.plan), out / "predictions").failed
         if failed:
             raise SystemExit(f"{run.path} could not predict {failed}")
-        autoseg.evaluate(out / "predictions", judge, out=out / "evaluation")
+        autoseg.evaluate(out / "predictions", judge, out=out / "evaluation", targets=stage.result.outputs)
+        write_json(note, weights)
     found = Evaluation.read(out / "evaluation")
     return {case: found.case_mean(case) for case in found.cases}
 
@@ -96,11 +106,10 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             device=planned_for, folds=options.folds, seed=seed, carried=tuple(carried), overrides=overrides
         )
 
-    first = autoseg.Request(device=planned_for)
     device = options.device
     model = options.source_run
     if model is None:
-        model = trained(options.source, options.out / "source", first, options.source_epochs, [0], device).path
+        model = source_run(options.source, options.out / "source", planned_for, options.source_epochs, device).path
 
     def scores(run: Run) -> dict[str, float]:
         if options.judge is None:

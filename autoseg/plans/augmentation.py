@@ -51,6 +51,27 @@ class GaussianScale(Transform):
     std: float = Field(0.01, ge=0)
 
 
+@TRANSFORMS.register("bias_field")
+class BiasField(Transform):
+    """Multiplies intensities by a smooth field, as a coil's: another one for each channel of each sample.
+
+    Its logarithm is a polynomial of third order over the patch (as Van Leemput et al. 1999 model it), with random
+    coefficients and no constant. Intensities are taken from the patch's smallest on, which is air's; voxels of exactly
+    0, as outside of a mask, stay.
+
+    Attributes:
+        strength: range of the logarithm's largest deviation from 0; the range itself is ours.
+    """
+
+    strength: tuple[float, float] = (0.0, 0.4)
+
+    @model_validator(mode="after")
+    def _range(self) -> "Self":
+        if not 0 <= self.strength[0] <= self.strength[1]:
+            raise ValueError("strength is no range: the first number must be the smaller one, from 0")
+        return self
+
+
 class Augmentation(Reasoned):
     """Random changes of a training batch; defaults are nnU-Net's ranges.
 

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from autoseg.plans.augmentation import Augmentation, GaussianScale, GaussianShift
+from autoseg.plans.augmentation import Augmentation, BiasField, GaussianScale, GaussianShift
 from autoseg.training.deformation import only_in_plane
 from autoseg.training.transfers import to_device
 from autoseg.utils.registry import Registry
+
+#: Order of the polynomial whose exponential a bias field is.
+_FIELD_ORDER = 3
 
 #: Augments images ``(batch, channel, *space)``, given the description and a random generator.
 Transformer = Callable[[torch.Tensor, Any, np.random.Generator], torch.Tensor]
@@ -101,6 +104,24 @@ def gaussian_shift(image: torch.Tensor, shift: GaussianShift, rng: np.random.Gen
 def gaussian_scale(image: torch.Tensor, scale: GaussianScale, rng: np.random.Generator) -> torch.Tensor:
     """Multiply each channel of ``(n, channel, *space)`` by 1 plus a number from N(0, std)."""
     return image * (1 + _a_channel(rng.normal(0, scale.std, image.shape[:2]), image))
+
+
+@TRANSFORMERS.register("bias_field")
+def bias_field(image: torch.Tensor, field: BiasField, rng: np.random.Generator) -> torch.Tensor:
+    """Multiply each channel of ``(n, channel, *space)`` by a smooth field, from its smallest intensity on."""
+    space = image.shape[2:]
+    orders = np.indices((_FIELD_ORDER + 1,) * len(space)).sum(0)
+    coefficients = rng.uniform(-1, 1, (*image.shape[:2], *orders.shape)) * ((orders > 0) & (orders <= _FIELD_ORDER))
+    strength = _a_channel(rng.uniform(*field.strength, image.shape[:2]), image)
+    logarithm = to_device(coefficients.astype(np.float32), image.device).to(image.dtype)
+    for size in space:  # each product replaces the first axis of coefficients by one of voxels, put last
+        powers = np.vander(np.linspace(-1, 1, size), _FIELD_ORDER + 1, increasing=True).T.astype(np.float32)
+        logarithm = torch.tensordot(logarithm, to_device(powers, image.device).to(image.dtype), dims=([2], [0]))
+    axes = tuple(range(2, image.ndim))
+    largest = logarithm.abs().amax(axes, keepdim=True).clamp(min=1e-7)
+    low = image.amin(axes, keepdim=True)
+    changed = (image - low) * torch.exp(logarithm / largest * strength) + low
+    return torch.where(image == 0, image, changed)
 
 
 def _a_channel(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:

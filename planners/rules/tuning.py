@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from autoseg.plans.augmentation import BiasField
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.recipe import Augmentation, Freeze, Initialization, Optimizer, Recipe, Schedule
 from autoseg.plans.stage import Stage
@@ -52,7 +53,8 @@ class Tuning:
         keeps: whether the result may keep a share of the source's weights, where the source does without training.
         pull: strength of :attr:`autoseg.plans.recipe.Initialization.pull`.
         rank: largest of what is added to each kernel; 0 for any.
-        louder: factor on the probabilities of all changes of intensity and resolution.
+        louder: factor on the probabilities of all changes of intensity and resolution; where it is not 1, coils have
+            bias fields of their own, too.
         why: in words.
     """
 
@@ -71,6 +73,9 @@ class Tuning:
 #: What scanners differ in, as the augmentation names it.
 _LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
 
+#: Name of the augmentation by bias fields.
+_FIELD = "bias_field"
+
 #: Ways to fine-tune by name.
 TUNINGS = {
     "all": Tuning(
@@ -79,7 +84,10 @@ TUNINGS = {
         why="all layers from the first step on (Rahimpour et al., section 2.6); rate and schedule are ours",
     ),
     "layerwise": Tuning(
-        0.5, layer_decay=0.1, why="all layers, the first ones at a tenth of the last's rate: what they see is general"
+        0.5,
+        short=1.0,
+        layer_decay=0.1,
+        why="all layers, the first ones at a tenth of the last's rate: what they see is general",
     ),
     "unfreeze": Tuning(
         0.25, short=1.0, part="body", until=0.2, why="the heads alone for a fifth of the budget, then all layers"
@@ -88,9 +96,12 @@ TUNINGS = {
     "norms": Tuning(
         2.0, part="kernels", why="scales, shifts and biases alone: looks change between scanners, structures do not"
     ),
-    "pulled": Tuning(0.25, pull=20.0, why="all layers, drawn back to the source's weights (L2-SP, Li et al. 2018)"),
+    "pulled": Tuning(
+        0.25, short=1.0, pull=20.0, why="all layers, drawn back to the source's weights (L2-SP, Li et al. 2018)"
+    ),
     "lowrank": Tuning(
         0.5,
+        short=1.0,
         rank=4,
         why="all layers, what is added to a kernel being of rank 4 (low rank adaptation, Hu et al. 2022)",
     ),
@@ -98,7 +109,7 @@ TUNINGS = {
         0.25,
         short=1.0,
         louder=2.5,
-        why="all layers, with more changes of what differs: contrast, brightness, noise, resolution",
+        why="all layers, with more changes of what differs: contrast, brightness, bias field, noise, resolution",
     ),
     "heads": Tuning(1.0, part="body", why="the heads alone; everything else stays the source's"),
 }
@@ -275,8 +286,14 @@ def beginning(start: Initialization, model: SourceModel) -> Initialization:
     return start.model_copy(update={"begin": "best", "reasons": {**start.reasons, "begin": why}})
 
 
-def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
-    """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that."""
+def louder(augmentation: Augmentation, tuning: str, coils: bool = True) -> Augmentation:
+    """The augmentation of a way to tune: more changes of what differs between scanners, where the way has that.
+
+    Args:
+        augmentation: the source's.
+        tuning: name of the way to tune.
+        coils: whether images may have the bias field of a coil; those of CT have none.
+    """
     way = TUNINGS[tuning]
     if way.louder == 1:
         return augmentation
@@ -284,8 +301,15 @@ def louder(augmentation: Augmentation, tuning: str) -> Augmentation:
     why = f"{way.louder:g} times the source's: {way.why}"
     if all(augmentation.reasons.get(name) == why for name in names):
         return augmentation  # of a source that was tuned so itself
-    raised = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
-    return augmentation.model_copy(update={**raised, "reasons": {**augmentation.reasons, **dict.fromkeys(names, why)}})
+    raised: dict[str, Any] = {name: min(1.0, round(way.louder * getattr(augmentation, name), 3)) for name in names}
+    reasons = dict.fromkeys(names, why)
+    if coils and _FIELD not in augmentation.transforms:
+        field = BiasField(
+            probability=raised["brightness_probability"],
+            reasons={"probability": f"as often as another brightness: {way.why}"},
+        )
+        raised["transforms"] = {**augmentation.transforms, _FIELD: field}
+    return augmentation.model_copy(update={**raised, "reasons": {**augmentation.reasons, **reasons}})
 
 
 def _data(task: Task, model: SourceModel, before: Configuration) -> Data:

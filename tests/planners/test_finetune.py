@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.plans.augmentation import Augmentation
+from autoseg.plans.augmentation import Augmentation, BiasField
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
 from autoseg.plans.recipe import Optimizer, Sampling
@@ -40,13 +40,17 @@ def test_whole_images_keep_two_voxels_at_the_lowest_level() -> None:
     assert network.fits([24, 24, 24]) is not None
 
 
-@pytest.mark.parametrize("way", [GENERAL, ON_CPU])
-@pytest.mark.parametrize(("device", "share"), [("cpu", 1.0), ("cuda", 0.25)])
-def test_short_trainings_take_the_full_rate(way: str, device: str, share: float) -> None:
+@pytest.mark.parametrize(
+    ("way", "longer"), [(GENERAL, 0.25), (ON_CPU, 0.25), ("pulled", 0.25), ("layerwise", 0.5), ("lowrank", 0.5)]
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_short_trainings_take_the_full_rate(way: str, longer: float, device: str) -> None:
+    """As they were screened; a GPU's are longer."""
+    share = 1.0 if device == "cpu" else longer
     usual, _, _ = optimizer(device, batch=2)
     rate, reason = _rate(TUNINGS[way], make_recipe(optimizer=usual), usual, usual, device)
     assert rate == pytest.approx(share * usual.learning_rate)
-    assert reason == f"{'' if share == 1 else '0.25 of '}the rate from scratch ({usual.learning_rate:g})"
+    assert reason == f"{'' if share == 1 else f'{share:g} of '}the rate from scratch ({usual.learning_rate:g})"
 
 
 def test_the_way_to_tune_follows_what_was_screened() -> None:
@@ -65,6 +69,15 @@ def test_changes_of_looks_are_raised_once() -> None:
     assert (once.noise_probability, once.contrast_probability, once.rotation_probability) == (0.25, 1.0, 0.2)
     assert louder(once, "augmented") == once
     assert louder(before, "unfreeze") == before
+    assert once.transforms["bias_field"].probability == once.brightness_probability == 0.375
+    own = before.model_copy(update={"transforms": {"bias_field": BiasField(probability=0.01)}})
+    assert louder(own, "augmented").transforms == own.transforms
+
+
+def test_ct_has_no_bias_field() -> None:
+    found = louder(Augmentation(), "augmented", coils=False)
+    assert found.transforms == {}
+    assert found.brightness_probability == 0.375
 
 
 def test_how_results_are_measured_is_the_sources() -> None:

@@ -264,6 +264,42 @@ def test_gaussian_shift_and_scale() -> None:
     assert (new - image).std().item() == pytest.approx(2.0, rel=0.1)
 
 
+@pytest.mark.parametrize("space", [(9, 8, 7), (12, 10)])
+def test_a_bias_field_is_a_smooth_factor(space: tuple[int, ...]) -> None:
+    """Its logarithm is a polynomial of third order (NumPy fits it), as strong as asked; zeros stay."""
+    image, label = some(3, 2, *space)
+    image = image.abs() + 2
+    image[:, :, 0, 0] = 0  # outside of a mask; also the darkest of the patch
+    what = still(transforms={"bias_field": {"probability": 1, "strength": (0.3, 0.3)}})
+    new, new_label = augment(image, label, list(space), what, np.random.default_rng(0))
+    assert torch.equal(new_label, label)
+    assert torch.equal(new[image == 0], image[image == 0])
+    grids = [grid.ravel() for grid in np.meshgrid(*(np.linspace(-1, 1, size) for size in space), indexing="ij")]
+    orders = [order for order in np.ndindex(*(4,) * len(space)) if 0 < sum(order) <= 3]
+    basis = np.stack([np.prod([g**o for g, o in zip(grids, order, strict=True)], axis=0) for order in orders], axis=1)
+    fields = []
+    for sample in range(3):
+        for channel in range(2):
+            seen = (image[sample, channel] != 0).numpy().ravel()
+            log = (new[sample, channel] / image[sample, channel]).log().numpy().ravel()
+            fitted, *_ = np.linalg.lstsq(basis[seen], log[seen], rcond=None)
+            assert np.abs(basis[seen] @ fitted - log[seen]).max() < 1e-4
+            assert np.abs(basis @ fitted).max() == pytest.approx(0.3, abs=1e-3)
+            fields.append(log[seen])
+    assert all(not np.allclose(one, other) for i, one in enumerate(fields) for other in fields[:i])
+
+
+def test_a_bias_field_starts_from_the_darkest() -> None:
+    """Of images with a mean of 0, what is dark changes least, and no more than the brightest by its share."""
+    image, label = some(2, 1, 10, 10)
+    what = still(transforms={"bias_field": {"probability": 1, "strength": (0.5, 0.5)}})
+    new, _ = augment(image, label, [10, 10], what, np.random.default_rng(0))
+    low = image.amin((2, 3), keepdim=True)
+    factor = ((new - low) / (image - low))[image != low]
+    assert np.exp(-0.5) - 1e-4 <= factor.min() < factor.max() <= np.exp(0.5) + 1e-4
+    assert torch.equal(new[image == low], image[image == low])
+
+
 def test_flips_as_often_as_asked() -> None:
     image, label = some(1000, 1, 4, 4)
     for probability in (0.0, 0.1, 1.0):
