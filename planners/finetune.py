@@ -153,7 +153,6 @@ def _configurations(
     task: Task, model: SourceModel, channels: Mapping[str, str], outputs: Mapping[str, str]
 ) -> dict[str, Configuration]:
     found: dict[str, Configuration] = {}
-    ct = any(channel.normalization.scheme == "ct" for channel in _channels(task, model, channels))
     for stage in model.stage.chain:
         before = stage.configuration
         target = (
@@ -169,7 +168,7 @@ def _configurations(
         recipe = dropping(task, tuned(task, model, stage, way))
         start = beginning(keeping(start, whole, separate, way), model)
         augmentation, inference = _mirrored(task, model, before)
-        augmentation = louder(augmentation, way, coils=not ct)
+        augmentation = louder(augmentation, way)
         if start.keep and inference.checkpoint == "best":
             why = "those at the end, which are averaged with the source's"
             reasons = {**inference.reasons, "checkpoint": why}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.plans.augmentation import Augmentation, BiasField
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
 from autoseg.plans.recipe import Optimizer, Sampling
@@ -69,15 +69,6 @@ def test_changes_of_looks_are_raised_once() -> None:
     assert (once.noise_probability, once.contrast_probability, once.rotation_probability) == (0.25, 1.0, 0.2)
     assert louder(once, "augmented") == once
     assert louder(before, "unfreeze") == before
-    assert once.transforms["bias_field"].probability == once.brightness_probability == 0.375
-    own = before.model_copy(update={"transforms": {"bias_field": BiasField(probability=0.01)}})
-    assert louder(own, "augmented").transforms == own.transforms
-
-
-def test_ct_has_no_bias_field() -> None:
-    found = louder(Augmentation(), "augmented", coils=False)
-    assert found.transforms == {}
-    assert found.brightness_probability == 0.375
 
 
 def test_how_results_are_measured_is_the_sources() -> None:
