@@ -9,7 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from autoseg.data.boxes import cropping_box, foreground
-from autoseg.data.cohort_checks import contradictions, differences, duplicates, paths_twice, unseen_labels
+from autoseg.data.cohort_checks import (
+    absent_channels,
+    contradictions,
+    differences,
+    duplicates,
+    paths_twice,
+    unseen_labels,
+)
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, Dataset, LoadedCase
 from autoseg.data.description import LabelSource, StructureMasks, label_files
@@ -77,6 +84,7 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     problems += contradictions(dataset)
     problems += paths_twice(cases)
     problems += duplicates(found)
+    problems += absent_channels(dataset)
     problems += differences(dataset, found)
     problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}

@@ -101,6 +101,7 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
         what = f"{len(unmasked)} of {len(found)} cases lack the mask: {_shown(unmasked)}"
         remedy = "Add it; these cases are cropped to non-zero voxels, the others to the mask."
         problems.append(Problem("warning", "", None, what, remedy))
+    absent = channels_of_no_case(dataset)
     for name in dataset.channels:
         types = Counter(item.types[name] for item in found if name in item.types)
         if len(types) > 1:
@@ -108,11 +109,31 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
             remedy = "They may come from different sources; make sure that their intensities are alike."
             problems.append(Problem("warning", "", None, what, remedy))
         lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
-        if lacking:
+        if lacking and name not in absent:
             what = f"{len(lacking)} of {len(found)} cases lack {name}: {_shown(lacking)}"
             remedy = "Plan without this channel or add the files; else plans allow that it is missing."
             problems.append(Problem("warning", "", None, what, remedy))
     return problems
+
+
+def absent_channels(dataset: Dataset) -> list[Problem]:
+    """Channels that no labelled case has: a network would only ever see zeros there."""
+    return [
+        Problem(
+            "error",
+            "",
+            None,
+            f"no labelled case has {name}",
+            "Correct its pattern, or the names of its files, or take it out, or plan with --channels, without it.",
+        )
+        for name in channels_of_no_case(dataset)
+    ]
+
+
+def channels_of_no_case(dataset: Dataset) -> list[str]:
+    """Names of the channels that no labelled case has, where labelled cases have others."""
+    cases = [case for case in dataset.cases if case.channels]
+    return [name for name in dataset.channels if cases and not any(name in case.channels for case in cases)]
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from autoseg.data.checks import examine, warnings_in
+from autoseg.data.cohort_checks import absent_channels
 from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.annotators import check_decoders, choose_annotators
@@ -132,14 +133,16 @@ def checked_fingerprint(dataset: Dataset, workers: int | None = None, seed: int 
         seed: of the sample of voxels.
 
     Raises:
-        AutosegError: the dataset has errors (all are listed).
+        AutosegError: the dataset has errors (all are listed). That no case has a channel is one of the plans with this
+            channel only (:func:`make_plan`).
     """
     # Cases without a label do not count for the plan, and what is wrong with them is for prediction to find.
     labelled = dataset.model_copy(update={"unlabelled": ()})
     if not labelled.cases:
         raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
     examination = examine(labelled, workers, seed)
-    errors = [problem for problem in examination.problems if problem.severity == "error"]
+    of_plans = absent_channels(labelled)
+    errors = [problem for problem in examination.problems if problem.severity == "error" and problem not in of_plans]
     if errors or examination.fingerprint is None:
         listed = "".join(
             f"\n  {problem.case or 'dataset'}: {f'{problem.file}: ' if problem.file else ''}{problem.what}. "
@@ -161,7 +164,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
 
     Raises:
         UsageError: something is asked for that does not exist.
-        AutosegError: the budget is too small.
+        AutosegError: the budget is too small, or no case has one of the plan's channels.
 
     Example:
         >>> from autoseg.planning.making import make_plan
@@ -175,6 +178,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
     for item in resolved.carried:
         make = partial(_make_with, item, make)
     plan = make(resolved)
+    _refuse_absent_channels(plan, fingerprint)
     encoder = resolved.options.get("encoder", "")
     if encoder and all(getattr(c.network, "encoder", None) != encoder for c in plan.configurations.values()):
         raise UsageError(
@@ -191,6 +195,18 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
         asked = EvaluationRules(**{**rules, "reasons": {**plan.evaluation.reasons, "test_share": "the user's"}})
         plan = plan.model_copy(update={"evaluation": asked})
     return refresh(override(plan, list(resolved.overrides))) if resolved.overrides else plan
+
+
+def _refuse_absent_channels(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Refuse a plan with a channel of which its network would only ever see zeros."""
+    seen = {name for case in fingerprint.cases for name in case.intensities}
+    absent = [name for name in fingerprint.channels if name in plan.channel_names and name not in seen]
+    if absent and seen:
+        others = [name for name in plan.channel_names if name in seen] or sorted(seen)
+        raise AutosegError(
+            f"no labelled case has {', '.join(absent)}; correct its pattern, or the names of its files, or take it out "
+            f"(--channels {','.join(others)})."
+        )
 
 
 def _make_with(item: Carried, make: Callable[[ResolvedRequest], Plan], request: ResolvedRequest) -> Plan:

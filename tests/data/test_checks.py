@@ -212,6 +212,18 @@ def test_what_differs_between_cases(build, image, label, tmp_path, write_volume)
     assert len(warnings) == 3
 
 
+def test_a_channel_that_no_labelled_case_has(build, image, label):
+    """As after a typing error in its pattern; scans without a label may have it, and change nothing."""
+    labelled = {"a": image(), "label": label()}
+    dataset = build(p=labelled, q={"a": image(), "label": label()})
+    assert found(dataset) == [": no labelled case has b"]
+    dataset = build(unlabelled=("test",), p=labelled, test={"a": image(), "b": image()})
+    assert found(dataset) == [": no labelled case has b"]
+    nothing_learned = build(unlabelled=("test",), test={"a": image()})
+    assert ": 1 of 1 cases lack b: test" in found(nothing_learned, "warning")
+    assert found(nothing_learned, "error") == []
+
+
 def test_flat_images_among_volumes(build, image, label, tmp_path, write_volume):
     flat = {
         "a": write_volume(tmp_path / "a.png", (image()[0] * 50 + 100).astype(np.uint8)),

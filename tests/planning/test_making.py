@@ -1,11 +1,14 @@
 """How a planner is found and asked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from autoseg.data.checks import check
+from autoseg.data.dataset import Dataset
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.carried import Carried
 from autoseg.planning.derived import compute_memory, refresh
@@ -16,8 +19,9 @@ from autoseg.plans.overrides import assignment, override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Distillation
 from autoseg.transfer.teacher import distilled
-from autoseg.utils.errors import UsageError
-from tests.builders import make_configuration, make_dataset
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
+from tests.builders import blob, make_configuration, make_dataset, picture_of, write
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
 from tests.plans.test_plan import example
@@ -167,6 +171,43 @@ def test_what_follows_validations_needs_some(tmp_path: Path, capsys: pytest.Capt
     for changed in ("recipe.schedule.name=cosine", "recipe.schedule.follows=training_loss"):
         plan_dataset(dataset, tmp_path / "run", replace(fails, overrides=(*fails.overrides, changed)))
         assert told in capsys.readouterr().err
+
+
+def _by_pattern(root: Path) -> Dataset:
+    """A typing error in the pattern of a channel."""
+    (root / "autoseg.toml").write_text(
+        '[channels]\nmr = "imagesTr/{id}_0000.nii.gz"\nct = "imagesTr/{id}_001.nii.gz"\n'
+        '[label]\nfile = "labelsTr/{id}.nii.gz"\nvalues = { outer = 1, inner = 2 }\n'
+    )
+    return Dataset.open(root)
+
+
+def _by_number(root: Path) -> Dataset:
+    """One more name than there are files of a case."""
+    data = {"channel_names": {"0": "mr", "1": "ct"}, "labels": {"outer": 1, "inner": 2}, "file_ending": ".nii.gz"}
+    write_json(root / "dataset.json", data)
+    return Dataset.open(root)
+
+
+@pytest.mark.parametrize("described", [_by_pattern, _by_number])
+def test_a_channel_that_no_labelled_case_has_is_not_planned(
+    tmp_path: Path, described: Callable[[Path], Dataset]
+) -> None:
+    """Its weights would only ever see zeros. What is not planned does no harm."""
+    for number in range(2):
+        label = blob(shift=number)
+        write(tmp_path / "data" / f"imagesTr/p{number}_0000.nii.gz", picture_of(label, number))
+        write(tmp_path / "data" / f"labelsTr/p{number}.nii.gz", label)
+    dataset = described(tmp_path / "data")
+    assert [problem.what for problem in check(dataset, workers=1)] == ["no labelled case has ct"]
+    usual = Request(device="cuda", gpu_memory_gb=2, folds=2, workers=1)
+    for channels in ((), ("ct",), ("mr", "ct")):
+        with pytest.raises(AutosegError, match=r"no labelled case has ct; correct its pattern.*\(--channels mr\)"):
+            plan_dataset(dataset, tmp_path / "run", replace(usual, channels=channels))
+    assert not (tmp_path / "run").exists()
+    plan = plan_dataset(dataset, tmp_path / "run", replace(usual, channels=("mr",))).plan
+    assert plan.channel_names == ["mr"]
+    assert not plan.allow_missing_channels
 
 
 @pytest.mark.parametrize(
