@@ -107,6 +107,7 @@ def command(
     """Plan how to train on a dataset and make its run folder; or show the plan of a run."""
     from autoseg.data.dataset import Dataset
     from autoseg.data.layouts.layout import PROPOSED
+    from autoseg.data.layouts.propose import lost_description
     from autoseg.planning.making import plan_dataset
     from autoseg.planning.request import Request
     from autoseg.runs.run import Run
@@ -174,6 +175,8 @@ def command(
             opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
             if opened.layout == PROPOSED:
                 say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")
+                if (lost := lost_description(dataset)) is not None:
+                    say(f"{dataset} {lost}")
             run = plan_dataset(opened, out, request)
     plan = run.plan
     if as_json:

@@ -30,6 +30,12 @@ _GENERIC = re.compile(
 #: Words for people who draw.
 _PERSON = re.compile(r"rater|reader|observer|annotator|expert|\d(?:st|nd|rd|th)|(^|[^a-z])(obs|ho)\d*([^a-z]|$)", re.I)
 
+#: Folders of a test set, as imagesTs, test/images and images_test.
+_TEST_SET = re.compile(r"[a-z]Ts(?=/|$)|(?<![A-Za-z])(?i:test(?:ing|set)?)(?![A-Za-z])")
+
+#: Folders of nnU-Net's raw data and of the Decathlon's tasks.
+_TRAINING_FOLDERS = ("imagesTr", "labelsTr")
+
 #: Files without a word for a label, beside a label map, hold at most this many values where they are label maps, too.
 _FEW = 40
 
@@ -54,6 +60,7 @@ class Proposal:
         kind: of several labels.
         masks: of the brain or body.
         others: label maps that are not used, one of which may be chosen instead.
+        apart: files of a test set: scans of no case that has a label, or of a folder of that name.
         noise: files of few cases.
         cases: how many there seem to be.
         by_name: whether patterns hold in the dataset's folder, not in a case's.
@@ -65,6 +72,7 @@ class Proposal:
     kind: str = ""
     masks: list[Role] = field(default_factory=list)
     others: list[Role] = field(default_factory=list)
+    apart: list[Role] = field(default_factory=list)
     noise: list[Role] = field(default_factory=list)
     cases: int = 0
     by_name: bool = False
@@ -74,11 +82,14 @@ class Proposal:
     def text(self) -> str:
         """The description, as TOML."""
         lines = [*self.head]
-        left_out = [*self.others, *self.noise] if self.by_name else self.others
+        left_out = [*self.others, *self.apart, *self.noise] if self.by_name else self.others
         if left_out:
             lines.append(f"{LEFT_OUT_KEY} = [{', '.join(_text(role.pattern) for role in left_out)}]")
         for role in self.others:
             lines.append(f"# {_plain(role)} looks like a label map, too; --label {_plain(role)} takes it instead.")
+        if self.apart:
+            patterns = ", ".join(role.pattern for role in self.apart)
+            lines.append(f"# Left out as a test set, whose cases are not learned from: {patterns}.")
         if self.noise and not self.by_name:
             named = (role.files[0].name if len(role.files) == 1 else role.pattern for role in self.noise)
             names = sorted(re.sub(r"[\s\x00-\x1f\x7f]+", " ", name) for name in named)
@@ -122,6 +133,8 @@ def guess(path: Path, label: str | None = None) -> Proposal:
     elif path.is_dir():
         found = roles_in_folder(path)
         head = [note, f"name = {_text(path.resolve().name)}"]
+        if (lost := lost_description(path)) is not None:
+            head.insert(1, f"# It {lost}")
         if found.folders == ".":
             head.append('folders = "." # one exam')
         elif "/" in found.folders:
@@ -132,13 +145,49 @@ def guess(path: Path, label: str | None = None) -> Proposal:
         raise AutosegError(f"{path} is neither a folder of images nor a CSV; give one of these.")
     for role in found.kept:
         role.look()
-    proposal = _sorted(found.kept, label)
+    by_name = not found.folders and not found.id_column
+    kept, tested = _without_test_set(found.kept) if by_name else (found.kept, [])
+    proposal = _sorted(kept, label)
+    if by_name:
+        unlabelled = _of_no_label(proposal)
+        proposal.channels = [role for role in proposal.channels if role not in unlabelled]
+        proposal.apart = [*tested, *unlabelled]
     if not proposal.channels:
         raise AutosegError(f"{path}: every image there looks like a label map; which are the scans can't be guessed.")
     proposal.head, proposal.noise, proposal.cases = head, found.noise, found.cases
-    proposal.by_name = not found.folders and not found.id_column
+    proposal.by_name = by_name
     proposal.exam = found.folders == "."
     return proposal
+
+
+def lost_description(path: Path) -> str | None:
+    """What a folder looks like whose ``dataset.json`` was lost, as the end of a sentence; None of another folder."""
+    if not all((path / folder).is_dir() for folder in _TRAINING_FOLDERS):
+        return None
+    return (
+        "looks like nnU-Net raw data (or a Decathlon task) without its dataset.json, which names channels and labels; "
+        "bring that back if you can."
+    )
+
+
+def _without_test_set(roles: Sequence[Role]) -> tuple[list[Role], list[Role]]:
+    """Roles, and beside them those of folders that are called a test set's, where the others don't have their cases.
+
+    All are kept where the others are not both scans and label maps.
+    """
+    others = [role for role in roles if not _TEST_SET.search(os.path.dirname(role.pattern))]
+    cases = {case for role in others for case in _cases_of(role)}
+    tested = [role for role in roles if role not in others and not _cases_of(role) & cases]
+    kept = [role for role in roles if role not in tested]
+    whole = {role.values is None for role in kept} == {True, False}
+    return (kept, tested) if whole else (list(roles), [])
+
+
+def _of_no_label(proposal: Proposal) -> list[Role]:
+    """Scans of none of the cases that have a label, where there are scans of these."""
+    labelled = {case for role in (*proposal.labels, *proposal.others) for case in _cases_of(role)}
+    found = [role for role in proposal.channels if not _cases_of(role) & labelled]
+    return found if len(found) < len(proposal.channels) else []
 
 
 def _patient_before(exams: Iterable[str]) -> str:
@@ -211,6 +260,11 @@ def _agree(one: Role, other: Role) -> bool:
             both += 2 * int(np.count_nonzero(a & b))
             total += int(a.sum()) + int(b.sum())
     return total == 0 or both >= _ALIKE * total
+
+
+def _cases_of(role: Role) -> set[str]:
+    """The cases that have a file of a role."""
+    return {_case_of(path, role) for path in role.files}
 
 
 def _case_of(path: Path, role: Role) -> str:

@@ -90,3 +90,46 @@ def test_nothing_to_describe(tmp_path, proposed):
         propose(tmp_path / "gone")
     with pytest.raises(AutosegError, match="looks like a label map"):
         proposed("a_seg.nii.gz", "b_seg.nii.gz")
+
+
+def _nnunet(folder, names, channels):
+    return [f"images{folder}/{name}_{number:04d}.nii.gz" for name in names for number in range(channels)]
+
+
+def _decathlon(folder, names, channels):
+    return [f"images{folder}/{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("tested", [1, 3])
+@pytest.mark.parametrize(("named", "channels"), [(_nnunet, 1), (_nnunet, 2), (_decathlon, 1)])
+def test_a_test_set_is_no_channel(proposed, tmp_path, named, channels, tested, labelled):
+    """Folders of nnU-Net and of the Decathlon whose dataset.json was lost; ``labelsTs`` are no rater's."""
+    train, test = ([f"{part}_{number:03d}" for number in range(count)] for part, count in (("c", 3), ("t", tested)))
+    labels = [f"labelsTr/{name}.nii.gz" for name in train]
+    labels += [f"labelsTs/{name}.nii.gz" for name in test if labelled]
+    dataset = proposed(*named("Tr", train, channels), *named("Ts", test, channels), *labels)
+    assert len(dataset.channels) == channels
+    assert [case.id for case in dataset.cases] == train
+    assert dataset.unlabelled == ()
+    assert {file.path.parent.name for case in dataset.cases for file in case.channels.values()} == {"imagesTr"}
+    assert {case.label.parent.name for case in dataset.cases} == {"labelsTr"}
+    assert all(len(case.channels) == channels and not case.raters for case in dataset.cases)
+    text = propose(tmp_path)
+    assert "looks like nnU-Net raw data (or a Decathlon task) without its dataset.json" in text
+    assert "# Left out as a test set, whose cases are not learned from: imagesTs/" in text
+
+
+def test_scans_of_other_cases_than_the_labels(proposed):
+    """Whatever their folder is called; a scan that only some labelled cases have is a channel."""
+    names = [f"{folder}/{name}.nii.gz" for folder in ("mr", "labels") for name in ("a", "b", "c")]
+    dataset = proposed(*names, "ct/b.nii.gz", "ct/d.nii.gz", "new/e.nii.gz", "new/f.nii.gz")
+    assert dataset.channels == ("ct", "mr")
+    assert [case.id for case in dataset.cases] == ["a", "b", "c"]
+    assert [case.id for case in dataset.unlabelled] == ["d"]
+
+
+def test_a_folder_of_tests_alone_is_what_there_is(proposed):
+    dataset = proposed(*(f"test/{kind}/{name}.png" for kind in ("images", "masks") for name in ("a", "b")))
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert dataset.channels == ("image",)
