@@ -15,6 +15,7 @@ from autoseg.data.cohort_checks import (
     differences,
     duplicates,
     paths_twice,
+    stray_images,
     unseen_labels,
 )
 from autoseg.data.counts import value_counts
@@ -85,6 +86,7 @@ def examine(dataset: Dataset, workers: int | None = None, seed: int = 0) -> Exam
     problems += paths_twice(cases)
     problems += duplicates(found)
     problems += absent_channels(dataset)
+    problems += stray_images(dataset)
     problems += differences(dataset, found)
     problems += [Problem("error", *said) for said in contradicting_segments(dataset)]
     labelled = {case.id for case in dataset.cases}

@@ -116,6 +116,15 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
     return problems
 
 
+def stray_images(dataset: Dataset) -> list[Problem]:
+    """Images that would be left out without a word."""
+    if not dataset.strays:
+        return []
+    names = [f"{path.parent.name}/{path.name}" for path in dataset.strays]
+    what = f"{len(names)} images belong to no case, by their names: {_shown(names)}"
+    return [Problem("warning", "", None, what, "Name them like the others, or move them elsewhere.")]
+
+
 def absent_channels(dataset: Dataset) -> list[Problem]:
     """Channels that no labelled case has: a network would only ever see zeros there."""
     return [

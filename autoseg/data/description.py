@@ -128,6 +128,7 @@ class Description(_Model):
         unlabelled: cases that are not learned from: those without a label, and a test set's, which may have one.
         file_ending: ending of the label files, and so of results (``.nii.gz``).
         preparation: how the cases were made of raw exams (``autoseg prepare``), so that others can be made alike.
+        strays: images beside those of the cases that belong to none by their names; not stored with the dataset.
         question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
 
@@ -143,6 +144,7 @@ class Description(_Model):
     unlabelled: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
     preparation: dict[str, Any] | None = None
+    strays: tuple[Path, ...] = Field(default=(), exclude=True)
     question: str = ""
 
     @property

@@ -165,7 +165,7 @@ def _refuse_label_maps(folder: Path, named: Sequence[Path]) -> None:
     found = [path for path in named if _is_label_map(path)]
     if found:
         raise AutosegError(
-            f"{folder} holds label maps among the scans ({_listed(found)}); move them to another folder, or describe "
+            f"{folder} holds label maps among the scans ({listed(found)}); move them to another folder, or describe "
             "this one with an autoseg.toml."
         )
 
@@ -188,7 +188,7 @@ def _refuse_several_channels(folder: Path, files: Sequence[Path], channel: str) 
         count = len(set(next(iter(several.values()))))
         shown = [path for path in files if (one := numbered(path)) is not None and one[0] in several]
         raise AutosegError(
-            f"{folder} holds {len(several)} cases of {count} channels ({_listed(shown)}), and the model has one, "
+            f"{folder} holds {len(several)} cases of {count} channels ({listed(shown)}), and the model has one, "
             f"{channel}; put the files of that channel alone into a folder."
         )
 
@@ -197,6 +197,7 @@ def _refuse_twice(folder: Path, what: str, one: Path, other: Path) -> NoReturn:
     raise AutosegError(f"{folder} has two images of {what} ({one.name}, {other.name}); remove one.")
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def listed(paths: Sequence[Path]) -> str:
+    """Names of files for a message; of many, the first ones and the number of the rest."""
     names = ", ".join(path.name for path in paths[:_LISTED])
     return names if len(paths) <= _LISTED else f"{names} and {len(paths) - _LISTED} more"

@@ -13,7 +13,7 @@ from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
 from autoseg.data.result_files import results_in
-from autoseg.inference.bare_images import all_channels, bare_images, components_of
+from autoseg.inference.bare_images import all_channels, bare_images, components_of, listed
 from autoseg.inference.channel_numbers import ChannelNumbers
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.plans.plan import Plan, channels_of_all
@@ -73,9 +73,21 @@ def cases_to_predict(
         return proposed or bare_images(path, plans, datasets)
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
+    _refuse_strays(dataset, cases)
     if dataset.layout == DICOM:
         cases = [_only_series(case, plans) for case in cases]
     return by_other_names(cases, dataset.channels, plans, datasets)
+
+
+def _refuse_strays(dataset: Dataset, cases: Sequence[Case]) -> None:
+    """Refuse to leave images out that lie in one folder with the scans to predict, and are no case's by their names."""
+    scans = {file.path.parent: file.path.name for case in cases for file in case.channels.values()}
+    strays = [path for path in dataset.strays if path.parent in scans]
+    if strays:
+        raise AutosegError(
+            f"{strays[0].parent} holds images that belong to no case by their names ({listed(strays)}); name them like "
+            f"{scans[strays[0].parent]}, or move them elsewhere."
+        )
 
 
 def single_case(

@@ -130,6 +130,20 @@ def test_dataset(tmp_path: Path, write_json) -> None:
     assert list(found(with_test / "imagesTs", ONE)) == ["z"]
 
 
+def test_scans_of_a_test_set_are_not_left_out(tmp_path: Path, write_json) -> None:
+    """Those whose names are not like the others' are named, where they would be predicted."""
+    root = dataset(tmp_path, write_json, True)
+    write(root / "imagesTr" / "thumbnail.nii.gz", VOLUME)
+    assert list(found(root, ONE)) == ["z"]
+    with pytest.raises(AutosegError, match=r"imagesTr holds images that belong to no case .*\(thumbnail\.nii\.gz\)"):
+        cases_to_predict(root, ONE, everything=True)
+    for name in ("new.nii.gz", "new2_001.nii.gz", "new3.nii"):
+        write(root / "imagesTs" / name, VOLUME)
+    message = r"imagesTs holds .*\(new\.nii\.gz, new2_001\.nii\.gz, new3\.nii\); name them like z_0000\.nii\.gz"
+    with pytest.raises(AutosegError, match=message):
+        cases_to_predict(root, ONE)
+
+
 def test_broken_dataset_says_what_is_broken(tmp_path: Path, write_json) -> None:
     root = dataset(tmp_path, write_json, True)
     write_json(root / "dataset.json", {"channel_names": {"0": "mr"}, "labels": {}})

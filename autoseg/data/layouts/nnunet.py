@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.file_names import image_ending, images_in
+from autoseg.data.file_names import image_ending, images_in, stem
 from autoseg.data.image import read_geometry
 from autoseg.data.layouts.common import (
     by_number,
@@ -18,6 +18,7 @@ from autoseg.data.layouts.common import (
 )
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.patients import patient_of
+from autoseg.data.result_files import results_in
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
 
@@ -45,13 +46,12 @@ def read(path: Path) -> Description:
     names = by_number(data["channel_names"], "channel_names", file)
     channels = unique(names)
     labels, regions, ignore = parse_label_table(data.get("labels"), file)
-    if isinstance(data.get("dataset"), dict):
-        found = _listed(data["dataset"], root, file)
-    else:
-        found = _in_folders(root, ending)
+    listed = isinstance(data.get("dataset"), dict)
+    found = _listed(data["dataset"], root, file) if listed else _in_folders(root, ending)
     _refuse_other_endings(root, ending, file)
     # A name in both folders would stand for two exams; the labelled one is kept.
-    test = {name: images for name, images in _images(root / "imagesTs", ending).items() if name not in found}
+    tested = _images(root / "imagesTs", ending)
+    test = {name: images for name, images in tested.items() if name not in found}
     beyond = [
         path
         for images in (*(images for images, _ in found.values()), *test.values())
@@ -63,7 +63,9 @@ def read(path: Path) -> Description:
             f"{file} names {len(channels)} channel(s), but there are {len(beyond)} image(s) of further ones, as "
             f"{beyond[0]}; name all channels in channel_names."
         )
-    together = _holding_all(channels, {name: images for name, (images, _) in found.items()} | test)
+    trained = {name: images for name, (images, _) in found.items()}
+    strays = [*([] if listed else _strays(root / "imagesTr", trained)), *_strays(root / "imagesTs", tested)]
+    together = _holding_all(channels, trained | test)
     with inconsistencies_in(file):
         return Description(
             name=str(data.get("name") or root.resolve().name),
@@ -80,7 +82,14 @@ def read(path: Path) -> Description:
                 for name, images in sorted(test.items())
             ),
             file_ending=ending,
+            strays=tuple(strays),
         )
+
+
+def _strays(folder: Path, cases: dict[str, dict[int, Path]]) -> list[Path]:
+    """Images of a folder that are no case's, nor results; of a case without any image its check says that already."""
+    used = {path for images in cases.values() for path in images.values()} | set(results_in(folder))
+    return [path for path in images_in(folder) if path not in used and cases.get(stem(path)) != {}]
 
 
 def _test_label(root: Path, name: str, ending: str) -> Path | None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.layouts import nnunet
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import read_json
 from tests.builders import write
 
 
@@ -179,3 +181,24 @@ def test_channels_that_are_not_named_by_number(tmp_path, write_volume, write_jso
     write_volume(tmp_path / "imagesTr/a_0000.nrrd", np.ones((2, 3, 4), np.int16))
     with pytest.raises(AutosegError, match='"channel_names" must name the channels by number from 0 on'):
         Dataset.open(describe(tmp_path, write_json, channel_names=names))
+
+
+def test_images_of_no_case_are_told(tmp_path, write_volume, write_json):
+    """By names that are not like the others'; a label map without its image is said already, and so are results."""
+    for name in ("imagesTr/a_0000", "imagesTs/t_0000", "imagesTs/neu", "imagesTs/neu2_001", "imagesTr/b", "imagesTr/c"):
+        write_volume(tmp_path / f"{name}.nii.gz", np.random.default_rng(len(name)).normal(size=(2, 3, 4)))
+    write_volume(tmp_path / "imagesTs/neu3.nii", np.ones((2, 3, 4), np.int16))
+    write_volume(tmp_path / "imagesTs/t.nii.gz", np.ones((2, 3, 4), np.uint8))
+    for name in ("a", "b"):
+        write_volume(tmp_path / f"labelsTr/{name}.nii.gz", np.ones((2, 3, 4), np.uint8))
+    write_json(tmp_path / "imagesTs" / "predictions.json", {"files": ["t.nii.gz"]})
+    describe(tmp_path, write_json, channel_names={"0": "CT"}, file_ending=".nii.gz")
+    dataset = Dataset.open(tmp_path)
+    names = ["imagesTr/c.nii.gz", "imagesTs/neu.nii.gz", "imagesTs/neu2_001.nii.gz", "imagesTs/neu3.nii"]
+    assert [path.relative_to(tmp_path).as_posix() for path in dataset.strays] == names
+    (warning,) = [problem for problem in check(dataset, workers=1) if "belong" in problem.what]
+    assert warning.severity == "warning"
+    assert warning.what == f"4 images belong to no case, by their names: {', '.join(names[:3])}, …"
+    assert "strays" not in dataset.model_dump(), "a run keeps what it learned from, and studies know their data again"
+    write_json(tmp_path / "dataset.json", {**read_json(tmp_path / "dataset.json"), "dataset": {}})
+    assert [path.parent.name for path in nnunet.read(tmp_path).strays] == ["imagesTs"] * 3, "a list may leave some out"
