@@ -1,10 +1,15 @@
 """Fixtures that all tests share."""
 
+import builtins
+import errno
 import gc
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +93,28 @@ def write_json() -> Callable[[Path, object], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """``forbid(path)``: a file that the user may not read, whoever runs the tests: root may read all."""
+
+    def make(path: Path) -> None:
+        for module in (builtins, io):
+            monkeypatch.setattr(module, "open", partial(_open_but, path, io.open))
+        monkeypatch.setattr(os, "access", partial(_access_but, path, os.access))
+
+    return make
+
+
+def _open_but(locked: Path, opens: Callable[..., Any], file: Any, *args: Any, **options: Any) -> Any:
+    if isinstance(file, str | Path) and Path(file) == locked:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+    return opens(file, *args, **options)
+
+
+def _access_but(locked: Path, may: Callable[..., bool], file: Any, *args: Any, **options: Any) -> bool:
+    return not (isinstance(file, str | Path) and Path(file) == locked) and may(file, *args, **options)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from autoseg.clinical.headers import acquisition_of, patient_of_header
 from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Series
 from autoseg.data.dicom_headers import DicomHeader, headers_of_frames
 from autoseg.data.dicom_stacks import ONE_DIRECTION, PlacedSlices, StackFault, grid_of, normal_of, placed_along
+from autoseg.data.formats.format import forbidden
 from autoseg.utils.errors import AutosegError
 
 #: Elements that tell two volumes of one series apart that lie at one place: Dixon's images, echoes, inversions, …
@@ -43,6 +44,9 @@ def sort_series(headers: Iterable[DicomHeader]) -> list[Series]:
 
 def unreadable_files(paths: Sequence[Path]) -> str:
     """The sentence about DICOM files whose header can't be read."""
+    locked = sum(forbidden(path) is not None for path in paths)
+    if locked:
+        return f"you may not read {locked} DICOM file{'s' if locked > 1 else ''}; ask for the right to"
     return f"{len(paths)} DICOM file{'s' if len(paths) > 1 else ''} can't be read (cut off or damaged); copy again"
 
 

@@ -14,7 +14,7 @@ from autoseg.clinical.label_objects import referenced_series
 from autoseg.clinical.recognition import recognise_sequence, safe_name, words_of
 from autoseg.clinical.series import LEAST_SLICES, NO_GRID, Identity, SequenceFacts, Series
 from autoseg.clinical.settings import PREPARATION_FILE
-from autoseg.data.dicom import CLINICAL, is_dicom
+from autoseg.data.dicom import CLINICAL, may_be_dicom
 from autoseg.data.dicom_headers import DicomHeader, read_dicom_header
 from autoseg.data.file_names import image_ending, is_image, is_picture
 from autoseg.data.image import read_geometry
@@ -120,7 +120,7 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     for path in _files(root):
         if is_image(path) and not is_picture(image_ending(path)):
             images.append(path)
-        elif _may_be_dicom(path):
+        elif may_be_dicom(path):
             dicom.append(path)
     if not images and not dicom:
         raise AutosegError(f"{root} holds no DICOM file and no image (NIfTI, NRRD, MHA) that is no picture.")
@@ -131,14 +131,6 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
         pictures = [path for path in images if path.is_relative_to(folder)]
         exams += _of_patient(folder, inside, pictures, patterns)
     return exams
-
-
-def _may_be_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, or can't be opened: the exam that it lies in says so then."""
-    try:
-        return is_dicom(path)
-    except OSError:
-        return True
 
 
 def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:

@@ -156,7 +156,22 @@ def _with_transfer_syntax(dataset: Any) -> Any:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, whatever its name."""
+    """Whether a file is DICOM, whatever its name; no file that can't be opened is."""
+    try:
+        return _begins_as_dicom(path)
+    except OSError:
+        return False
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, or can't be opened: among DICOM files, whoever reads it says so then."""
+    try:
+        return _begins_as_dicom(path)
+    except OSError:
+        return True
+
+
+def _begins_as_dicom(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoseg.data.dicom import CLINICAL, import_pydicom, is_dicom, planes_of, read_with_gdcm
+from autoseg.data.dicom import CLINICAL, import_pydicom, may_be_dicom, planes_of, read_with_gdcm
 from autoseg.data.dicom_headers import DicomHeader, headers_of_frames, read_dicom_header
 from autoseg.data.dicom_stacks import ONE_DIRECTION, StackFault, grid_of, normal_of, placed_along, straight_grid
-from autoseg.data.formats.format import UnusableImage
+from autoseg.data.formats.format import UnusableImage, forbidden
 from autoseg.data.geometry import Geometry
 from autoseg.utils.errors import AutosegError
 
@@ -61,7 +61,7 @@ def series_in(folder: Path) -> dict[str, list[DicomHeader]]:
     """
     found: dict[str, list[DicomHeader]] = {}
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and is_dicom(path) and (header := scan_header(path)) is not None:
+        if not path.name.startswith(".") and may_be_dicom(path) and (header := scan_header(path)) is not None:
             found.setdefault(header.text("SeriesInstanceUID"), []).append(header)
     return found
 
@@ -81,6 +81,8 @@ def scan_header(path: Path) -> DicomHeader | None:
         except AutosegError:
             remedy = f"Copy it again, or install pydicom with {CLINICAL}."
             raise UnusableImage(path, "SimpleITK can't read its slices", remedy) from None
+    if header is None and (error := forbidden(path)) is not None:
+        raise error
     if header is None or header.is_cut_off or not (header.is_image or _is_whole(header)):
         raise UnusableImage(path, "it is incomplete or damaged", "Copy or export it again.")
     return None if not header.is_image or header.text("Modality") in _NO_SCANS else header

@@ -13,7 +13,7 @@ import numpy as np
 from autoseg.data.dicom import holds_dicom, is_dicom, slices_of_series
 from autoseg.data.file_names import image_ending
 from autoseg.data.formats.dicom import DICOM_FORMAT
-from autoseg.data.formats.format import ImageFormat, UnusableImage, format_of
+from autoseg.data.formats.format import ImageFormat, UnusableImage, forbidden, format_of
 from autoseg.data.formats.simpleitk import ANY_OTHER
 from autoseg.data.geometry import Geometry, Header, Image
 from autoseg.utils.errors import AutosegError
@@ -143,6 +143,8 @@ def _format(path: str | Path) -> ImageFormat:
 def _unreadable(path: str | Path, error: Exception) -> AutosegError:
     if not Path(path).exists():
         return AutosegError(f"{path} does not exist.")
+    if (found := forbidden(path)) is not None:
+        return found
     return AutosegError(f"{path} can't be read as an image ({_reason(error)}); replace the file or take the case out.")
 
 

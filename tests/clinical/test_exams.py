@@ -279,26 +279,15 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert [exam.folder.name for exam in find_exams(tmp_path / "exams")] == ["p1"]
 
 
-def test_a_file_that_can_not_be_opened_is_a_fault_of_its_exam(tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_can_not_be_opened_is_a_fault_of_its_exam(tmp_path: Path, forbid) -> None:
     for name in ("a", "b"):
         like = replace(SmallSeries(), series=f"1.2.5.{ord(name)}", study=f"1.2.6.{ord(name)}")
         for path in write_series(tmp_path / name, VOXELS, like):
             edited(path, PatientID=name)
-    locked = path
-
-    def refuse(file: Path) -> bool:
-        if file == locked:
-            raise PermissionError(13, "Permission denied")
-        return True
-
-    monkeypatch.setattr("autoseg.clinical.exams.is_dicom", refuse)
-    locked.unlink()
-    locked.mkdir()  # nor can its header be read
-    (locked / "x").touch()
-    monkeypatch.setattr("autoseg.clinical.exams._files", lambda root: [*sorted(tmp_path.glob("*/*.dcm"))])
+    forbid(path)
     assert [exam.fault for exam in find_exams(tmp_path)] == [
         "",
-        "1 DICOM file can't be read (cut off or damaged); copy again",
+        "you may not read 1 DICOM file; ask for the right to",
     ]
 
 

@@ -154,6 +154,14 @@ def test_missing_and_damaged_files(build, image, label, tmp_path):
     assert "short: the file is incomplete or damaged" in problems
 
 
+def test_a_file_that_the_user_may_not_read(build, image, label, tmp_path, forbid):
+    dataset = build(p={"a": image(), "b": image(), "label": label()}, q={"a": image(), "b": image(), "label": label()})
+    forbid(tmp_path / "q" / "a.nii.gz")
+    (problem,) = check(dataset, workers=1)
+    assert (problem.case, problem.file) == ("q", tmp_path / "q" / "a.nii.gz")
+    assert (problem.severity, problem.what, problem.remedy) == ("error", "you may not read it", "Ask for the right to.")
+
+
 def test_duplicates(build, image, label, tmp_path):
     same, shared = image(), image()
     dataset = build(

@@ -42,6 +42,18 @@ def test_slices_are_put_in_order_on_their_oblique_grid(tmp_path: Path) -> None:
     assert np.array_equal(image.array[0], VOXELS)
 
 
+def test_a_slice_that_the_user_may_not_read_is_not_left_out(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
+    """Without the first or last one a series looks whole; and no other file counts as DICOM that can't be opened."""
+    series = [write_series(tmp_path / name, VOXELS) for name in ("one", "two")]
+    forbid(series[0][0])
+    assert not is_dicom(series[0][0])
+    for found in (lambda: read_geometry(tmp_path / "one"), lambda: read_image(tmp_path / "one")):
+        with pytest.raises(UnusableImage, match=f"{series[0][0].name}: you may not read it. Ask for the right to"):
+            found()
+    dataset = Dataset.open(tmp_path)
+    assert len(dataset.unlabelled[0].channels) == 2
+
+
 def test_the_same_voxels_as_its_nifti(tmp_path: Path) -> None:
     write_series(tmp_path / "series", VOXELS)
     reader = sitk.ImageSeriesReader()

@@ -17,6 +17,7 @@ from autoseg.inference import chain, prediction, stored_scores
 from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
@@ -361,6 +362,15 @@ def test_a_case_without_files_stops_no_other(tmp_path: Path) -> None:
     outcome = predictor().predict([Case(id="empty", channels={}), good], tmp_path / "out")
     assert list(outcome.failed) == ["empty"]
     assert list(outcome.written) == ["good"]
+
+
+def test_a_scan_that_the_user_may_not_read_stops_no_other(tmp_path: Path, forbid) -> None:
+    for name in ("a", "b", "c"):
+        case_of(tmp_path / "scans", name, blob())
+    forbid(locked := tmp_path / "scans" / "b.nii.gz")
+    outcome = predictor().predict(cases_to_predict(tmp_path / "scans", make_plan()), tmp_path / "out")
+    assert list(outcome.written) == ["a", "c"]
+    assert outcome.failed == {"b": f"{locked}: you may not read it. Ask for the right to."}
 
 
 def test_a_missing_brain_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ One more format is one module of :mod:`autoseg.data.formats` (or an extension, s
     FORMATS.register("numpy", ImageFormat((".npz",), read_header, read, write))
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,13 @@ class UnusableImage(AutosegError):
     def __reduce__(self) -> tuple[type["UnusableImage"], tuple[Path, str, str]]:
         """With all its arguments, from another process."""
         return UnusableImage, (self.path, self.what, self.remedy)
+
+
+def forbidden(path: str | Path) -> UnusableImage | None:
+    """The error of a file that is there and that the user may not read; None of another."""
+    if not os.path.exists(path) or os.access(path, os.R_OK):
+        return None
+    return UnusableImage(Path(path), "you may not read it", "Ask for the right to.")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
-from autoseg.data.dicom import holds_dicom, is_dicom
+from autoseg.data.dicom import holds_dicom, may_be_dicom
 from autoseg.data.dicom_headers import DicomHeader
 from autoseg.data.dicom_series import scan_header
 from autoseg.data.file_names import image_ending, is_image, is_picture, plain_name
@@ -84,7 +84,7 @@ def _has_volumes(path: Path) -> bool:
 
 def _series_folders(path: Path) -> Iterator[_SeriesFolder]:
     for folder, inside in folders_below(path, _DEPTH):
-        files = [file for file in inside if is_dicom(file)]
+        files = [file for file in inside if may_be_dicom(file)]
         if not files:
             continue
         try:
