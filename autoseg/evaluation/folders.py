@@ -1,6 +1,6 @@
 """Evaluate a folder of predictions: which file belongs to which reference, and what there is to measure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +34,8 @@ def evaluate(
 
     Args:
         predictions: folder of label maps named after their cases (``CASE.nii.gz``), or one file.
-        references: folder of label maps named likewise, a dataset (or its folder) in any layout, or one file.
+        references: folder of label maps named likewise, a dataset (or its folder) in any layout, or one file. Of a
+            dataset, its labelled cases, or its labelled test cases where no prediction is of the former.
         out: folder for ``metrics.csv``, ``summary.csv`` and ``summary.json``; None to write nothing.
         targets: what to measure; None for the dataset's labels and regions, or all label values found.
         protocol: which metrics, and by which conventions; where it ignores no label, the dataset's ignore label is
@@ -56,25 +57,38 @@ def evaluate(
     """
     if isinstance(references, str | Path):
         references = open_dataset(Path(references)) or Path(references)
+    predictions = Path(predictions)
+    predicted = label_maps(predictions)
     files: Mapping[str, LabelSource]
     if isinstance(references, Dataset):
-        files = {case.id: case.label for case in references.cases if case.label is not None}
+        files = _labels_for(predicted, references)
         where = str(references.root)
         protocol = protocol.with_ignore(references.ignore_label)
         targets = dataset_structures(references) if targets is None else targets
     else:
         files, where = label_maps(references), str(references)
-    predictions = Path(predictions)
     if predictions.is_file() and len(files) == 1:
         case, only = _case_id(predictions), next(iter(files))
         if case != only and where != str(files[only]):  # two files may be called as one likes
             say(f"{predictions} is compared with {only}, the only case of {where}.")
         pairs = [(case, predictions, files[only])]
     else:
-        pairs = match(label_maps(predictions), files, str(predictions), where, partial)
+        pairs = match(predicted, files, str(predictions), where, partial)
     if targets is None:
         targets = found_structures((path for _, *files in pairs for path in files), protocol.ignore, workers)
     return evaluate_pairs(pairs, targets, out, protocol, workers)
+
+
+def _labels_for(predicted: Collection[str], references: Dataset) -> dict[str, LabelSource]:
+    """Case → label of a dataset's labelled cases, or of its test cases where these are what was predicted."""
+    learned, tested = (
+        {case.id: case.label for case in cases if case.label is not None}
+        for cases in (references.cases, references.labelled_test_cases)
+    )
+    if learned.keys() & set(predicted) or not tested.keys() & set(predicted):
+        return learned
+    say(f"The predictions are of the test set of {references.root}, with whose labels they are compared.")
+    return tested
 
 
 def label_maps(path: Path) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from autoseg.evaluation.protocol import STANDARD_METRICS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, Statistics
 from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import write_json
 from tests.report.fake import make_plan
 
 INNER, OUTER, WHOLE = Structure("inner", (2,)), Structure("outer", (1,)), Structure("whole", (1, 2))
@@ -219,6 +220,32 @@ def test_a_dataset_gives_names_and_the_ignore_label(folders: tuple[Path, Path], 
     )
     assert evaluate(predictions, dataset).targets == ("outer", "whole", "core")
     assert [s.values for s in dataset_structures(dataset)] == [(1,), (1, 2), (2,)]
+
+
+def test_predictions_of_a_test_set_are_compared_with_its_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ``autoseg predict RUN DATASET`` writes, in nnU-Net's layout; labelled cases go first where there are any."""
+    label = labels(inner=False)
+    data = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, "file_ending": ".nii.gz"}
+    write_json(tmp_path / "data" / "dataset.json", data)
+    for part, case in (("Tr", "c"), ("Ts", "t"), ("Ts", "u")):
+        save(tmp_path / "data" / f"images{part}" / f"{case}_0000.nii.gz", label.astype(np.float32))
+        save(tmp_path / "data" / f"labels{part}" / f"{case}.nii.gz", label)
+    for case in "tu":
+        save(tmp_path / "results" / f"{case}.nii.gz", label)
+    evaluation = evaluate(tmp_path / "results", tmp_path / "data")
+    assert evaluation.cases == ["t", "u"]
+    assert evaluation.mean("dice") == 1
+    said = f"The predictions are of the test set of {tmp_path / 'data'}, with whose labels they are compared."
+    assert said in capsys.readouterr().err.replace("\n", " ")
+    one = tmp_path / "results" / "t.nii.gz"
+    assert evaluate(one, tmp_path / "data", partial=True).cases == ["t"]
+    save(tmp_path / "results" / "c.nii.gz", label)
+    assert evaluate(tmp_path / "results", tmp_path / "data").cases == ["c"]
+    save(tmp_path / "others" / "x.nii.gz", label)
+    with pytest.raises(AutosegError, match=r"no file in .* is named after a case"):
+        evaluate(tmp_path / "others", tmp_path / "data")
 
 
 def test_a_label_with_the_name_of_a_region_is_measured_as_the_region(folders: tuple[Path, Path]) -> None:
