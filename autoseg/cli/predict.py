@@ -77,6 +77,7 @@ def command(
     """
     from autoseg.clinical.quality_page import PAGE
     from autoseg.clinical.raw_prediction import PREPARED_EXAMS, PREPARED_SPACE, NativeResults, raw_exams_in
+    from autoseg.inference.channel_numbers import ChannelNumbers
     from autoseg.inference.formats.format import RESULT_FORMATS
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.label_schemes import brats_scheme
@@ -109,7 +110,7 @@ def command(
     if channel:
         files = {key: Path(value) for key, value in parse_channels(channel).items()}
         stages = [run.plan.stage(config or run.usual_configuration()) for run in opened]
-        cases = [single_case(files, stages, name, mask)]
+        cases = [single_case(files, stages, name, mask, ChannelNumbers.of(plans, [run.dataset for run in opened]))]
     else:
         assert source is not None
         if exams is not None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Case, ChannelFile, Dataset
-from autoseg.data.file_names import colours_of, image_ending, images_in, is_picture, stem
+from autoseg.data.file_names import colours_of, image_ending, images_in, is_image, is_picture, stem
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.label_maps import label_values
 from autoseg.data.names import names_label
@@ -46,8 +46,7 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
     Raises:
         AutosegError: no images, label maps among them, or several channels a case for a plan of one.
     """
-    results = set(results_in(folder))
-    files = [path for path in images_in(folder) if path not in results]
+    results, files = set(results_in(folder)), _scans_in(folder)
     if results:
         say(f"{folder}: {len(results)} results of an earlier prediction ({PREDICTIONS}) left out.")
     if not files:
@@ -86,6 +85,34 @@ def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]
     return _by_number(folder, files, numbers)
 
 
+def case_name(path: Path, numbers: ChannelNumbers, holds_all: bool) -> str:
+    """The name of the case of one image, the same as where its folder is given: without the number of its channel.
+
+    Args:
+        path: of the image.
+        numbers: what they stand for.
+        holds_all: whether the image holds all channels that are wanted.
+    """
+    one = numbered(path) if is_image(path) else None
+    if one is None:
+        return stem(path)
+    beside = _scans_in(path.parent)
+    if holds_all and not _of_one_numbered_channel(beside, numbers):
+        return one[0] if _all_first(beside) else stem(path)
+    return one[0] if numbers.channel(path) is not None else stem(path)
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    """Images of a folder that are no results."""
+    results = set(results_in(folder))
+    return [path for path in images_in(folder) if path not in results]
+
+
+def _all_first(files: Sequence[Path]) -> bool:
+    """Whether all files are numbered 0000: nnU-Net names a picture CASE_0000.png, too, though it holds all channels."""
+    return all((one := numbered(path)) is not None and one[1] == 0 for path in files)
+
+
 def _of_one_numbered_channel(files: Sequence[Path], numbers: ChannelNumbers) -> bool:
     """Whether all files have numbers of the training data's channels, of which the only one wanted is there."""
     if len(numbers.names) != 1 or len(numbers.channels) == 1:
@@ -98,9 +125,7 @@ def _by_file(
     folder: Path, files: Sequence[Path], places: Sequence[Mapping[str, int | None]], numbers: ChannelNumbers
 ) -> list[Case]:
     """A case a file, each of which holds all channels."""
-    # nnU-Net names a picture CASE_0000.png, too, though it holds all channels.
-    named = [numbered(path) for path in files]
-    first_only = all(one is not None and one[1] == 0 for one in named)
+    named, first_only = [numbered(path) for path in files], _all_first(files)
     if len(numbers.names) == 1 and not first_only:
         _refuse_several_channels(folder, files, numbers.names[0])
     others = {channel for path in files if (channel := numbers.channel(path)) is not None} - {*numbers.names}

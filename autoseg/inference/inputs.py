@@ -13,8 +13,8 @@ from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
 from autoseg.data.result_files import results_in
-from autoseg.inference.bare_images import all_channels, bare_images, components_of, listed
-from autoseg.inference.channel_numbers import ChannelNumbers
+from autoseg.inference.bare_images import all_channels, bare_images, case_name, components_of, listed
+from autoseg.inference.channel_numbers import ChannelNumbers, numbered
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.plans.stage import Stage
@@ -61,7 +61,10 @@ def cases_to_predict(
             return [_case_of_one_channel(path, plans, numbers)]
         if list(places.values()) not in ([None], list(range(len(numbers.names)))):
             numbers.say(path)
-        return [Case(id=stem(path), channels=all_channels(path, places))]
+        other = numbers.channel(path)
+        if len(numbers.names) == 1 and other not in (None, *numbers.names):
+            say(f"{path.name} is taken for {numbers.names[0]}; of its number is {other} in the training data.")
+        return [Case(id=case_name(path, numbers, holds_all=True), channels=all_channels(path, places))]
     kind = recognise_layout(path) if layout is None and path.is_dir() else layout or ""
     if kind is None and (several := datasets_below(path)):
         raise AutosegError(f"{path} holds several datasets; give one of them: {', '.join(several)}.")
@@ -95,14 +98,16 @@ def single_case(
     stages: Sequence[Stage],
     name: str | None = None,
     mask: Path | None = None,
+    numbers: ChannelNumbers | None = None,
 ) -> Case:
     """One case of files named by channel (``--channel t1c=PATH``).
 
     Args:
         files: channel name → file.
         stages: that will predict the case, one of every run; each takes the channels it knows.
-        name: of the case; the first file's by default.
+        name: of the case; the first file's by default, without a channel's number.
         mask: its brain mask, if any (``--mask``).
+        numbers: what they stand for in files' names.
 
     Raises:
         UsageError: a channel that no plan has, or one not given that a plan can't do without, or DICOM files of two
@@ -128,8 +133,15 @@ def single_case(
     if lacking:
         raise UsageError(f"--channel {lacking[0]}=PATH is missing; the plan needs {', '.join(needed)}.")
     _refuse_two_patients(files)
-    first = next(iter(files.values()))
-    return Case(id=name or stem(first), channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
+    name = name or _name_of(files, numbers)
+    return Case(id=name, channels={c: ChannelFile(path=p) for c, p in files.items()}, mask=mask)
+
+
+def _name_of(files: dict[str, Path], numbers: ChannelNumbers | None) -> str:
+    """The first file's, or what stands before the numbers, where they are those of the channels of one case."""
+    found = {one[0] for path in files.values() if (one := numbered(path)) is not None}
+    told = numbers is not None and all(numbers.channel(path) == channel for channel, path in files.items())
+    return found.pop() if told and len(found) == 1 else stem(next(iter(files.values())))
 
 
 def _refuse_two_patients(files: dict[str, Path]) -> None:
@@ -155,7 +167,7 @@ def _case_of_one_channel(path: Path, plans: Sequence[Plan], numbers: ChannelNumb
     names = channels_of_all(plans)
     needed = [stage.channel_names[0] for stage in stages if not stage.takes_missing_channels]
     if needed or len(names) == 1:
-        return single_case({(needed or names)[0]: path}, stages)
+        return single_case({(needed or names)[0]: path}, stages, case_name(path, numbers, len(names) == 1))
     told = _channels_told(path, numbers)
     if len(told) != 1:
         raise UsageError(
@@ -163,7 +175,7 @@ def _case_of_one_channel(path: Path, plans: Sequence[Plan], numbers: ChannelNumb
             "--channel NAME=PATH."
         )
     say(f"{path.name} is taken for {told[0]}.")
-    return single_case({told[0]: path}, stages)
+    return single_case({told[0]: path}, stages, case_name(path, numbers, holds_all=False))
 
 
 def _channels_told(path: Path, numbers: ChannelNumbers) -> list[str]:

@@ -67,12 +67,26 @@ def test_numbers_of_a_single_channel(tmp_path: Path) -> None:
     assert list(found(folder(tmp_path / "c", "scan_0017.nii.gz"), ONE)) == ["scan_0017"]
 
 
+@pytest.mark.parametrize("names", [("mr",), ("t1", "mr"), ("t1", "mr", "t2")])
+def test_a_file_is_called_as_in_its_folder(tmp_path: Path, write_json, names: tuple[str, ...]) -> None:
+    """Whether its number is a channel's, or the case's, and whether the training data had one channel or several."""
+    known = sequences(tmp_path / "data", write_json, *names)
+    scans = tmp_path / "data" / "imagesTs"
+    path = scans / f"z_{names.index('mr'):04d}.nii.gz"
+    assert found(path, ONE, like=known) == found(scans, ONE, like=known) == {"z": {"mr": (path.name, None)}}
+    numbered = folder(tmp_path / "site", "SITE_0000.nii.gz", "SITE_0001.nii.gz")
+    (tmp_path / "site" / "SITE.nii.gz").write_bytes(b"a result")
+    write_json(tmp_path / "site" / "predictions.json", {"files": ["SITE.nii.gz"]})
+    together = {name for file in numbered.glob("SITE_*") for name in found(file, ONE)}
+    assert together == set(found(numbered, ONE)) == {"SITE_0000", "SITE_0001"}
+
+
 def test_files_that_hold_all_channels(tmp_path: Path) -> None:
     """RGB pictures, named as nnU-Net does or freely; volumes with the channels as fourth axis."""
     picture(tmp_path / "rgb" / "p_0000.png")
     colours = {name: ("p_0000.png", index) for index, name in enumerate(RGB.channel_names)}
     assert found(tmp_path / "rgb", RGB) == {"p": colours}
-    assert found(tmp_path / "rgb" / "p_0000.png", RGB) == {"p_0000": colours}
+    assert found(tmp_path / "rgb" / "p_0000.png", RGB) == {"p": colours}
     volumes = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)] * 2)
     (tmp_path / "4d").mkdir()
     sitk.WriteImage(volumes, str(tmp_path / "4d" / "x.nii.gz"))
@@ -175,6 +189,19 @@ def test_single_case(tmp_path: Path) -> None:
     assert single_case({"t1": a, "t2": b}, [TWO.stage()], mask=a).mask == a
     with pytest.raises(AutosegError, match=r"mask\.nii\.gz does not exist"):
         single_case({"t1": a, "t2": b}, [TWO.stage()], mask=tmp_path / "mask.nii.gz")
+
+
+def test_a_single_case_is_called_as_in_its_folder(tmp_path: Path, write_json) -> None:
+    """Where the numbers of all its files are those of their channels."""
+    known = sequences(tmp_path / "data", write_json, "t2", "t1")
+    numbers = ChannelNumbers.of([TWO], [known])
+    first, second = (tmp_path / "data" / "imagesTs" / f"z_000{number}.nii.gz" for number in range(2))
+    stages = [TWO.stage()]
+    assert single_case({"t1": second, "t2": first}, stages, numbers=numbers).id == "z"
+    assert single_case({"t1": first, "t2": second}, stages, numbers=numbers).id == "z_0000"
+    other = write(tmp_path / "y_0001.nii.gz", VOLUME)
+    assert single_case({"t1": other, "t2": first}, stages, numbers=numbers).id == "y_0001"
+    assert single_case({"t1": second, "t2": first}, stages, "patient", numbers=numbers).id == "patient"
 
 
 def test_single_case_of_several_plans(tmp_path: Path) -> None:
@@ -477,7 +504,7 @@ def test_one_image_for_a_run_that_takes_missing_channels(tmp_path: Path, capsys:
         ("sub-01_ce-gadolinium_T1w", "t1c"),
     ):
         path = write(tmp_path / f"{name}.nii.gz", VOLUME)
-        assert found(path, lenient) == {name: {channel: (path.name, None)}}
+        assert found(path, lenient) == {name.removesuffix("_0002"): {channel: (path.name, None)}}
         assert f"{path.name} is taken for {channel}." in capsys.readouterr().err
     # Nothing told, another sequence, two channels told, and an agent in another sequence.
     for name in ("p", "p_T2", "p_0003", "p_flair_0000", "sub-01_ce-gadolinium_FLAIR"):
@@ -532,11 +559,13 @@ def test_numbers_that_training_data_know_and_names_that_tell(
     known = sequences(tmp_path / "data", write_json, "t1", "t1c", "t2", "flair")
     lenient = make_plan(channels=("t1c", "flair"), allow_missing_channels=True)
     path = write(tmp_path / "p_0003.nii.gz", VOLUME)
-    assert found(path, lenient, like=known) == {"p_0003": {"flair": ("p_0003.nii.gz", None)}}
+    assert found(path, lenient, like=known) == {"p": {"flair": ("p_0003.nii.gz", None)}}
     with pytest.raises(UsageError, match="its name does not tell"):
         cases_to_predict(write(tmp_path / "p_0000.nii.gz", VOLUME), lenient, like=known)
     # nnU-Net calls the only channel 0000.
     flair = make_plan(channels=("flair",))
+    assert list(found(tmp_path / "p_0000.nii.gz", flair, like=known)) == ["p"]
+    assert "p_0000.nii.gz is taken for flair; of its number is t1 in the training data" in capsys.readouterr().err
     alone = folder(tmp_path / "alone", "p_0000.nii.gz", "q_0000.nii.gz")
     assert list(found(alone, flair, like=known)) == ["p", "q"]
     assert "images are taken for flair; of their number is t1 in the training data" in capsys.readouterr().err
