@@ -117,6 +117,8 @@ def command(
             source, everything = exams.dataset, True
         cases = cases_to_predict(source, plans, layout, everything, [run.dataset for run in opened])
         cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
+    if pictures:
+        _refuse_drawing_over(cases, out)
     predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []
@@ -131,7 +133,7 @@ def command(
     disagreement = "disagreement" in asked
     undrawn = {}
     if pictures:
-        undrawn = _draw(cases, outcome.written, plans[0], predictor.target, out / "pictures", disagreement)
+        undrawn = _draw(cases, outcome.written, plans[0], predictor.target, out, disagreement)
     if native is not None:
         outcome = native.write(outcome, cases, predictor)
     doubts = {case: found for case, found in ({} if exams is None else exams.flags).items() if case in outcome.written}
@@ -151,12 +153,24 @@ def command(
         raise typer.Exit(1)
 
 
+def _refuse_drawing_over(cases: "Sequence[Case]", out: Path) -> None:
+    """A picture of a result must never take the place of a scan that is a picture."""
+    scans = {path.resolve() for case in cases for path in case.files}
+    for case in cases:
+        if (picture := _picture(out, case)).resolve() in scans:
+            raise UsageError(f"--out {out}: the picture would overwrite {picture}; choose another folder.")
+
+
+def _picture(out: Path, case: "Case", kind: str = "") -> Path:
+    return out / "pictures" / f"{case.id}{kind}.png"
+
+
 def _draw(
     cases: "Sequence[Case]",
     results: Mapping[str, Path],
     plan: "Plan",
     target: "Target",
-    folder: Path,
+    out: Path,
     disagreement: bool,
 ) -> dict[str, str]:
     """Draw each case that has a result, and its map of disagreement; return case → error."""
@@ -167,10 +181,10 @@ def _draw(
     for case in cases:
         if case.id in results:
             try:
-                prediction_picture(case, results[case.id], plan, target, folder / f"{case.id}.png")
+                prediction_picture(case, results[case.id], plan, target, _picture(out, case))
                 if disagreement:
                     found = beside(results[case.id], case.id, "disagreement")
-                    disagreement_picture(case, found, plan, folder / f"{case.id}_disagreement.png")
+                    disagreement_picture(case, found, plan, _picture(out, case, "_disagreement"))
             except AutosegError as error:  # the result exists; the other figures are still drawn
                 undrawn[case.id] = str(error)
     return undrawn

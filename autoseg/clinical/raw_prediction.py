@@ -19,7 +19,7 @@ from autoseg.data.dicom import holds_dicom
 from autoseg.data.dicom_series import Stack
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.data.names import channel_key
-from autoseg.data.result_files import PREDICTIONS, results_in
+from autoseg.data.result_files import PREDICTIONS, refuse_replacing, results_in
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
@@ -138,11 +138,15 @@ class NativeResults:
     exams: PreparationOutcome | None = None
 
     def check(self, cases: Sequence[Case]) -> None:
-        """Refuse a series that no case has, or a format that can't hold it, before anything is predicted.
+        """Refuse a series that no case has, a format that can't hold it, or files that are no results in their place.
+
+        All of it before anything is predicted.
 
         Raises:
             AutosegError: the first case's reason.
+            UsageError: a file lies where a result would, and is none.
         """
+        refuse_replacing(self.out, map(self._path, cases), set(results_in(self.out)))
         refused: list[AutosegError] = []
         for case in cases:
             try:
@@ -200,6 +204,8 @@ class NativeResults:
             The files on the original grids, and what failed, in the preparation, too.
         """
         failed = {**({} if self.exams is None else self.exams.failed), **outcome.failed}
+        # Before the first of them: results of a command that is killed must not be somebody's files for the next one.
+        self._record(outcome, [self._path(case) for case in cases if case.id in outcome.written])
         written = {}
         for case in cases:
             if case.id in outcome.written:
@@ -231,14 +237,13 @@ class NativeResults:
         native = to_native(predicted, stored, name)
         values = None if self.scheme is None else self.scheme.values
         parts = exclusive_segments(predictor.target, predictor.members[0].label_names, values)
-        form = self.form or RESULT_FORMATS.find("nifti")
-        path = self.out / f"{case.id}{form.ending}"
+        path = self._path(case)
         array = sitk.GetArrayFromImage(sitk.DICOMOrient(native, "LPS"))
         with self._original(case, stored) as (original, stack):
             segments = segments_of(predictor.target, values)
             content = LabelContent(original, tuple(original.channels), segments, parts, stack)
             try:
-                form.write(path, array, stored.find(name).grid.geometry, content)
+                self._form.write(path, array, stored.find(name).grid.geometry, content)
             except AutosegError as error:
                 if stack is None:
                     raise
@@ -246,6 +251,13 @@ class NativeResults:
                 where = str(stack.files[0].parent)
                 raise AutosegError(str(error).replace(where, stored.name_of(name))) from None
         return path
+
+    @property
+    def _form(self) -> ResultFormat:
+        return self.form or RESULT_FORMATS.find("nifti")
+
+    def _path(self, case: Case) -> Path:
+        return self.out / f"{case.id}{self._form.ending}"
 
     @contextmanager
     def _original(self, case: Case, stored: PreparedCase) -> Iterator[tuple[Case, Stack | None]]:

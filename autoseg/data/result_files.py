@@ -1,11 +1,12 @@
 """Files that a prediction wrote, so that scans and datasets beside them are told apart."""
 
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from autoseg.data.file_names import images_in, without_ending
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json
 
 #: File that says how the results in its folder were made.
@@ -36,3 +37,22 @@ def results_in(folder: Path) -> list[Path]:
     return [
         file for file in images_in(folder) if any(pattern.fullmatch(without_ending(file.name)) for pattern in patterns)
     ]
+
+
+def refuse_replacing(out: Path, files: Iterable[Path], earlier: Collection[Path]) -> None:
+    """Refuse to write results over files that are none, as label maps that were drawn by hand.
+
+    Args:
+        out: folder that the user chose for the results.
+        files: that are about to be written.
+        earlier: results of earlier commands, which may be replaced.
+
+    Raises:
+        UsageError: names the first of those files.
+    """
+    for path in files:
+        if path not in earlier and (path.is_file() or path.is_symlink()):
+            raise UsageError(
+                f"--out {out}: {path.relative_to(out)} lies there already and is no result of autoseg; choose another "
+                "folder."
+            )

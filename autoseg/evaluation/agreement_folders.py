@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.data.dataset import Dataset
 from autoseg.data.file_names import image_ending, result_ending
 from autoseg.data.image import write_image
+from autoseg.data.result_files import refuse_replacing
 from autoseg.evaluation.agreement import CONSENSUS, Agreement, PairRow, pairs_of
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_arrays, grid_difference, read_labels
 from autoseg.evaluation.consensus import Consensus, check_method, consensus_of
@@ -18,10 +19,14 @@ from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.protocol import AGREEMENT_WORKERS, EvaluationProtocol
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say, track
 
 #: The name of the case where each rater is a single file, and the files have different names.
 ONE_CASE = "case"
+
+#: File in the folder of consensus label maps that names them.
+_CONSENSUS_MADE = "consensus.json"
 
 #: Rater (or model) → case → label map.
 Maps = dict[str, dict[str, Path]]
@@ -53,7 +58,7 @@ def agreement(
 
     Raises:
         AutosegError: files are missing, unreadable, or not on one grid; or no case has two raters.
-        UsageError: wrong options.
+        UsageError: wrong options, or a file lies where a consensus label map would, and is none.
     """
     check_method(consensus)
     metrics = ("dice",) if protocol.metrics is None else protocol.metrics
@@ -82,6 +87,9 @@ def agreement(
     if not targets:
         raise AutosegError("the raters' label maps are all empty; there is nothing to agree on.")
     wanted = _Wanted(tuple(targets), protocol, consensus, None if out is None else Path(out))
+    if consensus and out is not None:
+        firsts = {case: next(files[case] for files in maps.values() if case in files) for case in cases}
+        _note_consensus(Path(out), [_consensus_path(Path(out), *item) for item in firsts.items()])
     found = _measured(maps, predicted, cases, wanted, workers)
     if out is not None:
         found.write(out, found.comparison(metrics[0]) if predicted else None)
@@ -150,7 +158,7 @@ def _measure_case(case: str, raters: dict[str, Path], models: dict[str, Path], w
         labels[CONSENSUS] = consensus_of([labels[name] for name in raters], wanted.consensus)
         if wanted.out:
             united = np.where(ignored, ignore or 0, labels[CONSENSUS])
-            path = wanted.out / "consensus" / f"{case}{result_ending(image_ending(files[first]))}"
+            path = _consensus_path(wanted.out, case, files[first])
             write_image(path, united.astype(_smallest_type(united)), image.geometry)
     rows = []
     if ignore is not None:  # of no mask, and no background either
@@ -160,6 +168,23 @@ def _measure_case(case: str, raters: dict[str, Path], models: dict[str, Path], w
         found = evaluate_arrays(a, b, image.spacing, wanted.targets, wanted.protocol)
         rows += [PairRow(case, *pair, target, values) for target, values in found.items()]
     return rows
+
+
+def _consensus_path(out: Path, case: str, first: Path) -> Path:
+    """File of a case's consensus label map, in the format of its first rater's."""
+    return out / "consensus" / f"{case}{result_ending(image_ending(first))}"
+
+
+def _note_consensus(out: Path, files: Sequence[Path]) -> None:
+    """Note which label maps are about to be made, and refuse to replace any that were not made so."""
+    folder = out / "consensus"
+    names = set()
+    if (folder / _CONSENSUS_MADE).is_file():
+        names = set(read_json(folder / _CONSENSUS_MADE)["files"])
+    elif (out / "agreement.json").is_file() and read_json(out / "agreement.json").get("consensus"):
+        names = {path.name for path in files}  # of an earlier version, which noted no more
+    refuse_replacing(out, files, {folder / name for name in names})
+    write_json(folder / _CONSENSUS_MADE, {"files": sorted({*names, *(path.name for path in files)})})
 
 
 def _smallest_type(labels: np.ndarray) -> np.dtype:

@@ -19,6 +19,7 @@ import torch
 from autoseg.data.dataset import Case, LoadedCase
 from autoseg.data.file_names import image_ending, result_ending, why_not_plain
 from autoseg.data.geometry import Geometry
+from autoseg.data.result_files import refuse_replacing, results_in
 from autoseg.inference.chain import ScoresOnScan
 from autoseg.inference.decoding import paint_probabilities
 from autoseg.inference.ensemble import Ensemble, Prepared
@@ -224,8 +225,8 @@ class Predictor:
 
         Raises:
             AutosegError: the folder can't be made.
-            UsageError: no such result, or the members can't give it, or a result would overwrite a scan, or no case can
-                be written in the format.
+            UsageError: no such result, or the members can't give it, or a result would overwrite a scan or a file that
+                is no result, or no case can be written in the format.
         """
         writers = chosen_writers(results, self.ensemble)
         out = Path(out)
@@ -246,9 +247,10 @@ class Predictor:
                 outcome.written[case.id] = places[case.id].label
                 continue
             due.append(case)
+        files = [path for case in due for path in self._paths(places[case.id], writers)]
+        refuse_replacing(out, files, set(results_in(out)))
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
-        files = [path for to in places.values() for path in self._paths(to, writers)]
         record = Record.of(out, self._provenance(writers, scheme), set(places), files)
         details: dict[str, dict[str, object]] = {}
         # Before the first of them: results of a command that is killed must not be taken for scans by the next one.

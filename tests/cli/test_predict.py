@@ -287,6 +287,15 @@ def test_a_killed_command_goes_on_where_results_lie_beside_the_scans(
     assert (scans / "p.nii.gz").read_bytes() == first
 
 
+def test_a_picture_never_takes_the_place_of_a_scan(run: Run, tmp_path: Path, call) -> None:
+    scan = write(tmp_path / "pictures" / "a.png", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    before = scan.read_bytes()
+    code, _, err = call(run.path, scan, "--out", tmp_path, "--pictures")
+    assert code == 2
+    assert f"the picture would overwrite {scan}" in err
+    assert scan.read_bytes() == before
+
+
 def test_a_name_that_leads_elsewhere(run: Run, scans: Path, tmp_path: Path, call) -> None:
     scan = f"mr={scans / 'a.nii.gz'}"
     code, _, err = call(run.path, "--channel", scan, "--name", "../evil", "--out", tmp_path / "out")

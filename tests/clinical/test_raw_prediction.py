@@ -93,6 +93,32 @@ def test_native_results_say_what_they_are_and_lie_where_they_were_drawn(tmp_path
     assert row.ml == {"outer": pytest.approx((6 * 4 * 6 - 8) / 1000)}
 
 
+def test_a_native_result_takes_no_place_of_a_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own results, also those of a command that was killed, are replaced."""
+    write(tmp_path / "exam" / "t1.nii.gz", (12, 16, 16))
+    out = tmp_path / "out"
+    outcome = prepare_like_training(tmp_path / "exam", out, PLAIN)
+    cases, result = predicted(outcome, out)
+    results, name = NativeResults(out, exams=outcome), f"{cases[0].id}.nii.gz"
+    (out / name).write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=rf"--out .*: {name} lies there already and is no result of autoseg"):
+        results.check(cases)
+    NativeResults(out, form=RESULT_FORMATS.find("nrrd"), exams=outcome).check(cases)
+    (out / name).unlink()
+
+    def killed(results: NativeResults, case: Case, *_: object) -> Path:
+        results._path(case).write_bytes(b"written before the end")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NativeResults, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            results.write(result, cases, PREDICTOR)  # type: ignore[arg-type]
+    results.check(cases)
+    assert results.write(result, cases, PREDICTOR).failed == {}  # type: ignore[arg-type]
+    results.check(cases)
+
+
 def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None:
     write(tmp_path / "exam" / "t1.nii.gz")
     outcome = prepare_like_training(tmp_path / "exam", tmp_path / "out", PLAIN)
@@ -147,6 +173,7 @@ def predicted(outcome: PreparationOutcome, out: Path) -> tuple[list[Case], Outco
         written[case.id] = out / "prepared_space" / f"{case.id}.nii.gz"
         written[case.id].parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(stored.output.empty() + 1, str(written[case.id]))
+    write_json(out / "prepared_space" / "predictions.json", {"files": [path.name for path in written.values()]})
     return list(cases), Outcome(written)
 
 

@@ -211,6 +211,26 @@ def test_consensus_is_written_on_the_raters_grid(tmp_path: Path) -> None:
     assert evaluation.mean("dice", "whole") == 1.0
 
 
+def test_a_consensus_takes_no_place_of_a_label_map_that_is_none(tmp_path: Path) -> None:
+    """Of experts, for example. Its own are made again, also where an earlier version made them."""
+    folders = [rater(tmp_path, name, {"x": length, "y": length}) for name, length in (("a", 10), ("b", 12))]
+    out = tmp_path / "out"
+    (out / "consensus").mkdir(parents=True)
+    drawn = out / "consensus" / "y.nii.gz"
+    drawn.write_bytes(b"drawn by experts")
+    with pytest.raises(UsageError, match=r"--out .*out: consensus.y\.nii\.gz lies there already and is no result"):
+        agreement(folders, targets=WHOLE, consensus="majority", out=out)
+    assert {path.name: path.read_bytes() for path in out.rglob("*.*")} == {"y.nii.gz": b"drawn by experts"}
+    agreement(folders, targets=WHOLE, out=out)
+    drawn.unlink()
+    for _ in range(2):
+        agreement(folders, targets=WHOLE, consensus="majority", out=out)
+        (out / "agreement.json").unlink()
+    found = agreement(folders, targets=WHOLE, consensus="majority", out=out)
+    (out / "consensus" / "consensus.json").unlink()
+    assert agreement(folders, targets=WHOLE, consensus="majority", out=out).rows == found.rows
+
+
 def test_a_dataset_names_its_raters(tmp_path: Path) -> None:
     folder = generate(tmp_path / "phantoms", Cohort(cases=2, shape=(20, 24, 20), raters=3))
     dataset = Dataset.open(folder)
@@ -242,7 +262,7 @@ def test_ignored_voxels_do_not_count(tmp_path: Path) -> None:
     a, b = (np.isin(labels[:, :, middle:], (1, 2, 4)) for labels in maps.values())
     assert a.any()
     assert found.values("rater1", "rater2", "any")[case.id] == pytest.approx(2 * np.sum(a & b) / (a.sum() + b.sum()))
-    united = sitk.GetArrayFromImage(sitk.ReadImage(str(next((tmp_path / "out" / "consensus").iterdir()))))
+    united = sitk.GetArrayFromImage(sitk.ReadImage(str(next((tmp_path / "out" / "consensus").glob("*.nii.gz")))))
     assert (united[:, :, :middle] == 9).all()
     assert (united[:, :, middle:] != 9).all()
 

@@ -357,6 +357,35 @@ def test_a_result_never_takes_the_place_of_a_scan(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "scans" / "patient.nii.gz"), before)
 
 
+@pytest.mark.parametrize("taken", ["c1.nii.gz", "c1_probability_inner.nii.gz"])
+def test_a_file_that_is_no_result_is_not_replaced(tmp_path: Path, taken: str) -> None:
+    """As a label map drawn by hand: before anything is written, and where results of before lie beside it, too."""
+    cases = [case_of(tmp_path / "imagesTs", f"c{n}", blob()) for n in range(2)]
+    labels = tmp_path / "labelsTs"
+    labels.mkdir()
+    (labels / taken).write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=rf"--out .*labelsTs: {taken} lies there already and is no result of autoseg"):
+        predictor().predict(cases, labels, results=PROBABILITIES)
+    assert {path.name: path.read_bytes() for path in labels.iterdir()} == {taken: b"drawn by hand"}
+    assert set(predictor().predict(cases[:1], labels).written) == {"c0"}
+    for _ in range(2):  # kept, it does not become a result
+        with pytest.raises(UsageError, match="no result of autoseg"):
+            predictor().predict(cases, labels, results=PROBABILITIES)
+        if taken == "c1.nii.gz":
+            assert predictor().predict(cases, labels, overwrite=False).failed == {}
+    assert (labels / taken).read_bytes() == b"drawn by hand"
+
+
+def test_a_link_to_what_was_not_fetched_is_not_replaced(tmp_path: Path) -> None:
+    """Label maps of a DataLad dataset."""
+    case = case_of(tmp_path / "imagesTs", "c", blob())
+    (tmp_path / "labelsTs").mkdir()
+    (tmp_path / "labelsTs" / "c.nii.gz").symlink_to("../.git/annex/objects/not_here")
+    with pytest.raises(UsageError, match=r"c\.nii\.gz lies there already"):
+        predictor().predict([case], tmp_path / "labelsTs")
+    assert (tmp_path / "labelsTs" / "c.nii.gz").is_symlink()
+
+
 def test_a_case_without_files_stops_no_other(tmp_path: Path) -> None:
     good = case_of(tmp_path / "scans", "good", blob())
     outcome = predictor().predict([Case(id="empty", channels={}), good], tmp_path / "out")
