@@ -81,6 +81,7 @@ def command(
     from autoseg.inference.formats.format import RESULT_FORMATS
     from autoseg.inference.inputs import cases_to_predict, single_case
     from autoseg.inference.label_schemes import brats_scheme
+    from autoseg.inference.members import untrained_note
     from autoseg.inference.predictor import Predictor
     from autoseg.runs.run import Run
     from autoseg.utils.progress import say
@@ -119,7 +120,11 @@ def command(
         cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
     if pictures:
         _refuse_drawing_over(cases, out)
-    predictor = Predictor.load(runs, config, parse_folds(folds, "--folds"), device, tta, checkpoint, postprocessing)
+    numbers = parse_folds(folds, "--folds")
+    predictor = Predictor.load(runs, config, numbers, device, tta, checkpoint, postprocessing)
+    for run, member in zip(opened, predictor.members, strict=True):
+        if numbers is None and (note := untrained_note(run, member)) is not None:
+            say(note)
     asked = [*(results or []), *(["probabilities"] if probabilities else [])]
     asked += ["raters", "disagreement"] if raters else []
     scheme = None if brats_labels is None else brats_scheme(predictor.target, brats_labels)

@@ -9,7 +9,11 @@ from autoseg import __version__
 from autoseg.inference.chain import TrainedStage
 from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
-from autoseg.utils.errors import UsageError
+from autoseg.runs.splits import read_splits
+from autoseg.utils.errors import AutosegError, UsageError
+
+#: Key of a member's detail where its run predicts with the source that it was fine-tuned from.
+_KEPT = "source"
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,37 @@ def load_member(
         "autoseg": __version__,
     }
     if kept:
-        detail["source"] = "as it is: no tuning was better on held-out cases"
+        detail[_KEPT] = "as it is: no tuning was better on held-out cases"
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
     dataset = run.dataset
     brain_mask = any(case.mask is not None for case in dataset.cases)
     names = {value: name for name, value in dataset.labels.items()}
     return Member(str(run.path), stages, plan.planner, brain_mask, detail, names)
+
+
+def untrained_note(run: Run, member: Member) -> str | None:
+    """A sentence on the folds that predict, where a run's splits have more.
+
+    None where all are trained, where the run predicts with its source as it is, and of an imported model, whose splits
+    are not known.
+
+    Args:
+        run: of the member.
+        member: of all trained folds.
+    """
+    if _KEPT in member.detail or not run.dataset.cases:
+        return None
+    try:
+        count = len(read_splits(run.path / "splits.json"))
+    except AutosegError:  # nothing but this sentence needs the file
+        return None
+    folds = [number for number in member.stages[-1].by_fold if number < count]
+    if len(folds) == count:
+        return None
+    if len(folds) == 1:
+        return f"{run.path}: fold {folds[0]} of {count} is trained; it predicts alone."
+    return f"{run.path}: folds {', '.join(map(str, folds))} of {count} are trained; their average is taken."
 
 
 def _refuse_lacking(run: Run, folds: Mapping[str, Sequence[int]], checkpoint: str) -> None:

@@ -81,6 +81,43 @@ def test_several_runs_and_json(run: Run, scans: Path, tmp_path: Path, call) -> N
     assert [member["run"] for member in told["runs"]] == [str(run.path), str(other.path)]
 
 
+@pytest.mark.parametrize(
+    ("trained_folds", "options", "said"),
+    [
+        ([0, 1], [], "run: folds 0, 1 of 5 are trained; their average is taken."),
+        ([3], [], "run: fold 3 of 5 is trained; it predicts alone."),
+        ([3], ["--folds", "all"], "fold 3 of 5 is trained"),
+        ([0, 1, 2, 3, 4], [], None),
+        ([0, 1], ["--folds", "0,1"], None),
+    ],
+)
+def test_folds_that_are_not_trained_are_said(
+    tmp_path: Path, scans: Path, call, trained_folds: list[int], options: list[str], said: str | None
+) -> None:
+    run = make_run(tmp_path, make_plan(), cases=5, folds=5)
+    weights = build(run.plan.configurations["small"].network, 1, 3).state_dict()
+    for number in trained_folds:
+        save_weights(run.fold("small", number).weights, weights)
+    code, _, err = call(run.path, scans / "a.nii.gz", "--out", tmp_path / "out", "--no-tta", *options)
+    assert code == 0, err
+    assert said in err if said else "trained" not in err
+
+
+@pytest.mark.parametrize("why", ["the source is kept", "imported", "no splits"])
+def test_of_no_own_splits_nothing_is_said(
+    run: Run, scans: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "the source is kept":
+        monkeypatch.setattr(Run, "kept_source", lambda run, stage: [run.fold(stage, 0).weights])
+    elif why == "imported":
+        Run.create(run.path, run.plan, run.fingerprint, run.dataset.model_copy(update={"cases": ()}), run.splits)
+    else:
+        (run.path / "splits.json").unlink()
+    code, _, err = call(run.path, scans / "a.nii.gz", "--out", tmp_path / "out", "--no-tta")
+    assert code == 0, err
+    assert "trained" not in err
+
+
 def test_single_scan(run: Run, scans: Path, tmp_path: Path, call) -> None:
     out = tmp_path / "out"
     assert call(run.path, "--channel", f"mr={scans / 'a.nii.gz'}", "--name", "me", "--out", out, "--no-tta")[0] == 0
