@@ -115,10 +115,13 @@ def make_dataset(out: Path, cohort: "Cohort") -> Path:
 
     Raises:
         AutosegError: the folder is not empty; its files would be mixed with the phantoms.
+        UsageError: no file can be made there.
     """
     from autoseg.data.phantom import generate
+    from autoseg.utils.files import refuse_unwritable_folder
 
     folder = out / "dataset"
+    refuse_unwritable_folder(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AutosegError(f"{folder} exists already; remove it or choose another folder with --out.")
     return generate(folder, cohort)

@@ -27,7 +27,7 @@ from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import NO_ROOM, atomic, read_json, write_json, write_text
+from autoseg.utils.files import NO_ROOM, atomic, read_json, refuse_unwritable_folder, write_json, write_text
 from autoseg.utils.parallel import each
 from autoseg.utils.progress import say
 
@@ -131,6 +131,7 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
         {}
     """
     exams, out, request = Path(exams), Path(out), request or PreparationRequest()
+    refuse_unwritable_folder(out)
     if request.workers is not None and request.workers < 1:
         raise UsageError(f"--workers {request.workers}: at least 1 is needed.")
     if request.table is not None and not request.table.is_file():

@@ -26,7 +26,7 @@ from autoseg.inference.predictor import Outcome, Predictor
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
 from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
@@ -138,14 +138,16 @@ class NativeResults:
     exams: PreparationOutcome | None = None
 
     def check(self, cases: Sequence[Case]) -> None:
-        """Refuse a series that no case has, a format that can't hold it, or files that are no results in their place.
+        """Refuse what could not be written, before anything is predicted.
 
-        All of it before anything is predicted.
+        That is a series that no case has, a format that can't hold it, and a folder that allows no files or holds one
+        that is no result in the place of one.
 
         Raises:
             AutosegError: the first case's reason.
-            UsageError: a file lies where a result would, and is none.
+            UsageError: the folder is none to write to.
         """
+        refuse_unwritable_folder(self.out)
         refuse_replacing(self.out, map(self._path, cases), set(results_in(self.out)))
         refused: list[AutosegError] = []
         for case in cases:

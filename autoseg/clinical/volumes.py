@@ -23,7 +23,7 @@ from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg
 from autoseg.utils.colours import colours
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_csv, write_text
+from autoseg.utils.files import read_json, refuse_unwritable_folder, write_csv, write_text
 from autoseg.utils.progress import track
 
 #: Names of the files in the folder of results.
@@ -158,7 +158,10 @@ def volumes(
 
     Raises:
         AutosegError: no results there, an unreadable file, or a wrong date.
+        UsageError: no file can be made in ``out``.
     """
+    if out is not None:
+        refuse_unwritable_folder(out)
     predictions = Path(predictions)
     told = _told(predictions)
     files = _results(predictions, told)

@@ -19,7 +19,7 @@ from autoseg.evaluation.metric import METRICS
 from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.protocol import AGREEMENT_WORKERS, EvaluationProtocol
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
 from autoseg.utils.progress import say, track
 
 #: The name of the case where each rater is a single file, and the files have different names.
@@ -60,6 +60,8 @@ def agreement(
         AutosegError: files are missing, unreadable, or not on one grid; or no case has two raters.
         UsageError: wrong options, or a file lies where a consensus label map would, and is none.
     """
+    if out is not None:
+        refuse_unwritable_folder(out)
     check_method(consensus)
     metrics = ("dice",) if protocol.metrics is None else protocol.metrics
     for metric in metrics:

@@ -14,6 +14,7 @@ from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import say
 
 #: Names listed in a message before the rest is counted.
@@ -55,6 +56,8 @@ def evaluate(
         >>> evaluation.mean("dice")  # doctest: +SKIP
         0.891
     """
+    if out is not None:
+        refuse_unwritable_folder(out)
     if isinstance(references, str | Path):
         references = open_dataset(Path(references)) or Path(references)
     predictions = Path(predictions)

@@ -25,7 +25,7 @@ from autoseg.evaluation.paired import Bootstrap
 from autoseg.evaluation.protocol import TOLERANCE_MM, Empty
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json
+from autoseg.utils.files import read_json, refuse_unwritable_file
 
 if TYPE_CHECKING:
     from typing import Self
@@ -118,6 +118,8 @@ def compare(
     Example:
         >>> autoseg.compare({"plain": "RUN_A", "wide": "RUN_B"}, metrics=["dice", "hd95"])  # doctest: +SKIP
     """
+    if out is not None:
+        refuse_unwritable_file(out)
     sources = name_inputs(inputs, several=True)
     if len(sources) < 2:
         raise UsageError("there is nothing to compare with; give two or more evaluations.")

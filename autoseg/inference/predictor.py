@@ -36,6 +36,7 @@ from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
 from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
 
 #: Voxels of a scan, all channels together, above which the next one is read after it and not beside it: preprocessing
@@ -224,16 +225,13 @@ class Predictor:
             What was written, what failed.
 
         Raises:
-            AutosegError: the folder can't be made.
             UsageError: no such result, or the members can't give it, or a result would overwrite a scan or a file that
-                is no result, or no case can be written in the format.
+                is no result, or no case can be written in the format, or no file in the folder.
         """
         writers = chosen_writers(results, self.ensemble)
         out = Path(out)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AutosegError(f"--out {out} can't be made ({error.strerror}); choose another folder.") from None
+        refuse_unwritable_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
         outcome = Outcome()
         due = []
         cases = list(cases)

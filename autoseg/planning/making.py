@@ -1,6 +1,5 @@
 """Making a plan: from a dataset and a request to a planned run folder."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import say
 
 
@@ -48,7 +48,7 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
     """
     out, request = Path(out), request or Request()
     refuse_dataset_folder(out, dataset)
-    _refuse_unwritable(out)
+    refuse_unwritable_folder(out)
     dataset, request = checked_request(dataset, out, request)
     if request.test_share and (own := dataset.labelled_test_cases):
         raise UsageError(
@@ -226,15 +226,6 @@ def _make_with(item: Carried, make: Callable[[ResolvedRequest], Plan], request: 
     return again.model_copy(
         update={"gpu_memory_gb": request.gpu_memory_gb, "reasons": {**again.reasons, "gpu_memory_gb": reason}}
     )
-
-
-def _refuse_unwritable(out: Path) -> None:
-    """Refuse a run folder that can't be made, before the dataset is read."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder for the run.")
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UsageError(f"--out {out} can't be written, as {there} allows no new files; choose another folder.")
 
 
 def _check_without_validation(plan: Plan, splits: Sequence[Split]) -> None:

@@ -31,7 +31,7 @@ from autoseg.report.page import FOOTER, html_page
 from autoseg.report.plots import distributions, training_curves
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import write_text
+from autoseg.utils.files import refuse_unwritable_file, write_text
 from autoseg.utils.progress import track
 
 #: Targets beyond which the table of cases has only their mean: it would be too wide to read.
@@ -57,8 +57,10 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
 
     Raises:
         AutosegError: the run folder's plan, dataset or fingerprint is damaged.
+        UsageError: ``out`` can't be made.
     """
     out = run.path / "report" / "index.html" if out is None else Path(out)
+    refuse_unwritable_file(out)
     plan, dataset, fingerprint, folds = run.plan, run.dataset, run.fingerprint, len(run.splits)
     results = [result for name in plan.configurations if (result := collect(run, name, folds)) is not None]
     # The recommended configuration comes first.

@@ -26,7 +26,7 @@ from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import write_csv, write_json
+from autoseg.utils.files import refuse_unwritable_folder, write_csv, write_json
 from autoseg.utils.progress import Steps, say
 
 if TYPE_CHECKING:
@@ -268,6 +268,8 @@ def evaluate_channel_subsets(
         >>> evaluation.parts["t1c", "flair"].mean("dice", "tumor core")  # doctest: +SKIP
         0.812
     """
+    if out is not None:
+        refuse_unwritable_folder(out)
     if workers < 1:
         raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
     networks = model if isinstance(model, TrainedConfiguration) else TrainedConfiguration.open(model)

@@ -27,7 +27,7 @@ from autoseg.study.options import StudyOptions
 from autoseg.study.rules import common_rules, study_splits, with_rules
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
 from autoseg.utils.progress import say
 
 #: Files in a run folder of a study: identity of what the run was made from, reason of a failure, and its traceback.
@@ -159,6 +159,7 @@ def prepare(
         AutosegError: the dataset has errors, or the test set's labels have other values.
     """
     source, out, request = Path(grid), Path(out), request or Request()
+    refuse_unwritable_folder(out)
     of_file, settings = read_grid(source)
     grid_ = options.applied_to(of_file)
     refuse_dataset_folder(out, dataset)

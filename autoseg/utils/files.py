@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, UsageError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -47,6 +47,42 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
         yield temporary
 
 
+def refuse_unwritable_folder(out: str | Path) -> None:
+    """Refuse a folder of the user's choice in which no files can be made, before anything takes long.
+
+    Args:
+        out: the folder, which need not be there.
+
+    Raises:
+        UsageError: names ``--out``, and the folder that allows no files.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder.")
+    _refuse_closed(out, out, "choose another folder")
+
+
+def refuse_unwritable_file(out: str | Path) -> None:
+    """Refuse a file of the user's choice that can't be made, before anything takes long.
+
+    Args:
+        out: the file; neither it nor its folder need be there.
+
+    Raises:
+        UsageError: names ``--out``, and the folder that allows no files.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; give a file.")
+    _refuse_closed(out, out.parent, "choose another place")
+
+
+def _refuse_closed(out: Path, folder: Path, way_out: str) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out} can't be written, as {there} allows no new files; {way_out}.")
+
+
 def folders_below(root: Path, depth: int | None = None) -> Iterator[tuple[Path, list[Path]]]:
     """A folder and all below it, each with its files, sorted by name; hidden folders and files are left out.
 
@@ -77,7 +113,10 @@ def folders_below(root: Path, depth: int | None = None) -> Iterator[tuple[Path, 
 def _private(path: Path, suffix: str) -> Iterator[Path]:
     """:func:`atomic`, of a file that its owner alone can open."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    except OSError as error:  # of a file that nobody asked for
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:

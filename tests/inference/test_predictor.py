@@ -272,8 +272,18 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(AutosegError, match=r"--out .*out can't be made"):
+    with pytest.raises(UsageError, match=r"--out .*out is a file; give a folder"):
         predictor().predict([case_of(tmp_path, "c", blob())], tmp_path / "out")
+
+
+def test_folder_that_allows_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said of the option, and before the network has worked."""
+    monkeypatch.setattr("autoseg.utils.files.os.access", lambda path, mode: Path(path) != tmp_path / "closed")
+    (tmp_path / "closed").mkdir()
+    for out in (tmp_path / "closed", tmp_path / "closed" / "new"):
+        with pytest.raises(UsageError, match=rf"--out {out} can't be written, as {tmp_path / 'closed'} allows no new"):
+            predictor().predict([case_of(tmp_path, "c", blob())], out)
+    assert list((tmp_path / "closed").iterdir()) == []
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -8,8 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import atomic, folders_below, read_json, write_json, write_text
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import (
+    atomic,
+    folders_below,
+    read_json,
+    refuse_unwritable_file,
+    refuse_unwritable_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
@@ -158,3 +166,37 @@ def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
 
     assert walked() == ["b/gone", "b/x", "c/deep/z"]
     assert walked(1) == ["b/gone", "b/x"]
+
+
+def test_a_place_that_allows_no_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, file = tmp_path / "closed", tmp_path / "file"
+    closed.mkdir()
+    file.write_text("x")
+    for out in (tmp_path, tmp_path / "new" / "er"):
+        refuse_unwritable_folder(out)
+    for out in (file, tmp_path / "new" / "er.csv"):
+        refuse_unwritable_file(out)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)
+    for out in (closed, closed / "new" / "er"):
+        with pytest.raises(UsageError, match=f"--out {out} can't be written, as {closed} allows no new files"):
+            refuse_unwritable_folder(out)
+    with pytest.raises(UsageError, match=f"--out {closed / 'a.csv'} can't be written, as {closed} allows"):
+        refuse_unwritable_file(closed / "a.csv")
+    with pytest.raises(UsageError, match=r"file is a file; give a folder"):
+        refuse_unwritable_folder(file)
+    with pytest.raises(UsageError, match=rf"{file / 'new'} can't be written, as {file} allows"):
+        refuse_unwritable_folder(file / "new")
+    with pytest.raises(UsageError, match=r"closed is a folder; give a file"):
+        refuse_unwritable_file(closed)
+
+
+def test_no_permission_is_said_of_the_file_and_not_of_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, dir: Path, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir / ".a.json.x2_y.tmp"))
+
+    monkeypatch.setattr("autoseg.utils.files.tempfile.mkstemp", refuse)
+    with pytest.raises(PermissionError) as told:
+        write_json(tmp_path / "a.json", {})
+    assert told.value.filename == str(tmp_path / "a.json")

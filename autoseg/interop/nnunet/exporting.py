@@ -27,7 +27,7 @@ from autoseg.preprocessing.resample import resampled_shape, target_spacing
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import write_json
+from autoseg.utils.files import refuse_unwritable_folder, write_json
 from autoseg.utils.progress import say
 
 #: Weights of a fold → their file name in nnU-Net.
@@ -65,8 +65,9 @@ def export_nnunet(
 
     Raises:
         AutosegError: nnU-Net lacks a feature of the plan.
-        UsageError: no such configuration or fold; ``out`` holds a model, a run or a dataset.
+        UsageError: no such configuration or fold; ``out`` holds a model, a run or a dataset, or takes no file.
     """
+    refuse_unwritable_folder(out)
     opened, out = Run.open(run), Path(out)
     plan = opened.plan
     stage = plan.stage(configuration or opened.usual_configuration())

@@ -18,6 +18,7 @@ from autoseg.plans.plan import Plan
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
 
 #: nnU-Net's checkpoints → file names of the weights.
@@ -35,8 +36,9 @@ def import_nnunet(model: str | Path, out: str | Path) -> Run:
 
     Raises:
         AutosegError: a file is damaged, a checkpoint can't be read safely, or autoseg lacks a feature of the model.
-        UsageError: ``out`` is a run folder or a dataset already.
+        UsageError: ``out`` is a run folder or a dataset already, or takes no file.
     """
+    refuse_unwritable_folder(out)
     folder, out = open_folder(model), Path(out)
     dataset = dataset_of(folder)
     refuse_dataset_folder(out, dataset)
