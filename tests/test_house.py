@@ -1,6 +1,7 @@
 """The house: rooms that import downward only, no two public things of one name, short signatures and modules."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -142,3 +143,16 @@ def test_the_mechanism_names_no_planner() -> None:
 def test_what_imports_without_the_heavy_libraries(without: tuple[str, ...], imported: str) -> None:
     hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in without)
     subprocess.run([sys.executable, "-c", f"import sys; {hidden}; import {imported}"], check=True)
+
+
+def test_nothing_names_the_package_of_the_index() -> None:
+    """``autoseg`` of PyPI is another project: this one is installed from its clone."""
+    folders = [ROOT / name for name in ("autoseg", "planners", "docs", "examples", "benchmarks")]
+    files = [path for folder in folders for path in folder.rglob("*.*") if path.suffix in (".md", ".py", ".sh")]
+    named = re.compile(r"pip install ['\"]?autoseg|['\"`]autoseg\[")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found.group()}"
+        for path in (*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+        for found in named.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []

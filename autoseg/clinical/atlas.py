@@ -19,6 +19,7 @@ from autoseg.clinical.registration import (
     head_mask,
     nmi_of,
 )
+from autoseg.data.dicom import CLINICAL
 from autoseg.data.image import read_image
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import one_itk_thread
@@ -95,8 +96,8 @@ def _shipped() -> Path:
         import nilearn.datasets
     except ImportError:
         raise UsageError(
-            "--skull-strip atlas needs the template that nilearn ships: pip install 'autoseg[clinical]', name another "
-            "skull-stripped one with --atlas FILE, or give --skull-strip none."
+            f"--skull-strip atlas needs the template that nilearn ships: {CLINICAL}, name another skull-stripped one "
+            "with --atlas FILE, or give --skull-strip none."
         ) from None
     name = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     path = Path(nilearn.datasets.__file__).parent / "data" / name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.extras import how_to_install
 from autoseg.utils.files import folders_below
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _LOOK_AT, _DEPTH = 200, 4
 _FIRST_GROUPS, _FIRST_ELEMENT, _SHORT_TYPES = (0x0002, 0x0008), 0x0018, (b"UL", b"CS", b"UI", b"DA", b"TM")
 
 #: What installs the libraries for DICOM, for messages.
-CLINICAL = "pip install 'autoseg[clinical]'"
+CLINICAL = how_to_install("clinical")
 
 
 def import_pydicom(what: str = "this") -> Any:

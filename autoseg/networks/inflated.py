@@ -16,6 +16,7 @@ from torch import nn
 from autoseg.plans.architecture import scaled_kernels
 from autoseg.plans.families import Inflated
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.extras import how_to_install
 
 #: Every second stage of the decoder is followed by a depth layer, and so is its last convolution (Wacker et al., with
 #: five stages).
@@ -47,7 +48,7 @@ def import_timm() -> Any:
     except ImportError:
         raise AutosegError(
             "a network of the family inflated takes its encoder from timm, which is not installed; install it with "
-            "pip install 'autoseg[pretrained]'."
+            f"{how_to_install('pretrained')}."
         ) from None
     return timm
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.extras import how_to_install
 
 #: Argument of an optimizer: parameters, or groups of them (:func:`layer_groups`).
 TrainedParameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
@@ -126,8 +127,8 @@ def _ranger21(parameters: TrainedParameters, rate: float, decay: float, eps: flo
         from pytorch_optimizer import Ranger21
     except ImportError:
         raise AutosegError(
-            "the optimizer ranger21 needs the package pytorch_optimizer; install it with pip install "
-            "'autoseg[ranger21]', or choose another optimizer (--set recipe.optimizer.name=adamw)."
+            "the optimizer ranger21 needs the package pytorch_optimizer; install it with "
+            f"{how_to_install('ranger21')}, or choose another optimizer (--set recipe.optimizer.name=adamw)."
         ) from None
     # Its own schedule needs the number of iterations, which is unknown where the budget is a time. The loop sets the
     # rate before each step as for every optimizer; the required number of iterations has no effect.

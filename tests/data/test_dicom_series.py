@@ -295,7 +295,7 @@ def test_plain_series_need_no_further_library(tmp_path: Path, monkeypatch: pytes
     write_enhanced(tmp_path / "enhanced" / "a.dcm", VOXELS, range(7))
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert np.array_equal(read_image(tmp_path / "plain").array[0], VOXELS)
-    needed = r"a\.dcm: .* install pydicom with pip install 'autoseg\[clinical\]'"
+    needed = r"a\.dcm: .* install pydicom with pip install '\.\[clinical\]'"
     for given in (tmp_path / "enhanced", tmp_path / "enhanced" / "a.dcm"):
         for read in (read_image, read_geometry):
             with pytest.raises(UnusableImage, match=needed):

@@ -129,7 +129,7 @@ def test_ranger21_passes_over_what_has_no_gradient() -> None:
 
 def test_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    with pytest.raises(AutosegError, match=r"pip install 'autoseg\[ranger21\]'.*recipe\.optimizer\.name"):
+    with pytest.raises(AutosegError, match=r"pip install '\.\[ranger21\]'.*recipe\.optimizer\.name"):
         build_optimizer(linear().parameters(), RANGER)
 
 
