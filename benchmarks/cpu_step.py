@@ -25,6 +25,7 @@ VARIANTS = {
         "fp32 + malloc + channels-last",
         "fp32 + malloc + channels-last + fused optimizer",
         "fp32 + malloc + channels-last + torch's convolution",
+        "bf16",
         "bf16 + malloc",
         "bf16 + malloc + channels-last",
     )

@@ -1,6 +1,7 @@
 """The largest memory that a prediction with many labels takes: a generated CT, five untrained folds, mirroring.
 
-    python benchmarks/prediction_memory.py [--full] [--labels N] [--folds N] [--probabilities] [--out DIR]
+    python benchmarks/prediction_memory.py [--full | --shape Z Y X] [--labels N] [--folds N] [--probabilities]
+        [--out DIR]
 
 One case, as ``autoseg predict`` segments it: reading, preprocessing to 1.5 mm, tiles of 96³ with half overlap,
 mirroring, resampling to the scan, writing. ``--full`` is 512×512×300 voxels of 1 mm, which is 341×341×200 voxels for
@@ -124,6 +125,7 @@ def measured(case: Case, plan: Plan, folds: int, results: list[str], out: Path) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="512×512×300 voxels instead of 256×256×150")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels of 1 mm, in place of these")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--patch", type=int, default=96)
@@ -133,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="autoseg-benchmark-"))
     out.mkdir(parents=True, exist_ok=True)
-    shape = (300, 512, 512) if options.full else (150, 256, 256)
+    shape = tuple(options.shape or ((300, 512, 512) if options.full else (150, 256, 256)))
     plan = plan_for(options.labels, 1, options.patch, list(range(options.mirror)))
     case = generated_case(out, shape, 1)
     results = ["probabilities"] if options.probabilities else []

@@ -2,11 +2,12 @@
 
     python benchmarks/preparation.py DATASET [--rounds 3] [--curve 25,50,100,200] [--nnunet ENVIRONMENT] [--work DIR]
 
-Each command runs in a process of its own, autoseg's as ``python -m autoseg plan`` (checks, fingerprint and plan, for a
-GPU of 8 GB, as nnU-Net's planner has it) and ``autoseg.preprocess``; ENVIRONMENT is a virtual environment with
-nnunetv2, whose ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity -c 3d_fullres`` gets the same files and as
-many processes as there are cores. Rounds alternate. Processor time is that of all processes a command starts, looked at
-every 20 ms. ``--curve`` prints autoseg's seconds over the number of cases, with the slope of their logarithms.
+Each command runs in a process of its own, autoseg's as ``python -m autoseg inspect``, ``python -m autoseg plan``
+(checks, fingerprint and plan, for a GPU of 8 GB, as nnU-Net's planner has it) and ``autoseg.preprocess``. The sum of
+the last two is held against nnU-Net, as ``plan`` checks what ``inspect`` does; ENVIRONMENT is a virtual environment
+with nnunetv2, whose ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity -c 3d_fullres`` gets the same files and
+as many processes as there are cores. Rounds alternate. Processor time is that of all processes a command starts, looked
+at every 20 ms. ``--curve`` prints autoseg's seconds over the number of cases, with the slope of their logarithms.
 """
 
 import argparse
@@ -85,8 +86,13 @@ def fewer(dataset: Path, cases: int, out: Path) -> Path:
     return out
 
 
+def inspect(dataset: Path, work: Path) -> tuple[float, float]:
+    """Seconds and processor seconds of checking alone."""
+    return timed([sys.executable, "-m", "autoseg", "inspect", dataset], work / "autoseg.log")
+
+
 def prepare(dataset: Path, work: Path) -> dict[str, tuple[float, float]]:
-    """Seconds and processor seconds of autoseg's commands."""
+    """Seconds and processor seconds of autoseg's commands before a training."""
     run, script, log = work / "run", work / "preprocess.py", work / "autoseg.log"
     shutil.rmtree(run, ignore_errors=True)
     script.write_text(PREPROCESS, encoding="utf-8")
@@ -178,6 +184,7 @@ def main() -> None:
     for _ in range(options.rounds):
         found = prepare(options.dataset.absolute(), work)
         found["autoseg, both"] = (sum(s for s, _ in found.values()), sum(c for _, c in found.values()))
+        found = {"inspect": inspect(options.dataset.absolute(), work), **found}
         if options.nnunet is not None:
             found["nnU-Net"] = nnunet(options.nnunet.absolute(), work)
         for name, value in found.items():

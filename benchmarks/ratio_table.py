@@ -104,7 +104,8 @@ HEAD = """# Against nnU-Net
 Median (smallest–largest) over alternating rounds. The ratio is nnU-Net's value by autoseg's, round by round: above 1,
 autoseg takes less. Time and CPU time of training are those of an iteration in each tool's own loop, after its first
 epoch; CPU time is summed over cores, memory over processes (shared pages once); "GPU busy" is the share of the time in
-which it ran a kernel. Rows with a MONAI loop have MONAI's figures in the place of nnU-Net's.
+which it ran a kernel. Rows with a MONAI loop have MONAI's figures in the place of nnU-Net's. A prediction whose mean
+Dice is about 0 is a nearly empty map of a network that was hardly trained: its rows say something of speed alone.
 """
 
 
