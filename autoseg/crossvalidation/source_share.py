@@ -153,7 +153,7 @@ class _Scoring:
 
     def of(self, share: float, score: Callable[[Path], Evaluation], title: str) -> SourceScore:
         """The score that stands for a share, made by ``score`` into its folder."""
-        out, made_of = _of_share(self.fold, share), _made_of(self.fold)
+        out, made_of = of_share(self.fold, share), _made_of(self.fold)
         known, all_folds = _read(out / _SCORED), len(self.fold.stage.recipe.initialization.ensemble)
         before = int(known.get("folds", all_folds))
         if before >= self.folds and known.get("made_of") == made_of and (out / "summary.json").exists():
@@ -168,13 +168,13 @@ class _Scoring:
 
 def fewer_folds_scored(fold: Fold) -> int | None:
     """How many of the source's folds predicted a fold's validation cases, where time was too short for all."""
-    scored = _read(_of_share(fold, SOURCE) / _SCORED).get("folds")
+    scored = _read(of_share(fold, SOURCE) / _SCORED).get("folds")
     return None if scored is None or scored >= len(fold.stage.recipe.initialization.ensemble) else int(scored)
 
 
 def another_source_scored(fold: Fold) -> bool:
     """Whether a fold's scores are of a source that the plan named before, or that it mapped otherwise."""
-    scored = _read(_of_share(fold, SOURCE) / _SCORED)
+    scored = _read(of_share(fold, SOURCE) / _SCORED)
     return any(scored.get(key, value) != value for key, value in _of_source(fold).items())
 
 
@@ -235,7 +235,7 @@ def score_shares(fold: Fold, device: torch.device, count: int) -> None:
     shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
     _keep_tuned(fold)
     for share in TRIED_SHARES[:count]:
-        out = _of_share(fold, share)
+        out = of_share(fold, share)
         weights = out / "weights.safetensors"
         write_blended(fold, share, weights)
         validate_with(fold, [[weights]], out, device)
@@ -317,7 +317,7 @@ def settle(fold: Fold) -> Settled | None:
         return None
     known_shares = (*sorted(TRIED_SHARES), SOURCE, UNHARMONIZED)
     shares = [share for share in known_shares if all(share in of for _, of in tried)]
-    parts = {share: [Evaluation.read(_of_share(one, share)) for one in scored] for share in shares}
+    parts = {share: [Evaluation.read(of_share(one, share)) for one in scored] for share in shares}
     scores = of_patients(compared(parts, fold.stage.empty), fold.run.dataset)
     patient_of = patients(fold.run.dataset)
     groups = [list(dict.fromkeys(patient_of[case] for case in part.cases)) for part in parts[SOURCE]]
@@ -374,10 +374,10 @@ def _known(fold: Fold) -> list[float]:
     if not fold.checkpoint("tuned").exists():
         return []
     made_of = _made_of(fold)
-    source = [share for share in _sources(fold) if _read(_of_share(fold, share) / _SCORED).get("made_of") == made_of]
+    source = [share for share in _sources(fold) if _read(of_share(fold, share) / _SCORED).get("made_of") == made_of]
     if SOURCE not in source or _read(fold.folder / _SHARES / _SCORED).get("made_of") != _tuned_of(fold):
         return []
-    return [*(share for share in TRIED_SHARES if (_of_share(fold, share) / "summary.json").exists()), *source]
+    return [*(share for share in TRIED_SHARES if (of_share(fold, share) / "summary.json").exists()), *source]
 
 
 def _sources(fold: Fold) -> list[float]:
@@ -390,23 +390,19 @@ def sources(fold: Fold) -> dict[str, Path]:
     Where nothing is harmonized there is one.
     """
     if not fold.stage.harmonizes_for_source:
-        return {"source as it is": _of_share(fold, SOURCE)}
-    found = {"source as it is": _of_share(fold, UNHARMONIZED), "source as it is, harmonized": _of_share(fold, SOURCE)}
+        return {"source as it is": of_share(fold, SOURCE)}
+    found = {"source as it is": of_share(fold, UNHARMONIZED), "source as it is, harmonized": of_share(fold, SOURCE)}
     return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
-
-
-def tuned_alone(fold: Fold) -> Path:
-    """Folder of the tuned network's predictions of a fold's validation cases."""
-    return _of_share(fold, 0.0)
 
 
 def beside_choice(fold: Fold) -> dict[str, Path]:
     """What a fold's validation cases were predicted with beside what was chosen: in words → folder of label maps."""
-    found = {**{f"the {name}": folder for name, folder in sources(fold).items()}, "tuned": tuned_alone(fold)}
+    found = {**{f"the {name}": folder for name, folder in sources(fold).items()}, "tuned": of_share(fold, 0.0)}
     return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
 
 
-def _of_share(fold: Fold, share: float) -> Path:
+def of_share(fold: Fold, share: float) -> Path:
+    """Folder of the predictions of a fold's validation cases with a share of the source's weights, 0 for the tuned."""
     if share == UNHARMONIZED:
         return fold.folder / "source_unharmonized"
     return fold.folder / "source" if share == SOURCE else fold.folder / _SHARES / f"{share:g}"
@@ -422,8 +418,8 @@ def _write_validation(fold: Fold, parts: dict[float, Evaluation], of_case: dict[
         rows += [row for row in parts[share].rows if row.case == case]
         name = f"{case}{ending}"
         with atomic(fold.validation / name, suffix=ending) as temporary:
-            shutil.copyfile(_of_share(fold, share) / name, temporary)
-        restored = _of_share(fold, share) / "references" / name  # where the dataset's label is gone
+            shutil.copyfile(of_share(fold, share) / name, temporary)
+        restored = of_share(fold, share) / "references" / name  # where the dataset's label is gone
         if restored.exists():
             with atomic(fold.validation / "references" / name, suffix=ending) as temporary:
                 shutil.copyfile(restored, temporary)

@@ -13,8 +13,8 @@ from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.source_share import (
     another_source_scored,
     fewer_folds_scored,
+    of_share,
     sources,
-    tuned_alone,
     why_not_scored,
 )
 from autoseg.data.dataset import Dataset
@@ -96,7 +96,7 @@ class SourceTable:
             folds += halves(fold) or [fold]
         # One that is being trained further has its old validation, and no scores of tuned weights.
         folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
-        folds = [fold for fold in folds if not chooses(stage) or (tuned_alone(fold) / "summary.json").exists()]
+        folds = [fold for fold in folds if not chooses(stage) or (of_share(fold, 0.0) / "summary.json").exists()]
         folds = [fold for fold in folds if not another_source_scored(fold)]
         if not folds:
             return None
@@ -110,8 +110,9 @@ class SourceTable:
             )
         parts = {name: _read([sources(fold)[name] for fold in folds]) for name in names}
         if chooses(stage):
-            parts["tuned"] = _read([tuned_alone(fold) for fold in folds])
+            parts["tuned"] = _read([of_share(fold, 0.0) for fold in folds])
         parts[last] = _read([fold.validation for fold in folds])
+        parts |= _passed_over(run, stage, folds)
         found = compared(parts, stage.empty)
         source = found[names[0]]
         rows = [
@@ -155,6 +156,21 @@ class SourceTable:
             found.add_row(*cells)
         found.caption = self.note or None
         return found
+
+
+def _passed_over(run: Run, stage: Stage, folds: Sequence[Fold]) -> dict[str, list[Evaluation]]:
+    """The share of the source's weights with the best mean, in words, where the source is kept all the same.
+
+    All of the source, and none of it, have rows of their own.
+    """
+    found = run.source_choice(stage)
+    best = float(found.get("best", SOURCE))
+    if float(found.get("share", 0.0)) < SOURCE or not 0 < best < SOURCE:
+        return {}
+    folders = [of_share(fold, best) for fold in folds]
+    if not all((folder / "summary.json").exists() for folder in folders):
+        return {}
+    return {f"best share ({best:.0%} of the source), chosen by these very cases": _read(folders)}
 
 
 def _kept(run: Run, stage: Stage) -> str:

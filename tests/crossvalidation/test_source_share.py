@@ -42,7 +42,7 @@ from autoseg.transfer.source_start import START, start_file
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, TeacherModel
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json
+from autoseg.utils.files import read_json, write_json
 from tests.builders import (
     LABELS,
     REGIONS,
@@ -101,9 +101,9 @@ def run_folds(run: Run, folds: Sequence[int] | None = None, **more: Any) -> Eval
     return train(run, None, folds, Length(epochs=2), Compute("cpu", 0), **more)
 
 
-def choosing(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    """Whatever the scores are, this share is chosen, for all and for each."""
-    chosen = ShareChoice(share, share, {0.0: 0.9, share: 1.0, SOURCE: 0.5}, 0.5, 0.1, 2)
+def choosing(monkeypatch: pytest.MonkeyPatch, share: float, best: float | None = None) -> None:
+    """Whatever the scores are, this share is chosen, for all and for each, and is or is not the plain best."""
+    chosen = ShareChoice(share, best or share, {0.0: 0.9, share: 1.0, SOURCE: 0.5}, 0.5, 0.1, 2)
     monkeypatch.setattr(source_share, "choose_share", lambda scores, cases: chosen)
     monkeypatch.setattr(
         source_share, "share_for_each", lambda _, groups, deciding: {case: share for group in groups for case in group}
@@ -186,6 +186,31 @@ def test_another_fold_chooses_anew(source: Run, tmp_path: Path, monkeypatch: pyt
     assert fold.history.stat().st_mtime_ns == history
     for name in label_maps(fold.validation):
         assert np.array_equal(label_maps(fold.validation)[name], label_maps(fold.folder / "shares" / "0.5")[name])
+
+
+def test_the_plain_best_stands_beside_the_kept_source(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own predictions' scores, and named as what the very cases chose; taken or tuned, it is no row more."""
+    choosing(monkeypatch, SOURCE, best=0.5)
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    stage = run.plan.stage()
+    three = ["source as it is", "tuned", "chosen for each case by the others"]
+    name = "best share (50% of the source), chosen by these very cases"
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert [row.name for row in table.rows] == [*three, name]
+    rows = [row for fold in run.folds(stage) for row in Evaluation.read(fold.folder / "shares" / "0.5").rows]
+    assert table.rows[3].dice == pytest.approx(np.mean([row.values["dice"] for row in rows]), abs=1e-4)
+    assert table.rows[3].difference == pytest.approx(table.rows[3].dice - table.rows[0].dice, abs=1e-4)
+    assert name in write_report(run).read_text(encoding="utf-8")
+    for share, best in ((SOURCE, 0.0), (SOURCE, SOURCE), (0.5, 0.5)):
+        path = run.path / stage.name / "source_share.json"
+        write_json(path, read_json(path) | {"share": share, "best": best})
+        table = SourceTable.of(run, stage)
+        assert table is not None
+        assert [row.name for row in table.rows] == three
 
 
 def test_the_source_is_as_its_run_predicts(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
