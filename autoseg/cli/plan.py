@@ -306,10 +306,15 @@ def _show_gap(run: "Run", source: "Source") -> None:
     if not found:
         say("How far these cases lie from the source's is not known: its fingerprint has no cases (it was imported).")
         return
+    spread, which = "smallest to largest", "share of these cases beyond the source's range"
+    if not model.run.fingerprint.cases:
+        spread = "0.5th to 99.5th percentile of all cases' voxels together"
+        which = "share of these cases whose own median is beyond the source's percentiles"
+        say("Spacing, field of view and volumes of the source's cases are not known: it was imported.")
     table = Table("", "source", "these cases", "outside", title="Distance to the source", title_justify="left")
     for gap in found:
         table.add_row(escape(gap.name), _spread(gap.source), _spread(gap.cohort), f"{gap.outside:.0%}")
-    table.caption = "median (smallest to largest); outside: share of these cases beyond the source's range"
+    table.caption = f"median ({spread}); outside: {which}"
     Console(highlight=False).print(table)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoseg.data.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.data.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from autoseg.plans.target import Target
 
 #: A property of a case, or None where it has none.
@@ -18,7 +18,8 @@ class Gap:
 
     Attributes:
         name: in words, with its unit.
-        source: median, smallest and largest of the source's cases.
+        source: median, smallest and largest of the source's cases; of a source without cases median, 0.5th and 99.5th
+            percentile of their voxels together.
         cohort: likewise.
         outside: share of the cohort's cases that lie outside the source's range, 0 to 1.
     """
@@ -40,13 +41,14 @@ def gaps(
 
     Args:
         cohort: its fingerprint.
-        source: that of the source; one that was imported may know no cases, and gives nothing.
+        source: that of the source. One that was imported knows no cases, and at most the intensities of their voxels
+            together, which alone are compared then.
         channels: channel of the cohort → channel of the source.
         outputs: label or region of the cohort → that of the source.
         targets: of the cohort and of the source: the label values of each output.
     """
-    if not source.cases or not cohort.cases:
-        return []
+    if not source.cases:
+        return _gaps_of_voxels(cohort, source, channels)
     properties: dict[str, tuple[_Property, _Property]] = {}
     for axis, name in enumerate("zyx"):
         properties[f"spacing {name}, mm"] = _both(_spacing(axis))
@@ -66,10 +68,32 @@ def gaps(
     for name, (of_cohort, of_source) in properties.items():
         ours, theirs = _known(cohort, of_cohort), _known(source, of_source)
         if len(ours) and len(theirs):
-            margin = 1e-6 * max(abs(theirs.min()), abs(theirs.max()))
-            outside = float(np.mean((ours < theirs.min() - margin) | (ours > theirs.max() + margin)))
-            found.append(Gap(name, _range(theirs), _range(ours), outside))
+            found.append(Gap(name, _range(theirs), _range(ours), _outside(ours, _range(theirs))))
     return found
+
+
+def _gaps_of_voxels(cohort: Fingerprint, source: Fingerprint, channels: Mapping[str, str]) -> list[Gap]:
+    """The intensities of all cases' voxels together, where nothing is known of a source's single cases."""
+    found = []
+    for own, other in channels.items():
+        ours = _known(cohort, _intensity(own, "percentile_50"))
+        if len(ours) and own in cohort.intensities and other in source.intensities:
+            theirs = _of_voxels(source.intensities[other])
+            found.append(
+                Gap(f"{own}, median intensity", theirs, _of_voxels(cohort.intensities[own]), _outside(ours, theirs))
+            )
+    return found
+
+
+def _of_voxels(pooled: Intensity) -> tuple[float, float, float]:
+    return pooled.percentile_50, pooled.percentile_00_5, pooled.percentile_99_5
+
+
+def _outside(values: np.ndarray, within: tuple[float, float, float]) -> float:
+    """The share of values beyond the ends of a range."""
+    _, low, high = within
+    margin = 1e-6 * max(abs(low), abs(high))
+    return float(np.mean((values < low - margin) | (values > high + margin)))
 
 
 def _both(of: _Property) -> tuple[_Property, _Property]:

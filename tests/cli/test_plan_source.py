@@ -87,6 +87,19 @@ def started(run: Run, name: str = "3d_fullres") -> tuple[dict[str, torch.Tensor]
     return own_tensors(network), plan, configuration
 
 
+def test_distance_to_a_source_without_cases(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """An imported model knows the intensities of all its cases' voxels together; what else is unknown, is said."""
+    model = tmp_path / "model"
+    shutil.copytree(sources["two"], model)
+    fingerprint = json.loads((model / "fingerprint.json").read_text("utf-8"))
+    (model / "fingerprint.json").write_text(json.dumps(fingerprint | {"cases": []}), "utf-8")
+    told = " ".join(plan(phantoms, "--source", model, "--out", tmp_path / "run").output.split())
+    assert "Spacing, field of view and volumes of the source's cases are not known: it was imported." in told
+    assert "flair, median" in told  # cells are broken into lines
+    assert "percentile of all cases' voxels" in told
+    assert "spacing z" not in told
+
+
 def test_two_channels_become_four(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     result = plan(phantoms, "--source", sources["two"], "--out", tmp_path / "run", "--explain")
     assert result.exit_code == 0, result.output

@@ -46,8 +46,20 @@ def test_by_hand(source: Fingerprint, tmp_path: Path) -> None:
 
 def test_what_is_not_known_is_left_out(source: Fingerprint) -> None:
     targets = (labels(("outer", [1])), labels(("inner", [2])))
-    imported = source.model_copy(update={"cases": []})
+    imported = source.model_copy(update={"cases": [], "intensities": {}})
     assert gaps(source, imported, {"mr": "mr"}, {}, targets) == []
     empty = [case.model_copy(update={"intensities": {}, "label_voxels": {}}) for case in source.cases]
     known = {gap.name for gap in gaps(source, source.model_copy(update={"cases": empty}), {"mr": "mr"}, {}, targets)}
     assert known == {f"{what} {axis}, mm" for what in ("spacing", "field of view") for axis in "zyx"}
+
+
+def test_an_imported_source_knows_the_intensities_of_all_its_cases_together(source: Fingerprint) -> None:
+    """Its median and percentiles beside the cohort's; two of three cases have a median beyond the percentiles."""
+    targets = (labels(("outer", [1])), labels(("inner", [2])))
+    of_voxels = Intensity(mean=320, std=60, percentile_00_5=150, percentile_50=300, percentile_99_5=500)
+    imported = source.model_copy(update={"cases": [], "intensities": {"T1": of_voxels}})
+    like_it = source.cases[0].model_copy(update={"intensities": {"mr": of_voxels}})
+    cohort = source.model_copy(update={"cases": [like_it, *source.cases[1:]]})
+    (gap,) = gaps(cohort, imported, {"mr": "T1"}, {"outer": "inner"}, targets)
+    assert (gap.name, gap.source, gap.cohort) == ("mr, median intensity", (300, 150, 500), (100, 0, 200))
+    assert gap.outside == pytest.approx(2 / 3)
