@@ -8,6 +8,7 @@ import typer
 from autoseg.cli.common import parse_duration
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
+from autoseg.utils.shell import quoted
 
 if TYPE_CHECKING:
     from autoseg.data.phantom import Cohort, Look
@@ -81,7 +82,7 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
     from autoseg.report.pictures import prediction_picture
 
     run_folder, results = out / "run", out / "predictions"
-    say(f"\n$ autoseg plan {dataset} --out {run_folder}")
+    say(f"\n$ autoseg plan {quoted(dataset)} --out {quoted(run_folder)}")
     run = autoseg.plan(autoseg.Dataset.open(dataset), run_folder, autoseg.Request(device=device, seed=seed))
     name = run.plan.recommended
     chosen = run.plan.configurations[name]
@@ -89,13 +90,13 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
         f"{name}: patch {'×'.join(map(str, chosen.patch_size))}, batch {chosen.batch_size}, "
         f"{chosen.parameters / 1e6:.2f} million parameters"
     )
-    say(f"\n$ autoseg train {run_folder} --fold 0 --max-time {seconds:g}s")
+    say(f"\n$ autoseg train {quoted(run_folder)} --fold 0 --max-time {seconds:g}s")
     evaluation = autoseg.train(run, None, [0], autoseg.Length(seconds=seconds), autoseg.Compute(device), seed)
     typer.echo("")
     from rich.console import Console
 
     Console(highlight=False).print(evaluation.table("Validation cases of fold 0"))
-    say(f"\n$ autoseg predict {run_folder} {dataset} --out {results} --pictures")
+    say(f"\n$ autoseg predict {quoted(run_folder)} {quoted(dataset)} --out {quoted(results)} --pictures")
     new = cases_to_predict(dataset, run.plan)
     predictor = autoseg.Predictor.load(run_folder, device=device)
     outcome = predictor.predict(new, results)
@@ -105,7 +106,7 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
             prediction_picture(case, outcome.written[case.id], run.plan, predictor.target, picture)
     if outcome.failed:
         raise AutosegError(f"the demo's own scans could not be predicted: {outcome.failed}.")
-    say(f"\n$ autoseg report {run_folder}")
+    say(f"\n$ autoseg report {quoted(run_folder)}")
     page = autoseg.write_report(run)
     say(f"\nSegmented scans with pictures are in {results}.\nOpen {page} in a browser.")
 

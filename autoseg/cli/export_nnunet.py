@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.common import parse_folds
+from autoseg.utils.shell import quoted
 
 
 def command(
@@ -19,4 +20,4 @@ def command(
     from autoseg.utils.progress import say
 
     export_nnunet(run, out, config, parse_folds(folds, "--folds"))
-    say(f"Next: nnUNetv2_predict_from_modelfolder -i SCANS -o RESULTS -m {out} -f FOLDS")
+    say(f"Next: nnUNetv2_predict_from_modelfolder -i SCANS -o RESULTS -m {quoted(out)} -f FOLDS")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from autoseg.utils.shell import quoted
+
 
 def command(
     model: Annotated[
@@ -31,4 +33,4 @@ def command(
         f"{out}: {plan.recommended} of {plan.dataset}, {', '.join(plan.channel_names)} → "
         f"{', '.join(output.name for output in plan.target.outputs)}; fold {', '.join(map(str, folds))}."
     )
-    say(f"Next: autoseg predict {out} SCANS --out RESULTS")
+    say(f"Next: autoseg predict {quoted(out)} SCANS --out RESULTS")

@@ -8,6 +8,7 @@ import typer
 
 from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, PATIENTS_HELP, choices_of, parse_pairs
 from autoseg.utils.errors import UsageError
+from autoseg.utils.shell import quoted
 
 if TYPE_CHECKING:
     from autoseg.plans.configuration import Memory
@@ -174,7 +175,7 @@ def command(
             choices = choices_of(label=label, challenge=challenge)
             opened = Dataset.open(dataset, layout, choices=choices, patients=patients)
             if opened.layout == PROPOSED:
-                say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {dataset}' proposes.")
+                say(f"Nothing describes {dataset}; it is read as 'autoseg inspect {quoted(dataset)}' proposes.")
                 if (lost := lost_description(dataset)) is not None:
                     say(f"{dataset} {lost}")
             run = plan_dataset(opened, out, request)
@@ -191,7 +192,7 @@ def command(
     if not as_json and run.test_cases:
         say(f"{len(run.test_cases)} cases are held out as a test set (splits.json).")
     if not as_json and not shown:
-        say(f"Next: autoseg train {out}")
+        say(f"Next: autoseg train {quoted(out)}")
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from autoseg.cli.common import parse_pairs
 from autoseg.utils.errors import UsageError
 from autoseg.utils.progress import say
+from autoseg.utils.shell import quoted
 
 
 def command(
@@ -130,6 +131,6 @@ def command(
     else:
         say(f"{len(outcome.prepared)} of {len(outcome.exams)} exams are in {out}; look at {out / 'quality.html'}.")
         if outcome.prepared:
-            say(f"Next: autoseg plan {out} --out RUN")
+            say(f"Next: autoseg plan {quoted(out)} --out RUN")
     if outcome.failed:
         raise typer.Exit(1)

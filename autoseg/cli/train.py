@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.common import parse_duration, parse_folds
+from autoseg.utils.shell import quoted
 
 
 def command(
@@ -67,4 +68,4 @@ def command(
             console.print(tuned.table())
         if agreed is not None:
             console.print(agreed.table())
-        say(f"Next: autoseg report {run}, or autoseg predict {run} SCANS --out DIR")
+        say(f"Next: autoseg report {quoted(run)}, or autoseg predict {quoted(run)} SCANS --out DIR")

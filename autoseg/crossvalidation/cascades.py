@@ -23,6 +23,7 @@ from autoseg.utils.errors import AutosegError
 from autoseg.utils.integers import whole_numbers
 from autoseg.utils.lock import do_once
 from autoseg.utils.parallel import each
+from autoseg.utils.shell import quoted
 
 
 def schedule(run: Run, last: Stage, folds: Sequence[int], length: Length) -> list[Job]:
@@ -123,7 +124,7 @@ def _due(run: Run, stage: Stage, before: Stage, folder: Path) -> "list[_Predicti
         if not path.exists():
             raise AutosegError(
                 f"{path} is missing, which {stage.name} works on; train fold {number} of {before.name} again with "
-                f"'autoseg train {run.path} --config {before.name} --fold {number} --restart'."
+                f"'autoseg train {quoted(run.path)} --config {before.name} --fold {number} --restart'."
             )
         stored = StoredCase(run.preprocessed(stage.configuration.data), case)
         key = f"{zlib.crc32(path.read_bytes()):08x}-{stored.content}-{stage.configuration.resampling.label_order}"

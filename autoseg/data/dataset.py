@@ -14,6 +14,7 @@ from autoseg.data.layouts.layout import LAYOUTS, by_rank, datasets_below, recogn
 from autoseg.data.patients import regrouped
 from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.shell import quoted
 
 __all__ = ["Case", "ChannelFile", "Dataset", "LoadedCase", "load_case"]
 
@@ -56,7 +57,7 @@ class Dataset(Description):
                 )
             raise AutosegError(
                 f"{path} has no layout that autoseg knows (tried {', '.join(by_rank())}); "
-                f"'autoseg inspect {path}' proposes an autoseg.toml that describes it."
+                f"'autoseg inspect {quoted(path)}' proposes an autoseg.toml that describes it."
             )
         description = LAYOUTS.find(layout).read_with(path, choices or {})
         return cls.of(description if patients is None else regrouped(description, patients))

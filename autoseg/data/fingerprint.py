@@ -14,6 +14,7 @@ from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
 from autoseg.data.landmarks import landmarks
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
+from autoseg.utils.shell import quoted
 
 #: Largest number of foreground voxels that a case and channel adds to the pooled statistics.
 SAMPLE = 10_000
@@ -227,7 +228,7 @@ def fingerprint(dataset: Dataset, workers: int | None = None, seed: int = 0) -> 
     if failures:
         raise AutosegError(
             f"{len(failures)} of {len(results)} cases can't be used: {' '.join(failures)} "
-            f"'autoseg inspect {dataset.root}' lists every problem."
+            f"'autoseg inspect {quoted(dataset.root)}' lists every problem."
         )
     return pool(dataset, [result for result in results if not isinstance(result, str)])
 

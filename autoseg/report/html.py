@@ -33,6 +33,7 @@ from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import refuse_unwritable_file, write_text
 from autoseg.utils.progress import track
+from autoseg.utils.shell import quoted
 
 #: Targets beyond which the table of cases has only their mean: it would be too wide to read.
 TARGET_COLUMNS = 6
@@ -67,7 +68,7 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     results.sort(key=lambda result: result.name != plan.recommended)
     sections = [("results-" + result.name, _heading(result), _results(run, plan, result)) for result in results]
     if not results:
-        hint = f"Nothing is trained yet. Train with <code>autoseg train {escape(str(run.path))}</code>."
+        hint = f"Nothing is trained yet. Train with <code>autoseg train {escape(quoted(run.path))}</code>."
         sections.append(("results", "Results", f"<p class='note'>{hint}</p>"))
     sections.append(("data", "Data", _data(dataset, fingerprint)))
     sections.append(("plan", "Plan", _plan(plan)))

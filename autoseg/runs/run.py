@@ -43,6 +43,7 @@ from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import atomic, first_fault, read_json, write_changed_json
 from autoseg.utils.progress import say
+from autoseg.utils.shell import quoted
 
 #: File in a configuration's folder: which share of the source's weights was chosen.
 SOURCE_SHARE = "source_share.json"
@@ -71,7 +72,8 @@ class Run:
         path = Path(path)
         if not (path / "plan.json").is_file():
             raise AutosegError(
-                f"{path} is no run folder (it has no plan.json); make one with 'autoseg plan DATASET --out {path}'."
+                f"{path} is no run folder (it has no plan.json); make one with 'autoseg plan DATASET --out "
+                f"{quoted(path)}'."
             )
         return cls(path)
 
@@ -216,20 +218,20 @@ class Run:
         if not self.dataset.cases:
             return self.how_to_fine_tune
         option = "" if configuration == self.plan.recommended else f" --config {configuration}"
-        return f"train it with 'autoseg train {self.path}{option}'"
+        return f"train it with 'autoseg train {quoted(self.path)}{option}'"
 
     @property
     def how_to_fine_tune(self) -> str:
         """Advice on what to do with a run that has no cases, for messages."""
         return (
             "its model was imported; to fine-tune it, plan a dataset with 'autoseg plan DATASET --source "
-            f"{self.path} --out RUN'"
+            f"{quoted(self.path)} --out RUN'"
         )
 
     def how_to_postprocess(self, configuration: str) -> str:
         """The command that chooses the post-processing of a configuration, for messages."""
         option = "" if configuration == self.usual_configuration() else f" --config {configuration}"
-        return f"'autoseg postprocess {self.path}{option}'"
+        return f"'autoseg postprocess {quoted(self.path)}{option}'"
 
     def how_to_validate(self, configuration: str) -> str:
         """Advice on how to get validated folds of a configuration, for messages."""

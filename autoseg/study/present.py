@@ -16,6 +16,7 @@ from autoseg.study.paper_table import PaperTable
 from autoseg.study.preparation import Study
 from autoseg.study.results import SettingResult, StudyTable, trained_cases
 from autoseg.study.table_layout import TableLayout
+from autoseg.utils.shell import quoted
 
 #: Headings of a setting's properties and cost.
 FACTS = ("planner", "parameters", "step GB", "batch × patch", "iterations", "s/iteration")
@@ -208,7 +209,7 @@ def _name(study: Study, name: str) -> str:
 
 
 def _short(path: Path) -> str:
-    return path.name or str(path)
+    return quoted(path.name or path)
 
 
 def _count(n: int, word: str) -> str:

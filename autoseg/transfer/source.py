@@ -40,6 +40,7 @@ from autoseg.transfer.tensors import (
 )
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.shell import quoted
 
 #: With ``--map-channel NAME=new``, a channel gets nothing from the source.
 NEW = "new"
@@ -282,8 +283,8 @@ def open_source(source: Source) -> SourceModel:
     if not (path / "plan.json").is_file():
         if (path / "plans.json").is_file() and (path / "dataset.json").is_file():
             raise UsageError(
-                f"--source {path} is a model folder of nnU-Net; import it first with 'autoseg import nnunet {path} "
-                "--out SOURCE', then give that folder."
+                f"--source {path} is a model folder of nnU-Net; import it first with 'autoseg import nnunet "
+                f"{quoted(path)} --out SOURCE', then give that folder."
             )
         raise UsageError(f"--source {path} is no run folder (it has no plan.json); give one that 'autoseg train' made.")
     run = Run.open(path)

@@ -26,6 +26,7 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.shell import quoted
 
 #: Folder in the student's run folder. In it, under the name of its content, is a run folder with no more than what
 #: prediction needs; earlier versions put that run folder right here.
@@ -284,7 +285,7 @@ def installed_teacher(run: Run, distillation: Distillation) -> TeacherModel:
     path = folder / distillation.teacher
     if not path.is_dir():
         path = folder  # where earlier versions put it
-    remedy = f"plan {run.path} again with 'autoseg plan DATASET --out {run.path} --teacher TEACHER'"
+    remedy = f"plan {run.path} again with 'autoseg plan DATASET --out {quoted(run.path)} --teacher TEACHER'"
     if not (path / "plan.json").is_file():
         raise AutosegError(f"{path} is missing, which the plan learns from; {remedy}.")
     teacher = TeacherModel.of(path)

@@ -1,6 +1,7 @@
 """``autoseg plan``."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,12 +38,14 @@ def show(*arguments: object) -> Result:
 
 
 def test_a_run_folder_a_table_and_the_next_command(plan: Command, phantoms: Path, tmp_path: Path) -> None:
-    result = plan(phantoms, "--out", tmp_path / "run")
+    out = tmp_path / "Läufe mit Leer" / "run 1"
+    result = plan(phantoms, "--out", out)
     assert result.exit_code == 0, result.output
     assert "3d_fullres (recommended)" in result.output
     assert "memory GB" in result.output
-    assert f"autoseg train {tmp_path / 'run'}" in result.output
-    run = Run.open(tmp_path / "run")
+    (following,) = [line for line in result.output.splitlines() if line.startswith("Next: ")]
+    assert shlex.split(following) == ["Next:", "autoseg", "train", str(out)]
+    run = Run.open(out)
     assert run.plan.target.kind == "regions"
     assert len(run.splits) == 3
     assert [case.id for case in run.dataset.cases] == [case.id for case in run.fingerprint.cases]

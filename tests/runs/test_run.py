@@ -1,6 +1,7 @@
 """The run folder, and how cases are dealt to folds."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -369,6 +370,21 @@ def test_splits_may_leave_cases_out_and_a_parted_patient_is_said(
     (run.path / "splits.json").write_text(json.dumps([{"train": ["case_0"], "validation": ["case_1"]}]))
     assert Run(run.path).split(0)["train"] == ["case_0"]
     assert "fold 0 validates case_1, of whose patient (p) it trains on another exam" in capsys.readouterr().err
+
+
+def test_commands_in_messages_can_be_copied(tmp_path: Path) -> None:
+    """Whatever the folder is called."""
+    run = make_run(tmp_path / "Läufe mit Leer")
+    with pytest.raises(AutosegError) as none:
+        Run.open(tmp_path / "keine Läufe")
+    for advice, ends in (
+        (run.how_to_train("small"), ["train", str(run.path)]),
+        (run.how_to_postprocess("small"), ["postprocess", str(run.path)]),
+        (run.how_to_fine_tune, ["--source", str(run.path), "--out", "RUN"]),
+        (str(none.value), ["--out", str(tmp_path / "keine Läufe")]),
+    ):
+        command = advice[advice.index("'autoseg") + 1 : advice.rindex("'")]
+        assert shlex.split(command)[-len(ends) :] == ends
 
 
 def test_what_is_replaced_stays_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from autoseg.data.result_files import results_in
 from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import folders_below, read_json
+from autoseg.utils.shell import quoted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -188,7 +189,7 @@ def read(path: Path) -> Description:
     """
     file = _description(path)
     if not file.is_file():
-        raise AutosegError(f"{file} does not exist; 'autoseg inspect {path} --write' proposes one.")
+        raise AutosegError(f"{file} does not exist; 'autoseg inspect {quoted(path)} --write' proposes one.")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
