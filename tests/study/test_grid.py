@@ -171,6 +171,12 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     assert "study.toml" in str(raised.value)
 
 
+def test_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors write it."""
+    _, settings = read_grid(write(tmp_path, "\ufeff[grid]\nwidth = [1, 2]"))
+    assert [setting.name for setting in settings] == ["width=1", "width=2"]
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--grid .*none.toml does not exist"):
         read_grid(tmp_path / "none.toml")
