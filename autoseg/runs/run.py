@@ -292,8 +292,8 @@ def _of_folds(plan: Path, name: str) -> list[Path]:
 
 
 def _deciding(plan: Plan) -> Any:
-    """What a plan says, without reasons, who wrote it, and what was computed about it."""
-    left_out: Any = {"autoseg_version": True, "configurations": {"__all__": {"memory"}}}
+    """What a plan says, without reasons, who wrote it, what the dataset is called, and what was computed about it."""
+    left_out: Any = {"autoseg_version": True, "dataset": True, "configurations": {"__all__": {"memory"}}}
     return without_reasons(plan.model_dump(mode="json", exclude=left_out))
 
 

@@ -210,6 +210,20 @@ def test_a_channel_that_no_labelled_case_has_is_not_planned(
     assert not plan.allow_missing_channels
 
 
+def test_a_renamed_dataset_replaces_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Planned again into the run that was trained on it, it decides the same."""
+    dataset, request = make_dataset(tmp_path / "data", 2), Request(device="cuda", gpu_memory_gb=4, workers=1)
+    run = plan_dataset(dataset, tmp_path / "run", request)
+    weights = run.fold(run.plan.stage(), 0).weights
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    moved = make_dataset(tmp_path / "moved", 2).model_copy(update={"name": "moved"})
+    again = plan_dataset(moved, tmp_path / "run", request)
+    assert again.plan.dataset == "moved"
+    assert "is replaced" not in capsys.readouterr().err
+    assert not list(run.path.glob("plan_*.json"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -395,7 +395,7 @@ def test_what_is_replaced_stays_beside_it(tmp_path: Path, capsys: pytest.Capture
         run.path / "plan.json",
     )
     before = text.read_text()
-    other = plan.model_copy(update={"dataset": "renamed"})
+    other = plan.model_copy(update={"planner": "other"})
     Run.create(run.path, other, fingerprint, dataset, splits)
     assert [path.name for path in run.path.glob("*_*.json")] == []
     folder = run.fold("small", 0).folder
