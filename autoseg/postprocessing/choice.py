@@ -330,8 +330,7 @@ def _files(run: Run, name: str, folds: dict[int, Evaluation], ending: str) -> It
                 reference = folder / "references" / f"{case}{ending}"
                 if not reference.exists():
                     raise AutosegError(
-                        f"the reference of case {case} is gone ({dataset.case(case).label}); put the dataset back "
-                        "where it was."
+                        f"the reference of case {case} is gone ({dataset.case(case).label}); {run.how_to_find_dataset}."
                     )
             yield case, folder / f"{case}{ending}", reference
 

@@ -152,12 +152,18 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
     if folder.is_symlink() and not folder.exists():
         folder.unlink()  # a link to a study's shared cases, broken since the run was moved
     dataset = run.dataset
-    preprocess_cases([*dataset.cases, *dataset.labelled_test_cases], stage, folder, workers)
+    cases = [*dataset.cases, *dataset.labelled_test_cases]
+    preprocess_cases(cases, stage, folder, workers, advice=run.how_to_find_dataset)
     return folder
 
 
 def preprocess_cases(
-    cases: Sequence[Case], stage: Stage, folder: Path, workers: int | None, values: Mapping[int, int] | None = None
+    cases: Sequence[Case],
+    stage: Stage,
+    folder: Path,
+    workers: int | None,
+    values: Mapping[int, int] | None = None,
+    advice: str = "bring them back",
 ) -> None:
     """Preprocess labelled cases as a stage is trained on them; finished cases are kept.
 
@@ -167,6 +173,7 @@ def preprocess_cases(
         folder: of the preprocessed cases.
         workers: as for :func:`preprocess`.
         values: label value of the cases → that of the plan, of cases from elsewhere; None where they are the same.
+        advice: what to do where a case's files are gone, for the message.
 
     Raises:
         AutosegError: a case can't be read, or has a label value that ``values`` does not.
@@ -176,7 +183,7 @@ def preprocess_cases(
         for _ in each(_one, due, pool_size(workers), f"Preprocessing for {stage.configuration.data}"):
             pass
 
-    do_once(folder, f"Another process preprocesses {folder}", lambda: _due(cases, stage, folder, values), work)
+    do_once(folder, f"Another process preprocesses {folder}", lambda: _due(cases, stage, folder, values, advice), work)
 
 
 def pool_size(workers: int | None) -> int:
@@ -196,7 +203,9 @@ def _usable_key(folder: Path, case_id: str, stage: Stage) -> str | None:
     return stored if StoredCase(folder, case_id).places else None
 
 
-def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None) -> list[_Job]:
+def _due(
+    cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None, advice: str
+) -> list[_Job]:
     """What is to be preprocessed of some cases."""
     due = []
     for case in cases:
@@ -210,9 +219,9 @@ def _due(cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int,
             # A run folder that was moved to a machine without the scans keeps what was preprocessed before.
             if stored is not None and stored.split("-")[0] == key.split("-")[0]:
                 continue
+            of_before = "" if stored is None else "put back the plan that the run was preprocessed with, or "
             raise AutosegError(
-                f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); bring them back, or "
-                "put back the plan that the run was preprocessed with."
+                f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); {of_before}{advice}."
             )
         due.append(_Job(case, stage, folder, key, values or {}))
     return due

@@ -1,4 +1,4 @@
-"""The run folder: everything a later command needs; it can be moved to a machine without the dataset.
+"""The run folder: what prediction, report and export need; it can be moved to a machine without the dataset.
 
 RUN/plan.json  fingerprint.json  splits.json  dataset.json
 RUN/initial_weights_<content>.safetensors    where a planned --weights FILE was given
@@ -226,6 +226,14 @@ class Run:
         return (
             "its model was imported; to fine-tune it, plan a dataset with 'autoseg plan DATASET --source "
             f"{quoted(self.path)} --out RUN'"
+        )
+
+    @property
+    def how_to_find_dataset(self) -> str:
+        """Advice on what to do where files of the dataset are gone, for messages."""
+        return (
+            "put the dataset back where it was or, where it moved, plan it again into this run: "
+            f"'autoseg plan NEW_PLACE --out {quoted(self.path)}', with the options of before"
         )
 
     def how_to_postprocess(self, configuration: str) -> str:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
+from autoseg.data.description import label_files
 from autoseg.evaluation.cases import COUNTED, evaluate_arrays
 from autoseg.evaluation.folders import refuse_other_values
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
@@ -340,6 +341,9 @@ def _cases_due(networks: TrainedConfiguration, dataset: Dataset | None, order: S
         for predictor, cases in groups
         for case in cases
     ]
+    gone = (file for item in due for file in _needed(item.case) if not file.exists())
+    if dataset is None and (first := next(gone, None)) is not None:
+        raise AutosegError(f"{first} is gone; {run.how_to_find_dataset}.")
     if not due:
         raise AutosegError(
             f"{run.path} has no validation cases of its own; give labelled ones: autoseg evaluate RUN DATASET "
@@ -348,6 +352,10 @@ def _cases_due(networks: TrainedConfiguration, dataset: Dataset | None, order: S
             else f"{dataset.root} has no labelled cases; give a dataset that has some."
         )
     return due
+
+
+def _needed(case: Case) -> list[Path]:
+    return [*(channel.path for channel in case.channels.values()), *label_files(case.label)]
 
 
 def _predict_and_measure(

@@ -15,6 +15,7 @@ from autoseg.training.training import MixedCases
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
+from autoseg.utils.shell import quoted
 
 
 class MixedDataset(BaseModel):
@@ -105,7 +106,12 @@ def preprocess_mixed(run: Run, stage: Stage, workers: int | None) -> None:
     if given is not None and given.share > 0:
         found = mixed_dataset(run, given.file)
         refuse_lacking(found.dataset, stage)
-        preprocess_cases(found.dataset.cases, stage, _mixed_folder(run, stage, given.file), workers, found.values)
+        advice = (
+            "put the source's dataset back where it was or, where it moved, plan again: 'autoseg plan DATASET --source "
+            f"MODEL --source-data NEW_PLACE --out {quoted(run.path)}', with the options of before"
+        )
+        folder = _mixed_folder(run, stage, given.file)
+        preprocess_cases(found.dataset.cases, stage, folder, workers, found.values, advice)
 
 
 def mixed_cases(fold: Fold) -> list[MixedCases]:

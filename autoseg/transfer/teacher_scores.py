@@ -96,7 +96,7 @@ class TeacherScores:
                 gone = next((path for path in needed if not path.exists()), None)
                 if gone is not None:
                     raise AutosegError(
-                        f"the teacher has to predict case {case.id}, but {gone} is gone; bring the scan back."
+                        f"the teacher has to predict case {case.id}, but {gone} is gone; {run.how_to_find_dataset}."
                     )
                 scores, trace = predictor.scores(source)
                 moved = on_student(list(scores), trace, self, case)

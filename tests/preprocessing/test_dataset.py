@@ -1,6 +1,7 @@
 """Preprocessing a run: finished cases are kept, and a changed plan or file redoes only what it touches."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -180,8 +181,13 @@ def test_cases_of_an_earlier_version(run: Run, tmp_path: Path) -> None:
     assert stamps(preprocess(run, workers=1)) == after
     forget_places(folder / "case_1.foreground.npz")
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(AutosegError, match="case_1 has to be preprocessed, but its files are gone"):
+    again = re.escape(f"plan it again into this run: 'autoseg plan NEW_PLACE --out {run.path}'")
+    with pytest.raises(AutosegError, match=rf"case_1 has to be preprocessed, .* gone .*put back the plan .*{again}"):
         preprocess(run, workers=1)
+    shutil.rmtree(folder)
+    with pytest.raises(AutosegError, match=again) as raised:
+        preprocess(run, workers=1)
+    assert "put back the plan" not in str(raised.value)  # nothing is left of what it preprocessed
 
 
 def test_unreadable_case_is_named(run: Run) -> None:

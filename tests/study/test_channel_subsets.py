@@ -158,6 +158,9 @@ def test_validation_cases_are_predicted_by_the_fold_that_did_not_see_them(tmp_pa
     assert sorted(found.parts["flair",].cases) == [f"case_{number}" for number in range(4)]
     one = evaluate_channel_subsets(on_cpu(run, folds=[1]), subsets=[("flair",)])
     assert one.parts["flair",].cases == run.split(1)["validation"]
+    run.dataset.cases[0].channels["t2"].path.unlink()
+    with pytest.raises(AutosegError, match=r"is gone; .*'autoseg plan NEW_PLACE --out .*', with the options of before"):
+        evaluate_channel_subsets(on_cpu(run), subsets=[("flair",)])
 
 
 def test_a_fold_of_another_split_does_not_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

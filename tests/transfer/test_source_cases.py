@@ -1,6 +1,7 @@
 """Cases of the source's data in the batches of a fine-tuning."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def planned(source: Run, cohort: Dataset, out: Path, *carried: SourceCases, over
         carried=(Source(source.path), *carried),
     )
     return plan_dataset(cohort, out, request)
+
+
+def test_data_of_the_source_that_is_gone(source: Run, tmp_path: Path) -> None:
+    run = planned(source, cohort_in(tmp_path / "cohort"), tmp_path / "run", asked(data_of(source, tmp_path / "data")))
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(AutosegError, match=r"case case_0 .* gone .*; .*--source-data NEW_PLACE --out .*run', with the"):
+        train(run, None, [0], Length(epochs=1), Compute("cpu", 0))
 
 
 def test_mixed_into_the_batches(source: Run, tmp_path: Path) -> None:

@@ -230,7 +230,10 @@ def test_a_scan_that_is_gone(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data")
     fetch(student)  # what is there will do
     shutil.rmtree(scores_for(student).folder)
-    with pytest.raises(AutosegError, match=r"the teacher has to predict case case_1, but .* is gone"):
+    told = (
+        r"the teacher has to predict case case_1, but .* is gone; .*'autoseg plan NEW_PLACE --out .*', with the options"
+    )
+    with pytest.raises(AutosegError, match=told):
         fetch(student)
 
 
