@@ -21,6 +21,7 @@ from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.plans.target import Target
+from autoseg.transfer.as_it_is import why_not_as_it_is
 from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
 from autoseg.transfer.tensors import HANDED_ON, head_names
 from autoseg.utils.errors import UsageError
@@ -33,7 +34,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import beginning, chosen_tuning, is_whole, keeping, lone, louder, tuned
+from planners.rules.tuning import beginning, chosen_tuning, keeping, lone, louder, tuned
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -162,7 +163,7 @@ def _configurations(
         network = _network(before.network, target.kind, len(task.request.annotators))
         inputs = _inputs(task, found, previous)
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        whole = is_whole(start, inputs, head_names(target), task.request.annotators)
+        whole = not why_not_as_it_is(start, inputs, head_names(target), task.request.annotators)
         separate = len(model.stage.chain) > 1 or bool(task.request.annotators)
         way = chosen_tuning(model.asked.tuning, task.request.device, whole and not separate)
         recipe = dropping(task, tuned(task, model, stage, way))

@@ -32,10 +32,11 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
+from autoseg.transfer.as_it_is import why_not_as_it_is
 from autoseg.transfer.learned_cases import learned_patients
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few, with_a_say
 from autoseg.transfer.source_start import start_file
-from autoseg.transfer.tensors import BACKGROUND, fitted_source, head_names, input_names
+from autoseg.transfer.tensors import fitted_source, head_names, input_names
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
 
@@ -60,23 +61,9 @@ _SHARES = "shares"
 
 def why_not_scored(stage: Stage) -> str:
     """Why a source can't be scored as it is, in words."""
-    initialization = stage.recipe.initialization
-    heads, source_heads = head_names(stage.target), initialization.source_outputs
-    new = [name for name in input_names(stage) if name not in initialization.channels]
-    new += [name for name in heads if name not in (BACKGROUND, *initialization.outputs)]
-    gone = sorted(set(initialization.source_channels) - set(initialization.channels.values()))
-    gone += sorted({*source_heads} - {BACKGROUND, *initialization.outputs.values()})
-    if (BACKGROUND in heads) != (BACKGROUND in source_heads):
-        kinds = ("regions", "labels") if BACKGROUND in heads else ("labels", "regions")
-        names = f", and it has no {', '.join(new)}" if new else ""
-        return f"it segments {kinds[0]}, and the dataset has {kinds[1]}{names}"
-    if new:
-        return f"it has no {', '.join(new)}"
-    if gone:
-        return f"it has {', '.join(gone)}, too"
-    if list(stage.annotators) != initialization.source_annotators:
-        return "it learned from other annotators"
-    return "the run has the weights of one of its folds alone, as an earlier version planned it"
+    start, heads = stage.recipe.initialization, head_names(stage.target)
+    why = why_not_as_it_is(start, input_names(stage), heads, stage.annotators)
+    return why or "the run has the weights of one of its folds alone, as an earlier version planned it"
 
 
 @dataclass(frozen=True)

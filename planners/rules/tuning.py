@@ -1,7 +1,6 @@
 """How a model is fitted to a small cohort: rates, what is frozen, how long. Every number of that stands here."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,7 +126,7 @@ def chosen_tuning(asked: str, device: str, whole: bool) -> str:
     Args:
         asked: by the user; empty for the usual one.
         device: that is planned for.
-        whole: whether the source can do as it is (:func:`is_whole`).
+        whole: whether the source can do as it is (:func:`autoseg.transfer.as_it_is.why_not_as_it_is`).
 
     Raises:
         UsageError: it is unknown.
@@ -229,26 +228,12 @@ def lone(recipe: Recipe, device: str) -> Recipe:
     return recipe.model_copy(update={"optimizer": chosen, "sampling": positions})
 
 
-def is_whole(start: Initialization, inputs: Sequence[str], heads: Sequence[str], annotators: Sequence[str]) -> bool:
-    """Whether a source can do as it is: its channels, outputs and annotators are just these.
-
-    Args:
-        start: of the recipe.
-        inputs: channels that the network is given.
-        heads: of it, by name.
-        annotators: whom it learns separately.
-    """
-    same = set(inputs) == set(start.channels) and set(heads) == set(start.outputs)
-    same = same and list(annotators) == start.source_annotators
-    return same and len(inputs) == len(start.source_channels) and len(heads) == len(start.source_outputs)
-
-
 def keeping(start: Initialization, whole: bool, separate: bool, tuning: str) -> Initialization:
     """Where the weights come from, and how much of them is kept: something where the source can do as it is.
 
     Args:
         start: of the recipe.
-        whole: whether it can (:func:`is_whole`).
+        whole: whether it can (:func:`autoseg.transfer.as_it_is.why_not_as_it_is`).
         separate: whether it has several stages, or annotators that are learned separately.
         tuning: name of the way to tune.
     """

@@ -457,7 +457,7 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
 
 
 def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """Chosen where it speaks of the very same; nothing where it does not, or for the paper's way."""
+    """Chosen where it speaks of the same, or of more regions; nothing where it does not, or for the paper's way."""
 
     def kept(name: str, *options: object) -> float | str:
         assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
@@ -469,7 +469,8 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert kept("all", four, "--tuning", "all") == 0
     assert kept("fewer", four, "--channels", "t1,t2") == 0
     assert kept("more", sources["two"]) == 0
-    assert kept("other", four, "--regions", "whole_tumor") == 0
+    assert kept("fewer regions", four, "--regions", "whole_tumor") == "auto"
+    assert kept("other", four, "--regions", "whole_tumor,edema") == 0
     assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
 
 
