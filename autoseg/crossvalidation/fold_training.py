@@ -130,7 +130,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(f"its post-processing is a part of it: {'; '.join(map(str, recipe.initialization.postprocessing))}")
     if told := told_of_learned(recipe.initialization, fold.validation_cases):
         log(told)
-    if not as_it_is and recipe.initialization.source == "model" and fold.validation_cases:
+    if recipe.initialization.source == "model" and not recipe.initialization.ensemble:
         log(f"the source as it is can't be scored: {why_not_scored(stage)}")
     if chooses(stage) and tries < len(TRIED_SHARES):
         log(f"time is too short for more than {tries} of {len(TRIED_SHARES)} shares of the source's weights")

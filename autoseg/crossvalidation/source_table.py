@@ -80,7 +80,7 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """The rows, the source as it is first, and a remark."""
+    """The rows, the source as it is first, and a remark; a remark alone where there is nothing to compare."""
 
     rows: Sequence[SourceRow]
     note: str = ""
@@ -91,8 +91,11 @@ class SourceTable:
         initialization = stage.recipe.initialization
         if initialization.source != "model":
             return None
+        trained = folds_of_plan(run, stage)
+        if trained and not initialization.ensemble and not any(fold.validation_cases for fold in trained):
+            return cls([], _not_scored(stage))
         folds: list[Fold] = []
-        for fold in folds_of_plan(run, stage):
+        for fold in trained:
             folds += halves(fold) or [fold]
         # One that is being trained further has its old validation, and no scores of tuned weights.
         folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
@@ -104,10 +107,7 @@ class SourceTable:
         names = [name for name in sources(folds[0]) if all(_is_scored(fold, name) for fold in folds)]
         if not initialization.ensemble or not names:
             alone = compared({last: _read([fold.validation for fold in folds])}, stage.empty)
-            return cls(
-                [SourceRow.of(last, alone[last], None, run.dataset)],
-                f"The source as it is can't be scored: {why_not_scored(stage)}.",
-            )
+            return cls([SourceRow.of(last, alone[last], None, run.dataset)], _not_scored(stage))
         parts = {name: _read([sources(fold)[name] for fold in folds]) for name in names}
         if chooses(stage):
             parts["tuned"] = _read([of_share(fold, 0.0) for fold in folds])
@@ -149,8 +149,10 @@ class SourceTable:
         """The rows as text: name, cases, mean Dice, difference to the source with its interval."""
         return [[row.name, str(row.cases), f"{row.dice:.3f}", _told(row)] for row in self.rows]
 
-    def table(self) -> Table:
-        """For a terminal."""
+    def table(self) -> Table | str:
+        """For a terminal; the note where there are no rows."""
+        if not self.rows:
+            return self.note
         found = Table("validation cases", "n", "mean Dice", "to the source (95 %)", title="Fine-tuning")
         for cells in self.cells():
             found.add_row(*cells)
@@ -171,6 +173,10 @@ def _passed_over(run: Run, stage: Stage, folds: Sequence[Fold]) -> dict[str, lis
     if not all((folder / "summary.json").exists() for folder in folders):
         return {}
     return {f"best share ({best:.0%} of the source), chosen by these very cases": _read(folders)}
+
+
+def _not_scored(stage: Stage) -> str:
+    return f"The source as it is can't be scored: {why_not_scored(stage)}."
 
 
 def _kept(run: Run, stage: Stage) -> str:

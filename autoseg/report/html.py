@@ -158,8 +158,9 @@ def _fine_tuning(run: Run, name: str) -> str:
         return ""
     rows = [[escape(cell) for cell in cells] for cells in found.cells()]
     heads = ("validation cases", "n", "mean Dice", "to the source (95 % interval)")
+    table = _table(heads, rows, numbers=True) if rows else ""
     note = f"<p class='note'>{escape(found.note)}</p>" if found.note else ""
-    return f"<h3>Fine-tuning</h3>{_table(heads, rows, numbers=True)}{note}"
+    return f"<h3>Fine-tuning</h3>{table}{note}"
 
 
 def _metrics_table(evaluation: Evaluation) -> str:

@@ -19,7 +19,7 @@ from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.source_share import NEWER, why_not_scored, without_newer
 from autoseg.crossvalidation.source_table import SourceRow, SourceTable
-from autoseg.data.dataset import Dataset
+from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.interop.nnunet.exporting import export_nnunet
@@ -55,7 +55,7 @@ from tests.builders import (
     picture_of,
     write,
 )
-from tests.cli.test_plan_source import pretend_trained
+from tests.cli.test_plan_source import invoke, pretend_trained
 from tests.postprocessing.test_steps import choose
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -409,6 +409,29 @@ def test_why_a_source_can_not_be_scored(target: Target, same: list[str], others:
     start = Initialization(source="model", file="f", **names, outputs={name: name for name in same})
     configuration = make_configuration(recipe=make_recipe(initialization=start))
     assert why_not_scored(make_plan(configuration, target=target).stage()) == told
+
+
+def test_without_validation_cases_a_source_that_can_not_be_scored(tmp_path: Path) -> None:
+    """Log, terminal and report say so all the same, in a table without rows."""
+    model = of_regions(tmp_path / "model")
+    cases = []
+    for number, case in enumerate(model.dataset.cases):
+        flair = write(tmp_path / f"{number}.nii.gz", picture_of(blob(shift=number % 2), seed=50 + number))
+        channels = {**case.channels, "flair": ChannelFile(path=flair)}
+        cases.append(case.model_copy(update={"channels": channels}))
+    more = {"channels": ("mr", "flair"), "cases": tuple(cases), "regions": {"whole": (1, 2), "inner": (2,)}}
+    request = Request(device="cuda", gpu_memory_gb=2, overrides=FAST, folds=1, workers=1, carried=(Source(model.path),))
+    run = plan_dataset(model.dataset.model_copy(update=more), tmp_path / "run", request)
+    printed = invoke("train", run.path, "--epochs", 1, "--device", "cpu", "--workers", 0)
+    assert printed.exit_code == 0, printed.output
+    told = "can't be scored: it has no flair"
+    assert f"The source as it is {told}.\n" in printed.output
+    fold = run.fold(run.plan.stage(), 0)
+    assert f"the source as it is {told}\n" in fold.log.read_text(encoding="utf-8")
+    table = SourceTable.read(run.path / fold.stage.name / "crossval")
+    assert table == SourceTable([], f"The source as it is {told}.")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<h3>Fine-tuning</h3><p class='note'>The source as it is can&#x27;t be scored: it has no flair.</p>" in page
 
 
 def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
