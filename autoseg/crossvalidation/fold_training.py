@@ -53,9 +53,9 @@ from autoseg.utils.progress import Steps, say
 #: Largest share of a time budget that is reserved for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
 
-#: Largest share of it for scoring the source as it is, beyond which fewer of its folds are scored; and for comparing
-#: its folds on training cases, beyond which fewer cases are predicted.
-LARGEST_SCORING, LARGEST_COMPARING = 0.2, 0.1
+#: Largest share of it for scoring the source as it is, beyond which fewer of its folds are scored and no tuning is
+#: taken; and for comparing its folds on training cases, beyond which fewer cases are predicted.
+LARGEST_SCORING, LARGEST_COMPARING = 0.35, 0.1
 
 #: Share of a time budget that a tuning gets at least, whatever the rest takes.
 LEAST_TUNING = 0.25
@@ -126,6 +126,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     log(f"computing in {choice.reason}")
     for score in as_it_is:
         log(str(score))
+    if chooses(stage) and any(scored < of for scored, of in (score.folds for score in as_it_is)):
+        log("all of the source's folds may be better than those that were scored: no tuning will be taken in this time")
     if as_it_is and recipe.initialization.postprocessing:
         log(f"its post-processing is a part of it: {'; '.join(map(str, recipe.initialization.postprocessing))}")
     if told := told_of_learned(recipe.initialization, fold.validation_cases):

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -266,14 +266,18 @@ class Settled:
     Attributes:
         choice: by all patients.
         differences: of the plain best to the source, a patient each.
+        unscored: how many folds the source has, where not all were scored; else 0.
     """
 
     choice: ShareChoice
     differences: list[float]
+    unscored: int = 0
 
     def __str__(self) -> str:
         """As a sentence for the log."""
         choice = self.choice
+        if self.unscored:
+            return f"the source's {self.unscored} folds could not all be scored in the time; it is kept: give more time"
         if undecided := too_few(choice.cases):
             return f"{undecided}; the source as it is is kept until further folds are trained"
         mean = sum(self.differences) / len(self.differences)
@@ -289,6 +293,8 @@ class Settled:
 
 def settle(fold: Fold) -> Settled | None:
     """Choose the share by all folds that are scored by now; write their weights and validations accordingly.
+
+    Where a part of the source's folds stands for it, all of them together may be better, and no tuning is taken.
 
     Args:
         fold: the one that was done last. Of a fold without validation cases its halves choose.
@@ -310,11 +316,14 @@ def settle(fold: Fold) -> Settled | None:
     groups = [list(dict.fromkeys(patient_of[case] for case in part.cases)) for part in parts[SOURCE]]
     everyone = [patient for group in groups for patient in group]
     deciding = with_a_say(everyone, learned_patients(fold.stage, fold.run.dataset))
+    choice, nothing = choose_share(scores, deciding), max(shares)
     of_patient = share_for_each(scores, groups, deciding)
+    in_part = any(fewer_folds_scored(one) for one in scored)
+    if in_part:
+        choice, of_patient = replace(choice, share=nothing), dict.fromkeys(everyone, nothing)
     of_case = {case: of_patient[patient_of[case]] for part in parts[SOURCE] for case in part.cases}
     for number, one in enumerate(scored):
         _write_validation(one, {share: found[number] for share, found in parts.items()}, of_case)
-    choice = choose_share(scores, deciding)
     for one in [*scored, *([] if fold in scored else [fold])]:
         if isinstance(one, Half):
             continue
@@ -337,9 +346,9 @@ def settle(fold: Fold) -> Settled | None:
             },
         )
     known = [patient for patient in deciding if all(math.isfinite(of[patient]) for of in scores.values())]
-    nothing = max(shares)
     best = choice.best if choice.best != nothing else _best_tuned(choice)
-    return Settled(choice, [scores[best][patient] - scores[nothing][patient] for patient in known])
+    differences = [scores[best][patient] - scores[nothing][patient] for patient in known]
+    return Settled(choice, differences, len(fold.stage.recipe.initialization.ensemble) if in_part else 0)
 
 
 def _best_tuned(choice: ShareChoice) -> float:

@@ -118,10 +118,10 @@ class SourceTable:
         rows = [
             SourceRow.of(name, dice, None if dice is source else source, run.dataset) for name, dice in found.items()
         ]
-        note = _kept(run, stage)
+        fewer = [scored for fold in folds if (scored := fewer_folds_scored(fold)) is not None]
+        note = _kept(run, stage, all_scored=not fewer)
         if stage.harmonizes_for_source and len(names) == 1:
             note += " The scans are not at hand: what the source makes of images as they are stands in no row."
-        fewer = [scored for fold in folds if (scored := fewer_folds_scored(fold)) is not None]
         if fewer:
             of = len(initialization.ensemble)
             note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
@@ -179,12 +179,14 @@ def _not_scored(stage: Stage) -> str:
     return f"The source as it is can't be scored: {why_not_scored(stage)}."
 
 
-def _kept(run: Run, stage: Stage) -> str:
+def _kept(run: Run, stage: Stage, all_scored: bool) -> str:
     found = run.source_choice(stage)
     if not found:
         return ""
     share = float(found["share"])
-    why = too_few(found.get("decided", len(found["cases"]))) or "no tuning was better by more than one standard error"
+    why = "" if all_scored else "no tuning is taken where time is too short to score all of its folds: give more"
+    why = why or too_few(found.get("decided", len(found["cases"])))
+    why = why or "no tuning was better by more than one standard error"
     cleaned = " with its post-processing" if run.kept_steps(stage) else ""
     if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
         return f"Kept: the source as it is{cleaned}; {why}."

@@ -36,6 +36,7 @@ from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
 from autoseg.training import callbacks
 from autoseg.training.training import Budget, training_identity
+from autoseg.transfer import share_choice
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_start import START, start_file
@@ -496,11 +497,11 @@ def test_half_of_the_time_is_for_the_halves(source: Run, tmp_path: Path, monkeyp
 
 
 def test_time_for_what_is_not_tuning(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 100 s a fifth may score the source (two folds of 8 s do, of 12 s do not) and a tenth may compare its folds."""
+    """Of 100 s 35 may score the source (two folds of 17 s do, of 18 s do not) and 10 may compare its folds."""
     run = tuned(source, tmp_path / "run")
     fold = run.fold(run.plan.stage(), 0)
     timed = Job(fold, Length(seconds=100))
-    assert [fold_training._scored_folds(timed, seconds) for seconds in (8, 12, 500)] == [2, 1, 1]
+    assert [fold_training._scored_folds(timed, seconds) for seconds in (17, 18, 500)] == [2, 1, 1]
     assert fold_training._scored_folds(Job(fold, Length(epochs=1)), 500) == 2
     # Three candidates on one case, without mirroring: 9 s are there, 12 s are not.
     cases: list[Any] = ["first", "second"]
@@ -514,7 +515,16 @@ def test_time_for_what_is_not_tuning(source: Run, tmp_path: Path, monkeypatch: p
 
 
 def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fold of the source stands for it, which log and table say; with more time it is scored anew with all."""
+    """One fold of the source stands for it, and no tuning is taken; with more time it is scored anew with all.
+
+    By the scores the tuned weights are the best for each patient, and two may decide.
+    """
+    monkeypatch.setattr(share_choice, "FEWEST", 2)
+    monkeypatch.setattr(
+        source_share,
+        "of_patients",
+        lambda parts, _: {share: dict.fromkeys(of_case, 1 - share) for share, of_case in parts.items()},
+    )
     real = fold_training.train_fold
 
     def brief(fold: Any, cases: Any, budget: Any, settings: Any, hooks: Any) -> Any:
@@ -524,13 +534,20 @@ def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeyp
     monkeypatch.setattr(fold_training, "prediction_seconds", lambda *_: 700.0)
     run = tuned(source, tmp_path / "run")
     stage, more = run.plan.stage(), {"configuration": None, "folds": [0], "compute": Compute("cpu", 0)}
-    train(run, length=Length(seconds=4000), **more)
+    train(run, length=Length(seconds=2000), **more)
     fold = run.fold(stage, 0)
     log = fold.log.read_text(encoding="utf-8")
     assert "the source as it is (1 of its 2 folds, for lack of time): mean Dice" in log
+    assert "no tuning will be taken in this time" in log
+    assert "the source's 2 folds could not all be scored in the time; it is kept: give more time" in log
     assert "the tuning starts from the source's first fold: there is no time to compare them" in log
+    assert len(run.kept_source(stage)) == 2
+    as_it_is, validated = label_maps(fold.folder / "source"), label_maps(fold.validation)
+    assert as_it_is.keys() == validated.keys()
+    assert all(np.array_equal(image, validated[name]) for name, image in as_it_is.items())
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
+    assert table.note.startswith("Kept: the source as it is; no tuning is taken where time is too short to score all")
     assert "Time was too short to score all of the source's 2 folds: 1 of them stand for it." in table.note
     assert "time is too short for more than 1 of 4 shares of the source's weights" in log
     assert "for all shares of the source's weights: 0% was compared with all of it." in table.note
@@ -538,6 +555,8 @@ def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeyp
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
     assert "too short" not in table.note
+    assert run.source_choice(stage)["share"] == 0
+    assert run.kept_source(stage) == []
 
 
 def test_a_run_that_moved_away_from_its_dataset(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
