@@ -192,7 +192,7 @@ def command(
     if not as_json and run.test_cases:
         say(f"{len(run.test_cases)} cases are held out as a test set (splits.json).")
     if not as_json and not shown:
-        say(f"Next: autoseg train {quoted(out)}")
+        say(f"Next: autoseg train {quoted(run.path)}")
 
 
 def _given(context: typer.Context) -> list[str]:
