@@ -219,7 +219,8 @@ def _due(
             # A run folder that was moved to a machine without the scans keeps what was preprocessed before.
             if stored is not None and stored.split("-")[0] == key.split("-")[0]:
                 continue
-            of_before = "" if stored is None else "put back the plan that the run was preprocessed with, or "
+            nothing_left = stored_key(folder, case.id) is None
+            of_before = "" if nothing_left else "put back the plan that the run was preprocessed with, or "
             raise AutosegError(
                 f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); {of_before}{advice}."
             )

@@ -68,7 +68,7 @@ class Tuning:
 
 
 #: What scanners differ in, as the augmentation names it. Bias fields, which differ as well, were no gain: beside these
-#: they were screened at +0.004, +0.005 and below 0 on the sarcomas (benchmarks/results/cohort_rows.md).
+#: they were screened at +0.004, +0.006, +0.009 and, on sarcomas, −0.039 (benchmarks/results/cohort_rows.md).
 _LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
 
 #: Ways to fine-tune by name.

@@ -45,7 +45,7 @@ def test_tables_sentence_and_files(
     ):
         assert text in captured.out
     assert "consensus" in captured.err
-    assert len(list((out / "consensus").iterdir())) == 8
+    assert len(list((out / "consensus").glob("*.nii.gz"))) == 8
     assert json.loads((out / "agreement.json").read_text())["comparison"]["baseline"] == "the other raters"
 
 
