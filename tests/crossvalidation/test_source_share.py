@@ -136,8 +136,8 @@ def test_the_source_is_scored_with_all_its_folds(source: Run, tmp_path: Path) ->
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
-    assert [row.name for row in table.rows] == ["source as it is", "tuned", "chosen for each case by the others"]
-    assert [row.cases for row in table.rows] == [4, 4, 4]
+    assert [row.name for row in table.rows[:3]] == ["source as it is", "tuned", "chosen for each case by the others"]
+    assert {row.cases for row in table.rows} == {4}
     assert table.rows[2].dice == pytest.approx(
         np.mean([evaluation.case_mean(case) for case in evaluation.cases]), abs=1e-4
     )
@@ -472,7 +472,7 @@ def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, mo
         torch.testing.assert_close(tensor, 0.25 * own[name] + 0.75 * start[name])
     table = SourceTable.read(run.path / fold.stage.name / "crossval")
     assert table is not None
-    assert [row.cases for row in table.rows] == [4, 4, 4]
+    assert {row.cases for row in table.rows} == {4}
 
 
 def test_half_of_the_time_is_for_the_halves(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -700,7 +700,7 @@ def test_fewer_folds_than_before(source: Run, tmp_path: Path) -> None:
     assert sorted(evaluation.cases) == sorted(case.id for case in run.dataset.cases)
     table = SourceTable.of(run, run.plan.stage())
     assert table is not None
-    assert [row.cases for row in table.rows] == [4, 4, 4]
+    assert {row.cases for row in table.rows} == {4}
 
 
 def test_what_was_chosen_of_another_source(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
