@@ -113,9 +113,10 @@ TUNINGS = {
 #: the rate the ways hardly differed (one run each on the hippocampus, 10 cases, 3 minutes: a Dice of 0.874 to 0.880,
 #: ``unfreeze`` the best; the source as it is 0.875, from scratch 0.859; benchmarks/results/transfer_tuning.md), and
 #: trainings of thousands of steps were not compared; so a GPU keeps that. In trainings as short as a CPU's the rate
-#: matters more: at the full one ways were screened on 20 cases of three kinds and 8 of a fourth, 100 steps of AdamW a
-#: fold, one seed. ``augmented`` was the best on each: 0.807, 0.750, 0.852 and 0.367, where ``unfreeze`` had 0.794,
-#: 0.735, 0.848 and 0.307, and the source as it is 0.748, 0.717, 0.839 and 0.325 (benchmarks/results/cohort_rows.md).
+#: matters more: at the full one ways were screened on 20 cases of three kinds and 8 of a fourth, 100 steps of two
+#: volumes a fold, one seed. ``augmented`` was the best on each, 0.004 to 0.060 above ``unfreeze``; and 0.031, 0.003 and
+#: 0.000 above it in 200 steps of one volume on three cohorts, two of them with a gap that costs the source 0.2
+#: (benchmarks/results/cohort_rows.md).
 #: What the full rate forgets, the share of the source's weights gives back. Heads that are new learn first, alone.
 GENERAL, ON_CPU = "unfreeze", "augmented"
 
