@@ -64,7 +64,7 @@ class SourceRow:
             source: the same of the source as it is; None for a row without a difference.
             dataset: says whose exams the cases are.
         """
-        cases = sum(math.isfinite(value) for value in dice.values())
+        cases = len(_finite(dice))
         known = _finite(of_patients({name: dice}, dataset)[name])
         mean = sum(known) / len(known) if known else math.nan
         if source is None:
@@ -220,8 +220,9 @@ def _exams(dataset: Dataset, scored: Mapping[str, float]) -> str:
     """That exams of a patient count as one, where a patient has several."""
     patient_of = patients(dataset)
     own = {patient_of[case] for case, value in scored.items() if math.isfinite(value)}
-    cases = sum(math.isfinite(value) for value in scored.values())
-    return "" if len(own) == cases else f" Means are over {len(own)} patients, whose exams count together as one."
+    if len(own) == len(_finite(scored)):
+        return ""
+    return f" Means are over {len(own)} patients, whose exams count together as one."
 
 
 def _finite(values: Mapping[str, float]) -> list[float]:

@@ -12,6 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
+from autoseg.utils.colours import red_green_blue
+
 INK = "#1d2733"
 MUTED = "#67727e"
 LINE = "#dde3e8"
@@ -44,7 +46,7 @@ _LOCK = threading.Lock()
 
 def rgb(colour: str) -> tuple[float, float, float]:
     """A ``#rrggbb`` colour as three numbers from 0 to 1."""
-    red, green, blue = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    red, green, blue = (component / 255 for component in red_green_blue(colour))
     return red, green, blue
 
 

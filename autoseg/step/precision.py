@@ -32,7 +32,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision == "fp16":
         if device.type != "cpu":
             return torch.float16
-        return torch.float32 if emulates_bfloat16() else torch.bfloat16
+        return torch.float32 if emulates_bfloat16(3) else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if gpu_has_bfloat16(device) else torch.float16
     if device.type == "cpu" and has_fast_bfloat16():
@@ -52,7 +52,7 @@ def has_fast_bfloat16() -> bool:
 
 
 @lru_cache
-def emulates_bfloat16(dimensions: int = 3) -> bool:
+def emulates_bfloat16(dimensions: int) -> bool:
     """Whether this CPU has to emulate convolutions in bfloat16, so that no step in it can be the fastest.
 
     Measured by one small convolution, in less than a tenth of a second, where the CPU does not say that it has the

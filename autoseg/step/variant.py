@@ -131,7 +131,7 @@ def _computes(device: torch.device, dtype: torch.dtype) -> bool:
         return dtype == torch.float32
     if dtype != torch.bfloat16:
         return True
-    return gpu_has_bfloat16(device) if device.type == "cuda" else not emulates_bfloat16()
+    return gpu_has_bfloat16(device) if device.type == "cuda" else not emulates_bfloat16(3)
 
 
 def runnable(variant: Variant, recipe: Recipe, device: torch.device) -> Variant:

@@ -26,6 +26,12 @@ def colours(count: int) -> list[str]:
     return [known[index % len(known)] for index in range(count)]
 
 
+def red_green_blue(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of ``#RRGGBB``, from 0 to 255."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return red, green, blue
+
+
 @cache
 def _farthest() -> tuple[str, ...]:
     """The first ones, and all others in the order of their distance to those before."""
@@ -33,7 +39,7 @@ def _farthest() -> tuple[str, ...]:
     cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     bright = cube @ [0.299, 0.587, 0.114] >= _BRIGHTNESS
     open_ones = cube[bright & (np.ptp(cube, axis=1) >= _SATURATION)]
-    found = [np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)], float) for colour in _FIRST]
+    found = [np.array(red_green_blue(colour), float) for colour in _FIRST]
     nearest = np.min([_distances(open_ones, colour) for colour in found], axis=0)
     while nearest.any():
         found.append(open_ones[nearest.argmax()])

@@ -40,7 +40,7 @@ def test_automatic_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("emulated", "expected"), [(False, torch.bfloat16), (True, torch.float32)])
 def test_a_plan_with_fp16_on_a_cpu(emulated: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """No CPU computes in float16; bfloat16 that it emulates takes some twenty times as long as float32."""
-    monkeypatch.setattr(precision_of, "emulates_bfloat16", lambda: emulated)
+    monkeypatch.setattr(precision_of, "emulates_bfloat16", lambda dimensions: emulated)
     assert resolve_precision("fp16", CPU) == expected
 
 

@@ -43,7 +43,7 @@ def weights(step: TrainingStep) -> list[torch.Tensor]:
     ],
 )
 def test_in_words_and_in_a_file(variant: Variant, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda: False)
+    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda dimensions: False)
     assert str(variant) == text
     assert recorded(record(variant, CPU), CPU) == variant
     assert recorded(record(variant, torch.device("cuda")), CPU) is None
@@ -70,7 +70,7 @@ def test_an_older_gpu_does_not_take_the_precision_of_a_newer_one(
 @pytest.mark.parametrize("emulated", [True, False])
 def test_a_cpu_that_emulates_a_precision_is_without_it(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained where bfloat16 is fast, predicted where it takes 18 times as long as float32."""
-    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda: emulated)
+    monkeypatch.setattr(variant_module, "emulates_bfloat16", lambda dimensions: emulated)
     half = Variant(torch.bfloat16)
     assert recorded(record(half, CPU), CPU) == (None if emulated else half)
     assert recorded(record(Variant(), CPU), CPU) == Variant()

@@ -16,6 +16,7 @@ from autoseg.data.names import channel_key
 from autoseg.inference.formats.codes import structure_codes
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.segments import Segment, overlapping
+from autoseg.utils.colours import red_green_blue
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
 
@@ -191,7 +192,7 @@ def _described(number: int, segment: Segment) -> Any:
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="autoseg", version=__version__, family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence
         ),
-        display_color=highdicom.color.CIELabColor.from_rgb(*_rgb(segment.colour)),
+        display_color=highdicom.color.CIELabColor.from_rgb(*red_green_blue(segment.colour)),
     )
     if codes.side is not None:
         kind = described.SegmentedPropertyTypeCodeSequence[0]
@@ -199,10 +200,6 @@ def _described(number: int, segment: Segment) -> Any:
             highdicom.sr.CodedConcept(codes.side.value, codes.side.scheme_designator, codes.side.meaning)
         ]
     return described
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 RESULT_FORMATS.register("dicom-seg", DicomSegmentation())

@@ -7,6 +7,7 @@ import numpy as np
 from autoseg.data.formats.simpleitk import to_sitk
 from autoseg.data.geometry import Geometry
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat, smallest
+from autoseg.utils.colours import red_green_blue
 from autoseg.utils.files import atomic
 
 
@@ -37,7 +38,7 @@ class SlicerSegmentation(ResultFormat):
         }
         extent = " ".join(f"0 {length - 1}" for length in (*size, 1)[:3])
         for number, part in enumerate(content.parts):
-            red, green, blue = (int(part.colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+            red, green, blue = (component / 255 for component in red_green_blue(part.colour))
             own = {
                 "ID": f"Segment_{number + 1}",
                 "Name": part.name,
