@@ -10,15 +10,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
 from autoseg import __version__
+from autoseg.clinical.case_folder import (
+    LABEL_FILE,
+    LABEL_NAMES_FILE,
+    MASK_FILE,
+    hand_made,
+    renew_structure_files,
+    shares_files,
+    write_case,
+)
 from autoseg.clinical.exam_labels import ExamLabels, label_names
-from autoseg.clinical.exam_preparation import PreparedExam, prepare_exam
+from autoseg.clinical.exam_preparation import prepare_exam
 from autoseg.clinical.exams import Exam, Patterns, find_exams
 from autoseg.clinical.pseudonyms import Pseudonyms, assign_names
-from autoseg.clinical.quality_page import FRAGMENT, case_fragment, write_quality_page
+from autoseg.clinical.quality_page import write_quality_page
 from autoseg.clinical.series_table import series_by_table
 from autoseg.clinical.settings import PREPARATION_FILE, ExamPreparation
 from autoseg.clinical.structure_names import structure_file
@@ -27,12 +33,9 @@ from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import NO_ROOM, atomic, read_json, refuse_unwritable_folder, write_json, write_text
+from autoseg.utils.files import NO_ROOM, read_json, refuse_unwritable_folder, write_text
 from autoseg.utils.parallel import each
 from autoseg.utils.progress import say
-
-#: Files of a case's folder.
-LABEL_FILE, MASK_FILE, LABEL_NAMES_FILE = "label.nii.gz", "brain_mask.nii.gz", "labels.json"
 
 #: Order of a dataset's channels.
 _ORDER = ("t1", "t1c", "t2", "flair")
@@ -204,25 +207,37 @@ def _agreed(out: Path, settings: ExamPreparation) -> ExamPreparation:
 
 def _prepared(settings: ExamPreparation, out: Path, job: _Job) -> _Result:
     """Prepare one exam and write it, unless that was done before; runs in a process of its own."""
+    folder = out / job.case
     try:
         source = job.source()
         with suppress(AutosegError):  # there is none, or a damaged one
-            earlier = PreparedCase.read(out / job.case)
-            if earlier.source == source and not _shares_files(out / job.case):
+            earlier = PreparedCase.read(folder)
+            if earlier.source == source and not shares_files(folder):
                 told = ("it was prepared before from the same files, with the same settings",)
                 return _Result(job.case, log=told)
         prepared = prepare_exam(job.exam, job.case, settings, job.mapping)
+        if kept := hand_made(folder, prepared):
+            return _Result(job.case, log=(_kept(kept, "its files or the settings are others now, but"),))
         case = prepared.case.model_copy(update={"patient": job.patient, "day": job.day, "source": source})
-        prepared = replace(prepared, case=case)
-        _write_case(prepared, out / job.case)
+        write_case(replace(prepared, case=case), folder)
     except Exception as error:  # one exam must not stop the others, whatever is wrong with it
         why = _sentence(error, job.exam)
-        if not _is_of_machine(error):
-            shutil.rmtree(out / job.case, ignore_errors=True)  # made of other files or settings
-        elif (out / job.case).is_dir():
+        if kept := hand_made(folder):
+            why += f" {_kept(kept, 'The case that was made of it before stays:')}."
+        elif not _is_of_machine(error):
+            shutil.rmtree(folder, ignore_errors=True)  # made of other files or settings
+        elif folder.is_dir():
             why += " The case that was made of it before stays."
         return _Result(job.case, error=why)
     return _Result(job.case, log=prepared.log)
+
+
+def _kept(files: Sequence[str], why: str) -> str:
+    """Why a case is not made anew: files in its folder are somebody's work, which would be lost."""
+    return (
+        f"{why} {', '.join(files)} of its folder was drawn or changed since it was prepared; the case stays as it is. "
+        "Move such files elsewhere to have it prepared anew"
+    )
 
 
 def _is_of_machine(error: Exception) -> bool:
@@ -274,66 +289,6 @@ def _sentence(error: Exception, exam: Exam) -> str:
     return text.rstrip(".") + "."
 
 
-def _write_case(prepared: PreparedExam, folder: Path) -> None:
-    """Write a case's folder: whole or not at all."""
-    temporary = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for channel, image in prepared.images.items():
-            _write(image, temporary / f"{plain_name(channel)}.nii.gz")
-        if prepared.mask is not None:
-            _write(prepared.mask, temporary / MASK_FILE)
-        _write_labels(prepared.labels, temporary)
-        write_text(temporary / FRAGMENT, case_fragment(prepared))
-        prepared.case.write(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_labels(labels: ExamLabels, folder: Path) -> None:
-    values: list[int] = []
-    if labels.label is not None:
-        _write(labels.label, folder / LABEL_FILE)
-        values = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(labels.label))]
-    files = {}
-    for name, mask in labels.structures.items():
-        files[name] = structure_file(name)
-        _write(mask, folder / files[name])
-    if values or files:
-        write_json(folder / LABEL_NAMES_FILE, {"values": values, "names": labels.names, "structures": files})
-
-
-def _shares_files(folder: Path) -> bool:
-    """Whether structures of a case share a mask file, of which an earlier version kept the last one only."""
-    file = folder / LABEL_NAMES_FILE
-    files = list(read_json(file)["structures"].values()) if file.is_file() else []
-    return len(set(files)) < len(files)
-
-
-def _renew_structure_files(folder: Path) -> None:
-    """Call the masks of a case as this version does, where an earlier one made them."""
-    file = folder / LABEL_NAMES_FILE
-    if not file.is_file() or _shares_files(folder):
-        return
-    told = read_json(file)
-    renewed = {name: structure_file(name) for name in told["structures"]}
-    if renewed == told["structures"]:
-        return
-    for name, earlier in told["structures"].items():
-        if earlier != renewed[name] and (folder / earlier).is_file():
-            (folder / earlier).rename(folder / renewed[name])
-    write_json(file, {**told, "structures": renewed})
-
-
-def _write(image: sitk.Image, path: Path) -> None:
-    with atomic(path, suffix=".nii.gz") as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
 def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> None:
     """Write the description of the dataset and its settings."""
     stored = {case: PreparedCase.read(out / case) for case in cases}
@@ -350,11 +305,29 @@ def _describe(out: Path, cases: Sequence[str], settings: ExamPreparation) -> Non
         text += ["", "[mask]", f"file = {json.dumps(MASK_FILE)}"]
     decided = _skull_strip_of(out, cases, settings)
     settings.model_copy(update={"channels": tuple(channels), "skull_strip": decided}).write(out)
-    write_text(out / FILE_NAME, "\n".join(text) + "\n")
+    _write_description(out / FILE_NAME, "\n".join(text) + "\n")
     for case in cases:
         lacking = [name for name in channels if not (out / case / f"{plain_name(name)}.nii.gz").is_file()]
         if lacking:
             say(f"{case} has no {', '.join(lacking)}; --fill {lacking[0]}=OTHER lets another channel stand in.")
+
+
+def _write_description(file: Path, text: str) -> None:
+    """Write a dataset's description, unless the one that is there was changed by hand."""
+    whole = file.read_text(encoding="utf-8") if file.is_file() else ""
+    first, _, rest = whole.partition("\n")
+    if whole and first != _head(rest) and text not in (whole, rest):
+        say(
+            f"{file} was changed by hand, or is of an earlier version, and stays as it is; delete it and prepare again "
+            "to have it written anew."
+        )
+        return
+    write_text(file, f"{_head(text)}\n{text}")
+
+
+def _head(text: str) -> str:
+    """First line of a description, by which changes of the others are known."""
+    return f"# Written by 'autoseg prepare' ({digest(text)}); once it is changed by hand, it stays so."
 
 
 def _skull_strip_of(out: Path, cases: Sequence[str], settings: ExamPreparation) -> str:
@@ -367,8 +340,8 @@ def _skull_strip_of(out: Path, cases: Sequence[str], settings: ExamPreparation) 
 
 def _labels_described(out: Path, cases: Sequence[str]) -> list[str]:
     for case in cases:
-        _renew_structure_files(out / case)
-        if _shares_files(out / case):
+        renew_structure_files(out / case)
+        if shares_files(out / case):
             say(
                 f"{case}: several of its structures were written into one file; give its exam again to prepare it anew."
             )

@@ -87,6 +87,7 @@ class PreparedCase(_Model):
         filled: channel → the channel that it was copied from.
         flags: what is doubtful about the case, in sentences.
         source: fingerprint of the files and settings that it was made of, without their names.
+        written: image of the case's folder → fingerprint of its content, as the preparation wrote it.
     """
 
     version: int = 1
@@ -100,6 +101,7 @@ class PreparedCase(_Model):
     filled: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
     source: str = ""
+    written: dict[str, str] = Field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         """Write it into a case's folder; return the file."""

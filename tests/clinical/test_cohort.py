@@ -331,6 +331,58 @@ def test_an_exam_is_prepared_again_only_where_something_changed(tmp_path: Path, 
     assert not (tmp_path / "data" / "P0001_1").exists()  # of files that are no more
 
 
+def test_what_was_drawn_into_a_case_outlives_another_preparation(tmp_path: Path, capsys) -> None:
+    """A label map drawn in the case's folder, a mask that was corrected; when it is moved the case is made anew."""
+    source, mask = exam(tmp_path / "exams" / "a", "t1", label=False), np.ones((8, 24, 20), np.uint8)
+    write(source / "brain.nii.gz", mask)
+    settings = changed(PLAIN, brain_mask="brain.nii.gz")
+    (folder,) = prepare(source, tmp_path / "data", settings=settings).prepared.values()
+    drawn = folder / "label.nii.gz"
+    for name in ("label.nii.gz", "brain_mask.nii.gz"):
+        sitk.WriteImage(sitk.Image(sitk.ReadImage(str(folder / "brain_mask.nii.gz"))) * 0, str(folder / name))
+        was, before = (folder / name).read_bytes(), (folder / "t1.nii.gz").read_bytes()
+        write(source / "Doe_t1.nii.gz", np.full((8, 24, 20), 7 + len(name), np.float32))
+        capsys.readouterr()
+        assert prepare(source, tmp_path / "data", settings=settings).failed == {}
+        assert f"{name} of its folder was drawn or changed since it was prepared" in capsys.readouterr().err
+        assert ((folder / name).read_bytes(), (folder / "t1.nii.gz").read_bytes()) == (was, before)
+        (source / "Doe_t1.nii.gz").write_bytes(b"no image")
+        assert "label" in prepare(source, tmp_path / "data", settings=settings).failed["P0001_1"] or name != drawn.name
+        assert (folder / name).read_bytes() == was
+        (folder / name).unlink()
+        write(source / "Doe_t1.nii.gz", np.full((8, 24, 20), 8 + len(name), np.float32))
+        assert prepare(source, tmp_path / "data", settings=settings).failed == {}
+        assert (folder / "t1.nii.gz").read_bytes() != before
+        assert (folder / "brain_mask.nii.gz").is_file()
+
+
+def test_a_label_map_drawn_into_a_case_of_an_earlier_version(tmp_path: Path) -> None:
+    """It did not say what it wrote: a label map where no label was taken along is somebody's."""
+    source = exam(tmp_path / "exams" / "a", "t1", label=False)
+    (folder,) = prepare(source, tmp_path / "data").prepared.values()
+    PreparedCase.read(folder).model_copy(update={"written": {}, "source": ""}).write(folder)
+    before = (folder / "transforms.json").read_text()
+    shutil.copy(folder / "t1.nii.gz", folder / "label.nii.gz")
+    prepare(source, tmp_path / "data")
+    assert (folder / "transforms.json").read_text() == before
+    (folder / "label.nii.gz").unlink()
+    prepare(source, tmp_path / "data")
+    assert PreparedCase.read(folder).written.keys() == {"t1.nii.gz"}
+
+
+def test_a_description_that_was_changed_by_hand_stays(tmp_path: Path, capsys) -> None:
+    prepare(exam(tmp_path / "exams" / "a", "t1"), tmp_path / "data")
+    file = tmp_path / "data" / "autoseg.toml"
+    named = file.read_text().replace("label_1", "tumour")
+    assert named != file.read_text()
+    file.write_text(named)
+    exam(tmp_path / "exams" / "b", "t1")
+    prepare(tmp_path / "exams", tmp_path / "data")
+    assert file.read_text() == named
+    assert "was changed by hand, or is of an earlier version, and stays as it is" in capsys.readouterr().err
+    assert len(autoseg.Dataset.open(tmp_path / "data").cases) == 2
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_case_outlives_a_machine_that_is_too_small_to_renew_it(tmp_path: Path, monkeypatch, error) -> None:
     source = exam(tmp_path / "exams" / "a", "t1")
