@@ -118,11 +118,15 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
 
 def stray_images(dataset: Dataset) -> list[Problem]:
     """Images that would be left out without a word."""
-    if not dataset.strays:
-        return []
-    names = [f"{path.parent.name}/{path.name}" for path in dataset.strays]
-    what = f"{len(names)} images belong to no case, by their names: {_shown(names)}"
-    return [Problem("warning", "", None, what, "Name them like the others, or move them elsewhere.")]
+    problems = []
+    for paths, why, remedy in (
+        (dataset.strays, "belong to no case, by their names", "Name them like the others, or move them elsewhere."),
+        (dataset.namesakes, "of the test set have the name of a training case, and are left out", "Rename them."),
+    ):
+        if paths:
+            names = [f"{path.parent.name}/{path.name}" for path in paths]
+            problems.append(Problem("warning", "", None, f"{len(names)} images {why}: {_shown(names)}", remedy))
+    return problems
 
 
 def absent_channels(dataset: Dataset) -> list[Problem]:

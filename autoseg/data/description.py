@@ -129,6 +129,7 @@ class Description(_Model):
         file_ending: ending of the label files, and so of results (``.nii.gz``).
         preparation: how the cases were made of raw exams (``autoseg prepare``), so that others can be made alike.
         strays: images beside those of the cases that belong to none by their names; not stored with the dataset.
+        namesakes: scans of the test set that are left out, as a training case has their name; not stored, either.
         question: what files leave open about the meaning of labels, with the options that say it; "" where nothing.
     """
 
@@ -145,6 +146,7 @@ class Description(_Model):
     file_ending: str = ".nii.gz"
     preparation: dict[str, Any] | None = None
     strays: tuple[Path, ...] = Field(default=(), exclude=True)
+    namesakes: tuple[Path, ...] = Field(default=(), exclude=True)
     question: str = ""
 
     @property

@@ -77,6 +77,7 @@ def cases_to_predict(
     dataset = Dataset.open(path, layout)
     cases = [*dataset.cases, *dataset.unlabelled] if everything else list(dataset.unlabelled or dataset.cases)
     _refuse_strays(dataset, cases)
+    _refuse_namesakes(dataset)
     if dataset.layout == DICOM:
         cases = [_only_series(case, plans) for case in cases]
     return by_other_names(cases, dataset.channels, plans, datasets)
@@ -90,6 +91,16 @@ def _refuse_strays(dataset: Dataset, cases: Sequence[Case]) -> None:
         raise AutosegError(
             f"{strays[0].parent} holds images that belong to no case by their names ({listed(strays)}); name them like "
             f"{scans[strays[0].parent]}, or move them elsewhere."
+        )
+
+
+def _refuse_namesakes(dataset: Dataset) -> None:
+    """Refuse a test set of which scans are left out, or that is taken for none, as training cases have their names."""
+    if dataset.namesakes:
+        folder = dataset.namesakes[0].parent
+        raise AutosegError(
+            f"{folder} holds scans with the name of a training case ({listed(dataset.namesakes)}); rename them, or "
+            f"predict the folder itself, {folder}."
         )
 
 

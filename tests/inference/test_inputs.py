@@ -144,6 +144,15 @@ def test_dataset(tmp_path: Path, write_json) -> None:
     assert list(found(with_test / "imagesTs", ONE)) == ["z"]
 
 
+def test_a_test_set_whose_names_are_training_cases_is_not_taken_for_none(tmp_path: Path, write_json) -> None:
+    """Else the training cases would be predicted instead of new scans."""
+    root = dataset(tmp_path, write_json, False)
+    write(root / "imagesTs" / "x_0000.nii.gz", VOLUME + 1)
+    with pytest.raises(AutosegError, match=r"training case \(x_0000\.nii\.gz\); rename them, or predict .*imagesTs"):
+        cases_to_predict(root, ONE)
+    assert list(found(root / "imagesTs", ONE)) == ["x"]
+
+
 def test_scans_of_a_test_set_are_not_left_out(tmp_path: Path, write_json) -> None:
     """Those whose names are not like the others' are named, where they would be predicted."""
     root = dataset(tmp_path, write_json, True)

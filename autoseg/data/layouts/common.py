@@ -1,5 +1,6 @@
 """Shared by the readers of layouts: ``dataset.json``, patients in case names, and errors that name the file."""
 
+import filecmp
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,6 +86,13 @@ def values_of(files: Iterable[LabelSource | None]) -> list[int]:
     with ThreadPoolExecutor(available_cpus()) as pool:
         found = pool.map(one, [source for source in files if source is not None])
         return sorted(value for value in set().union(*found) if value > 0)
+
+
+def other_scans(scans: Iterable[Path], trained: Iterable[Path]) -> list[Path]:
+    """Scans of a test case that are not those of the training case of its name, by their content."""
+    known = [path for path in trained if path.is_file()]
+    found = [path for path in scans if path.is_file()]
+    return [path for path in found if not any(filecmp.cmp(path, other, shallow=False) for other in known)]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
+    other_scans,
     read_description,
     unique,
     values_of,
@@ -61,15 +62,19 @@ def read(path: Path) -> Description:
 
     cases: list[Case] = []
     unlabelled: list[Case] = []
+    namesakes: list[Path] = []
     for images, label in entries:
         case = _case(root, images, label, channels, by_folder)
         (unlabelled if label is None else cases).append(case)
-    names = {case.id for case in (*cases, *unlabelled)}
+    trained = {case.id: case for case in (*cases, *unlabelled)}
     for images, _ in test:
         case = _case(root, images, None, channels, by_folder)
         # The Decathlon's test list stays in dataset.json when only the training part was downloaded.
-        if all(source.path.is_file() for source in case.channels.values()) and case.id not in names:
-            unlabelled.append(case)
+        if all(source.path.is_file() for source in case.channels.values()):
+            if case.id in trained:
+                namesakes += other_scans(case.files, trained[case.id].files)
+            else:
+                unlabelled.append(case)
     if "labels" in data:
         labels, ignore = _labels(data["labels"], file)
     else:
@@ -87,6 +92,7 @@ def read(path: Path) -> Description:
             cases=tuple(cases),
             unlabelled=tuple(unlabelled),
             file_ending=(endings[0] if endings else None) or ".nii.gz",
+            namesakes=tuple(namesakes),
         )
 
 

@@ -12,6 +12,7 @@ from autoseg.data.layouts.common import (
     by_number,
     description_file,
     inconsistencies_in,
+    other_scans,
     read_description,
     unique,
     whole,
@@ -49,9 +50,13 @@ def read(path: Path) -> Description:
     listed = isinstance(data.get("dataset"), dict)
     found = _listed(data["dataset"], root, file) if listed else _in_folders(root, ending)
     _refuse_other_endings(root, ending, file)
-    # A name in both folders would stand for two exams; the labelled one is kept.
     tested = _images(root / "imagesTs", ending)
     test = {name: images for name, images in tested.items() if name not in found}
+    namesakes = [
+        path
+        for name in sorted(tested.keys() - test.keys())
+        for path in other_scans(tested[name].values(), found[name][0].values())
+    ]
     beyond = [
         path
         for images in (*(images for images, _ in found.values()), *test.values())
@@ -83,6 +88,7 @@ def read(path: Path) -> Description:
             ),
             file_ending=ending,
             strays=tuple(strays),
+            namesakes=tuple(namesakes),
         )
 
 

@@ -40,6 +40,17 @@ def test_reads_names_and_files(folder):
     assert dataset.cases[0].label == folder / "labelsTr" / "a.nii.gz"
 
 
+def test_a_test_scan_with_a_training_case_s_name_is_told(folder, write_volume):
+    rng = np.random.default_rng(1)
+    other = write_volume(folder / "imagesTs" / "a.nii.gz", rng.normal(size=(2, 4, 5, 6)).astype(np.float32))
+    description = json.loads((folder / "dataset.json").read_text())
+    description["test"] += ["./imagesTs/a.nii.gz", "./imagesTr/b.nii.gz"]
+    (folder / "dataset.json").write_text(json.dumps(description))
+    dataset = msd.read(folder)
+    assert dataset.namesakes == (other,), "b's is the training case itself"
+    assert [case.id for case in dataset.unlabelled] == ["t"]
+
+
 def test_channels_of_a_4d_image_are_its_volumes(folder):
     dataset = Dataset.open(folder)
     expected = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype(np.float32)

@@ -202,3 +202,22 @@ def test_images_of_no_case_are_told(tmp_path, write_volume, write_json):
     assert "strays" not in dataset.model_dump(), "a run keeps what it learned from, and studies know their data again"
     write_json(tmp_path / "dataset.json", {**read_json(tmp_path / "dataset.json"), "dataset": {}})
     assert [path.parent.name for path in nnunet.read(tmp_path).strays] == ["imagesTs"] * 3, "a list may leave some out"
+
+
+def test_scans_of_a_test_set_with_a_training_case_s_name_are_told(tmp_path, write_volume, write_json):
+    """They may be another patient's; a copy of the training case's scan is none."""
+    rng = np.random.default_rng(0)
+    volumes = {name: rng.normal(size=(2, 3, 4)) for name in ("a", "b", "other a", "t")}
+    for name in ("a", "b"):
+        write_volume(tmp_path / f"imagesTr/{name}_0000.nii.gz", volumes[name])
+        write_volume(tmp_path / f"labelsTr/{name}.nii.gz", np.ones((2, 3, 4), np.uint8))
+    for name, volume in (("a", "other a"), ("b", "b"), ("t", "t")):
+        write_volume(tmp_path / f"imagesTs/{name}_0000.nii.gz", volumes[volume])
+    describe(tmp_path, write_json, channel_names={"0": "CT"}, file_ending=".nii.gz")
+    dataset = Dataset.open(tmp_path)
+    assert [case.id for case in dataset.unlabelled] == ["t"]
+    assert dataset.namesakes == (tmp_path / "imagesTs" / "a_0000.nii.gz",)
+    (warning,) = [problem for problem in check(dataset, workers=1) if "training case" in problem.what]
+    assert warning.severity == "warning"
+    assert "1 images of the test set have the name of a training case" in warning.what
+    assert "imagesTs/a_0000.nii.gz" in warning.what
