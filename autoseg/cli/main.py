@@ -1,6 +1,8 @@
 """The command line: registers one module for each command; turns errors into one sentence and an exit code."""
 
 import io
+import os
+import re
 import sys
 from importlib import import_module
 from typing import Any
@@ -76,13 +78,18 @@ for _name, (_help, _words) in GROUPS.items():
     app.add_typer(_group, rich_help_panel=_OTHER_TOOLS)
 
 
+def with_home(word: str) -> str:
+    """A word of the command line with the home folder for ``~``, which shells leave as it is in ``--out=~/run``."""
+    return re.sub(r"^([^=]*=)?~(?=/|$)", lambda found: (found[1] or "") + os.path.expanduser("~"), word)
+
+
 def run() -> None:
     """Entry point of the console script: exit code 0, 1 for a failed run, 2 for wrong usage, 130 for a stopped one."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows may know no arrows
     try:
-        app()
+        app(args=[with_home(word) for word in sys.argv[1:]])
     except AutosegError as error:
         console.print(f"Error: {error}", markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)

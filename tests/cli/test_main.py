@@ -22,7 +22,7 @@ from autoseg.cli import main
 def test_errors_of_the_system(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, sentence: str
 ) -> None:
-    def fail() -> None:
+    def fail(args: list[str]) -> None:
         raise error
 
     monkeypatch.setattr(main, "app", fail)
@@ -31,6 +31,24 @@ def test_errors_of_the_system(
         main.run()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize(
+    ("word", "seen"),
+    [
+        ("--out=~/run", "--out=/home/me/run"),
+        ("t1=~/a~b=~/c", "t1=/home/me/a~b=~/c"),
+        ("~", "/home/me"),
+        ("~/scans", "/home/me/scans"),
+        ("recipe.x=~y", "recipe.x=~y"),
+        ("scan~", "scan~"),
+    ],
+)
+def test_the_home_folder_behind_an_option(monkeypatch: pytest.MonkeyPatch, word: str, seen: str) -> None:
+    """bash leaves the ~ of --out=~/run alone, and a folder of that name would be made."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert main.with_home(word) == seen
 
 
 WAIT = """
