@@ -5,7 +5,9 @@ axis both use nearest neighbour, since interpolating between slices far apart in
 """
 
 import itertools
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from autoseg.plans.preprocessing import Resampling
 
 #: Voxels between several labels that are weighed at once.
 _POINTS = 1 << 18
+
+#: Rows of a spline's matrix that are applied at once, and the share of a voxel that counts as none of it.
+_ROWS, _NOTHING = 64, 1e-7
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -54,19 +59,63 @@ def nearest_index(old: int, new: int) -> np.ndarray:
 
 
 def _spline(volume: np.ndarray, shape: Shape, order: int, axis: int | None) -> np.ndarray:
+    """As scikit-image's ``resize`` within rounding, in a fraction of its time: one matrix product an axis.
+
+    A spline is linear in the voxels and goes along one axis after the other, so a matrix says all of it, to which far
+    voxels hardly add.
+    """
     if volume.shape == shape:
         return volume
+    along = [a for a in range(3) if a != axis and volume.shape[a] != shape[a]]
+    if axis is not None:
+        index = nearest_index(volume.shape[axis], shape[axis])
+        used, index = np.unique(index, return_inverse=True)
+        volume = volume.take(used, axis)
+    within = tuple(a for a in range(3) if a != axis)
+    least, most = volume.min(within, keepdims=True), volume.max(within, keepdims=True)
+    result = np.ascontiguousarray(volume, np.float32)
+    for a in sorted(along, key=lambda a: shape[a] / result.shape[a]):  # what shrinks first makes less work of the rest
+        result = _product(spline_matrix(result.shape[a], shape[a], order), result, a)
+    if along:  # a spline overshoots
+        np.clip(result, least, most, out=result)
+    return result if axis is None else result.take(index, axis)
+
+
+@lru_cache(maxsize=12)
+def spline_matrix(old: int, new: int, order: int) -> np.ndarray:
+    """What each old voxel of a line adds to each new one, ``(new, old)`` float32; the voxels cover the same line.
+
+    Args:
+        old: number of voxels.
+        new: number of voxels.
+        order: of the spline.
+    """
     from skimage.transform import resize  # takes half a second to import, and many scans need no resampling
 
-    if axis is None:
-        return resize(volume, shape, order=order, mode="edge", anti_aliasing=False, preserve_range=True)
-    planes = np.moveaxis(volume, axis, 0)
-    in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
-    if planes.shape[1:] != in_plane:
-        planes = np.stack(
-            [resize(p, in_plane, order=order, mode="edge", anti_aliasing=False, preserve_range=True) for p in planes]
-        )
-    return np.moveaxis(planes[nearest_index(len(planes), shape[axis])], 0, axis)
+    # Of any line it is the sum of what it is of each voxel alone.
+    lines = np.eye(old)
+    matrix = resize(lines, (new, old), order=order, mode="edge", anti_aliasing=False, clip=False)
+    return np.ascontiguousarray(matrix, np.float32)
+
+
+def _product(matrix: np.ndarray, volume: np.ndarray, axis: int) -> np.ndarray:
+    """A matrix applied along an axis, for some rows at a time the columns in which these are not 0 alone."""
+    new, old = matrix.shape
+    shape = [new if a == axis else n for a, n in enumerate(volume.shape)]
+    result = np.empty(shape, np.float32)
+    flat = axis == volume.ndim - 1
+    given = volume.reshape(-1, old) if flat else volume.reshape(-1, old, math.prod(volume.shape[axis + 1 :]))
+    into = result.reshape(-1, new) if flat else result.reshape(-1, new, given.shape[-1])
+    for start in range(0, new, _ROWS):
+        rows = slice(start, min(start + _ROWS, new))
+        columns = np.flatnonzero((np.abs(matrix[rows]) > _NOTHING).any(0))
+        band = slice(columns[0], columns[-1] + 1)
+        part = matrix[rows, band]
+        if flat:
+            np.matmul(given[:, band], part.T, out=into[:, rows])
+        else:
+            np.matmul(part, given[:, band], out=into[:, rows])
+    return result
 
 
 def resample_image(image: np.ndarray, shape: Shape, axis: int | None, order: int) -> np.ndarray:
@@ -83,7 +132,7 @@ def resample_image(image: np.ndarray, shape: Shape, axis: int | None, order: int
     """
     if image.shape[1:] == shape:
         return image
-    return np.stack([_spline(channel, shape, order, axis) for channel in image]).astype(np.float32)
+    return np.stack([_spline(channel, shape, order, axis) for channel in image]).astype(np.float32, copy=False)
 
 
 def resample_label(label: np.ndarray, shape: Shape, axis: int | None, order: int) -> np.ndarray:

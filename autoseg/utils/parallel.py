@@ -17,6 +17,9 @@ from autoseg.utils.progress import Steps
 #: Nothing that starts threads (blosc2, torch), since a fork of those can hang.
 _PRELOADED = ("SimpleITK", "pydantic", "rich.progress")
 
+#: Environment variables that say how many threads a library starts, read when it is loaded.
+_THREADS = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -28,10 +31,14 @@ def available_cpus() -> int:
 
 def _start(started: Event) -> None:
     started.set()
-    # One core for each worker; by default, SimpleITK would start a thread for every core in each of them.
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    # One core for each worker; by default, SimpleITK and numpy's products would start a thread for every core in each.
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
     if (sitk := sys.modules.get("SimpleITK")) is not None:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    if "numpy" in sys.modules:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, user_api="blas")
 
 
 @contextmanager
