@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -199,9 +200,9 @@ def predict(bench: Bench, length: TrainingLength, options: Namespace) -> list[Ro
 
 
 def dice(bench: Bench, length: TrainingLength, options: Namespace) -> list[Row]:
-    """Minutes, from the raw data on, until the validation cases of fold 0 reach each Dice."""
+    """Minutes, from the raw data on, until the validation cases of fold 0 reach each Dice, and nnU-Net's last one."""
     labels = bench.raw / "labelsTr"
-    reached: dict[float, float] = {}
+    ours: list[tuple[float, float]] = []
     for budget in options.budgets:
         run = bench.scratch / f"run_{budget}"
         shutil.rmtree(run, ignore_errors=True)
@@ -216,24 +217,39 @@ def dice(bench: Bench, length: TrainingLength, options: Namespace) -> list[Row]:
             f"autoseg, --max-time {budget}: Dice {score:.4f}, {minutes:.1f} minutes with plan and validation",
             flush=True,
         )
-        for goal in options.goals:
-            if score >= goal:
-                reached.setdefault(goal, minutes)
-        if len(reached) == len(options.goals):
-            break
-    times = _their_dice(bench, opened, options)
+        ours.append((score, minutes))
+    theirs = _their_dice(bench, opened, options)
     rows = []
-    for goal in options.goals:
-        bound = "" if goal in times else f"; nnU-Net not reached in {options.nnunet_minutes:g} minutes, a lower bound"
-        theirs = times.get(goal, times["all"])
-        ours = [reached[goal]] if goal in reached else []
-        work = f"held-back fold of {bench.title} at Dice {goal:.2f}{bound}"
-        rows.append(Row(work, available_cpus(), "time, minutes", [theirs], ours))
+    for goal in (*options.goals, theirs.score):
+        reached = [minutes for score, minutes in ours if score >= goal][:1]
+        work = f"held-back fold of {bench.title} at Dice {round(goal, 4)}"
+        if goal == theirs.score:
+            work += f", nnU-Net's after {options.nnunet_minutes:g} minutes"
+        elif goal > theirs.score and goal not in theirs.reached:
+            work += f"; nnU-Net not reached in {options.nnunet_minutes:g} minutes, a lower bound"
+        elif goal not in theirs.reached:
+            work += "; nnU-Net after its last estimate and before its end, an upper bound"
+        rows.append(Row(work, available_cpus(), "time, minutes", [theirs.reached.get(goal, theirs.ended)], reached))
     return rows
 
 
-def _their_dice(bench: Bench, run: Run, options: Namespace) -> dict[float | str, float]:
-    """Minutes after which nnU-Net, with its defaults, was at each goal by its own validation; ``all``: to its end."""
+@dataclass(frozen=True)
+class _Theirs:
+    """What a training of nnU-Net reached.
+
+    Attributes:
+        reached: goal → minutes after which its own estimate, made after each epoch, was there.
+        ended: minutes until its last validation.
+        score: mean Dice of that, as ours is counted.
+    """
+
+    reached: dict[float, float]
+    ended: float
+    score: float
+
+
+def _their_dice(bench: Bench, run: Run, options: Namespace) -> _Theirs:
+    """nnU-Net with its defaults."""
     shutil.rmtree(bench.preprocessed, ignore_errors=True)
     prepared = bench.prepare_theirs().usage().seconds
     splits = [{"train": split["train"], "val": split["validation"]} for split in run.splits]
@@ -244,15 +260,13 @@ def _their_dice(bench: Bench, run: Run, options: Namespace) -> dict[float | str,
     rows = read_events(events)
     score = mean_dice(bench.model / "fold_0" / "validation", bench.raw / "labelsTr")
     print(f"nnU-Net after {options.nnunet_minutes:g} minutes: Dice {score:.4f}", flush=True)
-    ended = (prepared + rows[-1]["end"] - done.started) / 60
-    times: dict[float | str, float] = {"all": ended}
+    minutes = {row["end"]: (prepared + row["end"] - done.started) / 60 for row in rows}
+    reached = {}
     for goal in options.goals:
         seen = [row["end"] for row in rows if row.get("dice", 0.0) >= goal]
         if seen:
-            times[goal] = (prepared + seen[0] - done.started) / 60
-        elif score >= goal:
-            times[goal] = ended
-    return times
+            reached[goal] = minutes[seen[0]]
+    return _Theirs(reached, minutes[rows[-1]["end"]], score)
 
 
 def mean_dice(predictions: Path, references: Path) -> float:
