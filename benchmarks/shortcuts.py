@@ -188,12 +188,13 @@ def mirroring(cases: Sequence[Case], options: argparse.Namespace) -> None:
         raise SystemExit("mirroring needs --run RUN, of several folds that segment labels.")
     predictor = Predictor.load(options.run, device="cpu", postprocessing=False)
     maps: dict[str, list[np.ndarray]] = {}
-    labels = [np.asarray(load_case(case).label) for case in cases]
+    channels = predictor.members[0].last.channel_names
+    labels = [np.asarray(load_case(case, channels).label) for case in cases]
     print("| mirrored | passes | CPU seconds | Dice to the labels | Dice to the first |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for where in ("everywhere", "nowhere", "where the folds disagree"):
         passes = _Passes(where)
-        SlidingWindow._mirrored = lambda *given, by=passes: by(*given)  # type: ignore[method-assign, misc]
+        SlidingWindow._mirrored = lambda *given, by=passes: by(*given)  # type: ignore[method-assign]
         try:
             started = time.process_time()
             maps[where] = [predictor.predict_case(case).label for case in cases]
