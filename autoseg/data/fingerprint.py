@@ -70,7 +70,9 @@ class Fingerprint(_Model):
         ignore_label: label value whose voxels are not trained on or evaluated.
         file_ending: of the label files.
         cases: one entry for each labelled case.
-        intensities: channel name → statistics pooled over all cases (for CT normalization).
+        intensities: channel name → statistics of the labelled voxels of all cases together (for CT normalization); of
+            the non-zero ones where no case has labelled voxels, and in what earlier versions took also of cases that
+            have none.
         landmarks: channel name → mean over the cases of :func:`autoseg.data.landmarks.landmarks`; empty in those that
             earlier versions took.
     """
@@ -108,11 +110,19 @@ class Fingerprint(_Model):
 
 
 class Measurement(NamedTuple):
-    """The measurements of one case: its entry, and each channel's sample for the pooled statistics."""
+    """The measurements of one case.
+
+    Attributes:
+        case: its entry.
+        samples: channel name → voxels for the pooled statistics.
+        landmarks: channel name → :func:`autoseg.data.landmarks.landmarks`.
+        labelled: whether the samples are labelled voxels; of a case without any they are non-zero ones.
+    """
 
     case: CaseFingerprint
     samples: dict[str, np.ndarray]
     landmarks: dict[str, list[float]]
+    labelled: bool
 
 
 def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int = 0) -> Measurement:
@@ -127,11 +137,12 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
     inside = foreground(loaded.image, loaded.mask)
     box = cropping_box(inside)
     labels = dict.fromkeys(sorted(dataset.labels.values()), 0)
-    chosen = inside
+    chosen, is_labelled = inside, False
     if loaded.label is not None:
         labels.update({value: count for value, count in value_counts(loaded.label).items() if value != 0})
         labelled = np.isin(loaded.label, list(dataset.labels.values()))
-        chosen = labelled if labelled.any() else inside
+        is_labelled = bool(labelled.any())
+        chosen = labelled if is_labelled else inside
     rng = np.random.default_rng([seed, zlib.crc32(case_id.encode())])
     intensities, samples = {}, {}
     for name, present, voxels in zip(dataset.channels, loaded.present, loaded.image, strict=True):
@@ -154,7 +165,7 @@ def measure_case(case_id: str, loaded: LoadedCase, dataset: Dataset, seed: int =
         intensities=intensities,
         label_voxels=labels,
     )
-    return Measurement(entry, samples, case_landmarks(loaded, dataset.channels, inside))
+    return Measurement(entry, samples, case_landmarks(loaded, dataset.channels, inside), is_labelled)
 
 
 def case_landmarks(loaded: LoadedCase, channels: Sequence[str], inside: np.ndarray) -> dict[str, list[float]]:
@@ -175,20 +186,25 @@ def case_landmarks(loaded: LoadedCase, channels: Sequence[str], inside: np.ndarr
 def pool(dataset: Dataset, measurements: Iterable[Measurement]) -> Fingerprint:
     """Combine the measurements of all cases.
 
+    A case without labelled voxels adds none to a channel's pooled intensities, as long as another case has some: its
+    non-zero voxels, air and all in CT, would outnumber small structures.
+
     Raises:
         AutosegError: there are no cases.
     """
     entries: list[CaseFingerprint] = []
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
+    labelled: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
+    others: dict[str, list[np.ndarray]] = {name: [] for name in dataset.channels}
     of_cases: list[dict[str, list[float]]] = []
     for measurement in measurements:
         entries.append(measurement.case)
         of_cases.append(measurement.landmarks)
         for name, values in measurement.samples.items():
-            samples[name].append(values)
+            (labelled if measurement.labelled else others)[name].append(values)
     if not entries:
         raise AutosegError(f"{dataset.root} has no labelled case to learn from.")
     dimension = 2 if all(entry.shape[0] == 1 for entry in entries) else 3
+    samples = {name: labelled[name] or others[name] for name in dataset.channels}
     pooled = {name: _intensity(np.concatenate(values)) for name, values in samples.items() if values}
     return Fingerprint.of(dataset, dimension, entries, pooled).model_copy(
         update={"landmarks": mean_landmarks(of_cases)}

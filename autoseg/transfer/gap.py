@@ -110,7 +110,8 @@ def _extent(axis: int) -> _Property:
 
 def _intensity(channel: str, statistic: str) -> _Property:
     def of(case: CaseFingerprint) -> float | None:
-        known = case.intensities.get(channel)
+        # Those of a case without labelled voxels are of another part of the image.
+        known = case.intensities.get(channel) if any(case.label_voxels.values()) else None
         return None if known is None else float(getattr(known, statistic))
 
     return of

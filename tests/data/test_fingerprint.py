@@ -56,6 +56,25 @@ def test_without_foreground_the_non_zero_voxels_count(tmp_path, write_volume):
     assert found.cases[0].intensities["x"].mean == pytest.approx(16.5)
 
 
+def test_a_case_without_labels_has_no_say_in_the_pool(tmp_path, write_volume):
+    """Its whole body and the air around would outnumber small structures, and set a CT's window."""
+    rng = np.random.default_rng(4)
+    scans = {name: rng.normal(40, 10, (6, 8, 10)).astype(np.float32) for name in ("one", "other", "none", "ignored")}
+    labels = {name: np.zeros((6, 8, 10), np.uint8) for name in scans}
+    labels["one"][2, 3, 4:8], labels["other"][1:3, 2:4, 2:4], labels["ignored"][1, 1, 1:9] = 1, 2, 7
+    for name in ("none", "ignored"):
+        scans[name][:4] = -1000
+    cases = {name: (scans[name], labels[name]) for name in scans}
+    found = fingerprint(toy(tmp_path / "all", write_volume, **cases), workers=1)
+    labelled = {name: cases[name] for name in ("one", "other")}
+    assert found.intensities == fingerprint(toy(tmp_path / "two", write_volume, **labelled), workers=1).intensities
+    assert found.cases[2].intensities["x"].percentile_00_5 == -1000, "its own entry keeps them"
+    # Where no case has labelled voxels, there is nothing but the others.
+    bare = {name: cases[name] for name in ("none", "ignored")}
+    pooled = fingerprint(toy(tmp_path / "bare", write_volume, **bare), workers=1).intensities["x"]
+    assert pooled.mean == pytest.approx(np.mean([scans["none"], scans["ignored"]]), rel=1e-5)
+
+
 def test_a_big_foreground_is_sampled_for_the_pool_only(tmp_path, write_volume):
     rng = np.random.default_rng(2)
     image = rng.normal(50, 5, (40, 40, 40)).astype(np.float32)

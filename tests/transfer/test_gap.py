@@ -53,6 +53,19 @@ def test_what_is_not_known_is_left_out(source: Fingerprint) -> None:
     assert known == {f"{what} {axis}, mm" for what in ("spacing", "field of view") for axis in "zyx"}
 
 
+def test_intensities_of_cases_without_labels_are_left_out(source: Fingerprint) -> None:
+    """They are of whatever is not zero, and would stretch the range of the source's lesions."""
+    targets = (labels(("outer", [1])), labels(("inner", [2])))
+    dark = Intensity(mean=-800, std=400, percentile_00_5=-1000, percentile_50=-1000, percentile_99_5=90)
+    negative = source.cases[0].model_copy(update={"intensities": {"mr": dark}, "label_voxels": {1: 0, 2: 0}})
+    other = source.model_copy(update={"cases": [negative, *source.cases[1:]]})
+    for cohort, known in ((source, other), (other, source)):
+        found = {gap.name: gap for gap in gaps(cohort, known, {"mr": "mr"}, {}, targets)}
+        gap = found["mr, median intensity"]
+        assert gap.source == gap.cohort == (100, 100, 100)
+        assert gap.outside == 0
+
+
 def test_an_imported_source_knows_the_intensities_of_all_its_cases_together(source: Fingerprint) -> None:
     """Its median and percentiles beside the cohort's; two of three cases have a median beyond the percentiles."""
     targets = (labels(("outer", [1])), labels(("inner", [2])))
