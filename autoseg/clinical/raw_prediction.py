@@ -27,6 +27,7 @@ from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
+from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import say
 
 #: Folders of a prediction: the prepared exams, and what was predicted in their space.
@@ -173,6 +174,11 @@ class NativeResults:
         They lie in the space of then, and would be kept as results of now where results are not overwritten.
         """
         folder = self.out / PREPARED_SPACE
+        folder.mkdir(parents=True, exist_ok=True)
+        with waited_for(folder):
+            self._renew(folder, cases)
+
+    def _renew(self, folder: Path, cases: Sequence[Case]) -> None:
         try:
             told = read_json(folder / _PREPARED_FROM) if (folder / _PREPARED_FROM).is_file() else {}
         except AutosegError:
@@ -183,7 +189,7 @@ class NativeResults:
             with suppress(AutosegError):  # said where its result is written
                 now[case.id] = stored_beside(case).source
         names = sorted({*now, *known}, key=len, reverse=True)
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in sorted(folder.iterdir()):
             # Of P1_1 and P1_11 or P1_1_2, the longer name.
             case_id = next((name for name in names if path.name.startswith((f"{name}.", f"{name}_"))), None)
             if path.name in (PREDICTIONS, _PREPARED_FROM):
@@ -191,7 +197,6 @@ class NativeResults:
             if case_id in now and known.get(case_id) != now[case_id] and path.is_file():
                 say(f"{case_id}: {path.name} was made of an earlier preparation and is removed.")
                 path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _PREPARED_FROM, {**known, **now})
 
     def write(self, outcome: Outcome, cases: Sequence[Case], predictor: Predictor) -> Outcome:
@@ -224,8 +229,9 @@ class NativeResults:
         there = next(iter(outcome.written.values()), None)
         if there is None or not (there.parent / PREDICTIONS).is_file():
             return
-        files = {path.name for path in (*results_in(self.out), *written)}
-        write_json(self.out / PREDICTIONS, {**read_json(there.parent / PREDICTIONS), "files": sorted(files)})
+        with waited_for(self.out):
+            files = {path.name for path in (*results_in(self.out), *written)}
+            write_json(self.out / PREDICTIONS, {**read_json(there.parent / PREDICTIONS), "files": sorted(files)})
 
     def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
         stored = stored_beside(case)

@@ -15,16 +15,16 @@ from autoseg.clinical.exam_days import ExamDay, days_in_headers, exam_days
 from autoseg.clinical.label_objects import label_object
 from autoseg.data.counts import value_counts
 from autoseg.data.dicom import is_dicom, read_dicom_dataset
-from autoseg.data.result_files import PREDICTIONS
+from autoseg.data.result_files import PREDICTIONS, is_further_result
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
-from autoseg.evaluation.folders import label_maps
+from autoseg.evaluation.folders import label_maps, some_of
 from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg
 from autoseg.utils.colours import colours
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, refuse_unwritable_folder, write_csv, write_text
-from autoseg.utils.progress import track
+from autoseg.utils.progress import say, track
 
 #: Names of the files in the folder of results.
 TABLE_FILE, PAGE_FILE = "volumes.csv", "volumes.html"
@@ -202,8 +202,12 @@ def _results(predictions: Path, told: dict[str, Any]) -> dict[str, Path]:
             raise
         found = segments
     own = {*(told.get("cases") or ()), *(told.get("kept_from_before") or ())}
+    if not own:
+        return found
     # Probabilities and raters' maps lie beside the label maps.
-    return {case: path for case, path in found.items() if not own or case in own}
+    if left := [case for case in found if case not in own and not is_further_result(case, own)]:
+        say(f"{predictions}: {some_of(left)} left out; {PREDICTIONS} says nothing of them (another model's?).")
+    return {case: path for case, path in found.items() if case in own}
 
 
 def _targets(files: dict[str, Path], told: dict[str, Any]) -> list[Structure]:

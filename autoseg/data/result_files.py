@@ -1,5 +1,6 @@
 """Files that a prediction wrote, so that scans and datasets beside them are told apart."""
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -12,8 +13,8 @@ from autoseg.utils.files import read_json
 #: File that says how the results in its folder were made.
 PREDICTIONS = "predictions.json"
 
-#: What follows the case's name in results of earlier versions, which did not list their files.
-_KINDS = r"(_probability_.+|_rater_.+|_disagreement)?"
+#: Where the case's name ends in that of a result beside its label map.
+_KINDS = re.compile(r"(?=_probability_.|_rater_.|_disagreement\Z)")
 
 
 def told_in(folder: Path) -> dict[str, Any]:
@@ -31,12 +32,23 @@ def results_in(folder: Path) -> list[Path]:
     told = told_in(folder)
     if isinstance(told.get("files"), list):
         names = set(map(str, told["files"]))
-        return [file for name in sorted(names) if (file := folder / name).is_file()]
-    cases = [*(told.get("cases") or ()), *(told.get("kept_from_before") or ())]
-    patterns = [re.compile(re.escape(str(case)) + _KINDS) for case in cases]
-    return [
-        file for file in images_in(folder) if any(pattern.fullmatch(without_ending(file.name)) for pattern in patterns)
-    ]
+        with os.scandir(folder) as entries:
+            there = sorted(entry.name for entry in entries if entry.name in names and entry.is_file())
+        return [folder / name for name in there]
+    # Earlier versions did not list their files.
+    cases = {str(case) for case in (*(told.get("cases") or ()), *(told.get("kept_from_before") or ()))}
+    called = {file: without_ending(file.name) for file in images_in(folder)}
+    return [file for file, name in called.items() if name in cases or is_further_result(name, cases)]
+
+
+def is_further_result(name: str, cases: Collection[str]) -> bool:
+    """Whether a file is called as what lies beside the label map of one of the cases, as a probability.
+
+    Args:
+        name: of the file, without its ending.
+        cases: their names.
+    """
+    return any(name[: found.start()] in cases for found in _KINDS.finditer(name))
 
 
 def refuse_replacing(out: Path, files: Iterable[Path], earlier: Collection[Path]) -> None:

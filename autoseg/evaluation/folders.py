@@ -142,8 +142,8 @@ def match(
     extra = [case for case in predictions if case not in references]
     if not both:
         raise AutosegError(
-            f"no file in {folder} is named after a case of {where} (found {_some(list(predictions))}; "
-            f"expected {_some(list(references))}); name predictions CASE.nii.gz or likewise."
+            f"no file in {folder} is named after a case of {where} (found {some_of(list(predictions))}; "
+            f"expected {some_of(list(references))}); name predictions CASE.nii.gz or likewise."
         )
     if missing and not partial:
         raise AutosegError(
@@ -151,9 +151,9 @@ def match(
             f"{', '.join(missing)}; predict them, or give --partial to evaluate what is there."
         )
     if missing:
-        say(f"{len(missing)} of {len(references)} cases have no prediction, left out: {_some(missing)}.")
+        say(f"{len(missing)} of {len(references)} cases have no prediction, left out: {some_of(missing)}.")
     if extra:
-        say(f"{len(extra)} predictions have no reference, left out: {_some(extra)}.")
+        say(f"{len(extra)} predictions have no reference, left out: {some_of(extra)}.")
     return [(case, predictions[case], references[case]) for case in both]
 
 
@@ -254,7 +254,8 @@ def _case_id(path: Path) -> str:
     return name.removesuffix(".seg") if path.name.lower().endswith(".seg.nrrd") else name
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """Names for a message; of many, the first ones and the number of the rest."""
     if len(names) <= _LISTED:
         return ", ".join(names)
     return f"{', '.join(names[:_LISTED])} and {len(names) - _LISTED} more"

@@ -249,7 +249,7 @@ class Predictor:
         refuse_replacing(out, files, set(results_in(out)))
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
-        record = Record.of(out, self._provenance(writers, scheme), set(places), files)
+        record = Record.of(out, self._provenance(writers, scheme), places, files)
         details: dict[str, dict[str, object]] = {}
         # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
         record.write(details, outcome.written, outcome.failed)

@@ -49,12 +49,13 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def waited_for(folder: Path, what: str) -> Iterator[None]:
+def waited_for(folder: Path, what: str | None = None) -> Iterator[None]:
     """Hold a folder inside this block, once no other process does; the lock lies beside it.
 
     Args:
         folder: that exists; of a link the one that it leads to.
-        what: the other process does, as a sentence without its end, said before waiting.
+        what: the other process does, as a sentence without its end, said before waiting; None where that is a moment's
+            work.
     """
     folder = folder.resolve()
     lock = FileLock(folder.with_name(f".{folder.name}{_LOCK}"))
@@ -62,7 +63,8 @@ def waited_for(folder: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"{what}; waiting until it is done.")
+            if what is not None:
+                say(f"{what}; waiting until it is done.")
             lock.acquire()
     except (NotImplementedError, OSError):
         yield  # some network drives have no locks

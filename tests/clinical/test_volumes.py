@@ -50,8 +50,9 @@ def test_millilitres_of_values_that_are_found(results: Path) -> None:
     assert found.courses == {}
 
 
-def test_structures_of_a_prediction_and_only_its_label_maps(results: Path) -> None:
-    label_map(results / "a_probability_x.nii.gz", 1, 1)
+def test_structures_of_a_prediction_and_only_its_label_maps(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a_probability_x", "b_early_rater_ann", "b_late_disagreement"):
+        label_map(results / f"{name}.nii.gz", 1, 1)
     told = {
         "cases": {"a": {}, "b_early": {}},
         "kept_from_before": ["b_late"],
@@ -63,6 +64,10 @@ def test_structures_of_a_prediction_and_only_its_label_maps(results: Path) -> No
     assert found.exams[0].ml == {"all": pytest.approx(0.6), "core": pytest.approx(0.4)}
     asked = volumes(results, targets=[Structure("mine", (1,))])
     assert asked.exams[0].ml == {"mine": pytest.approx(0.2)}
+    assert "left out" not in capsys.readouterr().err
+    label_map(results / "a_2.nii.gz", 1, 1)
+    assert [exam.case for exam in volumes(results).exams] == ["a", "b_early", "b_late"]
+    assert f"{results}: a_2 left out" in capsys.readouterr().err
 
 
 def test_days_since_the_first_exam_of_each_patient(results: Path, tmp_path: Path) -> None:

@@ -635,6 +635,7 @@ def test_results_of_another_model_in_the_folder_are_not_told_as_its_own(
     assert list(told_of(out)["cases"]) == ["b"]
     assert "results of 1 other case(s), by another model" in capsys.readouterr().err
     assert [exam.case for exam in volumes(out).exams] == ["b"]
+    assert f"{out}: a left out; predictions.json says nothing of them" in capsys.readouterr().err
     predictor().predict(cases, out)
     assert "another model" not in capsys.readouterr().err
     assert list(told_of(out)["cases"]) == ["b", "a"]
@@ -653,6 +654,25 @@ def test_a_killed_command_leaves_what_it_knows_of_its_results(tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         predictor().predict([case_of(tmp_path, name, blob()) for name in "abc"], tmp_path / "out")
     assert [list(cases) for cases in scored] == [[], ["a"], ["a", "b"]]
+
+
+def test_two_predictions_at_once_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a cluster's array, a scan each: the second one begins and ends while the first is at work."""
+    out, score = tmp_path / "out", Predictor._score
+    first, second, other = [case_of(tmp_path, name, blob()) for name in ("a", "b", "c")]
+    others = [other]
+
+    def meanwhile(*arguments: Any) -> Any:
+        if others:
+            predictor().predict([others.pop()], out, results=PROBABILITIES)
+        return score(*arguments)
+
+    monkeypatch.setattr(Predictor, "_score", meanwhile)
+    assert predictor().predict([first, second], out).failed == {}
+    assert set(told_of(out)["cases"]) == {"a", "b", "c"}
+    further = ["c_probability_inner.nii.gz", "c_probability_outer.nii.gz"]
+    assert [path.name for path in results_in(out)] == ["a.nii.gz", "b.nii.gz", "c.nii.gz", *further]
+    assert [exam.case for exam in volumes(out).exams] == ["a", "b", "c"]
 
 
 def test_a_result_that_is_asked_for_later_is_written(tmp_path: Path) -> None:

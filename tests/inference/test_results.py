@@ -12,8 +12,10 @@ from autoseg.data.dataset import Case, ChannelFile
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.record import Record
 from autoseg.inference.results.writer import RESULTS, ResultWriter, beside, chosen_writers
 from autoseg.utils.errors import UsageError
+from autoseg.utils.files import read_json
 from tests.builders import blob, loaded, picture_of, write
 from tests.inference.test_opinions import Constant, member, softmax
 
@@ -113,3 +115,22 @@ def test_fractions_go_where_they_can_be_kept() -> None:
         assert RESULTS.find(name).path(Path("x/p.png"), "p", "probability_a").suffix == (
             ".png" if name == "label" else ".tiff"
         )
+
+
+def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
+    made = {"runs": [{"run": "run", "configuration": "small"}]}
+    files = {name: tmp_path / f"{name}.nii.gz" for name in "ab"}
+    first, second = [Record.of(tmp_path, made, [name], [file]) for name, file in files.items()]
+    for file in files.values():
+        file.touch()
+    first.write({"a": {"seconds": 1.0}}, ["a"], {})
+    second.write({"b": {"seconds": 2.0}}, ["b"], {})
+    first.ended().write({"a": {"seconds": 1.0}}, ["a"], {})
+    told = read_json(tmp_path / "predictions.json")
+    assert told["cases"] == {"a": {"seconds": 1.0}, "b": {"seconds": 2.0}}
+    assert told["files"] == ["a.nii.gz", "b.nii.gz"]
+    # What a command itself said of a case does not outlive that case's failure.
+    files["b"].unlink()
+    second.ended().write({"b": {"seconds": 2.0}}, [], {"b": "the disk is full."})
+    told = read_json(tmp_path / "predictions.json")
+    assert (list(told["cases"]), told["files"]) == (["a"], ["a.nii.gz"])

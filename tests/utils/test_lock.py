@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.lock import held
+from autoseg.utils.lock import held, waited_for
 
 HOLD = """
 import sys, time
@@ -50,3 +51,24 @@ def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     with held(tmp_path, "fold 0"):
         pass
+
+
+@pytest.mark.parametrize("what", ["Another process preprocesses", None])
+def test_a_long_wait_is_said_and_a_moment_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str | None
+) -> None:
+    (folder := tmp_path / "results").mkdir()
+    acquire, tried = FileLock.acquire, []
+
+    def busy(self: FileLock, timeout: float | None = None) -> object:
+        tried.append(timeout)
+        if timeout == 0:
+            raise Timeout(str(self.lock_file))
+        return acquire(self)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", busy)
+    with waited_for(folder, what):
+        pass
+    assert tried == [0, None]
+    assert list(folder.iterdir()) == []
+    assert ("waiting until it is done" in capsys.readouterr().err) == (what is not None)

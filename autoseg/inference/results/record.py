@@ -1,13 +1,14 @@
 """The record of a folder of results, ``predictions.json``: how they were made, and what is known of each case."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg.data.result_files import PREDICTIONS, results_in, told_in
 from autoseg.utils.files import write_json
+from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import say
 
 #: Keys that are about cases and files; all others say how the results were made.
@@ -21,23 +22,60 @@ _OTHERWISE = "made_with"
 
 
 @dataclass(frozen=True)
+class FoundResults:
+    """What lies in a folder of results, by its ``predictions.json``.
+
+    Attributes:
+        how: they were made, as the last command has it.
+        cases: case → what is known of it, of those that have a result.
+        files: names of the results.
+    """
+
+    how: Mapping[str, Any]
+    cases: Mapping[str, Mapping[str, Any]]
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> "FoundResults":
+        """Those of a folder."""
+        there, told = results_in(folder), told_in(folder)
+        entries = told["cases"] if isinstance(told.get("cases"), dict) else {}
+        entries = {**{str(case): {} for case in told.get("kept_from_before") or ()}, **entries}
+        # The label map of CASE is CASE.nii.gz, CASE.seg.nrrd, CASE.dcm, …
+        named = {path.name[:at] for path in there for at, letter in enumerate(path.name) if letter == "."}
+        how = {key: value for key, value in told.items() if key not in _OF_CASES}
+        known = {case: entry for case, entry in entries.items() if case in named}
+        return cls(how, known, tuple(path.name for path in there))
+
+    def by(self, made: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The cases, each with what was otherwise for it, where it was the same model that made them; else none."""
+        if not _of_one_model(self.how, made):
+            return {}
+        return {case: _with_what_differs(entry, self.how, made) for case, entry in self.cases.items()}
+
+
+@dataclass(frozen=True)
 class Record:
     """What ``predictions.json`` says, beside the cases of the command that writes it.
+
+    Other commands may predict other cases into the folder at the same time.
 
     Attributes:
         folder: of the results.
         made: how this command makes results.
-        earlier: case → what is known of it, of results of the same model that lie there from earlier commands.
-        files: names of the results that lie there, or are about to.
+        cases: names of those that it is about.
+        earlier: case → what is known of it, of those that had a result of the same model when it began.
+        files: names of the results that it makes.
     """
 
     folder: Path
     made: Mapping[str, Any]
+    cases: frozenset[str]
     earlier: Mapping[str, Mapping[str, Any]]
     files: tuple[str, ...]
 
     @classmethod
-    def of(cls, folder: Path, made: Mapping[str, Any], cases: Collection[str], files: Iterable[Path]) -> "Record":
+    def of(cls, folder: Path, made: Mapping[str, Any], cases: Iterable[str], files: Iterable[Path]) -> "Record":
         """The record of a folder, with what earlier commands left in it.
 
         Args:
@@ -46,24 +84,14 @@ class Record:
             cases: names of those that the command is about.
             files: that are about to be written.
         """
-        made = json.loads(json.dumps(made))
-        there, told = results_in(folder), told_in(folder)
-        entries = told["cases"] if isinstance(told.get("cases"), dict) else {}
-        entries = {**{str(case): {} for case in told.get("kept_from_before") or ()}, **entries}
-        # The label map of CASE is CASE.nii.gz, CASE.seg.nrrd, CASE.dcm, …
-        named = {path.name[:at] for path in there for at, letter in enumerate(path.name) if letter == "."}
-        entries = {case: entry for case, entry in entries.items() if case in named}
-        how = {key: value for key, value in told.items() if key not in _OF_CASES}
-        if not _of_one_model(how, made):
-            if others := [case for case in entries if case not in cases]:
-                say(
-                    f"{folder} holds results of {len(others)} other case(s), by another model: they stay, but "
-                    f"{PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
-                )
-            entries = {}
-        earlier = {case: _with_what_differs(entry, how, made) for case, entry in entries.items()}
-        names = {path.name for path in (*there, *files)}
-        return cls(folder, made, earlier, tuple(sorted(names)))
+        made, there, own = json.loads(json.dumps(made)), FoundResults.of(folder), frozenset(cases)
+        earlier = there.by(made)
+        if others := [] if earlier else [case for case in there.cases if case not in own]:
+            say(
+                f"{folder} holds results of {len(others)} other case(s), by another model: they stay, but "
+                f"{PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
+            )
+        return cls(folder, made, own, earlier, tuple(path.name for path in files))
 
     def ended(self) -> "Record":
         """The same when all is written: it names the files that are there."""
@@ -72,21 +100,28 @@ class Record:
     def write(
         self, cases: Mapping[str, Mapping[str, object]], written: Iterable[str], failed: Mapping[str, str]
     ) -> None:
-        """Write the file.
+        """Write the file; what it says by now of other commands' cases and files stays.
 
         Args:
             cases: predicted by this command so far → what is known of them.
             written: cases that have a result; those not among ``cases`` were kept.
             failed: case → why.
         """
-        told = {
-            **self.made,
-            "cases": {**self.earlier, **{case: found for case, found in cases.items() if case not in failed}},
-            "kept_from_before": [case for case in written if case not in cases],
-            "failed": dict(failed),
-            "files": list(self.files),
-        }
-        write_json(self.folder / PREDICTIONS, told)
+        with waited_for(self.folder):
+            there = FoundResults.of(self.folder)
+            # Of its own cases, what is known was so before it began: what it wrote itself may have failed since.
+            before = {case: entry for case, entry in self.earlier.items() if case in self.cases}
+            known = {**there.by(self.made), **before}
+            known = {case: entry for case, entry in known.items() if case in before or case not in self.cases}
+            own = {case: found for case, found in cases.items() if case not in failed}
+            told = {
+                **self.made,
+                "cases": {**known, **own},
+                "kept_from_before": [case for case in written if case not in cases],
+                "failed": dict(failed),
+                "files": sorted({*there.files, *self.files}),
+            }
+            write_json(self.folder / PREDICTIONS, told)
 
 
 def _of_one_model(how: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
