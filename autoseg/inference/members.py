@@ -10,6 +10,7 @@ from autoseg.inference.chain import TrainedStage
 from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
 from autoseg.runs.splits import read_splits
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
 
 #: Key of a member's detail where its run predicts with the source that it was fine-tuned from.
@@ -25,7 +26,7 @@ class Member:
         stages: all of them in order; often there is only one.
         planner: that made the run's plan.
         brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
-        detail: which configuration, folds and checkpoint, for the record.
+        detail: which configuration, folds, checkpoint and weights, for the record.
         label_names: value → name, of the training data's labels.
     """
 
@@ -96,6 +97,11 @@ def load_member(
         detail[_KEPT] = "as it is: no tuning was better on held-out cases"
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
+    detail["weights"] = {
+        f"{stage}/fold_{number}": file_digest(file)
+        for stage, numbers in of_stage.items()
+        for number, file in zip(numbers, files[stage], strict=True)
+    }
     dataset = run.dataset
     brain_mask = any(case.mask is not None for case in dataset.cases)
     names = {value: name for name, value in dataset.labels.items()}

@@ -216,7 +216,7 @@ class Predictor:
                 earlier calls said of other cases of the same model.
             results: names of what is written for a case (:data:`autoseg.inference.results.writer.RESULTS`); the label
                 map always is. ``probabilities`` writes ``<case>_probability_<output>``, for example.
-            overwrite: segment a case again whose results, all that are asked for, exist.
+            overwrite: segment a case again whose results, all that are asked for, exist and are of the same model.
             form: file format of label maps (:data:`autoseg.inference.formats.format.RESULT_FORMATS`); that of the scan
                 where None.
             scheme: label values to write instead of the training data's.
@@ -226,7 +226,8 @@ class Predictor:
 
         Raises:
             UsageError: no such result, or the members can't give it, or a result would overwrite a scan or a file that
-                is no result, or no case can be written in the format, or no file in the folder.
+                is no result, or one of another model would be kept, or no case can be written in the format, or no file
+                in the folder.
         """
         writers = chosen_writers(results, self.ensemble)
         out = Path(out)
@@ -240,8 +241,12 @@ class Predictor:
                 raise UsageError(f"{case.id!r} can't name a result: {why}; rename the case.")
         places = {case.id: self._destination(case, out, form, scheme) for case in cases}
         self._refuse_overwriting(cases, places, writers)
+        record = Record.of(out, self._provenance(writers, scheme), places)
+        if not overwrite:
+            record.refuse_keeping()
         for case in cases:
-            if not overwrite and all(path.exists() for path in self._paths(places[case.id], writers)):
+            known = not overwrite and case.id in record.earlier
+            if known and all(path.exists() for path in self._paths(places[case.id], writers)):
                 outcome.written[case.id] = places[case.id].label
                 continue
             due.append(case)
@@ -249,7 +254,7 @@ class Predictor:
         refuse_replacing(out, files, set(results_in(out)))
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
-        record = Record.of(out, self._provenance(writers, scheme), places, files)
+        record = record.begun(files)
         details: dict[str, dict[str, object]] = {}
         # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
         record.write(details, outcome.written, outcome.failed)

@@ -18,6 +18,7 @@ from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.inputs import cases_to_predict
+from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
@@ -30,6 +31,7 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.step.variant import Variant
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     LABELS,
@@ -255,14 +257,49 @@ def test_failure_in_writing(tmp_path: Path) -> None:
 
 def test_results_can_be_kept(tmp_path: Path) -> None:
     cases = [case_of(tmp_path, f"c{n}", blob()) for n in range(2)]
-    (tmp_path / "out").mkdir()
+    predictor().predict(cases[:1], tmp_path / "out")
     (tmp_path / "out" / "c0.nii.gz").write_bytes(b"mine")
     outcome = predictor().predict(cases, tmp_path / "out", overwrite=False)
     assert (tmp_path / "out" / "c0.nii.gz").read_bytes() == b"mine"
     assert set(outcome.written) == {"c0", "c1"}
     told = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert told["kept_from_before"] == ["c0"]
-    assert list(told["cases"]) == ["c1"]
+    assert list(told["cases"]) == ["c0", "c1"]
+
+
+@pytest.mark.parametrize("other", ["another run", "trained again", "other label values"])
+def test_results_of_another_model_are_not_kept_as_its_own(tmp_path: Path, other: str) -> None:
+    """Nor predicted again without a word: the user asked to keep what is there."""
+    run, out, case = trained(tmp_path, 1), tmp_path / "out", case_of(tmp_path, "c", blob())
+    Predictor.load(run.path, device="cpu").predict([case], out)
+    before, scheme = (out / "c.nii.gz").read_bytes(), None
+    Predictor.load(run.path, device="cpu").predict([case], out, overwrite=False)
+    if other == "another run":
+        run = trained(tmp_path / "other", 2)
+    elif other == "trained again":
+        run = trained(tmp_path, 2)
+    else:
+        scheme = LabelScheme("swapped", {1: 2, 2: 1})
+    again = Predictor.load(run.path, device="cpu")
+    with pytest.raises(UsageError, match=r"--no-overwrite: .* holds results of 1 of these cases, as c, by"):
+        again.predict([case], out, overwrite=False, scheme=scheme)
+    assert (out / "c.nii.gz").read_bytes() == before
+    assert again.predict([case], out, scheme=scheme).failed == {}
+    assert again.predict([case], out, overwrite=False, scheme=scheme).written == {"c": out / "c.nii.gz"}
+    assert told_of(out)["kept_from_before"] == ["c"]
+
+
+def test_results_of_earlier_weights_are_told_as_those_of_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, cases = tmp_path / "out", [case_of(tmp_path, name, blob()) for name in ("a", "b")]
+    run = trained(tmp_path, 1)
+    Predictor.load(run.path, device="cpu").predict(cases, out)
+    (told,) = told_of(out)["runs"]
+    assert told["weights"] == {"small/fold_0": file_digest(run.fold("small", 0).weights)}
+    Predictor.load(trained(tmp_path, 2).path, device="cpu").predict(cases[1:], out)
+    assert list(told_of(out)["cases"]) == ["b"]
+    assert "results of 1 other case(s), by another model or by other weights of it" in capsys.readouterr().err
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:
@@ -378,11 +415,11 @@ def test_a_file_that_is_no_result_is_not_replaced(tmp_path: Path, taken: str) ->
         predictor().predict(cases, labels, results=PROBABILITIES)
     assert {path.name: path.read_bytes() for path in labels.iterdir()} == {taken: b"drawn by hand"}
     assert set(predictor().predict(cases[:1], labels).written) == {"c0"}
-    for _ in range(2):  # kept, it does not become a result
+    for _ in range(2):  # nor is it kept as one
         with pytest.raises(UsageError, match="no result of autoseg"):
             predictor().predict(cases, labels, results=PROBABILITIES)
-        if taken == "c1.nii.gz":
-            assert predictor().predict(cases, labels, overwrite=False).failed == {}
+        with pytest.raises(UsageError, match="no result of autoseg"):
+            predictor().predict(cases, labels, results=PROBABILITIES, overwrite=False)
     assert (labels / taken).read_bytes() == b"drawn by hand"
 
 

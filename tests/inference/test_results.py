@@ -120,7 +120,7 @@ def test_fractions_go_where_they_can_be_kept() -> None:
 def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
     made = {"runs": [{"run": "run", "configuration": "small"}]}
     files = {name: tmp_path / f"{name}.nii.gz" for name in "ab"}
-    first, second = [Record.of(tmp_path, made, [name], [file]) for name, file in files.items()]
+    first, second = [Record.of(tmp_path, made, [name]).begun([file]) for name, file in files.items()]
     for file in files.values():
         file.touch()
     first.write({"a": {"seconds": 1.0}}, ["a"], {})
@@ -134,3 +134,31 @@ def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
     second.ended().write({"b": {"seconds": 2.0}}, [], {"b": "the disk is full."})
     told = read_json(tmp_path / "predictions.json")
     assert (list(told["cases"]), told["files"]) == (["a"], ["a.nii.gz"])
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"run": "moved"}, True),
+        ({"run": "moved", "weights": {}}, False),
+        ({"weights": {}}, True),
+        ({"weights": {"small/fold_1": "two", "small/fold_2": "three"}}, True),
+        ({"weights": {"small/fold_0": "one", "small/fold_1": "trained again"}}, False),
+        ({"configuration": "large"}, False),
+    ],
+)
+def test_results_are_known_by_the_weights_of_their_folds(tmp_path: Path, change: dict[str, object], same: bool) -> None:
+    """By the place of their run, where no fold is common, or where an earlier version noted none."""
+    weights = {"small/fold_0": "one", "small/fold_1": "two"}
+    one = {"run": "run", "configuration": "small", "weights": weights}
+    (tmp_path / "a.nii.gz").touch()
+    record = Record.of(tmp_path, {"runs": [one | change]}, ["a"]).begun([tmp_path / "a.nii.gz"])
+    record.write({"a": {}}, ["a"], {})
+    found = Record.of(tmp_path, {"runs": [one]}, ["a", "b"])
+    assert list(found.earlier) == (["a"] if same else [])
+    if same:
+        found.refuse_keeping()
+    else:
+        with pytest.raises(UsageError, match=r"holds results of 1 of these cases, as a, by another model"):
+            found.refuse_keeping()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.result_files import PREDICTIONS, results_in, told_in
+from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import say
@@ -64,34 +65,56 @@ class Record:
         folder: of the results.
         made: how this command makes results.
         cases: names of those that it is about.
-        earlier: case → what is known of it, of those that had a result of the same model when it began.
+        there: what lay there when it began.
+        earlier: case → what is known of it, of those of the same model.
         files: names of the results that it makes.
     """
 
     folder: Path
     made: Mapping[str, Any]
     cases: frozenset[str]
+    there: FoundResults
     earlier: Mapping[str, Mapping[str, Any]]
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: Path, made: Mapping[str, Any], cases: Iterable[str], files: Iterable[Path]) -> "Record":
+    def of(cls, folder: Path, made: Mapping[str, Any], cases: Iterable[str]) -> "Record":
         """The record of a folder, with what earlier commands left in it.
 
         Args:
             folder: of the results.
             made: how they are made, of plain values.
             cases: names of those that the command is about.
-            files: that are about to be written.
         """
-        made, there, own = json.loads(json.dumps(made)), FoundResults.of(folder), frozenset(cases)
-        earlier = there.by(made)
-        if others := [] if earlier else [case for case in there.cases if case not in own]:
-            say(
-                f"{folder} holds results of {len(others)} other case(s), by another model: they stay, but "
-                f"{PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
+        made, there = json.loads(json.dumps(made)), FoundResults.of(folder)
+        return cls(folder, made, frozenset(cases), there, there.by(made))
+
+    def refuse_keeping(self) -> None:
+        """Refuse to keep results of another model as this one's.
+
+        Raises:
+            UsageError: there are some, of cases that the command is about.
+        """
+        others = [case for case in self.there.cases if case in self.cases and case not in self.earlier]
+        if others:
+            raise UsageError(
+                f"--no-overwrite: {self.folder} holds results of {len(others)} of these cases, as {others[0]}, by "
+                "another model, by other weights of it or with other label values; leave the option out to predict "
+                "them again, or choose another folder."
             )
-        return cls(folder, made, own, earlier, tuple(path.name for path in files))
+
+    def begun(self, files: Iterable[Path]) -> "Record":
+        """The same with the files that are about to be written; results of another model are said to lie there.
+
+        Args:
+            files: in the folder.
+        """
+        if others := [] if self.earlier else [case for case in self.there.cases if case not in self.cases]:
+            say(
+                f"{self.folder} holds results of {len(others)} other case(s), by another model or by other weights of "
+                f"it: they stay, but {PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
+            )
+        return replace(self, files=tuple(path.name for path in files))
 
     def ended(self) -> "Record":
         """The same when all is written: it names the files that are there."""
@@ -125,11 +148,23 @@ class Record:
 
 
 def _of_one_model(how: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether results are of the same configurations of the same runs, with values that mean the same."""
-    same = [
-        [(Path(run["run"]).resolve(), run.get("configuration")) for run in one.get("runs", ())] for one in (how, other)
-    ]
-    return same[0] == same[1] and all(how.get(key) == other.get(key) for key in _MEANING)
+    """Whether results are of the same configurations and weights of the same runs, with values that mean the same."""
+    one, two = list(how.get("runs", ())), list(other.get("runs", ()))
+    same = len(one) == len(two) and all(map(_is_same_run, one, two))
+    return same and all(how.get(key) == other.get(key) for key in _MEANING)
+
+
+def _is_same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two entries are of the same run: by the weights of the folds that both took, else by its place.
+
+    A run may have moved; one that was trained again is another. Earlier versions noted no weights.
+    """
+    if one.get("configuration") != other.get("configuration"):
+        return False
+    weights, others = one.get("weights") or {}, other.get("weights") or {}
+    if both := weights.keys() & others.keys():
+        return all(weights[fold] == others[fold] for fold in both)
+    return Path(one["run"]).resolve() == Path(other["run"]).resolve()
 
 
 def _with_what_differs(entry: Mapping[str, Any], how: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
