@@ -49,9 +49,14 @@ def without_ending(name: str) -> str:
 
 
 def stem(path: Path) -> str:
-    """A file's name without the ending of its image format, or what ends it where that is no image's."""
+    """A file's name without the ending of its image format, or what ends it where that is no image's.
+
+    A number ends nothing: the last one of a DICOM identifier tells one series from the next.
+    """
     ending = image_ending(path)
-    return path.name[: -len(ending)] if ending else path.stem
+    if ending:
+        return path.name[: -len(ending)]
+    return path.name if path.suffix[1:].isdigit() else path.stem
 
 
 def is_image(path: Path) -> bool:

@@ -149,10 +149,13 @@ def single_case(
 
 
 def _name_of(files: dict[str, Path], numbers: ChannelNumbers | None) -> str:
-    """The first file's, or what stands before the numbers, where they are those of the channels of one case."""
+    """The first one's, or what stands before the numbers, where they are those of the channels of one case."""
     found = {one[0] for path in files.values() if (one := numbered(path)) is not None}
     told = numbers is not None and all(numbers.channel(path) == channel for channel, path in files.items())
-    return found.pop() if told and len(found) == 1 else stem(next(iter(files.values())))
+    if told and len(found) == 1:
+        return found.pop()
+    first = next(iter(files.values()))
+    return first.name if first.is_dir() else stem(first)
 
 
 def _refuse_two_patients(files: dict[str, Path]) -> None:

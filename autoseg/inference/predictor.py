@@ -28,7 +28,7 @@ from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import NamedProbabilities, Prediction
-from autoseg.inference.results.record import Record
+from autoseg.inference.results.record import SCANS, Record, scans_of
 from autoseg.inference.results.writer import LABEL, Destination, ResultWriter, chosen_writers
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
@@ -225,9 +225,9 @@ class Predictor:
             What was written, what failed.
 
         Raises:
-            UsageError: no such result, or the members can't give it, or a result would overwrite a scan or a file that
-                is no result, or one of another model would be kept, or no case can be written in the format, or no file
-                in the folder.
+            UsageError: no such result, or the members can't give it, or a result would overwrite a scan, a file that is
+                no result, or the result of other scans, or one of another model would be kept, or no case can be
+                written in the format, or no file in the folder.
         """
         writers = chosen_writers(results, self.ensemble)
         out = Path(out)
@@ -242,6 +242,7 @@ class Predictor:
         places = {case.id: self._destination(case, out, form, scheme) for case in cases}
         self._refuse_overwriting(cases, places, writers)
         record = Record.of(out, self._provenance(writers, scheme), places)
+        record.refuse_other_scans(cases)
         if not overwrite:
             record.refuse_keeping()
         for case in cases:
@@ -263,24 +264,24 @@ class Predictor:
             ThreadPoolExecutor(1, "writer") as writer,
             Steps("Predicting", max(len(due), 1)) as steps,
         ):
-            reading = reader.submit(self.ensemble.prepare, due[0]) if due else None
+            reading = reader.submit(self._read, due[0]) if due else None
             writing: tuple[Case, Future[Path]] | None = None
             for index, case in enumerate(due):
                 started = time.monotonic()
                 assert reading is not None
                 current, reading = reading, None
                 try:
-                    prepared = current.result()
+                    prepared, scans = current.result()
                     del current  # else the case would stay in memory until the next one is read
                     large = _is_large(prepared)
                     if index + 1 < len(due) and not large:
-                        reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                        reading = reader.submit(self._read, due[index + 1])
                     if large:
                         return_large_blocks()
                     scored = self._score(prepared, writers)
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    details[case.id] = {"seconds": round(time.monotonic() - started, 2)}
+                    details[case.id] = {"seconds": round(time.monotonic() - started, 2), SCANS: scans}
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
@@ -290,12 +291,16 @@ class Predictor:
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
                 if reading is None and index + 1 < len(due):
-                    reading = reader.submit(self.ensemble.prepare, due[index + 1])
+                    reading = reader.submit(self._read, due[index + 1])
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
         record.ended().write(details, outcome.written, outcome.failed)
         return outcome
+
+    def _read(self, case: Case) -> tuple[Prepared, list[str]]:
+        """A case as the networks see it, and by what its scans are known again."""
+        return self.ensemble.prepare(case), scans_of(case)
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""

@@ -15,6 +15,7 @@ from autoseg.crossvalidation.holdout import MADE_OF, read_test, score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
+from autoseg.data.result_files import results_in
 from autoseg.inference.inputs import by_other_names
 from autoseg.inference.predictor import Predictor
 from autoseg.planning.making import planned_run
@@ -191,6 +192,8 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:
         return
     (out / TESTED).unlink(missing_ok=True)
+    for earlier in results_in(out):  # perhaps of other scans, which a prediction would not replace
+        earlier.unlink()
     cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
     folds = None if kept else study.folds
     predictor = Predictor.load(run.path, stage.name, folds, device, postprocessing=False)

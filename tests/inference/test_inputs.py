@@ -213,6 +213,17 @@ def test_a_single_case_is_called_as_in_its_folder(tmp_path: Path, write_json) ->
     assert single_case({"t1": second, "t2": first}, stages, "patient", numbers=numbers).id == "patient"
 
 
+def test_series_with_dots_in_their_names_are_told_apart(tmp_path: Path) -> None:
+    """Folders are called by SeriesInstanceUID in archives' exports, and files by SOPInstanceUID."""
+    names = ["1.2.840.1.1001", "1.2.840.1.1002", "Dr.Who"]
+    folders = [dicom(tmp_path / name, 4) for name in names]
+    assert [single_case({"mr": path}, [ONE.stage()]).id for path in folders] == names
+    assert [case.id for path in folders for case in cases_to_predict(path, ONE)] == names
+    alone = [dicom(tmp_path / f"alone{n}", 1) for n in range(2)]
+    files = [(folder / "0.dcm").rename(folder / f"1.2.{n}") for n, folder in enumerate(alone)]
+    assert [single_case({"mr": path}, [ONE.stage()]).id for path in files] == ["1.2.0", "1.2.1"]
+
+
 def test_single_case_of_several_plans(tmp_path: Path) -> None:
     """Every plan's channels are known; those are needed that a plan can't do without."""
     a, b = write(tmp_path / "a.nii.gz", VOLUME), write(tmp_path / "b.nii.gz", VOLUME)

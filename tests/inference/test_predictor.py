@@ -21,6 +21,7 @@ from autoseg.inference.inputs import cases_to_predict
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.record import Record, scans_of
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
 from autoseg.plans.files import save_plan
@@ -287,6 +288,51 @@ def test_results_of_another_model_are_not_kept_as_its_own(tmp_path: Path, other:
     assert again.predict([case], out, scheme=scheme).failed == {}
     assert again.predict([case], out, overwrite=False, scheme=scheme).written == {"c": out / "c.nii.gz"}
     assert told_of(out)["kept_from_before"] == ["c"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_result_of_another_exam_is_not_replaced(tmp_path: Path, overwrite: bool) -> None:
+    """Two exams whose scans are called alike, by any model; the same one is known where it lies, and when it moved."""
+    out = tmp_path / "out"
+    first, second = [case_of(tmp_path / exam, "flair", blob(shift=shift)) for exam, shift in (("1", 0), ("2", 1))]
+    predictor().predict([first], out)
+    before = (out / "flair.nii.gz").read_bytes()
+    for one in (predictor(), predictor(member(name="other"))):
+        with pytest.raises(UsageError, match=rf"--out {out} holds a result of other scans under the name flair"):
+            one.predict([second], out, overwrite=overwrite)
+    assert (out / "flair.nii.gz").read_bytes() == before
+    assert str(tmp_path) not in json.dumps(told_of(out)["cases"]), "a path may tell whose exam it is"
+    moved = (tmp_path / "1").rename(tmp_path / "moved")
+    again = Case(id="flair", channels={"mr": ChannelFile(path=moved / "flair.nii.gz")})
+    assert predictor().predict([again], out, overwrite=overwrite).failed == {}
+    if overwrite:
+        write(moved / "flair.nii.gz", picture_of(blob(shift=1)))  # corrected where it lies
+        assert predictor().predict([again], out).failed == {}
+    (out / "flair.nii.gz").unlink()
+    assert predictor().predict([second], out, overwrite=overwrite).failed == {}
+
+
+def test_scans_of_an_exam_are_known_by_any_of_them(tmp_path: Path) -> None:
+    """Also the folders of its series."""
+    places = {name: tmp_path / name for name in ("t1", "t2", "other")}
+    for name, folder in places.items():
+        folder.mkdir()
+        for number in range(2):
+            (folder / f"{number}.dcm").write_text(f"{name} {number}")
+
+    def of(**names: str) -> Case:
+        return Case(id="p", channels={channel: ChannelFile(path=places[name]) for channel, name in names.items()})
+
+    (tmp_path / "p.nii.gz").touch()
+    record = Record.of(tmp_path, {"runs": []}, ["p"]).begun([tmp_path / "p.nii.gz"])
+    record.write({"p": {"scans": scans_of(of(t1="t1", t2="t2"))}}, ["p"], {})
+    again = Record.of(tmp_path, {"runs": []}, ["p"])
+    places["t2"].rename(tmp_path / "moved")
+    places["moved"] = tmp_path / "moved"
+    for same in (of(t1="t1"), of(t1="other", t2="moved"), of(), of(t1="t2")):  # the last one is not there any more
+        again.refuse_other_scans([same])
+    with pytest.raises(UsageError, match="of other scans under the name p"):
+        again.refuse_other_scans([of(t1="other")])
 
 
 def test_results_of_earlier_weights_are_told_as_those_of_another_model(
@@ -641,7 +687,7 @@ def test_exams_predicted_one_after_the_other_are_all_told_of(tmp_path: Path) -> 
         predictor().predict([case_of(tmp_path, name, blob())], out)
     told = told_of(out)
     assert list(told["cases"]) == ["a", "b", "c"]
-    assert [list(entry) for entry in told["cases"].values()] == [["seconds"]] * 3
+    assert [list(entry) for entry in told["cases"].values()] == [["seconds", "scans"]] * 3
     assert [exam.case for exam in volumes(out).exams] == ["a", "b", "c"]
     (out / "a.nii.gz").unlink()
     predictor().predict([case_of(tmp_path, "b", blob())], out)
@@ -656,9 +702,9 @@ def test_what_was_otherwise_for_an_earlier_exam_is_told(tmp_path: Path) -> None:
         told = told_of(out)
         assert told["test_time_augmentation"] is True
         assert told["cases"]["a"]["made_with"] == {"test_time_augmentation": False}
-        assert list(told["cases"]["b"]) == ["seconds"]
+        assert list(told["cases"]["b"]) == ["seconds", "scans"]
     Predictor([member()], CPU, mirror=False).predict(cases[1:], out)
-    assert list(told_of(out)["cases"]["a"]) == ["seconds"]
+    assert list(told_of(out)["cases"]["a"]) == ["seconds", "scans"]
 
 
 @pytest.mark.parametrize("target", [LABELS, REGIONS])

@@ -17,6 +17,7 @@ import torch
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.masks import dice
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.results.record import scans_of
 from autoseg.networks import build
 from autoseg.networks.weights import save_weights
 from autoseg.planning.request import Request
@@ -157,6 +158,19 @@ def test_another_dataset(dataset: Dataset, grid: Grid, tmp_path: Path, planned: 
     assert table.tested is not None
     expected = by_hand(table, "patient", tmp_path / "clinic" / "p.nii.gz", "test_the_clinic")
     assert table.tested.results[0].values()["outer"]["patient"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_another_dataset_of_that_name_is_predicted_anew(tmp_path: Path) -> None:
+    """A prediction itself replaces no result of other scans."""
+    run = make_run(tmp_path)
+    stage = run.plan.stage()
+    save_weights(run.fold(stage, 0).weights, build(stage.network, stage.in_channels, stage.heads).state_dict())
+    for number, folder in enumerate(("clinic", "other")):
+        other = clinic(tmp_path / folder, number)
+        study: Any = SimpleNamespace(test=other, folds=(0,), test_cases=list(other.cases))
+        predict_test_cases(study, run, "cpu")
+        told = json.loads((run.path / stage.name / "test_the_clinic" / "predictions.json").read_text())
+        assert told["cases"]["patient"]["scans"] == scans_of(other.cases[0])
 
 
 def test_a_run_that_keeps_its_source_is_tested_with_it(tmp_path: Path) -> None:

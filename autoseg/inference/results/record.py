@@ -1,12 +1,14 @@
 """The record of a folder of results, ``predictions.json``: how they were made, and what is known of each case."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg.data.dataset import Case
 from autoseg.data.result_files import PREDICTIONS, results_in, told_in
+from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json
 from autoseg.utils.lock import waited_for
@@ -18,8 +20,47 @@ _OF_CASES = {"cases", "kept_from_before", "failed", "files"}
 #: Keys that say what the values of a label map mean.
 _MEANING = ("outputs", "structures", "label_values")
 
-#: Key of a case's entry: what of all this was otherwise where it was predicted by an earlier command.
-_OTHERWISE = "made_with"
+#: Keys of a case's entry: what of all this was otherwise where it was predicted by an earlier command; and by what its
+#: scans are known again (:func:`scans_of`).
+_OTHERWISE, SCANS = "made_with", "scans"
+
+
+def scans_of(case: Case) -> list[str]:
+    """By what the scans of a case are known again: digests of each file's place, and of what is in it.
+
+    The places themselves may tell whose scans they are.
+
+    Args:
+        case: with files that can be read.
+    """
+    paths = _scan_paths(case)
+    return [*map(_place, paths), *map(_content, paths)]
+
+
+def _are_among(case: Case, known: Collection[str]) -> bool:
+    """Whether any scan of a case is known: of an exam, one may have been corrected, or another channel added."""
+    paths = _scan_paths(case)
+    if not paths or any(_place(path) in known for path in paths):
+        return True
+    try:
+        return any(_content(path) in known for path in paths)
+    except OSError:  # said where it is read for the prediction
+        return True
+
+
+def _scan_paths(case: Case) -> list[Path]:
+    return list(dict.fromkeys(file.path for file in case.channels.values()))
+
+
+def _place(path: Path) -> str:
+    return digest(str(path.resolve()))
+
+
+def _content(path: Path) -> str:
+    """Of a file, or of all files of a folder, as that of a DICOM series."""
+    if not path.is_dir():
+        return file_digest(path)
+    return digest(sorted(file_digest(file) for file in path.iterdir() if file.is_file()))
 
 
 @dataclass(frozen=True)
@@ -88,6 +129,25 @@ class Record:
         """
         made, there = json.loads(json.dumps(made)), FoundResults.of(folder)
         return cls(folder, made, frozenset(cases), there, there.by(made))
+
+    def refuse_other_scans(self, cases: Iterable[Case]) -> None:
+        """Refuse cases that are called as others whose results lie there, as two exams of one file name.
+
+        Of results of earlier versions, it is not known which scans they are of.
+
+        Args:
+            cases: that the command is about.
+
+        Raises:
+            UsageError: names the first of them.
+        """
+        for case in cases:
+            known = self.there.cases.get(case.id, {}).get(SCANS)
+            if known and not _are_among(case, known):
+                raise UsageError(
+                    f"--out {self.folder} holds a result of other scans under the name {case.id}; choose another "
+                    "folder or name (with --channel: --name), or delete that result, if it is not needed."
+                )
 
     def refuse_keeping(self) -> None:
         """Refuse to keep results of another model as this one's.
