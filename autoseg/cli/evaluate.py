@@ -142,6 +142,7 @@ def command(
         open_dataset,
         parse_structures,
         plan_structures,
+        refuse_other_meaning,
         refuse_other_values,
     )
     from autoseg.runs.run import Run
@@ -153,6 +154,7 @@ def command(
     run = None if model is None else Run.open(model)
     if run is not None:
         targets = plan_structures(run.plan, run.dataset)
+        refuse_other_meaning(predictions, targets, str(run.path))
         protocol = protocol.with_ignore(run.plan.target.ignore)
     if brats is not None:
         if empty != "skip":

@@ -9,6 +9,7 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import images_in, stem
 from autoseg.data.layouts.layout import recognise_layout
+from autoseg.data.result_files import PREDICTIONS, results_in, told_in
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
@@ -48,7 +49,8 @@ def evaluate(
         The values of every case and target, and their summary.
 
     Raises:
-        AutosegError: files are missing, unreadable, or do not lie on their references' grids.
+        AutosegError: files are missing, unreadable, or do not lie on their references' grids, or a dataset has other
+            values than the predictions for a structure.
         UsageError: wrong options.
 
     Example:
@@ -67,7 +69,9 @@ def evaluate(
         files = _labels_for(predicted, references)
         where = str(references.root)
         protocol = protocol.with_ignore(references.ignore_label)
-        targets = dataset_structures(references) if targets is None else targets
+        if targets is None:
+            targets = dataset_structures(references)
+            refuse_other_meaning(predictions, targets, where)
     else:
         files, where = label_maps(references), str(references)
     if predictions.is_file() and len(files) == 1:
@@ -205,6 +209,39 @@ def refuse_other_values(references: Dataset, dataset: Dataset) -> None:
         raise AutosegError(
             f"{references.root} has the labels {theirs} and the training data {dataset.name} {ours}; label maps are "
             "compared by value, so evaluate with references that have the values of the training data."
+        )
+
+
+def refuse_other_meaning(predictions: Path, targets: Sequence[LabelGroup], where: str) -> None:
+    """Refuse predictions of which ``predictions.json`` says that a structure has other values than it is measured by.
+
+    As with the label values of another challenge, or where masks of a model's many structures were numbered. Values
+    that no prediction has tell nothing: a region alone is painted with one value, whatever it is made of.
+
+    Args:
+        predictions: folder of label maps, or one of them.
+        targets: what is measured.
+        where: their values are from, for the message.
+
+    Raises:
+        AutosegError: names the structures and their values in both.
+    """
+    folder = predictions if predictions.is_dir() else predictions.parent
+    if folder != predictions and predictions not in results_in(folder):
+        return
+    told = told_in(folder)
+    meant, painted = ({} if not isinstance(one, dict) else one for one in map(told.get, ("structures", "outputs")))
+    seen = set(painted.values()) or {value for values in meant.values() for value in values}
+    ours = {target.name: target.values for target in targets if target.name in meant}
+    other = [name for name, values in ours.items() if seen & {*values} != seen & {*meant[name]}]
+    if other:
+        theirs, asked = (
+            ", ".join(f"{name} {'+'.join(map(str, values[name]))}" for name in other) for values in (meant, ours)
+        )
+        raise AutosegError(
+            f"{folder / PREDICTIONS} says that the predictions have {theirs}, and {where} has {asked}; label maps are "
+            "compared by value, so predict with the values of the references, or evaluate with references that have "
+            "those of the predictions."
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.cli.main import run
+from autoseg.utils.files import write_json
 from tests.report.fake import CASES, labels, make_run, save
 from tests.study.test_channel_subsets import dropping, trained
 
@@ -64,6 +65,22 @@ def test_references_of_another_edition_are_refused(
     told = " ".join(capsys.readouterr().err.split())
     assert "has the labels inner 1, outer 2 and the training data" in told
     assert call(monkeypatch, *arguments) == 0  # by the references' own
+
+
+def test_predictions_with_other_values_than_the_models_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As those that were written with the values of another challenge."""
+    model = make_run(tmp_path, folds=(0,))
+    predictions = model.fold("3d_fullres", 0).validation
+    swapped = {"outer": 2, "inner": 1}
+    structures = {name: [value] for name, value in swapped.items()}
+    write_json(predictions / "predictions.json", {"structures": structures, "outputs": swapped})
+    arguments = (predictions, tmp_path / "data" / "labels", "--partial")
+    assert call(monkeypatch, *arguments, "--model", model.path) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "says that the predictions have outer 2, inner 1, and" in told
+    assert call(monkeypatch, *arguments, "--labels", "outer=1") == 0
 
 
 def test_a_model_says_what_to_evaluate(

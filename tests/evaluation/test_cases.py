@@ -1,5 +1,6 @@
 """Label maps in files: targets, ignore label, grids, summaries, folders."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -348,6 +349,47 @@ def test_labels_of_another_edition() -> None:
         refuse_other_values(dataset(**one), dataset(**one))
         refuse_other_values(dataset("Which edition?", **one), dataset(**other))
     refuse_other_values(dataset(**since, cavity=4), dataset(**since))
+
+
+@pytest.mark.parametrize(
+    ("structures", "outputs", "refused"),
+    [
+        ({"outer": [1], "inner": [2]}, {"outer": 1, "inner": 2}, None),
+        ({"inner": [1], "outer": [2]}, {"inner": 1, "outer": 2}, "outer 2, inner 1"),
+        ({"outer": [1], "inner": [3]}, {"outer": 1, "inner": 3}, "inner 3"),
+        ({"whole": [1, 3], "inner": [3]}, {"whole": 1, "inner": 3}, "inner 3, whole 1+3"),
+        ({"whole": [1, 2]}, {"whole": 1}, None),  # painted with one value, whatever it is made of
+        ({"whole": [1]}, {"whole": 1}, None),
+        ({"lesion": [2]}, {"lesion": 2}, None),  # no structure of the references
+    ],
+)
+def test_predictions_that_say_other_values_are_refused(
+    tmp_path: Path, structures: dict[str, list[int]], outputs: dict[str, int], refused: str | None
+) -> None:
+    """By their ``predictions.json``, of the folder and of one of its files; the user's own word counts more."""
+    reference = save(tmp_path / "labels" / "a.nii.gz", labels())
+    case = Case(id="a", channels={"x": ChannelFile(path=tmp_path / "x.nii.gz")}, label=reference)
+    dataset = Dataset(
+        name="d",
+        root=tmp_path / "dataset",
+        layout="manifest",
+        channels=("x",),
+        labels={"outer": 1, "inner": 2},
+        regions={"whole": (1, 2)},
+        cases=(case,),
+    )
+    folder = tmp_path / "predictions"
+    result, drawn = (save(folder / f"{name}.nii.gz", labels()) for name in ("a", "drawn"))
+    write_json(folder / "predictions.json", {"structures": structures, "outputs": outputs, "files": [result.name]})
+    for given in (folder, result):
+        if refused is None:
+            assert evaluate(given, dataset).mean() == 1.0
+        else:
+            expected = rf"says that the predictions have {re.escape(refused)}, and .*dataset has"
+            with pytest.raises(AutosegError, match=expected):
+                evaluate(given, dataset)
+    assert evaluate(folder, dataset, targets=[INNER]).mean() == 1.0
+    assert evaluate(drawn, dataset).mean() == 1.0, "no result"
 
 
 @pytest.mark.parametrize(
