@@ -31,6 +31,7 @@ from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.utils.device import wait_for
 from autoseg.utils.progress import Steps
 
 #: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
@@ -53,6 +54,7 @@ def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.
     for _ in range(3):
         started = time.monotonic()
         replace(window, mirrorings=measured).scores([network], tile)
+        wait_for(device)
         fastest = min(fastest, time.monotonic() - started)
     tiles = sum(window.count(case.shape) for case in cases)
     return RESERVE_MARGIN * fastest * tiles * len(window.mirrorings) / len(measured)

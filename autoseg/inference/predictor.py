@@ -34,7 +34,7 @@ from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device
+from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device, wait_for
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
@@ -279,6 +279,7 @@ class Predictor:
                     if large:
                         return_large_blocks()
                     scored = self._score(prepared, writers)
+                    wait_for(self.ensemble.device)  # scores that stay there may not be computed yet
                     if writing is not None:
                         self._settle(*writing, outcome)
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2), SCANS: scans}

@@ -76,6 +76,14 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {platform.machine()}"
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has computed all that it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def free_device_memory() -> None:
     """Give the memory of CUDA devices that nothing needs any more back to them.
 

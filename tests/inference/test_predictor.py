@@ -572,6 +572,17 @@ def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkey
     ]
 
 
+def test_the_time_of_a_case_is_that_until_the_device_has_computed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    score = Predictor._score
+    monkeypatch.setattr(Predictor, "_score", lambda *given: happened.append("score") or score(*given))
+    monkeypatch.setattr(module, "wait_for", lambda device: happened.append(f"wait for {device}"))
+    assert predictor().predict([case_of(tmp_path / "in", "c", blob())], tmp_path / "out", PROBABILITIES).failed == {}
+    assert happened == ["score", "wait for cpu"]
+
+
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_voxel_that_is_no_number_is_zero_and_said(

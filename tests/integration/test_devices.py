@@ -34,6 +34,7 @@ from autoseg.transfer.teacher import Teacher
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
 from tests.builders import (
+    DEVICES,
     blob,
     make_configuration,
     make_fingerprint,
@@ -52,9 +53,6 @@ from tests.crossvalidation.test_cascades import cascade
 from tests.inference.test_raters import plan_of as plan_of_raters
 
 pytestmark = pytest.mark.usefixtures("one_core")
-
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 #: Overrides of a plan that a planner makes for the blobs.
 SMALL = (

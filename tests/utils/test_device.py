@@ -10,7 +10,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from autoseg.utils import device as module
-from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device
+from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device, wait_for
 from autoseg.utils.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -67,6 +67,14 @@ def test_one_of_several(machine) -> None:
     for name in ("cuda:2", "cuda:x", "cuda:-1"):
         with pytest.raises(UsageError, match=f"--device {name}"):
             select_device(name)
+
+
+def test_a_gpu_is_waited_for_and_a_cpu_has_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for device in (CPU, torch.device("cuda:1")):
+        wait_for(device)
+    assert waited == [torch.device("cuda:1")]
 
 
 @pytest.mark.usefixtures("without_collector")
