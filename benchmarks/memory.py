@@ -28,7 +28,7 @@ from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.variant import Variant
 from autoseg.training.room import BATCHES_AHEAD
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.utils.device import select_device
+from autoseg.utils.device import lacks_memory, select_device
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import say
 from planners import resenc, unet
@@ -80,7 +80,9 @@ def rows(device: torch.device) -> Iterator[tuple[str, MemoryCheck]]:
             recipe = Recipe(optimizer=Optimizer(name=optimizer), ema_decay=0.999 if optimizer == "adamw" else 0.0)
             setup = StepSetup(topology, channels, stand_in(kind, heads), patch, batch, recipe)
             found = check_memory(setup, precision, device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
             say(f"{name} does not fit here; left out")
             continue
         yield name, found

@@ -4,8 +4,7 @@ Earlier stages of a cascade are trained first, with the folds that are needed
 (:mod:`autoseg.crossvalidation.cascades`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +21,12 @@ from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.runs.run import Run
 from autoseg.training.training import TrainingSettings
 from autoseg.transfer.mixed_cases import preprocess_mixed
-from autoseg.utils.device import Compute, keep_large_blocks, select_device
+from autoseg.utils.device import Compute, keep_large_blocks, saying_what_lacks_memory, select_device
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import available_cpus
 from autoseg.utils.progress import say
+
+_AGAIN = "give the command again when nothing else uses its memory, and it"
 
 
 def train(
@@ -91,8 +92,8 @@ def train(
         for job in mine:
             part = job.fold.stage.configuration
             doing = f"training {job.fold.folder} (patch {part.patch_size}, batch {part.batch_size})"
-            then = "goes on from the last saved state, or plan with a smaller --gpu-memory"
-            with _saying_what_lacks_memory(settings.device, doing, then):
+            way_out = f"{_AGAIN} goes on from the last saved state, or plan with a smaller --gpu-memory"
+            with saying_what_lacks_memory(settings.device, doing, way_out):
                 train_job(job, settings)
         evaluation = cross_validated(run, stage)
         table = SourceTable.of(run, stage)
@@ -102,24 +103,9 @@ def train(
             (run.path / stage.name / "crossval" / SOURCE_TABLE).unlink(missing_ok=True)
     annotators_agreement(run, last)
     doing = f"predicting the test cases with {run.path / last.name}"
-    with _saying_what_lacks_memory(settings.device, doing, "predicts them; the folds are trained"):
+    with saying_what_lacks_memory(settings.device, doing, f"{_AGAIN} predicts them; the folds are trained"):
         score_test_cases(run, last, settings.device)
     return evaluation
-
-
-@contextmanager
-def _saying_what_lacks_memory(device: torch.device, doing: str, then: str) -> Iterator[None]:
-    """Turns torch's error into a sentence: what lacked memory, and what the command does when it is given again."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        on_a_cpu = "DefaultCPUAllocator" in str(error)
-        if not (on_a_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)):
-            raise
-        raise AutosegError(
-            f"{device} ran out of memory while {doing}; give the command again when nothing else uses its memory, and "
-            f"it {then}."
-        ) from None
 
 
 def _refuse_invalid(length: Length) -> None:

@@ -34,7 +34,14 @@ from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import keep_large_blocks, return_large_blocks, select_device, wait_for
+from autoseg.utils.device import (
+    keep_large_blocks,
+    lacks_memory,
+    return_large_blocks,
+    saying_what_lacks_memory,
+    select_device,
+    wait_for,
+)
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
@@ -128,14 +135,17 @@ class Predictor:
                 is; for several runs, where all have the same.
 
         Raises:
-            AutosegError: a run or its weights are missing or unreadable.
+            AutosegError: a run or its weights are missing or unreadable, or the device has no memory for them.
             UsageError: no such configuration or device; nothing trained; targets that differ.
         """
         chosen = select_device(device)
         if chosen.type == "cpu":
             keep_large_blocks(KEPT_BLOCKS)
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
-        members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
+        doing = f"loading the networks of {', '.join(map(str, paths))}"
+        way_out = f"try again when nothing else uses its memory, or {_more_memory(chosen)}"
+        with saying_what_lacks_memory(chosen, doing, way_out):
+            members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
         of_runs = [(Path(member.name), str(member.detail["configuration"])) for member in members]
         steps = agreed_steps(of_runs, members[0].last.result, checkpoint) if postprocessing else ()
         return cls(members, chosen, mirror, steps)
@@ -149,11 +159,13 @@ class Predictor:
                 (:data:`autoseg.inference.results.writer.RESULTS`); the label map is always there.
 
         Raises:
-            AutosegError: the case can't be read, or lacks a channel that the plan insists on.
+            AutosegError: the case can't be read, or lacks a channel that the plan insists on, or memory lacks for it.
             UsageError: no such result, or the members can't give it.
         """
         writers = chosen_writers(results, self.ensemble)
-        return self._decode(self._score(self.ensemble.prepare(case), writers), writers)
+        device, name = self.ensemble.device, case.id if isinstance(case, Case) else "a case"
+        with saying_what_lacks_memory(device, f"predicting {name}", _more_memory(device)):
+            return self._decode(self._score(self.ensemble.prepare(case), writers), writers)
 
     def opinions(self, case: Case | LoadedCase, group: Group) -> Opinions:
         """The predictions of one case by fold, run, mirroring or rater: their mean, spread and entropy.
@@ -413,6 +425,11 @@ def _is_large(prepared: Prepared) -> bool:
     return max(math.prod(seen[-1].trace.shape) * len(seen[-1].image) for seen in prepared) > READ_AHEAD
 
 
+def _more_memory(device: torch.device) -> str:
+    """Where a user may find more memory than on a device, as an order."""
+    return "use a machine with more" if device.type == "cpu" else "use --device cpu or a machine with more"
+
+
 def _writable(cases: Sequence[Case], form: ResultFormat | None, outcome: Outcome) -> list[Case]:
     """The cases whose results can be written in a format; the others are reported, in one sentence where all are."""
     found, errors = [], {}
@@ -439,6 +456,6 @@ def _record_failure(outcome: Outcome, case: Case, error: Exception) -> None:
 def _sentence(case: Case, error: Exception) -> str:
     if isinstance(error, AutosegError):
         return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if lacks_memory(error):
         return f"not enough memory for case {case.id}; use --device cpu or a machine with more."
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

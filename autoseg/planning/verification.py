@@ -12,8 +12,7 @@ from autoseg.step.precision import resolve_precision
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
-from autoseg.utils.device import free_device_memory
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.device import free_device_memory, saying_what_lacks_memory
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,9 @@ def confirm(stage: Stage, device: torch.device) -> MemoryCheck:
     """
     configuration = stage.configuration
     precision: TrainingPrecision = configuration.memory.precision if configuration.memory else "fp32"
-    try:
+    doing = f"computing a step with patch {configuration.patch_size} and batch {configuration.batch_size}"
+    with saying_what_lacks_memory(device, doing, "plan with a smaller --gpu-memory"):
         return check_memory(StepSetup.of(stage), precision, device)
-    except torch.OutOfMemoryError:
-        raise AutosegError(
-            f"{device} ran out of memory in a step with patch {configuration.patch_size} and batch "
-            f"{configuration.batch_size}; plan with a smaller --gpu-memory."
-        ) from None
 
 
 def check_memory(setup: StepSetup, precision: TrainingPrecision, device: torch.device) -> MemoryCheck:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from autoseg.crossvalidation.holdout import MADE_OF, read_test, score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
@@ -28,7 +26,7 @@ from autoseg.study.options import StudyOptions
 from autoseg.study.preparation import FAILED, MADE_FROM, TRACEBACK, Study, prepare
 from autoseg.study.results import TESTED, UNTESTED, StudyTable, asked_of_test, folder_of_test, tested_cases
 from autoseg.study.tables import tabulate
-from autoseg.utils.device import Compute, free_device_memory, select_device
+from autoseg.utils.device import Compute, free_device_memory, lacks_memory, select_device
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.durations import say_duration
 from autoseg.utils.errors import AutosegError
@@ -227,7 +225,7 @@ def _reason(error: Exception, folder: Path) -> str:
 
 def _in_one_sentence(error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "out of memory" in first.lower():
+    if lacks_memory(error):
         return f"out of memory ({first})"
     return f"{type(error).__name__}: {first}"
 

@@ -18,6 +18,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.preprocessing.volume import Volume
 from autoseg.training.fields import map_values
 from autoseg.training.transfers import to_device
+from autoseg.utils.device import lacks_memory
 
 #: Where cases lie that find no room.
 FILES = "files"
@@ -155,8 +156,10 @@ class CaseCache:
         if self.places[number] == "device":
             try:
                 whole = self._uploaded(whole)
-            except torch.OutOfMemoryError:  # another program took it
-                self.places[number] = FILES
+            except RuntimeError as error:
+                if not lacks_memory(error):
+                    raise
+                self.places[number] = FILES  # another program took the memory
                 return
         self._kept[number] = whole
 

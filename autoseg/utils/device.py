@@ -1,17 +1,22 @@
-"""Choice of the device, and of what becomes of memory that is no longer used."""
+"""Choice of the device, its memory, what is said where that lacks, and what becomes of it when it is no longer used."""
 
 import ctypes
 import gc
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 
 #: The first version of torch that computes what a network of volumes needs on a Mac's GPU.
 VOLUMES_ON_MPS = "2.8"
+
+#: Words of torch, CUDA, cuBLAS and cuDNN where memory lacks, in small letters and without underscores.
+_LACKING = ("out of memory", "alloc failed", "allocation failed", "defaultcpuallocator")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,38 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory lacks, a device's or the host's.
+
+    torch has a kind of its own for what its allocator of CUDA memory is refused. A card that another program fills when
+    it is first used, pinned memory, a graph, cuBLAS, cuDNN and the CPU's allocator raise others, which say it in words.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower().replace("_", " ")
+    return isinstance(error, RuntimeError) and any(words in said for words in _LACKING)
+
+
+@contextmanager
+def saying_what_lacks_memory(device: torch.device, doing: str, way_out: str) -> Iterator[None]:
+    """Turn an error for lack of memory inside this block into a sentence.
+
+    Args:
+        device: that computes.
+        doing: what lacked memory, as in ``training fold 0``.
+        way_out: what the user can do, as an order.
+
+    Raises:
+        AutosegError: memory lacked.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise AutosegError(f"{device} ran out of memory while {doing}; {way_out}.") from None
 
 
 def free_device_memory() -> None:

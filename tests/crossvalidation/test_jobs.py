@@ -259,9 +259,10 @@ def test_memory_that_lacks_for_the_test_cases_is_told(run: Run, monkeypatch: pyt
     assert run.fold("small", 0).done.exists()
 
 
-def test_memory_that_lacks_on_a_cpu_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch has no error of its own for it there; another error stays what it is."""
+def test_memory_that_lacks_in_other_words_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no error of its own for a CPU's, nor for a card that is full at once; others stay what they are."""
     for error, said in (
+        (RuntimeError("CUDA error: out of memory"), r"ran out of memory while training .* --gpu-memory\.$"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
             "ran out of memory",

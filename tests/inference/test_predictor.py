@@ -572,6 +572,31 @@ def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkey
     ]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")])
+def test_a_device_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A sentence, whether the networks or a case finds no room, in whatever words torch says so."""
+
+    class Full(Perfect):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    case = case_of(tmp_path / "in", "c", blob())
+    assert predictor(member(Full())).predict([case], tmp_path / "out").failed == {
+        "c": "not enough memory for case c; use --device cpu or a machine with more."
+    }
+    with pytest.raises(AutosegError, match=r"^cpu ran out of memory while predicting c; use a machine with more\.$"):
+        predictor(member(Full())).predict_case(case)
+
+    def load(*_: object) -> Member:
+        raise error
+
+    monkeypatch.setattr(module, "load_member", load)
+    run = make_run(tmp_path)
+    said = r"^cpu ran out of memory while loading the networks of .*run; try again .*, or use a machine with more\.$"
+    with pytest.raises(AutosegError, match=said):
+        Predictor.load(run.path, device="cpu")
+
+
 def test_the_time_of_a_case_is_that_until_the_device_has_computed_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ from autoseg.planning.memory import scaling, step_memory, trace_step
 from autoseg.planning.verification import check_memory
 from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Distillation
-from tests.builders import step_setup
+from autoseg.utils.errors import AutosegError
+from tests.builders import make_configuration, make_plan, step_setup
 
 CUBE = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 3}
 FLAT = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]}
@@ -64,6 +65,18 @@ def test_convolutions_are_chosen_as_in_a_training(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(torch.OutOfMemoryError):
         check_memory(step_setup(network("unet", CUBE), (1, 2, (8, 8, 8), 2)), "fp16", torch.device("cuda"))
     assert torch.backends.cudnn.benchmark is False
+
+
+def test_memory_that_lacks_for_a_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words, too, of a card that another program fills."""
+
+    def lacks(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(verification, "check_memory", lacks)
+    said = r"^cpu ran out of memory while computing a step with patch .* and batch 2; .* a smaller --gpu-memory\.$"
+    with pytest.raises(AutosegError, match=said):
+        verification.confirm(make_plan(make_configuration(batch_size=2)).stage(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])

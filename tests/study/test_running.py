@@ -74,6 +74,7 @@ def test_a_killed_study_goes_on(run: Sweep, trainings: Trainings) -> None:
         (AutosegError("the loss is not a number."), "seed 0: the loss is not a number."),
         (MemoryError(), "seed 0: out of memory (MemoryError)"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory (CUDA out of memory. Tried)"),
+        (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), "seed 0: out of memory (CUDNN_STATUS_ALLOC_FAILED)"),
         (ValueError("odd\nthing"), "seed 0: ValueError: odd"),
     ],
 )

@@ -242,6 +242,27 @@ def test_where_cases_lie(cases: list) -> None:
     assert str(cache) == "memory (2 cases, 1.01e-05 GB) and their files (1 cases, 5.04e-06 GB)"
 
 
+def test_a_case_that_finds_no_room_after_all_is_read_from_its_files(
+    cases: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another program took the memory, which torch says in words alone; any other error is raised."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(CaseCache, "_uploaded", fails)
+    cache = CaseCache(cases, stage_of(), torch.device("meta"), Room(2**40, 0))
+    box = (slice(1, 3), slice(0, 4), slice(2, 5))
+    words = "CUDA error: out of memory"
+    found, wanted = (one.read(0, box) for one in (cache, CaseCache(cases, stage_of(), CPU, NOTHING)))
+    assert cache.places == ["files", "device", "device"]
+    for one, other in zip((*found.numbers, *found.maps), (*wanted.numbers, *wanted.maps), strict=True):
+        assert np.array_equal(one, other)
+    words = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        cache.read(1, box)
+
+
 def test_cases_are_uploaded_on_a_stream_that_no_other_work_gets(cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch keeps streams of the usual priority, 0, and those of a higher one apart."""
     asked: list[tuple[torch.device, int]] = []

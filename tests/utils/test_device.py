@@ -10,8 +10,15 @@ import torch
 from torch.torch_version import TorchVersion
 
 from autoseg.utils import device as module
-from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device, wait_for
-from autoseg.utils.errors import UsageError
+from autoseg.utils.device import (
+    free_device_memory,
+    keep_large_blocks,
+    lacks_memory,
+    saying_what_lacks_memory,
+    select_device,
+    wait_for,
+)
+from autoseg.utils.errors import AutosegError, UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -75,6 +82,37 @@ def test_a_gpu_is_waited_for_and_a_cpu_has_computed(monkeypatch: pytest.MonkeyPa
     for device in (CPU, torch.device("cuda:1")):
         wait_for(device)
     assert waited == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_lacks_in_whatever_words(error: Exception) -> None:
+    assert lacks_memory(error)
+    with (
+        pytest.raises(AutosegError, match=r"^cpu ran out of memory while counting; stop it\.$"),
+        saying_what_lacks_memory(CPU, "counting", "stop it"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), KeyError("out of memory"), AutosegError("cuda ran out of memory.")]
+)
+def test_another_error_stays_what_it_is(error: Exception) -> None:
+    assert not lacks_memory(error)
+    with pytest.raises(type(error)) as told, saying_what_lacks_memory(CPU, "counting", "stop it"):
+        raise error
+    assert told.value is error
 
 
 @pytest.mark.usefixtures("without_collector")
