@@ -31,7 +31,7 @@ from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
-from autoseg.utils.device import wait_for
+from autoseg.utils.device import free_device_memory, wait_for
 from autoseg.utils.progress import Steps
 
 #: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
@@ -148,6 +148,7 @@ def evaluate_cases(
     """
     stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
+    free_device_memory()  # what a training before needed
     stages = [cases.loaded(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
     predictor = Predictor([Member(str(run.path), stages)], device, postprocessing=steps)
     results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)

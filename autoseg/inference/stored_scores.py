@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import torch
 
+from autoseg.utils.device import has_room
 from autoseg.utils.errors import AutosegError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def collector(shape: Sequence[int], device: torch.device, dtype: torch.dtype = t
         AutosegError: there is no room for the file.
     """
     size = dtype.itemsize * math.prod(shape)
-    if _room_on(device, size):
+    if room_on(device, size):
         return torch.zeros(tuple(shape), device=device, dtype=dtype)
     if size <= 4 * MEMORY_LIMIT:
         return torch.zeros(tuple(shape), dtype=dtype)
@@ -95,7 +96,7 @@ class StoredScores(Sequence[torch.Tensor]):
     def _open(self, slab: "Slab", device: torch.device) -> None:
         self._axis, self._dtype = slab.axis, slab.dtype
         size = self._dtype.itemsize * self._heads * math.prod(self.shape)
-        fits = _room_on(device, size)
+        fits = room_on(device, size)
         if fits or size <= MEMORY_LIMIT:
             where = device if fits else torch.device("cpu")
             self._memory = torch.empty((self._heads, *self._moved), device=where, dtype=self._dtype)
@@ -114,10 +115,16 @@ class StoredScores(Sequence[torch.Tensor]):
         self._file.write(_bytes_of(values))
 
 
-def _room_on(device: torch.device, size: int) -> bool:
-    """Whether so many bytes may be taken on a device other than the CPU."""
+def room_on(device: torch.device, size: int, share: float = SCORES_SHARE) -> bool:
+    """Whether so many bytes may be taken on a device other than the CPU.
+
+    Args:
+        device: to compute on.
+        size: in bytes.
+        share: of a GPU's free memory that they may take.
+    """
     if device.type == "cuda":
-        return bool(size < SCORES_SHARE * torch.cuda.mem_get_info(device)[0])
+        return has_room(device, size, share)
     return device.type == "mps" and size < 1_000_000_000
 
 

@@ -23,6 +23,7 @@ from autoseg.training.case_cache import CaseCache, Room
 from autoseg.training.fields import network_input
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Training
+from autoseg.utils.device import has_room
 
 #: Bytes that the terms of the loss take for each score: six arrays of 32 bits (logarithms and probabilities, and what a
 #: term multiplies them by); an estimate.
@@ -178,7 +179,7 @@ def image_loss(scores: torch.Tensor, label: np.ndarray, stage: Stage) -> float:
         label: values of the dataset ``(z, y, x)``.
         stage: whose loss.
     """
-    if scores.device.type == "cuda" and LOSS_BYTES * scores.numel() > torch.cuda.mem_get_info(scores.device)[0]:
+    if scores.device.type == "cuda" and not has_room(scores.device, LOSS_BYTES * scores.numel()):
         scores = scores.cpu()
     truth = torch.from_numpy(label.astype(np.int64)).to(scores.device)
     return float(training_loss(scores[None], truth[None], stage.recipe.loss, stage.target))

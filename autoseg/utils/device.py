@@ -121,6 +121,30 @@ def saying_what_lacks_memory(device: torch.device, doing: str, way_out: str) -> 
         raise AutosegError(f"{device} ran out of memory while {doing}; {way_out}.") from None
 
 
+def has_room(device: torch.device, size: int, share: float = 1.0) -> bool:
+    """Whether a CUDA device has room for so many bytes.
+
+    What torch keeps for reuse is free, too, as far as it gives it back where memory lacks: blocks of which nothing is
+    used, but for those of a CUDA graph.
+
+    Args:
+        device: with CUDA.
+        size: in bytes.
+        share: of the free memory that they may take.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(size < share * free or size < share * (free + _kept_unused(device)))
+
+
+def _kept_unused(device: torch.device) -> int:
+    """Bytes that torch keeps for reuse and would give back."""
+    if torch.cuda.get_allocator_backend() != "native":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    segments = [one for one in torch.cuda.memory_snapshot() if one["device"] == index and not one["active_size"]]
+    return sum(int(one["total_size"]) for one in segments if tuple(one["segment_pool_id"]) == (0, 0))
+
+
 def free_device_memory() -> None:
     """Give the memory of CUDA devices that nothing needs any more back to them.
 

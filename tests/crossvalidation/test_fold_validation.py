@@ -1,4 +1,4 @@
-"""Validation of a fold: how long it will take."""
+"""Validation of a fold: how long it will take, and with which memory."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from autoseg.crossvalidation import fold_validation as module
-from autoseg.crossvalidation.fold_validation import RESERVE_MARGIN, prediction_seconds
+from autoseg.crossvalidation.fold_validation import RESERVE_MARGIN, prediction_seconds, validate_fold
+from autoseg.inference.chain import TrainedStage
 from autoseg.inference.sliding_window import SlidingWindow
-from tests.builders import DEVICES, blob, make_configuration, make_plan, store
+from autoseg.networks import build
+from autoseg.networks.weights import identity_of, save_weights
+from autoseg.preprocessing.dataset import preprocess
+from autoseg.runs.run import Run
+from tests.builders import DEVICES, blob, make_configuration, make_plan, make_run, store
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -38,3 +43,25 @@ def test_the_estimate_is_of_passes_that_are_done(name: str, tmp_path: Path, monk
     measured = len(window.mirrorings[:2])
     assert prediction_seconds([case], stage, device) == pytest.approx(RESERVE_MARGIN * 2.0 * passes / measured)
     assert all(done[1::2])
+
+
+def with_weights(run: Run) -> Run:
+    """A preprocessed run whose fold 0 has random weights."""
+    stage = run.plan.stage()
+    torch.manual_seed(0)
+    network = build(stage.network, stage.in_channels, stage.heads)
+    save_weights(run.fold(stage, 0).weights, network.state_dict(), identity_of(stage))
+    preprocess(run, stage.name, 1)
+    return run
+
+
+def test_memory_of_a_training_is_given_back_before_the_networks_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_weights(make_run(tmp_path))
+    happened: list[str] = []
+    load = TrainedStage.load
+    monkeypatch.setattr(module, "free_device_memory", lambda: happened.append("freed"))
+    monkeypatch.setattr(TrainedStage, "load", lambda *given: happened.append("loaded") or load(*given))
+    validate_fold(run.fold(run.plan.stage(), 0), torch.device("cpu"))
+    assert happened == ["freed", "loaded"]

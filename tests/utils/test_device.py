@@ -12,6 +12,7 @@ from torch.torch_version import TorchVersion
 from autoseg.utils import device as module
 from autoseg.utils.device import (
     free_device_memory,
+    has_room,
     keep_large_blocks,
     lacks_memory,
     saying_what_lacks_memory,
@@ -113,6 +114,27 @@ def test_another_error_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as told, saying_what_lacks_memory(CPU, "counting", "stop it"):
         raise error
     assert told.value is error
+
+
+def test_room_is_what_is_free_and_what_torch_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 bytes are free. Of the blocks that torch keeps it gives back those of which nothing is used, no graph's."""
+
+    def block(size: int, device: int = 0, used: int = 0, pool: tuple[int, int] = (0, 0)) -> dict[str, object]:
+        return {"device": device, "total_size": size, "active_size": used, "segment_pool_id": pool}
+
+    blocks = [block(150), block(50), block(300, pool=(0, 1)), block(400, device=1), block(600, used=1)]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: blocks)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    for device, room in ((CUDA, 1200), (torch.device("cuda:0"), 1200), (torch.device("cuda:1"), 1400)):
+        assert has_room(device, room - 1)
+        assert not has_room(device, room)
+        assert has_room(device, room // 2 - 1, 0.5)
+        assert not has_room(device, room // 2, 0.5)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")  # which says nothing of them
+    assert has_room(CUDA, 999)
+    assert not has_room(CUDA, 1000)
 
 
 @pytest.mark.usefixtures("without_collector")
