@@ -12,7 +12,7 @@ from torch import nn
 
 from autoseg.inference.averaging import AS_LOGITS, Averaging
 from autoseg.inference.slabs import Slab, SlabSums, Sweep, UniformTiles, parts
-from autoseg.inference.stored_scores import collector
+from autoseg.inference.stored_scores import collector, room_on
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.plans.inference import Inference
 from autoseg.plans.stage import Stage
@@ -21,6 +21,10 @@ from autoseg.step.precision import autocast
 
 #: Scores that the tiles of one forward pass may have together (a GB with a plan's usual 32 bits), but for a single one.
 TILES_TOGETHER = 1 << 28
+
+#: Largest share of a GPU's free memory that a copy of the image may take there, from which tiles are cut: a CT of
+#: 512×512×500 voxels has 0.5 GB.
+IMAGE_SHARE = 0.1
 
 #: Scores that mirrored copies of tiles may have together to go through the network at once on a GPU, where small tiles
 #: leave it waiting for the next kernel.
@@ -133,10 +137,12 @@ class SlidingWindow:
         weight = weight.movedim(sweep.axis, 0)
         rows, first_plane, second_plane = sweep.turned(image_box)
         uniform = UniformTiles(sums.sums.dtype)
+        # A tile that comes from the host waits until the device has computed those before; one that is there does not.
+        moved = padded.to(self.device) if room_on(self.device, padded.nbytes, IMAGE_SHARE) else padded
         done = 0
         for chosen, finished in sweep.batches():
             sums.drop(chosen[0][sweep.axis] - 1)
-            for start, scores in self._scored(networks, padded, chosen, uniform):
+            for start, scores in self._scored(networks, (padded, moved), chosen, uniform):
                 box = sweep.turned([slice(s, s + p) for s, p in zip(start, size, strict=True)])
                 sums.add(box, scores.to(device).movedim(sweep.axis + 1, 1), weight)
                 del scores  # else it would stay while the next tiles are computed
@@ -168,19 +174,22 @@ class SlidingWindow:
     def _scored(
         self,
         networks: Sequence[nn.Module],
-        padded: torch.Tensor,
+        images: tuple[torch.Tensor, torch.Tensor],
         starts: Sequence[tuple[int, ...]],
         uniform: UniformTiles,
     ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """First voxel and logits ``(out_channels, z, y, x)`` of some tiles; all uniform ones are computed once, unless
         their scores are large.
+
+        Of the two copies of the image, the first is looked at, and tiles are cut from the second.
         """
         size, reach = self._in_3d(self.tile_size, 1), self._in_3d(self.context or [0] * len(self.tile_size), 0)
-        given = [
-            padded[(slice(None), *(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)))]
+        boxes = [
+            (slice(None), *(slice(s, s + p + 2 * r) for s, p, r in zip(start, size, reach, strict=True)))
             for start in starts
         ]
-        found = {start: uniform.values(tile) for start, tile in zip(starts, given, strict=True)}
+        seen, given = ([image[box] for box in boxes] for image in images)
+        found = {start: uniform.values(tile) for start, tile in zip(starts, seen, strict=True)}
         others = [index for index, start in enumerate(starts) if found[start] is None]
         if others:
             batch = torch.stack([given[index] for index in others]).to(self.device)

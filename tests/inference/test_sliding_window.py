@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings, tile_weight
+from autoseg.inference import sliding_window as module
+from autoseg.inference.slabs import UniformTiles
+from autoseg.inference.sliding_window import IMAGE_SHARE, NO_MIRRORING, SlidingWindow, mirrorings, tile_weight
 from autoseg.networks import build
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.tiles import tile_starts
-from tests.builders import make_configuration, make_network, make_plan
+from tests.builders import DEVICES, make_configuration, make_network, make_plan
 
 CPU = torch.device("cpu")
 
@@ -317,3 +322,54 @@ def test_deepmedic_says_the_same_in_small_and_in_large_tiles(size: tuple[int, ..
     for scores in found:
         # A tile one voxel off would differ by about the deviation.
         assert (scores - whole).abs().max() < 1e-3 * whole.std()
+
+
+class Crossings(TorchDispatchMode):
+    """Counts the calls that take something from one kind of device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        seen = [one for one in tree_leaves((args, kwargs, found)) if isinstance(one, torch.Tensor) and one.ndim]
+        self.count += len({one.device.type for one in seen}) > 1
+        return found
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_an_image_goes_to_the_device_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With however many tiles, uniform ones among them; without room for it tile by tile, with the same result."""
+    device = torch.device(name)
+    torch.manual_seed(0)
+    network = build(make_network(), 1, 2).eval().to(device)
+    image = noise(1, 8, 8, 48)
+    image[..., 24:] = 1
+    inference = Inference(mirror_axes=[0], tile_batch=2)
+    window = SlidingWindow([8, 8, 8], 2, inference, device, mirrorings=mirrorings([0]))
+
+    def scores(length: int) -> tuple[int, torch.Tensor]:
+        with Crossings() as crossings:
+            found = window.scores([network], image[..., :length])
+        return crossings.count, found.cpu()
+
+    few, many = scores(32), scores(48)
+    assert few[0] == many[0]
+    asked: list[tuple[torch.device, int, float]] = []
+    monkeypatch.setattr(module, "room_on", lambda *given: asked.append(given) or False)
+    alone = scores(48)
+    assert asked == [(device, image.nbytes, IMAGE_SHARE)]
+    assert (alone[0] > many[0]) == (name == "cuda")
+    tolerance = 0.0 if name == "cpu" else 1e-5
+    torch.testing.assert_close(alone[1], many[1], rtol=tolerance, atol=tolerance)
+
+
+def test_tiles_are_looked_at_in_one_copy_and_cut_from_the_other() -> None:
+    """On a GPU the first is the host's, as looking at its own would wait for it; here the second is twice as much."""
+    image = noise(1, 4, 4, 8)
+    image[..., 4:] = 3
+    window, uniform = SlidingWindow([4, 4, 4], 1, Inference(mirror_axes=[]), CPU), UniformTiles(torch.float32)
+    found = dict(window._scored([nn.Identity()], (image, 2 * image), [(0, 0, 0), (0, 0, 4)], uniform))
+    assert torch.equal(torch.cat([found[0, 0, 0], found[0, 0, 4]], 3), 2 * image)
+    assert list(uniform._scores) == [(3.0,)]
