@@ -1,26 +1,27 @@
 """Validation of a fold: its validation cases, predicted like new ones and evaluated on their original grid."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measure_decoders, restored_label
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
-from autoseg.data.geometry import Geometry
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.evaluation.protocol import EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.ensemble import Prepared
 from autoseg.inference.formats.format import write_label
 from autoseg.inference.members import Member
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.read_ahead import ReadAhead
 from autoseg.inference.results.writer import EACH_ANSWER, LABEL
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.variant_choice import inference_variant
@@ -106,11 +107,10 @@ class PreprocessedCases:
     names: Sequence[str]
     title: str
 
-    def predicted(self, name: str, predictor: Predictor, results: Sequence[str]) -> Prediction:
-        """The prediction of a case."""
-        stored = StoredCase(self.run.preprocessed(self.stage.configuration.data), name)
-        earlier = _for_earlier_stages(self.run, self.stage, name)
-        return predictor.predict_preprocessed(stored.image(), stored.trace, earlier, results)
+    def prepared(self, name: str, predictor: Predictor) -> Prepared:
+        """A case as the stages of the predictor see it."""
+        stored = [StoredCase(self.run.preprocessed(one.configuration.data), name) for one in self.stage.chain]
+        return [[PreprocessedCase(case.image(), None, case.trace) for case in stored]]
 
     def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
         """A stage with its networks, ready to predict the cases."""
@@ -121,9 +121,9 @@ class PreprocessedCases:
 class CasesAsSourceSees(PreprocessedCases):
     """The same, read from their scans and preprocessed as the source model that a run starts from does it."""
 
-    def predicted(self, name: str, predictor: Predictor, results: Sequence[str]) -> Prediction:
-        """The prediction of a case."""
-        return predictor.predict_case(self.run.dataset.case(name), results)
+    def prepared(self, name: str, predictor: Predictor) -> Prepared:
+        """A case as the stages of the predictor see it."""
+        return predictor.ensemble.prepare(self.run.dataset.case(name))
 
     def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
         """A stage with its networks, ready to predict the cases."""
@@ -138,6 +138,9 @@ def evaluate_cases(
     steps: Sequence[Step] = (),
 ) -> Evaluation:
     """Predict preprocessed cases and evaluate them on their original grid, as :func:`validate_fold` says.
+
+    As in a prediction, a thread reads the next case while the networks segment one, and another one writes the one
+    before.
 
     Args:
         cases: at least one.
@@ -156,19 +159,18 @@ def evaluate_cases(
     pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
-        ThreadPoolExecutor(1) as writer,
+        ReadAhead(cases.names, partial(cases.prepared, predictor=predictor)) as reader,
+        ThreadPoolExecutor(1, "writer") as writer,
         Steps(cases.title, len(cases.names)) as progress,
     ):
         writing: Future[None] | None = None
         for case_id in cases.names:
             stored = StoredCase(data, case_id)
-            prediction = cases.predicted(case_id, predictor, results)
+            predicted = predictor.predict_prepared(reader.take(), results)
             file = f"{case_id}{result_ending(stage.file_ending)}"
-            labels = {out / file: prediction.label}
-            labels |= {out / DECODERS / name / file: label for name, label in prediction.answers.items()}
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_write_labels, labels, prediction.geometry)
+            writing = writer.submit(_write_labels, predicted, out, file)
             case = run.dataset.case(case_id)
             reference = case.label
             if reference is None or not reference.exists():
@@ -189,15 +191,9 @@ def no_evaluation(stage: Stage) -> Evaluation:
     return Evaluation((), tuple(output.name for output in stage.result.outputs), empty=stage.empty)
 
 
-def _for_earlier_stages(run: Run, last: Stage, case: str) -> list[PreprocessedCase]:
-    """The case as it is preprocessed for each of the stages before the last, in order."""
-    cases = []
-    for stage in last.chain[:-1]:
-        stored = StoredCase(run.preprocessed(stage.configuration.data), case)
-        cases.append(PreprocessedCase(stored.image(), None, stored.trace))
-    return cases
-
-
-def _write_labels(labels: Mapping[Path, np.ndarray], geometry: Geometry) -> None:
-    for path, label in labels.items():
-        write_label(path, label, geometry)
+def _write_labels(predicted: Callable[[], Prediction], out: Path, file: str) -> None:
+    """Finish a prediction, and write its label map and those of each decoder."""
+    prediction = predicted()
+    write_label(out / file, prediction.label, prediction.geometry)
+    for name, label in prediction.answers.items():
+        write_label(out / DECODERS / name / file, label, prediction.geometry)

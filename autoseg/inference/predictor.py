@@ -5,11 +5,11 @@ other), this one runs the network, one writes the case before. There are no work
 cases in memory.
 """
 
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,17 @@ from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.members import Member, load_member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions
 from autoseg.inference.prediction import NamedProbabilities, Prediction
+from autoseg.inference.read_ahead import ReadAhead
 from autoseg.inference.results.record import SCANS, Record, scans_of
 from autoseg.inference.results.writer import LABEL, Destination, ResultWriter, chosen_writers
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.postprocessing.steps import Step, agreed_steps, apply_steps
-from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
+from autoseg.preprocessing.case import restore
 from autoseg.runs.run import Run
-from autoseg.utils.device import (
-    keep_large_blocks,
-    lacks_memory,
-    return_large_blocks,
-    saying_what_lacks_memory,
-    select_device,
-    wait_for,
-)
+from autoseg.utils.device import keep_large_blocks, lacks_memory, saying_what_lacks_memory, select_device, wait_for
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
-
-#: Voxels of a scan, all channels together, above which the next one is read after it and not beside it: preprocessing
-#: takes some 30 bytes for each.
-READ_AHEAD = 1 << 25
 
 #: Bytes from which on a block of memory is given back and not kept for the next pass (:func:`keep_large_blocks`): the
 #: scores of a tile of 96³ with 101 heads have 0.36 GB.
@@ -183,33 +173,18 @@ class Predictor:
         """
         return self.ensemble.opinions(self.ensemble.prepare(case), group)
 
-    def scores(self, case: Case) -> tuple[ScoresOnScan, Trace]:
-        """Logits of the only member's heads on the cropped grid of the scan, and the way from there to the scan.
-
-        Raises:
-            AutosegError: as for :meth:`predict_case`.
-        """
-        prepared = self.ensemble.prepare(case)
-        (scores,) = self.ensemble.scores(prepared)
-        return scores, prepared[0][-1].trace
-
-    def predict_preprocessed(
-        self,
-        image: np.ndarray,
-        trace: Trace,
-        earlier: Sequence[PreprocessedCase] = (),
-        results: Iterable[str] = (LABEL,),
-    ) -> Prediction:
-        """Segment a preprocessed image (of the only member's configuration).
+    def predict_prepared(self, prepared: Prepared, results: Iterable[str] = (LABEL,)) -> Callable[[], Prediction]:
+        """Apply the networks to a case that is prepared already.
 
         Args:
-            image: float32 ``(channel, z, y, x)``.
-            trace: of the case.
-            earlier: the case as each stage before sees it.
+            prepared: the case as each stage of each member sees it.
             results: as for :meth:`predict_case`.
+
+        Returns:
+            What does the rest, and can do it in another thread, while the networks are applied to the next case.
         """
         writers = chosen_writers(results, self.ensemble)
-        return self._decode(self._score([[*earlier, PreprocessedCase(image, None, trace)]], writers), writers)
+        return partial(self._decode, self._score(prepared, writers), writers)
 
     def predict(
         self,
@@ -269,32 +244,24 @@ class Predictor:
         self.ensemble.tune(len(due))
         record = record.begun(files)
         details: dict[str, dict[str, object]] = {}
+        scans: dict[str, list[str]] = {}
         # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
         record.write(details, outcome.written, outcome.failed)
         with (
-            ThreadPoolExecutor(1, "reader") as reader,
+            ReadAhead(due, partial(self._read, scans)) as reader,
             ThreadPoolExecutor(1, "writer") as writer,
             Steps("Predicting", max(len(due), 1)) as steps,
         ):
-            reading = reader.submit(self._read, due[0]) if due else None
             writing: tuple[Case, Future[Path]] | None = None
-            for index, case in enumerate(due):
+            for case in due:
                 started = time.monotonic()
-                assert reading is not None
-                current, reading = reading, None
                 try:
-                    prepared, scans = current.result()
-                    del current  # else the case would stay in memory until the next one is read
-                    large = _is_large(prepared)
-                    if index + 1 < len(due) and not large:
-                        reading = reader.submit(self._read, due[index + 1])
-                    if large:
-                        return_large_blocks()
+                    prepared = reader.take()
                     scored = self._score(prepared, writers)
                     wait_for(self.ensemble.device)  # scores that stay there may not be computed yet
                     if writing is not None:
                         self._settle(*writing, outcome)
-                    details[case.id] = {"seconds": round(time.monotonic() - started, 2), SCANS: scans}
+                    details[case.id] = {"seconds": round(time.monotonic() - started, 2), SCANS: scans[case.id]}
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
@@ -303,17 +270,16 @@ class Predictor:
                     writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
-                if reading is None and index + 1 < len(due):
-                    reading = reader.submit(self._read, due[index + 1])
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
         record.ended().write(details, outcome.written, outcome.failed)
         return outcome
 
-    def _read(self, case: Case) -> tuple[Prepared, list[str]]:
-        """A case as the networks see it, and by what its scans are known again."""
-        return self.ensemble.prepare(case), scans_of(case)
+    def _read(self, scans: dict[str, list[str]], case: Case) -> Prepared:
+        """A case as the networks see it; by what its scans are known again is noted."""
+        scans[case.id] = scans_of(case)
+        return self.ensemble.prepare(case)
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""
@@ -418,11 +384,6 @@ class Predictor:
             told["outputs"] = {o.name: scheme.values.get(o.paint, o.paint) for o in self.target.outputs}
             told["structures"] = {s.name: list(s.values) for s in segments_of(self.target, scheme.values)}
         return told
-
-
-def _is_large(prepared: Prepared) -> bool:
-    """Whether reading the next scan beside this one would take much memory, if it is as large."""
-    return max(math.prod(seen[-1].trace.shape) * len(seen[-1].image) for seen in prepared) > READ_AHEAD
 
 
 def _more_memory(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """A teacher's scores of the training cases: predicted once, before a training, and stored by the preprocessed cases."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 
 from autoseg.inference.chain import ABSENT
+from autoseg.inference.ensemble import Prepared
 from autoseg.inference.predictor import Predictor
+from autoseg.inference.read_ahead import ReadAhead
 from autoseg.preprocessing.case import PreprocessedCase, Trace, restore
 from autoseg.preprocessing.fields import TEACHER, StoredField
 from autoseg.preprocessing.scores import resample_scores
@@ -89,20 +92,39 @@ class TeacherScores:
             device,
             postprocessing=False,
         )
-        with Steps("Predicting with the teacher", len(due)) as steps:
-            for case in (StoredCase(case.folder, case.id) for case in due):  # whole, where a stage works in a box
-                source = dataset.case(case.id)
-                needed = [file.path for name, file in source.channels.items() if name in teaches_with]
-                gone = next((path for path in needed if not path.exists()), None)
-                if gone is not None:
-                    raise AutosegError(
-                        f"the teacher has to predict case {case.id}, but {gone} is gone; {run.how_to_find_dataset}."
-                    )
-                scores, trace = predictor.scores(source)
-                moved = on_student(list(scores), trace, self, case)
-                label = np.zeros(case.shape, np.int16)  # not used
-                save(self.folder, case.id, PreprocessedCase(moved, label, case.trace), self._key(case))
+
+        def prepare(case: StoredCase) -> Prepared:
+            source = dataset.case(case.id)
+            needed = [file.path for name, file in source.channels.items() if name in teaches_with]
+            gone = next((path for path in needed if not path.exists()), None)
+            if gone is not None:
+                raise AutosegError(
+                    f"the teacher has to predict case {case.id}, but {gone} is gone; {run.how_to_find_dataset}."
+                )
+            return predictor.ensemble.prepare(source)
+
+        cases = [StoredCase(case.folder, case.id) for case in due]  # whole, where a stage works in a box
+        with (
+            ReadAhead(cases, prepare) as reader,
+            ThreadPoolExecutor(1, "writer") as writer,
+            Steps("Predicting with the teacher", len(due)) as steps,
+        ):
+            writing: Future[None] | None = None
+            for case in cases:
+                prepared = reader.take()
+                (scores,) = predictor.ensemble.scores(prepared)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._store, scores, prepared[0][-1].trace, case)
                 steps.advance(note=case.id)
+            if writing is not None:
+                writing.result()
+
+    def _store(self, scores: Sequence[torch.Tensor], trace: Trace, case: StoredCase) -> None:
+        """Store scores of a case, given on the teacher's crop of the scan, on the student's grid."""
+        moved = on_student(scores, trace, self, case)
+        label = np.zeros(case.shape, np.int16)  # not used
+        save(self.folder, case.id, PreprocessedCase(moved, label, case.trace), self._key(case))
 
 
 def teacher_scores(fold: Fold) -> TeacherScores | None:

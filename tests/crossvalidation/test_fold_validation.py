@@ -1,14 +1,24 @@
-"""Validation of a fold: how long it will take, and with which memory."""
+"""Validation of a fold: how long it will take, and how reading, networks and writing overlap in it."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from autoseg.crossvalidation import fold_validation as module
-from autoseg.crossvalidation.fold_validation import RESERVE_MARGIN, prediction_seconds, validate_fold
+from autoseg.crossvalidation.fold_validation import (
+    RESERVE_MARGIN,
+    PreprocessedCases,
+    prediction_seconds,
+    validate_fold,
+)
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
@@ -53,6 +63,48 @@ def with_weights(run: Run) -> Run:
     save_weights(run.fold(stage, 0).weights, network.state_dict(), identity_of(stage))
     preprocess(run, stage.name, 1)
     return run
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_case_is_read_and_one_is_finished_beside_the_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label maps are those of a prediction."""
+    run = with_weights(make_run(tmp_path, cases=6))
+    fold = run.fold(run.plan.stage(), 0)
+    cases = fold.validation_cases
+    assert len(cases) == 3
+    read = {case: threading.Event() for case in cases}
+    scored: list[str] = []
+    finishing: set[str] = set()
+    prepared, score, decode = PreprocessedCases.prepared, Predictor._score, Predictor._decode
+
+    def prepare(self: PreprocessedCases, case: str, predictor: Predictor) -> Any:
+        read[case].set()
+        return prepared(self, case, predictor)
+
+    def segment(self: Predictor, *given: Any) -> Any:
+        scored.append(cases[len(scored)])
+        assert all(read[case].wait(60) for case in cases[: len(scored) + 1])
+        return score(self, *given)
+
+    def finish(self: Predictor, *given: Any) -> Any:
+        finishing.add(threading.current_thread().name)
+        return decode(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PreprocessedCases, "prepared", prepare)
+        patched.setattr(Predictor, "_score", segment)
+        patched.setattr(Predictor, "_decode", finish)
+        assert sorted(validate_fold(fold, torch.device(name)).cases) == sorted(cases)
+    assert scored == list(cases)
+    assert finishing == {"writer_0"}
+    predictor = Predictor.load(run.path, folds=[0], device=name)
+    again = PreprocessedCases(run, fold.stage, cases, "")
+    for case in cases:
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(fold.validation / f"{case}.nii.gz")))
+        same = np.mean(found == predictor.predict_prepared(again.prepared(case, predictor))().label)
+        assert same == 1 if name == "cpu" else same > 0.99
 
 
 def test_memory_of_a_training_is_given_back_before_the_networks_are_loaded(

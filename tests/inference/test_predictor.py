@@ -13,7 +13,7 @@ from torch import nn
 from autoseg.clinical.volumes import volumes
 from autoseg.data.dataset import Case, ChannelFile
 from autoseg.data.result_files import results_in
-from autoseg.inference import chain, prediction, stored_scores
+from autoseg.inference import chain, prediction, read_ahead, stored_scores
 from autoseg.inference import predictor as module
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.ensemble import Ensemble
@@ -187,7 +187,7 @@ def test_every_run_must_be_trained_for_missing_channels() -> None:
 def test_preprocessed_image() -> None:
     plan = make_plan(preprocessing=Preprocessing(transpose=(2, 0, 1)))
     ready = preprocess_case(loaded(picture_of(blob())), plan.stage("small"))
-    assert np.array_equal(predictor(member(plan=plan)).predict_preprocessed(ready.image, ready.trace).label, blob())
+    assert np.array_equal(predictor(member(plan=plan)).predict_prepared([[ready]])().label, blob())
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -547,7 +547,7 @@ def test_scores_in_a_file(target: Target, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_large_scan_is_read_when_the_one_before_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "READ_AHEAD", 0)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD", 0)
     events: list[str] = []
     real = Ensemble.prepare
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train as train_anywhere
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.summary import Evaluation
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
@@ -109,6 +111,34 @@ def test_scores_that_another_process_predicts_are_waited_for(tmp_path: Path, mon
     done_by_another(monkeypatch, lambda: fetch(student))
     fetch(student)
     assert sorted(predicted) == sorted(student.split(0)["train"])
+
+
+def test_a_scan_is_read_and_one_is_stored_beside_the_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_of(pretend(make_run(tmp_path)), tmp_path)
+    read: list[str] = []
+    both = threading.Event()
+    storing: set[str] = set()
+    prepare, scores, save = Ensemble.prepare, Ensemble.scores, teacher_scores_module.save
+
+    def noted(self: Ensemble, case: Any) -> Any:
+        read.append(case.id)
+        if len(read) == 2:
+            both.set()
+        return prepare(self, case)
+
+    def waiting(self: Ensemble, prepared: Any) -> Any:
+        assert both.wait(60)
+        return scores(self, prepared)
+
+    def stored(*given: Any) -> None:
+        storing.add(threading.current_thread().name)
+        save(*given)
+
+    monkeypatch.setattr(Ensemble, "prepare", noted)
+    monkeypatch.setattr(Ensemble, "scores", waiting)
+    monkeypatch.setattr(teacher_scores_module, "save", stored)
+    assert [case.id for case in fetch(student)] == read
+    assert storing == {"writer_0"}
 
 
 # --- what it says ---
