@@ -36,7 +36,8 @@ def command(
         float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Device that will train: auto, cpu, cuda or mps; may be another machine's.")
+        str,
+        typer.Option(help="Device that will train: auto, cpu, cuda or mps, also another machine's, or cuda:1 of this."),
     ] = "auto",
     channels: Annotated[str, typer.Option(help="Channels to use, with commas; all by default.")] = "",
     regions: Annotated[str, typer.Option(help="Regions or labels to segment, with commas; all by default.")] = "",
@@ -188,7 +189,7 @@ def command(
         if not shown and asked is not None:
             _show_gap(run, asked)
     if verify:
-        _verify(plan)
+        _verify(plan, device)
     if not as_json and run.test_cases:
         say(f"{len(run.test_cases)} cases are held out as a test set (splits.json).")
     if not as_json and not shown:
@@ -345,11 +346,12 @@ def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _verify(plan: "Plan") -> None:
+def _verify(plan: "Plan", named: str) -> None:
+    """Hold the memory against a real step on this machine: on the GPU that is named, or on its best device."""
     from autoseg.planning.verification import confirm
     from autoseg.utils.device import select_device
     from autoseg.utils.progress import say
 
-    device = select_device("cpu" if plan.device == "cpu" else "auto")
+    device = select_device("cpu" if plan.device == "cpu" else named if ":" in named else "auto")
     for stage in plan.stages:
         say(f"{stage.name}: {confirm(stage, device)}")

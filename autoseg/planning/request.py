@@ -32,8 +32,9 @@ class Request:
     Attributes:
         planner: name of an installed planner; None for the default one.
         device: that will train, ``cuda``, ``mps`` or ``cpu``, which need not be of this machine; ``auto`` takes this
-            machine's best.
-        gpu_memory_gb: memory budget in 10⁹ bytes; None for this machine's GPU, or :data:`DEFAULT_GB`.
+            machine's best, ``cuda:1`` one of its GPUs.
+        gpu_memory_gb: memory budget in 10⁹ bytes; None for that of the device, where it is a GPU of this machine, or
+            :data:`DEFAULT_GB`.
         channels: names of the dataset's channels to use; empty for all.
         regions: names of the regions or labels to segment; empty for all.
         annotators: names of those to learn separately, or ``all``; empty to learn from one label map a case.
@@ -86,12 +87,13 @@ class Request:
             raise UsageError(f"--test-share {self.test_share:g} is no share; give 0 (none) to below 1, such as 0.2.")
         if self.folds is not None and self.folds < 1:
             raise UsageError(f"--folds {self.folds} is too few; give 1 (train on all cases) or more.")
-        if self.device != "auto" and self.device not in DEVICES:
+        kind, _, number = self.device.partition(":")
+        if kind not in ("auto", *DEVICES):
             raise UsageError(f"--device {self.device} is unknown; choose auto, {', '.join(DEVICES)}.")
-        device = select_device().type if self.device == "auto" else self.device
-        budget = default_budget(device) if self.gpu_memory_gb is None else self.gpu_memory_gb
+        named = select_device(self.device) if kind == "auto" or number else torch.device(kind)
+        budget = default_budget(named) if self.gpu_memory_gb is None else self.gpu_memory_gb
         given = {each.name: getattr(self, each.name) for each in fields(Request)}
-        return ResolvedRequest(**{**given, "device": device, "gpu_memory_gb": budget})
+        return ResolvedRequest(**{**given, "device": named.type, "gpu_memory_gb": budget})
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def refuse_unknown(option: str, wanted: Sequence[str], known: Sequence[str]) -> 
         raise UsageError(f"{option} {', '.join(unknown)} is unknown; the dataset has {', '.join(known)}.")
 
 
-def default_budget(device: str) -> float:
-    """Memory budget in 10⁹ bytes where the user names none."""
-    if device == "cuda" and torch.cuda.is_available():
-        return round(_BUDGET_SHARE * torch.cuda.get_device_properties(0).total_memory / 1e9, 2)
+def default_budget(device: torch.device) -> float:
+    """Memory budget in 10⁹ bytes where the user names none: of that device, or of a usual one."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return round(_BUDGET_SHARE * torch.cuda.get_device_properties(device).total_memory / 1e9, 2)
     return DEFAULT_GB

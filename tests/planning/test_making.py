@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset
@@ -81,7 +82,7 @@ def test_a_plan_can_be_made_for_another_machine() -> None:
 
 
 def test_the_default_budget_off_the_gpu() -> None:
-    assert default_budget("cpu") == DEFAULT_GB
+    assert default_budget(torch.device("cpu")) == DEFAULT_GB
 
 
 def test_memory_is_computed_anew_after_an_override() -> None:
