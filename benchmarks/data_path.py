@@ -1,15 +1,17 @@
 """The data path of a training up to the boxes on the device: how fast, how many bytes, and whether anything waits.
 
     python benchmarks/data_path.py DATASET [--patch 128 128 128] [--batch 2] [--device auto] [--readers N]
-        [--batches 200] [--waits 10] [--run RUN]
+        [--batches 200] [--waits 10] [--run RUN] [--config 3d_fullres]
 
-Plans and preprocesses the dataset (into ``--run``, which is kept and used again), and makes batches with the real
-draws: positions, deformations, boxes. The network, resampling and augmentation are left out of the rates; what
-resampling and augmentation take is listed beside. Measured with all cases in memory, and with room for a tenth of them,
-the others read from their files box by box (which the system may hold in its page cache). The share of padding is that
-of voxels beyond the image among all that are handed over. Waits are those of whole steps, with a narrow network: calls
-of a step that make a device's results known to the CPU, counted by a dispatch mode on the device at hand. For two
-cores: ``taskset -c 0,1 python …``.
+Plans and preprocesses the dataset into ``--run``, which is kept; one that is planned already is taken as it is, so that
+a cascade (its earlier stages trained), raters or a teacher can be measured. Batches are made with the real draws:
+positions, deformations, boxes. The network, resampling and augmentation are left out of the rates; what resampling and
+augmentation take is listed beside. Measured with all cases in memory, and with room for a tenth of them, the others
+read from their files box by box (which the system may hold in its page cache). The share of padding is that of voxels
+beyond the image among all that are handed over. Waits are those of whole steps, a U-Net made narrow for them, without
+the callbacks of a training, as of ``--tuning lowrank``. On a GPU torch tells each time that the CPU waited for it; on a
+CPU those calls are counted that would wait for a GPU, but for copies from and to it. For two cores: ``taskset -c 0,1
+python …``.
 """
 
 import argparse
@@ -17,9 +19,11 @@ import statistics
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from machine import describe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autoseg
-from autoseg.crossvalidation.cascades import stage_cases
+from autoseg.crossvalidation.cascades import fetch_previous, stage_cases
 from autoseg.data.boxes import Box
 from autoseg.networks import build
 from autoseg.plans.families import UNet
@@ -43,6 +47,7 @@ from autoseg.training.batches import BatchMaker
 from autoseg.training.case_cache import CaseCache, Room, Voxels
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import READING_THREADS
+from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.device import select_device
 from autoseg.utils.parallel import available_cpus
 
@@ -51,6 +56,11 @@ WAITING = {
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten._unique2.default,
+    torch.ops.aten.unique_consecutive.default,
+    torch.ops.aten.unique_dim.default,
+    torch.ops.aten._linalg_eigh.default,
 }
 INDEXING = {
     torch.ops.aten.index.Tensor,
@@ -81,7 +91,7 @@ class CountedCache(CaseCache):
 
 
 class Waits(TorchDispatchMode):
-    """Counts calls that make the CPU wait for the device, by the place in autoseg that they come from."""
+    """Counts calls that would make the CPU wait for a GPU, by the place in autoseg that they come from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,10 +102,38 @@ class Waits(TorchDispatchMode):
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         if func in WAITING or masks:
-            frames = [frame for frame in traceback.extract_stack() if "/autoseg/" in frame.filename]
-            place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
-            self.found[f"{func.name().removeprefix('aten::')} at {place}"] += 1
+            self.found[f"{func.name().removeprefix('aten::')} at {place()}"] += 1
         return func(*args, **(kwargs or {}))
+
+
+def place() -> str:
+    """The line of autoseg that is at work, as ``batches.py:62``."""
+    frames = [frame for frame in traceback.extract_stack() if "/autoseg/" in frame.filename]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+
+
+@contextmanager
+def counted_waits(device: torch.device) -> Iterator[Counter[str]]:
+    """Counts the waits of what is done inside this block: those of a GPU, or those that there would be on one."""
+    if device.type != "cuda":
+        with Waits() as mode:
+            yield mode.found
+        return
+    found: Counter[str] = Counter()
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+
+        def note(message: Warning | str, *_: object) -> None:
+            if "called a synchronizing" in str(message):
+                found[f"a wait at {place()}"] += 1
+
+        warnings.showwarning = note  # type: ignore[assignment]
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
 
 
 @dataclass
@@ -124,17 +162,7 @@ class DataPath:
         )
 
     def loader(self, cache: CaseCache) -> PatchLoader:
-        maker = BatchMaker(self.stage, self.device)
-        recipe, configuration = self.stage.recipe, self.stage.configuration
-        patches = Patches(
-            configuration.batch_size,
-            maker.output_size,
-            maker.input_size,
-            self.stage.target,
-            recipe.sampling,
-            recipe.augmentation,
-        )
-        return PatchLoader(self.cases, patches, cache, seed=0)
+        return PatchLoader(self.cases, Patches.of(self.stage), cache, seed=0)
 
     def rates(self, share: float, batches: int) -> list[str]:
         """Cells of the table: what is kept, batches a second, MB moved a batch, padding, augmentation."""
@@ -180,32 +208,41 @@ class DataPath:
             torch.cuda.synchronize(self.device)
 
     def waits(self, steps: int) -> Counter[str]:
-        """What waits for the device in so many steps, data included, with the network's stages made narrow."""
+        """What waits for the device in so many steps, data included, with a U-Net's stages made narrow."""
         network = self.stage.network
-        if not isinstance(network, UNet):
-            raise SystemExit(f"The plan's network is of the family {network.family}; plan a U-Net.")
-        network = network.model_copy(update={"features": [4] * len(network.features)})
+        if isinstance(network, UNet):
+            network = network.model_copy(update={"features": [4] * len(network.features)})
         module = build(network, self.stage.in_channels, self.stage.heads).to(self.device)
         module.train()
         fused = Variant(fused=True)  # as on every GPU
         step = TrainingStep(module, self.stage.recipe, self.stage.target.indexed, fused)
         maker, cache = BatchMaker(self.stage, self.device), self.cache(1.0)
         loader = self.loader(cache)
+        for number, case in enumerate(self.cases):  # whoever puts a case on the device waits for it
+            z, y, x = case.shape
+            cache.read(number, (slice(0, z), slice(0, y), slice(0, x)))
         step(maker.make(loader.batch(0), cache.layout).batch)  # the first makes the optimizer's state
-        with Waits() as counted:
+        self.wait()
+        with counted_waits(self.device) as found:
             for number in range(1, steps + 1):
                 step(maker.make(loader.batch(number), cache.layout).batch)
-        return counted.found
+        return found
 
 
-def planned(dataset: Path, folder: Path, patch: Sequence[int] | None, batch: int | None) -> Run:
-    """A planned and preprocessed run, trained on all cases; planned for a GPU, so that no step is timed here."""
-    name = "configurations.3d_fullres"
+def planned(dataset: Path, folder: Path, configuration: str, patch: Sequence[int] | None, batch: int | None) -> Run:
+    """A planned and preprocessed run; planned for a GPU, so that no step is timed here, to train on all cases."""
+    if (folder / "plan.json").exists():
+        if patch is not None or batch is not None:
+            raise SystemExit(f"{folder} is planned already; leave --patch and --batch out.")
+        run = Run.open(folder)
+        autoseg.preprocess(run, configuration)
+        return run
+    name = f"configurations.{configuration}"
     overrides = [] if patch is None else [f"{name}.patch_size=[{','.join(map(str, patch))}]"]
     overrides += [] if batch is None else [f"{name}.batch_size={batch}"]
     request = autoseg.Request(device="cuda", gpu_memory_gb=11, overrides=tuple(overrides), folds=1)
     run = autoseg.plan(autoseg.Dataset.open(dataset), folder, request)
-    autoseg.preprocess(run, "3d_fullres")
+    autoseg.preprocess(run, configuration)
     return run
 
 
@@ -219,12 +256,19 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=200)
     parser.add_argument("--waits", type=int, default=10, help="steps in which waits are counted; 0 leaves it out")
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--config", default="3d_fullres")
     options = parser.parse_args()
     device = select_device(options.device)
     folder = options.run or Path(tempfile.mkdtemp(prefix="autoseg-benchmark-")) / "run"
-    run = planned(options.dataset, folder, options.patch, options.batch)
-    stage = run.plan.stage("3d_fullres")
+    run = planned(options.dataset, folder, options.config, options.patch, options.batch)
+    stage = run.plan.stage(options.config)
+    if stage.input_target is not None:
+        fetch_previous(run, stage)
     cases = stage_cases(run, stage, run.fold(stage, 0).training_cases)
+    teacher = teacher_scores(run.fold(stage, 0))
+    if teacher is not None:
+        cases = [teacher.of(case) for case in cases]
+        teacher.predict(run, cases, str(device))
     readers = min(available_cpus(), READING_THREADS) if options.readers is None else options.readers
     path = DataPath(stage, list(cases), device, readers)
     sizes = "×".join(map(str, (stage.configuration.batch_size, stage.in_channels, *stage.configuration.patch_size)))

@@ -1,14 +1,16 @@
 """The training step alone, without data, in each variant of the device: precision, memory format, compiled or not.
 
     python benchmarks/step_variants.py [--case hippocampus|brats | --run RUN [--config 3d_fullres]] [--device auto]
-        [--variants all|plain] [--width 32] [--batch 9] [--seconds 10] [--json]
+        [--variants all|plain] [--precisions fp16 bf16] [--width 32] [--batch 9] [--seconds 10] [--json]
 
 The cases are nnU-Net's plans: hippocampus 9×1×40×56×40 with 4 stages, BraTS 2021 2×4×128³ with 6. ``--run`` takes the
-recommended configuration of a planned run, or ``--config``. Variants take turns: each is warmed up, then all run one
-step after another, round by round, so that a machine whose speed drifts treats them alike; printed are the median, the
-smallest and the largest of the rounds, the seconds until the third step (compilation, cuDNN's choice), and on a GPU the
-largest memory of the first steps. ``--variants plain`` leaves out the compiled ones. ``--json`` prints one line more:
-the medians in seconds.
+recommended configuration of a planned run, or ``--config``. On a CPU variants take turns: each is warmed up, then all
+run one step after another, round by round, so that a machine whose speed drifts treats them alike. On a GPU, whose
+memory would not hold all, each is timed to its end and gives its memory back. Convolutions are chosen as in a training,
+by cuDNN's rules. Printed are the median, the smallest and the largest of the rounds, the seconds until the third step
+(compilation), and on a GPU the largest memory of the first steps, without what was taken before. ``--variants plain``
+leaves out the compiled ones, of which each takes up to a minute; ``--precisions`` names those to time. ``--json``
+prints one line more: the medians in seconds.
 """
 
 import argparse
@@ -16,9 +18,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from machine import describe
@@ -30,8 +34,10 @@ from autoseg.runs.run import Run
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
-from autoseg.utils.device import keep_large_blocks, select_device
+from autoseg.utils.device import free_device_memory, keep_large_blocks, select_device, wait_for
 from autoseg.utils.parallel import available_cpus
+
+_T = TypeVar("_T")
 
 #: Batch, channels, heads, kind of the target, patch, stages.
 CASES: dict[str, tuple[int, int, int, str, tuple[int, int, int], int]] = {
@@ -56,12 +62,12 @@ def case_setup(name: str, width: int) -> StepSetup:
     return StepSetup(network, channels, stand_in(kind, heads), patch, batch, Recipe())
 
 
-def variants(device: torch.device, compiled: bool) -> Iterator[Variant]:
-    """All variants of a device: float16 and CUDA graphs only on a GPU, where the optimizer is always fused."""
+def variants(device: torch.device, compiled: bool, precisions: Sequence[str]) -> Iterator[Variant]:
+    """All variants of a device in some precisions: CUDA graphs only on a GPU, where the optimizer is always fused."""
     cuda = device.type == "cuda"
-    for dtype in (torch.float16, torch.bfloat16, torch.float32) if cuda else (torch.bfloat16, torch.float32):
+    for precision in precisions:
         for channels_last in (False, True):
-            plain = Variant(dtype, channels_last)
+            plain = replace(Variant.from_json({"dtype": precision}), channels_last=channels_last)
             yield plain
             if cuda:
                 yield replace(plain, graphs=True)
@@ -75,64 +81,81 @@ def variants(device: torch.device, compiled: bool) -> Iterator[Variant]:
 
 @dataclass
 class Timed:
-    """A variant's step and what it took.
+    """What a variant's step took.
 
     Attributes:
-        run: one step, waiting for the device.
         start: seconds of the first three steps.
-        seconds: of the timed ones.
-        memory: largest, in bytes, on a GPU.
+        memory: largest, in bytes, on a GPU; the variant's own.
+        seconds: of the timed steps.
     """
 
-    run: Callable[[], None]
     start: float
+    memory: int
     seconds: list[float] = field(default_factory=list)
-    memory: int = 0
 
 
-def prepared(setup: StepSetup, variant: Variant, device: torch.device) -> Timed:
-    """Build and warm up a variant's step."""
+def prepared(setup: StepSetup, variant: Variant, device: torch.device) -> tuple[Callable[[], float], Timed]:
+    """Build and warm up a variant's step; a function that gives the seconds of one, and what it took so far."""
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     torch.manual_seed(0)
     network = build(setup.network, setup.in_channels, setup.target.heads).to(device)
     network.train()
     step = TrainingStep(network, setup.recipe, setup.target, variant)
     batch = setup.batch(device, random=True)
 
-    def run() -> None:
+    def run() -> float:
+        started = time.perf_counter()
         step(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
+        return time.perf_counter() - started
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started = time.perf_counter()
-    for _ in range(3):
-        run()
-    found = Timed(run, time.perf_counter() - started)
+    start = sum(run() for _ in range(3))
     for _ in range((WARM_UP if device.type == "cuda" else 3) - 3):
         run()
-    found.memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return found
+    return run, Timed(start, torch.cuda.max_memory_allocated(device) - held if device.type == "cuda" else 0)
 
 
-def measure(setup: StepSetup, chosen: Iterator[Variant], device: torch.device, seconds: float) -> dict[str, Timed]:
-    """Time variants in turn, for about so many seconds each; one that fails is left out, with its reason printed."""
+def attempted(name: str, do: Callable[[], _T]) -> _T | None:
+    """What a variant's function gives; None where it fails, which is a finding, too, and printed with its reason."""
+    try:
+        return do()
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        print(f"{name} failed: {type(error).__name__}: {lines[0][:200]}", file=sys.stderr, flush=True)
+        return None
+
+
+def in_turn(setup: StepSetup, chosen: Sequence[Variant], device: torch.device, seconds: float) -> dict[str, Timed]:
+    """Time variants round by round, for about so many seconds each; one that fails is left out."""
+    steps: dict[str, Callable[[], float]] = {}
     found: dict[str, Timed] = {}
     for variant in chosen:
-        try:
-            found[str(variant)] = prepared(setup, variant, device)
-        except Exception as error:  # a variant that fails is a finding, too
-            lines = str(error).strip().splitlines() or [""]
-            print(f"{variant} failed: {type(error).__name__}: {lines[0][:200]}", file=sys.stderr, flush=True)
+        ready = attempted(str(variant), partial(prepared, setup, variant, device))
+        if ready is not None:
+            steps[str(variant)], found[str(variant)] = ready
     spent = 0.0
     for number in range(ROUNDS):
         if number >= 3 and spent > seconds * len(found):
             break
-        for timed in found.values():
-            started = time.perf_counter()
-            timed.run()
-            timed.seconds.append(time.perf_counter() - started)
-            spent += timed.seconds[-1]
+        for name in list(found):
+            taken = attempted(name, steps[name])
+            if taken is None:
+                del found[name], steps[name]
+                continue
+            found[name].seconds.append(taken)
+            spent += taken
+    return found
+
+
+def measure(setup: StepSetup, chosen: Sequence[Variant], device: torch.device, seconds: float) -> dict[str, Timed]:
+    """Time variants: all in turn on a CPU, one after the other on a GPU, which then has the memory of one alone."""
+    found: dict[str, Timed] = {}
+    for group in [[variant] for variant in chosen] if device.type == "cuda" else [chosen]:
+        found |= in_turn(setup, group, device, seconds)
+        torch.compiler.reset()
+        free_device_memory()
     return found
 
 
@@ -143,6 +166,7 @@ def main() -> None:
     parser.add_argument("--config")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--variants", choices=["all", "plain"], default="all")
+    parser.add_argument("--precisions", nargs="+", choices=["fp16", "bf16", "fp32"], help="all by default")
     parser.add_argument("--width", type=int, default=32, help="of the first stage of a case's network")
     parser.add_argument("--batch", type=int, help="in place of the case's or the run's")
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing a variant, about")
@@ -152,8 +176,6 @@ def main() -> None:
     if device.type == "cpu":
         keep_large_blocks()
         torch.set_num_threads(available_cpus())
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
     if options.run is None:
         setup, name = case_setup(options.case, options.width), options.case
     else:
@@ -162,7 +184,9 @@ def main() -> None:
     setup = setup.at(setup.patch_size, options.batch or setup.batch_size)
     sizes = "×".join(map(str, (setup.batch_size, setup.in_channels, *setup.patch_size)))
     print(f"{describe()}\n{name}, {sizes}", file=sys.stderr if options.json else sys.stdout, flush=True)
-    found = measure(setup, variants(device, options.variants == "all"), device, options.seconds)
+    precisions = options.precisions or (["fp16"] if device.type == "cuda" else []) + ["bf16", "fp32"]
+    chosen = list(variants(device, options.variants == "all", precisions))
+    found = measure(setup, chosen, device, options.seconds)
     middle = {name: statistics.median(timed.seconds) for name, timed in found.items()}
     best = min(middle.values(), default=0.0)
     print("\n| variant | ms | smallest–largest | of the fastest | first three steps, s | memory, GB |")

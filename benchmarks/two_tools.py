@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg_side import CHOSEN
 from environments import Environment
 from metering import Metered, Usage
 from raw_dataset import write_raw
@@ -262,12 +263,18 @@ class _RowTimes(threading.Thread):
 
 
 def train_ours(bench: Bench, run: Run, length: TrainingLength, cores: int = 0) -> tuple[Usage, int]:
-    """autoseg's own loop: usage of the iterations after the first epoch, and their number."""
+    """autoseg's own loop: usage of the iterations after the first epoch, and their number.
+
+    The step is computed as in a training of usual length (``autoseg_side.py``).
+    """
     fold = run.fold(CONFIGURATION, 0)
     fold.history.unlink(missing_ok=True)
     watch = _RowTimes(fold.history)
-    arguments = ["train", run.path, "--config", CONFIGURATION, "--fold", 0, "--epochs", length.epochs, "--restart"]
-    done = bench.ours([*arguments, "--device", bench.device], "train", cores)
+    iterations = str(length.epochs * length.iterations)
+    program, log = Path(__file__).with_name("autoseg_side.py"), bench.scratch / "logs" / "autoseg_train.log"
+    command = [sys.executable, str(program), str(run.path), CONFIGURATION, iterations, bench.device]
+    done = Metered(command, log, cores)
+    print(next(line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith(CHOSEN)), flush=True)
     time.sleep(0.1)
     watch.over.set()
     watch.join()
