@@ -50,6 +50,7 @@ from tests.builders import (
 )
 from tests.crossvalidation.test_annotators import BOTH, drawn_by
 from tests.crossvalidation.test_cascades import cascade
+from tests.devices import DEVICES
 from tests.inference.test_raters import plan_of as plan_of_raters
 
 pytestmark = pytest.mark.usefixtures("one_core")

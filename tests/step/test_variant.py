@@ -1,11 +1,9 @@
 """Steps in several variants: the same numbers to within rounding, and no waiting for the device."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.networks import build
 from autoseg.step import variant as variant_module
@@ -14,6 +12,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant, in_format, record, recorded
 from tests.builders import make_network, step_setup
+from tests.devices import Waits
 
 CPU = torch.device("cpu")
 LAST = Variant(channels_last=True)
@@ -132,23 +131,6 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer: str, variant: Vari
     assert bool(step(batch).finite)
     undisturbed(batch)
     assert all(torch.equal(a, b) for a, b in zip(weights(step), weights(undisturbed), strict=True))
-
-
-class Waits(TorchDispatchMode):
-    """Notes what would wait for a CUDA device, or copy to it without pinned memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func)
-        by_mask = name.startswith("aten.index") and any(
-            isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in (args[1] if len(args) > 1 else ())
-        )
-        if by_mask or any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh")):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.configuration import Previous
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.boxed_case import BoxedCase
@@ -26,6 +27,7 @@ from autoseg.training.distortion import (
 )
 from autoseg.training.fields import network_input, with_input_fields
 from tests.builders import augment, augment_maps, blob, make_configuration, make_plan, make_recipe, still, store
+from tests.devices import DEVICES, waits_noted
 from tests.training.loading import loader_of, padded, patches_of
 
 TRUSTED = {"previous_morphology_probability": 0.0, "previous_removal_probability": 0.0}
@@ -165,13 +167,97 @@ def test_dilation_by_hand() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.6))
-def test_components_are_scipys(seed: int, share: float) -> None:
-    mask = np.random.default_rng(seed).random((7, 8, 9)) < share
-    mine = components(torch.from_numpy(mask)).numpy()
-    theirs, count = ndimage.label(mask, np.ones((3, 3, 3)))
+@given(seed=st.integers(0, 10_000), share=st.floats(0.0, 0.6), size=st.sampled_from([(7, 8, 9), (9, 11), (1, 1, 8)]))
+def test_components_are_scipys(seed: int, share: float, size: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(seed).random(size) < share
+    mine = components(mask)
+    theirs, count = ndimage.label(mask, np.ones([3] * mask.ndim))
     assert np.array_equal(mine > 0, mask)
     assert len(np.unique(mine[mask])) == count == len(set(zip(mine[mask], theirs[mask], strict=True)))
+    assert mine.max(initial=0) == count
+    # In the order of their last voxels.
+    last = [int(np.flatnonzero(mine == number + 1)[-1]) for number in range(count)]
+    assert last == sorted(last)
+
+
+def numbered_before(mask: torch.Tensor) -> torch.Tensor:
+    """Components as they were numbered on the device: each voxel takes the largest number around, until none does."""
+    current = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(mask.shape) * mask
+    while True:
+        spread = current
+        for axis in range(mask.ndim):
+            spread = module._neighbours(spread, axis)
+        spread = spread * mask
+        if torch.equal(spread, current):
+            return current.long()
+        current = spread
+
+
+def distorted_before(label: torch.Tensor, augmentation: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+    """A map as it was distorted then."""
+    label = label.clone()
+    values = [int(value) for value in torch.unique(label) if value != 0]
+    low, high = augmentation.previous_morphology_radius
+    if rng.random() < augmentation.previous_morphology_probability and values:
+        value = values[int(rng.integers(len(values)))]
+        operation = module.OPERATIONS[int(rng.integers(len(module.OPERATIONS)))]
+        mask = label == value
+        changed = operation(mask.float(), int(rng.integers(low, high + 1))) > 0
+        label[mask & ~changed] = 0
+        label[changed] = value
+    for value in values:
+        if rng.random() < augmentation.previous_removal_probability:
+            numbered = numbered_before(label == value)
+            names, sizes = torch.unique(numbered[numbered > 0], return_counts=True)
+            small = names[sizes <= augmentation.previous_removal_share * label.numel()]
+            if len(small):
+                label[numbered == small[int(rng.integers(len(small)))]] = 0
+    return label
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+@pytest.mark.parametrize("size", [(12, 14, 16), (20, 24)])
+def test_the_errors_are_those_of_before(size: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
+    """The same draws change the same voxels as when components were numbered on the device."""
+    chosen = still(
+        previous_morphology_probability=0.5,
+        previous_morphology_radius=(1, 3),
+        previous_removal_probability=0.6,
+        previous_removal_share=0.01,
+    )
+    changes = 0
+    for seed in range(20):
+        drawn = np.random.default_rng(seed)
+        label = torch.from_numpy((drawn.random(size) < 0.3) * drawn.integers(1, 4, size)).to(dtype)
+        now, before = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 1])
+        given = label.to(device)
+        found, wanted = distort(given, chosen, now), distorted_before(label, chosen, before)
+        assert (found.device, found.dtype) == (given.device, dtype)
+        assert torch.equal(found.cpu(), wanted)
+        assert now.bit_generator.state == before.bit_generator.state
+        assert torch.equal(given.cpu(), label)
+        changes += not torch.equal(wanted, label)
+    assert changes > 12
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gpu_is_waited_for_once_or_twice(device: str) -> None:
+    """However large the structures are; once more only where a component of a changed map is looked for."""
+    label = torch.from_numpy(blob((16, 40, 16))).to(device)
+    certain = {"previous_morphology_probability": 1.0, "previous_removal_probability": 1.0}
+    for changes, most in (
+        (TRUSTED, 1),
+        ({**TRUSTED, "previous_morphology_probability": 1.0}, 1),
+        ({**TRUSTED, "previous_removal_probability": 1.0}, 1),
+        (certain, 2),
+    ):
+        chosen = still(**changes)
+        distort(label, chosen, np.random.default_rng(0))
+        with waits_noted(device) as waits:
+            distort(label, chosen, np.random.default_rng(0))
+        # The map goes back from pinned memory; on a CPU, its array as a tensor is noted.
+        assert len([call for call in waits if "lift_fresh" not in call]) == most
 
 
 def test_boxed_case(case: StoredCase) -> None:
