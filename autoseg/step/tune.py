@@ -74,9 +74,9 @@ class VariantChoice:
 def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> VariantChoice:
     """The fastest variant of a step, among those that the recipe leaves open.
 
-    What is known from before is used; else the step is measured, for at most :data:`SHARE` of the training's length, on
-    a smaller batch where that is too short for the real one. A variant that fails (no compiler, no memory) is skipped.
-    Random numbers are drawn from states of their own.
+    What is known from before is used, and what an earlier training had no time for is measured, for at most
+    :data:`SHARE` of the training's length, on a smaller batch where that is too short for the real one. A variant that
+    fails (no compiler, no memory) is skipped. Random numbers are drawn from states of their own.
 
     Args:
         setup: of the step.
@@ -95,7 +95,7 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
         return VariantChoice(guess, f"{guess}, not measured")
     findings = Findings.of(setup, device)
     tuner = _Tuner(setup, device, extent, dict(findings.timings))
-    if not all(variant in tuner.timings for variant in open_ones):
+    if not tuner.complete(open_ones):
         tuner.measure(open_ones)
     if compiles and tuner.works(open_ones):
         tuner.compile(open_ones)
@@ -208,8 +208,20 @@ class _Tuner:
     spent: float = 0.0
     limit: float = math.inf
 
+    def complete(self, variants: Sequence[Variant]) -> bool:
+        """Whether all of these are known, and the fastest one's :meth:`further`; one that failed counts as unknown."""
+        known = all(variant in self.timings for variant in variants)
+        return known and self.further(self.best(variants, compiles=False)) in self.timings
+
+    def further(self, best: Variant) -> Variant:
+        """What may save more, and is only timed of the fastest: CUDA graphs, on a CPU a fused optimizer."""
+        return replace(best, fused=True) if self.device.type == "cpu" else replace(best, graphs=True)
+
     def measure(self, variants: Sequence[Variant]) -> None:
-        """Time those of the variants that are not known yet; none where the training is too short for it."""
+        """Time those of the variants that are not known yet, then what may save more of the fastest.
+
+        None are timed where the training is too short for it.
+        """
         # A CPU's step can take a minute: first a smaller one says how long.
         small = self.setup if self.device.type == "cuda" else self.setup.reduced()
         if self.extent.seconds:
@@ -232,7 +244,7 @@ class _Tuner:
                 del self.timings[first]
             return
         self.limit = self._left(step) / len(variants)
-        whole = step * (1 + TIMED_STEPS) * ROUNDS * len(missing) <= self._left(step)
+        whole = step * (1 + TIMED_STEPS) * ROUNDS * max(1, len(missing)) <= self._left(step)
         shape = self.setup if whole else small
         if shape != small and first in missing:
             self.timings.pop(first, None)  # which only told what the whole step takes
@@ -245,8 +257,15 @@ class _Tuner:
         if not self.works(variants):
             return
         best = self.best(variants, compiles=False)
-        further = replace(best, fused=True) if self.device.type == "cpu" else replace(best, graphs=True)
-        if further not in self.timings and self._left(step) > 0:
+        further = self.further(best)
+        if further in self.timings:
+            return
+        if self.device.type == "cpu" and best not in missing and self._left(step) > 0:
+            # An earlier training may have timed it on a smaller batch, of whose step the optimizer takes more.
+            before = self.timings[best]
+            self._time(best, shape)
+            self.timings.setdefault(best, before)
+        if self._left(step) > 0:
             self._time(further, shape)
 
     def compile(self, variants: Sequence[Variant]) -> None:

@@ -16,11 +16,12 @@ import torch
 from autoseg.step import findings, training_step, tune
 from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
-from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant
+from autoseg.step.tune import Extent, VariantChoice, choose_variant, fastest_forward, known_variant, plain_variants
 from autoseg.step.variant import Variant
 from autoseg.utils.errors import AutosegError
 from planners.rules.compute import time_step
 from tests.builders import LABELS, make_network, make_recipe, step_setup
+from tests.devices import DEVICES
 
 CPU = torch.device("cpu")
 PLAIN, LAST = Variant(), Variant(channels_last=True)
@@ -350,6 +351,59 @@ def test_loading_cudas_libraries_is_not_measuring(
     choice = choose_variant(setup_of(compile="never"), gpu, Extent(seconds=75))
     assert choice.variant == replace(half, graphs=True)
     assert now[0] <= 5 + 3.75
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_what_a_short_training_had_no_time_for_is_timed_in_a_longer_one(
+    timed: dict[Variant, list[float]], gpu: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It knew all plain variants, and not what may save more of the fastest; the others are not timed again."""
+    device, setup = CPU if kind == "cpu" else gpu, setup_of(compile="never")
+    best, *others = plain_variants(setup, device)
+    further = replace(best, fused=True) if kind == "cpu" else replace(best, graphs=True)
+    short = {best: findings.Timing(0.1, 0.2), **dict.fromkeys(others, findings.Timing(0.2, 0.3))}
+    findings.Findings.of(setup, device).keep(short)
+    timed |= {best: [0.2, 0.1], further: [0.2, 0.05]}
+    assert choose_variant(setup, device, Extent(seconds=9)).variant == best  # too short, again
+    asked = []
+    given = tune.timed_step
+
+    def noted(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        asked.append(step.variant)
+        return given(step, setup, device)
+
+    monkeypatch.setattr(tune, "timed_step", noted)
+    assert choose_variant(setup, device, HOUR).variant == further
+    assert set(asked) == ({best, further} if kind == "cpu" else {further})
+    asked.clear()
+    assert choose_variant(setup, device, HOUR).variant == further
+    assert asked == []
+
+
+def test_what_may_save_more_is_compared_on_the_same_batch(timed: dict[Variant, list[float]]) -> None:
+    """A short training timed a smaller one, whose optimizer takes more of a step."""
+    setup, fused = setup_of(precision="fp32", compile="never"), replace(PLAIN, fused=True)
+    short = {PLAIN: findings.Timing(0.1, 0.1), LAST: findings.Timing(0.3, 0.3)}
+    findings.Findings.of(setup, CPU).keep(short)
+    timed |= {PLAIN: [0.08, 0.08], fused: [0.0795, 0.0795]}
+    choice = choose_variant(setup, CPU, HOUR)
+    assert choice.variant == PLAIN
+    assert choice.reason.startswith("fp32: 80 ms a step on ")
+    # Where the real batch fails, what was known stays.
+    findings.Findings.of(setup, CPU).keep(short)
+    timed.clear()
+    assert choose_variant(setup, CPU, HOUR).variant == PLAIN
+    assert findings.Findings.of(setup, CPU).timings == short
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_missing_is_really_timed(device: str) -> None:
+    setup, where = setup_of(compile="never"), torch.device(device)
+    known = {variant: findings.Timing(1e-3, 1e-3) for variant in plain_variants(setup, where)}
+    findings.Findings.of(setup, where).keep(known)
+    choose_variant(setup, where, HOUR)
+    (further,) = findings.Findings.of(setup, where).timings.keys() - known.keys()
+    assert (further.fused, further.graphs) == (device == "cpu", device == "cuda")
 
 
 def test_what_the_first_step_imports_is_not_measuring(
