@@ -83,7 +83,7 @@ class LoadedBatch:
     Attributes:
         patches: of the batch.
         present: bool ``(batch, channel)``: which of the image's own channels each case has.
-        drawn: bool ``(batch, annotator)``: which annotations each case has; None without separate annotators.
+        drawn: bool ``(batch, annotator)``: which annotations each case has; None where each has all there are.
         rng: random generator of the augmentation, after the deformations are drawn from it.
         noise: seed of the noise that is drawn on the device.
     """
@@ -161,10 +161,11 @@ class PatchLoader(SlimDataLoaderBase):
         # Of cases that are held in memory, threads would take longer than reading does.
         apply = map if readers is None or all(map(self.cache.holds, order)) else readers.map
         cases: list[StoredCase] = [self._data[index] for index in order]
+        drawn = np.array([case.drawn for case in cases], bool)
         return LoadedBatch(
             list(apply(self._load, order, corners, deformations)),
             np.array([case.present for case in cases], bool),
-            np.array([case.drawn for case in cases], bool) if cases[0].drawn else None,
+            None if drawn.all() else drawn,
             augmentation,
             noise,
         )

@@ -17,8 +17,8 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant
 from tests.builders import make_network, step_setup
+from tests.devices import DEVICES, NO_GPU
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 NO_SECOND_GPU = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device here")
 GRAPHS = [Variant(graphs=True), pytest.param(Variant(graphs=True, compiled=True), id="compiled")]
 
@@ -104,6 +104,18 @@ def test_a_gradient_that_overflows_is_skipped() -> None:
     for parameter, value in zip(step.network.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
     assert step(second).finite
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_raters_who_all_drew_are_computed_with_a_graph(device: str) -> None:
+    """On a CPU, too, nothing else is computed than where it is said of each that they did."""
+    setup = step_setup(make_network(3, decoders=2), (2, 2, [16, 16, 16], 2), optimizer="sgd")
+    given = [replace(one, label=torch.stack([one.label, one.label], dim=1)) for one in batches(setup, 4, device)]
+    told, _ = trained(setup, Variant(), [replace(one, drawn=np.ones((2, 2), bool)) for one in given], False)
+    losses, step = trained(setup, Variant(graphs=device == "cuda"), given, False)
+    assert losses == pytest.approx(told, rel=0 if device == "cpu" else 1e-3, abs=0)
+    assert len(set(losses)) == 4  # each batch was read
+    assert device == "cpu" or step._graphed._recording is not None
 
 
 def test_missing_annotations_are_computed_without_a_graph() -> None:

@@ -62,6 +62,21 @@ def test_raters_who_agree_cost_what_one_does(target: Target, loss: Loss) -> None
     )
 
 
+def test_that_all_drew_is_not_told_of_each(tmp_path: Path) -> None:
+    """A batch then has the loss of one of which nothing is said, and is computed like it."""
+    label = blob()
+    cases = [put(tmp_path, "x", label, label, larger(label)), put(tmp_path, "y", label, label, None)]
+    for chosen, told in ((cases, True), (cases[:1], False)):
+        loader = loader_of(chosen, patches_of((8, 8, 8), 4))
+        assert all((loader.batch(number).drawn is not None) == told for number in range(3))
+    outputs = [torch.cat(pair, dim=1) for pair in zip(logits(3), logits(3, 1), strict=True)]
+    drawings = torch.stack([maps(2), maps(3)], dim=1)
+    all_of_them = np.ones((3, 2), bool)
+    assert training_loss(outputs, drawings, Loss(), LABELS, all_of_them) == training_loss(
+        outputs, drawings, Loss(), LABELS
+    )
+
+
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_each_drawing_counts_alike_and_no_other(batch_dice: bool) -> None:
     loss = Loss(batch_dice=batch_dice)
