@@ -23,6 +23,10 @@ from autoseg.utils.progress import say
 #: Seconds between two saved states, which an interruption loses at most.
 SAVE_INTERVAL = 30.0
 
+#: Largest share of the time that saving may take: the steps wait for it, and where a state of gigabytes goes to a slow
+#: file system it is saved less often.
+SAVE_SHARE = 0.02
+
 #: Largest share of the time so far that validation during training may take.
 VALIDATION_SHARE = 0.05
 
@@ -226,15 +230,20 @@ class Progress(Callback):
 class SavedState(Callback):
     """Saves the state that an interrupted training resumes from."""
 
+    def __init__(self) -> None:
+        self._last = self._took = 0.0
+
     def on_start(self, training: Training) -> None:
         """Start the clock."""
         self._last = time.monotonic()
 
     def after_iteration(self, training: Training) -> None:
-        """Save every :data:`SAVE_INTERVAL` seconds."""
-        if time.monotonic() - self._last > SAVE_INTERVAL:
+        """Save every :data:`SAVE_INTERVAL` seconds, or as seldom as :data:`SAVE_SHARE` asks for after the last save."""
+        started = time.monotonic()
+        if started - self._last > max(SAVE_INTERVAL, self._took / SAVE_SHARE):
             training.save()
             self._last = time.monotonic()
+            self._took = self._last - started
 
 
 def with_usual_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

@@ -204,6 +204,7 @@ def test_raters(device: str, tmp_path: Path) -> None:
 def test_out_of_memory(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence, and the training goes on where it was last saved, as if nothing had been."""
     monkeypatch.setattr(callbacks, "SAVE_INTERVAL", -1.0)
+    monkeypatch.setattr(callbacks, "SAVE_SHARE", math.inf)
     plan = make_plan(make_configuration(recipe=make_recipe(epochs=3)))
     run, whole = make_run(tmp_path / "parts", plan), make_run(tmp_path / "whole", plan)
     for each in (run, whole):

@@ -117,7 +117,7 @@ from autoseg.crossvalidation import jobs as crossvalidation
 from autoseg.training import callbacks
 from autoseg.training.training import Training
 crossvalidation.available_cpus = lambda: 1
-callbacks.SAVE_INTERVAL, callbacks.VALIDATION_SHARE = -1.0, float("inf")
+callbacks.SAVE_INTERVAL, callbacks.SAVE_SHARE, callbacks.VALIDATION_SHARE = -1.0, float("inf"), float("inf")
 save, count = Training.save, 0
 
 def save_and_wait(*arguments):

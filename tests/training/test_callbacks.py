@@ -2,9 +2,10 @@
 
 import csv
 import math
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -143,6 +144,28 @@ def test_only_some_cases_are_watched() -> None:
     names = [SimpleNamespace(id=n) for n in range(10)]
     assert [c.id for c in evenly_chosen(names, 3)] == [0, 3, 6]
     assert [c.id for c in evenly_chosen(names, 20)] == list(range(10))
+
+
+@pytest.mark.parametrize(("took", "gap"), [(0.01, 30), (0.5, 30), (2.0, 100)])
+def test_saving_takes_a_fiftieth_of_the_time_at_most(took: float, gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick state is saved each half minute, one that goes to a slow file system less often; by steps of a second."""
+    now, saved = [0.0], []
+
+    def save() -> None:
+        saved.append(now[0])
+        now[0] += took
+
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    hook, training = callbacks.SavedState(), cast(Training, SimpleNamespace(save=save))
+    hook.on_start(training)
+    while now[0] < 1000:
+        now[0] += 1
+        hook.after_iteration(training)
+    assert saved[0] == 31
+    pauses = [after - before - took for before, after in pairwise(saved)]
+    assert len(pauses) > 5
+    assert all(gap - 0.1 < pause < gap + 2 for pause in pauses)
+    assert (len(saved) - 1) * took <= 0.02 * now[0]
 
 
 class Counts(Callback):

@@ -1,6 +1,7 @@
 """What is frozen does not move, and what is not, does; rates fall from the heads to the first layer."""
 
 import copy
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -120,6 +121,7 @@ def test_an_interrupted_training_with_thawing_goes_on_exactly(tmp_path: Path) ->
     whole = go("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
+        patch.setattr(callbacks, "SAVE_SHARE", math.inf)
         calls = []
 
         def stop(progress: float, note: str) -> None:

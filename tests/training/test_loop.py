@@ -163,6 +163,7 @@ def test_killed_between_saves(tmp_path: Path, cases: list, monkeypatch: pytest.M
     plan, budget = plan_with(), Budget(iterations=6)
     whole = train(tmp_path / "whole", plan, cases, budget)
     monkeypatch.setattr(callbacks, "SAVE_INTERVAL", -1.0)
+    monkeypatch.setattr(callbacks, "SAVE_SHARE", math.inf)
 
     def die(progress: float, _: str) -> None:
         if progress >= 0.5:

@@ -1,6 +1,7 @@
 """The average of weights before and after a training, and how much of the start the training cases bear."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_a_training_that_keeps_half(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, tensor in source.items():
         torch.testing.assert_close(half[name], (tensor + alone[name]) / 2)
     monkeypatch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "SAVE_SHARE", math.inf)
 
     def stop(progress: float, note: str) -> None:
         if progress >= 0.5:
