@@ -85,13 +85,18 @@ def mirror(
     flipped: list[list[int]] = [[] for _ in arrays[0]]
     for axis in axes:
         for sample in np.flatnonzero(rng.random(len(flipped)) < probability):
-            flipped[sample].append(axis + 1)
+            flipped[sample].append(axis + 2)
+    # Samples with the same flips together: a batch may have hundreds of small ones.
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for sample, own in enumerate(flipped):
+        if own:
+            alike.setdefault(tuple(own), []).append(sample)
     for array in arrays:
-        places = [one for one, turned in zip(array.unbind(), flipped, strict=True) if turned]
-        if places:
-            torch._foreach_copy_(
-                places, [one.flip(turned) for one, turned in zip(places, filter(None, flipped), strict=True)]
-            )
+        samples = array.unbind()
+        for turned, chosen in alike.items():
+            places = [samples[sample] for sample in chosen]
+            together = places[0][None] if len(places) == 1 else torch.stack(places)
+            torch._foreach_copy_(places, list(together.flip(turned).unbind()))
 
 
 @TRANSFORMERS.register("gaussian_shift")

@@ -194,13 +194,13 @@ def _matrix(angles: np.ndarray, axes: list[int], factor: np.ndarray) -> np.ndarr
 def resample_patch(
     numbers: torch.Tensor, maps: torch.Tensor, first: Sequence[int], deformation: Deformation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A patch from a box of source voxels; zero where it reaches beyond the box.
+    """A deformed patch from a box of source voxels; zero where it reaches beyond the box.
 
     Args:
         numbers: float32 ``(channel, *box)``, interpolated linearly.
         maps: integers ``(map, *box)``, of which the nearest voxel is taken.
         first: the box's first voxel, counted from the patch's.
-        deformation: of the patch.
+        deformation: of the patch, with a matrix.
 
     Returns:
         Numbers ``(channel, *patch)`` and maps ``(map, *patch)``.
@@ -208,15 +208,6 @@ def resample_patch(
     patch, size = deformation.patch, numbers.shape[1:]
     if 0 in size:  # the patch sees nothing of the image
         return numbers.new_zeros((len(numbers), *patch)), maps.new_zeros((len(maps), *patch))
-    if deformation.matrix is None:
-        around = [
-            side
-            for start, n, p in reversed(list(zip(first, size, patch, strict=True)))
-            for side in (start, p - start - n)
-        ]
-        if any(around):
-            return F.pad(numbers, around), F.pad(maps, around)
-        return numbers, maps
     grid = deformation.coordinates(size, first, numbers.device)
     moved = F.grid_sample(numbers[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
     nearest = F.grid_sample(maps[None].float(), grid, mode="nearest", align_corners=False)[0]

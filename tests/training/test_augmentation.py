@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.plans.augmentation import Augmentation
-from autoseg.training.augmentation import blur, contrast, gamma, low_resolution
+from autoseg.training.augmentation import blur, contrast, gamma, low_resolution, mirror
 from autoseg.training.deformation import draw_deformations, reach_limit
 from tests.builders import augment, still
+from tests.devices import Calls
 
 
 class Extreme:
@@ -323,6 +324,17 @@ def test_mirroring() -> None:
         else:
             pytest.fail("a sample is no mirror image of itself")
     assert len(seen) == 4
+
+
+def test_samples_are_mirrored_together() -> None:
+    """No flip for each of hundreds of small ones; four kinds of flips, of which one is none, at most."""
+    counts = []
+    for many in (40, 200):
+        image, label = torch.rand(many, 1, 4, 5), torch.zeros(many, 1, 4, 5)
+        with Calls() as calls:
+            mirror([image, label], [0, 1], np.random.default_rng(0))
+        counts.append(len(calls.found))
+    assert counts[0] == counts[1] <= 3 * 3 * 2
 
 
 def test_blur_as_scipy() -> None:

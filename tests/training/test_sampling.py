@@ -438,11 +438,12 @@ def test_patches_are_those_of_generous_boxes(tmp_path: Path, patch: tuple[int, .
     moved = 0
     for number in range(6):
         order = loader._shuffled(number)
-        places = zip(order, patch_starts(loader, number), loader.batch(number).patches, strict=True)
-        for index, start, one in places:
+        drawn = loader.batch(number).patches
+        pairs = zip(*maker.resampled(drawn, loader.cache.layout), strict=True)
+        places = zip(order, patch_starts(loader, number), drawn, pairs, strict=True)
+        for index, start, one, (image, label) in places:
             corner = [c - (n - p) // 2 for c, n, p in zip(start, limit, patch, strict=True)]
             deformation = one.deformation
-            image, label = maker._resampled(one, loader.cache.layout)
             before, before_label = resampled_before(
                 cases[index], corner, limit, deformation.matrix, deformation.nodes, patch
             )
@@ -464,11 +465,11 @@ def test_a_bent_patch_sees_the_image_around_it(tmp_path: Path) -> None:
     loader = loader_of([case], patches_of((8, 8, 8), 4, augmentation=bent), stage=stage)
     maker, middle = BatchMaker(stage, CPU), 0
     for number in range(8):
-        for start, one in zip(patch_starts(loader, number), loader.batch(number).patches, strict=True):
+        images, maps = maker.resampled(loader.batch(number).patches, loader.cache.layout)
+        for start, image, labels in zip(patch_starts(loader, number), images, maps, strict=True):
             if all(4 <= first <= 40 - 8 - 4 for first in start):
-                image, maps = maker._resampled(one, loader.cache.layout)
                 assert float(image.min()) > 0.999
-                assert int(maps.min()) == 1
+                assert int(labels.min()) == 1
                 middle += 1
     assert middle > 5
 
