@@ -112,7 +112,8 @@ class Initialization(Reasoned):
             a step (L2-SP of Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
             networks", decoupled from the gradient like AdamW's decay).
         rank: of ``model``: largest rank of what is added to each kernel, as a matrix of its first axis by all others
-            (low rank adaptation, Hu et al. 2022); 0 for any. Scales, shifts and biases are free.
+            (low rank adaptation, Hu et al. 2022); 0 for any. Scales, shifts and biases are free. A GPU
+            keeps to it every so many steps, and in what is saved (:class:`autoseg.training.near_source.LowRank`).
     """
 
     source: Literal["random", "imagenet", "file", "model"] = "random"

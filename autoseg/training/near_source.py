@@ -9,6 +9,11 @@ from autoseg.step.training_step import StepOutcome
 from autoseg.training.callback import Callback
 from autoseg.training.training import Training
 
+#: Steps from one projection to the next on a device that is not a CPU, which is waited for in each of a network's
+#: thirty and more decompositions; a single step is shorter than they are (an estimate, not measured). A CPU's steps are
+#: longer.
+STEPS_BETWEEN = 50
+
 
 class PullToSource(Callback):
     """Draws the weights back to the initial ones after each step (:attr:`autoseg.plans.recipe.Initialization.pull`).
@@ -35,9 +40,10 @@ class PullToSource(Callback):
 class LowRank(Callback):
     """Keeps what is added to each kernel of low rank (:attr:`autoseg.plans.recipe.Initialization.rank`).
 
-    After each step the sum of all changes is replaced by the nearest of that rank (Eckart & Young 1936), so that the
-    network has no further parameters and its weights are those of any other. The moving average of the weights, a
-    sum of changes of many ranks, is so at the end.
+    The sum of all changes is replaced by the nearest of that rank (Eckart & Young 1936), so that the network has no
+    further parameters and its weights are those of any other: on a CPU after each step, on other devices after each
+    :data:`STEPS_BETWEEN`. The weights that are saved, a moving average of changes of many ranks or of what was not
+    replaced yet, are so at the end.
 
     Args:
         rank: largest.
@@ -53,7 +59,9 @@ class LowRank(Callback):
 
     @torch.no_grad()
     def after_step(self, training: Training, outcome: StepOutcome) -> None:
-        """Project the changes of all kernels that are trained."""
+        """Project the changes of all kernels that are trained, where it is time."""
+        if training.device.type != "cpu" and training.state.iteration % STEPS_BETWEEN:
+            return
         trained = {name for name, kernel in training.step.network.named_parameters() if kernel.requires_grad}
         self._project(training.step.network, trained)
 

@@ -21,9 +21,10 @@ from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
 from autoseg.training import callbacks
 from autoseg.training.freezing import frozen_names, set_frozen
-from autoseg.training.near_source import LowRank, PullToSource, nearest_of_rank
+from autoseg.training.near_source import STEPS_BETWEEN, LowRank, PullToSource, nearest_of_rank
 from autoseg.training.training import Budget, Training
 from tests.builders import blob, make_configuration, make_network, make_plan, make_recipe, store, train_in
+from tests.devices import NO_GPU, waits_noted
 
 CPU = torch.device("cpu")
 RATE = Optimizer(name="sgd", learning_rate=0.05, momentum=0.0, weight_decay=0.0)
@@ -203,7 +204,7 @@ def test_changes_of_kernels_stay_of_low_rank() -> None:
     """Of all that are trained; scales, shifts and biases are free, frozen kernels untouched."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(2, 5, 3), nn.BatchNorm3d(5), nn.Conv3d(5, 4, 1))
-    training = cast(Training, SimpleNamespace(step=SimpleNamespace(network=network)))
+    training = cast(Training, SimpleNamespace(step=SimpleNamespace(network=network), device=CPU))
     low = LowRank(1)
     low.on_build(training, network, fresh=True)
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -228,3 +229,34 @@ def test_changes_of_kernels_stay_of_low_rank() -> None:
         change = (saved[layer].weight - before[f"{layer}.weight"]).flatten(1)  # type: ignore[index, operator]
         assert torch.linalg.matrix_rank(change.detach(), rtol=1e-4) <= 1
     assert torch.equal(average[0].weight, kept)
+
+
+@pytest.mark.parametrize(
+    ("device", "said", "every"),
+    [
+        ("cpu", "cpu", 1),
+        ("cpu", "cuda", STEPS_BETWEEN),
+        pytest.param("cuda", "cuda", STEPS_BETWEEN, marks=[pytest.mark.gpu, NO_GPU]),
+    ],
+)
+def test_a_gpu_is_not_made_to_wait_after_each_step(device: str, said: str, every: int) -> None:
+    """Decompositions wait for it; on a CPU, whose steps are long, changes are of low rank after each."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(2, 5, 3), nn.Conv3d(5, 4, 1)).to(device)
+    state = SimpleNamespace(iteration=0)
+    training: Any = SimpleNamespace(step=SimpleNamespace(network=network), state=state, device=torch.device(said))
+    low, waited = LowRank(1), []
+    low.on_build(training, network, fresh=True)
+    start = network[0].weight.detach().clone()
+    for number in range(1, 2 * STEPS_BETWEEN + 1):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        state.iteration = number
+        with waits_noted(device) as waits:
+            low.after_step(training, None)  # type: ignore[arg-type]
+        if waits:
+            waited.append(number)
+            change = (network[0].weight - start).detach().flatten(1).cpu()
+            assert torch.linalg.matrix_rank(change, rtol=1e-4) == 1
+    assert waited == list(range(every, 2 * STEPS_BETWEEN + 1, every))
