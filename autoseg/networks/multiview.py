@@ -11,6 +11,7 @@ paper is silent: the plane is halved by 1×3×3 convolutions (its 217 voxels do 
 convolutions are padded, so that the result is as large as the patch.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -77,9 +78,8 @@ def fuse(views: Sequence[torch.Tensor], fusion: str) -> torch.Tensor:
     For ``softmax`` the logarithm of the mean, for ``sigmoid`` its logit: the activation gives the mean again.
     """
     stacked = torch.stack([logits.float() for logits in views])
-    count = torch.log(torch.tensor(float(len(views)), device=stacked.device))
     if fusion == "softmax":
-        return torch.logsumexp(torch.log_softmax(stacked, dim=2), dim=0) - count
+        return torch.logsumexp(torch.log_softmax(stacked, dim=2), dim=0) - math.log(len(views))
     # log(p / (1 − p)) of p = mean σ(x), with 1 − σ(x) = σ(−x): the counts cancel.
     inside = torch.logsumexp(nn.functional.logsigmoid(stacked), dim=0)
     outside = torch.logsumexp(nn.functional.logsigmoid(-stacked), dim=0)

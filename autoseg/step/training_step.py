@@ -78,6 +78,7 @@ class TrainingStep:
         self._graphed = GraphedGradients(network) if variant.graphs else None
         #: Running statistics of batch norm; other networks have no such buffers.
         self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self._before = [buffer.clone() for buffer in self._statistics]
         #: Autocast of the forward pass; the memory model replaces it where the device is absent. It does not refer to
         #: the step, whose memory would then wait for Python's garbage collector.
         self.casts: Callable[[], AbstractContextManager[object]] = partial(variant.casts, self.device)
@@ -90,10 +91,11 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> StepOutcome:
         """Train on a batch, and update the average of the weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        before = [buffer.clone() for buffer in self._statistics]
+        if self._statistics:
+            torch._foreach_copy_(self._before, self._statistics)
         loss = self.gradients(batch) if self._graphed is None else self._graphed(batch, self.gradients)
         finite = self.clip(loss)
-        self._restore(before, finite)
+        self._restore(finite)
         take_step(self.optimizer, finite)
         self.scaler.update()  # where gradients overflowed 16 bits, it halves the scale
         self.average.update(self.network)
@@ -126,10 +128,11 @@ class TrainingStep:
         return torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
     @torch.no_grad()
-    def _restore(self, before: list[torch.Tensor], finite: torch.Tensor) -> None:
+    def _restore(self, finite: torch.Tensor) -> None:
         """Where a step is skipped, what its forward pass left in the running statistics is skipped, too."""
-        for buffer, value in zip(self._statistics, before, strict=True):
-            buffer.copy_(torch.where(finite, buffer, value))
+        if self._statistics:
+            pairs = zip(self._statistics, self._before, strict=True)
+            torch._foreach_copy_(self._statistics, [torch.where(finite, now, before) for now, before in pairs])
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors and plain values that are needed to resume exactly."""

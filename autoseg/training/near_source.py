@@ -29,6 +29,10 @@ class PullToSource(Callback):
         """Copy the initial weights."""
         self._start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
+    def on_start(self, training: Training) -> None:
+        """Lay them out as the weights lie by now, which a GPU then draws back all at once."""
+        self._start = {name: training.step.variant.arrange(start) for name, start in self._start.items()}
+
     @torch.no_grad()
     def after_step(self, training: Training, outcome: StepOutcome) -> None:
         """Draw back those that are trained."""

@@ -9,6 +9,7 @@ from autoseg.plans.families import MultiView
 from autoseg.plans.target import Output, Target
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, make_configuration, make_plan
+from tests.devices import Waits
 
 
 def test_shapes_and_modes() -> None:
@@ -46,6 +47,17 @@ def test_fusion_is_the_mean_of_probabilities() -> None:
     sure = [torch.tensor([[9.0]]), torch.tensor([[-1.5]]), torch.tensor([[-1.5]])]
     assert float(fuse(sure, "sigmoid")) < 0 < float(sum(sure))
     assert torch.isfinite(fuse([torch.full((1, 2), 500.0), torch.full((1, 2), -500.0)], "sigmoid")).all()
+
+
+@pytest.mark.parametrize("views", [1, 3, 7])
+def test_fusion_does_not_wait_for_the_device(views: int) -> None:
+    """The number of views is no tensor; the result is the same to within its last bit."""
+    given = [torch.randn(1, 3, 2, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(views)]
+    with Waits() as waits:
+        found = fuse(given, "softmax")
+    assert waits.found == []
+    summed = torch.logsumexp(torch.log_softmax(torch.stack(given), dim=2), dim=0)
+    torch.testing.assert_close(found, summed - torch.log(torch.tensor(float(views))), rtol=0, atol=5e-7)
 
 
 def test_the_fusion_of_a_network_is_that_of_its_views() -> None:

@@ -19,6 +19,7 @@ from autoseg.plans.families import MultiView
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Freeze, Optimizer
 from autoseg.step.optimizer import build_optimizer, layer_groups, set_rate
+from autoseg.step.variant import Variant
 from autoseg.training import callbacks
 from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.near_source import STEPS_BETWEEN, LowRank, PullToSource, nearest_of_rank
@@ -89,6 +90,20 @@ def test_pulled_back_by_hand() -> None:
         pull.after_step(training, None)  # type: ignore[arg-type]
         torch.testing.assert_close(network.weight.detach(), start[0] + left)
         torch.testing.assert_close(network.bias, start[1] + 1)
+
+
+def test_what_weights_are_pulled_to_lies_as_they_do() -> None:
+    """Else a GPU would draw back one tensor after the other."""
+    network, pull, variant = nn.Conv3d(2, 3, 3), PullToSource(2.0), Variant(channels_last=True)
+    training: Any = SimpleNamespace(
+        step=SimpleNamespace(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), variant=variant)
+    )
+    pull.on_build(training, network, fresh=True)
+    start = network.weight.detach().clone()
+    variant.prepare(network)
+    pull.on_start(training)
+    assert pull._start["weight"].stride() == network.weight.stride() != start.stride()
+    assert torch.equal(pull._start["weight"], start)
 
 
 def test_thawed_after_its_share_of_the_budget(tmp_path: Path) -> None:
