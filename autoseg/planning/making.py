@@ -239,7 +239,7 @@ def _check_without_validation(plan: Plan, splits: Sequence[Split]) -> None:
                 f"--folds 1: {stage.name} learns from what {stage.previous.configuration} predicts of cases that it "
                 "was not trained on, and a single fold has none; give --folds 2 or more."
             )
-        if stage.recipe.rate_follows_validation:
+        if stage.recipe.schedule.follows_validation:
             raise UsageError(
                 f"--folds 1: the learning rate of {stage.name} falls only by its validation loss, and a single fold "
                 "validates no case; give --folds 2 or more, or --set recipe.schedule.name=cosine."

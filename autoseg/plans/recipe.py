@@ -277,7 +277,7 @@ class Recipe(Reasoned):
     @model_validator(mode="after")
     def _has_what_is_followed(self) -> "Self":
         if self.validation_loss == "none":
-            if self.schedule.follows == "validation_loss":
+            if self.schedule.follows_validation:
                 raise ValueError("schedule follows the validation loss, and validation_loss is none; use images")
             if self.early_stopping and self.early_stopping_follows == "validation_loss":
                 raise ValueError("early_stopping follows the validation loss, and validation_loss is none; use images")
@@ -293,11 +293,6 @@ class Recipe(Reasoned):
         if self.epoch_length == "iterations":
             return self.iterations_per_epoch
         return max(1, math.ceil(cases / min(batch, self.sampling.cases_per_batch or batch)))
-
-    @property
-    def rate_follows_validation(self) -> bool:
-        """Whether the learning rate falls only by the loss of validations."""
-        return self.schedule.name == "plateau" and self.schedule.follows == "validation_loss"
 
     @property
     def taught(self) -> Distillation | None:

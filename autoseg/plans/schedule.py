@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+#: Schedules of this project whose rate depends on the share of the budget alone.
+_BY_PROGRESS = {"cosine", "poly", "constant", "one_cycle", "explore_exploit"}
+
+
 class Schedule(Reasoned):
     """Learning-rate schedule over the share of the budget (iterations or time) that is spent.
 
@@ -38,6 +42,14 @@ class Schedule(Reasoned):
     follows: Literal["training_loss", "validation_loss"] = "training_loss"
     patience: int = Field(10, ge=1)
     factor: float = Field(5.0, gt=1)
+
+    @property
+    def follows_validation(self) -> bool:
+        """Whether the rate depends on the loss of validations, which a training then needs.
+
+        A schedule of another package that says so by another key than ``follows`` overrides this.
+        """
+        return self.follows == "validation_loss" and self.name not in _BY_PROGRESS
 
     @model_validator(mode="after")
     def _in_order(self) -> "Self":

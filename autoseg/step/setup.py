@@ -11,6 +11,7 @@ from autoseg.plans.recipe import Recipe
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.step.batch import LABEL_TYPE, Batch
+from autoseg.step.objective import FIELD_LOSSES
 
 #: Voxels of a batch that is timed in place of a larger one; the time is then scaled.
 TIMED_VOXELS = 60_000
@@ -26,7 +27,7 @@ class StepSetup:
         target: what is segmented.
         patch_size: voxels.
         batch_size: patches a step.
-        recipe: loss, optimizer, average of the weights, distillation.
+        recipe: loss with the terms of further fields, optimizer, average of the weights.
     """
 
     network: Network
@@ -83,10 +84,13 @@ class StepSetup:
         image = torch.randn(size, device=device) if random else torch.empty(size, device=device)
         shape = (self.batch_size, *self.network.label_size(self.patch_size))
         label = torch.zeros(shape, dtype=LABEL_TYPE, device=device)
-        fields = {}
-        if self.recipe.taught is not None:
-            space = label.shape[-self.network.dimensions :]
-            fields["teacher"] = torch.zeros((self.batch_size, self.target.heads + 1, *space), device=device)
+        space = label.shape[-self.network.dimensions :]
+        counts = {name: FIELD_LOSSES.find(name).channels(self.recipe, self.target) for name in FIELD_LOSSES}
+        fields = {
+            name: torch.zeros((self.batch_size, channels, *space), device=device)
+            for name, channels in counts.items()
+            if channels
+        }
         return Batch(image, label, fields=fields)
 
 

@@ -157,13 +157,13 @@ class Validation(Callback):
 def follows_loss(recipe: Recipe) -> bool:
     """Whether the learning rate or the end of a training depends on the validation loss."""
     stops = recipe.early_stopping > 0 and recipe.early_stopping_follows == "validation_loss"
-    return stops or recipe.rate_follows_validation
+    return stops or recipe.schedule.follows_validation
 
 
 def _check_without_cases(training: Training) -> None:
     """Refuse to begin a training whose rate would never fall, and tell what changes nothing without validations."""
     fold, idle = training.fold, training.stage.idle_without_validation
-    if training.recipe.rate_follows_validation:
+    if training.recipe.schedule.follows_validation:
         if training.state.iteration == 0:
             raise AutosegError(
                 f"{fold} validates no case, and its learning rate falls only by the validation loss; give it cases in "

@@ -200,7 +200,7 @@ class Training(AbstractContextManager["Training"]):
     def rate(self) -> float:
         """Learning rate at the current progress."""
         schedule = self.recipe.schedule
-        followed = "loss" if schedule.follows == "training_loss" else schedule.follows
+        followed = "validation_loss" if schedule.follows_validation else "loss"
         losses = [row[followed] for row in self.state.history if followed in row]
         return self.recipe.optimizer.learning_rate * rate_factor(schedule, self.progress, losses)
 
@@ -304,8 +304,9 @@ def training_identity(stage: Stage, cases: Sequence[StoredCase], seed: int) -> s
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """The parts of a recipe that determine the steps; without defaults, so that new keys leave saved states valid."""
-
-    followed = recipe.schedule.follows == "validation_loss"
+    schedule = recipe.schedule
+    # A schedule that follows no loss may name the validation's all the same; states of it that were saved stay valid.
+    followed = schedule.follows_validation or schedule.follows == "validation_loss"
 
     def plain(recipe: Recipe) -> dict[str, Any]:
         left_out = LASTING if followed else LASTING | WATCHING

@@ -26,6 +26,7 @@ from tests.builders import blob, make_configuration, make_dataset, picture_of, w
 from tests.builders import make_plan as by_hand
 from tests.planners.fingerprints import abdomen, hippocampus
 from tests.plans.test_plan import example
+from tests.training.test_validation_loss import Halved, install
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,13 @@ def test_what_follows_validations_needs_some(tmp_path: Path, capsys: pytest.Capt
     for changed in ("recipe.schedule.name=cosine", "recipe.schedule.follows=training_loss"):
         plan_dataset(dataset, tmp_path / "run", replace(fails, overrides=(*fails.overrides, changed)))
         assert told in capsys.readouterr().err
+
+
+def test_a_schedule_of_another_package_needs_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Halved)
+    dataset, request = make_dataset(tmp_path / "data", 2), Request(device="cuda", gpu_memory_gb=4, folds=1)
+    with pytest.raises(UsageError, match=r"--folds 1: the learning rate of .* falls only by its validation loss"):
+        plan_dataset(dataset, tmp_path / "run", replace(request, overrides=('recipe.schedule={"name": "halved"}',)))
 
 
 def _by_pattern(root: Path) -> Dataset:

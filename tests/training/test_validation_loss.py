@@ -2,9 +2,10 @@
 
 import csv
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from autoseg.inference.sliding_window import SlidingWindow
-from autoseg.plans.recipe import Loss, Optimizer, Schedule
-from autoseg.step.lr_schedule import without_improvement
+from autoseg.plans.recipe import SCHEDULES, Loss, Optimizer, Schedule
+from autoseg.step.lr_schedule import RATE_FACTORS, without_improvement
 from autoseg.training import validation
 from autoseg.training.training import Budget, training_identity
 from autoseg.training.validation import (
@@ -30,6 +31,36 @@ from tests.training.test_loop import CPU, can_be_interrupted, plan_with, same_we
 __all__ = ["can_be_interrupted"]
 
 FOLLOWING = {"schedule": Schedule(name="plateau", warmup=0, follows="validation_loss", patience=1, factor=2)}
+
+
+class Halved(Schedule):
+    """A schedule of another package: half the rate after each validation."""
+
+    name: Literal["halved"] = "halved"
+    follows: Literal["validation_loss"] = "validation_loss"
+
+
+class Watching(Schedule):
+    """The same, which says by a key of its own that it needs validations."""
+
+    name: Literal["watching"] = "watching"
+    watches: bool = True
+
+    @property
+    def follows_validation(self) -> bool:
+        return self.watches
+
+
+def halved(schedule: Schedule, progress: float, losses: Sequence[float]) -> float:
+    return float(0.5 ** len(losses))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, kind: type[Schedule]) -> Schedule:
+    """Register a schedule for one test, as its package does."""
+    name = kind.model_fields["name"].default
+    monkeypatch.setitem(SCHEDULES._things, name, kind)
+    monkeypatch.setitem(RATE_FACTORS._things, name, halved)
+    return kind()
 
 
 class Constant(nn.Module):
@@ -134,6 +165,40 @@ def test_plateau_follows_the_validation_loss(tmp_path: Path, cases: list, monkey
     state = train(tmp_path / "f", plan, cases, Budget(iterations=24))
     rates = [row["learning_rate"] / 1e-3 for row in state.history]
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2, 0.05, 0.05])
+
+
+@pytest.mark.parametrize("kind", [Halved, Watching])
+def test_a_schedule_of_another_package_gets_the_validation_losses(
+    tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch, kind: type[Schedule]
+) -> None:
+    """No validation is skipped for time, and their losses are what the schedule is given; worked by hand."""
+    monkeypatch.setattr("autoseg.training.callbacks.VALIDATION_SHARE", -1.0)
+    plan = plan_with(schedule=install(monkeypatch, kind), optimizer=Optimizer(name="sgd", learning_rate=1e-3))
+    state = train(tmp_path / "f", plan, cases, Budget(iterations=8))
+    assert ["validation_loss" in row for row in state.history] == [True] * 4
+    assert [row["learning_rate"] / 1e-3 for row in state.history] == pytest.approx([1, 0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize("kind", [Halved, Watching])
+def test_a_schedule_of_another_package_is_never_without_validations(
+    tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch, kind: type[Schedule]
+) -> None:
+    schedule = install(monkeypatch, kind)
+    with pytest.raises(ValueError, match="follows the validation loss, and validation_loss is none"):
+        plan_with(schedule=schedule, validation_loss="none")
+    with pytest.raises(AutosegError, match="validates no case, and its learning rate falls only by the validation"):
+        train_in(tmp_path / "f", plan_with(schedule=schedule).stage("small"), cases, (), Budget(iterations=2))
+    plans = [plan_with(schedule=schedule, validate_every=every) for every in (2, 3)]
+    assert len({training_identity(plan.stage("small"), cases, 0) for plan in plans}) == 2
+
+
+def test_a_schedule_of_progress_alone_needs_no_validation(cases: list) -> None:
+    """Though it names their loss; what was saved under such a plan stays its training's."""
+    cosine = Schedule(follows="validation_loss")
+    assert not cosine.follows_validation
+    plan_with(schedule=cosine, validation_loss="none")
+    plans = [plan_with(schedule=cosine, validate_every=every) for every in (2, 3)]
+    assert len({training_identity(plan.stage("small"), cases, 0) for plan in plans}) == 2
 
 
 def test_without_validation_cases(tmp_path: Path, cases: list, capsys: pytest.CaptureFixture[str]) -> None:
