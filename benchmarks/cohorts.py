@@ -12,7 +12,8 @@ several seeds the values of a case are averaged first.
 A way that ends in ``+harmonize`` is planned with ``--harmonize``; in ``+source-data`` with the source's cases mixed in;
 in ``+first-fold`` it starts from the source's first fold and not from the best; in ``+VALUE=…`` with this value of the
 recipe (``unfreeze+optimizer.learning_rate=0.004``; ``+epochs=8`` is its length); several may follow each other. What is
-done in OUT is not done again; the values of all cases are left in OUT/row.json. Lengths are epochs of the plan's
+done in OUT is not done again, and refused where it was planned with other options; the values of all cases are left in
+OUT/row.json. Lengths are epochs of the plan's
 iterations, so that a busy machine changes nothing but the time. ``--plan-for cpu`` plans for a CPU what a GPU trains.
 """
 
@@ -44,9 +45,15 @@ WORDS = ("harmonize", "source-data", "first-fold")
 def trained(
     dataset: Path, out: Path, request: autoseg.Request, epochs: int, folds: list[int] | None, device: str
 ) -> Run:
-    """Plan and train, or go on where that was begun."""
+    """Plan and train, or go on where that was begun; a plan that was made with other options is refused."""
+    note, asked = out / "asked.json", {"dataset": str(dataset.absolute()), "request": repr(request)}
     if not (out / "plan.json").exists():
         autoseg.plan(autoseg.Dataset.open(dataset), out, request)
+        write_json(note, asked)
+    elif not note.exists():
+        print(f"{out}: a plan is there, and not what it was asked with; it is taken.", flush=True)
+    elif read_json(note) != asked:
+        raise SystemExit(f"{out} was planned with other options; give another OUT, or delete that folder.")
     run = Run.open(out)
     train(run, None, folds, Length(epochs=epochs), Compute(device), request.seed)
     return run
@@ -152,13 +159,18 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     return {**found, "from scratch": mean_of_seeds(scratch), **tuned}
 
 
+def place(text: str) -> Path:
+    """A path that is the same from wherever the benchmark is run again."""
+    return Path(text).absolute()
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("cohort", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--judge", type=Path)
-    parser.add_argument("--source", dest="source_run", type=Path, help="a trained run in place of training one")
+    parser.add_argument("source", type=place)
+    parser.add_argument("cohort", type=place)
+    parser.add_argument("out", type=place)
+    parser.add_argument("--judge", type=place)
+    parser.add_argument("--source", dest="source_run", type=place, help="a trained run in place of training one")
     parser.add_argument("--source-epochs", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--folds", type=int, default=2)

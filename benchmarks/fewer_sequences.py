@@ -8,10 +8,9 @@ a teacher that was given all. Every command is printed before it is run; what is
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
+from commands import autoseg
 from machine import describe
 
 from autoseg.data.phantom import Cohort, generate
@@ -22,13 +21,6 @@ NETWORK = (
     '[[3,3,3],[3,3,3],[3,3,3],[3,3,3]], "encoder_blocks": [2,2,2,2], "decoder_convs": [2,2,2]}'
 )
 SHAPE, SPACING = (48, 56, 48), (3.0, 3.0, 3.0)
-AUTOSEG = [sys.executable, "-c", "from autoseg.cli.main import run; run()"]
-
-
-def autoseg(*arguments: object) -> None:
-    words = [str(argument) for argument in arguments]
-    print("$ autoseg", *words, flush=True)
-    subprocess.run([*AUTOSEG, *words], check=True)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 #: Seconds between two samples of CPU time, and between two of memory, which take the kernel longer.
 CPU_INTERVAL, MEMORY_INTERVAL = 0.2, 0.5
 
@@ -181,3 +183,8 @@ class Metered:
                 return before[1] + max(share, 0.0) * (sample[1] - before[1])
             before = sample
         return before[1]
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The power of the size that values grow with: the slope of a straight line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])

@@ -27,14 +27,19 @@ class TimeIsUp(Exception):
 class nnUNetTrainer(Original):
     """nnU-Net's trainer, that notes when epochs begin and end.
 
-    Its name goes into folders and checkpoints, where nnU-Net looks it up.
+    Its name goes into folders and checkpoints, where nnU-Net looks it up. It keeps the constructor of nnU-Net, which
+    notes its own arguments.
     """
+
+    events = Path()
+    limit = deadline = float("inf")
+    began = ended = 0.0
+    done = 0
 
     def prepare(self, request: dict[str, Any]) -> None:
         """Take what is asked for; before anything is built."""
         self.events = Path(request["events"])
         self.limit = 60 * request["minutes"] if request["minutes"] else float("inf")
-        self.deadline = float("inf")
         for name, key in (
             ("num_epochs", "epochs"),
             ("num_iterations_per_epoch", "iterations"),
@@ -67,9 +72,9 @@ class nnUNetTrainer(Original):
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
-        self.note(dice=float(self.logger.get_value("mean_fg_dice", step=-1)))
+        self.note({"dice": float(self.logger.get_value("mean_fg_dice", step=-1))})
 
-    def note(self, **more: object) -> None:
+    def note(self, more: dict[str, object]) -> None:
         """Add a line to the events."""
         parameters = sum(p.numel() for p in self.network.parameters())
         line = {"start": self.began, "end": self.ended, "iterations": self.done, "parameters": parameters, **more}
@@ -95,7 +100,7 @@ def main() -> None:
         trainer.run_training()
     except TimeIsUp:
         trainer.ended = time.time()
-        trainer.note(stopped=True)
+        trainer.note({"stopped": True})
         trainer.on_train_end()
     if request["validate"]:
         trainer.perform_actual_validation()

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from commands import AUTOSEG
 from machine import describe
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     }
     rows = []
     for name, arguments in steps.items():
-        found = peak([sys.executable, "-c", "from autoseg.cli.main import run; run()", *arguments, *device])
+        found = peak([*AUTOSEG, *arguments, *device])
         rows.append((name, *found))
     print("| step | largest memory, GB | seconds |\n| --- | ---: | ---: |")
     for name, memory, seconds in rows:

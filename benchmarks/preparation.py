@@ -20,10 +20,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+from commands import AUTOSEG
 from machine import describe
+from metering import slope
 
 import autoseg.data.formats.nifti as nifti
 from autoseg.data.checks import examine
@@ -40,13 +42,13 @@ if __name__ == "__main__":
 GPU = ("--device", "cuda", "--gpu-memory", "8")
 
 
-def timed(words: list[object], log: Path, **environment: str) -> tuple[float, float]:
+def timed(words: Sequence[object], log: Path, environment: Mapping[str, str] | None = None) -> tuple[float, float]:
     """Seconds and processor seconds of a command and of all that it starts."""
     with open(log, "a", encoding="utf-8") as output:
         started = time.monotonic()
         process = subprocess.Popen(
             [str(word) for word in words],
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -88,7 +90,7 @@ def fewer(dataset: Path, cases: int, out: Path) -> Path:
 
 def inspect(dataset: Path, work: Path) -> tuple[float, float]:
     """Seconds and processor seconds of checking alone."""
-    return timed([sys.executable, "-m", "autoseg", "inspect", dataset], work / "autoseg.log")
+    return timed([*AUTOSEG, "inspect", dataset], work / "autoseg.log")
 
 
 def prepare(dataset: Path, work: Path) -> dict[str, tuple[float, float]]:
@@ -97,7 +99,7 @@ def prepare(dataset: Path, work: Path) -> dict[str, tuple[float, float]]:
     shutil.rmtree(run, ignore_errors=True)
     script.write_text(PREPROCESS, encoding="utf-8")
     return {
-        "plan": timed([sys.executable, "-m", "autoseg", "plan", dataset, "--out", run, *GPU], log),
+        "plan": timed([*AUTOSEG, "plan", dataset, "--out", run, *GPU], log),
         "preprocess": timed([sys.executable, script, run], log),
     }
 
@@ -139,7 +141,7 @@ def nnunet(environment: Path, work: Path) -> tuple[float, float]:
     shutil.rmtree(folders["nnUNet_preprocessed"], ignore_errors=True)
     cores = available_cpus()
     words = [environment / "bin" / "nnUNetv2_plan_and_preprocess", "-d", 1, "--verify_dataset_integrity"]
-    return timed([*words, "-c", "3d_fullres", "-npfp", cores, "-np", cores], work / "nnunet.log", **folders)
+    return timed([*words, "-c", "3d_fullres", "-npfp", cores, "-np", cores], work / "nnunet.log", folders)
 
 
 def decodings(dataset: Dataset) -> str:
@@ -158,10 +160,6 @@ def decodings(dataset: Dataset) -> str:
     load_case(one.cases[0], one.channels)
     nifti.stored_voxels = plain
     return f"{checks} by checks and fingerprint, {max(counts.values(), default=0) - checks} by preprocessing"
-
-
-def slope(counts: list[int], seconds: list[float]) -> float:
-    return float(np.polyfit(np.log(counts), np.log(seconds), 1)[0])
 
 
 def main() -> None:

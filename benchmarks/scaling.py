@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe
+from metering import slope
 from prediction_memory import generated_case, member_of, plan_for
 
 from autoseg.data.dataset import Case
@@ -48,10 +49,6 @@ def cost(case: Case, plan: Plan, out: Path) -> tuple[float, float]:
         outcome = predictor.predict([case], out)
     assert not outcome.failed, outcome.failed
     return time.process_time() - started, largest() - before
-
-
-def slope(sizes: list[float], values: list[float]) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def main() -> None:

@@ -10,12 +10,11 @@ Medical Segmentation Decathlon, MONAI's reimplementation of nnU-Net reports abou
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from commands import autoseg
 from machine import describe
 
 from autoseg.evaluation.summary import Evaluation
@@ -34,18 +33,14 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp(prefix="autoseg-benchmark-"))
     print(describe(), flush=True)
-    autoseg = [sys.executable, "-c", "from autoseg.cli.main import run; run()"]
     for budget in options.max_time:
         run = out / f"run_{budget}"
-        plan = [*autoseg, "plan", options.dataset, "--out", str(run), "--device", options.device]
-        for assignment in options.set:
-            plan += ["--set", assignment]
-        subprocess.run(plan, check=True)
+        changes = [word for assignment in options.set for word in ("--set", assignment)]
+        autoseg("plan", options.dataset, "--out", run, "--device", options.device, *changes)
         name = Run.open(run).plan.recommended
         started = time.monotonic()
-        train = [*autoseg, "train", str(run), "--fold", str(options.fold), "--max-time", budget]
-        train += ["--device", options.device, "--seed", str(options.seed)]
-        subprocess.run(train, check=True)
+        length = ("--fold", options.fold, "--max-time", budget)
+        autoseg("train", run, *length, "--device", options.device, "--seed", options.seed)
         seconds = time.monotonic() - started
         evaluation = Evaluation.read(Run.open(run).fold(name, options.fold).validation)
         dice = ", ".join(f"{target} {evaluation.mean('dice', target):.4f}" for target in evaluation.statistics())

@@ -12,19 +12,16 @@ is run; what is in OUT already is not made again.
 
 import argparse
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import SimpleITK as sitk
+from commands import autoseg
 from machine import describe
 
 from autoseg.data.dataset import Case, Dataset
 
 #: Cases that judge at most with ``--reverse``.
 MOST = 40
-
-AUTOSEG = [sys.executable, "-c", "from autoseg.cli.main import run; run()"]
 
 
 def is_float(path: Path) -> bool:
@@ -47,12 +44,6 @@ def write_dataset(folder: Path, cases: list[Case], like: Dataset) -> Path:
     text = f'csv = "scans.csv"\n\n[channels]\n{channels}\n\n[label]\nfile = "label"\nvalues = {{ {values} }}\n'
     (folder / "autoseg.toml").write_text(text, encoding="utf-8")
     return folder
-
-
-def autoseg(*arguments: object) -> None:
-    words = [str(argument) for argument in arguments]
-    print("$ autoseg", *words, flush=True)
-    subprocess.run([*AUTOSEG, *words], check=True)
 
 
 def judge(run: Path, test: Path, out: Path, device: str) -> Path:

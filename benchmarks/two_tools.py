@@ -4,12 +4,13 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg_side import CHOSEN
+from commands import AUTOSEG
 from environments import Environment
 from metering import Metered, Usage
 from raw_dataset import write_raw
@@ -20,7 +21,6 @@ from autoseg.utils.files import write_json
 from autoseg.utils.parallel import available_cpus
 
 CONFIGURATION = "3d_fullres"
-AUTOSEG = [sys.executable, "-c", "from autoseg.cli.main import run; run()"]
 
 #: Fingerprint, plan and preprocessing in one process, as nnUNetv2_plan_and_preprocess does them; planned for a GPU of
 #: 8 GB, nnU-Net's own target, so that the planner does not time steps here.
@@ -95,7 +95,9 @@ class Bench:
         """The folder of nnU-Net's model."""
         return self.scratch / "results" / self.name / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
 
-    def theirs(self, command: Sequence[str], log: str, cores: int = 0, **variables: str) -> Metered:
+    def theirs(
+        self, command: Sequence[str], log: str, cores: int = 0, variables: Mapping[str, str] | None = None
+    ) -> Metered:
         """Run a command of nnU-Net's environment."""
         folders = {
             "nnUNet_raw": str(self.scratch / "raw"),
@@ -103,7 +105,7 @@ class Bench:
             "nnUNet_results": str(self.scratch / "results"),
             "nnUNet_n_proc_DA": str(min(12, cores or available_cpus())),
         }
-        environment = {**folders, **self.nnunet.variables, **variables}
+        environment = {**folders, **self.nnunet.variables, **(variables or {})}
         return Metered(command, self.scratch / "logs" / f"nnunet_{log}.log", cores, environment)
 
     def ours(self, arguments: Sequence[object], log: str, cores: int = 0) -> Metered:
@@ -117,7 +119,7 @@ class Bench:
             "nnUNetv2_plan_and_preprocess", "-d", 901, "-c", CONFIGURATION, "-npfp", processes, "-np", processes
         )
         changed = {} if folder is None else {"nnUNet_preprocessed": str(folder)}
-        return self.theirs(command, "prepare", cores, **changed)
+        return self.theirs(command, "prepare", cores, changed)
 
     def prepare_ours(self, run: Path, cores: int = 0) -> Metered:
         """autoseg's fingerprint, plan and preprocessing, in one process."""

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -94,11 +94,11 @@ def settings(values: dict[str, object]) -> Command:
     return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def small(**stages: int) -> Command:
+def small(stages: Mapping[str, int] | None = None) -> Command:
     """A training of seconds: few steps an epoch, the same precision everywhere; configurations of so many stages."""
     values: dict[str, object] = {"recipe.iterations_per_epoch": 20, "recipe.precision": "fp32"}
     values |= {"inference.mirror_axes": [0], "inference.overlap": 0.25}
-    for name, count in stages.items():
+    for name, count in (stages or {}).items():
         own = f"configurations.3d_{name}"
         values |= {f"{own}.patch_size": [16, 16, 16], f"{own}.network.features": [8 * 2**n for n in range(count)]}
     return settings(values)
@@ -174,15 +174,15 @@ def make_base(side: Side) -> Path:
     out = side.folder("base")
     device = ("--device", "cpu", "--workers", 1)
     phantoms, raters = out / "phantoms", out / "raters"
-    unet = command("plan", phantoms / "dataset", *device, *small(fullres=4))
-    cascade = ("--planner", "cascade", "--folds", 2, *small(lowres=3, cascade_fullres=4))
+    unet = command("plan", phantoms / "dataset", *device, *small({"fullres": 4}))
+    cascade = ("--planner", "cascade", "--folds", 2, *small({"lowres": 3, "cascade_fullres": 4}))
     commands = [
         command("demo", "--data-only", "--cases", 6, "--unlabelled", 2, "--out", phantoms),
         command("demo", "--data-only", "--cases", 4, "--unlabelled", 1, "--raters", 2, "--out", raters, "--seed", 3),
         command(*unet, "--out", out / "unet"),
         command(*unet, "--out", out / "source"),
         command("plan", phantoms / "dataset", *device, *cascade, "--out", out / "cascade"),
-        command("plan", raters / "dataset", *device, "--raters", "all", *small(fullres=4), "--out", out / "two"),
+        command("plan", raters / "dataset", *device, "--raters", "all", *small({"fullres": 4}), "--out", out / "two"),
         command("train", out / "source", *device, "--fold", 0, "--epochs", 1),
     ]
     codes = side.run("base", commands)
@@ -273,7 +273,7 @@ def training(sides: list[Side], base: Path) -> list[Row]:
         return [
             *(command(*train, out / name) for name in ("unet", "cascade", "two")),
             command(*new, *small(), "--source", out / "unet", "--out", out / "tuned"),
-            command(*new, *small(fullres=4), "--teacher", out / "unet", "--out", out / "student"),
+            command(*new, *small({"fullres": 4}), "--teacher", out / "unet", "--out", out / "student"),
             *(command(*train, out / name) for name in ("tuned", "student")),
             *(predict(out, name, scans[name], *more) for name, more in runs.items()),
         ]

@@ -38,8 +38,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which variant of a step is fastest here must not decide what a test finds."""
-    monkeypatch.setattr("autoseg.step.tune.SHARE", 0.0)
+    """Which variant of a step is fastest here must not decide what a test finds: trainings and predictions guess."""
+    monkeypatch.setattr("autoseg.crossvalidation.fold_training.choose_variant", _guessed_variant)
+    monkeypatch.setattr("autoseg.inference.variant_choice.fastest_forward", _guessed_forward)
+
+
+def _guessed_variant(setup: Any, device: Any, extent: Any) -> Any:
+    from autoseg.step.tune import VariantChoice
+    from autoseg.step.variant import Variant, runnable
+
+    guess = runnable(Variant.untimed(setup.recipe, device), setup.recipe, device)
+    return VariantChoice(guess, f"{guess}, not measured")
+
+
+def _guessed_forward(setup: Any, device: Any, passes: int) -> Any:
+    from autoseg.step.tune import plain_variants
+
+    return plain_variants(setup, device)[0]
 
 
 @pytest.fixture

@@ -39,13 +39,6 @@ class Geometry:
 
         return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction))
 
-    @property
-    def oblique_degrees(self) -> float:
-        """The largest angle between an image axis and the closest axis of space, in degrees."""
-        matrix = np.abs(np.asarray(self.direction).reshape(self.dimension, self.dimension))
-        cosines = np.clip(matrix.max(axis=0), 0.0, 1.0)
-        return float(np.degrees(np.arccos(cosines)).max())
-
     def to_json(self) -> dict[str, list[float]]:
         """Plain lists, for a JSON file."""
         return {

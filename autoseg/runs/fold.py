@@ -15,7 +15,7 @@ DONE = "done.json"
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold of one stage; small and picklable, so that it is also the job that is sent elsewhere.
+    """One fold of one stage: where its files lie, which cases it learns and validates, and what of it is done.
 
     Attributes:
         run: that it belongs to.

@@ -91,8 +91,6 @@ def choose_variant(setup: StepSetup, device: torch.device, extent: Extent) -> Va
     compiles = setup.recipe.compile == "auto" and device.type in ("cpu", "cuda")
     if len(open_ones) == 1 and not compiles:
         return VariantChoice(guess, f"{guess}, as planned")
-    if not SHARE:
-        return VariantChoice(guess, f"{guess}, not measured")
     findings = Findings.of(setup, device)
     tuner = _Tuner(setup, device, extent, dict(findings.timings))
     if not tuner.complete(open_ones):

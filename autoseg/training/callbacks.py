@@ -5,11 +5,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from autoseg.networks import set_deep_supervision
 from autoseg.networks.weights import load_weights
 from autoseg.plans.recipe import Recipe
+from autoseg.preprocessing.store import StoredCase
 from autoseg.step.lr_schedule import without_improvement
 from autoseg.training.callback import Callback
 from autoseg.training.freezing import frozen_names, set_frozen
@@ -62,6 +64,7 @@ class SourceAverage(Callback):
 
     def __init__(self, share: float) -> None:
         self._share = share
+        self._start: dict[str, torch.Tensor] = {}
 
     def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
         """Copy the initial weights."""
@@ -94,6 +97,9 @@ class NotFinite(Callback):
 class Freezing(Callback):
     """Freezes a part of the network for a share of the training."""
 
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
     def on_start(self, training: Training) -> None:
         """Determine the frozen parameters."""
         stage = training.stage
@@ -110,6 +116,10 @@ class Freezing(Callback):
 
 class Validation(Callback):
     """Adds Dice and loss of some whole validation images to the history; saves the best weights so far."""
+
+    def __init__(self) -> None:
+        self._cases: Sequence[StoredCase] = ()
+        self._regions: dict[str, frozenset[int]] = {}
 
     def on_start(self, training: Training) -> None:
         """Choose the cases.
@@ -192,16 +202,20 @@ class EarlyStopping(Callback):
 
     def on_start(self, training: Training) -> None:
         """Stop again where a stopped training is resumed."""
-        recipe, waited = training.recipe, training.state.without_better
-        if recipe.early_stopping_follows == "validation_loss":
-            rows = training.state.history
-            waited = without_improvement([row["validation_loss"] for row in rows if "validation_loss" in row])
-        if 0 < recipe.early_stopping <= waited:
-            training.stopped = True
+        _stop_without_improvement(training)
 
     def on_epoch_end(self, training: Training) -> None:
         """Stop if there were too many validations without improvement."""
-        self.on_start(training)
+        _stop_without_improvement(training)
+
+
+def _stop_without_improvement(training: Training) -> None:
+    recipe, waited = training.recipe, training.state.without_better
+    if recipe.early_stopping_follows == "validation_loss":
+        rows = training.state.history
+        waited = without_improvement([row["validation_loss"] for row in rows if "validation_loss" in row])
+    if 0 < recipe.early_stopping <= waited:
+        training.stopped = True
 
 
 class History(Callback):
@@ -231,7 +245,7 @@ class SavedState(Callback):
     """Saves the state that an interrupted training resumes from."""
 
     def __init__(self) -> None:
-        self._last = self._took = 0.0
+        self._last, self._took = time.monotonic(), 0.0
 
     def on_start(self, training: Training) -> None:
         """Start the clock."""

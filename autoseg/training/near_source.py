@@ -24,6 +24,7 @@ class PullToSource(Callback):
 
     def __init__(self, pull: float) -> None:
         self._pull = pull
+        self._start: dict[str, torch.Tensor] = {}
 
     def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
         """Copy the initial weights."""
@@ -55,6 +56,7 @@ class LowRank(Callback):
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
+        self._start: dict[str, torch.Tensor] = {}
 
     def on_build(self, training: Training, network: nn.Module, fresh: bool) -> None:
         """Copy the initial kernels."""

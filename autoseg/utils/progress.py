@@ -25,6 +25,7 @@ console = Console(stderr=True, highlight=False)
 #: Seconds between two plain lines where there is no terminal.
 LINE_INTERVAL = 15.0
 
+#: Of the whole process and not of one context: the threads of a pool have contexts of their own, and are silenced too.
 _quiet = False
 
 

@@ -85,8 +85,6 @@ def test_written_files_lie_on_the_original(tmp_path, ending):
     back = read_image(tmp_path / f"b{ending}")
     np.testing.assert_array_equal(back.array, image.array)
     assert back.geometry.differs_from(image.geometry) is None
-    assert image.geometry.oblique_degrees == pytest.approx(back.geometry.oblique_degrees, abs=1e-3)
-    assert image.geometry.oblique_degrees > 5
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif"])
@@ -153,7 +151,6 @@ def test_a_clinical_oblique_scan_comes_back(real_data, tmp_path):
     path = real_data("clinical/TCGA-FG-6692/raw") / "t2.nii.gz"
     image = read_image(path)
     assert image.geometry.orientation == "LAS"
-    assert image.geometry.oblique_degrees == pytest.approx(16.9, abs=0.1)
     write_image(tmp_path / "back.nii.gz", image.array[0], image.geometry)
     original, back = sitk.ReadImage(str(path)), sitk.ReadImage(str(tmp_path / "back.nii.gz"))
     np.testing.assert_array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(original))

@@ -40,7 +40,6 @@ def setup_of(**recipe: Any) -> StepSetup:
 def _nothing_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(findings, "_here", {})
-    monkeypatch.setattr(tune, "SHARE", 0.05)
     monkeypatch.setattr("autoseg.step.precision.has_fast_bfloat16", lambda: False)
     monkeypatch.setattr(tune, "emulates_bfloat16", lambda dimensions: False)
 
