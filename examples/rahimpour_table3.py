@@ -109,9 +109,9 @@ class Study:
         found: dict[str, dict[str, float]] = {}
         for name in self.radiologists:
             pairs = [
-                (case, next(folder.glob(f"{case}.*")), self.there.case(case).annotations[name])
+                (case, next(folder.glob(f"{case}.*")), self.there.case(case).raters[name])
                 for case in cases
-                if name in self.there.case(case).annotations
+                if name in self.there.case(case).raters
             ]
             evaluation = evaluate_pairs(pairs, [self.structures[task]])
             found[name] = {row.case: row.values["dice"] for row in evaluation.rows}
@@ -120,14 +120,14 @@ class Study:
     @property
     def radiologists(self) -> list[str]:
         """Names of the two."""
-        names = list(dict.fromkeys(name for case in self.there.cases for name in case.annotations))
+        names = list(dict.fromkeys(name for case in self.there.cases for name in case.raters))
         if len(names) != 2:
             raise AutosegError(f"{self.there.root} names {len(names)} radiologists; the table has two.")
         return names
 
     def agreement(self, cases: Sequence[str], task: str) -> dict[str, float]:
         """Case → Dice of the two radiologists with each other."""
-        maps = {name: {case: self.there.case(case).annotations[name] for case in cases} for name in self.radiologists}
+        maps = {name: {case: self.there.case(case).raters[name] for case in cases} for name in self.radiologists}
         found = dice_agreement(maps, {}, [self.structures[task]], self.there.ignore_label)
         return found.between_raters(task)
 

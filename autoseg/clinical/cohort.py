@@ -34,7 +34,7 @@ from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import NO_ROOM, read_json, refuse_unwritable_folder, write_text
-from autoseg.utils.parallel import each
+from autoseg.utils.parallel import each, refuse_no_workers
 from autoseg.utils.progress import say
 
 #: Order of a dataset's channels.
@@ -135,8 +135,7 @@ def prepare_exams(exams: str | Path, out: str | Path, request: PreparationReques
     """
     exams, out, request = Path(exams), Path(out), request or PreparationRequest()
     refuse_unwritable_folder(out)
-    if request.workers is not None and request.workers < 1:
-        raise UsageError(f"--workers {request.workers}: at least 1 is needed.")
+    refuse_no_workers(request.workers)
     if request.table is not None and not request.table.is_file():
         raise UsageError(f"--channels {request.table} does not exist.")
     settings = _agreed(out, request.settings)

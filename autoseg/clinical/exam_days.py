@@ -12,6 +12,7 @@ from autoseg.data.layouts.tables import read_table
 from autoseg.data.patients import patient_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json
+from autoseg.utils.text import listed
 
 #: File beside each case of a prepared dataset, and how deep it lies.
 _STORED = ("transforms.json", "*/transforms.json", "*/*/transforms.json")
@@ -56,7 +57,7 @@ def exam_days(cases: Iterable[str], source: Path | None) -> dict[str, ExamDay]:
         found[case] = ExamDay(exam.patient or patient_of(case) or case, exam.day)
     if source is not None and not any(case in known for case in found):
         raise AutosegError(
-            f"{source} names none of the cases ({', '.join(list(found)[:5])}); name them as the results are called."
+            f"{source} names none of the cases ({listed(found, 5)}); name them as the results are called."
         )
     return found
 

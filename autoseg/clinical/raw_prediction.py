@@ -26,7 +26,7 @@ from autoseg.inference.predictor import Outcome, Predictor
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
+from autoseg.utils.files import read_json, read_json_table, refuse_unwritable_folder, write_json
 from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import say
 
@@ -180,10 +180,9 @@ class NativeResults:
 
     def _renew(self, folder: Path, cases: Sequence[Case]) -> None:
         try:
-            told = read_json(folder / _PREPARED_FROM) if (folder / _PREPARED_FROM).is_file() else {}
+            known = read_json_table(folder / _PREPARED_FROM)
         except AutosegError:
-            told = {}
-        known = told if isinstance(told, dict) else {}
+            known = {}
         now = {}
         for case in cases:
             with suppress(AutosegError):  # said where its result is written

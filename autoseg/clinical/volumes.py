@@ -18,13 +18,14 @@ from autoseg.data.dicom import is_dicom, read_dicom_dataset
 from autoseg.data.result_files import PREDICTIONS, is_further_result
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
-from autoseg.evaluation.folders import label_maps, some_of
+from autoseg.evaluation.folders import label_maps
 from autoseg.report.page import html_page
 from autoseg.report.style import figure, svg
 from autoseg.utils.colours import colours
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, refuse_unwritable_folder, write_csv, write_text
+from autoseg.utils.files import read_json_table, refuse_unwritable_folder, write_csv, write_text
 from autoseg.utils.progress import say, track
+from autoseg.utils.text import listed
 
 #: Names of the files in the folder of results.
 TABLE_FILE, PAGE_FILE = "volumes.csv", "volumes.html"
@@ -182,9 +183,7 @@ def volumes(
 
 def _told(predictions: Path) -> dict[str, Any]:
     """What ``predictions.json`` says."""
-    path = predictions / PREDICTIONS
-    told = read_json(path) if path.is_file() else {}
-    return told if isinstance(told, dict) else {}
+    return read_json_table(predictions / PREDICTIONS)
 
 
 def _results(predictions: Path, told: dict[str, Any]) -> dict[str, Path]:
@@ -206,7 +205,7 @@ def _results(predictions: Path, told: dict[str, Any]) -> dict[str, Path]:
         return found
     # Probabilities and raters' maps lie beside the label maps.
     if left := [case for case in found if case not in own and not is_further_result(case, own)]:
-        say(f"{predictions}: {some_of(left)} left out; {PREDICTIONS} says nothing of them (another model's?).")
+        say(f"{predictions}: {listed(left, 10)} left out; {PREDICTIONS} says nothing of them (another model's?).")
     return {case: path for case, path in found.items() if case in own}
 
 

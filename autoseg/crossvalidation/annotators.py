@@ -19,9 +19,6 @@ from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 
-#: Folder in a validation with each decoder's label maps and the table of their agreement.
-DECODERS = ANNOTATORS_KEY
-
 
 def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: Path, file: str) -> dict[str, Path]:
     """Annotator → label map of a case, of those who are learned separately and annotated it.
@@ -35,7 +32,7 @@ def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: P
     """
     label_maps = {}
     for index, (name, drew) in enumerate(zip(stage.annotators, stored.drawn, strict=True) if stage.annotators else ()):
-        if drew and (path := case.annotations[name]).exists():
+        if drew and (path := case.raters[name]).exists():
             label_maps[name] = path
         elif drew:
             label_maps[name] = restored_label(stored.annotations()[index], stored.trace, references / name / file)
@@ -61,9 +58,9 @@ def measure_decoders(
         stage: names the annotators and outputs.
     """
     references = {name: {case: by[name] for case, by in drawn.items() if name in by} for name in stage.annotators}
-    folders = {f"decoder {name}": out / DECODERS / name for name in stage.annotators} | {"mean of decoders": out}
+    folders = {f"decoder {name}": out / ANNOTATORS_KEY / name for name in stage.annotators} | {"mean of decoders": out}
     models = {name: {case: folder / file for case, file in files.items()} for name, folder in folders.items()}
-    dice_agreement(references, models, stage.result.outputs, ignore=stage.result.ignore).write(out / DECODERS)
+    dice_agreement(references, models, stage.result.outputs, ignore=stage.result.ignore).write(out / ANNOTATORS_KEY)
 
 
 def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
@@ -71,7 +68,7 @@ def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
 
     None where no annotators are learned separately, or no fold is validated; the table of an earlier plan goes then.
     """
-    folders = [fold.validation / DECODERS for fold in folds_of_plan(run, stage)]
+    folders = [fold.validation / ANNOTATORS_KEY for fold in folds_of_plan(run, stage)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]
     if not (stage.annotators and parts):
         shutil.rmtree(_agreement_folder(run, stage), ignore_errors=True)
@@ -88,4 +85,4 @@ def read_agreement(run: Run, stage: Stage) -> Agreement | None:
 
 
 def _agreement_folder(run: Run, stage: Stage) -> Path:
-    return run.path / stage.name / "crossval" / DECODERS
+    return run.path / stage.name / "crossval" / ANNOTATORS_KEY

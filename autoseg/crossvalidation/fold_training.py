@@ -46,7 +46,7 @@ from autoseg.transfer.source_start import START, candidates, choose_start
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.cpu_sharing import waits_asleep
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, read_json_table, write_json
 from autoseg.utils.lock import held
 from autoseg.utils.progress import Steps, say
 
@@ -329,7 +329,7 @@ def _start_over_after_another(fold: Fold, training: Sequence[StoredCase]) -> Non
     if not contents:
         return
     path = fold.folder / _PREVIOUS_FILE
-    before = read_json(path) if path.exists() else {}
+    before = read_json_table(path)
     if any(before.get(case, content) != content for case, content in contents.items()):
         say(f"The stage before {fold.stage.name} has been trained further: fold {fold.number} starts over.")
         start_over(fold)

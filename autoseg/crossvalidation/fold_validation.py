@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from autoseg.crossvalidation.annotators import DECODERS, drawn_label_maps, measure_decoders, restored_label
+from autoseg.crossvalidation.annotators import drawn_label_maps, measure_decoders, restored_label
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import evaluate_pairs
@@ -22,11 +22,12 @@ from autoseg.inference.members import Member
 from autoseg.inference.prediction import Prediction
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.read_ahead import ReadAhead
-from autoseg.inference.results.writer import EACH_ANSWER, LABEL
+from autoseg.inference.results.writer import LABEL
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.postprocessing import Step
+from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
@@ -154,7 +155,7 @@ def evaluate_cases(
     free_device_memory()  # what a training before needed
     stages = [cases.loaded(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
     predictor = Predictor([Member(str(run.path), stages)], device, postprocessing=steps)
-    results = (LABEL, EACH_ANSWER) if stage.annotators else (LABEL,)
+    results = (LABEL, ANNOTATORS_KEY) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
@@ -196,4 +197,4 @@ def _write_labels(predicted: Callable[[], Prediction], out: Path, file: str) -> 
     prediction = predicted()
     write_label(out / file, prediction.label, prediction.geometry)
     for name, label in prediction.answers.items():
-        write_label(out / DECODERS / name / file, label, prediction.geometry)
+        write_label(out / ANNOTATORS_KEY / name / file, label, prediction.geometry)

@@ -12,7 +12,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.digest import digest, file_digest
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, read_json_table, write_json
 
 #: File in the folder of the test set's evaluation: fingerprints of the weights, and of all else that it depends on.
 MADE_OF = "made_of.json"
@@ -66,8 +66,7 @@ def read_test(run: Run, stage: Stage) -> Evaluation | None:
     folder = run.test(stage)
     if not (folder / "summary.json").exists():
         return None
-    made_of = read_json(folder / MADE_OF) if (folder / MADE_OF).exists() else {}
-    used = made_of.get("weights", {}) if isinstance(made_of, dict) else {}  # of an earlier version: not noted
+    used = read_json_table(folder / MADE_OF).get("weights", {})  # of an earlier version: not noted
     if any(not (run.path / name).exists() or file_digest(run.path / name) != content for name, content in used.items()):
         return None
     evaluation = Evaluation.read(folder)

@@ -32,6 +32,7 @@ from autoseg.data.segments import contradicting_segments
 from autoseg.data.structure_masks import read_label_map
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import each
+from autoseg.utils.text import listed
 
 #: What is wrong where a file is not there, and what to do.
 _MISSING = "the file does not exist", "Add it, or take the case out."
@@ -113,7 +114,7 @@ def warnings_in(problems: Iterable[Problem]) -> list[str]:
             cases.setdefault((problem.what, problem.remedy), []).append(problem.case)
     lines = []
     for (what, remedy), names in cases.items():
-        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more cases" if len(names) > 3 else "")
+        where = listed(names, 3) + (" cases" if len(names) > 3 else "")
         lines.append(f"Warning: {f'{where}: ' if where else ''}{what}. {remedy}")
     return lines
 
@@ -151,7 +152,7 @@ def _examine_case(case: Case, dataset: Dataset, seed: int) -> CaseFindings:
 
     voxels, spacing = _channels(found, names, geometries, dataset)
     label = _label(found, case.label, geometries, dataset)
-    for path in case.annotations.values():
+    for path in case.raters.values():
         if path != case.label:
             _label(found, path, geometries, dataset)
     mask = _mask(found, geometries)
@@ -283,12 +284,11 @@ def _label(
     known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
     unknown = {value: count for value, count in table.items() if value not in known}
     if unknown:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:8])
-        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        counted = listed(f"{value} ({count} voxels)" for value, count in unknown.items())
         found.add(
             "error",
             path,
-            f"label values that the dataset does not name: {listed}{more}",
+            f"label values that the dataset does not name: {counted}",
             "Name them among the dataset's labels, or correct the file.",
         )
     if not any(value in table for value in dataset.labels.values()):

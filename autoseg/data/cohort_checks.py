@@ -9,6 +9,7 @@ from autoseg.data.description import label_files
 from autoseg.data.fingerprint import Fingerprint
 from autoseg.data.problems import CaseFindings, Problem
 from autoseg.data.structure_masks import missing_masks
+from autoseg.utils.text import listed
 
 
 def contradictions(dataset: Dataset) -> list[Problem]:
@@ -41,7 +42,7 @@ def paths_twice(cases: Iterable[Case]) -> list[Problem]:
     for case in cases:
         for name, source in case.channels.items():
             used[source.path, source.component].append((case.id, name))
-        for path in {*label_files(case.label), *label_files(case.mask), *case.annotations.values()}:
+        for path in {*label_files(case.label), *label_files(case.mask), *case.raters.values()}:
             used[path, -1].append((case.id, "label or mask"))
     problems = []
     for (path, _), places in used.items():
@@ -98,7 +99,7 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
         problems.append(Problem("warning", "", None, what, remedy))
     unmasked = [item.case.id for item in found if item.case.mask is None]
     if unmasked and len(unmasked) < len(found):
-        what = f"{len(unmasked)} of {len(found)} cases lack the mask: {_shown(unmasked)}"
+        what = f"{len(unmasked)} of {len(found)} cases lack the mask: {listed(unmasked, 3)}"
         remedy = "Add it; these cases are cropped to non-zero voxels, the others to the mask."
         problems.append(Problem("warning", "", None, what, remedy))
     absent = channels_of_no_case(dataset)
@@ -110,7 +111,7 @@ def differences(dataset: Dataset, found: Sequence[CaseFindings]) -> list[Problem
             problems.append(Problem("warning", "", None, what, remedy))
         lacking = [item.case.id for item in found if item.case.channels and name not in item.case.channels]
         if lacking and name not in absent:
-            what = f"{len(lacking)} of {len(found)} cases lack {name}: {_shown(lacking)}"
+            what = f"{len(lacking)} of {len(found)} cases lack {name}: {listed(lacking, 3)}"
             remedy = "Plan without this channel or add the files; else plans allow that it is missing."
             problems.append(Problem("warning", "", None, what, remedy))
     return problems
@@ -125,7 +126,7 @@ def stray_images(dataset: Dataset) -> list[Problem]:
     ):
         if paths:
             names = [f"{path.parent.name}/{path.name}" for path in paths]
-            problems.append(Problem("warning", "", None, f"{len(names)} images {why}: {_shown(names)}", remedy))
+            problems.append(Problem("warning", "", None, f"{len(names)} images {why}: {listed(names, 3)}", remedy))
     return problems
 
 
@@ -147,10 +148,6 @@ def channels_of_no_case(dataset: Dataset) -> list[str]:
     """Names of the channels that no labelled case has, where labelled cases have others."""
     cases = [case for case in dataset.cases if case.channels]
     return [name for name in dataset.channels if cases and not any(name in case.channels for case in cases)]
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _tally(counts: Counter[str]) -> str:

@@ -152,7 +152,7 @@ def load_case(
     for index, array in enumerate(arrays):
         if array is not None:
             voxels[index] = array
-    labels = [case.label if with_label else None, *(case.annotations.get(name) for name in annotators)]
+    labels = [case.label if with_label else None, *(case.raters.get(name) for name in annotators)]
     drawn = [None if path is None else _load_label(case, path, first, first_path) for path in labels]
     mask = _load_map(case, case.mask, first, first_path).array[0] if case.mask is not None else None
     return LoadedCase(

@@ -95,11 +95,6 @@ class Case(_Model):
         return self.group or self.id
 
     @property
-    def annotations(self) -> dict[str, Path]:
-        """Annotator → label map, if several people annotated the case."""
-        return self.raters
-
-    @property
     def has_scans(self) -> bool:
         """Whether the files of all its channels are there."""
         return all(channel.path.exists() for channel in self.channels.values())

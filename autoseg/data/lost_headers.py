@@ -43,7 +43,7 @@ def restore_headers(dataset: Description, folder: Path) -> list[Path]:
     written = []
     for case in dataset.cases:
         image = next((source.path for source in case.channels.values()), None)
-        maps = [*label_files(case.label), *case.annotations.values(), *([] if case.mask is None else [case.mask])]
+        maps = [*label_files(case.label), *case.raters.values(), *([] if case.mask is None else [case.mask])]
         for path in dict.fromkeys(maps):
             if image is None or not _lost(path, image):
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoseg.data.file_names import images_in, without_ending
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json
+from autoseg.utils.files import read_json_table
 
 #: File that says how the results in its folder were made.
 PREDICTIONS = "predictions.json"
@@ -19,12 +19,10 @@ _KINDS = re.compile(r"(?=_probability_.|_rater_.|_disagreement\Z)")
 
 def told_in(folder: Path) -> dict[str, Any]:
     """What a folder's ``predictions.json`` says; nothing where there is none, or a file of something else."""
-    path = folder / PREDICTIONS
     try:
-        told = read_json(path) if path.is_file() else {}
+        return read_json_table(folder / PREDICTIONS)
     except AutosegError:
         return {}  # cut off
-    return told if isinstance(told, dict) else {}
 
 
 def results_in(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def contradicting_segments(dataset: Description) -> Iterator[tuple[str, Path, st
     named = {name.casefold(): value for name, value in dataset.labels.items()}
     first: dict[int, tuple[str, str]] = {}
     for case in dataset.cases:
-        maps = [path for path in (case.label, *case.annotations.values()) if isinstance(path, Path)]
+        maps = [path for path in (case.label, *case.raters.values()) if isinstance(path, Path)]
         for path in dict.fromkeys(maps):
             for value, name in segment_names(path).items():
                 other, where = first.setdefault(value, (name, case.id))

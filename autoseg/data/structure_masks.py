@@ -17,6 +17,7 @@ from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.parallel import available_cpus
 from autoseg.utils.progress import Steps, say
+from autoseg.utils.text import listed
 
 #: The largest label value: that of a signed integer of 32 bits.
 _LARGEST = 2**31 - 1
@@ -187,9 +188,8 @@ def _mask(image: Image, path: Path) -> np.ndarray:
     mask: np.ndarray = values != 0
     most = values.max(initial=0)
     if np.count_nonzero(mask) != (np.count_nonzero(values == most) if most else 0):
-        found = list(value_counts(values))
-        listed = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
-        raise AutosegError(f"{path} holds the values {listed}; a mask of one structure holds 0 and one other value.")
+        found = listed(value_counts(values), 5)
+        raise AutosegError(f"{path} holds the values {found}; a mask of one structure holds 0 and one other value.")
     return mask
 
 

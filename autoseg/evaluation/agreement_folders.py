@@ -20,6 +20,7 @@ from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.protocol import AGREEMENT_WORKERS, EvaluationProtocol
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
+from autoseg.utils.parallel import refuse_no_workers
 from autoseg.utils.progress import say, track
 
 #: The name of the case where each rater is a single file, and the files have different names.
@@ -68,8 +69,7 @@ def agreement(
         if not METRICS.find(metric).symmetric:
             symmetric = [name for name in METRICS if METRICS.find(name).symmetric]
             raise UsageError(f"--metrics {metric} asks which of two raters is right; choose of {', '.join(symmetric)}.")
-    if workers < 1:
-        raise UsageError(f"--workers {workers} can't measure anything; give 1 or more.")
+    refuse_no_workers(workers)
     maps, structures, ignore, alone = _raters(raters)
     protocol = replace(protocol, metrics=metrics).with_ignore(ignore)
     given = _single(name_inputs(models))

@@ -20,6 +20,7 @@ from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.parallel import refuse_no_workers
 from autoseg.utils.progress import say, track
 
 #: What :meth:`autoseg.evaluation.summary.Evaluation.counts` needs: which masks are empty.
@@ -161,8 +162,7 @@ def evaluate_pairs(
         raise AutosegError("there are no predictions to evaluate.")
     if not targets:
         raise UsageError("there is nothing to evaluate: no labels or regions are named or found.")
-    if workers < 1:
-        raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
+    refuse_no_workers(workers)
 
     def one(pair: tuple[str, Path, LabelSource]) -> list[Row]:
         case, prediction_path, reference_path = pair

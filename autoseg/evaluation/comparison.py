@@ -20,6 +20,10 @@ from autoseg.evaluation.paired import METHODS, Bootstrap, holm, paired_interval,
 from autoseg.evaluation.summary import Statistics, number
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_csv
+from autoseg.utils.text import listed
+
+#: Names that a message has before it counts the others.
+_LISTED = 5
 
 #: Name → column → case → value; NaN (or infinite) where undefined.
 Samples = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -136,10 +140,9 @@ class Comparison:
         """Sentences about how the inputs were read, and what was left out."""
         notes = list(self.remarks)
         if self.omitted:
-            some = ", ".join(self.omitted[:5]) + (", …" if len(self.omitted) > 5 else "")
             notes.append(
                 f"{len(self.omitted)} of {len(self.cases) + len(self.omitted)} cases are not in every input, "
-                f"left out: {some}."
+                f"left out: {listed(self.omitted, _LISTED)}."
             )
         for row in self.rows:
             if missing := len(self.cases) - row.n:
@@ -316,14 +319,16 @@ def compare_samples(
     columns = [c for c in samples[baseline] if all(c in samples[name] for name in names)]
     if not columns:
         raise AutosegError(
-            f"the inputs have nothing in common to compare: {'; '.join(f'{n} has {_list(samples[n])}' for n in names)}."
+            "the inputs have nothing in common to compare: "
+            + "; ".join(f"{name} has {listed(samples[name], _LISTED) or 'nothing'}" for name in names)
+            + "."
         )
     known = {name: {case: None for column in columns for case in samples[name][column]} for name in names}
     cases = [case for case in known[baseline] if all(case in known[name] for name in names)]
     if not cases:
         raise AutosegError(
             "the inputs have no case in common; cases are paired by name: "
-            + "; ".join(f"{name} has {_list(known[name])}" for name in names)
+            + "; ".join(f"{name} has {listed(known[name], _LISTED) or 'nothing'}" for name in names)
             + "."
         )
     everyone = dict.fromkeys(case for name in names for case in known[name])
@@ -409,11 +414,6 @@ def _p(value: float) -> str:
 
 def _equals(p: float) -> str:
     return f"< {_p(p)[1:]}" if p < 1e-4 else f"= {_p(p)}"
-
-
-def _list(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "") if items else "nothing"
 
 
 def _undefined(value: object) -> bool:

@@ -17,6 +17,7 @@ from autoseg.plans.plan import Plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import say
+from autoseg.utils.text import listed
 
 #: Names listed in a message before the rest is counted.
 _LISTED = 10
@@ -139,25 +140,25 @@ def match(
         Case name, prediction, reference.
 
     Raises:
-        AutosegError: predictions are missing (all are listed), or no case has both.
+        AutosegError: predictions are missing, or no case has both.
     """
     both = [case for case in references if case in predictions]
     missing = [case for case in references if case not in predictions]
     extra = [case for case in predictions if case not in references]
     if not both:
         raise AutosegError(
-            f"no file in {folder} is named after a case of {where} (found {some_of(list(predictions))}; "
-            f"expected {some_of(list(references))}); name predictions CASE.nii.gz or likewise."
+            f"no file in {folder} is named after a case of {where} (found {listed(predictions, _LISTED)}; "
+            f"expected {listed(references, _LISTED)}); name predictions CASE.nii.gz or likewise."
         )
     if missing and not partial:
         raise AutosegError(
             f"{folder} lacks predictions of {len(missing)} of {len(references)} cases: "
-            f"{', '.join(missing)}; predict them, or give --partial to evaluate what is there."
+            f"{listed(missing, _LISTED)}; predict them, or give --partial to evaluate what is there."
         )
     if missing:
-        say(f"{len(missing)} of {len(references)} cases have no prediction, left out: {some_of(missing)}.")
+        say(f"{len(missing)} of {len(references)} cases have no prediction, left out: {listed(missing, _LISTED)}.")
     if extra:
-        say(f"{len(extra)} predictions have no reference, left out: {some_of(extra)}.")
+        say(f"{len(extra)} predictions have no reference, left out: {listed(extra, _LISTED)}.")
     return [(case, predictions[case], references[case]) for case in both]
 
 
@@ -289,10 +290,3 @@ def _case_id(path: Path) -> str:
     name = stem(path)
     # 3D Slicer saves the segmentation of case.nrrd as case.seg.nrrd.
     return name.removesuffix(".seg") if path.name.lower().endswith(".seg.nrrd") else name
-
-
-def some_of(names: list[str]) -> str:
-    """Names for a message; of many, the first ones and the number of the rest."""
-    if len(names) <= _LISTED:
-        return ", ".join(names)
-    return f"{', '.join(names[:_LISTED])} and {len(names) - _LISTED} more"

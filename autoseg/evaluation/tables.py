@@ -11,7 +11,7 @@ An input is one of:
 import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -25,7 +25,8 @@ from autoseg.evaluation.paired import Bootstrap
 from autoseg.evaluation.protocol import TOLERANCE_MM, Empty
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, refuse_unwritable_file
+from autoseg.utils.files import read_json_table, refuse_unwritable_file
+from autoseg.utils.text import listed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -245,8 +246,8 @@ def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> 
 def _protocol_of(file: Path) -> tuple[Empty, float] | None:
     """Convention for absent structures and tolerance of one of our evaluations; None of tables that don't say."""
     summary = file.with_name("summary.json")
-    found = read_json(summary) if file.name == "metrics.csv" and summary.is_file() else None
-    if not isinstance(found, dict) or found.get("empty") not in get_args(Empty):
+    found = read_json_table(summary) if file.name == "metrics.csv" else {}
+    if found.get("empty") not in get_args(Empty):
         return None
     tolerance = found.get("tolerance_mm", TOLERANCE_MM)
     return found["empty"], float(tolerance) if isinstance(tolerance, int | float) else TOLERANCE_MM
@@ -364,7 +365,7 @@ def _read_foreign(
                 )
             columns[metric][name] = _value(line[header.index(metric)], file, number, metric)
     if not columns[metrics[0]]:
-        raise AutosegError(f"{file} has no cases: {_some(left_out) or 'it has a header only'}.")
+        raise AutosegError(f"{file} has no cases: {listed(left_out, 10) or 'it has a header only'}.")
     return CaseTable(columns, {metric: direction_of(metric) for metric in metrics}, tuple(left_out))
 
 
@@ -397,8 +398,3 @@ def _value(text: str, file: Path, line: int, column: str) -> float:
             "--exclude NAME."
         ) from None
     return value if math.isfinite(value) else math.nan
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")

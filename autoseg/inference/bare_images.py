@@ -17,6 +17,7 @@ from autoseg.inference.like_training import cases_as_proposed, channels_as_propo
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
+from autoseg.utils.text import listed
 
 #: A word of a file's name that label maps have.
 _LABEL_WORD = re.compile(
@@ -26,9 +27,6 @@ _LABEL_WORD = re.compile(
 
 #: Different values that a label map has, at most.
 _MOST_VALUES = 120
-
-#: File names listed in a message.
-_LISTED = 8
 
 
 def bare_images(folder: Path, plans: Sequence[Plan], datasets: Sequence[Dataset] = ()) -> list[Case]:
@@ -190,8 +188,8 @@ def _refuse_label_maps(folder: Path, named: Sequence[Path]) -> None:
     found = [path for path in named if _is_label_map(path)]
     if found:
         raise AutosegError(
-            f"{folder} holds label maps among the scans ({listed(found)}); move them to another folder, or describe "
-            "this one with an autoseg.toml."
+            f"{folder} holds label maps among the scans ({listed(path.name for path in found)}); move them to another "
+            "folder, or describe this one with an autoseg.toml."
         )
 
 
@@ -213,16 +211,10 @@ def _refuse_several_channels(folder: Path, files: Sequence[Path], channel: str) 
         count = len(set(next(iter(several.values()))))
         shown = [path for path in files if (one := numbered(path)) is not None and one[0] in several]
         raise AutosegError(
-            f"{folder} holds {len(several)} cases of {count} channels ({listed(shown)}), and the model has one, "
-            f"{channel}; put the files of that channel alone into a folder."
+            f"{folder} holds {len(several)} cases of {count} channels ({listed(path.name for path in shown)}), and the "
+            f"model has one, {channel}; put the files of that channel alone into a folder."
         )
 
 
 def _refuse_twice(folder: Path, what: str, one: Path, other: Path) -> NoReturn:
     raise AutosegError(f"{folder} has two images of {what} ({one.name}, {other.name}); remove one.")
-
-
-def listed(paths: Sequence[Path]) -> str:
-    """Names of files for a message; of many, the first ones and the number of the rest."""
-    names = ", ".join(path.name for path in paths[:_LISTED])
-    return names if len(paths) <= _LISTED else f"{names} and {len(paths) - _LISTED} more"

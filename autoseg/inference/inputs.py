@@ -13,13 +13,14 @@ from autoseg.data.layouts.dicom import DICOM
 from autoseg.data.layouts.layout import PROPOSED, datasets_below, recognise_layout
 from autoseg.data.names import SEQUENCES, channel_key, pair, sequence_in
 from autoseg.data.result_files import results_in
-from autoseg.inference.bare_images import all_channels, bare_images, case_name, components_of, listed
+from autoseg.inference.bare_images import all_channels, bare_images, case_name, components_of
 from autoseg.inference.channel_numbers import ChannelNumbers, numbered
 from autoseg.inference.like_training import cases_as_proposed, cases_like
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.plans.stage import Stage
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
+from autoseg.utils.text import listed
 
 
 def cases_to_predict(
@@ -89,8 +90,9 @@ def _refuse_strays(dataset: Dataset, cases: Sequence[Case]) -> None:
     strays = [path for path in dataset.strays if path.parent in scans]
     if strays:
         raise AutosegError(
-            f"{strays[0].parent} holds images that belong to no case by their names ({listed(strays)}); name them like "
-            f"{scans[strays[0].parent]}, or move them elsewhere."
+            f"{strays[0].parent} holds images that belong to no case by their names "
+            f"({listed(path.name for path in strays)}); name them like {scans[strays[0].parent]}, or move them "
+            "elsewhere."
         )
 
 

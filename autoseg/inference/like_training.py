@@ -18,9 +18,7 @@ from autoseg.data.result_files import results_in
 from autoseg.plans.plan import Plan, channels_of_all
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
-
-#: Folders named in a message.
-_LISTED = 8
+from autoseg.utils.text import listed
 
 
 def cases_like(path: Path, plans: Sequence[Plan], datasets: Sequence[Dataset]) -> list[Case]:
@@ -162,8 +160,7 @@ def _without_a_case(path: Path, manifest: Manifest, cases: Sequence[Case]) -> li
 
 def _say_left_out(path: Path, names: Sequence[str]) -> None:
     if names:
-        shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-        say(f"{path}: {shown} left out; none of the images there is named as a scan of the model.")
+        say(f"{path}: {listed(names)} left out; none of the images there is named as a scan of the model.")
 
 
 def _read(path: Path, manifest: Manifest) -> Description | None:

@@ -7,6 +7,7 @@ from autoseg.planning.planners import able_to
 from autoseg.plans.plan import Plan
 from autoseg.utils.errors import UsageError
 from autoseg.utils.progress import say
+from autoseg.utils.text import listed
 
 #: Cases that a message names before it counts.
 _LISTED = 5
@@ -24,7 +25,7 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
     """
     if not wanted:
         return dataset, ()
-    known = list(dict.fromkeys(name for case in dataset.cases for name in case.annotations))
+    known = list(dict.fromkeys(name for case in dataset.cases for name in case.raters))
     names = known if list(wanted) == ["all"] and "all" not in known else list(dict.fromkeys(wanted))
     if not known:
         raise UsageError(f"--raters: {dataset.root} names no raters of its cases; name them in its autoseg.toml.")
@@ -40,16 +41,15 @@ def choose_annotators(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset,
         )
     # A test case that none of them annotated can't be scored against them, and is only predicted.
     unscored = tuple(
-        case if set(names) & set(case.annotations) else case.model_copy(update={"label": None})
+        case if set(names) & set(case.raters) else case.model_copy(update={"label": None})
         for case in dataset.unlabelled
     )
     dataset = dataset.model_copy(update={"unlabelled": unscored})
-    lost = [case.id for case in dataset.cases if not set(names) & set(case.annotations)]
+    lost = [case.id for case in dataset.cases if not set(names) & set(case.raters)]
     if lost:
-        listed = ", ".join(lost[:_LISTED]) + (", …" if len(lost) > _LISTED else "")
         say(
             f"{len(lost)} of {len(dataset.cases)} cases were annotated by none of {', '.join(names)}, "
-            f"left out: {listed}."
+            f"left out: {listed(lost, _LISTED)}."
         )
         kept = tuple(case for case in dataset.cases if case.id not in lost)
         dataset = dataset.model_copy(update={"cases": kept})

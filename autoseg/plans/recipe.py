@@ -33,7 +33,8 @@ MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 #: Parts of an initialization that tell something of the model and change no step of a training.
 ABOUT_MODEL = {"postprocessing", "learned"}
 
-#: Name of several annotators' label maps, in files and fingerprints.
+#: Name of several annotators' label maps: of the array in a stored case, of the result and the folder that hold each
+#: one's, and in fingerprints.
 ANNOTATORS_KEY = "raters"
 
 

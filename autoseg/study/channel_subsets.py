@@ -28,6 +28,7 @@ from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder, write_csv, write_json
+from autoseg.utils.parallel import refuse_no_workers
 from autoseg.utils.progress import Steps, say
 
 if TYPE_CHECKING:
@@ -271,8 +272,7 @@ def evaluate_channel_subsets(
     """
     if out is not None:
         refuse_unwritable_folder(out)
-    if workers < 1:
-        raise UsageError(f"--workers {workers} can't evaluate anything; give 1 or more.")
+    refuse_no_workers(workers)
     networks = model if isinstance(model, TrainedConfiguration) else TrainedConfiguration.open(model)
     plan = networks.run.plan
     _check_channels(networks)

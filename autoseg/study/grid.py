@@ -27,6 +27,7 @@ from autoseg.evaluation.metric import METRICS
 from autoseg.study.table_layout import CASE, MEASURE, SETTING, TableLayout
 from autoseg.utils.durations import parse_duration
 from autoseg.utils.errors import UsageError
+from autoseg.utils.text import listed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -220,7 +221,7 @@ def read_grid(path: str | Path) -> tuple[Grid, list[Setting]]:
     names = [setting.name for setting in settings]
     baseline = names[0] if grid.baseline is None else grid.baseline
     if baseline not in names:
-        known = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+        known = listed(names, 20)
         raise UsageError(f"{path}: baseline: {baseline} is no setting{_near(baseline, names)}; there are {known}.")
     return grid.model_copy(update={"name": grid.name or path.stem, "baseline": baseline}), settings
 

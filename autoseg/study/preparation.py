@@ -27,7 +27,7 @@ from autoseg.study.options import StudyOptions
 from autoseg.study.rules import common_rules, study_splits, with_rules
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import read_json, refuse_unwritable_folder, write_json
+from autoseg.utils.files import read_json, read_json_table, refuse_unwritable_folder, write_json
 from autoseg.utils.progress import say
 
 #: Files in a run folder of a study: identity of what the run was made from, reason of a failure, and its traceback.
@@ -169,7 +169,7 @@ def prepare(
         refuse_other_values(options.test, dataset)
     _check_known(source, grid_, settings, dataset)
     structures = _structures(source, grid_, settings, dataset)
-    before: dict[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
+    before = read_json_table(out / "study.json")
     dataset, asked = checked_request(dataset, out, _as_begun(request, grid_, before))
     settings = [replace(s, planner=s.planner or asked.planner or default_planner(asked.start)) for s in settings]
     data = _data_key(dataset)

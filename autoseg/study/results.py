@@ -24,7 +24,7 @@ from autoseg.study.grid import Setting
 from autoseg.study.preparation import FAILED, Study
 from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json, read_json_table, write_json
 
 #: Column of the mean over the structures.
 MEAN = "mean"
@@ -356,7 +356,7 @@ def _present(case: Case) -> list[tuple[Path, os.stat_result]]:
 def _told_of_test(study: Study, run: Run, name: str) -> dict[str, Any] | None:
     """What a file of the test's folder says, if it is of the folds and cases of this study."""
     path = folder_of_test(study, run) / name
-    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    found = read_json_table(path)
     return found if all(found.get(key) == value for key, value in asked_of_test(study).items()) else None
 
 

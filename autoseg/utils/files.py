@@ -208,6 +208,17 @@ def read_json(path: str | Path) -> Any:
         raise AutosegError(f"{path} is not valid JSON ({error}); restore it or make it again.") from None
 
 
+def read_json_table(path: str | Path) -> dict[str, Any]:
+    """The table in a JSON file; empty where there is no file, or one that holds no table.
+
+    Raises:
+        AutosegError: the file is no JSON.
+    """
+    path = Path(path)
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
 def first_fault(error: "ValidationError") -> str:
     """Path of the first invalid value in a file, and its error."""
     first = error.errors()[0]

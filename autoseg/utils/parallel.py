@@ -57,6 +57,16 @@ def one_itk_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
+def refuse_no_workers(workers: int | None) -> None:
+    """Refuse a number of workers that can't do anything; None leaves the number open.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1 is needed.")
+
+
 def each(
     function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int | None, description: str
 ) -> Iterator[_Result]:
@@ -72,8 +82,7 @@ def each(
         UsageError: fewer than one worker.
         AutosegError: the workers did not start, or one was killed, most likely because memory ran out.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: at least 1 is needed.")
+    refuse_no_workers(workers)
     count = min(workers or available_cpus(), len(items))
     with Steps(description, len(items)) as steps:
         if count <= 1:

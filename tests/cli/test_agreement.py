@@ -69,7 +69,7 @@ def test_json_is_all_that_is_printed(
         (("--metrics", "precision"), "--metrics precision asks which of two raters is right"),
         (("--labels", "tumor"), "'tumor' is not of the form"),
         (("--empty", "zero"), "--empty zero is unknown"),
-        (("--workers", "0"), "--workers 0 can't measure anything"),
+        (("--workers", "0"), "--workers 0: at least 1 is needed"),
     ],
 )
 def test_wrong_usage_ends_with_2(

@@ -50,14 +50,14 @@ def test_before_and_after_against_each_radiologist(tmp_path: Path) -> None:
     first, second = study.radiologists
     names = [case.id for case in there.cases]
     for case in there.cases:  # what the model says is what the first one says
-        path = case.annotations[first]
+        path = case.raters[first]
         (tmp_path / "said").mkdir(exist_ok=True)
         shutil.copyfile(path, tmp_path / "said" / f"{case.id}.nii.gz")
     scored = study.scored(tmp_path / "said", names, "tumor_core")
     assert set(scored[first].values()) == {1.0}
     for case in there.cases:
         one, other = (
-            np.isin(sitk.GetArrayFromImage(sitk.ReadImage(str(case.annotations[name]))), there.regions["tumor_core"])
+            np.isin(sitk.GetArrayFromImage(sitk.ReadImage(str(case.raters[name]))), there.regions["tumor_core"])
             for name in (first, second)
         )
         expected = 2 * (one & other).sum() / (one.sum() + other.sum())

@@ -13,6 +13,7 @@ from autoseg.utils.files import (
     atomic,
     folders_below,
     read_json,
+    read_json_table,
     refuse_unwritable_file,
     refuse_unwritable_folder,
     write_json,
@@ -25,6 +26,17 @@ def test_json_comes_back(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "folder" / "a.json", data)
     assert read_json(tmp_path / "new" / "folder" / "a.json") == data
     assert read_json(str(tmp_path / "new" / "folder" / "a.json")) == data
+
+
+def test_a_table_or_nothing(tmp_path: Path) -> None:
+    """Where there is no file, or one of something else; what is no JSON is told."""
+    assert read_json_table(tmp_path / "gone.json") == {}
+    for text, table in (('{"a": 1}', {"a": 1}), ("[1, 2]", {}), ("null", {})):
+        (tmp_path / "a.json").write_text(text)
+        assert read_json_table(tmp_path / "a.json") == table
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(AutosegError, match="not valid JSON"):
+        read_json_table(tmp_path / "a.json")
 
 
 def test_text_is_utf8(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from autoseg.data.layouts.spellings import plainly
 from autoseg.data.names import LABEL_WORDS, sequence_in
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.text import listed
 
 _MASK_WORDS = re.compile(r"brain.?mask|body.?mask|(^|[^a-z])(bet|brain)([^a-z]|$)", re.I)
 
@@ -41,9 +42,6 @@ _FEW = 40
 
 #: Binary maps of one structure by two people overlap by at least this Dice; those of two structures less. Halfway.
 _ALIKE = 0.5
-
-#: Names listed in a comment.
-_LISTED = 8
 
 #: Cases on which maps are compared, at most.
 _LOOK_AT = 3
@@ -93,8 +91,7 @@ class Proposal:
         if self.noise and not self.by_name:
             named = (role.files[0].name if len(role.files) == 1 else role.pattern for role in self.noise)
             names = sorted(re.sub(r"[\s\x00-\x1f\x7f]+", " ", name) for name in named)
-            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            lines.append(f"# Left out, as few cases have them: {', '.join(names[:_LISTED])}{more}.")
+            lines.append(f"# Left out, as few cases have them: {listed(names)}.")
         return (
             "\n".join([*lines, "", *_write_channels(self.channels), *_write_labels(self), *_write_mask(self.masks)])
             + "\n"

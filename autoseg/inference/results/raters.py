@@ -6,7 +6,8 @@ import numpy as np
 
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.prediction import Prediction
-from autoseg.inference.results.writer import EACH_ANSWER, RESULTS, ResultWriter
+from autoseg.inference.results.writer import RESULTS, ResultWriter
+from autoseg.plans.recipe import ANNOTATORS_KEY
 
 
 class RaterLabelMaps(ResultWriter):
@@ -46,5 +47,5 @@ class Disagreement(ResultWriter):
         }
 
 
-RESULTS.register(EACH_ANSWER, RaterLabelMaps())
+RESULTS.register(ANNOTATORS_KEY, RaterLabelMaps())
 RESULTS.register("disagreement", Disagreement())

@@ -28,14 +28,10 @@ from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.formats.format import LabelContent, ResultFormat, numbers_ending, write_label
 from autoseg.inference.opinions import Group
 from autoseg.inference.prediction import Prediction
-from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.utils.registry import Registry
 
 #: The result that every case gets.
 LABEL = "label"
-
-#: The result that holds each answer's own label map, where the networks give several.
-EACH_ANSWER = ANNOTATORS_KEY
 
 
 @dataclass(frozen=True)

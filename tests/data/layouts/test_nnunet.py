@@ -198,7 +198,7 @@ def test_images_of_no_case_are_told(tmp_path, write_volume, write_json):
     assert [path.relative_to(tmp_path).as_posix() for path in dataset.strays] == names
     (warning,) = [problem for problem in check(dataset, workers=1) if "belong" in problem.what]
     assert warning.severity == "warning"
-    assert warning.what == f"4 images belong to no case, by their names: {', '.join(names[:3])}, …"
+    assert warning.what == f"4 images belong to no case, by their names: {', '.join(names[:3])} and 1 more"
     assert "strays" not in dataset.model_dump(), "a run keeps what it learned from, and studies know their data again"
     write_json(tmp_path / "dataset.json", {**read_json(tmp_path / "dataset.json"), "dataset": {}})
     assert [path.parent.name for path in nnunet.read(tmp_path).strays] == ["imagesTs"] * 3, "a list may leave some out"
