@@ -26,7 +26,7 @@ from autoseg.plans.families import UNet
 from autoseg.plans.recipe import Optimizer, Recipe
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.step.variant import Variant
-from autoseg.training.room import BATCHES_AHEAD
+from autoseg.training.cache_size import BATCHES_AHEAD
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
 from autoseg.utils.device import lacks_memory, select_device
 from autoseg.utils.files import write_text

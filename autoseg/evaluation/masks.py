@@ -111,6 +111,11 @@ def by_convention(values: Mapping[str, float], empty: Empty) -> dict[str, float]
     }
 
 
+def overlap_of_absent(empty: Empty) -> float:
+    """A convention's value of an overlap where both masks are empty."""
+    return _EMPTY[empty][0]
+
+
 def _of_empty_ones(kind: Kind, neither: bool, empty: Empty) -> float:
     """A convention's value of an overlap or a distance where a mask is empty, or both are."""
     overlap, distance, penalty = _EMPTY[empty]

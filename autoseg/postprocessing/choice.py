@@ -25,9 +25,9 @@ from autoseg import __version__
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.cases import grid_difference, read_labels
-from autoseg.evaluation.overlap import counts, dices
-from autoseg.evaluation.protocol import WORKERS
+from autoseg.evaluation.protocol import WORKERS, Empty
 from autoseg.evaluation.summary import Evaluation, number
+from autoseg.evaluation.voxel_counts import counts, dices
 from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
@@ -44,6 +44,7 @@ from autoseg.postprocessing.steps import (
 )
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.parallel import refuse_no_workers
 from autoseg.utils.progress import Steps, say
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def postprocess(run: Run | str | Path, configuration: str | None = None, workers
         AutosegError: a label map is missing, unreadable, or on another grid than its reference.
         UsageError: no such configuration, or none of its folds is trained.
     """
-    if workers < 1:
-        raise UsageError(f"--workers {workers} can't work on anything; give 1 or more.")
+    refuse_no_workers(workers)
     run = Run.open(run.path if isinstance(run, Run) else run)
     stage = run.plan.stage(run.usual_configuration() if configuration is None else configuration)
     name = stage.name
@@ -161,7 +161,7 @@ class _Chooser:
         pool: threads that work on cases.
     """
 
-    def __init__(self, pairs: Sequence[_Pair], target: Target, empty: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pairs: Sequence[_Pair], target: Target, empty: Empty, pool: ThreadPoolExecutor) -> None:
         self._pairs = pairs
         self._target = target
         self._empty = empty

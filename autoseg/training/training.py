@@ -25,9 +25,9 @@ from autoseg.step.training_step import StepOutcome, TrainingStep
 from autoseg.step.variant import VARIANT, Variant, record, runnable
 from autoseg.training.batch_stream import BatchStream
 from autoseg.training.batches import BatchMaker
+from autoseg.training.cache_size import room_for_cases
 from autoseg.training.callback import Callback
 from autoseg.training.case_cache import CaseCache, Room
-from autoseg.training.room import room_for_cases
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.state import State, TrainingIdentity, begun_variant, end_epoch, resume_training, save_training
 from autoseg.training.transfers import Fetched

@@ -14,7 +14,7 @@ from autoseg.plans.recipe import Optimizer, Recipe, Sampling
 from autoseg.plans.schedule import Schedule
 from planners.papers.yildiz import CROP, YILDIZ, cropped, cropped_shape
 from planners.rules.fitting import Wanted, fit
-from planners.rules.plain import plain_unet
+from planners.rules.plain_unet import plain_unet
 from planners.rules.protocol import lasting, still, without_mirroring
 from planners.rules.systems import adopt, assemble, base_recipe, configure
 from planners.rules.task import open_task

@@ -17,7 +17,7 @@ from autoseg.plans.preprocessing import Channel
 from autoseg.plans.recipe import Optimizer, Recipe
 from autoseg.plans.schedule import Schedule
 from planners.rules.fitting import Wanted, fit
-from planners.rules.plain import plain_unet
+from planners.rules.plain_unet import plain_unet
 from planners.rules.protocol import kept_as_ours, training_cases
 from planners.rules.systems import Preparation, adopt, assemble, base_recipe, configure
 from planners.rules.task import Task, open_task

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from autoseg.evaluation.masks import overlap_of_absent
+from autoseg.evaluation.protocol import Empty
 from autoseg.plans.target import Target
 
 
@@ -28,8 +30,7 @@ def counts(prediction: np.ndarray, reference: np.ndarray, target: Target) -> np.
     return np.array(found, np.int64)
 
 
-def dices(counted: np.ndarray, empty: str) -> np.ndarray:
-    """Dice from :func:`counts` ``(…, 3)``; where both masks are empty NaN, or 1 by the BraTS convention."""
+def dices(counted: np.ndarray, empty: Empty) -> np.ndarray:
+    """Dice from :func:`counts` ``(…, 3)``; where both masks are empty, what the convention says."""
     size = counted[..., 0] + counted[..., 1]
-    neither = 1.0 if empty in ("brats", "brats2023") else np.nan
-    return np.where(size > 0, 2 * counted[..., 2] / np.maximum(size, 1), neither)
+    return np.where(size > 0, 2 * counted[..., 2] / np.maximum(size, 1), overlap_of_absent(empty))

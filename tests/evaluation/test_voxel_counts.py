@@ -1,14 +1,18 @@
 """Voxel counts and their Dice: what an evaluation says, and sums of parts."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from autoseg.evaluation import masks
 from autoseg.evaluation.cases import evaluate_arrays
-from autoseg.evaluation.overlap import counts, dices
+from autoseg.evaluation.masks import measure
 from autoseg.evaluation.protocol import Empty, EvaluationProtocol
+from autoseg.evaluation.voxel_counts import counts, dices
 from autoseg.plans.target import Output, Target
 from tests.builders import LABELS, REGIONS
 
@@ -24,7 +28,7 @@ TARGETS = (
 @given(
     st.tuples(*[arrays(np.int32, (2, 3, 4), elements=st.integers(0, 3))] * 2),
     st.sampled_from(TARGETS),
-    st.sampled_from(["skip", "brats"]),
+    st.sampled_from(get_args(Empty)),
 )
 def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Target, empty: Empty) -> None:
     found = dices(counts(*pair, target), empty)
@@ -32,6 +36,16 @@ def test_dice_is_the_evaluations(pair: tuple[np.ndarray, np.ndarray], target: Ta
         *pair, (1.0, 1.0, 1.0), target.outputs, EvaluationProtocol(empty=empty, ignore=target.ignore)
     )
     assert found == pytest.approx([wanted[output.name]["dice"] for output in target.outputs], nan_ok=True)
+
+
+def test_the_conventions_are_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more, too: there is one table of them."""
+    absent, cube = np.zeros((1, 3), np.int64), np.zeros((2, 2, 2), bool)
+    for empty in get_args(Empty):
+        found = measure(cube, cube, (1.0, 1.0, 1.0), EvaluationProtocol(empty=empty))["dice"]
+        assert dices(absent, empty) == pytest.approx([found], nan_ok=True)
+    monkeypatch.setitem(masks._EMPTY, "new", (0.5, 0.0, 1.0))
+    assert dices(absent, "new").tolist() == [0.5]  # type: ignore[arg-type]
 
 
 def test_hand_worked_counts() -> None:
