@@ -15,7 +15,7 @@ from autoseg.planning.derived import refresh
 from autoseg.planning.planners import able_to, default_planner, find_planner
 from autoseg.planning.request import Request, ResolvedRequest, refuse_unknown
 from autoseg.plans.evaluation import EvaluationRules
-from autoseg.plans.overrides import override, parsed
+from autoseg.plans.overrides import override, parsed, refuse_unread
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
 from autoseg.runs.splits import Split, keep_or_make_splits
@@ -194,7 +194,11 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
         rules = plan.evaluation.model_dump() | {"test_share": resolved.test_share}
         asked = EvaluationRules(**{**rules, "reasons": {**plan.evaluation.reasons, "test_share": "the user's"}})
         plan = plan.model_copy(update={"evaluation": asked})
-    return refresh(override(plan, list(resolved.overrides))) if resolved.overrides else plan
+    if not resolved.overrides:
+        return plan
+    changed = override(plan, list(resolved.overrides))
+    refuse_unread(changed, resolved.overrides)
+    return refresh(changed)
 
 
 def _refuse_absent_channels(plan: Plan, fingerprint: Fingerprint) -> None:

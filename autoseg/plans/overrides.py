@@ -1,6 +1,7 @@
 """``--set path.to.key=value``: change values of a plan, validated like the file."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
 from typing import Any
@@ -13,6 +14,8 @@ from autoseg.plans.configuration import Configuration
 from autoseg.plans.files import say_invalid
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import without_reasons
+from autoseg.plans.recipe import Optimizer
+from autoseg.plans.schedule import Schedule
 from autoseg.plans.target import ALL_VALUES
 from autoseg.utils.errors import UsageError
 
@@ -68,6 +71,46 @@ def override(plan: Plan, assignments: list[str]) -> Plan:
         raise UsageError(f"--set {' '.join(assignments)} makes the plan invalid: {say_invalid(error)}.") from None
     _refuse_sharing(plan, changed, assignments)
     return changed
+
+
+def refuse_unread(plan: Plan, assignments: Sequence[str]) -> None:
+    """Refuse assignments to keys of an optimizer or a schedule that the chosen one does not read.
+
+    They would change nothing. A key that one of the configurations reads is taken, and in a whole part that is set
+    (``recipe.schedule={…}``) so are values at their defaults, which a plan.json has of all keys.
+
+    Args:
+        plan: with the assignments applied (:func:`override`).
+        assignments: of the user, ``path.to.key=value`` each.
+
+    Raises:
+        UsageError: names the key, and who reads it.
+    """
+    for assignment in assignments:
+        keys, value = parsed(assignment)
+        own, names = keys, list(plan.configurations)
+        if keys[0] == "configurations":
+            own, names = keys[2:], [name for name in names if keys[1:2] in ([name], ["*"])]
+        if own[:1] != ["recipe"] or own[1:2] not in (["optimizer"], ["schedule"]):
+            continue
+        parts: list[Optimizer | Schedule] = [getattr(plan.configurations[name].recipe, own[1]) for name in names]
+        for key in _set_keys(own[2:], value, parts[0]):
+            readers = [name for name, read in parts[0].READS.items() if key in read]
+            if readers and all(part.name in part.READS and part.name not in readers for part in parts):
+                raise UsageError(
+                    f"--set {assignment} would change nothing: {key} is read by {', '.join(readers)}, and the "
+                    f"{own[1]} is {parts[0].name}; set recipe.{own[1]}.name, too, or leave {key} out."
+                )
+
+
+def _set_keys(path: Sequence[str], value: Any, part: Optimizer | Schedule) -> list[str]:
+    """Keys that an assignment sets in a part of the recipe: the one at a path in it, or those of the whole part."""
+    if path:
+        return [path[0]]
+    if not isinstance(value, dict) or value.get("name", part.name) != part.name:
+        return []  # an assignment after this one chose another name
+    fields = type(part).model_fields
+    return [key for key, given in value.items() if key in fields and given != fields[key].default]
 
 
 def parsed(assignment: str) -> tuple[list[str], Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -51,6 +51,14 @@ class Optimizer(Reasoned):
         layer_decay: the first layer's rate as a share of the last's and the heads'; those between follow geometrically
             in the order of the layers (discriminative fine-tuning, Howard & Ruder 2018). 1: all the same.
     """
+
+    #: Name → keys that not all optimizers read, and it does.
+    READS: ClassVar[dict[str, set[str]]] = {
+        "sgd": {"momentum"},
+        "adam": {"eps"},
+        "adamw": {"eps"},
+        "ranger21": {"eps"},
+    }
 
     name: Literal["sgd", "adam", "adamw", "ranger21"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)

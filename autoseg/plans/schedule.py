@@ -1,6 +1,6 @@
 """Schedule: how the learning rate changes over a training."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,16 @@ class Schedule(Reasoned):
         patience: epochs, or validations, without improvement that ``plateau`` waits for.
         factor: that ``plateau`` divides the rate by.
     """
+
+    #: Name → keys that not all schedules read, and it does; one of an extension, which is not here, may read any.
+    READS: ClassVar[dict[str, set[str]]] = {
+        "cosine": {"warmup", "floor"},
+        "poly": {"warmup", "power"},
+        "constant": {"warmup"},
+        "one_cycle": {"floor"},
+        "explore_exploit": {"warmup", "explore", "floor"},
+        "plateau": {"warmup", "follows", "patience", "factor", "floor"},
+    }
 
     name: str = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1)

@@ -112,6 +112,7 @@ def test_a_faulty_dataset_is_refused_with_all_its_errors(plan: Command, phantoms
         (["--set", "recipe.epoch=3"], "there is no key epoch"),
         (["--set", "batch_size=two"], "--set batch_size=two makes the plan invalid: .*batch_size"),
         (["--layout", "zip"], "--layout zip is unknown"),
+        (["--set", "recipe.schedule.patience=3"], "patience=3 would change nothing: patience is read by plateau"),
     ],
 )
 def test_wrong_usage(plan: Command, phantoms: Path, tmp_path: Path, options: list[str], message: str) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from autoseg.plans.files import load_plan, save_plan
 from autoseg.plans.loss import Loss
-from autoseg.plans.overrides import assignment, override
+from autoseg.plans.overrides import assignment, override, refuse_unread
 from autoseg.plans.plan import SCHEMA_VERSION, Plan
 from autoseg.plans.reasons import explanations
+from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError, UsageError
 
 
@@ -269,6 +270,42 @@ def test_wrong_overrides(assignment: str, message: str) -> None:
 def test_parts_that_are_none_are_refused(path: str, value: str, more: list[str]) -> None:
     with pytest.raises(UsageError, match="--set "):
         override(plan(), [f"{path}={value}", *more])
+
+
+@pytest.mark.parametrize(
+    ("assigned", "message"),
+    [
+        (["recipe.optimizer.momentum=0.9"], "momentum is read by sgd, and the optimizer is adamw; set recipe"),
+        (["recipe.optimizer.eps=1e-7", "recipe.optimizer.name=sgd"], "eps is read by adam, adamw, ranger21, and the"),
+        (["configurations.2d.recipe.schedule.power=2"], "power is read by poly, and the schedule is cosine"),
+        (["configurations.*.recipe.schedule.patience=3"], "patience is read by plateau"),
+        (['recipe.optimizer={"momentum": 0.5}'], "momentum is read by sgd"),
+        (['recipe.schedule={"name": "one_cycle", "warmup": 0.1}'], "warmup is read by cosine, poly, constant, explore"),
+    ],
+)
+def test_a_key_that_the_chosen_one_does_not_read_is_refused(assigned: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=f"would change nothing: {message}"):
+        refuse_unread(override(plan(), assigned), assigned)
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        ["recipe.optimizer.momentum=0.9", "recipe.optimizer.name=sgd"],
+        ["configurations.2d.recipe.optimizer.name=sgd", "recipe.optimizer.momentum=0.9"],  # one of the two reads it
+        ['recipe.schedule={"name": "plateau", "patience": 3}', "recipe.schedule.name=cosine"],
+        [assignment("recipe.optimizer", Optimizer().model_dump())],  # as it stands in a plan.json
+        ["recipe.optimizer.layer_decay=0.5", "recipe.schedule.floor=0.1", "recipe.epochs=3", "batch_size=1"],
+    ],
+)
+def test_a_key_that_is_read_may_be_set(assigned: list[str]) -> None:
+    refuse_unread(override(plan(), assigned), assigned)
+
+
+def test_an_extensions_optimizer_may_read_any_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assigned = ["recipe.optimizer.momentum=0.9"]
+    monkeypatch.delitem(Optimizer.READS, "adamw")
+    refuse_unread(override(plan(), assigned), assigned)
 
 
 #: A network for which patches of 16 voxels are no longer right.
