@@ -31,10 +31,8 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--weights", default="", help="imagenet, or a file")
-    parser.add_argument("--max-time", help="of each training; the plan's length without")
-    parser.add_argument(
-        "--folds", type=int, default=5, help="of the cross-validation; 1 trains on all but the test cases"
-    )
+    parser.add_argument("--max-time", help="time for each training; the plan's length by default")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds; 1 trains on all but the test cases")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     length = autoseg.Length(seconds=parse_duration(options.max_time) if options.max_time else None)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from autoseg.cli.common import parse_names, print_comparison, print_verdicts
+from autoseg.cli.common import (
+    EMPTY_HELP,
+    STRUCTURES_HELP,
+    TOLERANCE_HELP,
+    WORKERS_HELP,
+    parse_names,
+    print_comparison,
+    print_verdicts,
+    results_console,
+)
 from autoseg.evaluation.protocol import AGREEMENT_WORKERS, TOLERANCE_MM, Empty, EvaluationProtocol
 
 if TYPE_CHECKING:
@@ -18,34 +27,28 @@ def command(
     raters: Annotated[
         list[str],
         typer.Argument(
-            help="Two or more folders of label maps named CASE.nii.gz (or single label maps), one a rater; "
+            help="Two or more folders of label maps named CASE.nii.gz, one for each rater (or single label maps); "
             "or one dataset that names the raters of its cases.",
             metavar="[NAME=]PATH…",
         ),
     ],
     model: Annotated[
-        list[str] | None, typer.Option(help="Folder of predictions to compare with the raters; may be repeated.")
+        list[str] | None, typer.Option(help="Folder of predictions to compare with the raters. Repeatable.")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="What to measure: 'edema=2,core=1+4' (a sum of values is a region).")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help=STRUCTURES_HELP)] = None,
     metrics: Annotated[
-        str, typer.Option(help="With commas: dice, jaccard, nsd, hd95, hd, assd; the test is about the first.")
+        str, typer.Option(help="Metrics, with commas: dice, jaccard, nsd, hd95, hd, assd; the first one is tested.")
     ] = "dice",
     consensus: Annotated[
         str | None, typer.Option(help="Unite the raters by 'majority' vote or 'staple'; --out gets the label maps.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for agreement.csv, agreement.json and consensus/.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
-    empty: Annotated[
-        str, typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does.")
-    ] = "skip",
-    workers: Annotated[int, typer.Option(help="Cases at a time.")] = AGREEMENT_WORKERS,
+    tolerance: Annotated[float, typer.Option(help=TOLERANCE_HELP)] = TOLERANCE_MM,
+    empty: Annotated[str, typer.Option(help=EMPTY_HELP)] = "skip",
+    workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = AGREEMENT_WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="Print means and test as JSON.")] = False,
 ) -> None:
     """How far do raters agree, and does a model agree with them as they do with each other?"""
-    from rich.console import Console
-
     from autoseg.evaluation.agreement_folders import agreement
     from autoseg.evaluation.folders import parse_structures
     from autoseg.utils.progress import say, silenced
@@ -66,7 +69,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.to_json(compared), indent=2))
         return
-    console = Console(highlight=False)
+    console = results_console()
     for metric in found.metrics:
         console.print(found.table(metric))
     if compared is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.common import parse_names, print_comparison
+from autoseg.cli.common import parse_names, print_comparison, results_console
 from autoseg.evaluation.protocol import RESAMPLES
 
 
@@ -21,23 +21,25 @@ def command(
         ),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="Name of the input that the others are compared with (default: the first).")
+        str | None, typer.Option(help="Name of the input that the others are compared with; the first by default.")
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(help="What to compare, with commas: dice (default), hd95, …; of other CSV files, their columns."),
+        typer.Option(
+            help="Metrics to compare, with commas: dice (the default), hd95, …; or columns of another tool's CSV."
+        ),
     ] = None,
     case: Annotated[str | None, typer.Option(help="Column of another tool's CSV that names the case.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Rows that are no cases, with commas.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of the intervals; significant is p < 1 − confidence.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.")] = RESAMPLES,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    exclude: Annotated[str | None, typer.Option(help="Names of rows that are no cases, with commas.")] = None,
+    confidence: Annotated[
+        float, typer.Option(help="Confidence level of the intervals; significant is p < 1 − confidence.")
+    ] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.")] = RESAMPLES,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="CSV file for the whole table.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
     """Is one evaluation better than another? Paired test, confidence interval and effect size over the same cases."""
-    from rich.console import Console
-
     from autoseg.evaluation.paired import Bootstrap
     from autoseg.evaluation.tables import compare
     from autoseg.utils.progress import say, silenced
@@ -57,7 +59,6 @@ def command(
         return
     for note in found.notes():
         say(note)
-    console = Console(highlight=False)
-    print_comparison(console, found)
+    print_comparison(results_console(), found)
     if out is not None:
         say(f"The whole table: {out}")

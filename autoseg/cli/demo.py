@@ -1,11 +1,11 @@
 """``autoseg demo``: the whole pipeline on generated head phantoms."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import parse_duration
+from autoseg.cli.common import parse_duration, results_console
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 from autoseg.utils.shell import quoted
@@ -16,30 +16,52 @@ if TYPE_CHECKING:
 #: Default number of phantoms without a label, for the demo to predict.
 NEW_SCANS = 2
 
+#: Default time to train.
+TRAINING_TIME = "150s"
+
 
 def command(
-    out: Path = typer.Option(Path("autoseg-demo"), help="Folder for everything the demo makes."),
-    data_only: bool = typer.Option(False, "--data-only", help="Generate the phantoms into OUT/dataset, and stop."),
-    cases: int = typer.Option(12, help="Labelled phantoms."),
-    unlabelled: int | None = typer.Option(
-        None, help="Further phantoms without a label, to predict; none with --data-only, else 2."
-    ),
-    sites: int = typer.Option(1, help="Scanners that they come from, each with its own look of images."),
-    missing: float = typer.Option(0.0, help="Share of the sequences that are left out at random, from 0 to below 1."),
-    look: list[str] | None = typer.Option(
-        None,
-        help="A difference to other phantoms, repeatable: contrast=1.5, thickness=3 (slices), bias=0.4, noise=0.08, "
-        "lacks=t1, habit=0.1 (labels drawn so far outside, of the radius).",
-    ),
-    raters: int = typer.Option(1, help="Raters; from 2 on, each has a label map of every case, beside the truth."),
-    max_time: str = typer.Option("150s", help="Time to train."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
-    seed: int = typer.Option(0, min=0, help="Of everything random; the same seed makes the same phantoms."),
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("autoseg-demo"),
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Generate the phantoms into OUT/dataset, and stop.")
+    ] = False,
+    cases: Annotated[int, typer.Option(help="Number of labelled phantoms.")] = 12,
+    unlabelled: Annotated[
+        int | None,
+        typer.Option(help="Number of further phantoms without a label, to predict; 2 by default, 0 with --data-only."),
+    ] = None,
+    sites: Annotated[
+        int, typer.Option(help="Number of scanners that the phantoms come from, each with its own look of images.")
+    ] = 1,
+    missing: Annotated[
+        float, typer.Option(help="Share of the sequences that are left out at random, from 0 to below 1.")
+    ] = 0.0,
+    look: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Difference from other phantoms: contrast=1.5, thickness=3 (slices), bias=0.4, noise=0.08, lacks=t1, "
+            "habit=0.1 (labels drawn 10 % of the radius too large). Repeatable."
+        ),
+    ] = None,
+    raters: Annotated[
+        int, typer.Option(help="Number of raters; from 2 on, each draws a label map of every case, beside the truth.")
+    ] = 1,
+    max_time: Annotated[str | None, typer.Option(help=f"Time to train; {TRAINING_TIME} by default.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device that trains and predicts: auto (the default), cpu, cuda or mps.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of everything; the same seed makes the same phantoms.")
+    ] = 0,
 ) -> None:
     """Generate head phantoms with tumours, then plan, train, predict, evaluate and report on them."""
     from autoseg.data.phantom import Cohort
 
-    seconds = parse_duration(max_time)
+    if data_only and (max_time is not None or device is not None):
+        given = "--device" if max_time is None else "--max-time"
+        raise UsageError(f"{given} is about the training, and --data-only stops before it; leave one of them out.")
+    seconds = parse_duration(max_time or TRAINING_TIME)
+    device = device or "auto"
     if unlabelled is None:
         unlabelled = 0 if data_only else NEW_SCANS
     seen = _look(look or [])
@@ -93,9 +115,7 @@ def run_demo(dataset: Path, out: Path, seconds: float, device: str, seed: int) -
     say(f"\n$ autoseg train {quoted(run_folder)} --fold 0 --max-time {seconds:g}s")
     evaluation = autoseg.train(run, None, [0], autoseg.Length(seconds=seconds), autoseg.Compute(device), seed)
     typer.echo("")
-    from rich.console import Console
-
-    Console(highlight=False).print(evaluation.table("Validation cases of fold 0"))
+    results_console().print(evaluation.table("Validation cases of fold 0"))
     say(f"\n$ autoseg predict {quoted(run_folder)} {quoted(dataset)} --out {quoted(results)} --pictures")
     new = cases_to_predict(dataset, run.plan)
     predictor = autoseg.Predictor.load(run_folder, device=device)

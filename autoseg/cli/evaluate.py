@@ -7,7 +7,20 @@ from typing import Annotated, cast
 
 import typer
 
-from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, WIDE_TERMINAL, choices_of, parse_folds, parse_names
+from autoseg.cli.common import (
+    CHALLENGE_HELP,
+    CONFIG_HELP,
+    EMPTY_HELP,
+    LABEL_HELP,
+    STRUCTURES_HELP,
+    TOLERANCE_HELP,
+    WIDE_TERMINAL,
+    WORKERS_HELP,
+    choices_of,
+    parse_folds,
+    parse_names,
+    results_console,
+)
 from autoseg.evaluation.protocol import TOLERANCE_MM, WORKERS, Empty, EvaluationProtocol
 from autoseg.utils.errors import UsageError
 
@@ -25,27 +38,22 @@ def command(
     references: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of label maps named likewise, a dataset, or one label map; with --channel-subsets a dataset, "
-            "or nothing for the run's own validation cases."
+            help="Folder of label maps of the same names, a dataset, or one label map; with --channel-subsets a "
+            "dataset, or nothing for the run's own validation cases."
         ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Run folder: evaluate the labels and regions that it segments.")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="What to evaluate: 'edema=2,core=1+4' (a sum of values is a region).")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help=STRUCTURES_HELP)] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Metrics, with commas: dice, hd95, …; all that autoseg brings by default.")
+        str | None, typer.Option(help="Metrics, with commas: dice, hd95, …; the standard ones by default.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Of the normalised surface Dice (NSD), in mm.")] = TOLERANCE_MM,
+    tolerance: Annotated[float, typer.Option(help=TOLERANCE_HELP)] = TOLERANCE_MM,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
     label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
-    empty: Annotated[
-        str,
-        typer.Option(help="Absent structures: 'skip' what is undefined, or count it as 'brats' does."),
-    ] = "skip",
+    empty: Annotated[str, typer.Option(help=EMPTY_HELP)] = "skip",
     brats: Annotated[
         str | None,
         typer.Option(
@@ -53,9 +61,11 @@ def command(
             "met2023, gli2026, …"
         ),
     ] = None,
-    ignore: Annotated[int | None, typer.Option(help="Reference voxels of this value do not count.")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Evaluate the predictions that are there.")] = False,
-    workers: Annotated[int, typer.Option(help="Cases at a time.")] = WORKERS,
+    ignore: Annotated[int | None, typer.Option(help="Label value whose reference voxels do not count.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Evaluate the predictions that are there, though others are missing.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help=WORKERS_HELP)] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     channel_subsets: Annotated[
         bool,
@@ -64,16 +74,17 @@ def command(
         ),
     ] = False,
     subsets: Annotated[
-        str | None, typer.Option(help="Of --channel-subsets, only these: 'flair,t1c+flair'.", rich_help_panel=_SUBSETS)
+        str | None,
+        typer.Option(help="Subsets to evaluate: 'flair,t1c+flair'; every one by default.", rich_help_panel=_SUBSETS),
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="Configuration; the recommended one by default.", rich_help_panel=_SUBSETS)
-    ] = None,
-    folds: Annotated[
-        str | None, typer.Option(help="Folds: numbers with commas; all by default.", rich_help_panel=_SUBSETS)
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP, rich_help_panel=_SUBSETS)] = None,
+    fold: Annotated[
+        str | None,
+        typer.Option(help="Folds that predict: numbers with commas, or all (the default).", rich_help_panel=_SUBSETS),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto (default), cpu, cuda or mps.", rich_help_panel=_SUBSETS)
+        str | None,
+        typer.Option(help="Device that computes: auto (the default), cpu, cuda or mps.", rich_help_panel=_SUBSETS),
     ] = None,
     tta: Annotated[
         bool | None,
@@ -87,10 +98,8 @@ def command(
 ) -> None:
     """Compare predicted label maps with references: Dice, surface distances, volumes of each case.
 
-    With --channel-subsets, predict the cases of a dataset with a run, with every subset of its channels, instead.
+    With --channel-subsets, a run predicts the cases of a dataset instead, once with every subset of its channels.
     """
-    from rich.console import Console
-
     from autoseg.utils.progress import say, silenced
 
     if channel_subsets:
@@ -111,7 +120,7 @@ def command(
         with silenced() if as_json else nullcontext():
             found = evaluate_channel_subsets(
                 TrainedConfiguration.open(
-                    predictions, config, parse_folds(folds or "all", "--folds"), device or "auto", tta is not False
+                    predictions, config, parse_folds(fold or "all"), device or "auto", tta is not False
                 ),
                 references,
                 subsets=None if subsets is None else parse_subsets(subsets),
@@ -122,12 +131,12 @@ def command(
         if as_json:
             typer.echo(json.dumps(found.to_json(), indent=2))
             return
-        Console().print(found.table())
+        results_console().print(found.table())
         if out is not None:
             say(f"The table: {out / 'subsets.csv'}; every case: {out / 'SUBSET' / 'metrics.csv'}")
         return
     if given := _given(
-        {"--subsets": subsets, "--config": config, "--folds": folds, "--device": device, "--tta/--no-tta": tta}
+        {"--subsets": subsets, "--config": config, "--fold": fold, "--device": device, "--tta/--no-tta": tta}
     ):
         raise UsageError(f"{given[0]} goes with --channel-subsets only.")
     if references is None:
@@ -182,7 +191,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=2))
         return
-    console = Console()
+    console = results_console()
     console.print(evaluation.table(wide=console.width >= WIDE_TERMINAL))
     if out is not None:
         say(f"Every case: {out / 'metrics.csv'}; summary: {out / 'summary.csv'}, {out / 'summary.json'}")

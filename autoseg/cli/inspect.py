@@ -5,14 +5,20 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, PATIENTS_HELP, choices_of
+from autoseg.cli.common import (
+    CHALLENGE_HELP,
+    LABEL_HELP,
+    PATIENTS_HELP,
+    READERS_HELP,
+    choices_of,
+    results_console,
+)
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import write_text
 from autoseg.utils.progress import say, silenced
@@ -27,23 +33,28 @@ if TYPE_CHECKING:
 
 
 def command(
-    dataset: Path = typer.Argument(..., help="Folder of the dataset, its autoseg.toml, or a CSV."),
-    layout: str | None = typer.Option(
-        None,
-        help="How it is laid out (manifest, nnunet, msd, brats, bids, structures, dicom, proposed); recognised where "
-        "not given.",
-    ),
-    label: str | None = typer.Option(None, help=LABEL_HELP),
-    challenge: str | None = typer.Option(None, help=CHALLENGE_HELP),
-    patients: str | None = typer.Option(None, help=PATIENTS_HELP),
-    workers: int | None = typer.Option(None, help="Processes that read cases; default: one a core."),
-    as_json: bool = typer.Option(False, "--json", help="Print everything found as JSON, with the fingerprint."),
-    fix: Path | None = typer.Option(
-        None, help="Write label maps that lost their header anew into this folder, with their images' headers."
-    ),
-    write: bool = typer.Option(
-        False, "--write", help="Save the autoseg.toml proposed for a dataset that nothing describes."
-    ),
+    dataset: Annotated[Path, typer.Argument(help="Folder of the dataset, its autoseg.toml, or a CSV.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="How the dataset is laid out: manifest, nnunet, msd, brats, bids, structures, dicom or proposed; "
+            "recognised by default."
+        ),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
+    challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
+    patients: Annotated[str | None, typer.Option(help=PATIENTS_HELP)] = None,
+    workers: Annotated[int | None, typer.Option(help=READERS_HELP)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything found as JSON, with the fingerprint.")
+    ] = False,
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="Folder for copies, with their images' headers, of the label maps that lost their own."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Save the autoseg.toml proposed for a dataset that nothing describes.")
+    ] = False,
 ) -> None:
     """Say what a dataset holds and all that is wrong with it; propose an autoseg.toml where nothing describes it.
 
@@ -146,9 +157,7 @@ def _data(dataset: "Dataset", examination: "Examination", proposal: str | None) 
 def _show(dataset: "Dataset", examination: "Examination", proposal: str | None, path: Path, written: bool) -> None:
     from autoseg.data.layouts.manifest import FILE_NAME
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)  # a file or pipe has no width; 80 would wrap file names
+    console = results_console()
     if proposal is not None:
         target = (path if path.is_dir() else path.parent) / FILE_NAME
         console.print(

@@ -5,11 +5,12 @@ import os
 import re
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from autoseg.cli.common import one_spelling
 from autoseg.utils.cpu_sharing import share_cpu
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import console, say
@@ -25,6 +26,9 @@ COMMANDS = {
 #: Commands that compute for long, on a CPU with all of its cores.
 LONG = {"demo", "train", "predict", "sweep"}
 
+#: Commands that take some of a run's folds, by ``--fold`` or ``--folds``; ``plan --folds`` is a number of folds.
+_OF_FOLDS = {"train", "predict", "evaluate", "sweep", "export"}
+
 #: Commands with a further word, what they do, and the words; a module ``COMMAND_WORD`` of this package each.
 GROUPS = {
     "import": ("Make a run of another tool's model.", ("nnunet",)),
@@ -33,6 +37,10 @@ GROUPS = {
 
 #: Panel of the help that lists the groups.
 _OTHER_TOOLS = "Other tools"
+
+
+def _settings(name: str) -> dict[str, Any] | None:
+    return {"token_normalize_func": one_spelling} if name in _OF_FOLDS else None
 
 
 class _Commands(TyperGroup):
@@ -56,7 +64,8 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _start(
-    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if context.invoked_subcommand in LONG and "--help" not in sys.argv and (note := share_cpu()):
         say(note)
@@ -69,12 +78,14 @@ def _start(
 
 for _step, _names in COMMANDS.items():
     for _name in _names:
-        app.command(_name, rich_help_panel=_step)(import_module(f"autoseg.cli.{_name}").command)
+        _module = import_module(f"autoseg.cli.{_name}")
+        app.command(_name, context_settings=_settings(_name), rich_help_panel=_step)(_module.command)
 
 for _name, (_help, _words) in GROUPS.items():
     _group = typer.Typer(name=_name, help=_help, no_args_is_help=True)
     for _word in _words:
-        _group.command(_word)(import_module(f"autoseg.cli.{_name}_{_word}").command)
+        _module = import_module(f"autoseg.cli.{_name}_{_word}")
+        _group.command(_word, context_settings=_settings(_name))(_module.command)
     app.add_typer(_group, rich_help_panel=_OTHER_TOOLS)
 
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import CHALLENGE_HELP, LABEL_HELP, PATIENTS_HELP, choices_of, parse_pairs
+from autoseg.cli.common import (
+    CHALLENGE_HELP,
+    LABEL_HELP,
+    LAYOUT_HELP,
+    PATIENTS_HELP,
+    READERS_HELP,
+    choices_of,
+    parse_names_if_given,
+    parse_pairs,
+    results_console,
+)
 from autoseg.utils.errors import UsageError
 from autoseg.utils.shell import quoted
 
@@ -28,12 +38,12 @@ def command(
     planner: Annotated[
         str | None,
         typer.Option(
-            help="What decides how to train: an installed planner (docs/systems.md; a wrong name lists them). By "
+            help="Planner, which decides how to train (docs/systems.md; a wrong name lists the installed ones); by "
             "default one for a training from scratch, or with --source one for fine-tuning."
         ),
     ] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); the GPU's by default, or 8.")
+        float | None, typer.Option(help="Memory budget in GB (10⁹ bytes); this machine's GPU's by default, else 8.")
     ] = None,
     device: Annotated[
         str,
@@ -43,21 +53,25 @@ def command(
     regions: Annotated[str, typer.Option(help="Regions or labels to segment, with commas; all by default.")] = "",
     raters: Annotated[
         str,
-        typer.Option(help="Raters to learn separately (a decoder each), with commas, or all; not with every planner."),
+        typer.Option(
+            help="Raters to learn separately, with commas, or all: a decoder for each; not every planner can."
+        ),
     ] = "",
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Override a value of the plan: path.to.key=value. Repeatable.")
     ] = None,
     explain: Annotated[bool, typer.Option(help="Print every derived value with its reason.")] = False,
-    verify: Annotated[bool, typer.Option(help="Run a step of each configuration here and compare memory.")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Run a step of each configuration here, to compare its memory with the computed one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     weights: Annotated[
         str | None,
-        typer.Option(help="Weights the encoder starts from: imagenet (timm downloads them), random, or a file."),
+        typer.Option(help="Initial weights of the encoder: imagenet (timm downloads them), random, or a file."),
     ] = None,
     teacher: Annotated[
         Path | None,
-        typer.Option(help="Trained run to learn from as well, such as one with more channels (distillation)."),
+        typer.Option(help="Trained run to imitate as well (distillation), such as one with more channels."),
     ] = None,
     encoder: Annotated[str, typer.Option(help="2D encoder (a timm model), for planners that let it be chosen.")] = "",
     source: Annotated[Path | None, typer.Option(help="Run folder of a trained model to fine-tune.")] = None,
@@ -69,11 +83,13 @@ def command(
     ] = None,
     map_channel: Annotated[
         list[str] | None,
-        typer.Option(help="A channel and the source's channel that it is: NAME=SOURCE, or NAME=new. Repeatable."),
+        typer.Option(help="Which of the source's channels one is: NAME=SOURCE, or NAME=new for none. Repeatable."),
     ] = None,
     map_label: Annotated[
         list[str] | None,
-        typer.Option(help="A label or region and the source's that it is: NAME=SOURCE, or NAME=new. Repeatable."),
+        typer.Option(
+            help="Which of the source's labels or regions one is: NAME=SOURCE, or NAME=new for none. Repeatable."
+        ),
     ] = None,
     tuning: Annotated[
         str,
@@ -86,22 +102,26 @@ def command(
     ] = False,
     source_data: Annotated[
         Path | None,
-        typer.Option(help="Dataset that the source learned from, whose cases are mixed into the tuning's batches."),
+        typer.Option(help="Dataset that the source learned from; its cases are mixed into the batches."),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(help="Of the cross-validation, 5 by default; 1 trains on all cases without validating."),
+        typer.Option(
+            help="Number of folds of the cross-validation, 5 by default; 1 trains on all cases, without validation."
+        ),
     ] = None,
     test_share: Annotated[
         float | None,
         typer.Option(
-            help="Share of the patients held out as a test set, which the folds are scored on together at the end; "
-            "the planner's by default, mostly none."
+            help="Share of the patients held out as a test set, which the folds predict together at the end; by "
+            "default the planner's, mostly 0."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the splits and the fingerprint's sample of voxels.", min=0)] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes that read cases.", min=1)] = None,
-    layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the splits and of the fingerprint's sample of voxels.", min=0)
+    ] = 0,
+    workers: Annotated[int | None, typer.Option(help=READERS_HELP, min=1)] = None,
+    layout: Annotated[str | None, typer.Option(help=LAYOUT_HELP)] = None,
     label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
     patients: Annotated[str | None, typer.Option(help=PATIENTS_HELP)] = None,
@@ -119,6 +139,8 @@ def command(
     from autoseg.transfer.teacher import Teacher
     from autoseg.utils.progress import say, silenced
 
+    if as_json and explain:
+        raise UsageError("--json has the reasons in it, which --explain prints as a table; give one of them.")
     if source is None:
         for given, option in (
             (source_config, "--source-config"),
@@ -161,9 +183,9 @@ def command(
             planner=planner,
             device=device,
             gpu_memory_gb=gpu_memory,
-            channels=_names(channels),
-            regions=_names(regions),
-            annotators=_names(raters),
+            channels=parse_names_if_given(channels, "--channels"),
+            regions=parse_names_if_given(regions, "--regions"),
+            annotators=parse_names_if_given(raters, "--raters"),
             options={"encoder": encoder} if encoder else {},
             overrides=tuple(assignments or ()),
             folds=folds,
@@ -206,20 +228,13 @@ def _given(context: typer.Context) -> list[str]:
     return found
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _show(plan: "Plan", cases: int, explain: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from autoseg.plans.reasons import explanations
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = results_console()
     if explain:
         table = Table("value", "is", "because", title="Why", title_justify="left", show_lines=False)
         for path, value, reason in explanations(plan):
@@ -265,7 +280,6 @@ def _show(plan: "Plan", cases: int, explain: bool) -> None:
 
 def _show_transfer(run: "Run", explain: bool) -> None:
     """Print the fate of the source model's tensors, if there is one: each of them, or their number."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -273,9 +287,7 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     from autoseg.transfer.tensors import summary, transfer_tables
     from autoseg.utils.progress import say
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = results_console()
     for name, rows in transfer_tables(run).items():
         if explain:
             table = Table(
@@ -292,7 +304,6 @@ def _show_transfer(run: "Run", explain: bool) -> None:
 
 def _show_gap(run: "Run", source: "Source") -> None:
     """Print how far the cohort lies from the source's cases."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -317,7 +328,7 @@ def _show_gap(run: "Run", source: "Source") -> None:
     for gap in found:
         table.add_row(escape(gap.name), _spread(gap.source), _spread(gap.cohort), f"{gap.outside:.0%}")
     table.caption = f"median ({spread}); outside: {which}"
-    Console(highlight=False).print(table)
+    results_console().print(table)
 
 
 def _spread(values: tuple[float, float, float]) -> str:

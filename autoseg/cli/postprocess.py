@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from autoseg.cli.common import CONFIG_HELP, results_console
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder with at least one trained fold.")],
-    config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Cases worked on at a time.")] = None,
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of cases worked on at a time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was tried and chosen as JSON.")] = False,
 ) -> None:
     """Try post-processing on the cross-validated predictions, and keep what improves their Dice.
@@ -19,8 +21,6 @@ def command(
     Largest component, minimum size of a component, and minimum total of a structure, for each label or region. What is
     kept is written into the run folder, and 'autoseg predict' applies it.
     """
-    from rich.console import Console
-
     from autoseg.evaluation.protocol import WORKERS
     from autoseg.postprocessing.choice import postprocess, results_table, verdict
     from autoseg.utils.progress import say, silenced
@@ -30,5 +30,5 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
         return
-    Console(highlight=False).print(results_table(found))
+    results_console().print(results_table(found))
     say(verdict(found))

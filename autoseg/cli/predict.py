@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoseg.cli.common import parse_channels, parse_folds
+from autoseg.cli.common import CONFIG_HELP, DEVICE_HELP, LAYOUT_HELP, parse_channels, parse_folds
 from autoseg.utils.errors import AutosegError, UsageError
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ def command(
         typer.Option(help="A single scan, channel by channel: NAME=PATH, a file or the folder of a DICOM series."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Brain mask of the scan given with --channel.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the result with --channel.")] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration; the recommended one by default.")] = None,
-    folds: Annotated[str, typer.Option(help="Folds to average: numbers with commas, or all.")] = "all",
-    checkpoint: Annotated[str, typer.Option(help="weights (end of training) or best (best validation).")] = "weights",
+    name: Annotated[str | None, typer.Option(help="Name of the result of the scan given with --channel.")] = None,
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
+    fold: Annotated[str, typer.Option(help="Folds to average: numbers with commas, or all.")] = "all",
+    checkpoint: Annotated[
+        str, typer.Option(help="Which weights predict: weights (end of training) or best (best validation).")
+    ] = "weights",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over mirrored images.")] = True,
     postprocessing: Annotated[
         bool, typer.Option("--postprocessing/--no-postprocessing", help="Apply what 'autoseg postprocess' chose.")
@@ -43,31 +45,35 @@ def command(
     raters: Annotated[
         bool, typer.Option(help="Also write each rater's label map and a map of their disagreement (plan --raters).")
     ] = False,
-    results: Annotated[
-        list[str] | None, typer.Option(help="Also write this result, by its name; may be given several times.")
-    ] = None,
+    results: Annotated[list[str] | None, typer.Option(help="Name of a further result to write. Repeatable.")] = None,
     pictures: Annotated[bool, typer.Option(help="Also write a picture of each result into OUT/pictures.")] = False,
     to_native: Annotated[
         str | None,
-        typer.Option(help="Of exams that 'autoseg prepare' made: results on the grid of this original series."),
+        typer.Option(help="Write results on the grid of this original series (exams made by 'autoseg prepare')."),
     ] = None,
     raw: Annotated[
         bool | None,
-        typer.Option("--raw/--prepared", help="Whether INPUT is raw exams, to be prepared as the training data were."),
+        typer.Option(
+            "--raw/--prepared",
+            help="Whether INPUT is raw exams, to be prepared as the training data were; found out by default.",
+        ),
     ] = None,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="Of label maps: nifti, nrrd (3D Slicer), mha or dicom-seg; else the scan's."),
+        typer.Option(
+            "--format",
+            help="Format of the label maps: nifti, nrrd (3D Slicer), mha or dicom-seg; the scan's by default.",
+        ),
     ] = None,
     brats_labels: Annotated[
         str | None, typer.Option(help="Write the label values of this BraTS challenge: 2021 or 2023.")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Of a dataset with a test set, predict the labelled cases, too.")
+        bool, typer.Option("--all", help="Predict the labelled cases, too, where the dataset has a test set.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Predict cases again whose result exists.")] = True,
-    layout: Annotated[str | None, typer.Option(help="Layout of the dataset, if not recognised.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    layout: Annotated[str | None, typer.Option(help=LAYOUT_HELP)] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Segment scans with a trained run, or with the average of several.
@@ -88,6 +94,9 @@ def command(
 
     if checkpoint not in ("weights", "best"):
         raise UsageError(f"--checkpoint {checkpoint} is unknown; choose weights or best.")
+    of_input = {"--layout": layout is not None, "--all": everything, "--raw": raw is True, "--prepared": raw is False}
+    if channel and (given := [option for option, is_given in of_input.items() if is_given]):
+        raise UsageError(f"{given[0]} is about INPUT, which --channel takes the place of; leave one of them out.")
     if mask is not None and not channel:
         raise UsageError("--mask goes with --channel; a dataset names its own masks.")
     if name is not None and not channel:
@@ -103,8 +112,6 @@ def command(
         raise UsageError("give a run folder and what to predict: autoseg predict RUN INPUT --out DIR.")
     opened = [Run.open(path) for path in runs]
     plans = [run.plan for run in opened]
-    if raw and source is None:
-        raise UsageError("--raw takes the folder of an exam; leave out --channel.")
     if raw and layout is not None:
         raise UsageError("--raw and --layout say different things of INPUT; give one of them.")
     exams = None if source is None or layout is not None else raw_exams_in(source, opened, out, raw)
@@ -120,7 +127,7 @@ def command(
         cases = [case for case in cases if exams is None or case.id in exams.prepared]  # not those of an earlier call
     if pictures:
         _refuse_drawing_over(cases, out)
-    numbers = parse_folds(folds, "--folds")
+    numbers = parse_folds(fold)
     predictor = Predictor.load(runs, config, numbers, device, tta, checkpoint, postprocessing)
     for run, member in zip(opened, predictor.members, strict=True):
         if numbers is None and (note := untrained_note(run, member)) is not None:

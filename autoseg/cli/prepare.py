@@ -14,17 +14,24 @@ from autoseg.utils.shell import quoted
 
 
 def command(
-    exams: Annotated[Path, typer.Argument(help="Folder of an exam, or of a cohort with one folder a patient.")],
-    out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    exams: Annotated[Path, typer.Argument(help="Folder of an exam, or of a cohort with one folder for each patient.")],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset to make.")],
     reference: Annotated[
-        str | None, typer.Option(help="Channel that the others are aligned to; default: of the highest resolution.")
+        str | None,
+        typer.Option(help="Channel that the others are aligned to; the one of the highest resolution by default."),
     ] = None,
     channel: Annotated[
-        list[str] | None, typer.Option(help="NAME=SERIES: which series a channel is, by number, name or description.")
+        list[str] | None,
+        typer.Option(
+            help="Which series a channel is: NAME=SERIES, a series by its number, name or description. Repeatable."
+        ),
     ] = None,
     channels: Annotated[
         Path | None,
-        typer.Option(help="CSV with the columns exam (its folder, by name or below EXAMS), channel, series."),
+        typer.Option(
+            help="Which series the channels are, exam by exam: a CSV with the columns exam (its folder, by name or "
+            "below EXAMS), channel, series."
+        ),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Pattern of the label files (maps, RTSTRUCT, DICOM-SEG) below an exam's folder.")
@@ -32,31 +39,42 @@ def command(
     orient: Annotated[bool, typer.Option(help="Bring the axes into canonical order and direction.")] = True,
     coregister: Annotated[bool, typer.Option(help="Align the series to the reference.")] = True,
     spacing: Annotated[
-        tuple[float, float, float], typer.Option(help="mm along x, y, z; 0 0 0 keeps the reference's.")
+        tuple[float, float, float], typer.Option(help="Spacing in mm along x, y, z; 0 0 0 keeps the reference's.")
     ] = (1.0, 1.0, 1.0),
-    interpolation: Annotated[str, typer.Option(help="Of images: spline (third order) or nearest.")] = "spline",
-    label_interpolation: Annotated[str, typer.Option(help="Of labels: linear (largest mask) or nearest.")] = "linear",
-    brain_mask: Annotated[str | None, typer.Option(help="Pattern of brain masks below an exam's folder.")] = None,
+    interpolation: Annotated[
+        str, typer.Option(help="How images are resampled: spline (third order) or nearest.")
+    ] = "spline",
+    label_interpolation: Annotated[
+        str, typer.Option(help="How labels are resampled: linear (largest mask) or nearest.")
+    ] = "linear",
+    brain_mask: Annotated[
+        str | None, typer.Option(help="Pattern of the brain mask's file below an exam's folder.")
+    ] = None,
     skull_strip: Annotated[
-        str, typer.Option(help="atlas (register a template), none, or auto: atlas for exams of a brain.")
+        str,
+        typer.Option(help="How the brain is found: atlas (register a template), none, or auto: atlas for brain exams."),
     ] = "auto",
-    atlas: Annotated[Path | None, typer.Option(help="Skull-stripped template; default: ICBM 152 T1.")] = None,
+    atlas: Annotated[Path | None, typer.Option(help="Skull-stripped template; ICBM 152 T1 by default.")] = None,
     n4: Annotated[bool, typer.Option("--n4", help="Correct the bias field (N4).")] = False,
     box: Annotated[
-        tuple[int, int, int], typer.Option(help="Voxels along x, y, z of a box round the brain or body; 0 0 0: none.")
+        tuple[int, int, int],
+        typer.Option(help="Box round the brain or body to cut to: voxels along x, y, z; 0 0 0 for none."),
     ] = (0, 0, 0),
-    crop: Annotated[bool, typer.Option("--crop", help="Cut to the brain or body.")] = False,
+    crop: Annotated[bool, typer.Option("--crop", help="Cut to the extent of the brain or body.")] = False,
     fill: Annotated[
-        list[str] | None, typer.Option(help="NAME=OTHER: the channel that stands in where NAME is missing.")
+        list[str] | None,
+        typer.Option(help="Channel that stands in for a missing one: NAME=OTHER fills NAME with OTHER. Repeatable."),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(help="Run folder: prepare the exams as its training data were, to predict them."),
+        typer.Option(help="Run folder: prepare the exams as its training data were, so that it can predict them."),
     ] = None,
     keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="Name cases after the patients instead of pseudonyms.")
+        bool, typer.Option("--keep-identifiers", help="Name cases after their patients, without pseudonyms.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Exams at once; default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of exams prepared at a time; one for each core by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was prepared as JSON.")] = False,
 ) -> None:
     """Make a dataset of raw exams: recognise and align sequences, find the brain, resample, take labels along.

@@ -8,7 +8,7 @@ import typer
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file to write [default: RUN/report/index.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; RUN/report/index.html by default.")] = None,
 ) -> None:
     """Write a page about a run: results, pictures of cases, training curves, data and plan."""
     from autoseg.report.html import write_report

@@ -10,18 +10,18 @@ import typer
 from autoseg.cli.common import (
     CHALLENGE_HELP,
     LABEL_HELP,
+    LAYOUT_HELP,
     PATIENTS_HELP,
     WIDE_TERMINAL,
     choices_of,
-    parse_folds,
-    parse_names,
+    parse_names_if_given,
+    parse_numbers,
     print_comparison,
+    results_console,
 )
 from autoseg.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from autoseg.planning.carried import Carried
     from autoseg.study import StudyTable
 
@@ -30,30 +30,40 @@ def command(
     dataset: Annotated[Path, typer.Argument(help="Dataset to learn from.")],
     grid: Annotated[Path, typer.Option(help="Grid file (TOML): settings, folds, seeds, length of training.")],
     out: Annotated[Path, typer.Option(help="Folder of the study: a run folder for each setting and seed, tables.")],
-    device: Annotated[str, typer.Option(help="To plan for and to train on: auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes that read, preprocess and load.", min=0)] = None,
+    device: Annotated[
+        str, typer.Option(help="Device that is planned for and trains: auto, cpu, cuda or mps.")
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes that read and preprocess, and of threads that load.", min=0)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan all settings, show them, and stop.")] = False,
-    only_table: Annotated[bool, typer.Option("--table", help="Make the tables of what is there, and stop.")] = False,
-    max_time: Annotated[str | None, typer.Option(help="Time for each fold, in place of the file's length.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each fold, likewise.")] = None,
-    fold: Annotated[str | None, typer.Option(help="Folds to train, in place of the file's: 0, or 0,1.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, in place of the file's: 0, or 0,1.")] = None,
+    only_table: Annotated[
+        bool, typer.Option("--table", help="Make the tables of what is trained so far, and stop.")
+    ] = False,
+    max_time: Annotated[str | None, typer.Option(help="Time for each fold, in place of the grid's length.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Number of epochs of each fold, in place of the grid's length.")
+    ] = None,
+    fold: Annotated[str | None, typer.Option(help="Folds to train, in place of the grid's: 0, or 0,1.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Random seeds, in place of the grid's: 0, or 0,1.")] = None,
     test: Annotated[
         Path | None,
-        typer.Option(help="Labelled dataset that the folds of every setting are scored on together, as a test set."),
+        typer.Option(help="Labelled dataset to test on: the folds of each setting predict it together."),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Trained run that every setting starts from.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Trained run that every setting learns from as well.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Trained run that every setting imitates as well (distillation).")
+    ] = None,
     raters: Annotated[str, typer.Option(help="Raters whom every setting learns separately, with commas, or all.")] = "",
-    layout: Annotated[str | None, typer.Option(help="How the dataset is laid out; recognised by default.")] = None,
+    layout: Annotated[str | None, typer.Option(help=LAYOUT_HELP)] = None,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
     label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     patients: Annotated[str | None, typer.Option(help=PATIENTS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Train settings that differ in a few values alike, and compare them: one table with paired statistics.
+    """Train settings that differ in a few values, all alike, and compare them: one table with paired statistics.
 
-    The same command goes on where a study was stopped.
+    Run the command again to continue a study that was stopped.
     """
     from autoseg.data.dataset import Dataset
     from autoseg.planning.request import Request
@@ -72,19 +82,19 @@ def command(
     with silenced() if as_json else nullcontext():
         opened = Dataset.open(dataset, layout, choices=choices_of(label=label, challenge=challenge), patients=patients)
         carried: tuple[Carried, ...] = (*([Source(source)] if source else []), *([Teacher(teacher)] if teacher else []))
-        names = tuple(parse_names(raters, "--raters")) if raters else ()
+        names = parse_names_if_given(raters, "--raters")
         request = Request(device=device, workers=workers, annotators=names, carried=carried)
         options = StudyOptions(
             test=None if test is None else Dataset.open(test),
-            folds=None if fold is None else _numbers(fold, "--fold"),
-            seeds=None if seeds is None else _numbers(seeds, "--seeds"),
+            folds=None if fold is None else tuple(parse_numbers(fold, "--fold")),
+            seeds=None if seeds is None else tuple(parse_numbers(seeds, "--seeds")),
             epochs=epochs,
             max_time=max_time,
         )
         if dry_run or only_table:
             study = prepare(opened, grid, out, request, options)
         if dry_run:
-            _console().print(plan_table(study))
+            results_console().print(plan_table(study))
             return
         table = tabulate(study) if only_table else sweep(opened, grid, out, request, options)
     if as_json:
@@ -95,25 +105,11 @@ def command(
         raise typer.Exit(1)
 
 
-def _numbers(text: str, option: str) -> tuple[int, ...] | None:
-    found = parse_folds(text, option)
-    if found is None:
-        raise UsageError(f"{option} {text}: give numbers with commas, such as 0 or 0,1.")
-    return tuple(found)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 160))
-
-
 def _show(table: "StudyTable") -> None:
     from autoseg.study.present import terminal_tables
     from autoseg.utils.progress import say
 
-    console = _console()
+    console = results_console()
     for part in terminal_tables(table, wide=console.width >= WIDE_TERMINAL):
         console.print(part)
         console.print()

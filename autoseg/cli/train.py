@@ -6,37 +6,36 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.common import parse_duration, parse_folds
+from autoseg.cli.common import CONFIG_HELP, DEVICE_HELP, parse_duration, parse_folds, results_console
 from autoseg.utils.shell import quoted
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run folder made by 'autoseg plan'.")],
-    config: Annotated[str | None, typer.Option(help="Configuration; the plan's recommended one by default.")] = None,
-    fold: Annotated[str, typer.Option(help="Fold number, several with commas, or all.")] = "all",
-    epochs: Annotated[int | None, typer.Option(help="Length of each fold's training.")] = None,
-    max_time: Annotated[str | None, typer.Option(help="Time for each fold, such as 30m or 1h30m.")] = None,
+    config: Annotated[str | None, typer.Option(help=CONFIG_HELP)] = None,
+    fold: Annotated[str, typer.Option(help="Folds to train: numbers with commas, or all.")] = "all",
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs of each fold; the plan's by default.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option(help="Time for each fold, such as 30m or 1h30m, in place of a number of epochs.")
+    ] = None,
     resume: Annotated[
         bool | None,
         typer.Option(
             "--resume/--restart",
-            help="Insist on continuing a training that was begun, or start over. Without either: continue where "
-            "there is one.",
+            help="Continue a training, which must have begun; or start over. By default, continue one that has begun.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of initialisation, patches and augmentation.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    seed: Annotated[int, typer.Option(help="Random seed of initial weights, patches and augmentation.", min=0)] = 0,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that preprocess, and threads that read patches.", min=0)
+        int | None, typer.Option(help="Number of processes that preprocess, and of threads that read patches.", min=0)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train a planned run, fold by fold, and print the cross-validated table, and that of a hold-out test set.
 
-    A training that was stopped, however, goes on where it was when the command is given again.
+    Run the command again to continue a training that was stopped.
     """
-    from rich.console import Console
-
     from autoseg.crossvalidation.annotators import read_agreement
     from autoseg.crossvalidation.holdout import read_test
     from autoseg.crossvalidation.job import Length
@@ -55,7 +54,7 @@ def command(
         found = evaluation.to_json() | ({} if tested is None else {"test": tested.to_json()})
         typer.echo(json.dumps(found, indent=2))
     else:
-        console = Console(highlight=False)
+        console = results_console()
         if evaluation.cases:
             console.print(evaluation.table("Cross-validation"))
         else:

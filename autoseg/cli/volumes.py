@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autoseg.cli.common import STRUCTURES_HELP, results_console
 from autoseg.utils.errors import UsageError
 
 
@@ -18,22 +19,20 @@ def command(
     days: Annotated[
         Path | None,
         typer.Option(
-            help="When the exams were: a CSV with the columns case, date (or day) and patient, or a dataset made by "
+            help="Dates of the exams: a CSV with the columns case, date (or day) and patient, or a dataset made by "
             "'autoseg prepare'."
         ),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Run folder: measure the labels and regions it segments.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="What to measure: 'edema=2,core=1+4' (a sum of values is a region).")
+    model: Annotated[
+        Path | None, typer.Option(help="Run folder: measure the labels and regions that it segments.")
     ] = None,
+    labels: Annotated[str | None, typer.Option(help=STRUCTURES_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the volumes as JSON.")] = False,
 ) -> None:
     """Measure structures in ml, exam by exam, and plot them over the days since each patient's first exam.
 
     Dates are turned into days and written nowhere.
     """
-    from rich.console import Console
-
     from autoseg.clinical.volumes import volumes
     from autoseg.evaluation.folders import parse_structures
     from autoseg.runs.run import Run
@@ -52,7 +51,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    Console(highlight=False).print(found.table())
+    results_console().print(found.table())
     if out is not None:
         say(f"The table: {out / 'volumes.csv'}" + (f"; the plots: {out / 'volumes.html'}" if found.courses else "."))
     if out is not None and not found.courses:

@@ -152,6 +152,6 @@ def _folds(run: Run, name: str, wanted: Sequence[int] | None) -> list[int]:
     absent = sorted(set(wanted or ()) - set(available))
     if absent:
         raise UsageError(
-            f"--folds {absent[0]} of {name} is not trained in {run.path}; trained: {', '.join(map(str, available))}."
+            f"fold {absent[0]} of {name} is not trained in {run.path}; trained: {', '.join(map(str, available))}."
         )
     return list(wanted or available)

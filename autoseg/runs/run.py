@@ -255,9 +255,8 @@ class Run:
         """
         splits = self.splits
         if not 0 <= fold < len(splits):
-            raise UsageError(
-                f"--fold {fold} does not exist; {self.path / 'splits.json'} has folds 0 to {len(splits) - 1}."
-            )
+            known = f"folds 0 to {len(splits) - 1}" if len(splits) > 1 else "fold 0 alone"
+            raise UsageError(f"fold {fold} does not exist; {self.path / 'splits.json'} has {known}.")
         return splits[fold]
 
 

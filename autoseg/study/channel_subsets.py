@@ -210,8 +210,8 @@ class TrainedConfiguration:
         for fold in self.folds or ():
             if fold in others:
                 raise UsageError(
-                    f"--folds {fold} of {self.name} was trained under another plan or split, and may have seen its "
-                    "validation cases; train it again, or choose others with --folds."
+                    f"fold {fold} of {self.name} was trained under another plan or split, and may have seen its "
+                    "validation cases; train it again, or choose other folds."
                 )
         if others and self.folds is None:
             for fold in others:

@@ -1,10 +1,20 @@
-"""What options are made of."""
+"""What options are made of, and where results are printed."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.cli.common import parse_channels, parse_duration, parse_folds
+from autoseg import cli
+from autoseg.cli.common import (
+    parse_channels,
+    parse_duration,
+    parse_folds,
+    parse_names_if_given,
+    parse_numbers,
+    results_console,
+)
 from autoseg.utils.errors import UsageError
 
 
@@ -42,8 +52,34 @@ def test_folds() -> None:
     assert parse_folds("0,2, 4") == [0, 2, 4]
     assert parse_folds("2,0,2,0") == [2, 0]  # each once
     for text in ("", "x", "1-3", "0,", "1.5"):
-        with pytest.raises(UsageError, match=f"--folds {text} is no fold"):
-            parse_folds(text, "--folds")
+        with pytest.raises(UsageError, match=f"--fold {text} is no fold"):
+            parse_folds(text)
+
+
+def test_numbers() -> None:
+    assert parse_numbers("3", "--seeds") == [3]
+    assert parse_numbers("3,1, 3", "--seeds") == [3, 1]
+    for text in ("", "x", "all", "1.5"):
+        with pytest.raises(UsageError, match=f"--seeds {text}: give numbers with commas"):
+            parse_numbers(text, "--seeds")
+
+
+def test_names() -> None:
+    assert parse_names_if_given("", "--channels") == ()
+    assert parse_names_if_given("t1, flair,", "--channels") == ("t1", "flair")
+    with pytest.raises(UsageError, match="--channels names nothing"):
+        parse_names_if_given(" ,", "--channels")
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", 160), ("200", 200)])
+def test_a_pipe_is_wide_enough_for_a_table(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert results_console().width == width
+
+
+def test_all_commands_print_results_alike() -> None:
+    modules = [path for folder in cli.__path__ for path in Path(folder).glob("*.py")]
+    assert [path.name for path in modules if "Console(" in path.read_text(encoding="utf-8")] == ["common.py"]
 
 
 def test_channels() -> None:

@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
 from autoseg.data.dataset import Dataset
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, UsageError
 
 
 def test_data_only(tmp_path):
@@ -15,6 +16,14 @@ def test_data_only(tmp_path):
     assert len(dataset.cases[0].raters) == 2
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, AutosegError), "other phantoms are not mixed with these"
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-time", "5m"), ("--device", "cpu")])
+def test_options_of_the_training_need_one(tmp_path: Path, option: str, value: str) -> None:
+    refused = CliRunner().invoke(app, ["demo", "--data-only", "--out", str(tmp_path / "demo"), option, value])
+    assert isinstance(refused.exception, UsageError)
+    assert str(refused.exception).startswith(f"{option} is about the training, and --data-only stops before it")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_looks(tmp_path: Path) -> None:

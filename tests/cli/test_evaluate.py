@@ -144,6 +144,8 @@ def test_channel_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (("RUN", "--channel-subsets", "--subsets", "t9"), "--subsets: t9 is no channel of the run"),
         (("RUN", "RUN", "--subsets", "t1"), "--subsets goes with --channel-subsets only"),
         (("RUN", "RUN", "--no-tta"), "--tta/--no-tta goes with --channel-subsets only"),
+        (("RUN", "RUN", "--folds", "0"), "--fold goes with --channel-subsets only"),
+        (("RUN", "--channel-subsets", "--fold", "9"), "Error: fold 9 does not exist"),
         (("RUN",), "give the references, too"),
     ],
 )

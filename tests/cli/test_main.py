@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from autoseg.cli import main
@@ -83,6 +86,49 @@ def test_the_help_follows_the_flow() -> None:
     shown = CliRunner().invoke(main.app, ["--help"], env={"COLUMNS": "120"}).output
     places = [shown.index(f"─ {panel}") for panel in (*main.COMMANDS, "Other tools")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("spelling", ["--fold", "--folds"])
+@pytest.mark.parametrize(
+    ("names", "arguments"),
+    [
+        (("train",), ("RUN",)),
+        (("predict",), ("RUN", "SCANS", "--out", "OUT")),
+        (("evaluate",), ("RUN",)),
+        (("sweep",), ("DATASET", "--grid", "GRID", "--out", "OUT")),
+        (("export", "nnunet"), ("RUN", "--out", "OUT")),
+    ],
+)
+def test_some_folds_are_chosen_by_either_spelling(
+    names: tuple[str, ...], arguments: tuple[str, ...], spelling: str
+) -> None:
+    """The help shows one of them."""
+    command: Any = get_command(main.app)
+    for name in names:
+        command = command.commands[name]
+    for given in ([spelling, "0,2"], [f"{spelling}=0,2"]):
+        assert command.make_context(names[-1], [*arguments, *given]).params["fold"] == "0,2"
+    assert [option.opts for option in command.params if option.name == "fold"] == [["--fold"]]
+
+
+def test_the_number_of_folds_has_one_spelling() -> None:
+    plan: Any = get_command(main.app).commands["plan"]
+    assert plan.make_context("plan", ["DATASET", "--folds", "3"]).params["folds"] == 3
+    assert CliRunner().invoke(main.app, ["plan", "DATASET", "--fold", "3"]).exit_code == 2
+
+
+def test_no_help_is_lost_or_a_fragment() -> None:
+    """In square brackets it would be taken for a style; "Of …" does not say what an option is."""
+
+    def helps(command: Any) -> Iterator[str]:
+        for parameter in command.params:
+            yield parameter.help or ""
+        for other in getattr(command, "commands", {}).values():
+            yield from helps(other)
+
+    found = list(helps(get_command(main.app)))
+    assert len(found) > 100
+    assert [text for text in found if not text or "[" in text or text.startswith("Of ")] == []
 
 
 def test_the_help_loads_nothing_heavy() -> None:

@@ -112,7 +112,11 @@ def test_a_faulty_dataset_is_refused_with_all_its_errors(plan: Command, phantoms
         (["--set", "recipe.epoch=3"], "there is no key epoch"),
         (["--set", "batch_size=two"], "--set batch_size=two makes the plan invalid: .*batch_size"),
         (["--layout", "zip"], "--layout zip is unknown"),
+        (["--channels", ","], "--channels names nothing"),
+        (["--regions", " , "], "--regions names nothing"),
+        (["--raters", ","], "--raters names nothing"),
         (["--set", "recipe.schedule.patience=3"], "patience=3 would change nothing: patience is read by plateau"),
+        (["--json", "--explain"], "--json has the reasons in it"),
     ],
 )
 def test_wrong_usage(plan: Command, phantoms: Path, tmp_path: Path, options: list[str], message: str) -> None:
@@ -128,6 +132,7 @@ def test_out_is_needed_for_a_dataset_and_changes_are_refused_for_a_run(
     assert "--out is missing" in str(plan(phantoms).exception)
     plan(phantoms, "--out", tmp_path / "run")
     assert "only shown" in str(show(tmp_path / "run", "--set", "recipe.epochs=3").exception)
+    assert "--json has the reasons in it" in str(show(tmp_path / "run", "--json", "--explain").exception)
 
 
 def test_verify_runs_a_step_here(plan: Command, phantoms: Path, tmp_path: Path) -> None:

@@ -136,6 +136,9 @@ def test_a_failed_setting_ends_with_1(call: Call, tmp_path: Path, monkeypatch: p
         (GRID, ("--dry-run", "--table"), "--dry-run and --table"),
         (GRID, ("--dry-run", "--json"), "--json prints results"),
         (GRID, ("--table",), "out holds no study yet"),
+        (GRID, ("--fold", "all"), "--fold all: give numbers with commas"),
+        (GRID, ("--seeds", "x"), "--seeds x: give numbers with commas"),
+        (GRID, ("--raters", ","), "--raters names nothing"),
     ],
 )
 def test_wrong_usage_ends_with_2(call: Call, tmp_path: Path, grid: str, options: tuple[str, ...], message: str) -> None:

@@ -54,7 +54,7 @@ def test_json(run: Run, call) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (["--fold", "9"], 2, "--fold 9 does not exist"),
+        (["--fold", "9"], 2, "Error: fold 9 does not exist"),
         (["--fold", "x"], 2, "--fold x is no fold"),
         (["--max-time", "soon"], 2, "--max-time soon is no duration"),
         (["--max-time", "0m"], 2, "--max-time"),

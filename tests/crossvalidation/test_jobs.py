@@ -202,7 +202,7 @@ def test_wrong_usage(run: Run) -> None:
         train(run, length=Length(epochs=0))
     with pytest.raises(UsageError, match="--max-time"):
         train(run, length=Length(seconds=0))
-    with pytest.raises(UsageError, match="--fold 7 does not exist"):
+    with pytest.raises(UsageError, match="fold 7 does not exist"):
         train(run, folds=[0, 7], compute=Compute("cpu"))
     with pytest.raises(UsageError, match="--config big is not in the plan; it has small"):
         train(run, "big", compute=Compute("cpu"))

@@ -417,7 +417,7 @@ def test_folds_are_averaged(tmp_path: Path) -> None:
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:
     run = trained(tmp_path, 1)
-    with pytest.raises(UsageError, match=r"--folds 3 of small is not trained .*trained: 0"):
+    with pytest.raises(UsageError, match=r"fold 3 of small is not trained .*trained: 0"):
         Predictor.load(run.path, folds=[3], device="cpu")
     with pytest.raises(UsageError, match="--config big is not in the plan"):
         Predictor.load(run.path, "big", device="cpu")

@@ -351,7 +351,7 @@ def test_plans_that_nnunet_can_not_follow(tmp_path: Path, plan: Plan, message: s
 
 def test_folds_and_configurations_that_are_none(tmp_path: Path) -> None:
     run = trained(tmp_path, make_plan(make_configuration(inference=HALF), target=REGIONS))
-    with pytest.raises(UsageError, match="--folds 1 of small is not trained"):
+    with pytest.raises(UsageError, match="fold 1 of small is not trained"):
         export_nnunet(run.path, tmp_path / "model", folds=[1])
     with pytest.raises(UsageError, match="--config large is not in the plan"):
         export_nnunet(run.path, tmp_path / "model", "large")

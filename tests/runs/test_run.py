@@ -215,7 +215,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fold", [2, -1])
 def test_no_such_fold(tmp_path: Path, fold: int) -> None:
-    with pytest.raises(UsageError, match=rf"--fold {fold} does not exist; .*splits\.json has folds 0 to 1"):
+    with pytest.raises(UsageError, match=rf"^fold {fold} does not exist; .*splits\.json has folds 0 to 1"):
         make_run(tmp_path).split(fold)
 
 

@@ -176,7 +176,7 @@ def test_a_fold_of_another_split_does_not_judge(tmp_path: Path, capsys: pytest.C
         assert found.parts["flair",].cases == first[0]["validation"]
         assert found.folds == (0,)
         assert "Fold 1 of small was trained under another plan or split and is left out" in capsys.readouterr().err
-        with pytest.raises(UsageError, match="--folds 1 of small was trained under another plan or split"):
+        with pytest.raises(UsageError, match="fold 1 of small was trained under another plan or split"):
             evaluate_channel_subsets(on_cpu(run, folds=[1]))
     write_json(run.path / "splits.json", swapped)
     with pytest.raises(AutosegError, match="has no fold of small that was trained under its plan and splits"):
@@ -225,7 +225,7 @@ def test_who_is_refused(tmp_path: Path) -> None:
     bare = trained(tmp_path / "bare", dropping(), folds=0)
     with pytest.raises(UsageError, match="has no trained fold of small"):
         evaluate_channel_subsets(on_cpu(bare))
-    with pytest.raises(UsageError, match="--folds 1 of small is not trained"):
+    with pytest.raises(UsageError, match="fold 1 of small is not trained"):
         evaluate_channel_subsets(on_cpu(trained(tmp_path / "one", dropping(), folds=1), folds=[1]))
     other = dataset_at(tmp_path / "edition").model_copy(update={"labels": {"outer": 2, "inner": 1}})
     with pytest.raises(AutosegError, match="edition has the labels inner 1, outer 2 and the training data"):

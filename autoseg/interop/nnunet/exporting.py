@@ -77,7 +77,7 @@ def export_nnunet(
     trained = opened.trained_folds(name)
     for fold in folds if folds is not None else trained:
         if fold not in trained:
-            raise UsageError(f"--folds {fold} of {name} is not trained in {run}.")
+            raise UsageError(f"fold {fold} of {name} is not trained in {run}.")
     if not trained:
         raise UsageError(f"{run} has no trained fold of {name}; {opened.how_to_train(name)}.")
     for taken in ("plans.json", "plan.json", "dataset.json"):
