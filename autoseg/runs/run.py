@@ -191,7 +191,11 @@ class Run:
         return tuple(stage.recipe.initialization.postprocessing) if self._kept_share(stage) >= SOURCE else ()
 
     def used(self, stage: Stage) -> Stage:
-        """The stage as it predicts: where its source is kept as it is, with images as that sees them."""
+        """The stage as it predicts: where its source is kept as it is, with images as that sees them.
+
+        That is so with all folds and with some, of which each has the source's ``weights`` then; other checkpoints are
+        of the stage as planned.
+        """
         return stage.as_source if self._kept_share(stage) == UNHARMONIZED else stage
 
     def source_choice(self, stage: Stage) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import pydoc
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from autoseg.networks.weights import load_network, load_weights
 from autoseg.plans.families import UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
-from autoseg.plans.preprocessing import Channel, Normalization, Preprocessing
+from autoseg.plans.preprocessing import LANDMARKS, Channel, Normalization, Preprocessing
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import save
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, UNHARMONIZED, Run
 from autoseg.utils.errors import AutosegError
-from tests.builders import REGIONS, make_configuration, make_network, make_plan, write
+from autoseg.utils.files import write_json
+from tests.builders import REGIONS, make_configuration, make_network, make_plan, make_recipe, write
 from tests.interop.model import NAME, dataset, logits, plans, read, scan, stirred, write_model, zscore
 from tests.interop.test_nnunet_refusals import trained
 
@@ -312,6 +314,26 @@ def test_probabilities_are_said_to_become_logits(tmp_path: Path, capsys: pytest.
     run = trained(tmp_path / "b", make_plan(make_configuration(inference=averaging)))
     export_nnunet(run.path, tmp_path / "model")
     assert "as probabilities (inference.average); nnU-Net averages their logits" in capsys.readouterr().err
+
+
+def test_some_folds_of_a_run_that_keeps_its_source_unharmonized(tmp_path: Path) -> None:
+    """Each of its folds has a fold of the source, which sees images as they are; what was tuned saw harmonized ones."""
+    start = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto"}
+    harmonize = {"mr": [float(number) for number in range(LANDMARKS)]}
+    plan = make_plan(
+        make_configuration(inference=WHOLE, recipe=make_recipe(initialization=start)),
+        preprocessing=Preprocessing(orientation="stored", harmonize=harmonize),
+    )
+    run = trained(tmp_path, plan)
+    fold = run.fold("small", 0)
+    shutil.copyfile(fold.weights, fold.checkpoint("best"))
+    with pytest.raises(AutosegError, match="nnU-Net does not harmonize intensities"):
+        export_nnunet(run.path, tmp_path / "tuned", folds=[0])
+    write_json(run.path / "small" / SOURCE_SHARE, {"share": UNHARMONIZED})
+    out = export_nnunet(run.path, tmp_path / "model", folds=[0])
+    assert [path.name for path in (out / "fold_0").iterdir()] == ["checkpoint_final.pth"]
+    weights = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_weights(fold.weights).items())
 
 
 def _described(tmp_path: Path, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -58,7 +58,7 @@ def export_nnunet(
         out: model folder to make.
         configuration: name; the recommended one (or the only trained one) where None.
         folds: numbers; where None, what the run predicts with: all trained ones, or all folds of the source that it
-            keeps.
+            keeps, of which each of the run's own folds has one.
 
     Returns:
         The model folder.
@@ -71,8 +71,8 @@ def export_nnunet(
     opened, out = Run.open(run), Path(out)
     plan = opened.plan
     stage = plan.stage(configuration or opened.usual_configuration())
-    if folds is None:
-        plan = plan.model_copy(update={"preprocessing": opened.used(stage).preprocessing})
+    used = opened.used(stage)
+    plan = plan.model_copy(update={"preprocessing": used.preprocessing})
     name = stage.name
     trained = opened.trained_folds(name)
     for fold in folds if folds is not None else trained:
@@ -92,8 +92,10 @@ def export_nnunet(
     dataset = _dataset(plan, stage, ending, len(opened.fingerprint.cases))
     kept = opened.kept_source(stage) if folds is None else []
     checkpoints = {fold: {"weights": file} for fold, file in enumerate(kept)}
+    # The best weights of a tuning on harmonized images don't go with a source that is kept on images as they are.
+    wanted = list(_CHECKPOINTS) if used is stage else ["weights"]
     for fold in () if kept else folds if folds is not None else trained:
-        own = {ours: opened.fold(stage, fold).checkpoint(ours) for ours in _CHECKPOINTS}
+        own = {ours: opened.fold(stage, fold).checkpoint(ours) for ours in wanted}
         checkpoints[fold] = {ours: file for ours, file in own.items() if file.exists()}
     for fold, files in checkpoints.items():
         for ours, file in files.items():
