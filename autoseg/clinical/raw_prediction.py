@@ -171,7 +171,7 @@ class NativeResults:
     def renew(self, cases: Sequence[Case]) -> None:
         """Remove earlier results of cases that were prepared anew since, as where a series came later.
 
-        They lie in the space of then, and would be kept as results of now where results are not overwritten.
+        They are on the old grid; with ``--no-overwrite`` they would pass for current results.
         """
         folder = self.out / PREPARED_SPACE
         folder.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,8 @@ def measure_decoders(
 def annotators_agreement(run: Run, stage: Stage) -> Agreement | None:
     """Agreement of each decoder with each annotator in all validated folds; also written to ``crossval``.
 
-    None where no annotators are learned separately, or no fold is validated; the table of an earlier plan goes then.
+    None where no annotators are learned separately, or no fold is validated; a table from an earlier plan is deleted
+    then.
     """
     folders = [fold.validation / ANNOTATORS_KEY for fold in folds_of_plan(run, stage)]
     parts = [Agreement.read(folder) for folder in folders if (folder / "agreement.json").exists()]

@@ -162,10 +162,10 @@ def read_values(
     """Read an evaluation folder, a run folder or a CSV.
 
     Args:
-        path: which.
+        path: evaluation folder, run folder or CSV.
         metrics: names of metrics, or columns of a foreign table.
-        case: column with the cases' names of a foreign table.
-        exclude: rows that are no cases, besides those recognised.
+        case: column of a foreign table that has the cases' names.
+        exclude: names of rows that are no cases, besides those recognised.
         empty: ``brats`` to count absent structures so in our own evaluations; else they are as they were measured.
 
     Raises:
@@ -240,7 +240,7 @@ def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> 
             f"{file} counts absent structures as --empty {empty} does and {other_file} as {other_empty}, which "
             "can't be compared; evaluate one of them again with the other's --empty."
         )
-    return "brats", f"Absent structures count as --empty brats has it, in {file_of['skip']}, too."
+    return "brats", f"Absent structures are counted by --empty brats in all inputs, also in {file_of['skip']}."
 
 
 def _protocol_of(file: Path) -> tuple[Empty, float] | None:

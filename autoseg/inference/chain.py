@@ -261,10 +261,7 @@ def segment_by_stages(
 
     Args:
         stages: in order; the last one gives one answer.
-        prepared: as for :func:`apply_stages`.
-        result: as there.
-        predict: as there.
-        device: as there.
+        prepared, result, predict, device: the same as for :func:`apply_stages`.
 
     Returns:
         Label map ``(z, y, x)`` on the cropped grid of the scan, by the rules of

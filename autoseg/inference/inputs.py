@@ -120,7 +120,7 @@ def single_case(
         stages: that will predict the case, one of every run; each takes the channels it knows.
         name: of the case; the first file's by default, without a channel's number.
         mask: its brain mask, if any (``--mask``).
-        numbers: what they stand for in files' names.
+        numbers: channels by their numbers in files' names.
 
     Raises:
         UsageError: a channel that no plan has, or one not given that a plan can't do without, or DICOM files of two

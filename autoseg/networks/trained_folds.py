@@ -14,7 +14,7 @@ SPLIT = "split"
 def folds_of_plan(run: Run, stage: Stage) -> list[Fold]:
     """Folds that are trained under the plan and the splits as they are now.
 
-    The weights of others fit no longer, or know cases that the fold should not have seen.
+    Other folds were trained with another network, or on cases that are now held out.
     """
     count = len(run.splits)
     return [

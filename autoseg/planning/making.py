@@ -103,12 +103,12 @@ def planned_run(
     """Write a run folder with what is carried into it; a kill leaves what there was before, or the new plan.
 
     Args:
-        path: of the run folder.
-        plan: final.
-        fingerprint: that it was made for.
-        dataset: to learn from.
-        splits: of its cases.
-        carried: what the plan uses.
+        path: run folder.
+        plan: final plan.
+        fingerprint: fingerprint that the plan was made for.
+        dataset: dataset to learn from.
+        splits: splits of its cases.
+        carried: what is carried into the run, and the plan uses.
 
     Raises:
         AutosegError: something carried does not fit the plan; nothing is written then.

@@ -290,9 +290,9 @@ def chosen_steps(run: Path, configuration: str, target: Target, checkpoint: str 
 
     Args:
         run: run folder.
-        configuration: of it.
-        target: of that.
-        checkpoint: that predicts.
+        configuration: name of a configuration of the run.
+        target: target of that configuration.
+        checkpoint: name of the checkpoint that predicts.
 
     Raises:
         AutosegError: the file is damaged, or names what the target has not.
@@ -326,9 +326,9 @@ def all_steps(run: Path, configuration: str, target: Target, checkpoint: str = "
 
     Args:
         run: run folder.
-        configuration: of it.
-        target: of that.
-        checkpoint: that predicts; of a source there is but one.
+        configuration: name of a configuration of the run.
+        target: target of that configuration.
+        checkpoint: name of the checkpoint that predicts; a source has but one.
 
     Raises:
         AutosegError: as :func:`chosen_steps`.

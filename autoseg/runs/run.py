@@ -237,7 +237,7 @@ class Run:
         """Advice on what to do where files of the dataset are gone, for messages."""
         return (
             "put the dataset back where it was or, where it moved, plan it again into this run: "
-            f"'autoseg plan NEW_PLACE --out {quoted(self.path)}', with the options of before"
+            f"'autoseg plan NEW_PLACE --out {quoted(self.path)}', with the same options as before"
         )
 
     def how_to_postprocess(self, configuration: str) -> str:
@@ -279,7 +279,7 @@ def _keep_earlier_splits(path: Path, new: list[Split]) -> None:
     except AutosegError:  # no splits, but somebody's work
         same = False
     if not same:
-        say(f"{path} is replaced; the one of before stays as {_kept_copy(path).name}.")
+        say(f"{path} was replaced; the previous version is kept as {_kept_copy(path).name}.")
 
 
 def _keep_earlier_plan(path: Path, new: Plan) -> None:
@@ -293,7 +293,7 @@ def _keep_earlier_plan(path: Path, new: Plan) -> None:
         same = False
     if not same:
         say(
-            f"{path} is replaced, and {len(trained)} fold(s) were trained by the one of before, which stays as "
+            f"{path} was replaced, and {len(trained)} fold(s) were trained by the previous version, which is kept as "
             f"{_kept_copy(path).name}: put it back to use them, or train anew with --restart."
         )
 

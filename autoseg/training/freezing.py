@@ -14,11 +14,11 @@ def frozen_names(freeze: Freeze, architecture: Network, network: nn.Module, in_c
     """Names of the parameters that are frozen.
 
     Args:
-        freeze: which part.
-        architecture: of the network.
-        network: built.
-        in_channels: of the network.
-        heads: of the network.
+        freeze: part of the network that is frozen.
+        architecture: description of the network.
+        network: network built from it.
+        in_channels: number of the network's input channels.
+        heads: number of its output channels.
     """
     names = [name for name, _ in network.named_parameters()]
     if freeze.part == "none":

@@ -108,7 +108,7 @@ def preprocess_mixed(run: Run, stage: Stage, workers: int | None) -> None:
         refuse_lacking(found.dataset, stage)
         advice = (
             "put the source's dataset back where it was or, where it moved, plan again: 'autoseg plan DATASET --source "
-            f"MODEL --source-data NEW_PLACE --out {quoted(run.path)}', with the options of before"
+            f"MODEL --source-data NEW_PLACE --out {quoted(run.path)}', with the same options as before"
         )
         folder = _mixed_folder(run, stage, given.file)
         preprocess_cases(found.dataset.cases, stage, folder, workers, found.values, advice)

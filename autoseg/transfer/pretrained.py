@@ -124,9 +124,9 @@ def adapt_channels(weight: torch.Tensor, channels: int, how: Literal["repeat", "
     divided by the number of channels.
 
     Args:
-        weight: ``(out, colour, y, x)``.
-        channels: wanted.
-        how: the rule.
+        weight: weights of the convolution, ``(out, colour, y, x)``.
+        channels: number of input channels wanted.
+        how: rule, ``repeat`` or ``mean``.
     """
     if how == "mean":
         return (weight.sum(1, keepdim=True) / channels).expand(-1, channels, -1, -1).contiguous()

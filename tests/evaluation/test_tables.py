@@ -209,7 +209,7 @@ def test_absent_structures_count_alike(tmp_path: Path) -> None:
         for column, mean in (("dice core", 0.9), ("hd95 core", 1.5)):
             assert [found.row(name, column).mean for name in "ab"] == [pytest.approx(mean)] * 2
             assert [found.row(name, column).n for name in "ab"] == [2, 2]
-        assert any(f"--empty brats has it, in {skip / 'metrics.csv'}, too" in note for note in found.notes())
+        assert any(f"by --empty brats in all inputs, also in {skip / 'metrics.csv'}." in note for note in found.notes())
     # Alone, or with what does not say how it was measured, they stay as they are.
     found = compare([skip, put(tmp_path / "c.csv", (skip / "metrics.csv").read_text())])
     assert found.row("a", "core").n == 1

@@ -272,7 +272,7 @@ def test_gone_references_are_taken_from_the_validation(tmp_path: Path) -> None:
     (run.fold("small", 1).validation / "references" / "case_3.nii.gz").unlink()
     with pytest.raises(AutosegError, match=r"the reference of case case_3 is gone .*; put the dataset back") as raised:
         postprocess(run)
-    assert f"'autoseg plan NEW_PLACE --out {run.path}', with the options of before" in str(raised.value)
+    assert f"'autoseg plan NEW_PLACE --out {run.path}', with the same options as before" in str(raised.value)
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -411,8 +411,8 @@ def test_what_is_replaced_stays_beside_it(tmp_path: Path, capsys: pytest.Capture
     (of_before,) = run.path.glob("splits_*.json")
     assert json.loads(of_before.read_text()) == splits
     said = capsys.readouterr().err
-    assert f"1 fold(s) were trained by the one of before, which stays as {kept.name}: put it back" in said
-    assert f"the one of before stays as {of_before.name}" in said
+    assert f"1 fold(s) were trained by the previous version, which is kept as {kept.name}: put it back" in said
+    assert f"the previous version is kept as {of_before.name}" in said
 
 
 def test_a_single_fold_validates_as_asked(tmp_path: Path) -> None:

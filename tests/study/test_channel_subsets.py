@@ -159,7 +159,7 @@ def test_validation_cases_are_predicted_by_the_fold_that_did_not_see_them(tmp_pa
     one = evaluate_channel_subsets(on_cpu(run, folds=[1]), subsets=[("flair",)])
     assert one.parts["flair",].cases == run.split(1)["validation"]
     run.dataset.cases[0].channels["t2"].path.unlink()
-    with pytest.raises(AutosegError, match=r"is gone; .*'autoseg plan NEW_PLACE --out .*', with the options of before"):
+    with pytest.raises(AutosegError, match=r"is gone; .*'autoseg plan NEW_PLACE --out .*', with the same options as"):
         evaluate_channel_subsets(on_cpu(run), subsets=[("flair",)])
 
 
