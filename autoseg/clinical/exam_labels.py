@@ -101,7 +101,7 @@ def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: 
         try:
             drawn = {name: _drawn_on(name, origin, known) for name, origin in structure_origins(path).items()}
             if not drawn:  # it holds voxels
-                on = _segmented(referenced_series(path), known)
+                on = _segmented(ContourOrigin(frozenset(referenced_series(path)), frame=_frame_of(path)), known)
                 masks = structures_of(path, SpatialGrid.of(on.grid).empty())
                 return {name: _moved(mask, case, on.name, method) for name, mask in masks.items()}
             found = {}
@@ -114,16 +114,16 @@ def _of_dicom(path: Path, series: Sequence[Series], case: PreparedCase, method: 
     return {name: found[name] for name in drawn}
 
 
-def _segmented(wanted: Sequence[str], known: Sequence[Series]) -> Series:
-    """The series of a segmentation that refers to these; of one that refers to none, the only one.
+def _segmented(origin: ContourOrigin, known: Sequence[Series]) -> Series:
+    """The series that a segmentation refers to; of one that refers to none, the only one in its frame of reference.
 
     Raises:
         AutosegError: its way to the output is unknown.
     """
-    found = [one for uid in wanted for one in known if one.identity.series == uid]
-    if not wanted and len({one.identity.series for one in known}) == 1:
-        found = list(known)
-    if not found:
+    found = [one for uid in sorted(origin.series) for one in known if one.identity.series == uid]
+    if not origin.series:
+        found = [one for one in known if _may_be_of(one, origin)]
+    if not found or (not origin.series and len({one.identity.series for one in found}) > 1):
         raise AutosegError(_UNKNOWN)
     return found[0]
 
@@ -137,8 +137,8 @@ def _drawn_on(name: str, origin: ContourOrigin, known: Sequence[Series]) -> Seri
     Raises:
         AutosegError: its way to the output is unknown, or it may be one of several on different grids.
     """
-    found = [one for one in known if not origin.series or one.identity.series in origin.series]
-    if origin.images and (not origin.series or _on_several_grids(found)):
+    found = [one for one in known if _may_be_of(one, origin)]
+    if origin.series and origin.images and _on_several_grids(found):
         found = [one for one in found if origin.images & _images_of(one)] or found
     several = len({one.identity.series for one in found}) > 1
     if not found or (several and not origin.series):
@@ -151,6 +151,21 @@ def _drawn_on(name: str, origin: ContourOrigin, known: Sequence[Series]) -> Seri
     return found[0]
 
 
+def _may_be_of(series: Series, origin: ContourOrigin) -> bool:
+    """Whether structures may have been drawn on a series: by its UID, else by its slices, else by the frame of both."""
+    if origin.series:
+        return series.identity.series in origin.series
+    if origin.images and (own := _images_of(series)):
+        return bool(origin.images & own)
+    return not origin.frame or series.identity.frame in ("", origin.frame)
+
+
+def _frame_of(path: Path) -> str:
+    """UID of the frame of reference of a DICOM file; "" where it does not say."""
+    header = read_dicom_header(path)
+    return "" if header is None else header.text("FrameOfReferenceUID")
+
+
 def _on_several_grids(series: Sequence[Series]) -> bool:
     return any(not series[0].shares_grid_with(one) for one in series[1:])
 
@@ -158,7 +173,7 @@ def _on_several_grids(series: Sequence[Series]) -> bool:
 def _images_of(series: Series) -> set[str]:
     """SOP instance UIDs of its files."""
     headers = [read_dicom_header(path) for path in series.files] if series.dicom else []
-    return {header.text("SOPInstanceUID") for header in headers if header is not None}
+    return {header.text("SOPInstanceUID") for header in headers if header is not None} - {""}
 
 
 def _doubt_of(name: str, mask: sitk.Image, on: Series) -> str:

@@ -34,10 +34,12 @@ class ContourOrigin:
         series: instance UIDs of the series that it may be, those of its slices or else of its frame of reference; none
             where the file names no series.
         images: SOP instance UIDs of its contours' slices; none where it does not say.
+        frame: UID of the frame of reference that its points lie in; "" where it does not say.
     """
 
     series: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
+    frame: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _origin(images: set[str], frame: str, listed: Sequence[_ListedSeries]) -> Co
     """Of contours on these slices, in this frame of reference."""
     found = [one for one in listed if one.images & images]
     found = found or [one for one in listed if frame and one.frame == frame] or list(listed)
-    return ContourOrigin(frozenset(one.series for one in found), frozenset(images))
+    return ContourOrigin(frozenset(one.series for one in found), frozenset(images), frame)
 
 
 def filled_contours(
@@ -135,6 +137,8 @@ def filled_contours(
 def _structures(dataset: Any, path: Path) -> Iterator[_Structure]:
     given: dict[int, Any] = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or ()}
     listed = _listed(dataset)
+    frames = _uids(dataset.get("ReferencedFrameOfReferenceSequence"), "FrameOfReferenceUID")
+    only = next(iter(frames)) if len(frames) == 1 else ""
     items = list(dataset.get("ROIContourSequence") or ())
     numbers = [int(item.ReferencedROINumber) for item in items]
     names = distinct_names(structure_name(given.get(number, {}).get("ROIName", ""), number) for number in numbers)
@@ -151,7 +155,7 @@ def _structures(dataset: Any, path: Path) -> Iterator[_Structure]:
                 images |= _uids(contour.get("ContourImageSequence"), "ReferencedSOPInstanceUID")
             else:
                 other[kind] += 1
-        frame = str(given.get(number, {}).get("ReferencedFrameOfReferenceUID", ""))
+        frame = str(given.get(number, {}).get("ReferencedFrameOfReferenceUID", "")) or only
         yield _Structure(name, list(contours.values()), other, _origin(images, frame, listed))
 
 

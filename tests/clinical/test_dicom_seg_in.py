@@ -8,7 +8,10 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.clinical.dicom_seg import segment_masks
+from autoseg.clinical.exam_labels import labels_in_output
+from autoseg.clinical.exams import find_exams
 from autoseg.clinical.label_objects import referenced_series, structures_of
+from autoseg.clinical.transforms import PreparedCase, SpatialGrid, StoredSeries
 from autoseg.utils.errors import AutosegError
 from tests.dicom_series import SmallSeries, pydicom, write_series
 
@@ -91,6 +94,29 @@ def test_what_is_no_volume_is_refused(tmp_path: Path, scan: tuple[list[Any], sit
     dataset.save_as(path)
     with pytest.raises(AutosegError, match=r"seg\.dcm can't be read as a DICOM-SEG"):
         structures_of(path, grid)
+
+
+@pytest.mark.parametrize("frame", [SmallSeries().frame, "1.2.77.10"])
+def test_segments_that_name_no_series_lie_in_their_frame_of_reference(
+    tmp_path: Path, scan: tuple[list[Any], sitk.Image], frame: str
+) -> None:
+    array = np.zeros((*SHAPE, 2), np.uint8)
+    array[2:4, 3:6, 4:9] = 1
+    path = write_segments(tmp_path / "seg.dcm", scan[0], array, "BINARY")
+    dataset = pydicom.dcmread(path)
+    del dataset.ReferencedSeriesSequence
+    dataset.FrameOfReferenceUID = frame
+    dataset.save_as(path)
+    (exam,) = find_exams(tmp_path)
+    (series,) = exam.series
+    grid = SpatialGrid.of(series.grid)
+    stored = {series.name: StoredSeries(channel="t1c", grid=grid)}
+    case = PreparedCase(case="P1", reference=series.name, output=grid, series=stored)
+    if frame == SmallSeries().frame:
+        assert list(labels_in_output([path], exam.series, case, "nearest").structures) == ["core", "all"]
+        return
+    with pytest.raises(AutosegError, match="drawn on a series whose way to its channels is unknown"):
+        labels_in_output([path], exam.series, case, "nearest")
 
 
 def without_spacing(path: Path) -> Any:

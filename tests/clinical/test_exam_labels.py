@@ -69,10 +69,35 @@ def by_slices_alone(dataset: Any) -> None:
     name_slices(dataset)
 
 
-def taken_along(folder: Path, change: Change, names: tuple[str, ...] = ("tumor",)) -> ExamLabels:
+def of_other_slices(dataset: Any) -> None:
+    del dataset.ReferencedFrameOfReferenceSequence
+    for contour in dataset.ROIContourSequence[0].ContourSequence:
+        contour.ContourImageSequence = [item(ReferencedSOPInstanceUID="1.2.10.1")]
+
+
+def of_another_frame(dataset: Any) -> None:
+    del dataset.ReferencedFrameOfReferenceSequence
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.77.10"
+
+
+def of_a_file_in_another_frame(dataset: Any) -> None:
+    dataset.ReferencedFrameOfReferenceSequence = [item(FrameOfReferenceUID="1.2.77.10")]
+
+
+def by_frame_alone(dataset: Any) -> None:
+    dataset.ReferencedFrameOfReferenceSequence = [item(FrameOfReferenceUID=COARSE.frame)]
+
+
+def by_nothing(dataset: Any) -> None:
+    del dataset.ReferencedFrameOfReferenceSequence
+
+
+def taken_along(
+    folder: Path, change: Change, names: tuple[str, ...] = ("tumor",), scans: tuple[SmallSeries, ...] = (FINE, COARSE)
+) -> ExamLabels:
     """Structures in the three last slices of the coarse series, in an output space that is its grid."""
-    write_series(folder / "fine", np.zeros((16, 14, 14)), FINE)
-    write_series(folder / "coarse", np.zeros((4, 14, 14)), COARSE)
+    for series in scans:
+        write_series(folder / series.series, np.zeros((16 if series is FINE else 4, 14, 14)), series)
     drawn = [("CLOSED_PLANAR", np.array([COARSE.point(x, y, n) for x, y in SQUARE])) for n in (1, 2, 3)]
     path = write_rtstruct(folder / "rs.dcm", dict.fromkeys(names, drawn))
     dataset = pydicom.dcmread(path)
@@ -82,7 +107,7 @@ def taken_along(folder: Path, change: Change, names: tuple[str, ...] = ("tumor",
     found = {series.identity.series: series for series in exam.series}
     stored = {series.name: StoredSeries(channel=uid, grid=SpatialGrid.of(series.grid)) for uid, series in found.items()}
     output = SpatialGrid.of(found[COARSE.series].grid)
-    case = PreparedCase(case="P1", reference=found[FINE.series].name, output=output, series=stored)
+    case = PreparedCase(case="P1", reference=found[scans[0].series].name, output=output, series=stored)
     return labels_in_output([path], exam.series, case, "nearest")
 
 
@@ -122,6 +147,18 @@ def test_contours_on_a_series_that_is_not_there_are_refused(tmp_path: Path) -> N
 
     with pytest.raises(AutosegError, match="drawn on a series whose way to its channels is unknown"):
         taken_along(tmp_path, change)
+
+
+@pytest.mark.parametrize("change", [of_other_slices, of_another_frame, of_a_file_in_another_frame])
+def test_contours_of_another_scan_are_not_filled_on_the_only_series(tmp_path: Path, change: Change) -> None:
+    """Though the file lists no series: it names other slices, or another frame of reference."""
+    with pytest.raises(AutosegError, match="drawn on a series whose way to its channels is unknown"):
+        taken_along(tmp_path, change, scans=(COARSE,))
+
+
+@pytest.mark.parametrize("change", [by_slices_alone, by_frame_alone, by_nothing])
+def test_contours_without_a_series_are_filled_on_the_only_one(tmp_path: Path, change: Change) -> None:
+    assert volume(taken_along(tmp_path, change, scans=(COARSE,))) == [0, 49, 49, 49]
 
 
 def test_contours_of_thicker_slices_than_the_series_that_they_name_are_flagged(tmp_path: Path) -> None:
