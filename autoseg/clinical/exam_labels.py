@@ -80,7 +80,7 @@ def labels_in_output(files: Sequence[Path], series: Sequence[Series], case: Prep
     except ValueError as error:
         raise AutosegError(f"its label map is none: {error}") from None
     native = to_sitk(values, image.geometry)
-    on = next((one for one in _by_reference(series, case) if one.grid.differs_from(image.geometry) is None), None)
+    on = next((one for one in _by_reference(series, case) if one.grid.same_voxels(image.geometry)), None)
     if on is None:
         raise AutosegError(
             "its label map lies on the grid of none of its series; resample it to the one that it was drawn on"

@@ -166,13 +166,13 @@ def _brain(
 
 
 def _given(exam: Exam, choice: ChosenSeries, originals: Mapping[str, sitk.Image], first: str) -> BrainMask:
-    """The brain mask of a file, which lies on the reference's grid."""
+    """The brain mask of a file, which lies on the reference's voxels, in any order of their axes."""
     assert exam.brain_mask is not None
     image = read_image(exam.brain_mask)
-    if image.geometry.differs_from(choice.channels[first].grid) is not None:
+    if not image.geometry.same_voxels(choice.channels[first].grid):
         raise AutosegError(f"its brain mask does not lie on the grid of its reference, {first}; resample it there")
     mask = sitk.Cast(to_sitk((image.array[0] > 0).astype(np.uint8), image.geometry), sitk.sitkUInt8)
-    mask.CopyInformation(originals[first])
+    mask = sitk.Resample(mask, originals[first], sitk.Transform(), sitk.sitkNearestNeighbor)
     volume = float(sitk.GetArrayViewFromImage(mask).sum()) * float(np.prod(mask.GetSpacing())) / 1000
     return BrainMask(mask, float("inf"), volume)
 

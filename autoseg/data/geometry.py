@@ -79,6 +79,35 @@ class Geometry:
             return f"origin {distance:.3g} mm away"
         return None
 
+    def same_voxels(self, other: "Geometry") -> bool:
+        """Whether both have the same voxels, whatever the order and direction of their axes.
+
+        Corners may lie a hundredth of the largest voxel side apart where the axes differ, and spacings a thousandth.
+        """
+        if self.differs_from(other) is None:
+            return True
+        if self.dimension != other.dimension:
+            return False
+        along = np.abs(self._axes.T @ other._axes).argmax(axis=1)  # the other's axis along each of these
+        if sorted(along) != list(range(self.dimension)) or tuple(np.take(other.size, along)) != self.size:
+            return False
+        if not np.allclose(self.spacing, np.take(other.spacing, along), rtol=1e-3):
+            return False
+        distances = np.linalg.norm(self._corners[:, None] - other._corners[None], axis=-1)
+        return bool((distances.min(axis=1) < 0.01 * max(other.spacing)).all())
+
+    @property
+    def _axes(self) -> np.ndarray:
+        """Directions of the axes, in columns."""
+        return np.asarray(self.direction).reshape(self.dimension, self.dimension)
+
+    @property
+    def _corners(self) -> np.ndarray:
+        """Positions in mm of the centres of the outermost voxels."""
+        index = np.array(list(np.ndindex(*(2,) * self.dimension))) * (np.array(self.size) - 1)
+        found: np.ndarray = np.asarray(self.origin) + (index * self.spacing) @ self._axes.T
+        return found
+
     def _turned_corners(self, other: "Geometry") -> float:
         """How far apart the directions of the axes bring the corners of the image, in voxels of the smallest side."""
         reach = (np.asarray(self.size) - 1) * np.asarray(self.spacing)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from autoseg.data.boxes import box_of_all
 from autoseg.data.counts import value_counts
 from autoseg.data.description import LabelSource
-from autoseg.data.image import Geometry, Image
+from autoseg.data.image import Image
 from autoseg.data.label_maps import NotALabelMap, label_values
 from autoseg.data.structure_masks import read_label_map
 from autoseg.evaluation.lesions import LesionRules
@@ -207,20 +207,9 @@ def _refuse_unknown(labels: np.ndarray, where: str, protocol: EvaluationProtocol
 def grid_difference(image: Image, other: Image) -> str | None:
     """How two images' grids differ, in words, or None; order and direction of the files' axes may differ."""
     difference = image.geometry.differs_from(other.geometry)
-    if difference is None or image.geometry.dimension != other.geometry.dimension:
-        return difference
-    if image.array.shape != other.array.shape or not np.allclose(image.spacing, other.spacing, rtol=1e-3):
-        return difference
-    distances = np.linalg.norm(_corners(image.geometry)[:, None] - _corners(other.geometry)[None], axis=-1)
-    return None if (distances.min(axis=1) < 0.01 * max(other.spacing)).all() else difference
-
-
-def _corners(geometry: Geometry) -> np.ndarray:
-    """Positions in mm of the centres of a geometry's outermost voxels."""
-    dimension = geometry.dimension
-    index = np.array(list(np.ndindex(*(2,) * dimension))) * (np.array(geometry.size) - 1)
-    direction = np.asarray(geometry.direction).reshape(dimension, dimension)
-    return np.asarray(geometry.origin) + (index * geometry.spacing) @ direction.T
+    # Axes at 45° may be taken for others in one of two files.
+    same = image.array.shape == other.array.shape and image.geometry.same_voxels(other.geometry)
+    return None if same else difference
 
 
 def _numbered(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:

@@ -229,6 +229,25 @@ def test_a_brain_mask_of_a_file(tmp_path: Path) -> None:
     assert not [line for line in outcome_log(tmp_path / "data") if "inf" in line]
 
 
+def test_labels_and_masks_in_another_order_of_axes(tmp_path: Path) -> None:
+    """As dcm2niix writes them, whose rows run the other way; and with other axes first."""
+    mask, found = np.zeros((8, 24, 20), np.uint8), {}
+    mask[1:, 4:20, 4:16] = 1
+    settings = PLAIN.model_copy(update={"brain_mask": "*brainmask*"})
+    for axes in ("LPS", "LAS", "SRP"):
+        source = exam(tmp_path / axes / "a")
+        write(source / "Doe_brainmask.nii.gz", mask)
+        for name in ("Doe_seg.nii.gz", "Doe_brainmask.nii.gz"):
+            image = sitk.DICOMOrient(sitk.ReadImage(str(source / name)), axes)
+            sitk.WriteImage(image, str(source / name))
+        assert prepare(tmp_path / axes, tmp_path / "data" / axes, settings=settings).failed == {}
+        dataset = autoseg.Dataset.open(tmp_path / "data" / axes)
+        found[axes] = load_case(dataset.cases[0], dataset.channels)
+    for axes in ("LAS", "SRP"):
+        for part in ("image", "label", "mask"):
+            assert np.array_equal(getattr(found[axes], part), getattr(found["LPS"], part)), (axes, part)
+
+
 def outcome_log(dataset: Path) -> list[str]:
     """Every step of every exam, as the page tells it."""
     return re.findall("<li>(.*?)</li>", (dataset / "quality.html").read_text())

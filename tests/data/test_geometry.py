@@ -1,5 +1,6 @@
 """Where voxels lie: headers that contradict themselves or say nothing, and what counts as the same grid."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,21 @@ def test_directions_that_move_no_corner_are_the_same_grid() -> None:
     assert turned(0.0).differs_from(turned(1.1e-3)) is None, "corners 0.05 voxels apart"
     assert turned(0.0).differs_from(turned(0.01)) == "another orientation of the axes", "0.4 voxels"
     assert turned(0.0, 512).differs_from(turned(1.1e-3, 512)) == "another orientation of the axes", "0.8 voxels"
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RAI", "SRP", "PIR"])
+def test_other_orders_of_axes_have_the_same_voxels(tmp_path: Path, axes: str) -> None:
+    image = sitk.ReadImage(str(write(tmp_path / "a.nii", SCAN, spacing=(1, 2, 3), origin=(-80, 90.5, 33))))
+    sitk.WriteImage(sitk.DICOMOrient(image, axes), str(tmp_path / "b.nii"))
+    one, other = (read_geometry(tmp_path / name).geometry for name in ("a.nii", "b.nii"))
+    assert one.differs_from(other) is not None
+    assert one.same_voxels(other)
+    assert other.same_voxels(one)
+    shifted = replace(other, origin=(other.origin[0] + 0.5, *other.origin[1:]))
+    assert not one.same_voxels(shifted)
+    assert not one.same_voxels(replace(other, size=(*other.size[:2], other.size[2] + 1)))
+    assert not one.same_voxels(replace(other, spacing=(*other.spacing[:2], 1.1 * other.spacing[2])))
+    assert not one.same_voxels(flat_geometry((3, 4)))
 
 
 def test_sizes_of_voxels_are_compared_by_share() -> None:
