@@ -15,7 +15,7 @@ from pathlib import Path
 from autoseg.data.description import Case, ChannelFile, Description, LabelSource, StructureMasks
 from autoseg.data.file_names import image_ending, is_image, without_ending
 from autoseg.data.image import read_geometry
-from autoseg.data.layouts.common import inconsistencies_in, values_of
+from autoseg.data.layouts.common import inconsistencies_in, refuse_twice, values_of
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.patients import patient_of
 from autoseg.data.structure_masks import labels_of_masks
@@ -94,7 +94,7 @@ def read(path: Path, label: str | None = None) -> Description:
         label: suffix of the label map, where there are several of which each has several values.
 
     Raises:
-        AutosegError: no image is named as in BIDS.
+        AutosegError: no image is named as in BIDS, or two files are of one scan, label map or mask.
         UsageError: no label map is called like ``label``.
     """
     images = list(_images(path))
@@ -111,7 +111,8 @@ def read(path: Path, label: str | None = None) -> Description:
             runs[image.exam].append(image)
     for image in images:
         for case in _cases_of(image, runs[image.exam], channels) if with_runs else [image.exam]:
-            scans[case].setdefault(channels[image.path], image.path)
+            refuse_twice(case, scans[case].get(channels[image.path]), image.path)
+            scans[case][channels[image.path]] = image.path
     drawn = _drawn(_derived(path), list(scans), suffixes, with_runs)
     beside = _drawn((name for name in _named(path) if not name.is_scan), list(scans), suffixes, with_runs)
     masks = {**beside.masks, **drawn.masks}
@@ -211,10 +212,17 @@ def _drawn(files: Iterable[_Name], cases: Sequence[str], suffixes: set[str], wit
         found.on |= set(file.rest) & suffixes
         for case in (case for case in cases if _belongs(file, case, with_runs)):
             if _MASK.search(text):
-                found.masks.setdefault(case, file.path)
+                _take_first(case, found.masks, case, file.path)
             else:
-                found.labels.setdefault(case, {}).setdefault(_plain(text), file.path)
+                _take_first(case, found.labels.setdefault(case, {}), _plain(text), file.path)
     return found
+
+
+def _take_first(case: str, files: dict[str, Path], kind: str, path: Path) -> None:
+    """Keep the first file of a kind, of several pipelines'; refuse one that is there in two formats."""
+    first = files.setdefault(kind, path)
+    if first != path and without_ending(str(first)) == without_ending(str(path)):
+        refuse_twice(case, first, path)
 
 
 def _parse(path: Path) -> _Name | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description
 from autoseg.data.layouts.brats_challenges import UP_TO_2021, Answer, challenge_of
-from autoseg.data.layouts.common import inconsistencies_in
+from autoseg.data.layouts.common import inconsistencies_in, refuse_twice
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
 from autoseg.data.patients import patient_of
@@ -66,8 +66,7 @@ def read(path: Path, challenge: str | None = None) -> Description:
             channel = SEQUENCES[kind]
             earlier = case.channels[channel].path if channel in case.channels else None
             case.channels[channel] = ChannelFile(path=file)
-        if earlier is not None:
-            raise AutosegError(f"case {match['id']}: {earlier} and {file} are the same thing twice; take one out.")
+        refuse_twice(match["id"], earlier, file)
     if not count:
         raise AutosegError(
             f"{path} has no files named as in BraTS, as BraTS20_Training_001_t1ce.nii.gz or "

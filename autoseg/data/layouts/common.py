@@ -41,6 +41,21 @@ def unique(names: Iterable[str]) -> list[str]:
     return [f"{name}_{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
+def refuse_twice(case: str, earlier: Path | None, file: Path) -> None:
+    """Refuse a second file of what a case has once, as ``ct.nii`` beside ``ct.nii.gz``.
+
+    Args:
+        case: name, for the message.
+        earlier: the first such file; None where this is it.
+        file: this one.
+
+    Raises:
+        AutosegError: names both.
+    """
+    if earlier is not None:
+        raise AutosegError(f"case {case}: {earlier} and {file} are the same thing twice; take one out.")
+
+
 def by_number(table: Any, key: str, source: Path) -> list[str]:
     """The values of a ``{"0": …, "1": …}`` table in the order of the numbers.
 

@@ -1,11 +1,12 @@
 """One folder a case with its scans and, in a folder below, a binary mask a structure, as TotalSegmentator's data."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg.data.description import Case, ChannelFile, Description, StructureMasks
 from autoseg.data.file_names import image_ending, images_in, without_ending
-from autoseg.data.layouts.common import inconsistencies_in
+from autoseg.data.layouts.common import inconsistencies_in, refuse_twice
 from autoseg.data.layouts.layout import LAYOUTS, Layout
 from autoseg.data.names import SEQUENCES
 from autoseg.data.patients import patient_of
@@ -34,7 +35,7 @@ def read(path: Path) -> Description:
     """Read the dataset; structures that share voxels in any case become regions.
 
     Raises:
-        AutosegError: no folder is laid out so, or no mask can be read.
+        AutosegError: no folder is laid out so, no mask can be read, or a case has two files of one scan or mask.
     """
     folders = _case_folders(path)
     if not folders:
@@ -86,26 +87,33 @@ def _masks(folder: Path) -> list[Path]:
     return next((masks for name in _MASKS if (masks := images_in(folder / name))), [])
 
 
-def _scans(folder: Path) -> dict[str, Path]:
-    """Channel → file."""
-    found: dict[str, Path] = {}
-    for path in images_in(folder):
-        name = _SCANS.get(re.sub(r"[^a-z0-9]+", "", without_ending(path.name).lower()))
-        if name is not None:
-            found.setdefault(name, path)
-    return found
+def _scans(folder: Path) -> list[tuple[str, Path]]:
+    """Channels and their files."""
+    told = ((re.sub(r"[^a-z0-9]+", "", without_ending(path.name).lower()), path) for path in images_in(folder))
+    return [(_SCANS[word], path) for word, path in told if word in _SCANS]
 
 
 def _case(root: Path, folder: Path, structures: tuple[str, ...]) -> Case:
-    masks = {without_ending(path.name): path for path in _masks(folder)}
     parts = folder.relative_to(root).parts
     case_id = "_".join(parts) or folder.resolve().name
+    channels, masks = (
+        _once(case_id, files)
+        for files in (_scans(folder), [(without_ending(path.name), path) for path in _masks(folder)])
+    )
     return Case(
         id=case_id,
-        channels={name: ChannelFile(path=path) for name, path in _scans(folder).items()},
+        channels={name: ChannelFile(path=path) for name, path in channels.items()},
         label=StructureMasks(structures=structures, masks=masks) if masks else None,
         group=patient_of(case_id),
     )
+
+
+def _once(case: str, files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in files:
+        refuse_twice(case, found.get(name), path)
+        found[name] = path
+    return found
 
 
 LAYOUTS.register("structures", Layout(recognise, read, rank=40))

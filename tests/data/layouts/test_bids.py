@@ -3,7 +3,7 @@ import pytest
 
 from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset, load_case
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import write
 
 RNG = np.random.default_rng(0)
@@ -51,6 +51,29 @@ def test_one_of_the_masks_may_be_chosen(folder):
     assert dataset.labels == {"gmseg": 1}
     with pytest.raises(UsageError, match="--label x is none of the label maps there: gmseg, seg"):
         Dataset.open(folder, choices={"label": "x"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub-2/anat/sub-2_run-1_T2starw",
+        "derivatives/labels/sub-2/anat/sub-2_run-1_T2starw_seg-manual",
+        "derivatives/labels/sub-2/anat/sub-2_run-1_T2starw_desc-brain_mask",
+    ],
+)
+def test_two_formats_of_one_thing_are_refused(folder, name):
+    for ending in (".nii", ".nii.gz"):
+        write(folder / f"{name}{ending}", mask(4))
+    both = rf"{name}\.nii and .*{name}\.nii\.gz are the same thing twice"
+    with pytest.raises(AutosegError, match=rf"case sub-2(_run-1)?: .*{both}"):
+        Dataset.open(folder)
+
+
+def test_the_first_of_several_pipelines_counts(folder):
+    name = "sub-2_run-1_T2starw_seg-manual.nii.gz"
+    write(folder / "derivatives" / "other" / "sub-2" / "anat" / name, mask(1))
+    label = next(case.label for case in Dataset.open(folder).cases if case.id == "sub-2")
+    assert label.masks["cord"].parts[-4] == "labels"
 
 
 def test_sessions_runs_and_a_table_of_labels(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 
 from autoseg.data.checks import check
 from autoseg.data.dataset import Dataset, load_case
+from autoseg.utils.errors import AutosegError
 from tests.builders import write
 
 SCAN = np.random.default_rng(0).normal(0, 100, (4, 5, 6)).astype(np.float32)
@@ -43,6 +44,20 @@ def test_overlaps_become_regions(folder):
     dataset = Dataset.open(folder)
     assert dataset.regions == {"liver": (1, 3), "spleen": (2, 3)}
     assert check(dataset, workers=1) == []
+
+
+@pytest.mark.parametrize(
+    ("earlier", "corrected"),
+    [("ct.nii", "ct.nii.gz"), ("segmentations/liver.nii", "segmentations/liver.nii.gz"), ("ct.nii.gz", "CT.mha")],
+)
+def test_two_files_of_one_thing_are_refused(folder, earlier, corrected):
+    """As a scan of before beside the corrected one; neither is picked without a word."""
+    for name in (earlier, corrected):
+        write(folder / "s0002" / name, SCAN if "ct" in earlier else (SCAN > 0).astype(np.uint8))
+    with pytest.raises(AutosegError) as told:
+        Dataset.open(folder)
+    for name in ("case s0002", folder / "s0002" / earlier, folder / "s0002" / corrected, "the same thing twice"):
+        assert str(name) in str(told.value)
 
 
 def test_a_missing_mask_is_said(folder):
