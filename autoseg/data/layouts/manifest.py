@@ -309,9 +309,10 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
     # A folder may be one exam itself, with nothing below it.
     found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
     found = sorted(path for path in found if path == root or not path.name.startswith("."))
-    counts = Counter(folder.resolve().name for folder in found)
-    for folder in found:
-        name = folder.resolve().name
+    # A link's own name: what it leads to may be called after a patient.
+    called = {folder: root.resolve().name if folder == root else folder.name for folder in found}
+    counts = Counter(called.values())
+    for folder, name in called.items():
         # Two sites may have a case of the same name.
         case = _CaseFiles(name if counts[name] == 1 else "_".join(folder.relative_to(root).parts))
         claimed: dict[Path, str] = {}

@@ -218,6 +218,17 @@ def test_what_is_no_pattern(tmp_path, pattern):
         Dataset.open(tmp_path)
 
 
+def test_linked_case_folders_keep_the_names_of_the_links(tmp_path):
+    """Pseudonyms that lead to folders of the patients' names, two of which may be called alike."""
+    make(tmp_path / "data", f'[channels]\nt1 = "t1.nii.gz"\n{LABEL}', "README")
+    for number, name in enumerate(("Mueller_Hans", "site/Mueller_Hans", "Roe"), start=1):
+        make(tmp_path / "archive" / name, "", "t1.nii.gz", "seg.nii.gz")
+        (tmp_path / "data" / f"case_{number}").symlink_to(tmp_path / "archive" / name)
+        dataset = Dataset.open(tmp_path / "data")
+        assert [case.id for case in dataset.cases] == [f"case_{one}" for one in range(1, number + 1)]
+    assert "Mueller" not in dataset.model_dump_json()
+
+
 def test_linked_folders_hold_cases(tmp_path):
     make(tmp_path / "elsewhere", "", "c/t1.nii.gz", "images/a_t1.nii.gz")
     make(tmp_path / "cases", '[channels]\nt1 = "{id}/t1.nii.gz"\n', "b/t1.nii.gz")
