@@ -109,7 +109,9 @@ def manifest_of(datasets: Sequence[Dataset], plans: Sequence[Plan]) -> Manifest 
 
 def _patterns_of(dataset: Dataset, names: Sequence[str]) -> tuple[dict[str, str], dict[str, int | None]]:
     """The pattern of a dataset's files by role, and the component of each channel."""
-    root = dataset.root if not dataset.root.suffix else dataset.root.parent
+    root = dataset.root
+    if not any(file.is_relative_to(root) for case in dataset.cases for file in case.files):
+        root = root.parent  # of a table
     roles: dict[str, Counter[str]] = {}
     components: dict[str, int | None] = {}
     for case in dataset.cases:

@@ -372,8 +372,9 @@ def test_a_dicom_series_of_another_sequence_is_not_taken(tmp_path: Path) -> None
     assert case.channels == {"t1c": ChannelFile(path=series)}
 
 
+@pytest.mark.parametrize("name", ["training", "Kohorte_12.03.2024"])
 @pytest.mark.parametrize("case", ["{id}/{id}_flair", "{id}/flair", "scans/{id}-flair"])
-def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str) -> None:
+def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str, name: str) -> None:
     """The training data were described by an autoseg.toml, and may be gone by now."""
     plan = make_plan(channels=("t1", "fluid"))
     patterns = {"fluid": f"{case}.nii.gz", "t1": f"{case.replace('flair', 'T1')}.nii.gz"}
@@ -384,10 +385,10 @@ def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str) -> 
             folder(root, *(pattern.format(id=name) for pattern in patterns.values()))
         return root
 
-    training = lay_out(tmp_path / "training", "a", "b", "c")
-    for name in "abc":
-        write(training / label.format(id=name), LABEL)
-    manifest = "\n".join(f'{name} = "{pattern}"' for name, pattern in patterns.items())
+    training = lay_out(tmp_path / name, "a", "b", "c")
+    for one in "abc":
+        write(training / label.format(id=one), LABEL)
+    manifest = "\n".join(f'{channel} = "{pattern}"' for channel, pattern in patterns.items())
     (training / "autoseg.toml").write_text(f'[channels]\n{manifest}\n[label]\nfile = "{label}"\nvalues = {{ x = 1 }}\n')
     dataset = Dataset.open(training)
     shutil.rmtree(training)
@@ -400,6 +401,23 @@ def test_a_folder_laid_out_like_the_training_data(tmp_path: Path, case: str) -> 
     }
     with pytest.raises(AutosegError):
         cases_to_predict(folder(tmp_path / "other", "x/a.nii.gz", "y/b.nii.gz"), plan, like=dataset)
+
+
+def test_a_folder_laid_out_like_the_files_of_a_table(tmp_path: Path) -> None:
+    plan = make_plan(channels=("fluid", "t1"))
+    for name in "ab":
+        folder(tmp_path / "training", *(f"{name}/{name}_{kind}.nii.gz" for kind in ("x", "y")))
+        write(tmp_path / "training" / name / "z.nii.gz", LABEL)
+    rows = [f"{name},{name}/{name}_x.nii.gz,{name}/{name}_y.nii.gz,{name}/z.nii.gz" for name in "ab"]
+    (tmp_path / "training" / "scans.csv").write_text("\n".join(["id,one,two,seg", *rows]))
+    (tmp_path / "training" / "autoseg.toml").write_text(
+        'csv = "scans.csv"\n[channels]\nfluid = "one"\nt1 = "two"\n[label]\nfile = "seg"\nvalues = { x = 1 }\n'
+    )
+    dataset = Dataset.open(tmp_path / "training")
+    new = folder(tmp_path / "new", *(f"{name}/{name}_{kind}.nii.gz" for name in "pq" for kind in ("x", "y")))
+    assert found(new, plan, like=dataset) == {
+        name: {"fluid": (f"{name}_x.nii.gz", None), "t1": (f"{name}_y.nii.gz", None)} for name in "pq"
+    }
 
 
 def test_files_in_another_spelling_than_the_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
