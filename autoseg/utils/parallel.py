@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -29,7 +30,50 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def _start(started: Event) -> None:
+class _Worker:
+    """A worker process, which begins no item once it, or the process that it works for, is to stop.
+
+    An executor can't cancel items that it has sent already, and whoever waits for it would wait for these, too.
+    """
+
+    def __init__(self, stopped: Event) -> None:
+        self.stopped = stopped
+        self.interrupted = False
+        self.busy = False
+
+    def interrupt(self, *_: object) -> None:
+        """Ctrl-C, which reaches every process of a terminal: ends the item at hand; between items there is no error."""
+        self.interrupted = True
+        if self.busy:
+            raise KeyboardInterrupt
+
+    def run(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
+        """``function(item)``.
+
+        Raises:
+            CancelledError: this is to stop.
+        """
+        stopped = self.stopped.is_set()
+        self.busy = True
+        try:
+            if stopped or self.interrupted:
+                raise CancelledError
+            return function(item)
+        finally:
+            self.busy = False
+
+
+#: In a worker process, itself.
+_workers: list[_Worker] = []
+
+
+def _run(function: Callable[[_Item], _Result], item: _Item) -> _Result:
+    return _workers[0].run(function, item)
+
+
+def _start(started: Event, stopped: Event) -> None:
+    _workers.append(_Worker(stopped))
+    signal.signal(signal.SIGINT, _workers[0].interrupt)
     started.set()
     # One core for each worker; by default, SimpleITK and numpy's products would start a thread for every core in each.
     os.environ.update(dict.fromkeys(_THREADS, "1"))
@@ -70,7 +114,7 @@ def refuse_no_workers(workers: int | None) -> None:
 def each(
     function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int | None, description: str
 ) -> Iterator[_Result]:
-    """Yield ``function(item)`` in the order of ``items``.
+    """Yield ``function(item)`` in the order of ``items``; after an error, or Ctrl-C, no further item is begun.
 
     Args:
         function: importable by name (a module's function or a partial of one), as it runs in other processes.
@@ -96,9 +140,9 @@ def each(
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["__main__", *_PRELOADED])
-        started = context.Event()
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(started,)) as pool:
-            futures = [pool.submit(function, item) for item in items]
+        started, stopped = context.Event(), context.Event()
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(started, stopped)) as pool:
+            futures = [pool.submit(_run, function, item) for item in items]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -114,5 +158,6 @@ def each(
                     "use fewer workers (--workers 1)."
                 ) from None
             finally:
+                stopped.set()
                 pool.shutdown(wait=True, cancel_futures=True)
             yield from (future.result() for future in futures)

@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -39,6 +41,45 @@ def test_an_error_comes_through(workers):
 def test_a_killed_worker_is_explained():
     with pytest.raises(AutosegError, match="memory ran out"):
         list(each(die, range(2), 2, "Dying"))
+
+
+STOPPED = """
+import signal, time
+from pathlib import Path
+from autoseg.utils.parallel import each
+
+def work(number):
+    (Path(__file__).parent / f"begun_{number}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        list(each(work, range(8), 2, "Working"))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+
+def test_ctrl_c_begins_no_further_item(tmp_path):
+    """It reaches the workers as well, to which more items were sent already; what they are at ends there and then."""
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED)
+    process = subprocess.Popen(
+        [sys.executable, script], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(list(tmp_path.glob("begun_*"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said, errors = process.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said == "stopped\n"
+    assert "Traceback" not in errors
+    assert len(list(tmp_path.glob("begun_*"))) == 2
 
 
 def test_no_workers():
