@@ -25,6 +25,7 @@ from autoseg.utils.device import Compute, keep_large_blocks, saying_what_lacks_m
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import available_cpus
 from autoseg.utils.progress import say
+from autoseg.utils.shell import quoted
 
 _AGAIN = "give the command again when nothing else uses its memory, and it"
 
@@ -79,6 +80,8 @@ def train(
             raise UsageError(
                 f"--resume: fold {number} of {last.name} in {run.path} was never begun; leave the option out."
             )
+    if compute.device == "auto" and settings.device.type != run.plan.device:
+        _say_other_device(run, settings.device)
     jobs = schedule(run, last, numbers, length)
     for place, stage in enumerate(last.chain, start=1):
         mine = [job for job in jobs if job.fold.stage == stage]
@@ -106,6 +109,14 @@ def train(
     with saying_what_lacks_memory(settings.device, doing, f"{_AGAIN} predicts them; the folds are trained"):
         score_test_cases(run, last, settings.device)
     return evaluation
+
+
+def _say_other_device(run: Run, device: torch.device) -> None:
+    say(
+        f"{run.path} was planned for {run.plan.device}, and is trained on {device.type} with the patches, batches and "
+        f"length that are good there. 'autoseg plan DATASET --out {quoted(run.path)} --device {device.type}' plans it "
+        f"for this device; give --device {device.type} if you mean it as it is."
+    )
 
 
 def _refuse_invalid(length: Length) -> None:

@@ -91,6 +91,25 @@ def test_perfect_networks_are_told_so(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert [row.values["dice"] for row in evaluation.rows] == [1.0] * 4
 
 
+@pytest.mark.parametrize(
+    ("planned", "asked", "told"), [("cuda", "auto", True), ("cuda", "cpu", False), ("cpu", "auto", False)]
+)
+def test_another_device_than_was_planned_for_is_told_before_anything_is_preprocessed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], planned: str, asked: str, told: bool
+) -> None:
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(jobs, "select_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(jobs, "preprocess", stop)
+    save_plan(run.plan.model_copy(update={"device": planned}), run.path / "plan.json")
+    with pytest.raises(InterruptedError):
+        train(run, length=Length(epochs=1), compute=Compute(asked))
+    said = capsys.readouterr().err
+    assert (f"{run.path} was planned for cuda, and is trained on cpu" in said) == told
+    assert (f"--out {run.path} --device cpu' plans it for this device" in said) == told
+
+
 def test_fold_by_fold(run: Run) -> None:
     first = train(run, folds=[1], length=Length(epochs=1), compute=Compute("cpu"))
     assert sorted(first.cases) == run.split(1)["validation"]
