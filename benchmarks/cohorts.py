@@ -55,7 +55,7 @@ def trained(
     elif read_json(note) != asked:
         raise SystemExit(f"{out} was planned with other options; give another OUT, or delete that folder.")
     run = Run.open(out)
-    train(run, None, folds, Length(epochs=epochs), Compute(device), request.seed)
+    train(run, None, folds, Length(epochs=epochs), Compute(device), request.seed or 0)
     return run
 
 

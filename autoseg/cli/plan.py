@@ -190,7 +190,7 @@ def command(
             overrides=tuple(assignments or ()),
             folds=folds,
             test_share=test_share,
-            seed=seed,
+            seed=seed if "--seed" in _given(context) else None,
             workers=workers,
             carried=tuple(item for items in carried for item in items),
         )

@@ -18,7 +18,7 @@ from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.overrides import override, parsed, refuse_unread
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run, refuse_dataset_folder
-from autoseg.runs.splits import Split, keep_or_make_splits
+from autoseg.runs.splits import Split, keep_or_make_splits, make_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder
 from autoseg.utils.progress import say
@@ -55,9 +55,13 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
             f"--test-share: {dataset.root} has a test set of its own, with {len(own)} labelled cases; leave the option "
             "out."
         )
-    fingerprint = checked_fingerprint(dataset, request.workers, request.seed)
+    seed = request.seed or 0
+    fingerprint = checked_fingerprint(dataset, request.workers, seed)
     plan = make_plan(fingerprint, request)
-    splits = keep_or_make_splits(out, dataset, request.seed, request.folds, plan.evaluation)
+    splits = keep_or_make_splits(out, dataset, seed, request.folds, plan.evaluation)
+    if request.seed is not None and splits != make_splits(dataset, request.folds, seed, plan.evaluation):
+        stored = out / "splits.json"
+        say(f"{stored} stays, with the folds of before and not those of seed {seed}; delete it to have others made.")
     _check_without_validation(plan, splits)
     return planned_run(out, plan, fingerprint, dataset, splits, request.carried)
 

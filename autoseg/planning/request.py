@@ -41,7 +41,8 @@ class Request:
         options: what a planner of its own understands; ``encoder``: name of a timm model.
         overrides: ``path.to.key=value`` each, see :func:`autoseg.plans.overrides.override`.
         folds: of the cross-validation, 5 where None; 1 for a training on all cases, without validation.
-        seed: of the splits and of the fingerprint's sample of voxels.
+        seed: of the splits and of the fingerprint's sample of voxels; where None, 0, and any splits that a run has stay
+            without a word.
         workers: processes that read cases; None for one a core.
         carried: what is brought into the run from elsewhere: initial weights, a source model, a teacher.
         test_share: share of the patients that a hold-out test set gets, 0 for none; the planner's where None.
@@ -61,7 +62,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     folds: int | None = None
-    seed: int = 0
+    seed: int | None = None
     workers: int | None = None
     carried: "tuple[Carried, ...]" = ()
     test_share: float | None = None

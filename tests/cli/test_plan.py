@@ -11,8 +11,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from autoseg.cli.main import app
+from autoseg.data.dataset import Dataset
 from autoseg.data.phantom import Cohort, generate
 from autoseg.runs.run import Run
+from autoseg.runs.splits import make_splits
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import make_run
 
@@ -90,8 +92,12 @@ def test_overrides_change_what_depends_on_them(plan: Command, phantoms: Path, tm
 def test_planning_again_keeps_the_splits(plan: Command, phantoms: Path, tmp_path: Path) -> None:
     plan(phantoms, "--out", tmp_path / "run", "--seed", 1)
     splits = Run.open(tmp_path / "run").splits
-    plan(phantoms, "--out", tmp_path / "run", "--seed", 2)
-    assert Run.open(tmp_path / "run").splits == splits
+    dataset = Dataset.open(phantoms)
+    other = next(seed for seed in range(2, 50) if make_splits(dataset, seed=seed) != splits)
+    for options, told in ((("--seed", other), True), (("--seed", 1), False), ((), False)):
+        result = plan(phantoms, "--out", tmp_path / "run", *options)
+        assert Run.open(tmp_path / "run").splits == splits
+        assert (f"splits.json stays, with the folds of before and not those of seed {other}" in result.output) == told
 
 
 def test_a_faulty_dataset_is_refused_with_all_its_errors(plan: Command, phantoms: Path, tmp_path: Path) -> None:
