@@ -8,10 +8,14 @@ from pathlib import Path
 from autoseg.data.formats.format import FORMATS, ImageFormat, UnusableImage
 from autoseg.data.formats.simpleitk import read_header_with_sitk, read_with_sitk, write_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
+from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 
 #: Millimetres that the size of a pixel may differ from what is taken without a word: what dots per inch are rounded to.
 _SAME_SIZE = 1e-3
+
+#: mm between two sizes of a voxel that are the same.
+_ROUNDED = 1e-6
 
 #: Key of the file beside a stack: mm along z, y and x.
 _KEY = "spacing"
@@ -80,8 +84,22 @@ def _read(path: Path) -> Image:
 
 
 def _write_spacing(path: Path, geometry: Geometry) -> None:
-    if geometry.dimension == 3 and any(abs(mm - 1) > 1e-6 for mm in geometry.spacing):
-        write_json(path.with_suffix(".json"), {_KEY: list(reversed(geometry.spacing))})
+    """Write the size of a stack's voxels beside it, unless that is what a reader takes already; other keys stay.
+
+    Raises:
+        AutosegError: the file beside it holds something else.
+    """
+    if geometry.dimension != 3:
+        return
+    wanted = tuple(reversed(geometry.spacing))
+    taken = _spacing(path) or (1.0, 1.0, 1.0)
+    if max(abs(one - other) for one, other in zip(wanted, taken, strict=True)) <= _ROUNDED:
+        return
+    beside = path.with_suffix(".json")
+    told = read_json(beside) if beside.is_file() else {}
+    if not isinstance(told, dict):
+        raise AutosegError(f"{beside} holds no table of keys that the size of voxels could be added to; move it.")
+    write_json(beside, {**told, _KEY: list(wanted)})
 
 
 FORMATS.register(

@@ -1,5 +1,7 @@
 """TIFF stacks: nnU-Net keeps the size of their voxels in a file beside them."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import tifffile
 
 from autoseg.data.dataset import Dataset, load_case
 from autoseg.data.image import UnusableImage, geometry_remarks, read_geometry, read_image, write_image
+from autoseg.utils.errors import AutosegError
 from tests.builders import write
 
 STACK = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
@@ -72,3 +75,22 @@ def test_results_keep_it(tmp_path: Path, write_json) -> None:
     written = read_image(tmp_path / "out" / "a.tif")
     assert written.geometry == image.geometry
     assert np.array_equal(written.array[0], STACK > 60)
+
+
+def test_results_leave_what_else_the_file_of_a_case_says(tmp_path: Path, write_json) -> None:
+    """It may hold the microscope's own keys, and lie where results are written."""
+    beside = write_json(tmp_path / "a.json", {"lens": "x20", "spacing": [5, 0.5, 0.25]})
+    before = beside.read_bytes()
+    image = read_image(write(tmp_path / "a_0000.tif", STACK))
+    write_image(tmp_path / "a.tif", (STACK > 60).astype(np.uint8), image.geometry)
+    assert beside.read_bytes() == before
+    for told in ({"lens": "x20"}, {"lens": "x20", "spacing": [1, 2, 3]}):
+        write_json(beside, told)
+        write_image(tmp_path / "a.tif", (STACK > 60).astype(np.uint8), image.geometry)
+        assert json.loads(beside.read_text()) == {"lens": "x20", "spacing": [5, 0.5, 0.25]}
+    plain = replace(image.geometry, spacing=(1.0, 1.0, 1.0))
+    write_image(tmp_path / "a.tif", (STACK > 60).astype(np.uint8), plain)
+    assert read_image(tmp_path / "a.tif").spacing == (1, 1, 1), "not what was told before"
+    write_json(beside, [1, 2])
+    with pytest.raises(AutosegError, match=r"a\.json holds no table of keys"):
+        write_image(tmp_path / "a.tif", (STACK > 60).astype(np.uint8), image.geometry)
