@@ -52,6 +52,9 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.csv, summary.csv and summary.json.")] = None,
     tolerance: Annotated[float, typer.Option(help=TOLERANCE_HELP)] = TOLERANCE_MM,
     challenge: Annotated[str | None, typer.Option(help=CHALLENGE_HELP)] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="How the dataset of the references is laid out; recognised by default.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help=LABEL_HELP)] = None,
     empty: Annotated[str, typer.Option(help=EMPTY_HELP)] = "skip",
     brats: Annotated[
@@ -114,7 +117,10 @@ def command(
         }
         if given := _given({**others, "--partial": partial or None}):
             raise UsageError(f"{given[0]} does not go with --channel-subsets, which evaluates what the run segments.")
+        if layout is not None and references is None:
+            raise UsageError(f"--layout {layout} says how a dataset is laid out; give the dataset, too.")
         # Imported here: it needs the network code, which takes seconds to load.
+        from autoseg.data.dataset import Dataset
         from autoseg.study.channel_subsets import TrainedConfiguration, evaluate_channel_subsets, parse_subsets
 
         with silenced() if as_json else nullcontext():
@@ -122,7 +128,7 @@ def command(
                 TrainedConfiguration.open(
                     predictions, config, parse_folds(fold or "all"), device or "auto", tta is not False
                 ),
-                references,
+                references if references is None or layout is None else Dataset.open(references, layout),
                 subsets=None if subsets is None else parse_subsets(subsets),
                 protocol=EvaluationProtocol(tolerance, cast(Empty, empty)),
                 out=out,
@@ -173,8 +179,8 @@ def command(
         protocol = rules.protocol(protocol)
     with silenced() if as_json else nullcontext():
         opened: Path | Dataset = references
-        if choices:
-            opened = Dataset.open(references, choices=choices)
+        if choices or layout is not None:
+            opened = Dataset.open(references, layout, choices=choices)
         elif run is not None:
             opened = open_dataset(references) or references
         if run is not None and isinstance(opened, Dataset):

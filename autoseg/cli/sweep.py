@@ -50,6 +50,9 @@ def command(
         Path | None,
         typer.Option(help="Labelled dataset to test on: the folds of each setting predict it together."),
     ] = None,
+    test_layout: Annotated[
+        str | None, typer.Option(help="How the dataset of --test is laid out; recognised by default.")
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="Trained run that every setting starts from.")] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Trained run that every setting imitates as well (distillation).")
@@ -77,6 +80,8 @@ def command(
         raise UsageError("--dry-run and --table are two things to stop at; give one.")
     if dry_run and as_json:
         raise UsageError("--json prints results, and --dry-run has none; give one.")
+    if test_layout is not None and test is None:
+        raise UsageError(f"--test-layout {test_layout} goes with --test, the dataset that is laid out so.")
     if only_table and not (out / "study.json").exists():
         raise UsageError(f"--table: {out} holds no study yet; begin it with the same command without --table.")
     with silenced() if as_json else nullcontext():
@@ -85,7 +90,7 @@ def command(
         names = parse_names_if_given(raters, "--raters")
         request = Request(device=device, workers=workers, annotators=names, carried=carried)
         options = StudyOptions(
-            test=None if test is None else Dataset.open(test),
+            test=None if test is None else Dataset.open(test, test_layout),
             folds=None if fold is None else tuple(parse_numbers(fold, "--fold")),
             seeds=None if seeds is None else tuple(parse_numbers(seeds, "--seeds")),
             epochs=epochs,

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoseg.cli.main import run
@@ -83,6 +84,21 @@ def test_predictions_with_other_values_than_the_models_are_refused(
     assert call(monkeypatch, *arguments, "--labels", "outer=1") == 0
 
 
+def test_a_layout_that_is_not_recognised_may_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Of one case alone nothing tells what recurs."""
+    scan = np.random.default_rng(0).normal(0, 100, labels().shape).astype(np.float32)
+    save(tmp_path / "data" / "p1" / "t1.nii.gz", scan)
+    save(tmp_path / "data" / "p1" / "seg.nii.gz", labels())
+    save(tmp_path / "predictions" / "p1.nii.gz", labels(1))
+    arguments = (tmp_path / "predictions", tmp_path / "data", "--json")
+    assert call(monkeypatch, *arguments) == 1
+    capsys.readouterr()
+    assert call(monkeypatch, *arguments, "--layout", "proposed") == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == 1
+
+
 def test_a_model_says_what_to_evaluate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -146,6 +162,7 @@ def test_channel_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (("RUN", "RUN", "--no-tta"), "--tta/--no-tta goes with --channel-subsets only"),
         (("RUN", "RUN", "--folds", "0"), "--fold goes with --channel-subsets only"),
         (("RUN", "--channel-subsets", "--fold", "9"), "Error: fold 9 does not exist"),
+        (("RUN", "--channel-subsets", "--layout", "bids"), "--layout bids says how a dataset is laid out"),
         (("RUN",), "give the references, too"),
     ],
 )

@@ -139,6 +139,8 @@ def test_a_failed_setting_ends_with_1(call: Call, tmp_path: Path, monkeypatch: p
         (GRID, ("--fold", "all"), "--fold all: give numbers with commas"),
         (GRID, ("--seeds", "x"), "--seeds x: give numbers with commas"),
         (GRID, ("--raters", ","), "--raters names nothing"),
+        (GRID, ("--test-layout", "bids"), "--test-layout bids goes with --test"),
+        (GRID, ("--test", ".", "--test-layout", "none"), "layout none is unknown"),
     ],
 )
 def test_wrong_usage_ends_with_2(call: Call, tmp_path: Path, grid: str, options: tuple[str, ...], message: str) -> None:
