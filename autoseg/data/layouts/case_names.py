@@ -1,7 +1,7 @@
 """File names of many cases in one folder, or a folder a kind: which part is the case, and which says what it holds."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -22,32 +22,37 @@ _SCANS = {*SEQUENCES, "mr", "mri", "mrt", "us", "cbct", "spect", "image", "img",
 _Splits = list[tuple[str, str]]
 
 
-def kinds_of(files: list[Path]) -> dict[Path, str]:
+def kinds_of(files: list[Path], places: Mapping[Path, str] | None = None) -> dict[Path, str]:
     """The ending of each file's name that says its kind, as ``_flair`` or ``_brain_mask``; ``""`` where none does.
 
     An ending is a kind where other cases have it, too; of several such, the one whose case has most files. Where no
     other case has it (there may be but one), it is the last word, if the case has other files.
+
+    Args:
+        files: to look at.
+        places: folder → what it has in common with others whose files are called likewise; None: each is alone.
     """
+    where = {path: str(path.parent) if places is None else places[path.parent] for path in files}
     splits = {path: _splits(without_ending(path.name)) for path in files}
-    numbered, named = _numbered(splits)
-    splits = {path: _without_numbers(found, path.parent, numbered) for path, found in splits.items()}
-    owners: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    siblings: Counter[tuple[Path, str]] = Counter()
+    numbered, named = _numbered(splits, where)
+    splits = {path: _without_numbers(found, where[path], numbered) for path, found in splits.items()}
+    owners: dict[tuple[str, str], set[str]] = defaultdict(set)
+    siblings: dict[tuple[str, str], set[str]] = defaultdict(set)
     for path, found in splits.items():
         for case, kind in found:
-            owners[path.parent, kind].add(case)
-            siblings[path.parent, case] += 1
+            owners[where[path], kind].add(case)
+            siblings[where[path], case].add(path.name)
     kinds = {}
     for path, found in splits.items():
-        usual = [(case, kind) for case, kind in found if kind and len(owners[path.parent, kind]) > 1]
+        usual = [(case, kind) for case, kind in found if kind and len(owners[where[path], kind]) > 1]
         if usual:
             # Of equal ones the longest name of a case: max() keeps the first, and found begins with that.
-            kinds[path] = max(usual, key=lambda split: siblings[path.parent, split[0]])[1]
+            kinds[path] = max(usual, key=lambda split: len(siblings[where[path], split[0]]))[1]
         else:
             # A number alone tells no kind: it may be that of the case.
             told = ((c, kind) for c, kind in found if kind and (c in named or not _NUMBER.fullmatch(kind)))
             shortest = next(told, ("", ""))
-            kinds[path] = shortest[1] if siblings[path.parent, shortest[0]] > 1 else ""
+            kinds[path] = shortest[1] if len(siblings[where[path], shortest[0]]) > 1 else ""
     return kinds
 
 
@@ -98,7 +103,7 @@ def _splits(stem: str) -> _Splits:
     return found
 
 
-def _without_numbers(splits: _Splits, folder: Path, numbered: set[tuple[Path, str]]) -> _Splits:
+def _without_numbers(splits: _Splits, folder: str, numbered: set[tuple[str, str]]) -> _Splits:
     """The ways to part a name that take no number of the case for one of a channel."""
 
     def is_kind(split: tuple[str, str]) -> bool:
@@ -108,7 +113,7 @@ def _without_numbers(splits: _Splits, folder: Path, numbered: set[tuple[Path, st
     return list(takewhile(is_kind, splits))
 
 
-def _numbered(splits: Mapping[Path, _Splits]) -> tuple[set[tuple[Path, str]], set[str]]:
+def _numbered(splits: Mapping[Path, _Splits], where: Mapping[Path, str]) -> tuple[set[tuple[str, str]], set[str]]:
     """Where numbers of four digits tell channels apart: folders, with what follows the number in a name.
 
     They do where the name before the number is a case's by other files, too (``labels/CASE.nii.gz``), and where every
@@ -118,13 +123,13 @@ def _numbered(splits: Mapping[Path, _Splits]) -> tuple[set[tuple[Path, str]], se
     Returns:
         These, and the names of cases by files without a number.
     """
-    numbers: dict[tuple[Path, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    places: dict[str, set[tuple[Path, str]]] = defaultdict(set)
+    numbers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    places: dict[str, set[tuple[str, str]]] = defaultdict(set)
     named: set[str] = set()
     for path, found in splits.items():
         for case, kind in found:
             if match := _NUMBER.fullmatch(kind):
-                place = path.parent, match["rest"]
+                place = where[path], match["rest"]
                 numbers[place][case].add(match["number"])
                 places[case + match["number"]].add(place)
             elif not re.search(r"[_\-.]\d{4}(?![A-Za-z0-9])", kind):

@@ -15,7 +15,14 @@ from autoseg.data.description import Case, ChannelFile, Description, StructureMa
 from autoseg.data.file_names import image_ending, images_in, is_image
 from autoseg.data.layouts.common import inconsistencies_in
 from autoseg.data.layouts.layout import LAYOUTS, Layout
-from autoseg.data.layouts.spellings import escaped, leaves_ending_open, literalness, plainly
+from autoseg.data.layouts.spellings import (
+    escaped,
+    expanded,
+    first_words,
+    leaves_ending_open,
+    literalness,
+    plainly,
+)
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.patients import found_by, patient_of
 from autoseg.data.result_files import results_in
@@ -72,7 +79,7 @@ class MaskEntry(_Model):
 
 
 class Manifest(_Model):
-    """The content of ``autoseg.toml``.
+    """The content of ``autoseg.toml``; in patterns ``*`` is any text, and ``{train,val}`` one of these words.
 
     Attributes:
         name: of the dataset; default: the folder's.
@@ -307,8 +314,8 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
         for role, pattern in patterns.items()
     }
     # A folder may be one exam itself, with nothing below it.
-    found = [root] if folders == "." else [path for path in root.glob(folders) if path.is_dir()]
-    found = sorted(path for path in found if path == root or not path.name.startswith("."))
+    found = [root] if folders == "." else [path for one in expanded(folders) for path in root.glob(one)]
+    found = sorted({path for path in found if path.is_dir() and (path == root or not path.name.startswith("."))})
     # A link's own name: what it leads to may be called after a patient.
     called = {folder: root.resolve().name if folder == root else folder.name for folder in found}
     counts = Counter(called.values())
@@ -339,9 +346,10 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
 
 def _matches(folder: Path, pattern: str, file: Path) -> list[Path]:
     try:
-        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-        if not found and (folder / pattern).is_symlink():
-            found = [folder / pattern]  # of a file that is not there, which the check names
+        patterns = expanded(pattern)
+        found = sorted({path for one in patterns for path in folder.glob(one) if not path.name.startswith(".")})
+        # Of a file that is not there, which the check names.
+        found = found or [folder / one for one in patterns if (folder / one).is_symlink()]
         return [path for path in found if is_image(path)] if leaves_ending_open(pattern) else found
     except (ValueError, NotImplementedError, IndexError):
         raise AutosegError(f'{file}: "{pattern}" is no pattern of files inside a case\'s folder.') from None
@@ -351,11 +359,13 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
     without = sorted({pattern for pattern in patterns.values() if "{id}" not in pattern})
     if without:
         raise AutosegError(f"{file}: where one pattern holds {{id}}, all must; {', '.join(without)} does not.")
+    # Cases of two parts, as train and val, may be called alike.
+    apart = len({first_words(pattern) for pattern in patterns.values()}) == 1
     # The most literal pattern claims a file first: {id}_seg.png before {id}.png, which would match it, too.
     patterns = {**patterns, **{f"{LEFT_OUT_KEY}:{number}": pattern for number, pattern in enumerate(left_out)}}
     order = sorted(patterns, key=lambda role: -literalness(patterns[role]))
     regexes = {role: _regex(patterns[role]) for role in order}
-    cases: dict[str, _CaseFiles] = {}
+    cases: dict[tuple[str, str], _CaseFiles] = {}
     several = []
     for path in sorted(path for _, files in folders_below(root) for path in files):
         relative = path.relative_to(root)
@@ -370,20 +380,25 @@ def _from_names(root: Path, patterns: Mapping[str, str], left_out: Sequence[str]
             claimed = patterns[role]
             if role.startswith(f"{LEFT_OUT_KEY}:"):
                 break
-            case = cases.setdefault(match["id"], _CaseFiles(match["id"]))
+            part = match.groupdict().get("part", "") if apart else ""
+            case = cases.setdefault((part, match["id"]), _CaseFiles(match["id"]))
             if role in case.files:
                 several.append(f"{claimed} finds {case.files[role].relative_to(root)} and {relative} for {case.id}")
             case.files.setdefault(role, path)
     if several:
         raise AutosegError(f"{file}: a pattern must find one file a case, but {'; '.join(several)}.")
-    return [cases[name] for name in sorted(cases)]
+    counts = Counter(name for _, name in cases)
+    for (part, name), case in cases.items():
+        case.id = name if counts[name] == 1 else f"{part}_{name}"
+    return sorted(cases.values(), key=lambda case: case.id)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
+    """A pattern with groups for the case, and for the first of its ``{train,val}``."""
     first, *rest = map(escaped, pattern.split("{id}"))
-    if not rest:  # one file that is left out
-        return re.compile(first)
-    return re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}")
+    # Without a case it is that of a file that is left out.
+    text = f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}" if rest else first
+    return re.compile(text.replace("(?:", "(?P<part>", 1))
 
 
 def _from_table(table: Path, manifest: Manifest, patterns: Mapping[str, str]) -> list[_CaseFiles]:

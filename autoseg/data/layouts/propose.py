@@ -16,6 +16,7 @@ from autoseg.data.image import read_image
 from autoseg.data.layouts.manifest import LEFT_OUT_KEY, SEVERAL_KEY, STRUCTURES_KEY
 from autoseg.data.layouts.roles import FOLDER_WORDS, Role, roles_in_folder, roles_in_table
 from autoseg.data.layouts.spellings import plainly
+from autoseg.data.layouts.split_folders import names_training
 from autoseg.data.names import LABEL_WORDS, sequence_in
 from autoseg.data.segments import segment_names
 from autoseg.utils.errors import AutosegError, UsageError
@@ -168,13 +169,15 @@ def lost_description(path: Path) -> str | None:
 
 
 def _without_test_set(roles: Sequence[Role]) -> tuple[list[Role], list[Role]]:
-    """Roles, and beside them those of folders that are called a test set's, where the others don't have their cases.
+    """Roles, and beside them those of folders that are called a test set's.
 
-    All are kept where the others are not both scans and label maps.
+    Only where the others don't have their cases, or are called training cases. All are kept where the others are not
+    both scans and label maps.
     """
     others = [role for role in roles if not _TEST_SET.search(os.path.dirname(role.pattern))]
     cases = {case for role in others for case in _cases_of(role)}
-    tested = [role for role in roles if role not in others and not _cases_of(role) & cases]
+    named = any(names_training(os.path.dirname(plainly(role.pattern))) for role in others)
+    tested = [role for role in roles if role not in others and (named or not _cases_of(role) & cases)]
     kept = [role for role in roles if role not in tested]
     whole = {role.values is None for role in kept} == {True, False}
     return (kept, tested) if whole else (list(roles), [])

@@ -15,6 +15,7 @@ from autoseg.data.formats.format import ImageFormat, format_of
 from autoseg.data.image import read_geometry, read_image
 from autoseg.data.layouts.case_names import exams_in, kinds_of, without_exam
 from autoseg.data.layouts.spellings import plainly, united
+from autoseg.data.layouts.split_folders import joined
 from autoseg.data.layouts.tables import file_in, read_table
 from autoseg.data.names import SEQUENCES
 from autoseg.data.result_files import results_in
@@ -139,8 +140,10 @@ def _roles_of(root: Path, files: list[Path]) -> Roles:
     folders = {path.parent for path in files}
     below = [folder for folder in folders if folder != root]
     # A folder with a number, as test_007, is a case; and cases are at least as many as kinds.
-    kinds = [folder for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()]
-    by_kind = 0 < len(kinds) <= len({without_ending(path.name) for path in files})
+    places = _places(root, files)
+    kinds = {places[folder][0] for folder in below if FOLDER_WORDS.match(folder.name) and not folder.name[-1].isdigit()}
+    names = {(places[path.parent][1], without_ending(path.name)) for path in files}
+    by_kind = 0 < len(kinds) <= len(names)
     if _is_exam(root, files):
         return _recurring(".", [root], files)
     if root in folders or by_kind:
@@ -149,6 +152,13 @@ def _roles_of(root: Path, files: list[Path]) -> Roles:
     depth = Counter(len(folder.relative_to(root).parts) for folder in top).most_common(1)[0][0]
     cases = [folder for folder in top if len(folder.relative_to(root).parts) == depth]
     return _recurring("/".join("*" * depth), sorted(cases), files)
+
+
+def _places(root: Path, files: Iterable[Path]) -> dict[Path, tuple[str, str]]:
+    """Folders of files → what they have in common with those of other parts, and their own part."""
+    names = {folder: folder.relative_to(root).as_posix() for folder in {path.parent for path in files}}
+    found = joined(names.values())
+    return {folder: found[name] for folder, name in names.items()}
 
 
 def roles_in_table(table: Path) -> Roles:
@@ -256,19 +266,24 @@ def _parts(case: Path, path: Path) -> list[str]:
 
 
 def _flat(root: Path, files: list[Path]) -> Roles:
-    """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``."""
-    kinds = kinds_of(files)
+    """Roles among files of many cases in one folder, or in one folder a kind: ``{id}_flair.nii.gz``.
+
+    A kind may have a folder for training and one for validation cases, which may be called alike.
+    """
+    places = _places(root, files)
+    kinds = kinds_of(files, {folder: place for folder, (place, _) in places.items()})
     exams = exams_in(kinds)
-    roles: dict[str, dict[str, list[Path]]] = {}
+    roles: dict[str, dict[tuple[str, str], list[Path]]] = {}
     names = set()
     for path in files:
         suffix = without_exam(kinds[path], exams)
         stem = without_ending(path.name).removesuffix(suffix) if suffix else without_ending(path.name)
         names.add(stem)
-        folder = _whole(stem).sub("{id}", path.parent.relative_to(root).as_posix())
+        place, part = places[path.parent]
+        folder = _whole(stem).sub("{id}", place)
         prefix = "" if folder == "." else f"{folder}/"
         pattern = f"{prefix}{{id}}{suffix}{image_ending(path)}"
-        roles.setdefault(pattern, {}).setdefault(stem, []).append(path)
+        roles.setdefault(pattern, {}).setdefault((part, stem), []).append(path)
     return replace(_often("", _in_any_spelling(roles), len(names)), exams=frozenset(exams))
 
 

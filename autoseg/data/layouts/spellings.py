@@ -1,4 +1,7 @@
-"""Patterns for names that differ in letter case, or in the ending of one format: ``[Cc][Tt].nii*``."""
+"""Patterns for names that differ in letter case, or in the ending of one format, or in a word of several.
+
+As ``[Cc][Tt].nii*`` and ``{train,val}/ct.nii.gz``.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,6 +13,9 @@ from autoseg.data.formats.format import FORMATS, format_of
 
 #: Both cases of a letter, as in ``[Cc]``.
 _EITHER = re.compile(r"\[(\w)(\w)\]")
+
+#: One of several words, as ``{train,val}``.
+_ONE_OF = re.compile(r"\{([^{},/]+(?:,[^{},/]+)+)\}")
 
 #: Characters that endings of one format share at least, where a pattern stands for all of them.
 _SHARED = 3
@@ -44,9 +50,23 @@ def spelled_freely(pattern: str) -> str:
     return "{id}".join("".join(part) for part in parts)
 
 
+def expanded(pattern: str) -> list[str]:
+    """The patterns that one stands for: ``train/ct.nii.gz`` and ``val/ct.nii.gz`` for ``{train,val}/ct.nii.gz``."""
+    before, *rest = _ONE_OF.split(pattern, maxsplit=1)
+    if not rest:
+        return [pattern]
+    return [before + word + after for word in rest[0].split(",") for after in expanded(rest[1])]
+
+
+def first_words(pattern: str) -> str:
+    """The first ``{a,b}`` of a pattern, without its braces; "" where there is none."""
+    match = _ONE_OF.search(pattern)
+    return match[1] if match else ""
+
+
 def plainly(pattern: str) -> str:
     """A pattern in one spelling, of those that it fits: ``ct.nii.gz`` for ``[Cc][Tt].nii*``."""
-    plain = _EITHER.sub(lambda match: match[2] if _is_one_letter(match) else match[0], pattern)
+    plain = _EITHER.sub(lambda match: match[2] if _is_one_letter(match) else match[0], expanded(pattern)[0])
     for name in FORMATS:
         endings = FORMATS.find(name).endings
         joint = _joint(endings)
@@ -66,7 +86,18 @@ def leaves_ending_open(pattern: str) -> bool:
 
 
 def escaped(pattern: str) -> str:
-    """A pattern as a regular expression for one part of a path, without a meaning of ``{id}``."""
+    """A pattern as a regular expression for one part of a path, without a meaning of ``{id}``.
+
+    The words of a ``{a,b}`` are a group without a name, the only kind of group that there is.
+    """
+    pieces = _ONE_OF.split(pattern)
+    words = ("|".join(map(_escaped, piece.split(","))) for piece in pieces[1::2])
+    return _escaped(pieces[0]) + "".join(
+        f"(?:{either}){_escaped(after)}" for either, after in zip(words, pieces[2::2], strict=True)
+    )
+
+
+def _escaped(pattern: str) -> str:
     text = re.escape(pattern).replace(re.escape("*"), "[^/]*")
     return re.sub(
         r"\\\[(\w)(\w)\\\]", lambda match: match[0].replace("\\", "") if _is_one_letter(match) else match[0], text

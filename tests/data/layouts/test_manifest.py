@@ -218,6 +218,33 @@ def test_what_is_no_pattern(tmp_path, pattern):
         Dataset.open(tmp_path)
 
 
+def test_one_of_several_words(tmp_path):
+    """In patterns of files, in those of case folders, and of files in one place, whose cases may be called alike."""
+    text = f'folders = "{{train,val}}/*"\n[channels]\nt1 = "{{t1,T1w}}.nii.gz"\n{LABEL}'
+    files = ("train/a/t1.nii.gz", "train/a/seg.nii.gz", "val/b/T1w.nii.gz", "val/b/seg.nii.gz", "test/c/t1.nii.gz")
+    dataset = Dataset.open(make(tmp_path / "folders", text, *files))
+    assert [case.id for case in dataset.cases] == ["a", "b"]
+    assert dataset.unlabelled == ()
+    text = (
+        '[channels]\nt1 = "{train,val}/{id}.nii.gz"\n[label]\nfile = "{train,val}/{id}_seg.nii.gz"\n'
+        "values = { core = 1 }\n"
+    )
+    names = ("train/a", "train/b", "val/b", "val/c", "test/d")
+    files = [f"{name}{kind}.nii.gz" for name in names for kind in ("", "_seg")]
+    dataset = Dataset.open(make(tmp_path / "files", text, *files))
+    found = {case.id: case.channels["t1"].path.relative_to(tmp_path / "files").as_posix() for case in dataset.cases}
+    assert found == {
+        "a": "train/a.nii.gz",
+        "c": "val/c.nii.gz",
+        "train_b": "train/b.nii.gz",
+        "val_b": "val/b.nii.gz",
+    }
+    assert {case.id: case.label.parent.name for case in dataset.cases}["val_b"] == "val"
+    spelled = '[channels]\nt1 = "{id}/{t1,T1w}.nii.gz"\nflair = "{id}/{flair,FLAIR}.nii.gz"\n'
+    (case,) = Dataset.open(make(tmp_path / "words", spelled, "a/T1w.nii.gz", "a/flair.nii.gz")).unlabelled
+    assert (case.id, set(case.channels)) == ("a", {"t1", "flair"})
+
+
 def test_linked_case_folders_keep_the_names_of_the_links(tmp_path):
     """Pseudonyms that lead to folders of the patients' names, two of which may be called alike."""
     make(tmp_path / "data", f'[channels]\nt1 = "t1.nii.gz"\n{LABEL}', "README")

@@ -120,6 +120,58 @@ def test_a_test_set_is_no_channel(proposed, tmp_path, named, channels, tested, l
     assert "# Left out as a test set, whose cases are not learned from: imagesTs/" in text
 
 
+#: Places of scans and label maps, with words for the parts, of which the last is the test set's.
+PARTS = [
+    ("{part}/images/{case}.nii.gz", "{part}/labels/{case}.nii.gz", ("train", "val", "test")),
+    ("{part}/images/{case}.nii.gz", "{part}/masks/{case}_mask.nii.gz", ("Training", "Validation", "Test")),
+    ("images/{part}/{case}.nii.gz", "labels/{part}/{case}.nii.gz", ("train", "valid", "test")),
+    ("images_{part}/{case}.nii.gz", "labels_{part}/{case}.nii.gz", ("train", "dev", "test")),
+    ("images{part}/{case}.nii.gz", "labels{part}/{case}.nii.gz", ("Tr", "Val", "Ts")),
+    ("{part}/{case}_flair.nii.gz", "{part}/{case}_seg.nii.gz", ("train", "val", "test")),
+]
+
+
+def _in_parts(scan, label, words, cases, labelled=(True, True, True)):
+    names = []
+    for part, found, drawn in zip(words, cases, labelled, strict=True):
+        for kind in (scan, label) if drawn else (scan,):
+            names += [kind.format(part=part, case=case) for case in found]
+    return names
+
+
+@pytest.mark.parametrize("tested", [False, True])
+@pytest.mark.parametrize("validated", [1, 3])
+@pytest.mark.parametrize(("scan", "label", "words"), PARTS)
+def test_validation_cases_are_cases_like_the_others(proposed, tmp_path, scan, label, words, validated, tested):
+    """Neither further channels nor a second rater's label maps; a test set stays one."""
+    learned, others = ["c1", "c2", "c3", "c4"], [f"v{number}" for number in range(validated)]
+    dataset = proposed(*_in_parts(scan, label, words, (learned, others, ["x1", "x2"]), (True, True, tested)))
+    assert len(dataset.channels) == 1
+    assert [case.id for case in dataset.cases] == [*learned, *others]
+    assert dataset.unlabelled == ()
+    for case in dataset.cases:
+        part = words[0] if case.id in learned else words[1]
+        assert not case.raters
+        assert all(part in path.relative_to(tmp_path).as_posix() for path in case.files)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize(("scan", "label", "words"), PARTS)
+def test_validation_cases_that_are_called_like_training_cases(proposed, tmp_path, scan, label, words, labelled):
+    """Each part numbers its cases from 1 on; a test set's are left out all the same."""
+    numbered = [[f"{number:03d}" for number in range(1, count + 1)] for count in (5, 2, 2)]
+    dataset = proposed(*_in_parts(scan, label, words, numbered, (True, labelled, True)))
+    learned = [f"{words[0]}_001", f"{words[0]}_002", "003", "004", "005"]
+    validated = [f"{words[1]}_001", f"{words[1]}_002"]
+    assert len(dataset.channels) == 1
+    assert sorted(case.id for case in dataset.cases) == sorted([*learned, *(validated if labelled else [])])
+    assert [case.id for case in dataset.unlabelled] == ([] if labelled else validated)
+    for case in (*dataset.cases, *dataset.unlabelled):
+        part = words[0] if case.id in learned else words[1]
+        assert not case.raters
+        assert all(part in path.relative_to(tmp_path).as_posix() for path in case.files)
+
+
 def test_scans_of_other_cases_than_the_labels(proposed):
     """Whatever their folder is called; a scan that only some labelled cases have is a channel."""
     names = [f"{folder}/{name}.nii.gz" for folder in ("mr", "labels") for name in ("a", "b", "c")]

@@ -87,6 +87,19 @@ def test_sites_are_one_dataset(tmp_path):
     assert datasets_below(tmp_path) == []
 
 
+def test_validation_cases_beside_training_cases_are_one_dataset(tmp_path):
+    for part, names in (("train", "abc"), ("val", "de"), ("test", "xy")):
+        for name in names:
+            write(tmp_path / part / "images" / f"{name}.nii.gz", scan())
+            write(tmp_path / part / "labels" / f"{name}.nii.gz", labels(1))
+    assert datasets_below(tmp_path) == []
+    dataset = Dataset.open(tmp_path)
+    assert dataset.channels == ("image",)
+    assert [case.id for case in dataset.cases] == ["a", "b", "c", "d", "e"]
+    assert check(dataset, workers=1) == []
+    assert 'image = "{train,val}/images/{id}.nii.gz"' in propose(tmp_path)
+
+
 def test_folders_of_other_labels_are_several_datasets(planning, tmp_path_factory):
     top = tmp_path_factory.mktemp("top")
     planning.rename(top / "organs")

@@ -2,7 +2,15 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from autoseg.data.layouts.spellings import escaped, leaves_ending_open, literalness, plainly, spelled_freely, united
+from autoseg.data.layouts.spellings import (
+    escaped,
+    expanded,
+    leaves_ending_open,
+    literalness,
+    plainly,
+    spelled_freely,
+    united,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,14 @@ def test_a_pattern_in_any_spelling(name):
 def test_only_letters_in_brackets_are_either_case():
     assert escaped("[Cc]t[raw]*") == r"[Cc]t\[raw\][^/]*"
     assert plainly("[ab][Aa]") == "[ab]a"
+
+
+def test_one_of_several_words():
+    assert expanded("{a,b}/{id}_{c,d}*.nii") == [f"{one}/{{id}}_{two}*.nii" for one in "ab" for two in "cd"]
+    assert expanded("{id}/{}.nii") == ["{id}/{}.nii"]
+    assert plainly("{train,val}/{id}_[Cc][Tt].nii*") == "train/{id}_ct.nii.gz"
+    assert literalness("{train,val}/{id}.nii.gz") == len("train/.nii.gz")
+    assert escaped("{t.1,[Tt]2}_*") == r"(?:t\.1|[Tt]2)_[^/]*"
 
 
 def test_which_patterns_leave_the_ending_open():
