@@ -122,6 +122,24 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return make
 
 
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """``lock(path)``: a folder that the user may not enter, whoever runs the tests."""
+
+    def make(path: Path) -> None:
+        for name in ("scandir", "listdir"):
+            monkeypatch.setattr(os, name, partial(_list_but, path, getattr(os, name)))
+        monkeypatch.setattr(os, "access", partial(_access_but, path, os.access))
+
+    return make
+
+
+def _list_but(locked: Path, lists: Callable[..., Any], folder: Any = ".") -> Any:
+    if isinstance(folder, str | Path) and Path(folder) == locked:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return lists(folder)
+
+
 def _open_but(locked: Path, opens: Callable[..., Any], file: Any, *args: Any, **options: Any) -> Any:
     if isinstance(file, str | Path) and Path(file) == locked:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))

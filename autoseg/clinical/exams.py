@@ -19,7 +19,7 @@ from autoseg.data.dicom_headers import DicomHeader, read_dicom_header
 from autoseg.data.file_names import image_ending, is_image, is_picture
 from autoseg.data.image import read_geometry
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.progress import Steps
+from autoseg.utils.progress import Steps, say
 
 #: Words of a file's name that say it is a label map and no scan.
 _LABEL_WORDS = re.compile(
@@ -102,7 +102,8 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
     A folder is one patient whose files lie in it, or whose subfolders share studies or an identifier, or are called
     after sequences (``T1``, ``FLAIR``); else each of its subfolders is. The DICOM files of a patient make an exam a
     study, with the image files that lie nearest to it; without DICOM, image files make an exam a folder, or one of
-    folders that are called after sequences. Prepared datasets below it are left out.
+    folders that are called after sequences. Prepared datasets below it are left out. A folder that the user may not
+    enter is a fault of its exam, and said.
 
     Args:
         root: folder of one exam, or of a cohort with one folder a patient.
@@ -117,12 +118,13 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
             f"{root} is no folder; give the folder of an exam, or of a cohort with one folder a patient."
         )
     images, dicom = [], []
-    for path in _files(root):
+    locked: list[Path] = []
+    for path in _files(root, locked):
         if is_image(path) and not is_picture(image_ending(path)):
             images.append(path)
         elif may_be_dicom(path):
             dicom.append(path)
-    if not images and not dicom:
+    if not images and not dicom and not locked:
         raise AutosegError(f"{root} holds no DICOM file and no image (NIfTI, NRRD, MHA) that is no picture.")
     headers = _headers(dicom)
     exams: list[Exam] = []
@@ -130,7 +132,23 @@ def find_exams(root: str | Path, patterns: Patterns | None = None) -> list[Exam]
         inside = {path: header for path, header in headers.items() if path.is_relative_to(folder)}
         pictures = [path for path in images if path.is_relative_to(folder)]
         exams += _of_patient(folder, inside, pictures, patterns)
-    return exams
+    return _with_locked(exams, locked)
+
+
+def _with_locked(exams: list[Exam], locked: Sequence[Path]) -> list[Exam]:
+    """Exams with the fault that the user may not enter a folder of theirs; such a folder of none is one of its own."""
+    told = "you may not enter a folder of it; ask for the right to"
+    for folder in locked:
+        # Not in the fault, which a prepared dataset shows: a folder may be called after a patient.
+        say(f"{folder}: you may not enter this folder; ask for the right to.")
+        if any(folder.is_relative_to(exam.folder) for exam in exams):
+            exams = [
+                replace(exam, fault=exam.fault or told) if folder.is_relative_to(exam.folder) else exam
+                for exam in exams
+            ]
+        else:
+            exams.append(Exam(folder, str(folder), fault=told))
+    return sorted(exams, key=lambda exam: exam.folder) if locked else exams
 
 
 def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:
@@ -143,9 +161,15 @@ def _headers(paths: Sequence[Path]) -> dict[Path, DicomHeader | None]:
     return headers
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path, locked: list[Path]) -> Iterator[Path]:
+    """Files below a folder, and in ``locked`` the folders that the user may not enter."""
+
+    def note(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            locked.append(Path(error.filename))
+
     seen = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
+    for parent, folders, names in os.walk(root, onerror=note, followlinks=True):
         place = os.path.realpath(parent)
         # A link may lead back to a folder above it.
         if PREPARATION_FILE in names or place in seen:

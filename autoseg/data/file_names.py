@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from autoseg.data.formats.format import FORMATS, format_of
+from autoseg.utils.files import refuse_locked
 
 #: What no part of a file's name may hold: separators of folders, and characters that are no text.
 _NOT_PLAIN = re.compile(r"[/\\\x00-\x1f\x7f]")
@@ -65,8 +66,15 @@ def is_image(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, without its subfolders, sorted by name; links to what is not there count, too."""
-    return sorted(path for path in folder.iterdir() if is_image(path) and not path.is_dir()) if folder.is_dir() else []
+    """Image files of a folder, without its subfolders, sorted by name; links to what is not there count, too.
+
+    Raises:
+        LockedFolder: the user may not enter it.
+    """
+    if not folder.is_dir():
+        return []
+    refuse_locked(folder)
+    return sorted(path for path in folder.iterdir() if is_image(path) and not path.is_dir())
 
 
 def is_picture(ending: str | None) -> bool:

@@ -16,7 +16,7 @@ from autoseg.data.layouts.spellings import spelled_freely
 from autoseg.data.names import channel_key, pair
 from autoseg.data.result_files import results_in
 from autoseg.plans.plan import Plan, channels_of_all
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, LockedFolder
 from autoseg.utils.progress import say
 from autoseg.utils.text import listed
 
@@ -168,6 +168,8 @@ def _say_left_out(path: Path, names: Sequence[str]) -> None:
 def _read(path: Path, manifest: Manifest) -> Description | None:
     try:
         return read_described(path, manifest)
+    except LockedFolder:
+        raise
     except AutosegError:
         return None
 

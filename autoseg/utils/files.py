@@ -10,10 +10,10 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.errors import AutosegError, LockedFolder, UsageError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -92,21 +92,60 @@ def folders_below(root: Path, depth: int | None = None) -> Iterator[tuple[Path, 
     Args:
         root: where to begin.
         depth: levels below it to enter; None for all.
+
+    Raises:
+        LockedFolder: one that the user may not enter.
     """
     seen: set[str] = set()
     starts = deque([str(root)])
     while starts:
-        for folder, folders, names in os.walk(starts.popleft()):
+        for folder, folders, names in os.walk(starts.popleft(), onerror=_refuse_denied):
             place = os.path.realpath(folder)
             if place in seen:
                 folders.clear()
                 continue
             seen.add(place)
             path = Path(folder)
+            refuse_locked(path)
             deep = depth is not None and len(path.relative_to(root).parts) >= depth
             folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
             starts.extend(inner for name in folders if os.path.islink(inner := os.path.join(folder, name)))
             yield path, [path / name for name in sorted(names) if not name.startswith(".")]
+
+
+def refuse_locked(folder: Path) -> None:
+    """Refuse a folder that the user may not list or enter.
+
+    Raises:
+        LockedFolder: names it.
+    """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise _locked(folder)
+
+
+def _refuse_denied(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise _locked(error.filename)
+
+
+def _locked(folder: str | Path) -> LockedFolder:
+    return LockedFolder(f"{folder}: you may not enter this folder; ask for the right to, or move it elsewhere.")
+
+
+def found_in(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern finds in a folder, as :meth:`pathlib.Path.glob`, which leaves out folders that it can't enter.
+
+    Raises:
+        LockedFolder: the folder, or one that the pattern leads through, is one.
+        ValueError, NotImplementedError, IndexError: it is no pattern.
+    """
+    refuse_locked(folder)
+    parts = PurePath(pattern).parts
+    for depth in range(1, len(parts)):
+        for path in folder.glob("/".join(parts[:depth])):
+            if path.is_dir() and not path.name.startswith("."):
+                refuse_locked(path)
+    return list(folder.glob(pattern))
 
 
 @contextmanager

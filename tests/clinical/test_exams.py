@@ -291,6 +291,25 @@ def test_a_file_that_can_not_be_opened_is_a_fault_of_its_exam(tmp_path: Path, fo
     ]
 
 
+def test_a_folder_that_may_not_be_entered_is_a_fault_of_its_exam(tmp_path: Path, lock, capsys) -> None:
+    """Of the exam of a patient that has others, or of one that is all in it; its name is not in the fault."""
+    for name in ("a", "b/first", "b/second", "c/Mueller"):
+        write_image(tmp_path / name / "t1.nii.gz")
+    (tmp_path / "a" / "dicom").mkdir()
+    for locked in ("a/dicom", "c"):
+        lock(tmp_path / locked)
+    told = "you may not enter a folder of it; ask for the right to"
+    assert [(exam.folder.relative_to(tmp_path).as_posix(), exam.fault) for exam in find_exams(tmp_path)] == [
+        ("a", told),
+        ("b/first", ""),
+        ("b/second", ""),
+        ("c", told),
+    ]
+    said = capsys.readouterr().err
+    for locked in ("a/dicom", "c"):
+        assert f"{tmp_path / locked}: you may not enter this folder" in said
+
+
 def test_a_series_number_that_is_none_is_not_shown(tmp_path: Path) -> None:
     for path in write_series(tmp_path, VOXELS):
         found = pydicom.dcmread(path)

@@ -2,16 +2,19 @@
 
 import errno
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.errors import AutosegError, LockedFolder, UsageError
 from autoseg.utils.files import (
     atomic,
     folders_below,
+    found_in,
     read_json,
     read_json_table,
     refuse_unwritable_file,
@@ -178,6 +181,23 @@ def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
 
     assert walked() == ["b/gone", "b/x", "c/deep/z"]
     assert walked(1) == ["b/gone", "b/x"]
+
+
+def test_folders_that_may_not_be_entered_are_named(tmp_path: Path, lock: Callable[[Path], None]) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c" / "x").touch()
+    assert found_in(tmp_path, "*/b/c/*") == [tmp_path / "a" / "b" / "c" / "x"]
+    lock(tmp_path / "a" / "b")
+    said = f"{tmp_path / 'a' / 'b'}: you may not enter this folder"
+    for look in (
+        lambda: list(folders_below(tmp_path)),
+        lambda: found_in(tmp_path, "*/b/c/*"),
+        lambda: found_in(tmp_path / "a" / "b", "*"),
+    ):
+        with pytest.raises(LockedFolder, match=re.escape(said)):
+            look()
+    assert [folder for folder, _ in folders_below(tmp_path, 1)] == [tmp_path, tmp_path / "a"]
+    assert found_in(tmp_path, "a/*") == [tmp_path / "a" / "b"]
 
 
 def test_a_place_that_allows_no_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

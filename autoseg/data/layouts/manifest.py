@@ -28,7 +28,7 @@ from autoseg.data.patients import found_by, patient_of
 from autoseg.data.result_files import results_in
 from autoseg.data.structure_masks import labels_of_masks
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import folders_below, read_json
+from autoseg.utils.files import folders_below, found_in, read_json
 from autoseg.utils.shell import quoted
 
 if sys.version_info >= (3, 11):
@@ -212,7 +212,8 @@ def read_described(path: Path, manifest: Manifest) -> Description:
     """Read the dataset at ``path`` as ``manifest`` describes it, whether that lies beside it or not.
 
     Raises:
-        AutosegError: no file matches, or a pattern matches several files of a case.
+        AutosegError: no file matches, a pattern matches several files of a case, or there are folders on the way that
+            the user may not enter.
     """
     file = _description(path)
     root = file.parent
@@ -314,7 +315,7 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
         for role, pattern in patterns.items()
     }
     # A folder may be one exam itself, with nothing below it.
-    found = [root] if folders == "." else [path for one in expanded(folders) for path in root.glob(one)]
+    found = [root] if folders == "." else [path for one in expanded(folders) for path in found_in(root, one)]
     found = sorted({path for path in found if path.is_dir() and (path == root or not path.name.startswith("."))})
     # A link's own name: what it leads to may be called after a patient.
     called = {folder: root.resolve().name if folder == root else folder.name for folder in found}
@@ -347,7 +348,7 @@ def _from_folders(root: Path, manifest: Manifest, file: Path) -> list[_CaseFiles
 def _matches(folder: Path, pattern: str, file: Path) -> list[Path]:
     try:
         patterns = expanded(pattern)
-        found = sorted({path for one in patterns for path in folder.glob(one) if not path.name.startswith(".")})
+        found = sorted({path for one in patterns for path in found_in(folder, one) if not path.name.startswith(".")})
         # Of a file that is not there, which the check names.
         found = found or [folder / one for one in patterns if (folder / one).is_symlink()]
         return [path for path in found if is_image(path)] if leaves_ending_open(pattern) else found

@@ -7,7 +7,7 @@ from autoseg.data.layouts.layout import LAYOUTS, PROPOSED, Layout
 from autoseg.data.layouts.manifest import parse, read_described
 from autoseg.data.layouts.propose import Proposal, guess
 from autoseg.data.layouts.roles import roles_in_folder
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.errors import AutosegError, LockedFolder
 
 #: Fewer cases than this tell nothing about what recurs.
 _CASES = 2
@@ -48,6 +48,8 @@ def _guess(path: Path) -> Proposal | None:
         if roles.cases < _CASES or len(roles.kept) < 2:
             return None
         found = guess(path)
+    except LockedFolder:
+        raise
     except AutosegError:
         return None
     fewest = min((max(len(role.files) for role in kind) for kind in (found.channels, found.labels) if kind), default=0)

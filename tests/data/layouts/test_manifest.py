@@ -256,6 +256,20 @@ def test_linked_case_folders_keep_the_names_of_the_links(tmp_path):
     assert "Mueller" not in dataset.model_dump_json()
 
 
+@pytest.mark.parametrize("locked", ["p1", "p1/b", "p1/b/masks"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, lock, locked, by_name):
+    """Its case, or its case's label, would be left out without a word."""
+    inside, folders = ("{id}/b/", "") if by_name else ("", 'folders = "*/*"\n')
+    label = LABEL.replace("seg*.nii.gz", f"{inside}masks/seg.nii.gz")
+    text = f'{folders}[channels]\nt1 = "{inside}t1.nii.gz"\n{label}'
+    make(tmp_path, text, *(f"{case}/b/{name}" for case in ("p1", "p2") for name in ("t1.nii.gz", "masks/seg.nii.gz")))
+    assert len(Dataset.open(tmp_path).cases) == 2
+    lock(tmp_path / locked)
+    with pytest.raises(AutosegError, match=f"{tmp_path / locked}: you may not enter this folder; ask for the right to"):
+        Dataset.open(tmp_path)
+
+
 def test_linked_folders_hold_cases(tmp_path):
     make(tmp_path / "elsewhere", "", "c/t1.nii.gz", "images/a_t1.nii.gz")
     make(tmp_path / "cases", '[channels]\nt1 = "{id}/t1.nii.gz"\n', "b/t1.nii.gz")

@@ -215,6 +215,21 @@ def test_linked_case_folders(tmp_path):
     assert [case.id for case in Dataset.open(tmp_path / "data").cases] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("locked", ["p1", "p1/scans", "p1/scans/raw/deep", "images"])
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, lock, locked):
+    for name in ("p1", "p2", "p3"):
+        write(tmp_path / "cases" / name / "scans" / "ct.nii.gz", scan())
+        write(tmp_path / "cases" / name / "scans" / "seg.nii.gz", labels(1))
+        (tmp_path / "cases" / name / "scans" / "raw" / "deep").mkdir(parents=True)
+        write(tmp_path / "kinds" / "images" / f"{name}.nii.gz", scan())
+        write(tmp_path / "kinds" / "masks" / f"{name}.nii.gz", labels(1))
+    root = tmp_path / ("kinds" if locked == "images" else "cases")
+    assert len(Dataset.open(root).cases) == 3
+    lock(root / locked)
+    with pytest.raises(AutosegError, match=f"{root / locked}: you may not enter this folder"):
+        Dataset.open(root)
+
+
 def test_folders_of_label_maps_or_scans_are_no_dataset(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "labels" / f"{name}.nii.gz", labels(2))

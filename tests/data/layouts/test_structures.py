@@ -60,6 +60,13 @@ def test_two_files_of_one_thing_are_refused(folder, earlier, corrected):
         assert str(name) in str(told.value)
 
 
+@pytest.mark.parametrize("layout", [None, "structures"])
+def test_masks_that_may_not_be_looked_for_are_named(folder, lock, layout):
+    lock(folder / "s0002" / "segmentations")
+    with pytest.raises(AutosegError, match="segmentations: you may not enter this folder"):
+        Dataset.open(folder, layout)
+
+
 def test_a_missing_mask_is_said(folder):
     (folder / "s0002" / "segmentations" / "spleen.nii.gz").unlink()
     (problem,) = check(Dataset.open(folder), workers=1)
