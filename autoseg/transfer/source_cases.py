@@ -19,6 +19,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
+from autoseg.transfer.label_values import values_by_outputs
 from autoseg.transfer.mixed_cases import MixedDataset, same_case
 from autoseg.transfer.source import Source
 from autoseg.transfer.teacher import Teacher
@@ -148,12 +149,7 @@ class SourceCases:
                 f"{', '.join(known)}); leave the option out."
             )
 
-        def outputs_of(value: int) -> frozenset[str]:
-            return frozenset(output.name for output in target.outputs if value in output.values)
-
-        own = {outputs_of(value): value for value in sorted(target.values, reverse=True) if value != target.ignore}
-        own[frozenset()] = 0
-        values = {}
+        own, values = values_by_outputs(target), {}
         for label, value in self.dataset.labels.items():
             wanted = frozenset(name for name, other in found.items() if value in known[other])
             if wanted not in own:
