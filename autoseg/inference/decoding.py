@@ -20,17 +20,20 @@ class OutputProbabilities(Sequence[torch.Tensor]):
     Args:
         heads: logits ``space`` of each head.
         target: labels: softmax over heads; regions: sigmoid of each.
+        wanted: outputs to give, by their names; all of the target's where None.
     """
 
-    def __init__(self, heads: Sequence[torch.Tensor], target: Target) -> None:
+    def __init__(self, heads: Sequence[torch.Tensor], target: Target, wanted: Target | None = None) -> None:
         self._heads = heads
         self._target = target
+        names = [output.name for output in target.outputs]
+        self._places = [names.index(output.name) for output in (wanted or target).outputs]
 
     def __len__(self) -> int:
-        return len(self._target.outputs)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
-        index = range(len(self))[index]
+        index = self._places[index]
         if self._target.kind == "regions":
             return torch.sigmoid(self._heads[index].float())
         largest, total = self._normalizer

@@ -32,6 +32,17 @@ def test_regions_are_painted_in_order() -> None:
     assert paint_scores([inner, whole], backwards).tolist() == [[1, 1, 2, 0, 0]]
 
 
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_some_of_the_outputs(kind: str) -> None:
+    """Decided among all of them, and given in another order."""
+    target = target_of(kind, 3)
+    wanted = target.model_copy(update={"outputs": [target.outputs[2], target.outputs[0]]})
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(target.heads, 3, 4)).astype(np.float32))
+    every, found = OutputProbabilities(logits, target), OutputProbabilities(logits, target, wanted)
+    assert len(found) == 2
+    assert all(torch.equal(one, every[place]) for one, place in zip(found, (2, 0), strict=True))
+
+
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 6), seed=st.integers(0, 10**6), scale=st.sampled_from([1.0, 30.0, 1000.0]))
 @example(count=2, seed=0, scale=1000.0)  # large logits: nothing of the sum may be lost to rounding
