@@ -27,6 +27,7 @@ from machine import describe
 import autoseg
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
+from autoseg.crossvalidation.source_share import sources
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.inputs import cases_to_predict
@@ -143,10 +144,8 @@ def comparison(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             for seed in options.seeds
         ]
         if options.judge is None:
-            own = "source_unharmonized" if source.harmonize else "source"
-            found.setdefault("source as it is", dice(runs[0], own))
-            if source.harmonize:
-                found.setdefault("source as it is, harmonized", dice(runs[0], "source"))
+            for title, folder in sources(runs[0].folds(runs[0].plan.recommended)[0]).items():
+                found.setdefault(title, dice(runs[0], folder.name))
             if runs[0].plan.stage().recipe.initialization.keep == "auto":
                 tuned[f"{way}, tuned weights alone"] = mean_of_seeds([dice(run, "shares/0") for run in runs])
         tuned[f"{way}, chosen"] = mean_of_seeds([scores(run) for run in runs])

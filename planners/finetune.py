@@ -24,6 +24,7 @@ from autoseg.plans.target import Target
 from autoseg.transfer.as_it_is import why_not_as_it_is
 from autoseg.transfer.source import Source, SourceModel, match_channels, match_outputs, source_initialization
 from autoseg.transfer.tensors import HANDED_ON, head_names
+from autoseg.transfer.untouched import with_untouched
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
 from planners.rules.fitting import Size, Wanted, fit
@@ -162,13 +163,15 @@ def _configurations(
         previous = None if before.previous is None else _previous(before.previous, outputs)
         network = _network(before.network, target.kind, len(task.request.annotators))
         inputs = _inputs(task, found, previous)
+        augmentation, inference = _mirrored(task, model, before)
         start = source_initialization(model, stage, inputs, target, channels, outputs)
-        whole = not why_not_as_it_is(start, inputs, head_names(target), task.request.annotators)
         separate = len(model.stage.chain) > 1 or bool(task.request.annotators)
+        if not separate:
+            start = with_untouched(start, stage, model.steps, target, inference.mirror_axes)
+        whole = not why_not_as_it_is(start, inputs, head_names(target), task.request.annotators)
         way = chosen_tuning(model.asked.tuning, task.request.device, whole and not separate)
         recipe = dropping(task, tuned(task, model, stage, way))
         start = beginning(keeping(start, whole, separate, way), model)
-        augmentation, inference = _mirrored(task, model, before)
         augmentation = louder(augmentation, way)
         if start.keep and inference.checkpoint == "best":
             why = "those at the end, which are averaged with the source's"

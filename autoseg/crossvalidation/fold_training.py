@@ -20,7 +20,6 @@ from autoseg.crossvalidation.source_share import (
     score_shares,
     score_source,
     settle,
-    why_not_scored,
 )
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.trained_folds import SPLIT, split_of
@@ -38,6 +37,7 @@ from autoseg.training.near_source import LowRank, PullToSource
 from autoseg.training.state import State, begun_variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings, training_identity
 from autoseg.training.validation import evenly_chosen
+from autoseg.transfer.as_it_is import why_not_scored
 from autoseg.transfer.initialization import load_initial_weights
 from autoseg.transfer.learned_cases import told_of_learned
 from autoseg.transfer.mixed_cases import mixed_cases
@@ -128,8 +128,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log(str(score))
     if chooses(stage) and any(scored < of for scored, of in (score.folds for score in as_it_is)):
         log("all of the source's folds may be better than those that were scored: no tuning will be taken in this time")
-    if as_it_is and recipe.initialization.postprocessing:
-        log(f"its post-processing is a part of it: {'; '.join(map(str, recipe.initialization.postprocessing))}")
+    if as_it_is and (steps_as_it_is := recipe.initialization.steps_as_it_is):
+        log(f"its post-processing is a part of it: {'; '.join(map(str, steps_as_it_is))}")
     if told := told_of_learned(recipe.initialization, fold.validation_cases):
         log(told)
     if recipe.initialization.source == "model" and not recipe.initialization.ensemble:
@@ -252,7 +252,7 @@ def _scored_folds(job: Job, seconds: float) -> int:
     folds = len(stage.recipe.initialization.ensemble)
     if job.length.seconds is None or not seconds:
         return folds
-    times = 2 if stage.harmonizes_for_source else 1
+    times = 2 if stage.differs_for_source else 1
     return max(1, min(folds, int(LARGEST_SCORING * job.length.seconds / (times * seconds))))
 
 

@@ -24,6 +24,7 @@ from autoseg.inference.predictor import Predictor
 from autoseg.inference.read_ahead import ReadAhead
 from autoseg.inference.results.writer import LABEL
 from autoseg.inference.sliding_window import SlidingWindow
+from autoseg.inference.translation import Translation, load_source
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.postprocessing import Step
@@ -113,22 +114,36 @@ class PreprocessedCases:
         stored = [StoredCase(self.run.preprocessed(one.configuration.data), name) for one in self.stage.chain]
         return [[PreprocessedCase(case.image(), None, case.trace) for case in stored]]
 
-    def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
-        """A stage with its networks, ready to predict the cases."""
-        return TrainedStage.load(stage, weights, device)
+    def loaded(self, weights: Sequence[Sequence[Path]], device: torch.device) -> Member:
+        """The networks of each stage of the chain, ready to predict the cases."""
+        stages = [TrainedStage.load(*both, device) for both in zip(self.stage.chain, weights, strict=True)]
+        return Member(str(self.run.path), stages)
 
 
 @dataclass(frozen=True)
 class CasesAsSourceSees(PreprocessedCases):
-    """The same, read from their scans and preprocessed as the source model that a run starts from does it."""
+    """The same for the source model that a run starts from, as its own run predicts.
+
+    Where the run harmonizes images, and the source was trained without, they are read from their scans.
+    """
+
+    @property
+    def translates(self) -> bool:
+        """Whether the source is cleaned up by steps on its own label values, before it gets the plan's."""
+        return self.stage.as_source.target != self.stage.target
 
     def prepared(self, name: str, predictor: Predictor) -> Prepared:
         """A case as the stages of the predictor see it."""
-        return predictor.ensemble.prepare(self.run.dataset.case(name))
+        if self.stage.harmonizes_for_source:
+            return predictor.ensemble.prepare(self.run.dataset.case(name))
+        stored = StoredCase(self.run.preprocessed(self.stage.configuration.data), name)
+        case, translation = PreprocessedCase(stored.image(), None, stored.trace), Translation.of(self.stage)
+        return [[case if translation is None else translation.preprocessed(case, self.stage.as_source)]]
 
-    def loaded(self, stage: Stage, weights: Sequence[Path], device: torch.device) -> TrainedStage:
-        """A stage with its networks, ready to predict the cases."""
-        return replace(super().loaded(stage, weights, device), stage=stage.as_source)
+    def loaded(self, weights: Sequence[Sequence[Path]], device: torch.device) -> Member:
+        """The source's networks, ready to predict the cases with all that they know."""
+        stages = [load_source(*both, device) for both in zip(self.stage.chain, weights, strict=True)]
+        return Member(str(self.run.path), stages, translation=Translation.of(self.stage))
 
 
 def evaluate_cases(
@@ -148,13 +163,12 @@ def evaluate_cases(
         weights: of each stage of the chain: files, whose networks predict together.
         out: folder of the label maps and their evaluation.
         device: to compute on.
-        steps: of post-processing, where these belong to what is evaluated.
+        steps: of post-processing, on the plan's label values, where these belong to what is evaluated.
     """
     stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
     free_device_memory()  # what a training before needed
-    stages = [cases.loaded(one, files, device) for one, files in zip(stage.chain, weights, strict=True)]
-    predictor = Predictor([Member(str(run.path), stages)], device, postprocessing=steps)
+    predictor = Predictor([cases.loaded(weights, device)], device, postprocessing=steps)
     results = (LABEL, ANNOTATORS_KEY) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, LabelSource]] = []

@@ -53,7 +53,7 @@ def score_test_cases(
     if (out / "summary.json").exists() and (out / MADE_OF).exists() and read_json(out / MADE_OF) == made_of:
         return Evaluation.read(out)
     (out / MADE_OF).unlink(missing_ok=True)
-    # A source that is kept as it is sees images without the harmonization that a fine-tuning asked for.
+    # A source that is kept as it is may see other images than the plan's, and has outputs of its own.
     kind = PreprocessedCases if run.used(stage) == stage else CasesAsSourceSees
     cases = kind(run, stage, run.test_cases, f"Testing {stage.name}, {len(last)} fold(s) together")
     evaluation = evaluate_cases(cases, weights, out, device, run.kept_steps(stage))
@@ -84,9 +84,10 @@ def _made_of(run: Run, stage: Stage) -> str:
     return digest(
         {
             "stages": [run.used(one).identity for one in stage.chain],
-            "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
+            "inference": [run.used(one).inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
             "empty": stage.empty,
             **({"postprocessing": steps} if steps else {}),
+            **({} if run.used(stage) == stage else stage.recipe.initialization.untouched_part),
         }
     )

@@ -1,7 +1,8 @@
 """Fine-tuning that never loses: the source scored beside the tuned networks, on cases that neither was trained on.
 
-In a fold's folder ``source/`` has the source's predictions of its validation cases (``source_unharmonized/`` those of
-images as they are, where the plan harmonizes them and the source was trained without), ``tuned.safetensors`` the tuned
+In a fold's folder ``source/`` has the source's predictions of its validation cases (``source_untouched/`` those of its
+own run, where the plan has not all of its channels and outputs or mirrors otherwise; ``source_unharmonized/`` those of
+images as they are, where it harmonizes them and the source was trained without), ``tuned.safetensors`` the tuned
 weights, and ``shares/<share>/`` the predictions of each share of the source's weights that was tried. How much is kept
 is chosen by all folds that are done (:mod:`autoseg.transfer.share_choice`), anew when another one is; a case is scored
 by a share that it did not choose.
@@ -31,12 +32,11 @@ from autoseg.plans.recipe import ABOUT_MODEL
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNHARMONIZED
-from autoseg.transfer.as_it_is import why_not_as_it_is
+from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNTOUCHED
 from autoseg.transfer.learned_cases import learned_patients
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few, with_a_say
 from autoseg.transfer.source_start import start_file
-from autoseg.transfer.tensors import fitted_source, head_names, input_names
+from autoseg.transfer.tensors import fitted_source, untouched_source
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json, write_json
 
@@ -57,13 +57,6 @@ _SCORED = "scored.json"
 
 #: Folder with the predictions of each share.
 _SHARES = "shares"
-
-
-def why_not_scored(stage: Stage) -> str:
-    """Why a source can't be scored as it is, in words."""
-    start, heads = stage.recipe.initialization, head_names(stage.target)
-    why = why_not_as_it_is(start, input_names(stage), heads, stage.annotators)
-    return why or "the run has the weights of one of its folds alone, as an earlier version planned it"
 
 
 @dataclass(frozen=True)
@@ -96,8 +89,8 @@ class SourceScore:
 def score_source(fold: Fold, device: torch.device, folds: int) -> list[SourceScore]:
     """Score the source as it is on a fold's validation cases, unless that was done with as many of its folds.
 
-    Where the plan harmonizes images and the source was trained without, it is scored on them as they are, too, as long
-    as the scans are at hand.
+    Where its own run predicts otherwise than the plan with its weights, that is scored, too: with all of its channels
+    and outputs, and on images as they are where the plan harmonizes them, as long as the scans are at hand.
 
     Args:
         fold: whose validation cases are predicted.
@@ -110,20 +103,28 @@ def score_source(fold: Fold, device: torch.device, folds: int) -> list[SourceSco
     stage = fold.stage
     if not (stage.recipe.initialization.ensemble and fold.validation_cases):
         return []
-    files = [fitted_source(one, fold.run.path, fold.run.source_folder(one))[:folds] for one in stage.chain]
-    scoring = _Scoring(fold, folds)
-    title = "the source, harmonized" if stage.harmonizes_for_source else "the source as it is"
-    steps = stage.recipe.initialization.postprocessing
+    run, start = fold.run, stage.recipe.initialization
+    files = [fitted_source(one, run.path, run.source_folder(one))[:folds] for one in stage.chain]
+    scoring, steps = _Scoring(fold, folds), start.postprocessing
+    title = f"the source, {as_planned(stage)}" if stage.differs_for_source else "the source as it is"
     found = [scoring.of(SOURCE, lambda out: validate_with(fold, files, out, device, steps), title)]
-    if not stage.harmonizes_for_source:
+    if not stage.differs_for_source:
         return found
-    if all(fold.run.dataset.case(name).has_scans for name in fold.validation_cases):
-        cases = CasesAsSourceSees(fold.run, stage, fold.validation_cases, f"Validating fold {fold.number}")
+    if not stage.harmonizes_for_source or all(run.dataset.case(name).has_scans for name in fold.validation_cases):
+        cases = CasesAsSourceSees(run, stage, fold.validation_cases, f"Validating fold {fold.number}")
+        own = [untouched_source(one, run.path, run.untouched_folder(one))[:folds] for one in stage.chain]
+        after = () if cases.translates else steps  # these are a part of its own
         as_it_is = scoring.of(
-            UNHARMONIZED, lambda out: evaluate_cases(cases, files, out, device, steps), "the source as it is"
+            UNTOUCHED, lambda out: evaluate_cases(cases, own, out, device, after), "the source as it is"
         )
         found.append(as_it_is)
     return found
+
+
+def as_planned(stage: Stage) -> str:
+    """What is changed of a source where it predicts as a plan says, in words; empty where nothing is."""
+    fitted = "" if stage.recipe.initialization.untouched is None else "fitted to the cohort"
+    return " and ".join(part for part in (fitted, "harmonized" if stage.harmonizes_for_source else "") if part)
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _made_of(fold: Fold) -> str:
             "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
             **({"names": names} if names else {}),
             **({"postprocessing": steps} if steps else {}),
+            **starts[-1].untouched_part,
         }
     )
 
@@ -267,11 +269,13 @@ class Settled:
         choice: by all patients.
         differences: of the plain best to the source, a patient each.
         unscored: how many folds the source has, where not all were scored; else 0.
+        changed: of the source where it predicts as the plan says (:func:`as_planned`).
     """
 
     choice: ShareChoice
     differences: list[float]
     unscored: int = 0
+    changed: str = ""
 
     def __str__(self) -> str:
         """As a sentence for the log."""
@@ -286,7 +290,7 @@ class Settled:
         if choice.does_nothing:
             return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
         if choice.share == SOURCE:
-            return f"the source is kept, on harmonized images ({told} against the source on images as they are)"
+            return f"the source is kept, {self.changed} ({told} against the source as it is)"
         kept = f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's"
         return f"{kept} ({told} against the source)"
 
@@ -308,7 +312,7 @@ def settle(fold: Fold) -> Settled | None:
         _keep_tuned(fold)
         write_blended(fold, UNKNOWN, fold.weights)
         return None
-    known_shares = (*sorted(TRIED_SHARES), SOURCE, UNHARMONIZED)
+    known_shares = (*sorted(TRIED_SHARES), SOURCE, UNTOUCHED)
     shares = [share for share in known_shares if all(share in of for _, of in tried)]
     parts = {share: [Evaluation.read(of_share(one, share)) for one in scored] for share in shares}
     scores = of_patients(compared(parts, fold.stage.empty), fold.run.dataset)
@@ -343,12 +347,14 @@ def settle(fold: Fold) -> Settled | None:
                 "decided": choice.cases,
                 "source": fold.stage.recipe.initialization.ensemble,
                 "names": fold.stage.recipe.initialization.names,
+                "has_network": fold.run.untouched_folder(fold.stage) != fold.run.source_folder(fold.stage),
             },
         )
     known = [patient for patient in deciding if all(math.isfinite(of[patient]) for of in scores.values())]
     best = choice.best if choice.best != nothing else _best_tuned(choice)
     differences = [scores[best][patient] - scores[nothing][patient] for patient in known]
-    return Settled(choice, differences, len(fold.stage.recipe.initialization.ensemble) if in_part else 0)
+    unscored = len(fold.stage.recipe.initialization.ensemble) if in_part else 0
+    return Settled(choice, differences, unscored, as_planned(fold.stage))
 
 
 def _best_tuned(choice: ShareChoice) -> float:
@@ -377,17 +383,19 @@ def _known(fold: Fold) -> list[float]:
 
 
 def _sources(fold: Fold) -> list[float]:
-    return [SOURCE, UNHARMONIZED] if fold.stage.harmonizes_for_source else [SOURCE]
+    return [SOURCE, UNTOUCHED] if fold.stage.differs_for_source else [SOURCE]
 
 
 def sources(fold: Fold) -> dict[str, Path]:
     """Folders of the source's predictions of a fold's validation cases, in words; as its own run predicts comes first.
 
-    Where nothing is harmonized there is one.
+    Where the plan with its weights does the same there is one.
     """
-    if not fold.stage.harmonizes_for_source:
+    if not fold.stage.differs_for_source:
         return {"source as it is": of_share(fold, SOURCE)}
-    found = {"source as it is": of_share(fold, UNHARMONIZED), "source as it is, harmonized": of_share(fold, SOURCE)}
+    changed = as_planned(fold.stage)
+    planned = "source as it is, harmonized" if changed == "harmonized" else f"source, {changed}"
+    found = {"source as it is": of_share(fold, UNTOUCHED), planned: of_share(fold, SOURCE)}
     return {name: folder for name, folder in found.items() if (folder / "summary.json").exists()}
 
 
@@ -399,8 +407,9 @@ def beside_choice(fold: Fold) -> dict[str, Path]:
 
 def of_share(fold: Fold, share: float) -> Path:
     """Folder of the predictions of a fold's validation cases with a share of the source's weights, 0 for the tuned."""
-    if share == UNHARMONIZED:
-        return fold.folder / "source_unharmonized"
+    if share == UNTOUCHED:
+        own = fold.stage.recipe.initialization.untouched
+        return fold.folder / ("source_unharmonized" if own is None else "source_untouched")
     return fold.folder / "source" if share == SOURCE else fold.folder / _SHARES / f"{share:g}"
 
 

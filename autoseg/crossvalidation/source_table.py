@@ -12,10 +12,10 @@ from autoseg.crossvalidation.compared import compared, of_patients, patients
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.source_share import (
     another_source_scored,
+    as_planned,
     fewer_folds_scored,
     of_share,
     sources,
-    why_not_scored,
 )
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.paired import paired_interval
@@ -23,7 +23,8 @@ from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
+from autoseg.runs.run import SOURCE, UNTOUCHED, Run
+from autoseg.transfer.as_it_is import why_not_scored
 from autoseg.transfer.learned_cases import learned_patients, told_of_learned
 from autoseg.transfer.share_choice import FEWEST, TRIED_SHARES, too_few, with_a_say
 from autoseg.utils.files import read_json, write_json
@@ -187,11 +188,13 @@ def _kept(run: Run, stage: Stage, all_scored: bool) -> str:
     why = "" if all_scored else "no tuning is taken where time is too short to score all of its folds: give more"
     why = why or too_few(found.get("decided", len(found["cases"])))
     why = why or "no tuning was better by more than one standard error"
-    cleaned = " with its post-processing" if run.kept_steps(stage) else ""
-    if share == UNHARMONIZED or (share == SOURCE and not stage.harmonizes_for_source):
+    start = stage.recipe.initialization
+    steps = start.steps_as_it_is if share == UNTOUCHED else start.postprocessing
+    cleaned = " with its post-processing" if steps else ""
+    if share == UNTOUCHED or (share == SOURCE and not stage.differs_for_source):
         return f"Kept: the source as it is{cleaned}; {why}."
     if share == SOURCE:
-        return f"Kept: the source on harmonized images{cleaned}; {why}."
+        return f"Kept: the source, {as_planned(stage)}{cleaned}; {why}."
     return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
 
 

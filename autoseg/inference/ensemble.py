@@ -44,12 +44,17 @@ class Ensemble:
         self.mirror = mirror
         first = self.members[0]
         for other in self.members[1:]:
-            if _comparable(other.last.result) != _comparable(first.last.result):
+            if _comparable(other.written) != _comparable(first.written):
                 raise UsageError(
-                    f"{other.name} segments {_names(other.last.result)}, {first.name} segments "
-                    f"{_names(first.last.result)}; only runs with the same target can be averaged."
+                    f"{other.name} segments {_names(other.written)}, {first.name} segments "
+                    f"{_names(first.written)}; only runs with the same target can be averaged."
                 )
-        self.target = first.last.result
+        self.target = first.written
+
+    @property
+    def deciding(self) -> Target:
+        """The outputs among which a voxel is decided: of one run all that it segments, of several what they share."""
+        return self.members[0].last.result if len(self.members) == 1 else self.target
 
     @property
     def answer_names(self) -> list[str]:
@@ -101,10 +106,10 @@ class Ensemble:
     def segment(self, prepared: Prepared) -> torch.Tensor:
         """Label map ``(z, y, x)`` of the only member on its cropped grid of the scan, decided while it is computed.
 
-        Only where it :attr:`decides_by_scores`.
+        Only where it :attr:`decides_by_scores`; with the values of what is :attr:`deciding`.
         """
         (member,), (seen,) = self.members, prepared
-        return segment_by_stages(member.stages, seen, self.target, self._applied(), self.device)
+        return segment_by_stages(member.stages, seen, self.deciding, self._applied(), self.device)
 
     def answers(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "list[MeanProbabilities]":
         """Mean probabilities over the members on the grid of the scan.
@@ -112,22 +117,33 @@ class Ensemble:
         One for each of :attr:`answer_names`, in their order; where there are none, the mean of all.
         """
         traces = [stages[-1].trace for stages in prepared]
-        answers = [of_member.answers(self.target.heads) for of_member in scores]
+        answers = self._answers(scores, self.target)
         if self.answer_names:
             by_name = zip(*answers, strict=True)
-            return [self._mean(list(zip(traces, own, [len(own)] * len(own), strict=True))) for own in by_name]
+            return [MeanProbabilities(list(zip(traces, own, [len(own)] * len(own), strict=True))) for own in by_name]
         return [self.mean(prepared, scores)]
 
     def mean(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "MeanProbabilities":
-        """The mean of all answers of all members, each member counting alike."""
-        answers = [of_member.answers(self.target.heads) for of_member in scores]
-        return self._mean(
+        """The mean of all answers of all members, each member counting alike, of the outputs that :attr:`deciding` has.
+
+        Those of :attr:`target` are among them.
+        """
+        answers = self._answers(scores, self.deciding)
+        return MeanProbabilities(
             [
                 (seen[-1].trace, one, len(answers) * len(own))
                 for seen, own in zip(prepared, answers, strict=True)
                 for one in own
             ]
         )
+
+    def _answers(self, scores: Sequence[ScoresOnScan], wanted: Target) -> list[list[OutputProbabilities]]:
+        """For each member the probabilities of the wanted outputs, by each of its answers."""
+        return [self._of_member(*both, wanted) for both in zip(self.members, scores, strict=True)]
+
+    def _of_member(self, member: Member, scores: ScoresOnScan, wanted: Target) -> list[OutputProbabilities]:
+        own = member.last.result
+        return [OutputProbabilities(one, own, wanted) for one in scores.answers(own.heads)]
 
     def opinions(self, prepared: Prepared, group: Group, scores: Sequence[ScoresOnScan] | None = None) -> Opinions:
         """Apply the networks to a case, and group what they predict.
@@ -147,7 +163,7 @@ class Ensemble:
             self.require_answers()
         if group in FROM_SCORES:
             scores = self.scores(prepared) if scores is None else scores
-            found = self.answers(prepared, scores) if group == "rater" else self._by_run(prepared, scores)
+            found = self.answers(prepared, scores) if group == "rater" else self._by_run(self.members, prepared, scores)
             return gather(one.whole() for one in found)
         return gather(self._predictions(prepared, group))
 
@@ -169,7 +185,7 @@ class Ensemble:
             name
             for member, stages in zip(self.members, prepared, strict=True)
             for name, present in zip(member.last.channel_names, stages[-1].trace.present, strict=True)
-            if not present
+            if not present and name in member.channels
         ]
         return list(dict.fromkeys(names))
 
@@ -177,7 +193,10 @@ class Ensemble:
         self, member: Member, case: Case | LoadedCase, remarks: dict[str, None]
     ) -> list[PreprocessedCase]:
         last = member.last
-        loaded = load_case(case, last.channel_names, with_label=False) if isinstance(case, Case) else case
+        if isinstance(case, Case):
+            loaded = load_case(case, last.channel_names, with_label=False)
+        else:
+            loaded = case if member.translation is None else member.translation.loaded(case, last)
         remarks.update(dict.fromkeys(loaded.remarks))
         if isinstance(case, Case):  # whoever gives arrays knows what is in them
             remarks.update(dict.fromkeys(_doubts(member, case, loaded)))
@@ -196,11 +215,13 @@ class Ensemble:
                 by_grid[grid] = preprocess_case(loaded, trained.stage)
         return [by_grid[trained.stage.configuration.data] for trained in member.stages]
 
-    def _by_run(self, prepared: Prepared, scores: Sequence[ScoresOnScan]) -> "Iterator[MeanProbabilities]":
-        """Probabilities of each member."""
-        for seen, of_member in zip(prepared, scores, strict=True):
-            answers = of_member.answers(self.target.heads)
-            yield self._mean([(seen[-1].trace, one, len(answers)) for one in answers])
+    def _by_run(
+        self, members: Sequence[Member], prepared: Prepared, scores: Sequence[ScoresOnScan]
+    ) -> "Iterator[MeanProbabilities]":
+        """Probabilities of each of some members."""
+        for member, seen, of_member in zip(members, prepared, scores, strict=True):
+            answers = self._of_member(member, of_member, self.target)
+            yield MeanProbabilities([(seen[-1].trace, one, len(answers)) for one in answers])
 
     def _predictions(self, prepared: Prepared, group: Group) -> Iterator[torch.Tensor]:
         """Probabilities ``(outputs, z, y, x)`` of each fold or mirroring of each member."""
@@ -212,13 +233,13 @@ class Ensemble:
                 axes = member.last.inference.mirror_axes
                 parts = [(member, mirroring) for mirroring in (mirrorings(axes) if self.mirror else NO_MIRRORING)]
             for part, mirroring in parts:
-                yield from (one.whole() for one in self._by_run([seen], [self._scores(part, seen, mirroring)]))
+                yield from (one.whole() for one in self._by_run([part], [seen], [self._scores(part, seen, mirroring)]))
 
     def _scores(
         self, member: Member, seen: Sequence[PreprocessedCase], mirroring: tuple[int, ...] | None = None
     ) -> ScoresOnScan:
         """Logits of one member; with one mirroring only, in the stages that use it, where it is given."""
-        return apply_stages(member.stages, seen, self.target, self._applied(mirroring), self.device)
+        return apply_stages(member.stages, seen, member.last.result, self._applied(mirroring), self.device)
 
     def _applied(self, mirroring: tuple[int, ...] | None = None) -> Predict:
         """The way a stage's networks go over an image."""
@@ -231,9 +252,6 @@ class Ensemble:
             return window.slabs(trained.networks, image)
 
         return apply
-
-    def _mean(self, parts: Sequence[tuple[Trace, ScoresOnScan, int]]) -> "MeanProbabilities":
-        return MeanProbabilities([(trace, OutputProbabilities(scores, self.target), n) for trace, scores, n in parts])
 
 
 class MeanProbabilities(Sequence[torch.Tensor]):

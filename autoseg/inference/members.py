@@ -7,7 +7,9 @@ import torch
 
 from autoseg import __version__
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.translation import Translation, load_source
 from autoseg.plans.stage import Stage
+from autoseg.plans.target import Target
 from autoseg.runs.run import Run
 from autoseg.runs.splits import read_splits
 from autoseg.utils.digest import file_digest
@@ -28,6 +30,7 @@ class Member:
         brain_mask: whether its training cases had brain masks, which decide on cropping and normalization.
         detail: which configuration, folds, checkpoint and weights, for the record.
         label_names: value → name, of the training data's labels.
+        translation: of what it segments to what is written, where that is a source's with more channels or outputs.
     """
 
     name: str
@@ -36,6 +39,17 @@ class Member:
     brain_mask: bool = False
     detail: dict[str, object] = field(default_factory=dict)
     label_names: dict[int, str] = field(default_factory=dict)
+    translation: Translation | None = None
+
+    @property
+    def written(self) -> Target:
+        """What is written of its result: the target of its run."""
+        return self.last.result if self.translation is None else self.translation.target
+
+    @property
+    def channels(self) -> list[str]:
+        """The channels that a case may have, in order."""
+        return self.last.channel_names if self.translation is None else list(self.translation.channels)
 
     @property
     def last(self) -> Stage:
@@ -84,9 +98,12 @@ def load_member(
     if kept:
         # Not as many copies of one model as there are folds, but that model, with all of its own.
         files[last.name], of_stage[last.name] = kept, list(range(len(kept)))
-    stages = [TrainedStage.load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
-    if checkpoint == "weights":
-        stages = [replace(one, stage=run.used(one.stage)) for one in stages]
+    untouched = checkpoint == "weights" and run.used(last) != last
+    if kept and untouched:
+        stages = [load_source(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
+    else:
+        stages = [TrainedStage.load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
+        stages = [replace(one, stage=one.stage.unharmonized) if untouched else one for one in stages]
     detail: dict[str, object] = {
         "configuration": last.name,
         "folds": of_stage[last.name],
@@ -105,7 +122,8 @@ def load_member(
     dataset = run.dataset
     brain_mask = any(case.mask is not None for case in dataset.cases)
     names = {value: name for name, value in dataset.labels.items()}
-    return Member(str(run.path), stages, plan.planner, brain_mask, detail, names)
+    translation = Translation.of(last) if kept and untouched else None
+    return Member(str(run.path), stages, plan.planner, brain_mask, detail, names, translation)
 
 
 def untrained_note(run: Run, member: Member) -> str | None:

@@ -35,6 +35,13 @@ class NamedProbabilities(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def only(self, names: Sequence[str]) -> "NamedProbabilities":
+        """Those of some outputs; each is still made once."""
+        found = NamedProbabilities((), self._probabilities)
+        found._numbers = {name: self._numbers[name] for name in names}
+        found._kept = self._kept
+        return found
+
     @property
     def volumes(self) -> Iterator[torch.Tensor]:
         """Those of all outputs in order."""

@@ -82,7 +82,8 @@ class Predictor:
         members: of one run or of several with the same target.
         device: to compute on.
         mirror: use test-time augmentation.
-        postprocessing: steps applied to label maps; probabilities stay as they are.
+        postprocessing: steps applied to label maps; probabilities stay as they are. A source that is kept with more
+            outputs than its run has steps of its own before (:attr:`translation`).
 
     Raises:
         UsageError: targets that differ.
@@ -93,8 +94,14 @@ class Predictor:
     ) -> None:
         self.ensemble = Ensemble(members, device, mirror)
         self.postprocessing = tuple(postprocessing)
+        self.translation = self.members[0].translation if len(self.members) == 1 else None
         self.target = self.ensemble.target
         self.file_ending = self.members[0].last.file_ending
+
+    @property
+    def all_steps(self) -> tuple[Step, ...]:
+        """The steps applied to label maps, in order."""
+        return (*(() if self.translation is None else self.translation.steps), *self.postprocessing)
 
     @property
     def members(self) -> list[Member]:
@@ -137,8 +144,11 @@ class Predictor:
         with saying_what_lacks_memory(chosen, doing, way_out):
             members = [load_member(Run.open(path), configuration, folds, chosen, checkpoint) for path in paths]
         of_runs = [(Path(member.name), str(member.detail["configuration"])) for member in members]
-        steps = agreed_steps(of_runs, members[0].last.result, checkpoint) if postprocessing else ()
-        return cls(members, chosen, mirror, steps)
+        steps = agreed_steps(of_runs, members[0].written, checkpoint) if postprocessing else ()
+        predictor = cls(members, chosen, mirror, steps)
+        if predictor.translation is not None and not postprocessing:
+            predictor.translation = predictor.translation.uncleaned
+        return predictor
 
     def predict_case(self, case: Case | LoadedCase, results: Iterable[str] = (LABEL,)) -> Prediction:
         """Segment one case.
@@ -307,15 +317,20 @@ class Predictor:
             answers = zip(ensemble.answer_names, ensemble.answers(prepared, scores), strict=True)
             labels = {name: self._decided(one, trace.geometry) for name, one in answers}
         mean = ensemble.mean(prepared, scores)
-        wanted = any(writer.probabilities for writer in writers)
-        probabilities = NamedProbabilities([output.name for output in self.target.outputs], mean) if wanted else None
-        label = self._decided(mean if probabilities is None else probabilities.volumes, trace.geometry)
-        return Prediction(label, probabilities or {}, trace.geometry, missing, labels, opinions)
+        if not any(writer.probabilities for writer in writers):
+            return Prediction(self._decided(mean, trace.geometry), {}, trace.geometry, missing, labels, opinions)
+        every = NamedProbabilities([output.name for output in ensemble.deciding.outputs], mean)
+        label = self._decided(every.volumes, trace.geometry)
+        probabilities = every.only([output.name for output in self.target.outputs])
+        return Prediction(label, probabilities, trace.geometry, missing, labels, opinions)
 
     def _decided(self, probabilities: Iterable[torch.Tensor], geometry: Geometry) -> np.ndarray:
-        return self._postprocessed(paint_probabilities(probabilities, self.target).numpy(), geometry)
+        return self._postprocessed(paint_probabilities(probabilities, self.ensemble.deciding).numpy(), geometry)
 
     def _postprocessed(self, label: np.ndarray, geometry: Geometry) -> np.ndarray:
+        if self.translation is not None:
+            own = apply_steps(label, self.translation.steps, self.ensemble.deciding, geometry.spacing)
+            label = self.translation.label(own)
         return apply_steps(label, self.postprocessing, self.target, geometry.spacing)
 
     def _destination(self, case: Case, out: Path, form: ResultFormat | None, scheme: LabelScheme | None) -> Destination:
@@ -323,7 +338,7 @@ class Predictor:
         ending = result_ending(image_ending(first.path) if first else None, self.file_ending)
         values = None if scheme is None else scheme.values
         parts = exclusive_segments(self.target, self.members[0].label_names, values)
-        channels = tuple(self.members[0].last.channel_names)
+        channels = tuple(self.members[0].channels)
         content = LabelContent(case, channels, segments_of(self.target, values), parts)
         return Destination(out / f"{case.id}{ending if form is None else form.ending}", case.id, form, content)
 
@@ -376,7 +391,7 @@ class Predictor:
                 for member in self.members
             ],
             "test_time_augmentation": self.ensemble.mirror,
-            "postprocessing": [step.model_dump() for step in self.postprocessing],
+            "postprocessing": [step.model_dump() for step in self.all_steps],
             **{key: value for writer in reversed(writers) for key, value in writer.provenance(self.ensemble).items()},
         }
         if scheme is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -16,9 +16,10 @@ from autoseg.plans.loss import Loss as Loss
 from autoseg.plans.loss import LossTerm as LossTerm
 from autoseg.plans.mixing import Mixed
 from autoseg.plans.postprocessing import Step
-from autoseg.plans.reasons import Reasoned
+from autoseg.plans.reasons import Reasoned, without_reasons
 from autoseg.plans.schedule import SCHEDULES as SCHEDULES
 from autoseg.plans.schedule import Schedule as Schedule
+from autoseg.plans.untouched import Untouched
 from autoseg.utils.digest import digest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 #: Parts of an initialization that tell something of the model and change no step of a training.
-ABOUT_MODEL = {"postprocessing", "learned"}
+ABOUT_MODEL = {"postprocessing", "learned", "untouched"}
 
 #: Name of several annotators' label maps: of the array in a stored case, of the result and the folder that hold each
 #: one's, and in fingerprints.
@@ -108,6 +109,8 @@ class Initialization(Reasoned):
             it is used as it is; empty where it can't be, as its channels or outputs are others.
         postprocessing: of ``model``: steps on the label maps that it predicts as it is, by the plan's names: a part of
             what it is scored with, and of what is predicted where it is kept so.
+        untouched: of ``model``: what it has more than the plan, or mirrors otherwise, as its own run predicts; None
+            where it is used as the plan says.
         learned: of ``model``: cases of the dataset that it was trained on → what tells: the same ``file``, or the
             ``name``, where the model's files are gone. Its scores on them are better than on new ones, so that they
             have no say in how much of it is kept where there are others.
@@ -136,6 +139,7 @@ class Initialization(Reasoned):
     harmonized: list[str] = Field(default_factory=list)
     ensemble: list[str] = Field(default_factory=list)
     postprocessing: list[Step] = Field(default_factory=list)
+    untouched: Untouched | None = None
     learned: dict[str, Literal["file", "name"]] = Field(default_factory=dict)
     begin: Literal["fold", "best"] = "fold"
     keep: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
@@ -163,6 +167,18 @@ class Initialization(Reasoned):
         pairs = [*self.channels.items(), *self.outputs.items()]
         return [] if all(name == other for name, other in pairs) else [self.names]
 
+    @property
+    def untouched_part(self) -> dict[str, Any]:
+        """The part of fingerprints of scores for what the model has more; empty without, as of older scores."""
+        own = self.untouched
+        return {} if own is None else {"untouched": without_reasons(own.model_dump(mode="json", exclude_defaults=True))}
+
+    @property
+    def steps_as_it_is(self) -> list[Step]:
+        """The post-processing of what the model predicts as it is, by its own outputs where it has more."""
+        own = self.untouched
+        return self.postprocessing if own is None or own.target is None else own.postprocessing
+
     def from_annotators(self, names: Sequence[str]) -> "Initialization":
         """The same, for a model that learned these annotators separately."""
         return self.model_copy(update={"source_raters": list(names)})
@@ -187,6 +203,11 @@ class Initialization(Reasoned):
                 raise ValueError(f"{name} names {', '.join(unknown)}, which source_{name} has not")
         if unknown := sorted({step.output for step in self.postprocessing} - set(self.outputs)):
             raise ValueError(f"postprocessing names {', '.join(unknown)}, which is none of outputs")
+        own = self.untouched
+        if own is not None and own.channels and len(own.channels) != len(self.source_channels):
+            raise ValueError("untouched.channels must be as many as source_channels")
+        if own is not None and own.target is not None and own.target.heads != len(self.source_outputs):
+            raise ValueError("untouched.target must have as many heads as source_outputs")
         return self
 
 

@@ -117,14 +117,36 @@ class Stage:
         return not set(self.preprocessing.harmonize) <= set(self.recipe.initialization.harmonized)
 
     @property
-    def as_source(self) -> "Stage":
+    def differs_for_source(self) -> bool:
+        """Whether the source model predicts otherwise, as its own run does, than by this plan with its weights."""
+        return self.harmonizes_for_source or self.recipe.initialization.untouched is not None
+
+    @property
+    def unharmonized(self) -> "Stage":
         """The same with images as the source model sees them: harmonized where it was trained on such."""
         own = self.recipe.initialization.harmonized
         kept = {name: values for name, values in self.preprocessing.harmonize.items() if name in own}
         return replace(
             self,
             preprocessing=self.preprocessing.model_copy(update={"harmonize": kept}),
-            before=None if self.before is None else self.before.as_source,
+            before=None if self.before is None else self.before.unharmonized,
+        )
+
+    @property
+    def as_source(self) -> "Stage":
+        """The source model as its own run predicts: its images, and what it has more than the plan."""
+        seen, own = self.unharmonized, self.recipe.initialization.untouched
+        if own is None:
+            return seen
+        ours = {channel.name: channel for channel in self.channels}
+        inference = self.inference.model_copy(update={"mirror_axes": own.mirror_axes})
+        return replace(
+            seen,
+            configuration=self.configuration.model_copy(update={"inference": inference}),
+            channels=tuple(ours.get(channel.name, channel) for channel in own.channels) or self.channels,
+            target=own.target or self.target,
+            result=own.target or self.result,
+            allows_missing=self.allows_missing or bool(own.channels),
         )
 
     @property

@@ -12,6 +12,7 @@ RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  traini
                                    history.csv  log.txt  validation/…
                                    start.json: what of the source a fine-tuning began with, where it is compared
 RUN/<configuration>/source/        <number>.safetensors: all folds of the model that is fine-tuned, fitted to it
+                                   untouched/: the same with all that it has, where that is more
 RUN/<configuration>/source_share.json    how much of them is kept, where that is chosen
 RUN/<configuration>/crossval/      metrics.csv  summary.json
 RUN/<configuration>/test/          the same of the hold-out test set, and its label maps
@@ -51,9 +52,10 @@ SOURCE_SHARE = "source_share.json"
 #: Beginning of the name of the file that keeps a template.
 _TEMPLATE = "template"
 
-#: The share that stands for the source as it is: all its folds, untouched; and for the same on images that are not
-#: harmonized, where the plan harmonizes them and the source was trained without: what its own run predicts.
-SOURCE, UNHARMONIZED = 1.0, 2.0
+#: The share that stands for the source's weights: all its folds, in the plan's network; and for the same untouched, as
+#: its own run predicts, where that is something else: on images that the plan harmonizes and it was trained without,
+#: or with channels, outputs or mirroring that the plan has not.
+SOURCE, UNTOUCHED = 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -178,25 +180,36 @@ class Run:
         """Folder of the weights of all folds of the model that a stage is fine-tuned from."""
         return self.path / stage.name / "source"
 
+    def untouched_folder(self, stage: Stage) -> Path:
+        """Folder of these weights as the source's own run has them: another one where it has more than the plan."""
+        own, folder = stage.recipe.initialization.untouched, self.source_folder(stage)
+        return folder if own is None or not own.has_network else folder / "untouched"
+
     def kept_source(self, stage: Stage) -> list[Path]:
         """Those weights, where held-out cases say that no tuning is better than they are; else none."""
-        if self._kept_share(stage) < SOURCE:
+        share = self._kept_share(stage)
+        if share < SOURCE:
             return []
-        return [
-            self.source_folder(stage) / f"{n}.safetensors" for n in range(len(stage.recipe.initialization.ensemble))
-        ]
+        folder = self.untouched_folder(stage) if share == UNTOUCHED else self.source_folder(stage)
+        return [folder / f"{n}.safetensors" for n in range(len(stage.recipe.initialization.ensemble))]
 
     def kept_steps(self, stage: Stage) -> tuple[Step, ...]:
-        """The post-processing of that source, where it is kept: a part of what it predicts as it is."""
-        return tuple(stage.recipe.initialization.postprocessing) if self._kept_share(stage) >= SOURCE else ()
+        """The post-processing of that source, where it is kept, on the plan's label values.
+
+        Steps on a source's own values are a part of how these are made of them
+        (:class:`autoseg.inference.translation.Translation`).
+        """
+        share, start = self._kept_share(stage), stage.recipe.initialization
+        own = start.untouched if share == UNTOUCHED else None
+        return tuple(start.postprocessing) if share >= SOURCE and (own is None or own.target is None) else ()
 
     def used(self, stage: Stage) -> Stage:
-        """The stage as it predicts: where its source is kept as it is, with images as that sees them.
+        """The stage as it predicts: where its source is kept untouched, that as its own run has it.
 
         That is so with all folds and with some, of which each has the source's ``weights`` then; other checkpoints are
         of the stage as planned.
         """
-        return stage.as_source if self._kept_share(stage) == UNHARMONIZED else stage
+        return stage.as_source if self._kept_share(stage) == UNTOUCHED else stage
 
     def source_choice(self, stage: Stage) -> dict[str, Any]:
         """What held-out cases chose of the plan's source; empty as long as they did not."""
@@ -205,6 +218,9 @@ class Run:
             return {}
         found: dict[str, Any] = read_json(path)
         now = {"source": initialization.ensemble, "names": initialization.names}
+        own = initialization.untouched
+        if found.get("share") == UNTOUCHED and found.get("has_network", False) != (own is not None and own.has_network):
+            return {}  # chosen by an earlier version, which knew no other network of a source
         # Earlier versions did not note the names.
         return found if all(found.get(key, value) == value for key, value in now.items()) else {}
 

@@ -195,7 +195,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     cases = by_other_names(study.test_cases, study.test.channels, [run.plan], [run.dataset])
     folds = None if kept else study.folds
     predictor = Predictor.load(run.path, stage.name, folds, device, postprocessing=False)
-    predictor.postprocessing = steps
+    predictor.postprocessing, predictor.translation = steps, predictor.members[0].translation
     outcome = predictor.predict(cases, out)
     if outcome.failed:
         case, reason = next(iter(outcome.failed.items()))

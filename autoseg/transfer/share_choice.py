@@ -28,7 +28,7 @@ class ShareChoice:
     """A share of the source's weights, and why.
 
     Attributes:
-        share: that is taken; :data:`~autoseg.runs.run.SOURCE` or :data:`~autoseg.runs.run.UNHARMONIZED` for the source
+        share: that is taken; :data:`~autoseg.runs.run.SOURCE` or :data:`~autoseg.runs.run.UNTOUCHED` for the source
             as it is.
         best: that has the highest mean.
         means: mean score of each share over the cases.

@@ -5,7 +5,7 @@ Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); wh
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -175,7 +175,7 @@ class Source:
 
     def _of(self, stage: Stage) -> Stage:
         """The source's stage that a stage of the plan is made of: that of the same name."""
-        return self.model.run.plan.stage(stage.name)
+        return next(one for one in self.model.stage.chain if one.name == stage.name)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class SourceModel:
     Attributes:
         asked: for it.
         run: its folder.
-        stage: that is the source, with the stages before it.
+        stage: that is the source, with the stages before it; of a run that keeps a source with more channels or
+            outputs, that source's.
         fold: number.
         dimension: 2 where it was trained on pictures, 3 on volumes.
     """
@@ -198,9 +199,22 @@ class SourceModel:
 
     @property
     def plan(self) -> Plan:
-        """That it was trained by; its preprocessing is what it predicts with."""
-        plan = self.run.plan
-        return plan.model_copy(update={"preprocessing": self.run.used(plan.stage(self.stage.name)).preprocessing})
+        """That it was trained by; its channels and preprocessing are what it predicts with."""
+        used = self.run.used(self._planned)
+        channels = {"channels": list(used.channels), "allow_missing_channels": used.allows_missing}
+        return self.run.plan.model_copy(
+            update={"preprocessing": used.preprocessing, **(channels if self._untouched else {})}
+        )
+
+    @property
+    def _planned(self) -> Stage:
+        """The stage of its plan, whatever it predicts with."""
+        return self.run.plan.stage(self.stage.name)
+
+    @cached_property
+    def _untouched(self) -> list[Path]:
+        """Weights of the source that it keeps with more channels or outputs than its plan has; else none."""
+        return self.run.kept_source(self._planned) if self.stage.identity != self._planned.identity else []
 
     @property
     def title(self) -> str:
@@ -211,7 +225,8 @@ class SourceModel:
     def trained(self) -> list[int]:
         """Folds that all of its stages have trained: what it predicts with as it is."""
         each = [
-            {fold.number for fold in self.run.folds(stage) if is_of(stage, fold.weights)} for stage in self.stage.chain
+            {fold.number for fold in self.run.folds(stage) if is_of(stage, fold.weights)}
+            for stage in self._planned.chain
         ]
         return sorted(set.intersection(*each))
 
@@ -222,8 +237,8 @@ class SourceModel:
         Raises:
             UsageError: they are not known, and the images are gone.
         """
-        known = self.run.fingerprint.landmarks
-        if all(name in known for name in self.plan.channel_names):
+        known, names = self.run.fingerprint.landmarks, self.run.plan.channel_names
+        if all(name in known for name in names):
             return known
         cases = self.run.dataset.cases
         if not cases or not all(case.has_scans for case in cases):
@@ -231,7 +246,6 @@ class SourceModel:
                 f"--harmonize: the fingerprint of {self.run.path} does not say which intensities its training images "
                 "had (it was imported, or made by an earlier version), and they are not at hand; leave the option out."
             )
-        names = self.plan.channel_names
         loaded = (load_case(case, names, with_label=False) for case in cases)
         return mean_landmarks(case_landmarks(one, names, foreground(one.image, one.mask)) for one in loaded)
 
@@ -245,20 +259,23 @@ class SourceModel:
         Raises:
             AutosegError: they are missing, unreadable or of another plan.
         """
-        return self._tensors(stage, self.run.fold(stage, self.fold if fold is None else fold).weights)
+        number = self.fold if fold is None else fold
+        kept = self._untouched
+        return self._tensors(stage, kept[number % len(kept)] if kept else self.run.fold(stage, number).weights)
 
     def ensemble(self, stage: Stage) -> list[dict[str, torch.Tensor]]:
         """The tensors of all that predicts together where it is used as it is: its folds, or what it kept."""
         files = self.run.kept_source(stage) or [self.run.fold(stage, fold).weights for fold in self.trained]
-        own = self.run.fold(stage, self.fold).weights
         found = {file_name(stage, weights): weights for weights in (self._tensors(stage, file) for file in files)}
-        start = self._tensors(stage, own)
+        start = self.weights(stage)
         return list({**found, file_name(stage, start): start}.values())
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The post-processing of what it predicts as it is, by its own names of outputs."""
-        return all_steps(self.run.path, self.stage.name, self.stage.result)
+        own = self._planned.recipe.initialization.untouched if self._untouched else None
+        chosen = all_steps(self.run.path, self.stage.name, self._planned.result)
+        return (*(() if own is None else own.postprocessing), *chosen)
 
     def _tensors(self, stage: Stage, path: Path) -> dict[str, torch.Tensor]:
         weights = load_weights(path)
@@ -300,7 +317,12 @@ def open_source(source: Source) -> SourceModel:
         raise UsageError(
             f"--source-fold {fold} of {name} is not trained in {path}; trained: {', '.join(map(str, trained))}."
         )
-    return SourceModel(source, run, plan.stage(name), fold, run.fingerprint.dimension)
+    planned = plan.stage(name)
+    used, own = run.used(planned), planned.recipe.initialization.untouched
+    # A source that is kept with more than the plan has another network than the run's own folds.
+    other = used != planned and own is not None and own.has_network
+    stage = used if other else replace(planned, configuration=used.configuration)
+    return SourceModel(source, run, stage, fold, run.fingerprint.dimension)
 
 
 def match_channels(names: Sequence[str], model: SourceModel) -> dict[str, str]:

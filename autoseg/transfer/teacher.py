@@ -71,8 +71,8 @@ class TeacherModel:
 
     @property
     def target(self) -> Target:
-        """What it segments."""
-        return self.stage.result
+        """What its scores are of: of a source that it keeps, all that this segments."""
+        return self.run.used(self.stage).result if self.kept else self.stage.result
 
     @property
     def weights(self) -> list[str]:

@@ -75,6 +75,24 @@ def fitted_source(stage: Stage, run: Path, folder: Path) -> list[Path]:
     return files
 
 
+def untouched_source(stage: Stage, run: Path, folder: Path) -> list[Path]:
+    """The weights of all folds of a source as its own run predicts with them, with all channels and outputs it has.
+
+    Args:
+        stage: that starts from it; its recipe says what the source has more.
+        run: as for :func:`fitted_source`.
+        folder: likewise; of its own where the network is another one (:meth:`autoseg.runs.run.Run.untouched_folder`).
+
+    Returns:
+        As :func:`fitted_source`.
+
+    Raises:
+        AutosegError: likewise.
+    """
+    own = stage.recipe.initialization.untouched
+    return fitted_source(stage if own is None or not own.has_network else stage.as_source, run, folder)
+
+
 def transfer_table(stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[TensorTransfer]:
     """What becomes of each tensor of a stage's network, given the source's weights by name.
 
@@ -117,8 +135,18 @@ def unfilled(stage: Stage) -> nn.Module:
 
 
 def _transfer(network: nn.Module, stage: Stage, weights: Mapping[str, torch.Tensor]) -> list[TensorTransfer]:
-    given = stage.recipe.initialization
-    channels = Correspondence(input_names(stage), given.source_channels, given.channels)
-    heads = Correspondence(head_names(stage.target), given.source_outputs, given.outputs)
+    given, own = stage.recipe.initialization, stage.recipe.initialization.untouched
+    inputs, outputs = input_names(stage), head_names(stage.target)
+    # What a source has more is part of the network that it predicts with as it is.
+    more = [] if own is None else [channel.name for channel in own.channels]
+    more_heads = [] if own is None or own.target is None else head_names(own.target)
+    pairs = {**given.channels, **dict(zip(more, given.source_channels, strict=False))}
+    of_heads = {**given.outputs, **dict(zip(more_heads, given.source_outputs, strict=False))}
+    channels = Correspondence(inputs, given.source_channels, _only(pairs, inputs))
+    heads = Correspondence(outputs, given.source_outputs, _only(of_heads, outputs))
     ours = match_decoders(weights, given.source_annotators, stage.annotators)
     return carry_over(stage.network, network, ours, channels, heads)
+
+
+def _only(pairs: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: other for name, other in pairs.items() if name in names}

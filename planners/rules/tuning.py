@@ -244,13 +244,14 @@ def keeping(start: Initialization, whole: bool, separate: bool, tuning: str) -> 
         start = start.model_copy(update={"pull": way.pull, "rank": way.rank, "reasons": reasons})
     if not whole and (way.pull or way.rank or way.part == "kernels"):
         raise UsageError(
-            f"--tuning {tuning}: the source's channels, outputs or annotators are not just these, and what is new "
-            "could not be learned so; use unfreeze."
+            f"--tuning {tuning}: the source can't be used as it is on these channels, outputs or annotators, and what "
+            "is new could not be learned so; use unfreeze."
         )
     if not whole:
-        why = "the source's channels, outputs or annotators are not just these"
+        why = "the source can't be used as it is on these channels, outputs or annotators"
         reasons = {name: reason for name, reason in start.reasons.items() if name != "postprocessing"}
-        return start.model_copy(update={"ensemble": [], "postprocessing": [], "reasons": {**reasons, "keep": why}})
+        nothing: dict[str, object] = {"ensemble": [], "postprocessing": [], "untouched": None}
+        return start.model_copy(update={**nothing, "reasons": {**reasons, "keep": why}})
     if not way.keeps:
         return start.model_copy(update={"reasons": {**start.reasons, "keep": "this way of tuning keeps nothing"}})
     if separate:

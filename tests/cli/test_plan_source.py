@@ -209,6 +209,10 @@ def test_sided_structures_are_not_mirrored(phantoms: Path, sources: dict[str, Pa
         assert result.exit_code == 0, result.output
         configuration = Run.open(tmp_path / f"{name}_run").plan.configurations["3d_fullres"]
         assert configuration.inference.mirror_axes == configuration.recipe.augmentation.mirror_axes
+        # As it is, the source mirrors what its own run does.
+        untouched = configuration.recipe.initialization.untouched
+        assert untouched is not None
+        assert (untouched.mirror_axes, untouched.has_network) == ([0, 1, 2], False)
         found[name] = configuration.inference.mirror_axes
     assert found == {"canonical": [0, 1], "stored": []}
     # A source of slices or flat patches that was turned all the way round: half a turn would swap the sides, too.
@@ -457,7 +461,7 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
 
 
 def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """Chosen where it speaks of the same, or of more regions; nothing where it does not, or for the paper's way."""
+    """Chosen where it knows all that is asked for; nothing where it does not, or for the paper's way."""
 
     def kept(name: str, *options: object) -> float | str:
         assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
@@ -472,6 +476,16 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert kept("fewer regions", four, "--regions", "whole_tumor") == "auto"
     assert kept("other", four, "--regions", "whole_tumor,edema") == 0
     assert kept("asked", four, "--set", "recipe.initialization.keep=0.2") == 0.2
+    # Without the channels that it has more, it is scored where it was trained to go without; and labels beyond.
+    dropped = shutil.copytree(four, tmp_path / "dropped")
+    given = json.loads((dropped / "plan.json").read_text())
+    given["configurations"]["3d_fullres"]["recipe"]["channel_dropout"] = 0.2
+    (dropped / "plan.json").write_text(json.dumps(given))
+    assert kept("without", dropped, "--channels", "t1,t2") == "auto"
+    labels = tmp_path / "labels"
+    assert plan(phantoms, "--regions", "edema,necrosis", "--set", SMALL, "--out", labels).exit_code == 0
+    pretend_trained(Run.open(labels))
+    assert kept("fewer labels", labels, "--regions", "edema") == "auto"
 
 
 def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
-from autoseg.crossvalidation.source_share import NEWER, why_not_scored, without_newer
+from autoseg.crossvalidation.source_share import NEWER, without_newer
 from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
 from autoseg.interop.nnunet.exporting import export_nnunet
-from autoseg.networks.weights import load_weights, read_metadata, save_weights
+from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.inference import Inference
@@ -33,10 +33,11 @@ from autoseg.plans.recipe import Initialization
 from autoseg.plans.target import Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
-from autoseg.runs.run import SOURCE, UNHARMONIZED, Run
+from autoseg.runs.run import SOURCE, UNTOUCHED, Run
 from autoseg.training import callbacks
 from autoseg.training.training import Budget, training_identity
 from autoseg.transfer import share_choice
+from autoseg.transfer.as_it_is import why_not_scored
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice
 from autoseg.transfer.source import Source
 from autoseg.transfer.source_start import START, start_file
@@ -143,53 +144,6 @@ def test_the_source_is_scored_with_all_its_folds(source: Run, tmp_path: Path) ->
     )
     assert table.rows[0].difference is None
     assert table.rows[1].difference == pytest.approx(table.rows[1].dice - table.rows[0].dice, abs=1e-4)
-
-
-def of_regions(root: Path) -> Run:
-    """Two folds as if trained, whose inner region never sticks out of the whole."""
-    run = pretend_trained(make_run(root, make_plan(target=REGIONS)), folds=(0, 1))
-    for number, case in enumerate(run.dataset.cases):
-        write(case.channels["mr"].path, picture_of(blob(shift=number % 2), seed=number))
-    for fold in run.folds("small"):
-        weights = load_weights(fold.weights)
-        for name in weights:
-            if name.startswith("decoder.seg_layers"):
-                weights[name][1] = weights[name][0] - 0.2 * name.endswith("bias")
-        save_weights(fold.weights, weights, read_metadata(fold.weights))
-    return run
-
-
-@pytest.mark.parametrize("wanted", ["whole", "inner"])
-def test_a_source_of_more_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
-    """With the cohort's heads alone it is scored and kept, and finds what ``autoseg predict SOURCE`` finds."""
-    choosing(monkeypatch, SOURCE)
-    model = of_regions(tmp_path / "model")
-    cohort = model.dataset.model_copy(update={"regions": {"whole": (1, 2), "inner": (2,)}})
-    carried = (Source(model.path),)
-    request = Request(
-        device="cuda", gpu_memory_gb=2, overrides=FAST, folds=2, workers=1, regions=(wanted,), carried=carried
-    )
-    run = plan_dataset(cohort, tmp_path / "run", request)
-    stage = run.plan.stage()
-    assert (stage.heads, stage.recipe.initialization.keep) == (1, "auto")
-    run_folds(run)
-    masks: list[dict[str, np.ndarray]] = []
-    for name, path in (("source", model.path), ("kept", run.path)):
-        assert Predictor.load(path, device="cpu").predict(cohort.cases, tmp_path / name).failed == {}
-        found = label_maps(tmp_path / name)
-        masks.append({case: np.isin(label, cohort.regions[wanted]) for case, label in found.items()})
-    source, kept = masks
-    assert source.keys() == kept.keys()
-    assert all(np.array_equal(source[name], kept[name]) for name in source)
-    dice = []
-    for number, mask in enumerate(source.values()):
-        real = np.isin(blob(shift=number % 2), cohort.regions[wanted])
-        dice.append(2 * (mask & real).sum() / (mask.sum() + real.sum()))
-    table = SourceTable.read(run.path / stage.name / "crossval")
-    assert table is not None
-    assert table.rows[0].name == "source as it is"
-    assert table.rows[0].dice == pytest.approx(np.mean(dice), abs=1e-4)
-    assert min(dice) > 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, SOURCE])
@@ -414,7 +368,9 @@ def test_why_a_source_can_not_be_scored(target: Target, same: list[str], others:
 
 def test_without_validation_cases_a_source_that_can_not_be_scored(tmp_path: Path) -> None:
     """Log, terminal and report say so all the same, in a table without rows."""
-    model = of_regions(tmp_path / "model")
+    model = pretend_trained(make_run(tmp_path / "model", make_plan(target=REGIONS)), folds=(0, 1))
+    for number, case in enumerate(model.dataset.cases):
+        write(case.channels["mr"].path, picture_of(blob(shift=number % 2), seed=number))
     cases = []
     for number, case in enumerate(model.dataset.cases):
         flair = write(tmp_path / f"{number}.nii.gz", picture_of(blob(shift=number % 2), seed=50 + number))
@@ -782,7 +738,7 @@ def test_harmonized_and_as_it_is(source: Run, tmp_path: Path, monkeypatch: pytes
     """With harmonized images the source is scored both ways, and the one without is what its own run predicts."""
     run, request = harmonized(source, tmp_path)
     cohort, stage = run.dataset, run.plan.stage()
-    choosing(monkeypatch, UNHARMONIZED)
+    choosing(monkeypatch, UNTOUCHED)
     run_folds(run)
     assert Predictor.load(source.path, device="cpu").predict(cohort.cases, tmp_path / "as_it_is").failed == {}
     expected = label_maps(tmp_path / "as_it_is")

@@ -33,7 +33,7 @@ def why(
         ({"TC": "tumor_core", "WT": "whole_tumor"}, BRATS, ""),
         ({name: name for name in BRATS}, BRATS, ""),
         ({"whole_tumor": "whole_tumor", "edema": ""}, BRATS, "it has no edema"),
-        # The voxels of a label that is left out would go to another one.
+        # The voxels of a label that is left out would go to another one: not without the source's own network.
         ({"background": "background", "a": "a", "b": "b"}, ["background", "b", "a"], ""),
         ({"background": "background", "a": "a"}, ["background", "a", "b"], "it has b, too"),
         (
@@ -53,9 +53,9 @@ def test_outputs(outputs: dict[str, str], of_source: Sequence[str], told: str) -
     ("channels", "of_source", "told"),
     [
         ({"flair": "flair", "t1": "t1"}, ["t1", "flair"], ""),
-        ({"flair": "flair"}, ["t1", "flair"], "it has t1, too"),
+        ({"flair": "flair"}, ["t1", "flair"], "it has t1, too, and is not known to do without"),
         ({"flair": "flair", "t1": ""}, ["flair"], "it has no t1"),
-        ({"a": "flair", "b": "flair"}, ["flair", "t1"], "it has t1, too"),
+        ({"a": "flair", "b": "flair"}, ["flair", "t1"], "flair of it stands for several of the dataset's"),
         ({"a": "flair", "b": "flair"}, ["flair"], "flair of it stands for several of the dataset's"),
     ],
 )

@@ -72,6 +72,11 @@ def export_nnunet(
     plan = opened.plan
     stage = plan.stage(configuration or opened.usual_configuration())
     used = opened.used(stage)
+    if (used.channel_names, used.target) != (stage.channel_names, stage.target):
+        raise AutosegError(
+            f"{run} keeps its source as it is, with channels or outputs that its own plan has not; export that source "
+            "itself."
+        )
     plan = plan.model_copy(update={"preprocessing": used.preprocessing})
     name = stage.name
     trained = opened.trained_folds(name)
@@ -107,7 +112,7 @@ def export_nnunet(
                 module.state_dict(),
                 name,
                 fold,
-                stage.inference.mirror_axes,
+                used.inference.mirror_axes,
                 {"plans": plans, "dataset_json": dataset},
             )
     write_json(out / "dataset.json", dataset)
