@@ -209,6 +209,7 @@ def command(
         _show(plan, len(run.fingerprint.cases), explain)
         _show_transfer(run, explain)
         if not shown and asked is not None:
+            _show_use(run, asked)
             _show_gap(run, asked)
     if verify:
         _verify(plan, device)
@@ -300,6 +301,24 @@ def _show_transfer(run: "Run", explain: bool) -> None:
     cases = [case.id for case in (*run.dataset.cases, *run.dataset.labelled_test_cases)]
     if told := told_of_learned(run.plan.stage().recipe.initialization, cases):
         say(f"{told}.")
+
+
+def _show_use(run: "Run", source: "Source") -> None:
+    """Print why the source can't be scored as it is, or in what it is used otherwise than its own run would."""
+    from autoseg.transfer.as_it_is import planned_otherwise, why_not_scored
+    from autoseg.utils.progress import say
+
+    stage = run.plan.stage()
+    if not stage.recipe.initialization.ensemble:
+        say(f"The source as it is can't be scored: {why_not_scored(stage)}.")
+        return
+    others = {one.name: one for one in source.model.stage.chain}
+    chain = [one for one in stage.chain if one.name in others]
+    if found := list(dict.fromkeys(name for one in chain for name in planned_otherwise(one, others[one.name]))):
+        say(
+            f"The source as it is is scored, and kept, with this plan's {', '.join(found)}, not its own: "
+            f"'autoseg predict {quoted(source.path)}' may find something else."
+        )
 
 
 def _show_gap(run: "Run", source: "Source") -> None:

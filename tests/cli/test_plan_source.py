@@ -463,8 +463,12 @@ def test_raters_of_source_and_cohort(tmp_path: Path) -> None:
 def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
     """Chosen where it knows all that is asked for; nothing where it does not, or for the paper's way."""
 
+    told: dict[str, str] = {}
+
     def kept(name: str, *options: object) -> float | str:
-        assert plan(phantoms, "--source", *options, "--out", tmp_path / name).exit_code == 0
+        result = plan(phantoms, "--source", *options, "--out", tmp_path / name)
+        assert result.exit_code == 0
+        told[name] = " ".join(result.output.split())
         return Run.open(tmp_path / name).plan.configurations["3d_fullres"].recipe.initialization.keep
 
     four = sources["four"]
@@ -486,6 +490,13 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert plan(phantoms, "--regions", "edema,necrosis", "--set", SMALL, "--out", labels).exit_code == 0
     pretend_trained(Run.open(labels))
     assert kept("fewer labels", labels, "--regions", "edema") == "auto"
+    # What can't be as the source's own run has it, is said at once.
+    assert kept("other tiles", four, "--set", "inference.overlap=0.25") == "auto"
+    sentence = "The source as it is is scored, and kept, with this plan's inference.overlap, not its own"
+    assert sentence in told["other tiles"]
+    assert "The source as it is can't be scored: it has flair, t1c, too, and is not known" in told["fewer"]
+    assert "The source as it is can't be scored: it has no t1, t2." in told["more"]
+    assert all("The source as it is" not in told[name] for name in ("same", "fewer regions", "without", "fewer labels"))
 
 
 def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
