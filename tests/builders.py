@@ -37,10 +37,6 @@ from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, TrainingSettings
 from autoseg.utils import lock
 
-#: What is tested on the CPU in the ordinary suite, and on CUDA with ``pytest -m gpu`` where there is one.
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
-
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {
     "rotation_probability": 0.0,

@@ -24,7 +24,8 @@ from autoseg.networks import build
 from autoseg.networks.weights import identity_of, save_weights
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.run import Run
-from tests.builders import DEVICES, blob, make_configuration, make_plan, make_run, store
+from tests.builders import blob, make_configuration, make_plan, make_run, store
+from tests.devices import DEVICES
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -21,7 +21,8 @@ from autoseg.networks import build
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.tiles import tile_starts
-from tests.builders import DEVICES, make_configuration, make_network, make_plan
+from tests.builders import make_configuration, make_network, make_plan
+from tests.devices import DEVICES
 
 CPU = torch.device("cpu")
 

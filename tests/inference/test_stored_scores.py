@@ -6,7 +6,7 @@ import torch
 from autoseg.inference import stored_scores as module
 from autoseg.inference.stored_scores import collector, room_on
 from autoseg.utils.device import free_device_memory
-from tests.builders import NO_GPU
+from tests.devices import NO_GPU
 
 GPU = torch.device("cuda")
 

@@ -34,7 +34,6 @@ from autoseg.transfer.teacher import Teacher
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError
 from tests.builders import (
-    DEVICES,
     blob,
     make_configuration,
     make_fingerprint,
