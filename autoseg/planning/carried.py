@@ -3,8 +3,9 @@
 A kind is a module in :mod:`autoseg.transfer`, or of another package (see :mod:`autoseg.utils.registry`), whose class
 registers in :data:`CARRIED`. Planning goes through these steps, in this order:
 
-1. ``check``: before the scans are read, what can be known to be wrong already.
-2. ``apply``: the plan that uses it.
+1. ``check``: before the scans are read, what can be known to be wrong already. It returns what is carried from then on,
+   with what it found out of the dataset; nothing is changed in place.
+2. ``apply``: the plan that uses it. What needs to have been checked, and was not, refuses (:func:`unchecked`).
 3. ``check_plan``: the final plan, with the user's overrides.
 4. ``install``: into the run folder, under names that depend on the content, so that nothing which the plan of before
    uses is replaced. Only now is anything written.
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from autoseg.plans.plan import Plan
+from autoseg.utils.errors import UsageError
 from autoseg.utils.registry import Registry
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from autoseg.data.dataset import Dataset
     from autoseg.planning.request import Request
 
@@ -42,13 +46,16 @@ class Carried(Protocol):
     def content(self) -> str:
         """Fingerprint of what is carried, and how it is to be used."""
 
-    def check(self, request: "Request", dataset: "Dataset", out: Path) -> None:
+    def check(self, request: "Request", dataset: "Dataset", out: Path) -> "Self":
         """Refuse what can't be carried into a run of this dataset.
 
         Args:
             request: that asks for it.
             dataset: that the run will be trained on.
             out: the run folder.
+
+        Returns:
+            What is carried: itself, or a copy that knows of the dataset what it needs.
 
         Raises:
             AutosegError: it is missing, damaged or unfit.
@@ -59,6 +66,7 @@ class Carried(Protocol):
 
         Raises:
             AutosegError: the planner makes no plan that can.
+            UsageError: it needs to be checked first, and is not.
         """
 
     def check_plan(self, plan: Plan) -> None:
@@ -74,6 +82,14 @@ class Carried(Protocol):
     @classmethod
     def remove_unused(cls, run: Path, plan: Plan) -> None:
         """Remove what earlier plans needed of this kind, and this plan does not."""
+
+
+def unchecked(item: Carried) -> UsageError:
+    """The error of something that was not compared with the dataset, and can't be carried without that."""
+    return UsageError(
+        f"{item.option}: it was not compared with the dataset; plan with autoseg.plan, or give make_plan the request "
+        "that checked_request returns."
+    )
 
 
 #: Kinds of things that can be carried into a run.

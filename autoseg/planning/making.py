@@ -67,7 +67,7 @@ def plan_dataset(dataset: Dataset, out: str | Path, request: Request | None = No
 
 
 def checked_request(dataset: Dataset, out: Path, request: Request) -> tuple[Dataset, ResolvedRequest]:
-    """The request with everything resolved, and the dataset without the cases that it leaves out.
+    """The request with everything resolved and checked, and the dataset without the cases that it leaves out.
 
     Args:
         dataset: to learn from.
@@ -91,9 +91,8 @@ def checked_request(dataset: Dataset, out: Path, request: Request) -> tuple[Data
     refuse_unknown("--regions", resolved.regions, [*dataset.labels, *dataset.regions])
     for text in resolved.overrides:
         parsed(text)
-    for item in resolved.carried:
-        item.check(resolved, dataset, out)
-    return dataset, resolved
+    checked = tuple(item.check(resolved, dataset, out) for item in resolved.carried)
+    return dataset, replace(resolved, carried=checked)
 
 
 def planned_run(
@@ -164,10 +163,11 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
 
     Args:
         fingerprint: of the dataset.
-        request: what the user asks for; ``annotators`` by their names. The defaults where None.
+        request: what the user asks for; ``annotators`` by their names, and what is carried into the run as
+            :func:`checked_request` returns it. The defaults where None.
 
     Raises:
-        UsageError: something is asked for that does not exist.
+        UsageError: something is asked for that does not exist, or a source was not compared with the dataset.
         AutosegError: the budget is too small, or no case has one of the plan's channels.
 
     Example:

@@ -56,9 +56,10 @@ class InitialWeights:
         file = f"initial_weights_{self.content}.safetensors"
         return Initialization(source="file", file=file, content=self.content, reasons=reasons)
 
-    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+    def check(self, request: Request, dataset: Dataset, out: Path) -> "InitialWeights":
         """Refuse a file that is missing or holds no weights."""
         _ = self._tensors
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         """The plan, in which all networks that can start from these weights."""

@@ -18,7 +18,7 @@ from autoseg.data.fingerprint import case_landmarks, mean_landmarks
 from autoseg.data.names import channel_key, output_key, pair
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
-from autoseg.planning.carried import CARRIED
+from autoseg.planning.carried import CARRIED, unchecked
 from autoseg.planning.planners import starting_from
 from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
@@ -60,7 +60,7 @@ class Source:
         outputs: label or region of the dataset → that of the source, likewise.
         tuning: how to train what is taken over, for the planner; its default where empty.
         harmonize: map intensities to those of the source's training images.
-        learned: cases of the dataset that the source was trained on; known once it is checked.
+        learned: cases of the dataset that the source was trained on; None until it is checked.
     """
 
     path: str | Path
@@ -70,7 +70,7 @@ class Source:
     outputs: Mapping[str, str] = field(default_factory=dict)
     tuning: str = ""
     harmonize: bool = False
-    learned: dict[str, Literal["file", "name"]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    learned: Mapping[str, Literal["file", "name"]] | None = field(default=None, kw_only=True, compare=False, repr=False)
     kind: ClassVar[str] = "source"
     option: ClassVar[str] = "--source"
     provides: ClassVar[str] = "what the training starts from"
@@ -94,10 +94,11 @@ class Source:
         pinned = [] if self.fold is None else [{"fold": self.fold}]
         return digest([weights, dict(self.channels), dict(self.outputs), self.tuning, *harmonized, *pinned])
 
-    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+    def check(self, request: Request, dataset: Dataset, out: Path) -> "Source":
         """Refuse a folder that is no trained run or is the one to write, and names that are not there.
 
-        Which cases the source was trained on is found here, too.
+        Returns:
+            The same, with the cases that the source was trained on.
         """
         if Path(self.path).resolve() == out.resolve():
             raise UsageError(f"--source {self.path} is the run folder that --out writes; choose another one to write.")
@@ -106,25 +107,23 @@ class Source:
         run, stage = self.model.run, self.model.stage
         learned = learned_by(run, stage, {self.model.fold, *self.model.trained})
         grids = {case.id: case for case in run.fingerprint.cases}
-        self.learned.clear()
-        self.learned.update(learned_cases((*dataset.cases, *dataset.labelled_test_cases), learned, grids))
+        found = learned_cases((*dataset.cases, *dataset.labelled_test_cases), learned, grids)
+        return replace(self, learned=found)
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan, whose planner has looked at the source, with the cases that this was trained on."""
+        """The plan, whose planner has looked at the source, with the cases that this was trained on.
+
+        Raises:
+            UsageError: the planner starts from no model, there is nothing to harmonize, or it was not checked.
+        """
+        if self.learned is None:
+            raise unchecked(self)
         if not stages_from_model(plan):
             raise UsageError(
                 f"--source: planner {plan.planner} starts from no model; use --planner {starting_from('model')}."
             )
-        plan = self._with_learned(plan)
+        plan = _with_learned(plan, self.learned)
         return self._harmonized(plan) if self.harmonize else plan
-
-    def _with_learned(self, plan: Plan) -> Plan:
-        configurations = dict(plan.configurations)
-        for stage in stages_from_model(plan):
-            start = stage.recipe.initialization.model_copy(update={"learned": dict(self.learned)})
-            recipe = stage.recipe.model_copy(update={"initialization": start})
-            configurations[stage.name] = stage.configuration.model_copy(update={"recipe": recipe})
-        return plan.model_copy(update={"configurations": configurations})
 
     def _harmonized(self, plan: Plan) -> Plan:
         """The plan, with the intensities of the source's training images as the standard of its channels."""
@@ -286,6 +285,16 @@ class SourceModel:
 
 def file_name(stage: Stage, weights: Mapping[str, torch.Tensor]) -> str:
     """Name, in a run folder, of the file with a source's weights for a stage."""
+def _with_learned(plan: Plan, learned: Mapping[str, Literal["file", "name"]]) -> Plan:
+    """A plan whose stages that start from a source name the cases that it was trained on."""
+    configurations = dict(plan.configurations)
+    for stage in stages_from_model(plan):
+        start = stage.recipe.initialization.model_copy(update={"learned": dict(learned)})
+        recipe = stage.recipe.model_copy(update={"initialization": start})
+        configurations[stage.name] = stage.configuration.model_copy(update={"recipe": recipe})
+    return plan.model_copy(update={"configurations": configurations})
+
+
     return f"source_{stage.name}_{content_of(weights)}.safetensors"
 
 

@@ -5,14 +5,14 @@ rehearsal and pseudorehearsal").
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from autoseg.data.dataset import Case, Dataset
 from autoseg.data.names import channel_key, output_key, pair
-from autoseg.planning.carried import CARRIED
+from autoseg.planning.carried import CARRIED, unchecked
 from autoseg.planning.request import Request
 from autoseg.plans.mixing import USUAL_SHARE, Mixed
 from autoseg.plans.plan import Plan
@@ -39,11 +39,11 @@ class SourceCases:
 
     Attributes:
         path: of the dataset, in any layout.
-        cohort_values: label values of the cohort's own dataset; known once it is checked.
+        cohort_values: label values of the cohort's own dataset; None until it is checked.
     """
 
     path: str | Path
-    cohort_values: list[int] = field(default_factory=list, init=False, compare=False, repr=False)
+    cohort_values: tuple[int, ...] | None = field(default=None, kw_only=True, compare=False, repr=False)
     kind: ClassVar[str] = "source cases"
     option: ClassVar[str] = "--source-data"
     provides: ClassVar[str] = "which labelled cases from elsewhere are mixed in"
@@ -61,8 +61,12 @@ class SourceCases:
         """Fingerprint of its description."""
         return digest(self.dataset.model_dump(mode="json"))
 
-    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
-        """Refuse a dataset without labels, or that has cases of the cohort, which are scored."""
+    def check(self, request: Request, dataset: Dataset, out: Path) -> "SourceCases":
+        """Refuse a dataset without labels, or that has cases of the cohort, which are scored.
+
+        Returns:
+            The same, with the label values of the cohort's dataset.
+        """
         _refuse_without_source(request)
         if not self.dataset.cases:
             raise UsageError(f"--source-data {self.path} has no labelled case; give the data that the source learned.")
@@ -71,14 +75,18 @@ class SourceCases:
                 f"--source-data {self.path} has the scan of {found[1].id} of the dataset ({found[0].id} there), which "
                 "is held out when it is scored; give the source's own cases."
             )
-        self.cohort_values[:] = dataset.labels.values()
+        checked = replace(self, cohort_values=tuple(dataset.labels.values()))
+        vars(checked)["dataset"] = self.dataset  # it is opened once
+        return checked
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with these cases in the recipe.
 
         Raises:
-            UsageError: the plan starts from no model, or the dataset lacks a channel or an output.
+            UsageError: the plan starts from no model, the dataset lacks a channel or an output, or it was not checked.
         """
+        if self.cohort_values is None:
+            raise unchecked(self)
         stage = _single_stage(plan)
         target = plan.target
         if self.dataset.ignore_label is not None:

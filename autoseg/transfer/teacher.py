@@ -140,7 +140,7 @@ class Teacher:
             },
         )
 
-    def check(self, request: Request, dataset: Dataset, out: Path) -> None:
+    def check(self, request: Request, dataset: Dataset, out: Path) -> "Teacher":
         """Refuse a run that can't teach on this dataset.
 
         Raises:
@@ -182,6 +182,7 @@ class Teacher:
                 )
         # All of it, so that a damaged file is found now and not in the student's training.
         load_member(teacher.run, teacher.stage.name, teacher.asked(teacher.folds), torch.device("cpu"), "weights")
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         """The plan with the teacher's term in the loss of all configurations."""

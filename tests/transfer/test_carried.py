@@ -22,6 +22,7 @@ from autoseg.plans.recipe import Initialization
 from autoseg.runs.run import Run
 from autoseg.transfer.initial_weights import InitialWeights
 from autoseg.transfer.source import Source, source_initialization
+from autoseg.transfer.source_cases import SourceCases
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher
 from autoseg.transfer.tensors import input_names, start_from_model, transfer_tables
 from autoseg.utils.errors import AutosegError, UsageError
@@ -193,6 +194,27 @@ def test_two_starts_are_refused(worlds: dict[str, tuple[Carried, ...]], tmp_path
         again(tmp_path / "run", both)
 
 
+@pytest.mark.parametrize("world", ["source", "source cases"])
+def test_what_was_not_checked_is_not_planned(
+    worlds: dict[str, tuple[Carried, ...]], tmp_path: Path, world: str
+) -> None:
+    """Of the source it would not be known which cases it has seen, of its cases not which values are taken."""
+    dataset = Run.open(tmp_path / "first" / "run").dataset
+    (source,), cases = worlds["source"], SourceCases(tmp_path / "first" / "data")
+    request = Request(device="cuda", gpu_memory_gb=8, carried=(source,))
+    if world == "source":
+        told = "--source: it was not compared with the dataset; plan with autoseg.plan"
+    else:
+        told = "--source-data: it was not compared with the dataset"
+        request = replace(request, carried=(source.check(request, dataset, tmp_path / "out"), cases))
+    with pytest.raises(UsageError, match=told):
+        making.make_plan(make_fingerprint(dataset), request)
+    _, checked = making.checked_request(dataset, tmp_path / "out", replace(request, carried=(source,)))
+    assert making.make_plan(make_fingerprint(dataset), checked).stage().recipe.initialization.learned != {}
+    assert isinstance(source, Source)
+    assert source.learned is None  # what was given stays as it was
+
+
 def test_run_folders_of_earlier_versions(worlds: dict[str, tuple[Carried, ...]], tmp_path: Path) -> None:
     """Their files have names without the content, and the teacher lies right in its folder."""
     path = tmp_path / "old"
@@ -242,7 +264,8 @@ class Note:
     def content(self) -> str:
         return self.text
 
-    def check(self, *_: object) -> None: ...
+    def check(self, *_: object) -> "Note":
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         return plan.model_copy(update={"reasons": {**plan.reasons, "channels": self.text}})

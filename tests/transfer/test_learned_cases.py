@@ -106,9 +106,9 @@ def test_the_plan_has_them(tmp_path: Path) -> None:
         (grown.model_copy(update={"cases": cases}), {"case_1": "file", "case_3": "file"}),
         (grown, {}),
     ):
-        source.check(Request(), dataset, tmp_path / "out")
+        checked = source.check(Request(), dataset, tmp_path / "out")
         start = make_recipe(initialization=Initialization(source="model", file="f"))
-        plan = source.apply(make_plan(make_configuration(recipe=start)))
+        plan = checked.apply(make_plan(make_configuration(recipe=start)))
         assert plan.stage().recipe.initialization.learned == learned
 
 
