@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, PreprocessedCases, evaluate_cases
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.trained_folds import folds_of_plan
+from autoseg.plans.reasons import values_since
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
@@ -16,6 +18,12 @@ from autoseg.utils.files import read_json, read_json_table, write_json
 
 #: File in the folder of the test set's evaluation: fingerprints of the weights, and of all else that it depends on.
 MADE_OF = "made_of.json"
+
+#: Keys of inference that have always been in fingerprints of what was predicted.
+_FIRST = (
+    *("overlap", "gaussian_sigma", "mirror_axes", "tile_batch", "patch_size", "step", "edges"),
+    *("precision", "checkpoint", "average", "manner"),
+)
 
 
 def score_test_cases(
@@ -73,6 +81,11 @@ def read_test(run: Run, stage: Stage) -> Evaluation | None:
     return evaluation if set(evaluation.cases) == set(run.test_cases) else None
 
 
+def inference_values(run: Run, stage: Stage) -> list[dict[str, Any]]:
+    """How a run applies a stage and those before it, for fingerprints of what they predict."""
+    return [values_since(run.used(one).inference, _FIRST) for one in stage.chain]
+
+
 def _weights(run: Run, weights: Sequence[Sequence[Path]]) -> dict[str, str]:
     """File in the run folder → digest of what is in it."""
     return {path.relative_to(run.path).as_posix(): file_digest(path) for files in weights for path in files}
@@ -84,7 +97,7 @@ def _made_of(run: Run, stage: Stage) -> str:
     return digest(
         {
             "stages": [run.used(one).identity for one in stage.chain],
-            "inference": [run.used(one).inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
+            "inference": inference_values(run, stage),
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
             "empty": stage.empty,
             **({"postprocessing": steps} if steps else {}),

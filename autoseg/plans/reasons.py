@@ -1,5 +1,6 @@
 """The base of every model of a plan: unknown keys, NaN and infinity are refused, and derived values carry a reason."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -34,6 +35,18 @@ def without_reasons(node: Any) -> Any:
     if isinstance(node, list):
         return [without_reasons(value) for value in node]
     return node
+
+
+def values_since(part: BaseModel, first: Collection[str]) -> dict[str, Any]:
+    """The values of a part of a plan for a fingerprint, without reasons, which keys that are added later leave valid.
+
+    Args:
+        part: of a plan.
+        first: keys that the fingerprint has always had; of later ones it has those that differ from their defaults.
+    """
+    values = part.model_dump(mode="json", exclude={"reasons"})
+    changed = part.model_dump(mode="json", exclude={"reasons"}, exclude_defaults=True)
+    return {name: value for name, value in values.items() if name in first or name in changed}
 
 
 def explanations(plan: BaseModel) -> list[tuple[str, Any, str]]:

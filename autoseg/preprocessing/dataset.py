@@ -10,7 +10,7 @@ import numpy as np
 from autoseg.data.dataset import Case, Dataset, load_case
 from autoseg.data.description import StructureMasks
 from autoseg.data.formats.tiff import spacing_file
-from autoseg.plans.preprocessing import Preprocessing
+from autoseg.plans.reasons import values_since
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
@@ -23,6 +23,9 @@ from autoseg.utils.parallel import available_cpus, each
 #: Version of what is stored; raise it when the same plan would store other numbers.
 _STORE_VERSION = 1
 
+#: Keys of preprocessing that have always been in fingerprints of stored cases.
+_FIRST = ("transpose", "crop")
+
 #: Default limit of worker processes: each holds a whole case in memory, in several copies at times.
 LARGEST_POOL = 8
 
@@ -34,7 +37,7 @@ def case_key(case: Case, stage: Stage) -> str:
         "channels": [
             [channel.name, channel.normalization.model_dump(exclude={"reasons"})] for channel in stage.channels
         ],
-        "preprocessing": _preprocessing(stage.preprocessing),
+        "preprocessing": values_since(stage.preprocessing, _FIRST),
         "spacing": stage.configuration.spacing,
         "resampling": stage.configuration.resampling.model_dump(exclude={"reasons"}),
         # Which channel of a file is which.
@@ -53,13 +56,6 @@ def case_key(case: Case, stage: Stage) -> str:
         [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in (*case.files, *beside) if path.exists()
     ]
     return f"{digest(parts)}-{digest(files)}"
-
-
-def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Its values; newer keys at their defaults are left out, so that cases stored by older versions stay valid."""
-    values = preprocessing.model_dump(exclude={"reasons"})
-    changed = preprocessing.model_dump(exclude={"reasons"}, exclude_defaults=True)
-    return {name: value for name, value in values.items() if name in ("transpose", "crop") or name in changed}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoseg.crossvalidation.holdout import MADE_OF, read_test, score_test_cases
+from autoseg.crossvalidation.holdout import MADE_OF, inference_values, read_test, score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Dataset
@@ -181,7 +181,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     made_of = {
         **asked,
         "weights": [file_digest(file) for files in weights.values() for file in files],
-        "inference": [one.inference.model_dump(mode="json", exclude={"reasons"}) for one in stage.chain],
+        "inference": inference_values(run, stage),
     }
     if kept:  # it may see images as they are
         made_of["source"] = run.source_choice(stage)["share"]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from autoseg.crossvalidation import holdout
-from autoseg.crossvalidation.holdout import read_test, score_test_cases
+from autoseg.crossvalidation.holdout import inference_values, read_test, score_test_cases
 from autoseg.crossvalidation.jobs import train
 from autoseg.evaluation.folders import evaluate
 from autoseg.evaluation.summary import Evaluation
@@ -19,12 +20,13 @@ from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.files import save_plan
+from autoseg.plans.inference import Inference
 from autoseg.report.html import write_report
 from autoseg.runs.run import Run
 from autoseg.runs.splits import make_splits
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import UsageError
-from tests.builders import blob, make_dataset, make_fingerprint, make_plan, picture_of, write
+from tests.builders import blob, make_configuration, make_dataset, make_fingerprint, make_plan, picture_of, write
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -88,6 +90,38 @@ def test_it_is_scored_once_and_again_for_other_weights(run: Run, monkeypatch: py
     assert len(calls) == 3
     assert score_test_cases(run, stage, CPU, folds=[0]) is not None
     assert len(calls) == 4
+
+
+def test_keys_that_inference_gets_leave_scores_valid() -> None:
+    """At their defaults; what was noted of older keys stays as it is."""
+
+    class Later(Inference):
+        newer: int = 3
+
+    def noted(inference: Inference) -> list[dict[str, Any]]:
+        configuration = make_configuration().model_copy(update={"inference": inference})
+        return inference_values(make_plan().model_copy(update={"configurations": {"small": configuration}}).stage())
+
+    assert (
+        noted(Later())
+        == noted(Inference())
+        == [
+            {
+                "overlap": 0.5,
+                "gaussian_sigma": 0.125,
+                "mirror_axes": [0, 1, 2],
+                "tile_batch": 1,
+                "patch_size": None,
+                "step": None,
+                "edges": "spread",
+                "precision": None,
+                "checkpoint": "weights",
+                "average": "logits",
+                "manner": "autoseg",
+            }
+        ]
+    )
+    assert noted(Later(newer=4))[0]["newer"] == 4
 
 
 def test_planning_holds_out(tmp_path: Path) -> None:

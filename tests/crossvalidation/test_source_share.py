@@ -29,7 +29,7 @@ from autoseg.planning.request import Request
 from autoseg.plans.inference import Inference
 from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import without_reasons
-from autoseg.plans.recipe import Initialization
+from autoseg.plans.recipe import Initialization, Recipe
 from autoseg.plans.target import Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
@@ -43,7 +43,8 @@ from autoseg.transfer.source import Source
 from autoseg.transfer.source_start import START, start_file
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, TeacherModel
 from autoseg.utils.device import Compute
-from autoseg.utils.errors import AutosegError
+from autoseg.utils.digest import digest
+from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from tests.builders import (
     LABELS,
@@ -781,9 +782,12 @@ def test_harmonized_without_scans(source: Run, tmp_path: Path) -> None:
 
 
 def test_newer_keys_leave_older_scores_valid() -> None:
-    """At their defaults; the digest is that of the values of the version that had none of them."""
-    recipe = make_recipe()
-    values = without_reasons(without_newer(recipe))
+    """At their defaults: where these digests change, a key is missing in NEWER, and scores of older runs are lost."""
+    assert digest(without_reasons(without_newer(Recipe()))) == "2aa57cf8ffe2af7d"
+    assert digest(without_reasons(without_newer(Inference()))) == "7960d12c2c7052a4"
+    start = Initialization(source="model", file="f", ensemble=["f"], outputs={"a": "a"}, source_outputs=["a"])
+    assert digest(without_reasons(without_newer(start))) == "35f1d56caaa59270"
+    values = without_newer(make_recipe())
     assert "validation_loss" not in values
     assert "follows" not in values["schedule"]
     assert {"smooth", "dice_weight"} <= set(values["loss"])  # older ones stay, at their defaults, too

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from autoseg.plans.files import load_plan, save_plan
+from autoseg.plans.inference import Inference
 from autoseg.plans.loss import Loss
 from autoseg.plans.overrides import assignment, override, refuse_unread
 from autoseg.plans.plan import SCHEMA_VERSION, Plan
-from autoseg.plans.reasons import explanations
+from autoseg.plans.reasons import explanations, values_since
 from autoseg.plans.recipe import Optimizer
 from autoseg.utils.errors import AutosegError, UsageError
 
@@ -51,6 +52,24 @@ def plan() -> Plan:
 def write(path: Path, data: dict[str, Any]) -> Path:
     path.write_text(json.dumps(data))
     return path
+
+
+def test_the_identity_of_weights_stays_what_it_was() -> None:
+    """Where these digests change, the weights of older runs are no longer theirs: a newer key must leave them."""
+    identities = {name: plan().stage(name).identity for name in ("2d", "3d_fullres")}
+    assert identities == {"2d": "c7c26f9f666e24f6", "3d_fullres": "88164ffdd36e6f8c"}
+
+
+def test_keys_that_are_added_leave_fingerprints_valid() -> None:
+    """At their defaults; those that there were from the start are told at theirs, too."""
+
+    class Later(Inference):
+        newer: int = 3
+
+    first, now = {"overlap", "step"}, Inference(overlap=0.5, average="probabilities", reasons={"overlap": "because"})
+    assert values_since(now, first) == {"overlap": 0.5, "step": None, "average": "probabilities"}
+    assert values_since(Later(average="probabilities"), first) == values_since(now, first)
+    assert values_since(Later(newer=4), first) == {"overlap": 0.5, "step": None, "newer": 4}
 
 
 def test_a_saved_plan_is_the_same_when_loaded(tmp_path: Path) -> None:

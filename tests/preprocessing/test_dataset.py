@@ -13,12 +13,14 @@ import SimpleITK as sitk
 
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
+from autoseg.plans.plan import Plan
 from autoseg.preprocessing import dataset as module
 from autoseg.preprocessing.dataset import case_key, preprocess
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
 from tests.builders import blob, forget_places, make_configuration, make_plan, make_run, picture_of, write
+from tests.plans.test_plan import example
 
 
 @pytest.fixture
@@ -55,6 +57,12 @@ def test_stores_what_was_read(run: Run) -> None:
         case = StoredCase(folder, f"case_{number}")
         assert np.array_equal(case.label(), blob(shift=number % 2))
         np.testing.assert_allclose(case.image()[0], picture_of(blob(shift=number % 2)), rtol=2**-11)
+
+
+def test_the_key_of_a_case_stays_what_it_was(run: Run) -> None:
+    """Where its part of the plan changes, all that older versions stored is made anew: a newer key must leave it."""
+    plan = Plan.model_validate(example())
+    assert case_key(run.dataset.cases[0], plan.stage("3d_fullres")).split("-")[0] == "7d40c8566363ab7e"
 
 
 def test_nothing_is_done_twice(run: Run) -> None:
