@@ -35,7 +35,7 @@ from planners.rules.spacing import full_resolution
 from planners.rules.systems import configure, dropping
 from planners.rules.target import choose_channels, choose_target
 from planners.rules.task import StageTask, Task
-from planners.rules.tuning import beginning, chosen_tuning, keeping, lone, louder, tuned
+from planners.rules.tuning import beginning, chosen_tuning, keeping, lone, louder, tuned, unseen
 
 #: Voxels of an axis that a patch is left with at least, and in which it shrinks at least.
 _LEAST, _STEP = 12, 4
@@ -177,7 +177,7 @@ def _configurations(
             why = "those at the end, which are averaged with the source's"
             reasons = {**inference.reasons, "checkpoint": why}
             inference = inference.model_copy(update={"checkpoint": "weights", "reasons": reasons})
-        recipe = recipe.model_copy(update={"initialization": start, "augmentation": augmentation})
+        recipe = unseen(recipe.model_copy(update={"initialization": start, "augmentation": augmentation}))
         asked = StageTask(
             task,
             target,

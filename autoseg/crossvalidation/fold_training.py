@@ -90,12 +90,15 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         training = [teacher.of(case) for case in training]
     cases = Cases(training, validation, mixed_cases(fold))
     identity = training_identity(stage, [*cases.learned, *validation], settings.seed)
-    if not settings.resume:
-        if job.asked or not _goes_on(fold, identity, training_identity(stage, cases.learned, settings.seed)):
-            start_over(fold)
-        else:
-            settings = replace(settings, resume=True)
-    if _is_done(fold, job.request, identity, at_least=not job.last):
+    begun_as = training_identity(stage, cases.learned, settings.seed)
+    starts_over = not settings.resume and (job.asked or not _goes_on(fold, identity, begun_as))
+    is_done = not starts_over and _is_done(fold, job.request, identity, at_least=not job.last)
+    if not is_done and (told := recipe.looks_at_judges):
+        raise AutosegError(f"{fold.run.path / 'plan.json'}: {told}.")
+    if starts_over:
+        start_over(fold)
+    settings = replace(settings, resume=not starts_over)
+    if is_done:
         say(f"Fold {fold.number} of {stage.name} is trained already ({job.request}); --restart trains it anew.")
         return
     _start_over_after_another(fold, training)
@@ -364,8 +367,7 @@ def _files(fold: Fold) -> list[Path]:
     return [
         fold.done,
         fold.state,
-        fold.weights,
-        fold.checkpoint("best"),
+        *(fold.checkpoint(name) for name in ("weights", "tuned", "best")),
         fold.history,
         fold.log,
         fold.folder / START,

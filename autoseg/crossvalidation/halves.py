@@ -29,6 +29,11 @@ class Half(Fold):
         return super().folder / f"half_{self.half}"
 
     @property
+    def trained(self) -> bool:
+        """Whether its tuning has ended; nothing predicts with it, so that it has no weights of its own."""
+        return self.checkpoint("tuned").exists()
+
+    @property
     def training_cases(self) -> list[str]:
         """Those of the other half."""
         return self._split["train"]
@@ -61,4 +66,4 @@ def _cohort(fold: Fold) -> Dataset:
 
 def chooses(stage: Stage) -> bool:
     """Whether the share of the source's weights is chosen on held-out cases."""
-    return stage.recipe.initialization.keep == "auto"
+    return stage.recipe.initialization.is_chosen

@@ -4,8 +4,9 @@ In a fold's folder ``source/`` has the source's predictions of its validation ca
 own run, where the plan has not all of its channels and outputs or mirrors otherwise; ``source_unharmonized/`` those of
 images as they are, where it harmonizes them and the source was trained without), ``tuned.safetensors`` the tuned
 weights, and ``shares/<share>/`` the predictions of each share of the source's weights that was tried. How much is kept
-is chosen by all folds that are done (:mod:`autoseg.transfer.share_choice`), anew when another one is; a case is scored
-by a share that it did not choose.
+is chosen by all folds that are scored (:mod:`autoseg.transfer.share_choice`), anew when another one is; a case is
+scored by a share that it did not choose. Only the choice gives a fold weights to predict with: until then it has none,
+or those of the choice before.
 """
 
 import math
@@ -25,7 +26,6 @@ from autoseg.crossvalidation.halves import Half, halves
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights, read_metadata, save_weights
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import ABOUT_MODEL
@@ -217,12 +217,11 @@ def score_shares(fold: Fold, device: torch.device, count: int) -> None:
     """Score networks between the source and a fold's tuned weights on its validation cases.
 
     Args:
-        fold: just trained: its weights are the tuned ones.
+        fold: just trained, so that its tuned weights are new.
         device: to compute on.
         count: how many shares to try, of :data:`~autoseg.transfer.share_choice.TRIED_SHARES`.
     """
     shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
-    _keep_tuned(fold)
     for share in TRIED_SHARES[:count]:
         out = of_share(fold, share)
         weights = out / "weights.safetensors"
@@ -230,12 +229,6 @@ def score_shares(fold: Fold, device: torch.device, count: int) -> None:
         validate_with(fold, [[weights]], out, device)
         weights.unlink()
     write_json(fold.folder / _SHARES / _SCORED, {"made_of": _tuned_of(fold)})
-
-
-def _keep_tuned(fold: Fold) -> None:
-    """Copy the weights of a training that just ended, before a share of the source is blended in."""
-    with atomic(fold.checkpoint("tuned"), suffix=".safetensors") as temporary:
-        shutil.copyfile(fold.weights, temporary)
 
 
 def write_blended(fold: Fold, share: float, path: Path) -> None:
@@ -309,7 +302,6 @@ def settle(fold: Fold) -> Settled | None:
     tried = [(one, found) for one in _scored_with(fold) if (found := _known(one))]
     scored = [one for one, _ in tried]
     if not scored:
-        _keep_tuned(fold)
         write_blended(fold, UNKNOWN, fold.weights)
         return None
     known_shares = (*sorted(TRIED_SHARES), SOURCE, UNTOUCHED)
@@ -329,11 +321,8 @@ def settle(fold: Fold) -> Settled | None:
     for number, one in enumerate(scored):
         _write_validation(one, {share: found[number] for share, found in parts.items()}, of_case)
     for one in [*scored, *([] if fold in scored else [fold])]:
-        if isinstance(one, Half):
-            continue
-        if one == fold and not fold.validation_cases:
-            _keep_tuned(fold)  # of others it was kept when they were scored
-        write_blended(one, choice.share, one.weights)
+        if not isinstance(one, Half):
+            write_blended(one, choice.share, one.weights)
     if not isinstance(fold, Half):
         write_json(
             fold.run.path / fold.stage.name / SOURCE_SHARE,
@@ -368,7 +357,8 @@ def _scored_with(fold: Fold) -> Sequence[Fold]:
         return [Half(fold.run, fold.stage, fold.number, half) for half in (0, 1)]
     if not fold.validation_cases:
         return halves(fold)
-    return folds_of_plan(fold.run, fold.stage)
+    # Weights don't tell which are scored: they get theirs here.
+    return [fold.run.fold(fold.stage, number) for number in range(len(fold.run.splits))]
 
 
 def _known(fold: Fold) -> list[float]:

@@ -147,6 +147,11 @@ class Initialization(Reasoned):
     rank: int = Field(0, ge=0)
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether held-out cases choose how much of the initial weights is kept."""
+        return self.keep == "auto"
+
+    @property
     def averaged(self) -> float:
         """The share of the initial weights in the final ones where it is set; 0 where it is chosen."""
         return 0.0 if self.keep == "auto" else self.keep
@@ -323,6 +328,24 @@ class Recipe(Reasoned):
         if self.epoch_length == "iterations":
             return self.iterations_per_epoch
         return max(1, math.ceil(cases / min(batch, self.sampling.cases_per_batch or batch)))
+
+    @property
+    def looks_at_judges(self) -> str:
+        """What would look, on the way, at the cases that choose how much of a source is kept, and the way out.
+
+        A part of a sentence; empty where nothing does. Plans of earlier versions may, and still predict.
+        """
+        looking = {
+            "recipe.early_stopping=0": self.early_stopping > 0,
+            "recipe.schedule.follows=training_loss": self.schedule.follows_validation,
+        }
+        instead = [value for value, looks in looking.items() if looks]
+        if not (instead and self.initialization.is_chosen):
+            return ""
+        return (
+            "held-out cases choose how much of the source is kept (recipe.initialization.keep=auto), and may not "
+            f"decide on the tuning before; set {' and '.join(instead)}, or keep to a number such as 0.5"
+        )
 
     @property
     def taught(self) -> Distillation | None:

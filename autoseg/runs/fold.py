@@ -38,12 +38,21 @@ class Fold:
 
     @property
     def weights(self) -> Path:
-        """Weights at the end of the training."""
+        """Weights that it predicts with."""
         return self.checkpoint("weights")
 
     def checkpoint(self, name: str) -> Path:
-        """Weights by the name of their file: ``weights`` (end of the training) or ``best`` (best validation Dice)."""
+        """Weights by the name of their file.
+
+        ``weights`` are those that the fold predicts with, ``best`` those of the best validation Dice, and ``tuned``
+        those that a fine-tuning ended with, which held-out cases compare with the source's.
+        """
         return self.folder / f"{name}.safetensors"
+
+    @property
+    def end_checkpoint(self) -> str:
+        """Name of the weights that its training ends with: not yet the fold's where they are compared with a source."""
+        return "tuned" if self.stage.recipe.initialization.is_chosen else "weights"
 
     @property
     def state(self) -> Path:

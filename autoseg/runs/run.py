@@ -10,6 +10,7 @@ RUN/template.nii.gz                where the training data's brains were found w
 RUN/preprocessed/<data>/…          can be deleted and rebuilt
 RUN/<configuration>/fold_<k>/      weights.safetensors  best.safetensors  training_state.pt
                                    history.csv  log.txt  validation/…
+                                   tuned.safetensors: what a fine-tuning ended with, where it is compared
                                    start.json: what of the source a fine-tuning began with, where it is compared
 RUN/<configuration>/source/        <number>.safetensors: all folds of the model that is fine-tuned, fitted to it
                                    untouched/: the same with all that it has, where that is more
@@ -238,7 +239,10 @@ class Run:
         if not self.dataset.cases:
             return self.how_to_fine_tune
         option = "" if configuration == self.plan.recommended else f" --config {configuration}"
-        return f"train it with 'autoseg train {quoted(self.path)}{option}'"
+        command = f"'autoseg train {quoted(self.path)}{option}'"
+        if any((self.path / configuration).glob("fold_*/tuned.safetensors")) and not self.trained_folds(configuration):
+            return f"its fine-tuned weights are not compared with the source yet: let {command} end, or give it again"
+        return f"train it with {command}"
 
     @property
     def how_to_fine_tune(self) -> str:

@@ -16,7 +16,8 @@ def train_fold(
     """Train one fold until its budget is spent; resumes an interrupted training.
 
     Args:
-        fold: its folder gets weights, state and history; its stage is trained.
+        fold: its folder gets weights (:attr:`~autoseg.runs.fold.Fold.end_checkpoint`), state and history; its stage is
+            trained.
         cases: to train on and to validate with.
         budget: iterations or seconds.
         settings: device, seed, threads.
@@ -55,7 +56,7 @@ def train_fold(
         fold.done.unlink(missing_ok=True)
         for hook in hooks:
             network = hook.on_end(training, network)
-        training.save_weights(network)
+        training.save_weights(network, fold.end_checkpoint)
         training.save()
         if interrupted():
             raise KeyboardInterrupt

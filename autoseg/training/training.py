@@ -269,7 +269,7 @@ class Training(AbstractContextManager["Training"]):
         self.gather()
         save_training(self.fold.state, self.state, self.identity, self.step)
 
-    def save_weights(self, network: nn.Module, checkpoint: str = "weights") -> None:
+    def save_weights(self, network: nn.Module, checkpoint: str) -> None:
         """Write weights into the fold's folder."""
         recorded = {VARIANT: record(self.step.variant, self.device)}
         save_weights(self.fold.checkpoint(checkpoint), network.state_dict(), identity_of(self.stage) | recorded)

@@ -151,8 +151,10 @@ class Source:
         return plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update=changed)})
 
     def check_plan(self, plan: Plan) -> None:
-        """Refuse networks of another architecture than the source's."""
+        """Refuse networks of another architecture than the source's, and a tuning that looks at cases that judge it."""
         for stage in stages_from_model(plan):
+            if told := stage.recipe.looks_at_judges:
+                raise UsageError(f"--source: {told}.")
             transfer_table(stage, self.model.weights(self._of(stage)))
 
     def install(self, plan: Plan, run: Path) -> None:
@@ -283,8 +285,6 @@ class SourceModel:
         return {name: weights[name] for name in own_tensors(unfilled(stage)) if name in weights}
 
 
-def file_name(stage: Stage, weights: Mapping[str, torch.Tensor]) -> str:
-    """Name, in a run folder, of the file with a source's weights for a stage."""
 def _with_learned(plan: Plan, learned: Mapping[str, Literal["file", "name"]]) -> Plan:
     """A plan whose stages that start from a source name the cases that it was trained on."""
     configurations = dict(plan.configurations)
@@ -295,6 +295,8 @@ def _with_learned(plan: Plan, learned: Mapping[str, Literal["file", "name"]]) ->
     return plan.model_copy(update={"configurations": configurations})
 
 
+def file_name(stage: Stage, weights: Mapping[str, torch.Tensor]) -> str:
+    """Name, in a run folder, of the file with a source's weights for a stage."""
     return f"source_{stage.name}_{content_of(weights)}.safetensors"
 
 

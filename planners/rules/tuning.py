@@ -261,6 +261,18 @@ def keeping(start: Initialization, whole: bool, separate: bool, tuning: str) -> 
     return start.model_copy(update={"keep": "auto", "reasons": {**start.reasons, "keep": why}})
 
 
+def unseen(recipe: Recipe) -> Recipe:
+    """A recipe that does not end early by the cases that choose how much of the source is kept.
+
+    Args:
+        recipe: of the tuning, with its initial weights.
+    """
+    if not (recipe.initialization.is_chosen and recipe.early_stopping):
+        return recipe
+    why = "off: validation cases choose how much of the source is kept, so that they may not end the tuning"
+    return recipe.model_copy(update={"early_stopping": 0, "reasons": {**recipe.reasons, "early_stopping": why}})
+
+
 def beginning(start: Initialization, model: SourceModel) -> Initialization:
     """Where the training begins: with the best of the source's folds, where it has several and none is asked for."""
     if start.keep != "auto" or model.asked.fold is not None or len(start.ensemble) < 2:

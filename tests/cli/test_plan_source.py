@@ -20,6 +20,8 @@ from autoseg.networks import build
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.configuration import Configuration
+from autoseg.plans.files import save_plan
+from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Recipe
 from autoseg.preprocessing.case import preprocess_case
@@ -497,6 +499,30 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert "The source as it is can't be scored: it has flair, t1c, too, and is not known" in told["fewer"]
     assert "The source as it is can't be scored: it has no t1, t2." in told["more"]
     assert all("The source as it is" not in told[name] for name in ("same", "fewer regions", "without", "fewer labels"))
+
+
+def test_a_source_that_looked_at_its_validation(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:
+    """Held-out cases of the cohort choose how much of it is kept, and decide on nothing before; unless none do."""
+    model = tmp_path / "model"
+    shutil.copytree(sources["four"], model)
+    follows = 'recipe.schedule={"name": "plateau", "follows": "validation_loss"}'
+    save_plan(override(Run.open(model).plan, ["recipe.early_stopping=10", follows]), model / "plan.json")
+
+    def recipe(name: str, *options: object) -> Recipe:
+        result = plan(phantoms, "--source", model, *options, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        return Run.open(tmp_path / name).plan.stage("3d_fullres").recipe
+
+    usual = recipe("usual")
+    assert (usual.early_stopping, usual.schedule.follows) == (0, "training_loss")
+    assert "they may not end the tuning" in usual.reasons["early_stopping"]
+    assert recipe("all", "--tuning", "all").early_stopping == 10
+    early = ("--set", "recipe.early_stopping=5")
+    assert recipe("set", *early, "--set", "recipe.initialization.keep=0.5").early_stopping == 5
+    for wrong, instead in ((early, "early_stopping=0"), (("--set", follows), "schedule.follows=training_loss")):
+        refused = plan(phantoms, "--source", model, *wrong, "--out", tmp_path / "wrong")
+        assert f"set recipe.{instead}, or keep to a number" in str(refused.exception)
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_ways_to_tune(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

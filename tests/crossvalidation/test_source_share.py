@@ -26,7 +26,9 @@ from autoseg.interop.nnunet.exporting import export_nnunet
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
+from autoseg.plans.files import save_plan
 from autoseg.plans.inference import Inference
+from autoseg.plans.overrides import override
 from autoseg.plans.postprocessing import Step
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import Initialization, Recipe
@@ -392,24 +394,70 @@ def test_without_validation_cases_a_source_that_can_not_be_scored(tmp_path: Path
     assert "<h3>Fine-tuning</h3><p class='note'>The source as it is can&#x27;t be scored: it has no flair.</p>" in page
 
 
-def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choosing(monkeypatch, 0.5)
-    whole = tuned(source, tmp_path / "whole")
-    run_folds(whole, [0])
-    run = tuned(source, tmp_path / "run")
+def killed_at(name: str, run: Run, folds: Sequence[int], epochs: int = 2) -> None:
+    """Train folds up to a step after the tuning, and be killed there."""
 
     def killed(*arguments: Any) -> None:
         raise InterruptedError
 
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(f"autoseg.crossvalidation.fold_training.{name}", killed)
+        with pytest.raises(InterruptedError):
+            train(run, None, folds, Length(epochs=epochs), Compute("cpu", 0))
+
+
+def test_killed_while_choosing(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing predicts with weights that were not compared with the source, and the same command goes on."""
+    choosing(monkeypatch, 0.5)
+    whole = tuned(source, tmp_path / "whole")
+    run_folds(whole, [0])
+    run = tuned(source, tmp_path / "run")
+    fold = run.fold("small", 0)
     for name in ("score_shares", "settle"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"autoseg.crossvalidation.fold_training.{name}", killed)
-            with pytest.raises(InterruptedError):
-                run_folds(run, [0])
+        killed_at(name, run, [0])
+        assert fold.checkpoint("tuned").exists()
+        told = (
+            "no trained fold of small; its fine-tuned weights are not compared with the source yet: let 'autoseg train"
+        )
+        for use in (lambda: Predictor.load(run.path, device="cpu"), lambda: Source(run.path).model):
+            with pytest.raises(UsageError, match=told):
+                use()
     run_folds(run, [0])
     for name in ("weights", "tuned"):
         wanted, found = (load_weights(r.fold("small", 0).checkpoint(name)) for r in (whole, run))
         assert all(torch.equal(wanted[key], tensor) for key, tensor in found.items())
+    # Tuned for longer, the choice of before counts until there is a new one.
+    before, choice = fold.weights.read_bytes(), run.source_choice(fold.stage)
+    killed_at("settle", run, [0], epochs=3)
+    assert load_weights(fold.checkpoint("tuned")).keys() == found.keys()
+    assert any(not torch.equal(found[key], tensor) for key, tensor in load_weights(fold.checkpoint("tuned")).items())
+    assert (fold.weights.read_bytes(), run.source_choice(fold.stage)) == (before, choice)
+    assert Predictor.load(run.path, device="cpu").members[0].stages[0].weights == [fold.weights]
+    train(run, None, [0], Length(epochs=3), Compute("cpu", 0))
+    assert fold.weights.read_bytes() != before
+
+
+def test_a_fold_that_is_scored_has_a_say(source: Run, tmp_path: Path) -> None:
+    """Also where it was killed before it made its choice, or makes it right now: the next fold chooses for both."""
+    run = tuned(source, tmp_path / "run")
+    killed_at("settle", run, [0])
+    assert not run.fold("small", 0).trained
+    run_folds(run, [1])
+    stage = run.plan.stage()
+    assert sorted(run.source_choice(stage)["cases"]) == sorted(case.id for case in run.dataset.cases)
+    assert all(run.fold(stage, number).trained for number in (0, 1))
+
+
+def test_a_plan_that_looks_at_the_judges_is_not_trained(source: Run, tmp_path: Path) -> None:
+    """Written into plan.json, or of an earlier version, whose folds still predict."""
+    run = pretend_trained(tuned(source, tmp_path / "run"))
+    told = "held-out cases choose how much of the source is kept .*; set recipe.early_stopping=0, or keep to a number"
+    save_plan(override(run.plan, ["recipe.early_stopping=3"]), run.path / "plan.json")
+    run = Run.open(run.path)
+    for more in ({}, {"resume": False}):
+        with pytest.raises(AutosegError, match=f"plan.json: {told}"):
+            run_folds(run, [0], **more)
+    assert Predictor.load(run.path, device="cpu").members[0].stages[0].folds == [0]
 
 
 def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,6 +472,7 @@ def test_all_cases_are_tuned_on_after_two_halves(source: Run, tmp_path: Path, mo
         assert not set(read_json(half.folder / START)["cases"]) & set(half.validation_cases)
         assert not set(half.training_cases) & set(half.validation_cases)
         assert half.checkpoint("tuned").exists()
+        assert not half.weights.exists()
     own, start = load_weights(fold.checkpoint("tuned")), load_weights(start_file(fold))
     for name, tensor in load_weights(fold.weights).items():
         torch.testing.assert_close(tensor, 0.25 * own[name] + 0.75 * start[name])
@@ -438,6 +487,7 @@ def test_half_of_the_time_is_for_the_halves(source: Run, tmp_path: Path, monkeyp
     real = fold_training.train_fold
 
     def timed(fold: Any, cases: Any, budget: Any, settings: Any, hooks: Any) -> Any:
+        assert str(fold) not in lengths
         lengths[str(fold)] = budget.seconds
         return real(fold, cases, Budget(iterations=2), settings, hooks)
 

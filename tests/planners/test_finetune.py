@@ -5,11 +5,11 @@ import pytest
 from autoseg.plans.augmentation import Augmentation
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.families import FullImageUNet
-from autoseg.plans.recipe import Optimizer, Sampling
+from autoseg.plans.recipe import Initialization, Optimizer, Sampling
 from autoseg.utils.errors import UsageError
 from planners.finetune import _evaluation, _shrinking
 from planners.rules.recipe import optimizer
-from planners.rules.tuning import GENERAL, ON_CPU, TUNINGS, _rate, chosen_tuning, lone, louder
+from planners.rules.tuning import GENERAL, ON_CPU, TUNINGS, _rate, chosen_tuning, lone, louder, unseen
 from tests.builders import make_recipe
 from tests.networks.test_parts import SMALL
 
@@ -69,6 +69,17 @@ def test_changes_of_looks_are_raised_once() -> None:
     assert (once.noise_probability, once.contrast_probability, once.rotation_probability) == (0.25, 1.0, 0.2)
     assert louder(once, "augmented") == once
     assert louder(before, "unfreeze") == before
+
+
+def test_a_tuning_that_chooses_does_not_stop_by_the_cases_that_judge() -> None:
+    """Where nothing is chosen by them, as in the published experiment, it stops as the source did."""
+    start = Initialization(source="model", file="f", ensemble=["f"])
+    for keep, patience in (("auto", 0), (0.5, 10), (0.0, 10)):
+        recipe = make_recipe(early_stopping=10, initialization=start.model_copy(update={"keep": keep}))
+        found = unseen(recipe)
+        assert found.early_stopping == patience
+        assert ("early_stopping" in found.reasons) == (patience == 0)
+        assert found.looks_at_judges == ""
 
 
 def test_how_results_are_measured_is_the_sources() -> None:

@@ -50,6 +50,19 @@ def test_refused(part: Any, values: dict[str, Any], message: str) -> None:
         part(**values)
 
 
+def test_what_looks_at_the_cases_that_judge() -> None:
+    """Where these choose a share of the source: an early stop, and a rate that follows them."""
+    chosen = Initialization(source="model", file="f", ensemble=["f"], keep="auto")
+    looking: dict[str, Any] = {"early_stopping": 5, "schedule": Schedule(name="plateau", follows="validation_loss")}
+    assert Recipe(initialization=chosen).looks_at_judges == ""
+    assert Recipe(**looking).looks_at_judges == ""
+    assert Recipe(initialization=chosen.model_copy(update={"keep": 0.5}), **looking).looks_at_judges == ""
+    told = Recipe(initialization=chosen, **looking).looks_at_judges
+    assert "set recipe.early_stopping=0 and recipe.schedule.follows=training_loss, or keep to a number" in told
+    told = Recipe(initialization=chosen, early_stopping=5).looks_at_judges
+    assert "set recipe.early_stopping=0, or keep to a number" in told
+
+
 def test_names_of_a_source_that_are_its_own_leave_older_scores_valid() -> None:
     names: dict[str, Any] = {"source_channels": ["t1c"], "source_outputs": ["a", "b"], "channels": {"t1c": "t1c"}}
     own, swapped = ({"a": "a", "b": "b"}, {"a": "b", "b": "a"})

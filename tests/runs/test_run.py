@@ -257,6 +257,9 @@ def test_commands_name_the_configuration_where_it_is_not_the_usual_one(tmp_path:
     (weights := run.fold("other", 0).weights).parent.mkdir(parents=True)
     weights.touch()
     assert run.how_to_postprocess("other") == f"'autoseg postprocess {run.path}'", "the only one that is trained"
+    (tuned := run.fold("small", 0).checkpoint("tuned")).parent.mkdir(parents=True)
+    tuned.touch()
+    assert run.how_to_train("small").endswith(f"yet: let 'autoseg train {run.path}' end, or give it again")
 
 
 def test_trained_folds(tmp_path: Path) -> None:
