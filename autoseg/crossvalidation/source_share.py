@@ -1,4 +1,4 @@
-"""Fine-tuning that never loses: the source scored beside the tuned networks, on cases that neither was trained on.
+"""Fine-tuning held against its source: both are scored on cases that the tuning was not trained on.
 
 In a fold's folder ``source/`` has the source's predictions of its validation cases (``source_untouched/`` those of its
 own run, where the plan has not all of its channels and outputs or mirrors otherwise; ``source_unharmonized/`` those of
@@ -274,14 +274,17 @@ class Settled:
         """As a sentence for the log."""
         choice = self.choice
         if self.unscored:
-            return f"the source's {self.unscored} folds could not all be scored in the time; it is kept: give more time"
+            return (
+                f"the time was too short to score all {self.unscored} folds of the source, so the unchanged source is "
+                "kept; give a longer --max-time"
+            )
         if undecided := too_few(choice.cases):
-            return f"{undecided}; the source as it is is kept until further folds are trained"
+            return f"{undecided}; the unchanged source is kept until more folds are trained"
         mean = sum(self.differences) / len(self.differences)
         low, high = paired_interval(self.differences)
         told = f"Dice {mean:+.4f} over {choice.cases} patients, 95 % interval {low:+.4f} to {high:+.4f}"
         if choice.does_nothing:
-            return f"the source as it is is as good as any tuning ({told} for the best tuned weights); it is kept"
+            return f"the unchanged source is as good as any tuning (the best tuned weights: {told}); it is kept"
         if choice.share == SOURCE:
             return f"the source is kept, {self.changed} ({told} against the source as it is)"
         kept = f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's"

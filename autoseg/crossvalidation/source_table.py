@@ -122,7 +122,7 @@ class SourceTable:
         fewer = [scored for fold in folds if (scored := fewer_folds_scored(fold)) is not None]
         note = _kept(run, stage, all_scored=not fewer)
         if stage.harmonizes_for_source and len(names) == 1:
-            note += " The scans are not at hand: what the source makes of images as they are stands in no row."
+            note += " The scans are missing, so the source could not be scored without harmonization."
         if fewer:
             of = len(initialization.ensemble)
             note += f" Time was too short to score all of the source's {of} folds: {min(fewer)} of them stand for it."
@@ -173,7 +173,7 @@ def _passed_over(run: Run, stage: Stage, folds: Sequence[Fold]) -> dict[str, lis
     folders = [of_share(fold, best) for fold in folds]
     if not all((folder / "summary.json").exists() for folder in folders):
         return {}
-    return {f"best share ({best:.0%} of the source), chosen by these very cases": _read(folders)}
+    return {f"best mix ({best:.0%} source); optimistic: chosen on these same cases": _read(folders)}
 
 
 def _not_scored(stage: Stage) -> str:
@@ -215,7 +215,7 @@ def _learned(run: Run, stage: Stage, cases: Sequence[str]) -> str:
         return f" {told}." if told else ""
     patient_of, learned = patients(run.dataset), learned_patients(stage, run.dataset)
     if learned.isdisjoint(with_a_say(list(dict.fromkeys(patient_of[case] for case in cases)), learned)):
-        return f" {told}; they have no say in what is kept."
+        return f" {told}; they are not used to choose the weights."
     return f" {told}; fewer than {FEWEST} other patients are left to choose by, so that it can't be trusted."
 
 

@@ -1,9 +1,10 @@
-"""How much of a source to keep: chosen by cases that were not trained on, and nothing is taken that is no better.
+"""How much of a source to keep: chosen by cases that were not trained on, which must show a gain.
 
 Networks on the line from a source's weights to the tuned ones (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
 models") are scored on held-out cases beside the source as it is. A share that gains less than one standard error of its
 paired differences to the source is not taken (the one-standard-error rule of Breiman et al. 1984, "Classification and
-regression trees", section 3.4.3): with few cases the best of several is often the best by luck. The standard error of
+regression trees", section 3.4.3): with few cases the best of several is often the best by luck. A share of no effect is
+still taken about one time in five, so that the result is no worse than the source on average. The standard error of
 two differences is near 0 whenever the two happen to be alike, so that two cases decide nothing.
 """
 
@@ -16,7 +17,8 @@ import numpy as np
 #: Shares of the source's weights that are tried, 0 for the tuned weights; in the order in which time allows for them.
 TRIED_SHARES = (0.0, 0.5, 0.25, 0.75)
 
-#: Fewer held-out cases than these decide nothing (benchmarks/results/cohort_rows.md, the row ``sarcoma:4``).
+#: Fewer held-out cases than these decide nothing: with two, a tuning of four sarcomas was taken that lost
+#: (benchmarks/results/cohort_rows.md).
 FEWEST = 3
 
 #: Share → case (or patient) → score, the higher the better; NaN where it is undefined.

@@ -68,7 +68,7 @@ class Tuning:
 
 
 #: What scanners differ in, as the augmentation names it. Bias fields, which differ as well, were no gain: beside these
-#: they were screened at +0.004, +0.006, +0.009 and, on sarcomas, −0.039 (benchmarks/results/cohort_rows.md).
+#: they were screened at +0.004, +0.005, +0.009 and, on sarcomas, −0.039 (benchmarks/results/cohort_rows.md).
 _LOOKS = ("noise", "blur", "brightness", "contrast", "low_resolution")
 
 #: Ways to fine-tune by name.
@@ -114,9 +114,9 @@ TUNINGS = {
 #: ``unfreeze`` the best; the source as it is 0.875, from scratch 0.859; benchmarks/results/transfer_tuning.md), and
 #: trainings of thousands of steps were not compared; so a GPU keeps that. In trainings as short as a CPU's the rate
 #: matters more: at the full one ways were screened on 20 cases of three kinds and 8 of a fourth, 100 steps of two
-#: volumes a fold, one seed. ``augmented`` was the best on each, 0.004 to 0.060 above ``unfreeze``; and 0.031, 0.003 and
-#: 0.000 above it in 200 steps of one volume on three cohorts, two of them with a gap that costs the source 0.2
-#: (benchmarks/results/cohort_rows.md).
+#: volumes a fold, one seed; on two of the kinds the source lost nothing. ``augmented`` was the best on each, 0.004 to
+#: 0.060 above ``unfreeze``; and 0.031, 0.003 and 0.000 above it in 200 steps of one volume on three cohorts, two of
+#: them with a gap that costs the source 0.2 (benchmarks/results/cohort_rows.md).
 #: What the full rate forgets, the share of the source's weights gives back. Heads that are new learn first, alone.
 GENERAL, ON_CPU = "unfreeze", "augmented"
 

@@ -203,7 +203,7 @@ def test_the_plain_best_stands_beside_the_kept_source(
     run_folds(run)
     stage = run.plan.stage()
     three = ["source as it is", "tuned", "chosen for each case by the others"]
-    name = "best share (50% of the source), chosen by these very cases"
+    name = "best mix (50% source); optimistic: chosen on these same cases"
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
     assert [row.name for row in table.rows] == [*three, name]
@@ -290,7 +290,7 @@ def test_cases_that_the_source_has_learned(source: Run, tmp_path: Path, monkeypa
     table = SourceTable.of(run, stage)
     assert table is not None
     assert "The source was trained on 1 of these 4 cases, and its score" in table.note
-    assert table.note.endswith("they have no say in what is kept.")
+    assert table.note.endswith("they are not used to choose the weights.")
     logs = [fold.log.read_text(encoding="utf-8") for fold in run.folds(stage)]
     assert sum("The source was trained on 1 of these 2 cases" in log for log in logs) == 1
 
@@ -546,7 +546,7 @@ def test_too_little_time_to_score_all_folds(source: Run, tmp_path: Path, monkeyp
     log = fold.log.read_text(encoding="utf-8")
     assert "the source as it is (1 of its 2 folds, for lack of time): mean Dice" in log
     assert "no tuning will be taken in this time" in log
-    assert "the source's 2 folds could not all be scored in the time; it is kept: give more time" in log
+    assert "the time was too short to score all 2 folds of the source, so the unchanged source is kept; give a" in log
     assert "the tuning starts from the source's first fold: there is no time to compare them" in log
     assert len(run.kept_source(stage)) == 2
     as_it_is, validated = label_maps(fold.folder / "source"), label_maps(fold.validation)
@@ -828,7 +828,7 @@ def test_harmonized_without_scans(source: Run, tmp_path: Path) -> None:
     table = SourceTable.read(run.path / run.plan.recommended / "crossval")
     assert table is not None
     assert table.rows[0].name == "source as it is, harmonized"
-    assert "scans are not at hand" in table.note
+    assert "The scans are missing" in table.note
 
 
 def test_newer_keys_leave_older_scores_valid() -> None:
