@@ -81,9 +81,9 @@ def read_test(run: Run, stage: Stage) -> Evaluation | None:
     return evaluation if set(evaluation.cases) == set(run.test_cases) else None
 
 
-def inference_values(run: Run, stage: Stage) -> list[dict[str, Any]]:
-    """How a run applies a stage and those before it, for fingerprints of what they predict."""
-    return [values_since(run.used(one).inference, _FIRST) for one in stage.chain]
+def inference_values(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """How stages are applied, for fingerprints of what they predict."""
+    return [values_since(stage.inference, _FIRST) for stage in stages]
 
 
 def _weights(run: Run, weights: Sequence[Sequence[Path]]) -> dict[str, str]:
@@ -97,7 +97,7 @@ def _made_of(run: Run, stage: Stage) -> str:
     return digest(
         {
             "stages": [run.used(one).identity for one in stage.chain],
-            "inference": inference_values(run, stage),
+            "inference": inference_values([run.used(one) for one in stage.chain]),
             "cases": [[case, StoredCase(data, case).content] for case in run.test_cases],
             "empty": stage.empty,
             **({"postprocessing": steps} if steps else {}),

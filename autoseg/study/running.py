@@ -181,7 +181,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
     made_of = {
         **asked,
         "weights": [file_digest(file) for files in weights.values() for file in files],
-        "inference": inference_values(run, stage),
+        "inference": inference_values([run.used(one) for one in stage.chain]),
     }
     if kept:  # it may see images as they are
         made_of["source"] = run.source_choice(stage)["share"]

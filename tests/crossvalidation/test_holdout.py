@@ -100,7 +100,8 @@ def test_keys_that_inference_gets_leave_scores_valid() -> None:
 
     def noted(inference: Inference) -> list[dict[str, Any]]:
         configuration = make_configuration().model_copy(update={"inference": inference})
-        return inference_values(make_plan().model_copy(update={"configurations": {"small": configuration}}).stage())
+        plan = make_plan().model_copy(update={"configurations": {"small": configuration}})
+        return inference_values(plan.stage().chain)
 
     assert (
         noted(Later())
