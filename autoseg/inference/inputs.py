@@ -99,10 +99,10 @@ def _refuse_strays(dataset: Dataset, cases: Sequence[Case]) -> None:
 def _refuse_namesakes(dataset: Dataset) -> None:
     """Refuse a test set of which scans are left out, or that is taken for none, as training cases have their names."""
     if dataset.namesakes:
-        folder = dataset.namesakes[0].parent
+        folder, names = dataset.namesakes[0].parent, listed(path.name for path in dataset.namesakes)
         raise AutosegError(
-            f"{folder} holds scans with the name of a training case ({listed(dataset.namesakes)}); rename them, or "
-            f"predict the folder itself, {folder}."
+            f"{folder} holds scans with the name of a training case ({names}); rename them, or predict the folder "
+            f"itself, {folder}."
         )
 
 

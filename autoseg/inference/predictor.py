@@ -288,8 +288,9 @@ class Predictor:
 
     def _read(self, scans: dict[str, list[str]], case: Case) -> Prepared:
         """A case as the networks see it; by what its scans are known again is noted."""
+        prepared = self.ensemble.prepare(case)
         scans[case.id] = scans_of(case)
-        return self.ensemble.prepare(case)
+        return prepared
 
     def _score(self, prepared: Prepared, writers: Sequence[ResultWriter]) -> _Scored:
         """Apply the networks: everything that needs the device."""

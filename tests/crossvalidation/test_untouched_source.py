@@ -66,7 +66,9 @@ def model_of(root: Path, plan: Plan, rarer: float = 0.0) -> Run:
     run = untrained(root, plan)
     for fold in run.folds("small"):
         predictor = Predictor.load(run.path, folds=[fold.number], device="cpu")
-        heads = [head.float() for head in predictor.scores(run.dataset.cases[0])[0]]
+        heads = [
+            head.float() for head in predictor.ensemble.scores(predictor.ensemble.prepare(run.dataset.cases[0]))[0]
+        ]
         mean, deviation = torch.stack([head.mean() for head in heads]), torch.stack([head.std() for head in heads])
         weights = load_weights(fold.weights)
         for name in [name for name in weights if name.startswith("decoder.seg_layers")]:
@@ -253,7 +255,7 @@ def test_a_bad_tuning_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     used = [path.relative_to(run.path / stage.name).parent.as_posix() for path in member.stages[0].weights]
     assert used == (["fold_0", "fold_1"] if tuning_helps else ["source/untouched"] * 2)
     log = run.fold(stage, 1).log.read_text(encoding="utf-8")
-    assert ("the source as it is is as good as any tuning" in log) != tuning_helps
+    assert ("the unchanged source is as good as any tuning" in log) != tuning_helps
     assert "the source as it is: mean Dice" in log
     assert "the source, fitted to the cohort: mean Dice" in log
 

@@ -28,7 +28,7 @@ from autoseg.plans.preprocessing import LANDMARKS, Channel, Normalization, Prepr
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import save
-from autoseg.runs.run import SOURCE_SHARE, UNHARMONIZED, Run
+from autoseg.runs.run import SOURCE_SHARE, UNTOUCHED, Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_json
 from tests.builders import REGIONS, make_configuration, make_network, make_plan, make_recipe, write
@@ -329,7 +329,7 @@ def test_some_folds_of_a_run_that_keeps_its_source_unharmonized(tmp_path: Path) 
     shutil.copyfile(fold.weights, fold.checkpoint("best"))
     with pytest.raises(AutosegError, match="nnU-Net does not harmonize intensities"):
         export_nnunet(run.path, tmp_path / "tuned", folds=[0])
-    write_json(run.path / "small" / SOURCE_SHARE, {"share": UNHARMONIZED})
+    write_json(run.path / "small" / SOURCE_SHARE, {"share": UNTOUCHED})
     out = export_nnunet(run.path, tmp_path / "model", folds=[0])
     assert [path.name for path in (out / "fold_0").iterdir()] == ["checkpoint_final.pth"]
     weights = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]

@@ -261,7 +261,8 @@ def test_a_scan_that_is_gone(tmp_path: Path) -> None:
     fetch(student)  # what is there will do
     shutil.rmtree(scores_for(student).folder)
     told = (
-        r"the teacher has to predict case case_1, but .* is gone; .*'autoseg plan NEW_PLACE --out .*', with the options"
+        r"the teacher has to predict case case_1, but .* is gone; .*"
+        r"'autoseg plan NEW_PLACE --out .*', with the same options"
     )
     with pytest.raises(AutosegError, match=told):
         fetch(student)

@@ -143,6 +143,6 @@ def test_a_sentence_or_a_result_and_no_other_file(tree):
         _pretend_trained(Run.open(run))
         _refused(CliRunner().invoke(app, ["predict", str(run), str(root), "--out", str(out), "--device", "cpu"]), tree)
         assert sorted(root.rglob("*")) == [path for path in before if root in path.parents]
-        assert {path.name for path in top.iterdir()} <= {"data", "run", "out"}
+        assert {path.name for path in top.iterdir()} <= {"data", "run", "out", ".out.lock"}
     finally:
         shutil.rmtree(top)
