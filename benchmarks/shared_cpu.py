@@ -16,9 +16,12 @@ import subprocess
 import sys
 import time
 
+from autoseg.utils.cpu_sharing import ASLEEP
+
 MODES = {
     "spinning (the default)": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
+    "passive, spin of 1,000 (autoseg's)": ASLEEP,
     "spin of 1,000": {"GOMP_SPINCOUNT": "1000"},
     "spin of 10,000": {"GOMP_SPINCOUNT": "10000"},
 }
@@ -73,6 +76,7 @@ def start(memory_format: str, seconds: float, mode: dict[str, str]) -> "subproce
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--only", nargs="+", choices=MODES, default=list(MODES), help="some ways to wait")
     parser.add_argument("--others-spin", action="store_true", help="the two others wait by spinning in every row")
     parser.add_argument("--step", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,7 +87,8 @@ def main() -> None:
 
     print(describe())
     print("| waiting | step | alone s | beside two jobs s | fair share's time × |\n|---|---|---|---|---|")
-    for name, mode in MODES.items():
+    for name in options.only:
+        mode = MODES[name]
         for variant in VARIANTS:
             alone = float(start(variant, options.seconds, mode).communicate()[0].split()[-1])
             others = [start(variant, 0, {} if options.others_spin else mode) for _ in range(2)]

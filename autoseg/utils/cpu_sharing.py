@@ -14,6 +14,10 @@ from collections.abc import Mapping, MutableMapping
 #: Settings of OpenMP by which a user decides otherwise.
 _OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
+#: What lets threads sleep while they wait, after a spin of microseconds where OpenMP is GNU's: beside other jobs that
+#: took 0.75 to 0.95 of the time of going to sleep at once, and 0.9 to 1.0 alone (``benchmarks/shared_cpu.py``).
+ASLEEP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+
 #: Share of the cores that others keep busy, from which on they count as shared.
 BUSY = 0.3
 
@@ -36,7 +40,7 @@ def share_cpu(environment: MutableMapping[str, str] | None = None) -> str:
     busy = busy_share()
     if busy < BUSY:
         return ""
-    environment["OMP_WAIT_POLICY"] = "passive"
+    environment.update(ASLEEP)
     return f"Other jobs keep {busy:.0%} of this CPU busy: threads sleep while they wait (OMP_WAIT_POLICY=passive)."
 
 

@@ -23,7 +23,7 @@ def test_a_shared_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     at_work(monkeypatch, 0.9)
     environment: dict[str, str] = {}
     assert share_cpu(environment).startswith("Other jobs keep 90% of this CPU busy")
-    assert environment == {"OMP_WAIT_POLICY": "passive"}
+    assert environment == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
 def test_a_free_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
