@@ -31,7 +31,7 @@ from autoseg.step.training_step import TrainingStep
 from autoseg.step.tune import Extent, choose_variant
 from autoseg.step.variant import Variant
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.utils.device import keep_large_blocks, select_device
+from autoseg.utils.device import keep_large_blocks, select_device, wait_for
 from autoseg.utils.parallel import available_cpus
 
 #: Iterations before the first round.
@@ -71,8 +71,7 @@ def timed(iterations: int, once: Callable[[], object], device: torch.device) -> 
     started = time.perf_counter()
     for _ in range(iterations):
         once()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return 1000 * (time.perf_counter() - started) / iterations
 
 

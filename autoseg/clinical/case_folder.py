@@ -16,7 +16,7 @@ from autoseg.clinical.transforms import PreparedCase
 from autoseg.data.file_names import images_in, plain_name
 from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.files import atomic, read_json, write_json, write_text
+from autoseg.utils.files import atomic, read_json, read_json_table, write_json, write_text
 
 #: Files of a case's folder.
 LABEL_FILE, MASK_FILE, LABEL_NAMES_FILE = "label.nii.gz", "brain_mask.nii.gz", "labels.json"
@@ -79,10 +79,10 @@ def _channel_file(channel: str) -> str:
 
 
 def _labels_told(folder: Path) -> dict[str, Any]:
-    with suppress(AutosegError):  # there is none, or a damaged one
-        if isinstance(found := read_json(folder / LABEL_NAMES_FILE), dict):
-            return found
-    return {}
+    try:
+        return read_json_table(folder / LABEL_NAMES_FILE)
+    except AutosegError:
+        return {}  # damaged
 
 
 def _write_labels(labels: ExamLabels, folder: Path) -> None:

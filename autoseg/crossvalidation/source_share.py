@@ -38,7 +38,7 @@ from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_shar
 from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, untouched_source
 from autoseg.utils.digest import digest
-from autoseg.utils.files import atomic, read_json, write_json
+from autoseg.utils.files import atomic, read_json_table, write_json
 
 #: Share of the source where a single patient leaves nothing to choose it by (half, as Wortsman et al. 2022).
 UNKNOWN = 0.5
@@ -142,7 +142,7 @@ class _Scoring:
     def of(self, share: float, score: Callable[[Path], Evaluation], title: str) -> SourceScore:
         """The score that stands for a share, made by ``score`` into its folder."""
         out, made_of = of_share(self.fold, share), _made_of(self.fold)
-        known, all_folds = _read(out / _SCORED), len(self.fold.stage.recipe.initialization.ensemble)
+        known, all_folds = read_json_table(out / _SCORED), len(self.fold.stage.recipe.initialization.ensemble)
         before = int(known.get("folds", all_folds))
         if before >= self.folds and known.get("made_of") == made_of and (out / "summary.json").exists():
             return SourceScore(Evaluation.read(out), float(known["seconds"]), True, title, (before, all_folds))
@@ -156,13 +156,13 @@ class _Scoring:
 
 def fewer_folds_scored(fold: Fold) -> int | None:
     """How many of the source's folds predicted a fold's validation cases, where time was too short for all."""
-    scored = _read(of_share(fold, SOURCE) / _SCORED).get("folds")
+    scored = read_json_table(of_share(fold, SOURCE) / _SCORED).get("folds")
     return None if scored is None or scored >= len(fold.stage.recipe.initialization.ensemble) else int(scored)
 
 
 def another_source_scored(fold: Fold) -> bool:
     """Whether a fold's scores are of a source that the plan named before, or that it mapped otherwise."""
-    scored = _read(of_share(fold, SOURCE) / _SCORED)
+    scored = read_json_table(of_share(fold, SOURCE) / _SCORED)
     return any(scored.get(key, value) != value for key, value in _of_source(fold).items())
 
 
@@ -208,9 +208,9 @@ def without_newer(part: BaseModel) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found = read_json(path) if path.exists() else {}
-    return found if isinstance(found, dict) else {}
+def _noted(folder: Path) -> object:
+    """What the scores in a folder were made of; None where there are none."""
+    return read_json_table(folder / _SCORED).get("made_of")
 
 
 def score_shares(fold: Fold, device: torch.device, count: int) -> None:
@@ -369,8 +369,8 @@ def _known(fold: Fold) -> list[float]:
     if not fold.checkpoint("tuned").exists():
         return []
     made_of = _made_of(fold)
-    source = [share for share in _sources(fold) if _read(of_share(fold, share) / _SCORED).get("made_of") == made_of]
-    if SOURCE not in source or _read(fold.folder / _SHARES / _SCORED).get("made_of") != _tuned_of(fold):
+    source = [share for share in _sources(fold) if _noted(of_share(fold, share)) == made_of]
+    if SOURCE not in source or _noted(fold.folder / _SHARES) != _tuned_of(fold):
         return []
     return [*(share for share in TRIED_SHARES if (of_share(fold, share) / "summary.json").exists()), *source]
 

@@ -19,7 +19,7 @@ from autoseg.step.setup import StepSetup
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant, compile_error, runnable
 from autoseg.utils.cpu_sharing import waits_asleep
-from autoseg.utils.device import device_name
+from autoseg.utils.device import device_name, wait_for
 
 #: Largest share of a training's length that measuring may take.
 SHARE = 0.05
@@ -146,7 +146,7 @@ def _forward_seconds(variant: Variant, setup: StepSetup, device: torch.device) -
         started = _seconds_so_far(device)
         with variant.casts(device):
             network(image)
-        _wait(device)
+        wait_for(device)
         seconds.append(_seconds_so_far(device) - started)
     return Timing(min(seconds[1:]), seconds[0])
 
@@ -173,10 +173,10 @@ def plain_variants(setup: StepSetup, device: torch.device) -> list[Variant]:
 def timed_step(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
     """Seconds of one step on a random batch, until the device has finished."""
     batch = setup.batch(device, random=True)
-    _wait(device)
+    wait_for(device)
     started = _seconds_so_far(device)
     step(batch)
-    _wait(device)
+    wait_for(device)
     return _seconds_so_far(device) - started
 
 
@@ -188,11 +188,6 @@ def _seconds_so_far(device: torch.device) -> float:
     if device.type == "cpu" and waits_asleep():
         return time.process_time() / torch.get_num_threads()
     return time.perf_counter()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @dataclass
@@ -377,7 +372,7 @@ def _rehearsal_seconds(step: TrainingStep, setup: StepSetup, device: torch.devic
         step.gradients(batch)
     finally:
         torch.cuda.set_sync_debug_mode(before)
-    _wait(device)
+    wait_for(device)
     return _seconds_so_far(device) - started
 
 

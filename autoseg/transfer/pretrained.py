@@ -15,6 +15,7 @@ from autoseg.plans.families import Inflated
 from autoseg.plans.recipe import Initialization
 from autoseg.transfer.surgery import sides_of
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.text import listed
 
 #: Colours that encoders were trained with.
 _COLOURS = 3
@@ -156,10 +157,9 @@ def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], source
     own = encoder.model.state_dict()
     fitted, unfit = fit_weights(own, weights, encoder.channels, _names_of(encoder.name))
     if unfit:
-        more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
         raise AutosegError(
             f"{source} does not fit the encoder {encoder.name}: {len(fitted)} of its {len(own)} tensors do, but "
-            f"{', '.join(unfit[:_NAMED])}{more}; give the weights of a {encoder.name}, or another --encoder."
+            f"{listed(unfit, _NAMED)}; give the weights of a {encoder.name}, or another --encoder."
         )
     encoder.model.load_state_dict(fitted, strict=False)
     return f"{len(fitted)} of {len(own)} tensors of the encoder {encoder.name} start from {source}"

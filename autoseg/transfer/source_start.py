@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from autoseg.runs.fold import Fold
 from autoseg.training.validation import evenly_chosen, validation_scores
 from autoseg.transfer.tensors import fitted_source
 from autoseg.utils.digest import digest
-from autoseg.utils.files import read_json, write_json
+from autoseg.utils.files import read_json_table, write_json
 
 #: File in a fold's folder: what its tuning starts from.
 START = "start.json"
@@ -85,7 +84,7 @@ def choose_start(fold: Fold, cases: Sequence[StoredCase], count: int, device: to
     if candidates(stage) == 1:
         return None
     path, made_of = fold.folder / START, _made_of(stage, cases)
-    known = _read(path)
+    known = read_json_table(path)
     if known.get("made_of") == made_of:
         parts = (known["taken"], known["dice"], known["cases"], known["seconds"])
         return SourceStart(*parts, before=True)
@@ -113,7 +112,7 @@ def start_file(fold: Fold) -> Path:
         AutosegError: a file of the source is gone or damaged.
     """
     stage, start = fold.stage, fold.stage.recipe.initialization
-    taken = _read(fold.folder / START).get("taken") if start.begin == "best" else None
+    taken = read_json_table(fold.folder / START).get("taken") if start.begin == "best" else None
     folder = fold.run.source_folder(stage)
     if taken == FOLDS_AVERAGE:
         return fitted_average(stage, fold.run.path, folder)
@@ -156,8 +155,3 @@ def _made_of(stage: Stage, cases: Sequence[StoredCase]) -> str:
     """A fingerprint of all that the choice depends on."""
     start, contents = stage.recipe.initialization, [[case.id, case.content] for case in cases]
     return digest([start.ensemble, stage.identity, contents, *start.names_part])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found = read_json(path) if path.exists() else {}
-    return found if isinstance(found, dict) else {}

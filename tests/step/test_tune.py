@@ -270,6 +270,19 @@ def test_graphs_are_taken_where_they_save_more_than_their_memory_is_worth(
     assert choose_variant(setup_of(compile="never"), gpu, HOUR).variant == replace(half, graphs=graphs)
 
 
+def variants_timed(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
+    """The variants whose step is timed from now on, in order."""
+    asked: list[Variant] = []
+    given = tune.timed_step
+
+    def noted(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
+        asked.append(step.variant)
+        return given(step, setup, device)
+
+    monkeypatch.setattr(tune, "timed_step", noted)
+    return asked
+
+
 class Rehearsed:
     """A step whose gradients wait for the device after the first times, as torch finds where it is asked to."""
 
@@ -288,20 +301,13 @@ def test_a_step_that_waits_is_never_recorded(
 ) -> None:
     """As a loss term that looks at a value; what waits the first time alone may be recorded."""
     monkeypatch.setattr(tune, "_rehearsal_seconds", REHEARSAL_SECONDS)
-    monkeypatch.setattr(tune, "_wait", lambda device: None)
+    monkeypatch.setattr(tune, "wait_for", lambda device: None)
     monkeypatch.setattr(StepSetup, "batch", lambda setup, device, random: None)
     modes: list[str | int] = [1]
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(tune, "_step_of", lambda variant, setup, device: Rehearsed(variant, modes, waits))
-    asked = []
-    given = tune.timed_step
-
-    def noted(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
-        asked.append(step.variant)
-        return given(step, setup, device)
-
-    monkeypatch.setattr(tune, "timed_step", noted)
+    asked = variants_timed(monkeypatch)
     half = Variant(torch.float16)
     timed |= {half: [0.5, 0.02], replace(half, graphs=True): [0.6, 0.01]}
     assert choose_variant(setup_of(compile="never"), gpu, HOUR).variant == replace(half, graphs=graphs)
@@ -364,14 +370,7 @@ def test_what_a_short_training_had_no_time_for_is_timed_in_a_longer_one(
     findings.Findings.of(setup, device).keep(short)
     timed |= {best: [0.2, 0.1], further: [0.2, 0.05]}
     assert choose_variant(setup, device, Extent(seconds=9)).variant == best  # too short, again
-    asked = []
-    given = tune.timed_step
-
-    def noted(step: TrainingStep, setup: StepSetup, device: torch.device) -> float:
-        asked.append(step.variant)
-        return given(step, setup, device)
-
-    monkeypatch.setattr(tune, "timed_step", noted)
+    asked = variants_timed(monkeypatch)
     assert choose_variant(setup, device, HOUR).variant == further
     assert set(asked) == ({best, further} if kind == "cpu" else {further})
     asked.clear()
