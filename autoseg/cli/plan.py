@@ -306,12 +306,16 @@ def _show_transfer(run: "Run", explain: bool) -> None:
 def _show_use(run: "Run", source: "Source") -> None:
     """Print why the source can't be scored as it is, or in what it is used otherwise than its own run would."""
     from autoseg.transfer.as_it_is import planned_otherwise, why_not_scored
+    from autoseg.transfer.share_choice import too_few
     from autoseg.utils.progress import say
 
     stage = run.plan.stage()
     if not stage.recipe.initialization.ensemble:
         say(f"The source as it is can't be scored: {why_not_scored(stage)}.")
         return
+    cohort = {case.patient for case in run.dataset.cases if case.id not in run.test_cases}
+    if stage.recipe.initialization.is_chosen and (told := too_few(len(cohort))):
+        say(f"{told}: the source is kept as it is. --set recipe.initialization.keep=0.5 takes half of each.")
     others = {one.name: one for one in source.model.stage.chain}
     chain = [one for one in stage.chain if one.name in others]
     if found := list(dict.fromkeys(name for one in chain for name in planned_otherwise(one, others[one.name]))):

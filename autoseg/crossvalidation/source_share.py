@@ -39,9 +39,7 @@ from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, untouched_source
 from autoseg.utils.digest import digest
 from autoseg.utils.files import atomic, read_json_table, write_json
-
-#: Share of the source where a single patient leaves nothing to choose it by (half, as Wortsman et al. 2022).
-UNKNOWN = 0.5
+from autoseg.utils.lock import waited_for
 
 #: Keys that recipes and inference have got since shares were first chosen: at their defaults they leave the
 #: fingerprints of older scores valid.
@@ -294,7 +292,8 @@ class Settled:
 def settle(fold: Fold) -> Settled | None:
     """Choose the share by all folds that are scored by now; write their weights and validations accordingly.
 
-    Where a part of the source's folds stands for it, all of them together may be better, and no tuning is taken.
+    Where a part of the source's folds stands for it, all of them together may be better, and no tuning is taken; nor
+    is it where no case was held out. Processes that end folds at the same time choose one after the other.
 
     Args:
         fold: the one that was done last. Of a fold without validation cases its halves choose.
@@ -302,10 +301,17 @@ def settle(fold: Fold) -> Settled | None:
     Returns:
         The choice; None where no case was held out.
     """
+    with waited_for(fold.run.path / fold.stage.name):
+        return _settle(fold)
+
+
+def _settle(fold: Fold) -> Settled | None:
     tried = [(one, found) for one in _scored_with(fold) if (found := _known(one))]
     scored = [one for one, _ in tried]
     if not scored:
-        write_blended(fold, UNKNOWN, fold.weights)
+        nothing = max(_sources(fold))
+        write_blended(fold, nothing, fold.weights)
+        _write_choice(fold, ShareChoice(nothing, nothing, {}, math.nan, math.nan, 0), [])
         return None
     known_shares = (*sorted(TRIED_SHARES), SOURCE, UNTOUCHED)
     shares = [share for share in known_shares if all(share in of for _, of in tried)]
@@ -327,26 +333,31 @@ def settle(fold: Fold) -> Settled | None:
         if not isinstance(one, Half):
             write_blended(one, choice.share, one.weights)
     if not isinstance(fold, Half):
-        write_json(
-            fold.run.path / fold.stage.name / SOURCE_SHARE,
-            {
-                "share": choice.share,
-                "best": choice.best,
-                "mean_dice": {f"{share:g}": value for share, value in choice.means.items()},
-                "difference": _number(choice.difference),
-                "standard_error": _number(choice.error),
-                "cases": list(of_case),
-                "decided": choice.cases,
-                "source": fold.stage.recipe.initialization.ensemble,
-                "names": fold.stage.recipe.initialization.names,
-                "has_network": fold.run.untouched_folder(fold.stage) != fold.run.source_folder(fold.stage),
-            },
-        )
+        _write_choice(fold, choice, list(of_case))
     known = [patient for patient in deciding if all(math.isfinite(of[patient]) for of in scores.values())]
     best = choice.best if choice.best != nothing else _best_tuned(choice)
     differences = [scores[best][patient] - scores[nothing][patient] for patient in known]
     unscored = len(fold.stage.recipe.initialization.ensemble) if in_part else 0
     return Settled(choice, differences, unscored, as_planned(fold.stage))
+
+
+def _write_choice(fold: Fold, choice: ShareChoice, cases: Sequence[str]) -> None:
+    """Write what was chosen for all folds of a fold's stage, and by which held-out cases."""
+    write_json(
+        fold.run.path / fold.stage.name / SOURCE_SHARE,
+        {
+            "share": choice.share,
+            "best": choice.best,
+            "mean_dice": {f"{share:g}": value for share, value in choice.means.items()},
+            "difference": _number(choice.difference),
+            "standard_error": _number(choice.error),
+            "cases": list(cases),
+            "decided": choice.cases,
+            "source": fold.stage.recipe.initialization.ensemble,
+            "names": fold.stage.recipe.initialization.names,
+            "has_network": fold.run.untouched_folder(fold.stage) != fold.run.source_folder(fold.stage),
+        },
+    )
 
 
 def _best_tuned(choice: ShareChoice) -> float:

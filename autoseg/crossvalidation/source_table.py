@@ -42,7 +42,7 @@ class SourceRow:
         cases: how many, of those that have a Dice.
         dice: mean over patients of the mean over their exams' outputs.
         difference: mean over patients of the paired differences to the source as it is; None for the source itself.
-        low: end of its 95 % interval, over patients; None where there is none.
+        low: end of its 95 % interval, over patients; None where there is none, as where all are the source's own.
         high: likewise.
     """
 
@@ -75,7 +75,7 @@ class SourceRow:
         if not differences:
             return cls(name, cases, mean)
         low, high = paired_interval(differences)
-        interval = (low, high) if math.isfinite(low) else (None, None)
+        interval = (low, high) if math.isfinite(low) and any(differences) else (None, None)
         return cls(name, cases, mean, sum(differences) / len(differences), *interval)
 
 

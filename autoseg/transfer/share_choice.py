@@ -105,7 +105,8 @@ def share_for_each(scores: Scores, groups: Sequence[Collection[str]], deciding: 
     """
     found = {}
     for place, group in enumerate(groups):
-        others = [case for number, other in enumerate(groups) if number != place for case in other]
+        elsewhere = [case for number, other in enumerate(groups) if number != place for case in other]
+        others = [case for case in elsewhere if case not in group]  # a patient may have exams in several folds
         whole = choose_share(scores, [case for case in others if case in deciding]).share if others else None
         for case in group:
             own = [other for other in group if other != case and other in deciding]

@@ -499,6 +499,10 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert "The source as it is can't be scored: it has flair, t1c, too, and is not known" in told["fewer"]
     assert "The source as it is can't be scored: it has no t1, t2." in told["more"]
     assert all("The source as it is" not in told[name] for name in ("same", "fewer regions", "without", "fewer labels"))
+    # Too few patients to choose by are told before any time is spent.
+    assert kept("two", four, "--test-share", "0.34") == "auto"
+    assert "2 held-out patient(s) can't tell whether tuning helps, 3 can: the source is kept as it is" in told["two"]
+    assert "can't tell" not in told["same"]
 
 
 def test_a_source_that_looked_at_its_validation(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

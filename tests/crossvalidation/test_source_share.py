@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
-from autoseg.crossvalidation.source_share import NEWER, without_newer
+from autoseg.crossvalidation.source_share import NEWER, settle, without_newer
 from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.evaluation.summary import Evaluation
@@ -48,6 +49,7 @@ from autoseg.utils.device import Compute
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
+from autoseg.utils.lock import waited_for
 from tests.builders import (
     LABELS,
     REGIONS,
@@ -307,6 +309,9 @@ def test_exams_of_a_patient_are_one_difference(tmp_path: Path) -> None:
     assert row.cases == 12
     assert row.difference == pytest.approx(means.mean())
     assert (row.low, row.high) == pytest.approx(tuple(stats.ttest_1samp(means, 0).confidence_interval(0.95)))
+    # The source itself has no interval: its differences are 0 for sure, and not by measurement.
+    same = SourceRow.of("chosen", source, source, dataset)
+    assert (same.difference, same.low, same.high) == (0, None, None)
     # One exam without a score: the others of its patient count.
     row = SourceRow.of("tuned", {**source, cases[0].id: math.nan, cases[3].id: 0.8}, source, dataset)
     assert (row.cases, row.difference) == (11, pytest.approx((0.3 / 3) / 3))
@@ -636,11 +641,29 @@ def test_a_single_patient(source: Run, tmp_path: Path) -> None:
     )
     run = plan_dataset(dataset, tmp_path / "run", request)
     run_folds(run)
-    fold = run.fold(run.plan.stage(), 0)
+    stage = run.plan.stage()
+    fold = run.fold(stage, 0)
     assert "a single patient can't be held out" in fold.log.read_text(encoding="utf-8")
-    own, start = load_weights(fold.checkpoint("tuned")), load_weights(start_file(fold))
+    assert fold.checkpoint("tuned").exists()
+    kept = run.kept_source(stage)
+    assert [path.name for path in kept] == ["0.safetensors", "1.safetensors"]
+    first = load_weights(kept[0])
     for name, tensor in load_weights(fold.weights).items():
-        torch.testing.assert_close(tensor, (own[name] + start[name]) / 2)
+        torch.testing.assert_close(tensor, first[name], rtol=0, atol=0)
+    assert Predictor.load(run.path, device="cpu").members[0].stages[0].weights == kept
+
+
+def test_choices_at_the_same_time_follow_each_other(source: Run, tmp_path: Path) -> None:
+    """A process that ends a fold waits for another one's choice, whose folds it would else not count."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    stage = run.plan.stage()
+    choosing_too = threading.Thread(target=settle, args=(run.fold(stage, 1),))
+    with waited_for(run.path / stage.name):
+        choosing_too.start()
+        choosing_too.join(timeout=0.2)
+        assert choosing_too.is_alive()
+    choosing_too.join()
 
 
 def test_a_share_that_is_set_is_taken(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,16 @@ def test_a_case_has_no_say_in_its_own_share(values: list[tuple[float, ...]], whi
         assert before[names[which]] == after[names[which]]
 
 
+def test_a_patient_in_two_folds_has_no_say_in_either() -> None:
+    """With splits of one's own: p gains so much that he would decide for the others' fold, and his own."""
+    scores = {
+        0.0: {"p": 1.0, "a": 0.4, "b": 0.4, "c": 0.4, "d": 0.4, "e": 0.4},
+        SOURCE: {"p": 0.1, "a": 0.5, "b": 0.5, "c": 0.51, "d": 0.5, "e": 0.51},
+    }
+    found = share_for_each(scores, [["p", "a", "b"], ["p", "c", "d", "e"]], list(scores[SOURCE]))
+    assert found["p"] == SOURCE
+
+
 def test_cases_that_the_source_has_learned_have_no_say() -> None:
     """On b, c and d tuning gains; on a, which the source was trained on, it loses more than all of that."""
     scores = {0.0: {"a": 0.2, "b": 0.6, "c": 0.61, "d": 0.62}, SOURCE: {"a": 1.0, "b": 0.5, "c": 0.5, "d": 0.5}}
