@@ -18,7 +18,7 @@ RESIDUAL_UNET = Family(
 )
 
 
-@planner_can(Abilities(decoders=True))
+@planner_can(Abilities(decoders=True, widths=True))
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a U-Net with a residual encoder.
 

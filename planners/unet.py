@@ -10,7 +10,7 @@ from planners.rules.topology import Family
 PLAIN_UNET = Family("unet", lambda stage: 2, 2, "two convolutions a stage (Isensee et al. 2021)")
 
 
-@planner_can(Abilities(default=True, decoders=True))
+@planner_can(Abilities(default=True, decoders=True, widths=True))
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a plain U-Net.
 

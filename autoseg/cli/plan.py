@@ -13,6 +13,7 @@ from autoseg.cli.common import (
     PATIENTS_HELP,
     READERS_HELP,
     choices_of,
+    parse_duration,
     parse_names_if_given,
     parse_pairs,
     results_console,
@@ -117,6 +118,13 @@ def command(
             "default the planner's, mostly 0."
         ),
     ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            help="Time that the training of a fold will have, such as 30m, which a network for a CPU is made wide or narrow "
+            "by; 2 h by default."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed of the splits and of the fingerprint's sample of voxels.", min=0)
     ] = 0,
@@ -193,6 +201,7 @@ def command(
             seed=seed if "--seed" in _given(context) else None,
             workers=workers,
             carried=tuple(item for items in carried for item in items),
+            max_time=None if max_time is None else parse_duration(max_time),
         )
         with silenced() if as_json else nullcontext():
             choices = choices_of(label=label, challenge=challenge)
@@ -216,7 +225,8 @@ def command(
     if not as_json and run.test_cases:
         say(f"{len(run.test_cases)} cases are held out as a test set (splits.json).")
     if not as_json and not shown:
-        say(f"Next: autoseg train {quoted(run.path)}")
+        length = "" if max_time is None else f" --max-time {quoted(max_time)}"
+        say(f"Next: autoseg train {quoted(run.path)}{length}")
 
 
 def _given(context: typer.Context) -> list[str]:

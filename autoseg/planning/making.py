@@ -12,7 +12,7 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.annotators import check_decoders, choose_annotators
 from autoseg.planning.carried import CARRIED, Carried
 from autoseg.planning.derived import refresh
-from autoseg.planning.planners import able_to, default_planner, find_planner
+from autoseg.planning.planners import able_to, can, default_planner, find_planner
 from autoseg.planning.request import Request, ResolvedRequest, refuse_unknown
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.overrides import override, parsed, refuse_unread
@@ -85,8 +85,7 @@ def checked_request(dataset: Dataset, out: Path, request: Request) -> tuple[Data
     dataset, annotators = choose_annotators(dataset, request.annotators)
     resolved = replace(request, annotators=annotators).resolved()
     # What needs no look at the images is told before all of them are read.
-    if resolved.planner:
-        find_planner(resolved.planner)
+    _refuse_time(resolved, resolved.planner or default_planner(resolved.start))
     refuse_unknown("--channels", resolved.channels, dataset.channels)
     refuse_unknown("--regions", resolved.regions, [*dataset.labels, *dataset.regions])
     for text in resolved.overrides:
@@ -178,6 +177,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
     """
     resolved = (request or Request()).resolved()
     name = resolved.planner or default_planner(resolved.start)
+    _refuse_time(resolved, name)
     make = partial(find_planner(name), fingerprint)
     for item in resolved.carried:
         make = partial(_make_with, item, make)
@@ -203,6 +203,15 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
     changed = override(plan, list(resolved.overrides))
     refuse_unread(changed, resolved.overrides)
     return refresh(changed)
+
+
+def _refuse_time(request: ResolvedRequest, planner: str) -> None:
+    """Refuse a time that a planner would not plan for; or a planner that there is not."""
+    if not can(planner, "widths") and request.max_time is not None:
+        raise UsageError(
+            f"--max-time: planner {planner} does not choose a width; use --planner {able_to('widths')}, or give the time to "
+            "autoseg train alone."
+        )
 
 
 def _refuse_absent_channels(plan: Plan, fingerprint: Fingerprint) -> None:

@@ -19,7 +19,7 @@ Planner = Callable[[Fingerprint, ResolvedRequest], Plan]
 _P = TypeVar("_P", bound=Planner)
 
 #: What of a planner's abilities messages ask for.
-Ability = Literal["decoders", "encoders", "image_weights"]
+Ability = Literal["decoders", "encoders", "image_weights", "widths"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Abilities:
         decoders: whether it can learn several annotators separately, a decoder each.
         encoders: whether ``--encoder`` chooses the network's encoder.
         image_weights: whether ``--weights`` gives the network weights that were learned on pictures.
+        widths: whether it chooses, on a CPU, how wide the network is by the time of a training (``--max-time``).
     """
 
     start: Literal["scratch", "model"] = "scratch"
@@ -39,6 +40,7 @@ class Abilities:
     decoders: bool = False
     encoders: bool = False
     image_weights: bool = False
+    widths: bool = False
 
 
 def planner_can(abilities: Abilities) -> Callable[[_P], _P]:
@@ -87,6 +89,11 @@ def default_planner(start: str = "scratch") -> str:
 def starting_from(start: str) -> str:
     """Names of the planners whose plans start so, for messages: ``a, b or c``."""
     return _listed([name for name, can in _abilities().items() if can.start == start])
+
+
+def can(planner: str, ability: Ability) -> bool:
+    """Whether a planner has an ability."""
+    return bool(getattr(getattr(find_planner(planner), "abilities", Abilities()), ability))
 
 
 def able_to(ability: Ability) -> str:

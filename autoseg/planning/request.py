@@ -46,6 +46,8 @@ class Request:
         workers: processes that read cases; None for one a core.
         carried: what is brought into the run from elsewhere: initial weights, a source model, a teacher.
         test_share: share of the patients that a hold-out test set gets, 0 for none; the planner's where None.
+        max_time: seconds that the training of a fold will have, for planners that choose a network's width by it (on a
+            CPU); their usual length where None.
 
     Example:
         >>> from autoseg import Request
@@ -66,6 +68,7 @@ class Request:
     workers: int | None = None
     carried: "tuple[Carried, ...]" = ()
     test_share: float | None = None
+    max_time: float | None = None
 
     @property
     def start(self) -> str:
@@ -80,7 +83,7 @@ class Request:
         """The request with a device and a budget, this machine's where the user names none.
 
         Raises:
-            UsageError: an impossible device, budget or number of folds.
+            UsageError: an impossible device, budget or number of folds, or a time that changes nothing.
         """
         if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
             raise UsageError(f"--gpu-memory {self.gpu_memory_gb:g} is no budget; give 10⁹ bytes, such as 8.")
@@ -88,10 +91,17 @@ class Request:
             raise UsageError(f"--test-share {self.test_share:g} is no share; give 0 (none) to below 1, such as 0.2.")
         if self.folds is not None and self.folds < 1:
             raise UsageError(f"--folds {self.folds} is too few; give 1 (train on all cases) or more.")
+        if self.max_time is not None and not 0 < self.max_time < math.inf:
+            raise UsageError(f"--max-time {self.max_time:g} s is no time to train in; give some, such as 30m.")
         kind, _, number = self.device.partition(":")
         if kind not in ("auto", *DEVICES):
             raise UsageError(f"--device {self.device} is unknown; choose auto, {', '.join(DEVICES)}.")
         named = select_device(self.device) if kind == "auto" or number else torch.device(kind)
+        if self.max_time is not None and named.type != "cpu":
+            raise UsageError(
+                f"--max-time: a network for {named.type} is as wide as its memory allows, whatever the time; give the time "
+                "to autoseg train alone."
+            )
         budget = default_budget(named) if self.gpu_memory_gb is None else self.gpu_memory_gb
         given = {each.name: getattr(self, each.name) for each in fields(Request)}
         return ResolvedRequest(**{**given, "device": named.type, "gpu_memory_gb": budget})

@@ -67,9 +67,9 @@ def cpu_steps(steps: int, batch: int) -> int:
     return 2 * steps if batch == 1 else steps
 
 
-def step_seconds(batch: int) -> float:
-    """Seconds a step of so many patches may take."""
-    return CPU_HOURS * 3600 / cpu_steps(CPU_STEPS, batch)
+def step_seconds(batch: int, hours: float = CPU_HOURS) -> float:
+    """Seconds a step of so many patches may take in a training of so many hours."""
+    return hours * 3600 / cpu_steps(CPU_STEPS, batch)
 
 
 def cpu_batch(dimensions: int, patch_voxels: int, limit: int, batch_dice: bool) -> int:
@@ -86,7 +86,7 @@ def cpu_batch(dimensions: int, patch_voxels: int, limit: int, batch_dice: bool) 
 
 
 def choose_width(
-    make: Callable[[int], UNet], in_channels: int, heads: int, patch: Sequence[int], batch: int
+    make: Callable[[int], UNet], in_channels: int, heads: int, patch: Sequence[int], batch: int, hours: float
 ) -> tuple[int, float, str]:
     """The widest network whose step is fast enough on this machine.
 
@@ -96,11 +96,12 @@ def choose_width(
         heads: of the result.
         patch: voxels.
         batch: patches a step.
+        hours: that the training of a fold has.
 
     Returns:
         The width, its seconds a step and the reason in words.
     """
-    allowed, steps = step_seconds(batch), cpu_steps(CPU_STEPS, batch)
+    allowed, steps = step_seconds(batch, hours), cpu_steps(CPU_STEPS, batch)
     tried: dict[int, float] = {}
     # From the narrowest on: to time what is far too wide takes longer than all the rest of planning.
     for width in WIDTHS:
@@ -113,8 +114,8 @@ def choose_width(
     return (
         width,
         seconds,
-        f"{width} channels in the first stage: {verdict} {steps} steps in {CPU_HOURS:g} h on this CPU "
-        f"({seconds:.2f} s a step, {allowed:.2f} s affordable)",
+        f"{width} channels in the first stage: {verdict} {steps} steps in {hours:.3g} h on this CPU "
+        f"({seconds:.3g} s a step, {allowed:.3g} s affordable)",
     )
 
 

@@ -148,7 +148,12 @@ def _configuration(family: Family, stage: StageTask, choice: Choice, batch_dice:
     width, width_reason = BASE_FEATURES, "nnU-Net's 32 channels, doubled with each pooling up to a maximum"
     if task.cpu:
         width, _, width_reason = choose_width(
-            lambda base: network(family, patch.pooled, base), stage.in_channels, stage.target.heads, patch.size, batch
+            lambda base: network(family, patch.pooled, base),
+            stage.in_channels,
+            stage.target.heads,
+            patch.size,
+            batch,
+            task.hours,
         )
     topology = network(family, patch.pooled, width)
     divisor = "×".join(str(d) for d in patch.pooled.divisor)

@@ -10,6 +10,7 @@ from autoseg.plans.preprocessing import Resampling
 from autoseg.plans.target import Target
 from autoseg.utils.errors import UsageError
 from planners.rules.budget import USABLE
+from planners.rules.compute import CPU_HOURS
 from planners.rules.spacing import VoxelGrid, full_resolution
 from planners.rules.target import choose_channels, choose_target
 
@@ -42,6 +43,11 @@ class Task:
     def cpu(self) -> bool:
         """Whether a CPU will train, where compute is the budget."""
         return self.request.device == "cpu"
+
+    @property
+    def hours(self) -> float:
+        """That the training of a fold has on a CPU."""
+        return CPU_HOURS if self.request.max_time is None else self.request.max_time / 3600
 
     @property
     def budget(self) -> float:

@@ -53,6 +53,14 @@ def test_a_run_folder_a_table_and_the_next_command(plan: Command, phantoms: Path
     assert [case.id for case in run.dataset.cases] == [case.id for case in run.fingerprint.cases]
 
 
+def test_the_time_that_is_planned_for_is_in_the_next_command(plan: Command, phantoms: Path, tmp_path: Path) -> None:
+    result = plan(phantoms, "--out", tmp_path / "run", "--max-time", "90s", device="cpu")
+    assert result.exit_code == 0, result.output
+    assert result.output.rstrip().endswith("--max-time 90s")
+    network = Run.open(tmp_path / "run").plan.configurations["3d_fullres"].network
+    assert "steps in 0.025 h" in network.reasons["features"]
+
+
 def test_reasons_are_printed_when_planning_and_afterwards(plan: Command, phantoms: Path, tmp_path: Path) -> None:
     first = plan(phantoms, "--out", tmp_path / "run", "--explain")
     assert "configurations.3d_fullres.patch_size" in first.output

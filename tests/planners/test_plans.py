@@ -257,7 +257,21 @@ def test_a_cpu_gets_a_network_it_can_train(monkeypatch: pytest.MonkeyPatch) -> N
     assert full.recipe.sampling.foreground_share == 0.5
     assert full.recipe.optimizer.learning_rate == 3e-3
     assert full.recipe.optimizer.name == "adamw"
-    assert f"{0.9 * step_seconds(1):.2f} s a step" in full.network.reasons["features"]
+    assert f"{0.9 * step_seconds(1):.3g} s a step" in full.network.reasons["features"]
+
+
+@pytest.mark.usefixtures("generous")
+@pytest.mark.parametrize(("hours", "width"), [(None, 24), (1.0, 12), (1 / 6, 8), (0.02, 8), (10.0, 32)])
+def test_a_cpu_gets_a_network_that_it_can_train_in_the_time(
+    monkeypatch: pytest.MonkeyPatch, hours: float | None, width: int
+) -> None:
+    """48,000 steps of one volume: 0.15 s each in the usual two hours, 0.075 in one."""
+    times = {8: 0.05, 12: 0.07, 16: 0.1, 24: 0.14, 32: 0.3}
+    monkeypatch.setattr("planners.rules.compute.time_step", lambda network, *rest: times[network.features[0]])
+    asked = ResolvedRequest(device="cpu", gpu_memory_gb=8, max_time=None if hours is None else hours * 3600)
+    full = unet.plan(hippocampus(), asked).configurations["3d_fullres"]
+    assert full.network.features[0] == width
+    assert f"48000 steps in {hours or 2:.3g} h" in full.network.reasons["features"]
 
 
 @pytest.mark.usefixtures("generous")

@@ -52,6 +52,7 @@ def test_the_budget_is_that_of_the_device_that_is_named(monkeypatch: pytest.Monk
         (Request(None, "cpu", math.inf), "--gpu-memory inf is no budget"),
         (Request(None, "cpu", math.nan), "--gpu-memory nan is no budget"),
         (Request(folds=0), "--folds 0 is too few"),
+        (Request(device="cpu", max_time=0), "--max-time 0 s is no time to train in"),
     ],
 )
 def test_impossible_requests(wrong: Request, message: str) -> None:
