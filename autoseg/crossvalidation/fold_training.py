@@ -185,7 +185,7 @@ def _chosen(fold: Fold, device: torch.device, tries: int, log: "_Log") -> Evalua
         score_shares(fold, device, tries)
     settled = settle(fold)
     if settled is None:
-        log("a single patient can't be held out: whether tuning helps is not known, and half of the source is kept")
+        log("a single patient can't be held out: whether tuning helps is not known, and the unchanged source is kept")
         return no_evaluation(fold.stage)
     log(str(settled))
     return Evaluation.read(fold.validation) if fold.validation_cases else no_evaluation(fold.stage)
@@ -295,7 +295,9 @@ def _budget(job: Job, per_epoch: int, at_end: float, started: float) -> tuple[Bu
     reserve = min(at_end, LARGEST_RESERVE * seconds)
     least = LEAST_TUNING * seconds if recipe.initialization.source == "model" else 1.0
     budget = Budget(seconds=max(seconds - reserve - (time.monotonic() - started), least))
-    return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation"
+    over = at_end - reserve
+    later = f", which takes about {at_end:.0f} s: the fold will end {over:.0f} s later" if over > 1 else ""
+    return budget, f"{seconds / 60:.3g} minutes, {reserve:.0f} s of them for the final validation{later}"
 
 
 def _is_done(fold: Fold, request: str, identity: str, at_least: bool) -> bool:

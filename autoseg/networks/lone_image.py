@@ -1,7 +1,7 @@
 """Convolution of one volume on a CPU by oneDNN, as of several.
 
-Of a batch of one, torch (2.14) convolves volumes of few channels and slices by a kernel of its own, which takes four
-times as long as oneDNN's: 40×56×40 voxels with 8 channels, and the deeper stages of most networks.
+Of a batch of one, torch (2.14) convolves volumes of few channels and slices by a kernel of its own, which takes two
+to four times as long as oneDNN's: 40×56×40 voxels with 8 channels, and the deeper stages of most networks.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ several annotators are learned separately, a fifth holds their label maps. The J
 is incomplete.
 
 The arrays are mapped into memory, not compressed, a few of them at a time (a mapped file keeps a descriptor, of which a
-process often has no more than 1024): cutting a box out of one lets go of the interpreter's lock and is two
-to four times as fast as from blosc2 arrays, which hold it (``benchmarks/stored_arrays.py``). Cases that an earlier
+process often has no more than 1024): cutting a box out of one lets go of the interpreter's lock and is three
+to five times as fast as from blosc2 arrays, which hold it (``benchmarks/stored_arrays.py``). Cases that an earlier
 version stored as blosc2 arrays are still read.
 """
 

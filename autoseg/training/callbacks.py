@@ -22,7 +22,8 @@ from autoseg.training.validation import estimated_seconds, evenly_chosen, region
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.progress import say
 
-#: Seconds between two saved states, which an interruption loses at most.
+#: Seconds between two saved states, or more where saving is slow (:data:`SAVE_SHARE`); a kill loses what came after the
+#: last one.
 SAVE_INTERVAL = 30.0
 
 #: Largest share of the time that saving may take: the steps wait for it, and where a state of gigabytes goes to a slow

@@ -1,9 +1,9 @@
 """How OpenMP's threads wait for each other on a CPU that other jobs use, too.
 
 A thread that waits spins by default, as if the core were its own. Beside other jobs it then uses up the time that the
-thread it waits for would need: on two cores, with two jobs beside it, a training step took eight times its fair share's
-time (19.2 s instead of 0.79 s alone; 3.6 s with threads that sleep; ``benchmarks/shared_cpu.py`` repeats it). OpenMP
-reads its settings once, when torch is loaded; so this module does without torch.
+thread it waits for would need: on two cores, with two jobs beside it, a training step took two to ten times its fair
+share's time (``benchmarks/shared_cpu.py``). OpenMP reads its settings once, when torch is loaded; so this module does
+without torch.
 """
 
 import os
