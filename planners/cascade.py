@@ -8,7 +8,7 @@ from planners.rules.configure import plan_cascade
 from planners.unet import PLAIN_UNET
 
 
-@planner_can(Abilities(decoders=True))
+@planner_can(Abilities(decoders=True, widths=True))
 def plan(fingerprint: Fingerprint, request: ResolvedRequest) -> Plan:
     """Plan a dataset for a cascade of two plain U-Nets.
 

@@ -323,9 +323,17 @@ def _show_use(run: "Run", source: "Source") -> None:
     if not stage.recipe.initialization.ensemble:
         say(f"The source as it is can't be scored: {why_not_scored(stage)}.")
         return
-    cohort = {case.patient for case in run.dataset.cases if case.id not in run.test_cases}
-    if stage.recipe.initialization.is_chosen and (told := too_few(len(cohort))):
-        say(f"{told}: the source is kept as it is. --set recipe.initialization.keep=0.5 takes half of each.")
+    start = stage.recipe.initialization
+    if not start.is_chosen:
+        say(
+            f"Held-out cases don't choose how much of the source is kept ({start.keep:.0%} is). Where they find the source as "
+            f"it is better, the table of 'autoseg train' says so, and 'autoseg predict {quoted(source.path)}' has it."
+        )
+    elif told := too_few(len(_held_out(run))):
+        say(
+            f"{told}: the source is kept as it is, which 'autoseg predict {quoted(source.path)}' does without training. "
+            "--set recipe.initialization.keep=0.5 takes half of each."
+        )
     others = {one.name: one for one in source.model.stage.chain}
     chain = [one for one in stage.chain if one.name in others]
     if found := list(dict.fromkeys(name for one in chain for name in planned_otherwise(one, others[one.name]))):
@@ -333,6 +341,13 @@ def _show_use(run: "Run", source: "Source") -> None:
             f"The source as it is is scored, and kept, with this plan's {', '.join(found)}, not its own: "
             f"'autoseg predict {quoted(source.path)}' may find something else."
         )
+
+
+def _held_out(run: "Run") -> set[str]:
+    """The patients that folds validate; all that are learned from, where no fold does."""
+    patient_of = {case.id: case.patient for case in run.dataset.cases}
+    held = {patient_of[case] for split in run.splits for case in split["validation"]}
+    return held or {patient_of[case] for split in run.splits for case in split["train"]}
 
 
 def _show_gap(run: "Run", source: "Source") -> None:

@@ -16,7 +16,9 @@ from autoseg.crossvalidation.fold_validation import no_evaluation, prediction_se
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.source_share import (
+    choosing,
     forget_shares,
+    is_scored,
     score_shares,
     score_source,
     settle,
@@ -45,6 +47,7 @@ from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.source_start import START, candidates, choose_start
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.cpu_sharing import waits_asleep
+from autoseg.utils.device import saying_what_lacks_memory
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, read_json_table, write_json
 from autoseg.utils.lock import held
@@ -64,10 +67,15 @@ LEAST_TUNING = 0.25
 _PREVIOUS_FILE = "previous.json"
 
 
+class NotValidatedError(AutosegError):
+    """A fold is trained, and a validation case of it could not be predicted or evaluated."""
+
+
 def train_job(job: Job, settings: TrainingSettings) -> None:
     """Train a fold and validate it, unless that is done already.
 
     Raises:
+        NotValidatedError: a validation case could not be predicted or evaluated.
         AutosegError: no training case has the structure in whose box the stage works, another process trains the fold,
             or training fails.
     """
@@ -99,7 +107,8 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         start_over(fold)
     settings = replace(settings, resume=not starts_over)
     if is_done:
-        say(f"Fold {fold.number} of {stage.name} is trained already ({job.request}); --restart trains it anew.")
+        say(f"{_capital(str(fold))} is trained already ({job.request}); --restart trains it anew.")
+        _validate_again(fold, settings.device)
         return
     _start_over_after_another(fold, training)
     _refuse_without_state(fold)
@@ -153,14 +162,45 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
-    if chooses(stage):
-        evaluation = _chosen(fold, settings.device, tries, log)
-    else:
-        evaluation = validate_fold(fold, settings.device)
-    if evaluation.cases:
-        log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+    _validate(fold, settings.device, tries, log)
     done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
     write_json(fold.done, {**done, SPLIT: split_of(fold)})
+
+
+def _validate(fold: Fold, device: torch.device, tries: int, log: "_Log") -> None:
+    """Validate a fold that is trained, and log its Dice.
+
+    Raises:
+        NotValidatedError: a case could not be predicted or evaluated; the training is not lost.
+    """
+    way_out = "the same command validates it; its training is not lost"
+    try:
+        with saying_what_lacks_memory(device, f"validating {fold}", way_out):
+            evaluation = _chosen(fold, device, tries, log) if chooses(fold.stage) else validate_fold(fold, device)
+    except AutosegError as error:
+        raise NotValidatedError(str(error)) from error
+    if evaluation.cases:
+        log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+
+
+def _validate_again(fold: Fold, device: torch.device) -> None:
+    """Validate a fold that is trained already, where its validation is gone, or its source was scored as planned before."""
+    parts = [one for one in halves(fold) or [fold] if one.checkpoint(one.end_checkpoint).exists()]
+    due = [one for one in parts if not _is_validated(one)]
+    for one in due:
+        log = _Log(one.log)
+        log(f"the validation of {one} is not there for the plan as it is, and is made anew")
+        for score in score_source(one, device, len(one.stage.recipe.initialization.ensemble)):
+            log(str(score))
+        _validate(one, device, len(TRIED_SHARES), log)
+    if due and fold not in due:
+        _validate(fold, device, len(TRIED_SHARES), _Log(fold.log))
+
+
+def _is_validated(fold: Fold) -> bool:
+    if not fold.validation_cases:
+        return True
+    return (fold.validation / "summary.json").exists() and (not chooses(fold.stage) or is_scored(fold))
 
 
 def _after_halves(job: Job, settings: TrainingSettings) -> Job:
@@ -207,7 +247,8 @@ class _ForgetsScores(Callback):
 
     def on_end(self, training: Training, network: nn.Module) -> nn.Module:
         """Remove those of its validation, and of shares of a source."""
-        _forget_scores(training.fold)
+        with choosing(training.fold):
+            _forget_scores(training.fold)
         return network
 
 
@@ -352,10 +393,11 @@ def _refuse_without_state(fold: Fold) -> None:
 
 def start_over(fold: Fold) -> None:
     """Remove the files of an earlier training of a fold."""
-    for path in _files(fold):
-        path.unlink(missing_ok=True)
-    for one in (fold, *halves(fold)):
-        _forget_scores(one)
+    with choosing(fold):
+        for path in _files(fold):
+            path.unlink(missing_ok=True)
+        for one in (fold, *halves(fold)):
+            _forget_scores(one)
 
 
 def _forget_scores(fold: Fold) -> None:
@@ -376,6 +418,10 @@ def _files(fold: Fold) -> list[Path]:
         fold.folder / _PREVIOUS_FILE,
         *(path for half in halves(fold) for path in _files(half)),
     ]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _best(state: State, stage: Stage) -> str:

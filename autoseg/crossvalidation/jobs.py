@@ -11,7 +11,8 @@ import torch
 
 from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
-from autoseg.crossvalidation.fold_training import train_job
+from autoseg.crossvalidation.fold_training import NotValidatedError, train_job
+from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.holdout import score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.source_table import SOURCE_TABLE, SourceTable
@@ -76,7 +77,8 @@ def train(
     numbers = list(range(len(run.splits))) if folds is None else list(folds)
     for number in numbers:
         run.split(number)
-        if resume is True and not any(run.fold(stage, number).begun for stage in last.chain):
+        begun = [run.fold(stage, number) for stage in last.chain]
+        if resume is True and not any(one.begun for fold in begun for one in (fold, *halves(fold))):
             raise UsageError(
                 f"--resume: fold {number} of {last.name} in {run.path} was never begun; leave the option out."
             )
@@ -92,12 +94,21 @@ def train(
         preprocess_mixed(run, stage, compute.workers)
         if stage.input_target is not None:
             fetch_previous(run, stage, compute.workers)
+        left: list[AutosegError] = []
         for job in mine:
             part = job.fold.stage.configuration
             doing = f"training {job.fold.folder} (patch {part.patch_size}, batch {part.batch_size})"
             way_out = f"{_AGAIN} goes on from the last saved state, or plan with a smaller --gpu-memory"
-            with saying_what_lacks_memory(settings.device, doing, way_out):
-                train_job(job, settings)
+            try:
+                with saying_what_lacks_memory(settings.device, doing, way_out):
+                    train_job(job, settings)
+            except NotValidatedError as error:
+                if len(mine) == 1:
+                    raise
+                say(f"{job.fold} is not validated: {error}")
+                left.append(error)
+        if left:
+            raise left[0]
         evaluation = cross_validated(run, stage)
         table = SourceTable.of(run, stage)
         if table is not None:

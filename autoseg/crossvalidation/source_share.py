@@ -12,7 +12,9 @@ or those of the choice before.
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from pydantic import BaseModel
 
 from autoseg.crossvalidation.compared import compared, of_patients, patients
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
-from autoseg.crossvalidation.halves import Half, halves
+from autoseg.crossvalidation.halves import Half, chooses, halves
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
@@ -211,6 +213,11 @@ def _noted(folder: Path) -> object:
     return read_json_table(folder / _SCORED).get("made_of")
 
 
+def is_scored(fold: Fold) -> bool:
+    """Whether the source and shares of it are scored on a fold's validation cases under the plan as it is."""
+    return bool(_known(fold))
+
+
 def score_shares(fold: Fold, device: torch.device, count: int) -> None:
     """Score networks between the source and a fold's tuned weights on its validation cases.
 
@@ -261,12 +268,14 @@ class Settled:
         differences: of the plain best to the source, a patient each.
         unscored: how many folds the source has, where not all were scored; else 0.
         changed: of the source where it predicts as the plan says (:func:`as_planned`).
+        more: whether further folds can be trained, whose cases choose, too.
     """
 
     choice: ShareChoice
     differences: list[float]
     unscored: int = 0
     changed: str = ""
+    more: bool = False
 
     def __str__(self) -> str:
         """As a sentence for the log."""
@@ -277,12 +286,12 @@ class Settled:
                 "kept; give a longer --max-time"
             )
         if undecided := too_few(choice.cases):
-            return f"{undecided}; the unchanged source is kept until more folds are trained"
+            return f"{undecided}; the unchanged source is kept{' until more folds are trained' if self.more else ''}"
         mean = sum(self.differences) / len(self.differences)
         low, high = paired_interval(self.differences)
         told = f"Dice {mean:+.4f} over {choice.cases} patients, 95 % interval {low:+.4f} to {high:+.4f}"
         if choice.does_nothing:
-            return f"the unchanged source is as good as any tuning (the best tuned weights: {told}); it is kept"
+            return f"the unchanged source is as good as any tuning (the best: {told}); it is kept"
         if choice.share == SOURCE:
             return f"the source is kept, {self.changed} ({told} against the source as it is)"
         kept = f"the weights are {1 - choice.share:.0%} tuned and {choice.share:.0%} the source's"
@@ -301,17 +310,25 @@ def settle(fold: Fold) -> Settled | None:
     Returns:
         The choice; None where no case was held out.
     """
-    with waited_for(fold.run.path / fold.stage.name):
+    with choosing(fold):
         return _settle(fold)
 
 
+def choosing(fold: Fold) -> AbstractContextManager[None]:
+    """What is scored and chosen of a fold's stage is changed by one process at a time; nothing where nothing is."""
+    return waited_for(fold.run.path / fold.stage.name) if chooses(fold.stage) else nullcontext()
+
+
 def _settle(fold: Fold) -> Settled | None:
-    tried = [(one, found) for one in _scored_with(fold) if (found := _known(one))]
+    together = _scored_with(fold)
+    tried = [(one, found) for one in together if (found := _known(one))]
     scored = [one for one, _ in tried]
     if not scored:
         nothing = max(_sources(fold))
+        if nothing == UNTOUCHED:
+            untouched_source(fold.stage, fold.run.path, fold.run.untouched_folder(fold.stage))
+        _write_choice(fold, ShareChoice(nothing, nothing, {}, math.nan, math.nan, 0), {})
         write_blended(fold, nothing, fold.weights)
-        _write_choice(fold, ShareChoice(nothing, nothing, {}, math.nan, math.nan, 0), [])
         return None
     known_shares = (*sorted(TRIED_SHARES), SOURCE, UNTOUCHED)
     shares = [share for share in known_shares if all(share in of for _, of in tried)]
@@ -329,20 +346,24 @@ def _settle(fold: Fold) -> Settled | None:
     of_case = {case: of_patient[patient_of[case]] for part in parts[SOURCE] for case in part.cases}
     for number, one in enumerate(scored):
         _write_validation(one, {share: found[number] for share, found in parts.items()}, of_case)
+    # Whichever comes first, a kill between the two leaves the source with all of its folds, or what was chosen before.
+    keeps = choice.share >= SOURCE
+    if keeps and not isinstance(fold, Half):
+        _write_choice(fold, choice, of_case)
     for one in [*scored, *([] if fold in scored else [fold])]:
         if not isinstance(one, Half):
             write_blended(one, choice.share, one.weights)
-    if not isinstance(fold, Half):
-        _write_choice(fold, choice, list(of_case))
+    if not keeps and not isinstance(fold, Half):
+        _write_choice(fold, choice, of_case)
     known = [patient for patient in deciding if all(math.isfinite(of[patient]) for of in scores.values())]
     best = choice.best if choice.best != nothing else _best_tuned(choice)
     differences = [scores[best][patient] - scores[nothing][patient] for patient in known]
     unscored = len(fold.stage.recipe.initialization.ensemble) if in_part else 0
-    return Settled(choice, differences, unscored, as_planned(fold.stage))
+    return Settled(choice, differences, unscored, as_planned(fold.stage), more=len(scored) < len(together))
 
 
-def _write_choice(fold: Fold, choice: ShareChoice, cases: Sequence[str]) -> None:
-    """Write what was chosen for all folds of a fold's stage, and by which held-out cases."""
+def _write_choice(fold: Fold, choice: ShareChoice, of_case: Mapping[str, float]) -> None:
+    """Write what was chosen for all folds of a fold's stage, and the share that each held-out case is scored by."""
     write_json(
         fold.run.path / fold.stage.name / SOURCE_SHARE,
         {
@@ -351,8 +372,9 @@ def _write_choice(fold: Fold, choice: ShareChoice, cases: Sequence[str]) -> None
             "mean_dice": {f"{share:g}": value for share, value in choice.means.items()},
             "difference": _number(choice.difference),
             "standard_error": _number(choice.error),
-            "cases": list(cases),
+            "cases": list(of_case),
             "decided": choice.cases,
+            "scored_by": {f"{share:g}": count for share, count in sorted(Counter(of_case.values()).items())},
             "source": fold.stage.recipe.initialization.ensemble,
             "names": fold.stage.recipe.initialization.names,
             "has_network": fold.run.untouched_folder(fold.stage) != fold.run.source_folder(fold.stage),

@@ -93,8 +93,9 @@ class SourceTable:
         if initialization.source != "model":
             return None
         trained = folds_of_plan(run, stage)
-        if trained and not initialization.ensemble and not any(fold.validation_cases for fold in trained):
-            return cls([], _not_scored(stage))
+        if trained and not any(fold.validation_cases for fold in trained) and not halves(trained[0]):
+            note = _not_held_out(run, stage)
+            return cls([], note) if note else None
         folds: list[Fold] = []
         for fold in trained:
             folds += halves(fold) or [fold]
@@ -120,7 +121,7 @@ class SourceTable:
             SourceRow.of(name, dice, None if dice is source else source, run.dataset) for name, dice in found.items()
         ]
         fewer = [scored for fold in folds if (scored := fewer_folds_scored(fold)) is not None]
-        note = _kept(run, stage, all_scored=not fewer)
+        note = _kept(run, stage, all_scored=not fewer) if chooses(stage) else _taken(rows[-1])
         if stage.harmonizes_for_source and len(names) == 1:
             note += " The scans are missing, so the source could not be scored without harmonization."
         if fewer:
@@ -195,7 +196,28 @@ def _kept(run: Run, stage: Stage, all_scored: bool) -> str:
         return f"Kept: the source as it is{cleaned}; {why}."
     if share == SOURCE:
         return f"Kept: the source, {as_planned(stage)}{cleaned}; {why}."
-    return f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
+    told = f"Kept: {1 - share:.0%} of the tuned weights and {share:.0%} of the source's, as all of these cases chose."
+    by_source = sum(int(count) for by, count in found.get("scored_by", {}).items() if float(by) >= SOURCE)
+    if not by_source:
+        return told
+    return f"{told} {by_source} of them are scored with the source, as the others alone did not choose a tuning."
+
+
+def _taken(tuned: SourceRow) -> str:
+    """What predicts where nothing is chosen, and whether the source did better on the same cases."""
+    if tuned.difference is None or tuned.difference >= 0:
+        return ""
+    return "The tuned weights are taken, which were not chosen; on these cases the source as it is did better."
+
+
+def _not_held_out(run: Run, stage: Stage) -> str:
+    """Why there is nothing to compare: no case was held out."""
+    initialization = stage.recipe.initialization
+    if not initialization.ensemble:
+        return _not_scored(stage)
+    if not chooses(stage):
+        return "No case is held out, so that the source as it is can't be compared with what was tuned."
+    return _kept(run, stage, all_scored=True)
 
 
 def _fewer_shares(run: Run, stage: Stage) -> str:

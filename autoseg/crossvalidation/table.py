@@ -26,7 +26,11 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
                 "table."
             )
     on_all_cases = bool(folds) and not any(fold.validation_cases for fold in folds)
-    folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+    validated = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+    for fold in folds:
+        if fold.validation_cases and fold not in validated:
+            say(f"Fold {fold.number} of {stage.name} is trained, not validated, and left out of the table.")
+    folds = validated
     # Folds that were measured before the plan's convention was changed are counted by the new one, too.
     parts = [Evaluation.read(fold.validation).counting_absent(stage.empty) for fold in folds]
     if not parts and trained and (on_all_cases or not any(split["validation"] for split in run.splits)):

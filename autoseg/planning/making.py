@@ -208,9 +208,9 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
 def _refuse_time(request: ResolvedRequest, planner: str) -> None:
     """Refuse a time that a planner would not plan for; or a planner that there is not."""
     if not can(planner, "widths") and request.max_time is not None:
+        others = f"use --planner {able_to('widths')}, or " if request.start == "scratch" else ""
         raise UsageError(
-            f"--max-time: planner {planner} does not choose a width; use --planner {able_to('widths')}, or give the time to "
-            "autoseg train alone."
+            f"--max-time: planner {planner} does not choose a width; {others}give the time to autoseg train alone."
         )
 
 

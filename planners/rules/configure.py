@@ -187,7 +187,7 @@ def plan_cascade(fingerprint: Fingerprint, request: ResolvedRequest, family: Fam
         UsageError: unknown channels or regions are asked for, or the images have too few slices.
         AutosegError: not even the smallest patch fits the budget.
     """
-    task = open_task(fingerprint, request)
+    task = replace(open_task(fingerprint, request), stages=2)
     family = replace(family, decoders=max(len(request.annotators), 1))
     if not _has_volumes(task):
         raise UsageError(f"--planner {planner} is for volumes, and these have hardly any slices; use unet.")

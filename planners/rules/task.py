@@ -29,6 +29,7 @@ class Task:
         target: what to segment.
         grid: full resolution, and the median shape there.
         allow_missing: whether some cases lack a channel.
+        stages: that follow each other, and share the time of a fold's training.
     """
 
     fingerprint: Fingerprint
@@ -38,6 +39,7 @@ class Task:
     grid: VoxelGrid
     allow_missing: bool
     reasons: dict[str, str] = field(default_factory=dict)
+    stages: int = 1
 
     @property
     def cpu(self) -> bool:
@@ -46,8 +48,8 @@ class Task:
 
     @property
     def hours(self) -> float:
-        """That the training of a fold has on a CPU."""
-        return CPU_HOURS if self.request.max_time is None else self.request.max_time / 3600
+        """That the training of a stage of a fold has on a CPU."""
+        return CPU_HOURS if self.request.max_time is None else self.request.max_time / 3600 / self.stages
 
     @property
     def budget(self) -> float:

@@ -503,6 +503,11 @@ def test_how_much_of_the_source_is_kept(phantoms: Path, sources: dict[str, Path]
     assert kept("two", four, "--test-share", "0.34") == "auto"
     assert "2 held-out patient(s) can't tell whether tuning helps, 3 can: the source is kept as it is" in told["two"]
     assert "can't tell" not in told["same"]
+    assert "Held-out cases don't choose how much of the source is kept (20% is)" in told["asked"]
+    assert "(0% is)" in told["all"]
+    words = ("--source", four, "--max-time", "5m", "--device", "cpu", "--out", tmp_path / "in time")
+    with pytest.raises(UsageError, match="planner finetune does not choose a width; give the time to"):
+        raise invoke("plan", phantoms, *words).exception or AssertionError
 
 
 def test_a_source_that_looked_at_its_validation(phantoms: Path, sources: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Cross-validated training of a whole run, on blobs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg.crossvalidation import jobs
+from autoseg.crossvalidation import fold_training, jobs
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.table import cross_validated
@@ -23,6 +24,7 @@ from autoseg.plans.preprocessing import Preprocessing
 from autoseg.postprocessing.choice import postprocess
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.collect import collect
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.training.training import Training
 from autoseg.utils.device import Compute
@@ -164,6 +166,43 @@ def test_a_validation_is_of_the_weights_beside_it(run: Run, monkeypatch: pytest.
         cross_validated(run, run.plan.stage())
     train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
     assert (fold.validation / "summary.json").exists()
+
+
+def test_a_validation_that_is_gone_is_made_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deleted to save room, as the state of the training was: nothing is trained again for it."""
+    train(run, folds=[0, 1], length=Length(epochs=1), compute=Compute("cpu"))
+    fold = run.fold("small", 0)
+    before, made = weights(run, 0), {path.name: read(path) for path in fold.validation.glob("*.nii.gz")}
+    shutil.rmtree(fold.validation)
+    fold.state.unlink()
+    assert sorted(cross_validated(run, run.plan.stage()).cases) == run.split(1)["validation"]
+    assert "Fold 0 of small is trained, not validated, and left out of the table." in capsys.readouterr().err
+    found = train(run, folds=[0], length=Length(epochs=1), compute=Compute("cpu"))
+    assert len(found.cases) == 4
+    assert equal(weights(run, 0), before)
+    again = {path.name: read(path) for path in fold.validation.glob("*.nii.gz")}
+    assert again.keys() == made.keys()
+    assert all(np.array_equal(again[name], image) for name, image in made.items())
+
+
+def test_a_case_that_can_not_be_validated_stops_no_other_fold(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = fold_training.validate_fold
+
+    def failing(fold: Fold, device: torch.device) -> Evaluation:
+        if fold.number == 0:
+            raise AutosegError("case_0 can't be read")
+        return real(fold, device)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_training, "validate_fold", failing)
+        with pytest.raises(AutosegError, match="case_0 can't be read"):
+            train(run, length=Length(epochs=1), compute=Compute("cpu"))
+    assert "fold 0 of small is not validated: case_0 can't be read" in capsys.readouterr().err
+    assert run.fold("small", 0).trained
+    assert (run.fold("small", 1).validation / "summary.json").exists()
+    assert len(train(run, length=Length(epochs=1), compute=Compute("cpu")).cases) == 4
 
 
 def test_again_changes_nothing(run: Run) -> None:

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 from autoseg.crossvalidation import fold_training, source_share
-from autoseg.crossvalidation.halves import halves
+from autoseg.crossvalidation.halves import Half, halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.source_share import NEWER, settle, without_newer
@@ -36,6 +36,7 @@ from autoseg.plans.recipe import Initialization, Recipe
 from autoseg.plans.target import Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
+from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, UNTOUCHED, Run
 from autoseg.training import callbacks
 from autoseg.training.training import Budget, training_identity
@@ -651,6 +652,93 @@ def test_a_single_patient(source: Run, tmp_path: Path) -> None:
     for name, tensor in load_weights(fold.weights).items():
         torch.testing.assert_close(tensor, first[name], rtol=0, atol=0)
     assert Predictor.load(run.path, device="cpu").members[0].stages[0].weights == kept
+    table = SourceTable.read(run.path / stage.name / "crossval")
+    assert table is not None
+    assert (table.rows, table.note[:31]) == ([], "Kept: the source as it is; 0 he")
+
+
+def test_killed_between_weights_and_choice(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the source is kept with all of its folds, or nothing has been chosen yet."""
+
+    def killed(*_: Any) -> None:
+        raise InterruptedError
+
+    for share, last in ((SOURCE, "write_blended"), (0.5, "_write_choice")):
+        run = tuned(source, tmp_path / f"{share}")
+        with pytest.MonkeyPatch.context() as patched:
+            choosing(patched, share)
+            patched.setattr(source_share, last, killed if last == "_write_choice" else _only_shares(killed))
+            with pytest.raises(InterruptedError):
+                run_folds(run, [0])
+        stage = run.plan.stage()
+        assert run.source_choice(stage).get("share") == (SOURCE if share == SOURCE else None)
+        assert len(run.kept_source(stage)) == (2 if share == SOURCE else 0)
+
+
+def _only_shares(then: Any) -> Any:
+    """Blends of the shares that are tried; the weights that a fold predicts with are another matter."""
+    real = source_share.write_blended
+
+    def write(fold: Any, share: float, path: Path) -> None:
+        then() if path == fold.weights else real(fold, share, path)
+
+    return write
+
+
+def test_planned_again_with_another_way_to_predict(source: Run, tmp_path: Path) -> None:
+    """Nothing is trained again, and all folds choose anew, by scores of the plan as it is."""
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    folds = [run.fold("small", number) for number in (0, 1)]
+    before = [read_json(fold.folder / "source" / "scored.json")["made_of"] for fold in folds]
+    trained = [fold.checkpoint("tuned").read_bytes() for fold in folds]
+    save_plan(override(run.plan, ["inference.overlap=0.25"]), run.path / "plan.json")
+    run = Run.open(run.path)
+    run_folds(run)
+    folds = [run.fold("small", number) for number in (0, 1)]
+    after = [read_json(fold.folder / "source" / "scored.json")["made_of"] for fold in folds]
+    assert all(first != second for first, second in zip(before, after, strict=True))
+    assert [fold.checkpoint("tuned").read_bytes() for fold in folds] == trained
+    assert len(run.source_choice(run.plan.stage())["cases"]) == 4
+    assert "made anew" in folds[0].log.read_text(encoding="utf-8")
+
+
+def test_halves_that_were_scored_as_planned_before(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after them, planned again, and resumed: they are scored anew, and still choose."""
+    run, real = tuned(source, tmp_path / "run", folds=1), fold_training.train_fold
+
+    def killed(fold: Fold, *rest: Any) -> Any:
+        if isinstance(fold, Half):
+            return real(fold, *rest)
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_training, "train_fold", killed)
+        with pytest.raises(InterruptedError):
+            run_folds(run)
+    save_plan(override(run.plan, ["inference.overlap=0.25"]), run.path / "plan.json")
+    run = Run.open(run.path)
+    run_folds(run, [0], resume=True)
+    fold = run.fold("small", 0)
+    assert "a single patient" not in fold.log.read_text(encoding="utf-8")
+    assert len(run.source_choice(fold.stage)["cases"]) == 4
+
+
+def test_cases_that_the_others_leave_with_the_source(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table says that its row is not of the weights that are taken."""
+    choosing(monkeypatch, 0.5)
+    monkeypatch.setattr(
+        source_share, "share_for_each", lambda _, groups, deciding: {case: SOURCE for group in groups for case in group}
+    )
+    run = tuned(source, tmp_path / "run")
+    run_folds(run)
+    table = SourceTable.read(run.path / "small" / "crossval")
+    assert table is not None
+    assert "as all of these cases chose. 4 of them are scored with the source" in table.note
 
 
 def test_choices_at_the_same_time_follow_each_other(source: Run, tmp_path: Path) -> None:
@@ -676,7 +764,13 @@ def test_a_share_that_is_set_is_taken(source: Run, tmp_path: Path, monkeypatch: 
     table = SourceTable.read(run.path / stage.name / "crossval")
     assert table is not None
     assert [row.name for row in table.rows] == ["source as it is", "tuned"]
+    assert table.rows[1].difference is not None
+    assert ("the source as it is did better" in table.note) == (table.rows[1].difference < 0)
     assert run.kept_source(stage) == []
+    alone = tuned(source, tmp_path / "alone", "recipe.initialization.keep=0.25", folds=1)
+    run_folds(alone)
+    table = SourceTable.read(alone.path / stage.name / "crossval")
+    assert table == SourceTable([], "No case is held out, so that the source as it is can't be compared with what was tuned.")
 
 
 def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,16 @@ def test_more_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(both.probabilities) == ["outer", "inner"]
 
 
+def test_a_single_patient(tmp_path: Path) -> None:
+    """Nobody can be held out, and what predicts is the source as its own run does."""
+    model = model_of(tmp_path / "model", make_plan(target=MORE))
+    one = model.dataset.model_copy(update={"cases": model.dataset.cases[:1]})
+    run = tuned(model, tmp_path / "run", cohort=one, folds=1)
+    run_folds(run)
+    cases = model.dataset.cases
+    assert same(predicted(run, cases, tmp_path / "kept"), translated(predicted(model, cases, tmp_path / "own")))
+
+
 def test_what_it_hands_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that keeps such a source is one itself, and a teacher; it can't become a model of nnU-Net."""
     choosing(monkeypatch, UNTOUCHED)

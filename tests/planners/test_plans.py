@@ -15,7 +15,7 @@ from autoseg.plans.architecture import Network
 from autoseg.plans.plan import Plan
 from autoseg.plans.reasons import explanations
 from autoseg.utils.errors import AutosegError, UsageError
-from planners import resenc, unet
+from planners import cascade, resenc, unet
 from planners.rules.compute import WIDTHS, step_seconds
 from tests.planners.fingerprints import STATISTICS, abdomen, brats, fingerprint, hippocampus, pictures
 
@@ -272,6 +272,16 @@ def test_a_cpu_gets_a_network_that_it_can_train_in_the_time(
     full = unet.plan(hippocampus(), asked).configurations["3d_fullres"]
     assert full.network.features[0] == width
     assert f"48000 steps in {hours or 2:.3g} h" in full.network.reasons["features"]
+
+
+@pytest.mark.usefixtures("generous")
+def test_stages_that_follow_each_other_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planners.rules.compute.time_step", lambda *rest: 0.01)
+    data = fingerprint((138, 170, 138), cases=20)
+    for planner, hours in ((unet, "2"), (cascade, "1")):
+        plan = planner.plan(data, ResolvedRequest(device="cpu", gpu_memory_gb=8, max_time=7200))
+        for name in ("3d_lowres", "3d_fullres"):
+            assert f" steps in {hours} h " in plan.configurations[name].network.reasons["features"]
 
 
 @pytest.mark.usefixtures("generous")
