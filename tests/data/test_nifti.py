@@ -1,13 +1,16 @@
+import errno
 import gzip
 import itertools
+import os
 import struct
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg.data.formats import nifti as module
 from autoseg.data.formats.simpleitk import read_header_with_sitk, read_with_sitk
-from autoseg.data.image import read_geometry, read_image
+from autoseg.data.image import UnusableImage, read_geometry, read_image
 from autoseg.data.nifti import IncompleteFile, StoredVoxels, stored_voxels
 from autoseg.utils.errors import AutosegError
 
@@ -96,6 +99,27 @@ def test_dimensions_as_simpleitk_reads_them(tmp_path):
     for name, image in images.items():
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
         assert_as_simpleitk_reads_it(tmp_path / f"{name}.nii.gz")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_temporary_folder_that_takes_no_file(tmp_path, monkeypatch, number):
+    """A full one, or one on a read-only disk: the images are read all the same, and what is wrong with one is told."""
+    image = volume(np.int16)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "x.nii.gz"))
+    content = bytearray(nifti("<", 1, 4, 352, np.zeros((3, 4, 5), np.int16)))
+    struct.pack_into("<h", content, 254, 1)  # an sform alone
+    struct.pack_into("<12f", content, 280, 1, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0)
+    (tmp_path / "sheared.nii").write_bytes(bytes(content))
+
+    def refuse(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "NamedTemporaryFile", refuse)
+    module._geometry.cache_clear()
+    assert_as_simpleitk_reads_it(tmp_path / "x.nii.gz")
+    with pytest.raises(UnusableImage, match="not at right angles"):
+        read_geometry(tmp_path / "sheared.nii")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

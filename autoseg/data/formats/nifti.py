@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.data.formats.format import FORMATS, ImageFormat, UnusableImage
 from autoseg.data.formats.simpleitk import FLAT_SPACING, read_header_with_sitk, read_with_sitk, write_with_sitk
 from autoseg.data.geometry import Geometry, Header, Image
-from autoseg.data.nifti import first_bytes, plain_header, stored_voxels
+from autoseg.data.nifti import PlainHeader, first_bytes, plain_header, stored_voxels
 from autoseg.data.nifti_forms import nifti_forms
 from autoseg.data.orientation import axes_in
 
@@ -39,7 +39,7 @@ def _read_header(path: Path) -> Header:
     try:
         if plain is None:
             return read_header_with_sitk(path)
-        geometry, components = _geometry(plain.geometry)
+        geometry, components = _geometry_in(path, plain)
     except RuntimeError:
         if forms is not None and forms.sheared:
             what = "its axes are not at right angles (a sheared sform), and it has no qform"
@@ -48,11 +48,22 @@ def _read_header(path: Path) -> Header:
     return Header(geometry, components, _WORDS[plain.voxel_type])
 
 
+def _geometry_in(path: Path, plain: PlainHeader) -> tuple[Geometry, int]:
+    """Geometry and channels of a file with a plain header."""
+    try:
+        return _geometry(plain.geometry)
+    except OSError:  # no room in the temporary folder, or no right to write there: that is no fault of the file
+        return read_header_with_sitk(path)[:2]
+
+
 @lru_cache(maxsize=64)
 def _geometry(header: bytes) -> tuple[Geometry, int]:
     """Geometry and channels, as SimpleITK reads them from a file of nothing but the header.
 
     It takes 1 ms for that and up to 4 ms for a compressed file; channels and label map of a case share a geometry.
+
+    Raises:
+        OSError: the temporary folder takes no file.
     """
     with NamedTemporaryFile(suffix=".nii") as file:
         file.write(header)
