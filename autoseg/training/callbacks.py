@@ -20,6 +20,7 @@ from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
 from autoseg.training.validation import estimated_seconds, evenly_chosen, regions_of, too_large_for_loss, validate
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import found_room
 from autoseg.utils.progress import say
 
 #: Seconds between two saved states, or more where saving is slow (:data:`SAVE_SHARE`); a kill loses what came after the
@@ -220,11 +221,20 @@ def _stop_without_improvement(training: Training) -> None:
 
 
 class History(Callback):
-    """Writes ``history.csv``."""
+    """Writes ``history.csv``; on a full disk after a later epoch, or at the end."""
+
+    def __init__(self) -> None:
+        self._lacking = False
 
     def on_epoch_end(self, training: Training) -> None:
-        """Write all rows."""
-        write_history(training.fold.history, training.state)
+        """Write all rows, if there is room."""
+        self._lacking = not found_room(lambda: write_history(training.fold.history, training.state))
+
+    def on_end(self, training: Training, network: nn.Module) -> nn.Module:
+        """Write the rows for which there was no room."""
+        if self._lacking:
+            write_history(training.fold.history, training.state)
+        return network
 
 
 class Progress(Callback):
@@ -243,10 +253,11 @@ class Progress(Callback):
 
 
 class SavedState(Callback):
-    """Saves the state that an interrupted training resumes from."""
+    """Saves the state that an interrupted training resumes from; on a full disk it stays what it was until later."""
 
     def __init__(self) -> None:
         self._last, self._took = time.monotonic(), 0.0
+        self._lacking = False
 
     def on_start(self, training: Training) -> None:
         """Start the clock."""
@@ -256,7 +267,12 @@ class SavedState(Callback):
         """Save every :data:`SAVE_INTERVAL` seconds, or as seldom as :data:`SAVE_SHARE` asks for after the last save."""
         started = time.monotonic()
         if started - self._last > max(SAVE_INTERVAL, self._took / SAVE_SHARE):
-            training.save()
+            told, self._lacking = self._lacking, not found_room(training.save)
+            if self._lacking and not told:
+                say(
+                    f"No room for {training.fold.state}: the training goes on, and it is saved when there is. Free "
+                    "some before the end, when the weights are written."
+                )
             self._last = time.monotonic()
             self._took = self._last - started
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from autoseg.training.fields import network_input
 from autoseg.training.sampling import Patches, PatchLoader
 from autoseg.training.training import Training
 from autoseg.utils.device import has_room
+from autoseg.utils.files import found_room
+from autoseg.utils.progress import say
 
 #: Bytes that the terms of the loss take for each score: six arrays of 32 bits (logarithms and probabilities, and what a
 #: term multiplies them by); an estimate.
@@ -117,12 +120,23 @@ def validate(
     mean = 0.0 if math.isnan(mean) else mean
     state.history[-1]["validation_dice"] = mean
     state.history[-1].update({f"validation_dice_{name}": value for name, value in shown.items()})
-    if mean > state.best_dice:
-        state.best_dice, state.without_better = mean, 0
-        training.save_weights(network, "best")
-    else:
-        state.without_better += 1
+    _keep_best(training, network, mean)
     state.validation_seconds += time.monotonic() - started
+
+
+def _keep_best(training: Training, network: nn.Module, dice: float) -> None:
+    """Save the weights if their Dice is the best so far; on a full disk only what the training depends on ends it."""
+    state = training.state
+    if dice <= state.best_dice:
+        state.without_better += 1
+        return
+    save = partial(training.save_weights, network, "best")
+    if training.recipe.early_stopping or training.stage.inference.checkpoint == "best":
+        save()
+    elif not found_room(save):
+        say(f"No room for {training.fold.checkpoint('best')}: it stays what it was.")
+        return
+    state.best_dice, state.without_better = dice, 0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,21 @@ def atomic(path: str | Path, suffix: str = "") -> Iterator[Path]:
     with _private(Path(path), suffix or ".tmp") as temporary:
         temporary.chmod(0o666 & ~umask)
         yield temporary
+
+
+def found_room(write: Callable[[], object]) -> bool:
+    """Write what can as well be written later; False where the disk, or the user's quota, is full.
+
+    Args:
+        write: raises the errors of :func:`atomic`.
+    """
+    try:
+        write()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return False
+    return True
 
 
 def refuse_unwritable_folder(out: str | Path) -> None:

@@ -1,7 +1,9 @@
 """Callbacks: validation on the way, early stopping, losses that are no numbers, and one of a user's own."""
 
 import csv
+import errno
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from autoseg.training.training import Budget, Cases, Training, TrainingSettings
 from autoseg.training.validation import ValidationScores, evenly_chosen, regions_of, validation_scores
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, Perfect, make_plan, store, train_in
-from tests.training.test_loop import CPU, plan_with, same_weights, train
+from tests.training.test_loop import CPU, plan_with, same_weights, train, without_seconds
 
 
 def test_early_stopping(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +168,66 @@ def test_saving_takes_a_fiftieth_of_the_time_at_most(took: float, gap: int, monk
     assert len(pauses) > 5
     assert all(gap - 0.1 < pause < gap + 2 for pause in pauses)
     assert (len(saved) - 1) * took <= 0.02 * now[0]
+
+
+def test_a_disk_that_is_full_for_a_moment(
+    tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not needed is written later, which is said once, and the training is the one that was left alone."""
+    plan = plan_with(iterations_per_epoch=1)
+    alone = train(tmp_path / "alone", plan, cases, Budget(iterations=4))
+    full, until = [True], [0.0]
+    real_save, real_weights, real_history = Training.save, Training.save_weights, callbacks.write_history
+
+    def save(training: Training) -> None:
+        refuse(training.fold.state)
+        real_save(training)
+
+    def save_weights(training: Training, network: torch.nn.Module, checkpoint: str) -> None:
+        refuse(training.fold.checkpoint(checkpoint))
+        real_weights(training, network, checkpoint)
+
+    def write_history(path: Path, state: Any) -> None:
+        refuse(path)
+        real_history(path, state)
+
+    def refuse(path: Path) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def clean_up(progress: float, _: str) -> None:
+        full[0] = progress < until[0]
+
+    monkeypatch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(callbacks, "SAVE_SHARE", math.inf)
+    monkeypatch.setattr(Training, "save", save)
+    monkeypatch.setattr(Training, "save_weights", save_weights)
+    monkeypatch.setattr(callbacks, "write_history", write_history)
+    for name, free_at in (("during", 0.75), ("at_the_end", 1.0)):
+        full[0], until[0] = True, free_at
+        capsys.readouterr()
+        state = train(tmp_path / name, plan, cases, Budget(iterations=4), report=clean_up)
+        assert without_seconds(state) == without_seconds(alone)
+        assert same_weights(tmp_path / name, tmp_path / "alone")
+        assert (tmp_path / name / "training_state.pt").exists()
+        assert (tmp_path / name / "best.safetensors").exists() == (name == "during")
+        with open(tmp_path / name / "history.csv") as file:
+            assert len(list(csv.DictReader(file))) == 4
+        assert capsys.readouterr().err.count("training_state.pt: the training goes on") == 1
+    full[0], until[0] = True, math.inf
+    stopping = plan_with(iterations_per_epoch=1, early_stopping=3)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "followed", stopping, cases, Budget(iterations=4))
+
+
+def test_other_errors_of_a_write_end_the_training(tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(training: Training) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(training.fold.state))
+
+    monkeypatch.setattr(callbacks, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(Training, "save", save)
+    with pytest.raises(PermissionError):
+        train(tmp_path / "f", plan_with(), cases, Budget(iterations=4))
 
 
 class Counts(Callback):

@@ -15,6 +15,7 @@ from autoseg.utils.files import (
     atomic,
     folders_below,
     found_in,
+    found_room,
     read_json,
     read_json_table,
     refuse_unwritable_file,
@@ -101,6 +102,20 @@ def test_a_full_disk_is_said_whatever_the_library_does(tmp_path: Path, monkeypat
         assert caught.value.filename == str(path)
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_can_be_written_later() -> None:
+    def fails_with(number: int) -> Callable[[], None]:
+        def write() -> None:
+            raise OSError(number, os.strerror(number))
+
+        return write
+
+    assert found_room(lambda: None)
+    assert not found_room(fails_with(errno.ENOSPC))
+    assert not found_room(fails_with(errno.EDQUOT))
+    with pytest.raises(PermissionError):
+        found_room(fails_with(errno.EACCES))
 
 
 def test_what_is_flushed_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
