@@ -272,7 +272,7 @@ class Recipe(Reasoned):
         memory_format: of images and weights; ``auto``: the fastest, as measured with the precision.
         compile: whether the network is compiled (``torch.compile``); ``auto``: where that pays within the training.
         validate_every: epochs between validations on whole images (without test-time augmentation).
-        validate_cases: validation cases used for these, at most.
+        validate_cases: validation cases used for these, at most; those that have a structure first.
         validate_always: whether all of these validations are made; else they are skipped as long as they have taken
             more than 5 % of the time, unless the learning rate, the end or the weights depend on them.
         validation_loss: what these validations take the loss of: the ``images`` as a whole, tiled as at inference (the

@@ -42,6 +42,11 @@ class BoxedCase(StoredCase):
         }
         return {name: positions for name, positions in inside.items() if len(positions) or name in PLACES}
 
+    @property
+    def foreground_values(self) -> set[int]:
+        """Label values that occur in the box, as far as the stored positions tell, without the background."""
+        return set(self.foreground)
+
     def volume(self, name: str) -> Volume:
         """One of the case's arrays, inside the box; a view."""
         return super().volume(name).cut(self.box)

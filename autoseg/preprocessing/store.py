@@ -14,7 +14,8 @@ import errno
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -118,10 +119,22 @@ class StoredCase:
         Args:
             select: which of these names to read.
         """
+        with self._positions() as stored:
+            return {name: stored[name] for name in stored.files if select(name)}
+
+    @property
+    def foreground_values(self) -> set[int]:
+        """Label values that occur in it, without the background."""
+        with self._positions() as stored:
+            return {int(name) for name in stored.files if name not in PLACES}
+
+    @contextmanager
+    def _positions(self) -> Iterator[Any]:
+        """The file of positions, open; an array is read when it is asked for."""
         path = self.folder / f"{self.id}.foreground.npz"
         try:
             with np.load(path) as stored:
-                return {name: stored[name] for name in stored.files if select(name)}
+                yield stored
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise _damaged(path, str(error)) from None
 

@@ -18,7 +18,15 @@ from autoseg.training.freezing import frozen_names, set_frozen
 from autoseg.training.source_average import average_with_source, weights_of
 from autoseg.training.state import note, write_history
 from autoseg.training.training import Training
-from autoseg.training.validation import estimated_seconds, evenly_chosen, regions_of, too_large_for_loss, validate
+from autoseg.training.validation import (
+    counts_absent,
+    estimated_seconds,
+    has_structures,
+    regions_of,
+    too_large_for_loss,
+    validate,
+    watched_cases,
+)
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import found_room
 from autoseg.utils.progress import say
@@ -131,10 +139,13 @@ class Validation(Callback):
                 too large for it.
         """
         recipe = training.recipe
-        self._cases = evenly_chosen(training.cases.validation, recipe.validate_cases)
+        target = training.stage.target
+        self._cases = watched_cases(training.cases.validation, target, recipe.validate_cases)
         if not self._cases:
             _check_without_cases(training)
-        self._regions = regions_of(training.fold.run.regions, training.stage.target)
+        elif not (counts_absent(training.stage) or any(has_structures(case, target) for case in self._cases)):
+            _say_without_structures(training)
+        self._regions = regions_of(training.fold.run.regions, target)
         large = too_large_for_loss(self._cases, training.stage) if recipe.validation_loss == "images" else None
         if large is None:
             return
@@ -184,6 +195,15 @@ def _check_without_cases(training: Training) -> None:
         idle = ["recipe.schedule", *idle]
     if idle:
         say(f"{fold} validates no case: it trains without {' and '.join(idle)}.")
+
+
+def _say_without_structures(training: Training) -> None:
+    """Tell that the Dice on the way says nothing, and what changes nothing without it."""
+    recipe, idle = training.recipe, training.stage.idle_without_validation
+    if recipe.early_stopping_follows == "validation_loss":
+        idle = [name for name in idle if name != "recipe.early_stopping"]
+    without = f"; it trains without {' and '.join(idle)}" if idle else ""
+    say(f"No validation case of {training.fold} has a structure: no Dice of theirs is noted on the way{without}.")
 
 
 class BestWeights(Callback):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from autoseg.utils.device import has_room
 from autoseg.utils.files import found_room
 from autoseg.utils.progress import say
 
+_T = TypeVar("_T")
+
 #: Bytes that the terms of the loss take for each score: six arrays of 32 bits (logarithms and probabilities, and what a
 #: term multiplies them by); an estimate.
 LOSS_BYTES = 24
@@ -45,18 +48,39 @@ class ValidationScores:
             plan's convention (``evaluation.empty``).
         losses: of each case; empty where the recipe takes the loss of patches, or none.
         regions: the same as ``dice`` for regions of several labels, which are no outputs of the network.
+        with_structures: whether a reference has any output: else the Dice tells false alarms (0) from none (NaN) alone.
     """
 
     dice: dict[str, list[float]]
     losses: list[float]
     regions: dict[str, list[float]] = field(default_factory=dict)
+    with_structures: bool = True
 
 
-def evenly_chosen(cases: Sequence[StoredCase], count: int) -> list[StoredCase]:
+def evenly_chosen(cases: Sequence[_T], count: int) -> list[_T]:
     """At most ``count`` cases, evenly spaced in the list."""
     if len(cases) <= count:
         return list(cases)
     return [cases[i * len(cases) // count] for i in range(count)]
+
+
+def has_structures(case: StoredCase, target: Target) -> bool:
+    """Whether any output of a target occurs in a case."""
+    return not case.foreground_values.isdisjoint(value for output in target.outputs for value in output.values)
+
+
+def watched_cases(cases: Sequence[StoredCase], target: Target, count: int) -> list[StoredCase]:
+    """At most ``count`` cases to validate on the way, in order: evenly spaced among those that have structures.
+
+    Where these are too few, there are others among them, evenly spaced as well; a Dice needs a structure.
+    """
+    if len(cases) <= count:
+        return list(cases)
+    places: tuple[list[int], list[int]] = [], []
+    for place, case in enumerate(cases):
+        places[0 if has_structures(case, target) else 1].append(place)
+    chosen = evenly_chosen(places[0], count)
+    return [cases[place] for place in sorted(chosen + evenly_chosen(places[1], count - len(chosen)))]
 
 
 def too_large_for_loss(cases: Sequence[StoredCase], stage: Stage) -> StoredCase | None:
@@ -99,6 +123,8 @@ def validate(
 ) -> None:
     """Add Dice and loss of some cases to the history; save the weights if the Dice is the best so far.
 
+    A Dice that says nothing, as no case has a structure, is not noted, and nothing depends on it.
+
     Args:
         training: its weights are validated.
         cases: to validate on.
@@ -117,11 +143,16 @@ def validate(
     means = {name: _mean(values) for name, values in found.dice.items()}
     shown = means | {name: _mean(values) for name, values in found.regions.items()}
     mean = _mean(list(means.values()))
-    mean = 0.0 if math.isnan(mean) else mean
-    state.history[-1]["validation_dice"] = mean
-    state.history[-1].update({f"validation_dice_{name}": value for name, value in shown.items()})
-    _keep_best(training, network, mean)
+    if not math.isnan(mean) and (found.with_structures or counts_absent(stage)):
+        state.history[-1]["validation_dice"] = mean
+        state.history[-1].update({f"validation_dice_{name}": value for name, value in shown.items()})
+        _keep_best(training, network, mean)
     state.validation_seconds += time.monotonic() - started
+
+
+def counts_absent(stage: Stage) -> bool:
+    """Whether a case without a structure has a Dice of its own (``evaluation.empty=brats``)."""
+    return stage.empty == "brats"
 
 
 def _keep_best(training: Training, network: nn.Module, dice: float) -> None:
@@ -156,7 +187,8 @@ def validation_scores(
     dice: dict[str, list[float]] = {output.name: [] for output in target.outputs}
     united: dict[str, list[float]] = {name: [] for name in regions or {}}
     losses = []
-    neither = 1.0 if stage.empty == "brats" else math.nan
+    neither = 1.0 if counts_absent(stage) else math.nan
+    with_structures = False
     takes_loss = stage.recipe.validation_loss == "images" and too_large_for_loss(cases, stage) is None
     for case in cases:
         scores = mean_of_answers(window.scores([network], network_input(case, stage)), target)
@@ -168,14 +200,16 @@ def validation_scores(
                 prediction = (scores[index] > 0).cpu().numpy() & counts
             else:
                 prediction = (predicted == output.paint) & counts
-            dice[output.name].append(_dice(prediction, np.isin(reference, output.values) & counts, neither))
+            truth = np.isin(reference, output.values) & counts
+            with_structures = with_structures or bool(truth.any())
+            dice[output.name].append(_dice(prediction, truth, neither))
         for name, values in (regions or {}).items():
             painted = [output.paint for output in target.outputs if set(output.values) <= values]
             prediction = np.isin(predicted, painted) & counts
             united[name].append(_dice(prediction, np.isin(reference, list(values)) & counts, neither))
         if takes_loss:
             losses.append(image_loss(scores, reference, stage))
-    return ValidationScores(dice, losses, united)
+    return ValidationScores(dice, losses, united, with_structures)
 
 
 def _dice(prediction: np.ndarray, truth: np.ndarray, neither: float) -> float:

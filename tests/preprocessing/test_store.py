@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.preprocessing import store as module
+from autoseg.preprocessing.boxed_case import BoxedCase
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save, stored_key
 from autoseg.utils.errors import AutosegError
@@ -55,6 +56,10 @@ def test_foreground_positions(written) -> None:
     assert sorted(case.foreground) == [1, 5]
     for value, positions in case.foreground.items():
         assert np.array_equal(positions, np.argwhere(label == value))
+    assert case.foreground_values == {1, 5}
+    only_1 = np.argwhere(label == 1)[0]
+    box = tuple(slice(int(place), int(place) + 1) for place in only_1)
+    assert BoxedCase(case.folder, case.id, box=box).foreground_values == {1}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from autoseg.networks.weights import load_weights
+from autoseg.plans.evaluation import EvaluationRules
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.training import batches, callbacks, validation
 from autoseg.training.callback import Callback
 from autoseg.training.loop import train_fold
 from autoseg.training.training import Budget, Cases, Training, TrainingSettings
-from autoseg.training.validation import ValidationScores, evenly_chosen, regions_of, validation_scores
+from autoseg.training.validation import ValidationScores, evenly_chosen, regions_of, validation_scores, watched_cases
 from autoseg.utils.errors import AutosegError
 from tests.builders import LABELS, REGIONS, Perfect, make_plan, store, train_in
 from tests.training.test_loop import CPU, plan_with, same_weights, train, without_seconds
@@ -146,6 +147,54 @@ def test_only_some_cases_are_watched() -> None:
     names = [SimpleNamespace(id=n) for n in range(10)]
     assert [c.id for c in evenly_chosen(names, 3)] == [0, 3, 6]
     assert [c.id for c in evenly_chosen(names, 20)] == list(range(10))
+
+
+def test_cases_with_structures_are_watched_first() -> None:
+    def watched(having: set[int], count: int) -> list[int]:
+        cases = [SimpleNamespace(id=n, foreground_values={1, 9} if n in having else {9}) for n in range(10)]
+        return [case.id for case in watched_cases(cast(Any, cases), LABELS, count)]
+
+    assert watched(set(range(10)), 3) == watched(set(), 3) == [0, 3, 6]  # as without looking at them
+    assert watched({1, 2, 7, 8}, 2) == [1, 7]
+    assert watched({7, 8}, 4) == [0, 4, 7, 8]
+    assert watched({7, 8}, 10) == list(range(10))
+
+
+@pytest.mark.parametrize("checkpoint", ["weights", "best"])
+def test_a_dice_without_structures_decides_nothing(
+    tmp_path: Path, cases: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
+    """Neither false alarms (0) nor none (undefined): no early stop, and the weights are those at the end."""
+    blank = store(tmp_path / "data", "blank", np.zeros((10, 12, 14), np.int16))
+    configuration = plan_with(early_stopping=1).configurations["small"]
+    inference = configuration.inference.model_copy(update={"checkpoint": checkpoint})
+    plan = make_plan(configuration.model_copy(update={"inference": inference}))
+    found = iter([[0.0], [math.nan], [0.0]])
+    real = validation.validation_scores
+
+    def scores(*given: Any) -> ValidationScores:
+        scored = real(*given)
+        assert not scored.with_structures
+        return ValidationScores({"outer": next(found)}, scored.losses, with_structures=scored.with_structures)
+
+    monkeypatch.setattr(validation, "validation_scores", scores)
+    state = train_in(tmp_path / "f", plan.stage("small"), cases, [blank], Budget(iterations=6))
+    assert state.iteration == 6
+    assert (state.best_dice, state.without_better) == (-1.0, 0)
+    assert all("validation_loss" in row and "validation_dice" not in row for row in state.history)
+    assert not (tmp_path / "f" / "best.safetensors").exists()
+    assert (tmp_path / "f" / "weights.safetensors").exists()
+    told = "recipe.early_stopping and inference.checkpoint=best" if checkpoint == "best" else "recipe.early_stopping"
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(f"has a structure: no Dice of theirs is noted on the way; it trains without {told}.") == 1
+
+
+def test_absent_structures_that_count_are_watched(tmp_path: Path, cases: list) -> None:
+    blank = store(tmp_path / "data", "blank", np.zeros((10, 12, 14), np.int16))
+    plan = plan_with().model_copy(update={"evaluation": EvaluationRules(empty="brats")})
+    state = train_in(tmp_path / "f", plan.stage("small"), cases, [blank], Budget(iterations=2))
+    assert "validation_dice" in state.history[-1]
+    assert state.best_dice >= 0
 
 
 @pytest.mark.parametrize(("took", "gap"), [(0.01, 30), (0.5, 30), (2.0, 100)])
