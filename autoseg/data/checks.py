@@ -281,8 +281,7 @@ def _label(
         found.add("error", path, str(error), "Save it as integers, and resample labels with nearest neighbour only.")
         return None
     table = value_counts(array)
-    known = {0, *dataset.labels.values()} | ({dataset.ignore_label} - {None})
-    unknown = {value: count for value, count in table.items() if value not in known}
+    unknown = {value: count for value, count in table.items() if value not in dataset.known_values}
     if unknown:
         counted = listed(f"{value} ({count} voxels)" for value, count in unknown.items())
         found.add(

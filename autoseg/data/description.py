@@ -149,6 +149,12 @@ class Description(_Model):
         """Cases of the dataset's own test set whose labels are there, too."""
         return tuple(case for case in self.unlabelled if case.label is not None)
 
+    @property
+    def known_values(self) -> set[int]:
+        """Values that its label maps may have: the background, the labels' and the ignore label."""
+        ignored = () if self.ignore_label is None else (self.ignore_label,)
+        return {0, *self.labels.values(), *ignored}
+
     def refuse_question(self) -> None:
         """Refuse to use labels whose meaning the files leave open.
 

@@ -1,15 +1,17 @@
 """Preprocess all cases of a run: parallel, resumable, and only what a changed plan touches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autoseg.data.dataset import Case, Dataset, load_case
-from autoseg.data.description import StructureMasks
+from autoseg.data.counts import value_counts
+from autoseg.data.dataset import Case, Dataset, LoadedCase, load_case
+from autoseg.data.description import LabelSource, StructureMasks
 from autoseg.data.formats.tiff import spacing_file
+from autoseg.data.intensities import doubt_about
 from autoseg.plans.reasons import values_since
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import preprocess_case
@@ -19,6 +21,7 @@ from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.lock import do_once
 from autoseg.utils.parallel import available_cpus, each
+from autoseg.utils.progress import say
 
 #: Version of what is stored; raise it when the same plan would store other numbers.
 _STORE_VERSION = 1
@@ -60,18 +63,27 @@ def case_key(case: Case, stage: Stage) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """One case to preprocess, sent to a worker."""
+    """One case to preprocess, sent to a worker.
+
+    Attributes:
+        values: label value → that of the plan, of a case from elsewhere; empty where they are the same.
+        known: values that its label maps may have; None for any.
+        changed: whether its files have been changed since it was preprocessed: nobody has looked at them then.
+    """
 
     case: Case
     stage: Stage
     folder: Path
     key: str
     values: Mapping[int, int] = field(default_factory=dict)
+    known: Collection[int] | None = None
+    changed: bool = False
 
 
-def _one(job: _Job) -> None:
+def _one(job: _Job) -> list[str]:
+    """Preprocess a case; what is to be said of it."""
     try:
-        _preprocess_one(job)
+        return _preprocess_one(job)
     except MemoryError:
         spacing = "×".join("the case's own" if mm is None else f"{mm:g}" for mm in job.stage.configuration.spacing)
         raise AutosegError(
@@ -80,7 +92,7 @@ def _one(job: _Job) -> None:
         ) from None
 
 
-def _preprocess_one(job: _Job) -> None:
+def _preprocess_one(job: _Job) -> list[str]:
     case, stage = job.case, job.stage
     loaded = load_case(case, stage.channel_names, annotators=stage.annotators)
     if loaded.label is None:
@@ -88,23 +100,48 @@ def _preprocess_one(job: _Job) -> None:
     if stage.annotators and all(label is None for label in loaded.annotations):
         raise AutosegError(f"case {case.id} was annotated by none of {', '.join(stage.annotators)}; take it out.")
     if job.values:
-        loaded = loaded.model_copy(update={"label": _with_values(case.id, loaded.label, job.values)})
+        loaded = loaded.model_copy(update={"label": _with_values(case, loaded.label, job.values)})
+    if job.known is not None:
+        sources = (case.label, *(case.raters.get(name) for name in stage.annotators))
+        for source, label in zip(sources, (loaded.label, *loaded.annotations), strict=True):
+            _refuse_unknown(case, source, label, job.known)
     try:
         prepared = preprocess_case(loaded, stage)
     except AutosegError as error:
         raise AutosegError(f"case {case.id}: {error}") from None
     save(job.folder, case.id, prepared, job.key)
+    remarks = (*loaded.remarks, *_doubts(case, loaded, stage)) if job.changed else ()
+    return [f"{case.id}: {remark}" for remark in remarks]
 
 
-def _with_values(case: str, label: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
+def _with_values(case: Case, label: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
     """A label map with other values; 0 stays 0."""
-    unknown = sorted({int(value) for value in np.unique(label)} - {0, *values})
-    if unknown:
-        raise AutosegError(f"case {case} has the label value {unknown[0]}, which its dataset does not name.")
+    _refuse_unknown(case, case.label, label, {0, *values})
     found = np.zeros(label.shape, np.int64)
     for value, new in values.items():
         found[label == value] = new
     return found
+
+
+def _refuse_unknown(case: Case, source: LabelSource | None, label: np.ndarray | None, known: Collection[int]) -> None:
+    """Refuse a label map with a value that would be learned as background."""
+    unknown = [] if label is None else sorted(set(value_counts(label)) - set(known))
+    if unknown:
+        raise AutosegError(
+            f"case {case.id} has the label value {unknown[0]}, which its dataset does not name; correct {source}, or "
+            "name the value among the dataset's labels and plan again."
+        )
+
+
+def _doubts(case: Case, loaded: LoadedCase, stage: Stage) -> Iterator[str]:
+    """What a check of the dataset says of a case's intensities."""
+    channels = zip(stage.channel_names, loaded.present, loaded.image, strict=True)
+    seen = {name: voxels for name, present, voxels in channels if present}
+    for name, voxels in seen.items():
+        path = case.channels[name].path
+        beside = (seen[other] for other in seen if other != name and case.channels[other].path == path)
+        if (doubt := doubt_about(name, voxels, beside)) is not None:
+            yield f"{doubt.what}. {doubt.remedy}"
 
 
 def refuse_lacking(dataset: Dataset, stage: Stage) -> None:
@@ -149,7 +186,7 @@ def preprocess(run: Run, configuration: str | None = None, workers: int | None =
         folder.unlink()  # a link to a study's shared cases, broken since the run was moved
     dataset = run.dataset
     cases = [*dataset.cases, *dataset.labelled_test_cases]
-    preprocess_cases(cases, stage, folder, workers, advice=run.how_to_find_dataset)
+    preprocess_cases(cases, stage, folder, workers, advice=run.how_to_find_dataset, learned=dataset)
     return folder
 
 
@@ -160,8 +197,11 @@ def preprocess_cases(
     workers: int | None,
     values: Mapping[int, int] | None = None,
     advice: str = "bring them back",
+    learned: Dataset | None = None,
 ) -> None:
     """Preprocess labelled cases as a stage is trained on them; finished cases are kept.
+
+    What a check of the dataset would say of scans that changed since they were preprocessed is said.
 
     Args:
         cases: whose channels have the plan's names.
@@ -170,16 +210,21 @@ def preprocess_cases(
         workers: as for :func:`preprocess`.
         values: label value of the cases → that of the plan, of cases from elsewhere; None where they are the same.
         advice: what to do where a case's files are gone, for the message.
+        learned: dataset whose cases are trained on: their label maps must have its values alone.
 
     Raises:
-        AutosegError: a case can't be read, or has a label value that ``values`` does not.
+        AutosegError: a case can't be read, or has a label value that ``values``, or its dataset, does not name.
     """
 
-    def work(due: Sequence[_Job]) -> None:
-        for _ in each(_one, due, pool_size(workers), f"Preprocessing for {stage.configuration.data}"):
-            pass
+    def due() -> list[_Job]:
+        return _due(cases, stage, folder, values, advice, learned)
 
-    do_once(folder, f"Another process preprocesses {folder}", lambda: _due(cases, stage, folder, values, advice), work)
+    def work(jobs: Sequence[_Job]) -> None:
+        for remarks in each(_one, jobs, pool_size(workers), f"Preprocessing for {stage.configuration.data}"):
+            for remark in remarks:
+                say(remark)
+
+    do_once(folder, f"Another process preprocesses {folder}", due, work)
 
 
 def pool_size(workers: int | None) -> int:
@@ -200,10 +245,17 @@ def _usable_key(folder: Path, case_id: str, stage: Stage) -> str | None:
 
 
 def _due(
-    cases: Sequence[Case], stage: Stage, folder: Path, values: Mapping[int, int] | None, advice: str
+    cases: Sequence[Case],
+    stage: Stage,
+    folder: Path,
+    values: Mapping[int, int] | None,
+    advice: str,
+    learned: Dataset | None,
 ) -> list[_Job]:
     """What is to be preprocessed of some cases."""
     due = []
+    # Of a test set's label maps nothing is learned, and planning does not look at them either.
+    known = {} if learned is None else dict.fromkeys((case.id for case in learned.cases), learned.known_values)
     for case in cases:
         key = case_key(case, stage)
         if values:
@@ -220,5 +272,6 @@ def _due(
             raise AutosegError(
                 f"case {case.id} has to be preprocessed, but its files are gone ({case.files[0]}); {of_before}{advice}."
             )
-        due.append(_Job(case, stage, folder, key, values or {}))
+        changed = stored is not None and stored.split("-")[0] == key.split("-")[0]
+        due.append(_Job(case, stage, folder, key, values or {}, known.get(case.id), changed))
     return due

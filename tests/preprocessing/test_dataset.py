@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.plans.plan import Plan
 from autoseg.preprocessing import dataset as module
-from autoseg.preprocessing.dataset import case_key, preprocess
+from autoseg.preprocessing.dataset import case_key, preprocess, preprocess_cases
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError
+from autoseg.utils.files import write_json
 from tests.builders import blob, forget_places, make_configuration, make_plan, make_run, picture_of, write
 from tests.plans.test_plan import example
 
@@ -128,6 +130,55 @@ def test_changed_file_redoes_its_case(run: Run) -> None:
     path = run.dataset.case("case_1").channels["mr"].path
     write(path, picture_of(blob(shift=1), seed=9))
     assert redone(before, stamps(preprocess(run, workers=1))) == {"case_1"}
+
+
+def test_a_label_map_that_was_changed_is_checked(run: Run) -> None:
+    """A value that no label has would be learned as background; what planning did not look at either is not learned."""
+    before = stamps(preprocess(run, workers=1))
+    path = run.dataset.case("case_1").label
+    assert isinstance(path, Path)
+    write(path, np.where(blob(shift=1) == 2, 255, blob(shift=1)).astype(np.int16))
+    told = rf"case_1 has the label value 255, which its dataset does not name; correct {re.escape(str(path))}"
+    for _ in range(2):
+        with pytest.raises(AutosegError, match=told):
+            preprocess(run, workers=1)
+    assert stamps(run.preprocessed("fullres")) == before
+    dataset = run.dataset.model_copy(update={"ignore_label": 255})
+    write_json(run.path / "dataset.json", dataset.model_dump(mode="json"))
+    folder = preprocess(Run.open(run.path), workers=1)
+    assert StoredCase(folder, "case_1").foreground_values == {1, 255}
+    learned, test = dataset.cases[:1], dataset.cases[1:]
+    of_test = dataset.model_copy(update={"ignore_label": None, "cases": learned, "unlabelled": test})
+    write_json(run.path / "dataset.json", of_test.model_dump(mode="json"))
+    shutil.rmtree(folder)
+    assert StoredCase(preprocess(Run.open(run.path), workers=1), "case_1").foreground_values == {1, 255}
+
+
+def test_an_annotators_label_map_is_checked(run: Run) -> None:
+    case = run.dataset.cases[0]
+    assert isinstance(case.label, Path)
+    drawn = write(case.label.with_name("second.nii.gz"), 3 * (blob() > 1).astype(np.int16))
+    case = case.model_copy(update={"raters": {"first": case.label, "second": drawn}})
+    stage = replace(run.plan.stage(), annotators=("first", "second"))
+    dataset = run.dataset.model_copy(update={"cases": (case,)})
+    with pytest.raises(AutosegError, match=r"label value 3, which its dataset does not name; correct .*second\.nii"):
+        preprocess_cases([case], stage, run.path / "cases", 1, learned=dataset)
+
+
+def test_what_is_wrong_with_a_changed_scan_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of those that were checked in planning it was said there."""
+    broken = picture_of(blob())
+    broken[0, 0, 0] = np.nan
+    write(run.dataset.case("case_0").channels["mr"].path, broken)
+    preprocess(run, workers=1)
+    assert "NaN" not in capsys.readouterr().err
+    broken[0, 0, 1] = np.nan
+    write(run.dataset.case("case_0").channels["mr"].path, broken)
+    write(run.dataset.case("case_2").channels["mr"].path, np.full((10, 12, 14), 7, np.float32))
+    preprocess(run, workers=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "case_0: 2 voxels of" in said
+    assert "case_2: mr is constant (all voxels are 7)." in said
 
 
 @pytest.mark.parametrize(
