@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg import __version__
 from autoseg.crossvalidation.annotators import drawn_label_maps, measure_decoders, restored_label
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import result_ending
@@ -27,6 +28,7 @@ from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.translation import Translation, load_source
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
+from autoseg.networks.weights import content_of, load_weights, read_metadata
 from autoseg.plans.postprocessing import Step
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
@@ -35,10 +37,15 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
 from autoseg.utils.device import free_device_memory, wait_for
-from autoseg.utils.progress import Steps
+from autoseg.utils.digest import digest, file_digest
+from autoseg.utils.files import write_text
+from autoseg.utils.progress import Steps, say
 
 #: Factor on the networks' time for reading, resampling and writing; a conservative estimate.
 RESERVE_MARGIN = 1.25
+
+#: File beside label maps as long as not all are made and evaluated: what they are made of, and a digest of each.
+_UNFINISHED = "label_maps.txt"
 
 
 def prediction_seconds(cases: Sequence[StoredCase], stage: Stage, device: torch.device) -> float:
@@ -156,7 +163,8 @@ def evaluate_cases(
     """Predict preprocessed cases and evaluate them on their original grid, as :func:`validate_fold` says.
 
     As in a prediction, a thread reads the next case while the networks segment one, and another one writes the one
-    before.
+    before. Where that was interrupted, it goes on from the label maps that it made of the same weights, cases and
+    inference.
 
     Args:
         cases: at least one.
@@ -168,24 +176,30 @@ def evaluate_cases(
     stage, run = cases.stage, cases.run
     out.mkdir(parents=True, exist_ok=True)
     free_device_memory()  # what a training before needed
-    predictor = Predictor([cases.loaded(weights, device)], device, postprocessing=steps)
+    member = cases.loaded(weights, device)
+    predictor = Predictor([member], device, postprocessing=steps)
+    made = _LabelMaps(out, stage.annotators, _made_of(cases, weights, member, device, steps))
+    files = {name: f"{name}{result_ending(stage.file_ending)}" for name in cases.names}
+    due = dict.fromkeys(name for name, file in files.items() if not made.has(file))
+    if len(due) < len(files):
+        say(f"{cases.title}: {len(files) - len(due)} of {len(files)} label maps are there, of the same networks.")
     results = (LABEL, ANNOTATORS_KEY) if stage.annotators else (LABEL,)
     data = run.preprocessed(stage.configuration.data)
     pairs: list[tuple[str, Path, LabelSource]] = []
     drawn: dict[str, dict[str, Path]] = {}
     with (
-        ReadAhead(cases.names, partial(cases.prepared, predictor=predictor)) as reader,
+        ReadAhead(list(due), partial(cases.prepared, predictor=predictor)) as reader,
         ThreadPoolExecutor(1, "writer") as writer,
-        Steps(cases.title, len(cases.names)) as progress,
+        Steps(cases.title, len(files)) as progress,
     ):
         writing: Future[None] | None = None
-        for case_id in cases.names:
+        for case_id, file in files.items():
             stored = StoredCase(data, case_id)
-            predicted = predictor.predict_prepared(reader.take(), results)
-            file = f"{case_id}{result_ending(stage.file_ending)}"
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(_write_labels, predicted, out, file)
+            if case_id in due:
+                predicted = predictor.predict_prepared(reader.take(), results)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(made.write, predicted, file)
             case = run.dataset.case(case_id)
             reference = case.label
             if reference is None or not reference.exists():
@@ -198,7 +212,9 @@ def evaluate_cases(
     if stage.annotators:
         measure_decoders(out, {case: path.name for case, path, _ in pairs}, drawn, stage)
     protocol = EvaluationProtocol(empty=stage.empty, ignore=stage.result.ignore)
-    return evaluate_pairs(pairs, stage.result.outputs, out, protocol)
+    evaluation = evaluate_pairs(pairs, stage.result.outputs, out, protocol)
+    made.forget()
+    return evaluation
 
 
 def no_evaluation(stage: Stage) -> Evaluation:
@@ -206,9 +222,78 @@ def no_evaluation(stage: Stage) -> Evaluation:
     return Evaluation((), tuple(output.name for output in stage.result.outputs), empty=stage.empty)
 
 
-def _write_labels(predicted: Callable[[], Prediction], out: Path, file: str) -> None:
-    """Finish a prediction, and write its label map and those of each decoder."""
-    prediction = predicted()
-    write_label(out / file, prediction.label, prediction.geometry)
-    for name, label in prediction.answers.items():
-        write_label(out / ANNOTATORS_KEY / name / file, label, prediction.geometry)
+class _LabelMaps:
+    """The label maps of an evaluation, of which an interrupted one may have made some.
+
+    Args:
+        out: their folder.
+        annotators: whose decoders' label maps belong to a case, too.
+        made_of: fingerprint of all that they depend on; those of another one don't count.
+    """
+
+    def __init__(self, out: Path, annotators: Sequence[str], made_of: str) -> None:
+        self._out, self._annotators, self._path = out, annotators, out / _UNFINISHED
+        before = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
+        first, *lines = before.split("\n")
+        parts = (line.partition(" ") for line in lines if first == made_of)
+        self._digests = {name: content for content, _, name in parts if name}
+        # Anew, as its last line may be cut off.
+        write_text(self._path, "".join(f"{line}\n" for line in (made_of, *map(self._line, self._digests))))
+
+    def has(self, file: str) -> bool:
+        """Whether a case's label map, and that of each decoder, is there as it was written."""
+        return all(map(self._is_there, (file, *(_of_decoder(name, file) for name in self._annotators))))
+
+    def write(self, predicted: Callable[[], Prediction], file: str) -> None:
+        """Finish a prediction, and write its label map and those of each decoder."""
+        prediction = predicted()
+        answers = {_of_decoder(name, file): label for name, label in prediction.answers.items()}
+        for name, label in {file: prediction.label, **answers}.items():
+            write_label(self._out / name, label, prediction.geometry)
+            self._digests[name] = file_digest(self._out / name)
+            with open(self._path, "a", encoding="utf-8") as noted:
+                noted.write(f"{self._line(name)}\n")
+
+    def forget(self) -> None:
+        """All are made and evaluated: the next evaluation makes its own."""
+        self._path.unlink(missing_ok=True)
+
+    def _is_there(self, name: str) -> bool:
+        path = self._out / name
+        return name in self._digests and path.is_file() and file_digest(path) == self._digests[name]
+
+    def _line(self, name: str) -> str:
+        return f"{self._digests[name]} {name}"
+
+
+def _of_decoder(name: str, file: str) -> str:
+    """Where the label map of an annotator's decoder lies beside that of their mean."""
+    return f"{ANNOTATORS_KEY}/{name}/{file}"
+
+
+def _made_of(
+    cases: PreprocessedCases,
+    weights: Sequence[Sequence[Path]],
+    member: Member,
+    device: torch.device,
+    steps: Sequence[Step],
+) -> str:
+    """A fingerprint of all that label maps depend on."""
+    chain = cases.stage.chain
+    folders = [cases.run.preprocessed(one.configuration.data) for one in chain]
+    stored = [[StoredCase(folder, name) for folder in folders] for name in cases.names]
+    contents = [[(content_of(load_weights(path)), read_metadata(path)) for path in files] for files in weights]
+    parts = [(one.inference, one.recipe.initialization, one.result) for one in chain]
+    return digest(
+        {
+            "autoseg": __version__,
+            "device": device.type,
+            "kind": type(cases).__name__,
+            "stages": [[one.identity, one.configuration.tile_size] for one in chain],
+            "settings": [[part.model_dump(mode="json") for part in of_stage] for of_stage in parts],
+            "variants": [str(one.variant) for one in member.stages],
+            "weights": contents,
+            "postprocessing": [step.model_dump(mode="json") for step in steps],
+            "cases": [[[one.id, one.info["key"], one.content] for one in of_case] for of_case in stored],
+        }
+    )
