@@ -11,13 +11,13 @@ from autoseg.data.dataset import Case
 from autoseg.evaluation.agreement import Agreement
 from autoseg.evaluation.agreement_folders import dice_agreement
 from autoseg.inference.formats.format import write_label
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.case import Trace, restore
 from autoseg.preprocessing.resample import resample_label
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 
 
 def drawn_label_maps(case: Case, stored: StoredCase, stage: Stage, references: Path, file: str) -> dict[str, Path]:

@@ -8,11 +8,11 @@ import torch
 
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, PreprocessedCases, evaluate_cases
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.reasons import values_since
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import read_json, read_json_table, write_json
 

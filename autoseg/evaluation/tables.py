@@ -24,6 +24,7 @@ from autoseg.evaluation.naming import Inputs, name_inputs
 from autoseg.evaluation.paired import Bootstrap
 from autoseg.evaluation.protocol import TOLERANCE_MM, Empty
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json_table, refuse_unwritable_file
 from autoseg.utils.text import listed
@@ -185,7 +186,7 @@ def find_table(path: Path) -> Path:
     """The CSV of an input.
 
     Raises:
-        AutosegError: there is none.
+        AutosegError: there is none, or it is of folds of a run that were trained otherwise since.
         UsageError: a run folder with several cross-validations, none of them recommended.
     """
     if path.is_file():
@@ -194,6 +195,8 @@ def find_table(path: Path) -> Path:
         raise AutosegError(f"{path} does not exist.")
     for inside in ("metrics.csv", "crossval/metrics.csv", "validation/metrics.csv"):
         if (path / inside).is_file():
+            if inside.startswith("crossval") and (path.parent / "plan.json").is_file():
+                _refuse_other_folds(Run(path.parent), path.name, path / inside)
             return path / inside
     if not (path / "plan.json").is_file():
         raise AutosegError(f"{path} has no metrics.csv; give a folder that 'autoseg evaluate --out' wrote, or a CSV.")
@@ -206,7 +209,24 @@ def find_table(path: Path) -> Path:
         raise AutosegError(f"{path} has no cross-validation yet; {run.how_to_validate(plan.recommended)}.")
     if len(found) > 1 and plan.recommended not in found:
         raise UsageError(f"{path} has several cross-validations; name one: {', '.join(str(path / n) for n in found)}.")
-    return found.get(plan.recommended) or next(iter(found.values()))
+    name = plan.recommended if plan.recommended in found else next(iter(found))
+    _refuse_other_folds(run, name, found[name])
+    return found[name]
+
+
+def _refuse_other_folds(run: Run, configuration: str, table: Path) -> None:
+    """Refuse a cross-validation of folds that were trained otherwise since, or are being trained."""
+    stage = next((stage for stage in run.plan.stages if stage.name == configuration), None)
+    told = read_json_table(table.with_name("summary.json")).get("folds")
+    if stage is None or not isinstance(told, list):
+        return
+    now = [fold.number for fold in folds_of_plan(run, stage) if (fold.validation / "summary.json").exists()]
+    if told != now:
+        raise AutosegError(
+            f"{table} is of the folds {listed(told)}, but trained and validated under the present plan are "
+            f"{listed(now) or 'none'}; {run.how_to_train(configuration)}, which writes it anew, or give {table.parent} "
+            "to compare it as it is."
+        )
 
 
 def _common_convention(files: Sequence[Path], metrics: Sequence[str] | None) -> tuple[Empty, str]:

@@ -6,15 +6,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
+from autoseg.runs.weight_files import is_of, read_metadata
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
+
+__all__ = [
+    "content_of",
+    "identity_of",
+    "is_of",
+    "load_network",
+    "load_weights",
+    "planned_weights",
+    "read_metadata",
+    "save_weights",
+]
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -50,15 +62,6 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise AutosegError(f"{path} does not exist; train this fold first.") from None
     except (SafetensorError, OSError) as error:
         raise AutosegError(f"{path} holds no readable weights ({error}); train this fold again.") from None
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata stored with the weights; empty if the file is missing or unreadable."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError):
-        return {}
 
 
 def content_of(weights: Mapping[str, torch.Tensor]) -> str:
@@ -97,11 +100,6 @@ def planned_weights(
 def identity_of(stage: Stage) -> dict[str, str]:
     """Metadata for a stage's weights, so that they are not loaded under another plan."""
     return {"identity": stage.identity}
-
-
-def is_of(stage: Stage, path: Path) -> bool:
-    """Whether weights were trained for this stage; True where the file has no identity."""
-    return read_metadata(path).get("identity", stage.identity) == stage.identity
 
 
 def load_network(path: Path, stage: Stage, device: torch.device) -> nn.Module:

@@ -28,7 +28,6 @@ from autoseg.evaluation.cases import grid_difference, read_labels
 from autoseg.evaluation.protocol import WORKERS, Empty
 from autoseg.evaluation.summary import Evaluation, number
 from autoseg.evaluation.voxel_counts import counts, dices
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.steps import (
@@ -43,6 +42,7 @@ from autoseg.postprocessing.steps import (
     weights_digests,
 )
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import refuse_no_workers
 from autoseg.utils.progress import Steps, say

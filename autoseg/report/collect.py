@@ -11,9 +11,9 @@ from autoseg.crossvalidation.holdout import read_test
 from autoseg.data.dataset import Case, load_case
 from autoseg.evaluation.cases import read_labels
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError
 
 

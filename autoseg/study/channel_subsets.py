@@ -23,9 +23,9 @@ from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation, Row, number
 from autoseg.inference.inputs import by_other_names
 from autoseg.inference.predictor import Predictor
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.plan import Plan
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import refuse_unwritable_folder, write_csv, write_json
 from autoseg.utils.parallel import refuse_no_workers

@@ -16,7 +16,6 @@ from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference import chain
 from autoseg.inference.predictor import Predictor
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
@@ -26,6 +25,7 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.collect import collect
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.training.training import Training
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import AutosegError, UsageError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,11 @@ from autoseg.evaluation.comparison import compare_samples
 from autoseg.evaluation.protocol import STANDARD_METRICS, Empty
 from autoseg.evaluation.summary import Evaluation, Row
 from autoseg.evaluation.tables import compare, direction_of, find_table, read_values, summaries
+from autoseg.networks.weights import identity_of, save_weights
+from autoseg.plans.files import save_plan
+from autoseg.plans.overrides import override
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
 from tests.builders import REGIONS, make_configuration, make_plan, make_run
 
 #: As the BraTS server returns them: summaries last, an empty cell where a distance is undefined.
@@ -239,6 +244,30 @@ def test_a_run_folder_is_its_cross_validation(tmp_path: Path) -> None:
     assert find_table(run.path / "other") == other / "metrics.csv"
     fold = evaluated(run.path / "small" / "fold_0" / "validation", {"one": 0.5})
     assert find_table(run.path / "small" / "fold_0") == find_table(fold) == fold / "metrics.csv"
+
+
+def test_a_cross_validation_of_folds_that_are_gone(tmp_path: Path) -> None:
+    """Planned anew, or in training again: the table in the run folder is of other networks than its folds."""
+    run = make_run(tmp_path)
+    table = evaluated(run.path / "small" / "crossval", {"one": 0.5, "two": 0.25}) / "metrics.csv"
+    summary = table.with_name("summary.json")
+    write_json(summary, {**read_json(summary), "folds": [0, 1]})
+    for number, case in enumerate(("one", "two")):
+        fold = run.fold("small", number)
+        evaluated(fold.validation, {case: 0.5})
+        save_weights(fold.weights, {"x": torch.zeros(1)}, identity_of(fold.stage))
+    inputs = (run.path, run.path / "small")
+    assert [find_table(path) for path in inputs] == [table, table]
+    (run.fold("small", 1).validation / "summary.json").unlink()
+    told = "of the folds 0, 1, but trained and validated under the present plan are {}; train it with 'autoseg train"
+    for path in inputs:
+        with pytest.raises(AutosegError, match=told.format(0)):
+            find_table(path)
+    save_plan(override(run.plan, ["channels.mr.normalization.scheme=zscore"]), run.path / "plan.json")
+    for path in inputs:
+        with pytest.raises(AutosegError, match=told.format("none")):
+            find_table(path)
+    assert find_table(table.parent) == table
 
 
 def test_an_earlier_stage_of_other_regions_is_not_the_runs_cross_validation(tmp_path: Path) -> None:

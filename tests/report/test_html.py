@@ -16,11 +16,11 @@ from autoseg.crossvalidation.fold_training import start_over
 from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.evaluation.protocol import STANDARD_METRICS
 from autoseg.evaluation.summary import Evaluation, Row
-from autoseg.networks.trained_folds import SPLIT
 from autoseg.postprocessing.choice import postprocess
 from autoseg.report import write_report
 from autoseg.report.collect import collect, pick_cases, read_history
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import SPLIT
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_json
 from tests.report.fake import CASES, make_run

@@ -14,11 +14,11 @@ from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.evaluation.cases import evaluate_pairs
 from autoseg.inference.predictor import Predictor
 from autoseg.networks import build
-from autoseg.networks.trained_folds import SPLIT, split_of
 from autoseg.networks.weights import save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Channel
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import SPLIT, split_of
 from autoseg.study.channel_subsets import (
     TrainedConfiguration,
     choose_subsets,

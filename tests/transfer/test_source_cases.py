@@ -13,12 +13,12 @@ from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.data.dataset import Case, ChannelFile, Dataset
 from autoseg.inference.predictor import Predictor
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.networks.weights import load_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.training.checkpoint import load_state, save_state
 from autoseg.transfer.mixed_cases import mixed_cases
 from autoseg.transfer.source import Source
