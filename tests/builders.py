@@ -19,14 +19,14 @@ from autoseg.plans.architecture import Architecture
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import UNet
 from autoseg.plans.plan import Plan
-from autoseg.plans.preprocessing import Channel, Normalization
+from autoseg.plans.preprocessing import LANDMARKS, Channel, Normalization, Preprocessing
 from autoseg.plans.recipe import Augmentation, Optimizer, Recipe
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import StoredCase, save
 from autoseg.runs.fold import Fold
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.step.setup import StepSetup, stand_in
 from autoseg.training.augmentation import augment_intensities, mirror
 from autoseg.training.callback import Callback
@@ -36,6 +36,7 @@ from autoseg.training.loop import train_fold
 from autoseg.training.state import State
 from autoseg.training.training import Budget, Cases, TrainingSettings
 from autoseg.utils import lock
+from autoseg.utils.files import write_json
 
 #: Nothing random happens to a batch: only the patch is cut from its middle.
 STILL: dict[str, Any] = {
@@ -113,6 +114,28 @@ def make_plan(configuration: Configuration | None = None, channels: Sequence[str
         "recommended": "small",
     }
     return Plan(**{**fields, **changes})
+
+
+def make_tuned_plan(**changes: Any) -> Plan:
+    """A plan to fine-tune a source of two folds, for which it harmonizes images.
+
+    Args:
+        changes: of the initial weights (``start``, a mapping) and of the plan.
+    """
+    start = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto", **changes.pop("start", {})}
+    harmonize = {"mr": [float(number) for number in range(LANDMARKS)]}
+    configuration = make_configuration(recipe=make_recipe(initialization=start))
+    return make_plan(configuration, **{"preprocessing": Preprocessing(harmonize=harmonize), **changes})
+
+
+def keep_share(run: Run, share: float) -> None:
+    """Say that held-out cases chose this share of a source, which has the weights of the run's own first two folds."""
+    stage = run.plan.stage()
+    for number in range(2):
+        path = run.source_folder(stage) / f"{number}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(run.fold(stage, number).weights.read_bytes())
+    write_json(run.path / stage.name / SOURCE_SHARE, {"share": share})
 
 
 def blob(shape: Sequence[int] = (10, 12, 14), shift: int = 0) -> np.ndarray:

@@ -7,16 +7,14 @@ import torch
 
 from autoseg import __version__
 from autoseg.inference.chain import TrainedStage
+from autoseg.inference.results.record import KEPT_SOURCE
 from autoseg.inference.translation import Translation, load_source
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.runs.splits import read_splits
 from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
-
-#: Key of a member's detail where its run predicts with the source that it was fine-tuned from.
-_KEPT = "source"
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ def load_member(
     Args:
         run: the run folder.
         configuration: name; the recommended one where None, or one that is trained and segments as much.
-        folds: numbers, taken of every stage; all trained ones where None.
+        folds: numbers, taken of every stage; all trained ones where None. Of a run that keeps its source, that fold of
+            the source which each of these numbers has; all of the source's where None.
         device: to compute on.
         checkpoint: name of the weights' file without its ending.
 
@@ -94,16 +93,15 @@ def load_member(
     }
     if checkpoint != "weights":
         _refuse_lacking(run, of_stage, checkpoint)
-    kept = run.kept_source(last) if folds is None and checkpoint == "weights" else []
-    if kept:
+    kept = run.kept_source(last) if checkpoint == "weights" else []
+    if kept and folds is None:
         # Not as many copies of one model as there are folds, but that model, with all of its own.
-        files[last.name], of_stage[last.name] = kept, list(range(len(kept)))
-    untouched = checkpoint == "weights" and run.used(last) != last
-    if kept and untouched:
-        stages = [load_source(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
-    else:
-        stages = [TrainedStage.load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
-        stages = [replace(one, stage=one.stage.unharmonized) if untouched else one for one in stages]
+        of_stage[last.name] = list(range(len(kept)))
+    if kept:
+        files[last.name] = [kept[number % len(kept)] for number in of_stage[last.name]]
+    untouched = bool(kept) and run.used(last) != last
+    load = load_source if untouched else TrainedStage.load
+    stages = [load(stage, files[stage.name], device, of_stage[stage.name]) for stage in last.chain]
     detail: dict[str, object] = {
         "configuration": last.name,
         "folds": of_stage[last.name],
@@ -111,7 +109,8 @@ def load_member(
         "autoseg": __version__,
     }
     if kept:
-        detail[_KEPT] = "as it is: no tuning was better on held-out cases"
+        how = "as it is" if untouched or not last.differs_for_source else "as this run's plan predicts with it"
+        detail[KEPT_SOURCE] = f"kept, {how}; {last.name}/{SOURCE_SHARE} has what was compared"
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
     detail["weights"] = {
@@ -122,7 +121,7 @@ def load_member(
     dataset = run.dataset
     brain_mask = any(case.mask is not None for case in dataset.cases)
     names = {value: name for name, value in dataset.labels.items()}
-    translation = Translation.of(last) if kept and untouched else None
+    translation = Translation.of(last) if untouched else None
     return Member(str(run.path), stages, plan.planner, brain_mask, detail, names, translation)
 
 
@@ -136,7 +135,7 @@ def untrained_note(run: Run, member: Member) -> str | None:
         run: of the member.
         member: of all trained folds.
     """
-    if _KEPT in member.detail or not run.dataset.cases:
+    if KEPT_SOURCE in member.detail or not run.dataset.cases:
         return None
     try:
         count = len(read_splits(run.path / "splits.json"))

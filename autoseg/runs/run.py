@@ -207,8 +207,8 @@ class Run:
     def used(self, stage: Stage) -> Stage:
         """The stage as it predicts: where its source is kept untouched, that as its own run has it.
 
-        That is so with all folds and with some, of which each has the source's ``weights`` then; other checkpoints are
-        of the stage as planned.
+        That is so with all folds and with some, each of which stands for a fold of the source then; other checkpoints
+        are of the stage as planned.
         """
         return stage.as_source if self._kept_share(stage) == UNTOUCHED else stage
 

@@ -128,11 +128,15 @@ def test_more_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(predicted(run, cases, tmp_path / "probable", results=("probabilities",)), wanted)
     names = {path.name.split("_probability_")[1] for path in (tmp_path / "probable").glob("*_probability_*")}
     assert names == {"outer.nii.gz", "inner.nii.gz"}
-    # Its steps are a part of it, and are left out with all others; a run's own folds know none of this.
+    # Its steps are a part of it, and are left out with all others.
     bare = translated(predicted(model, cases, tmp_path / "bare", postprocessing=False))
     assert not all(np.array_equal(bare[name], image) for name, image in wanted.items())
     assert same(predicted(run, cases, tmp_path / "uncleaned", postprocessing=False), bare)
-    assert Predictor.load(run.path, folds=[1], device="cpu").members[0].last.heads == 3
+    # A fold is the source's that stands for it; other checkpoints know none of this.
+    one = translated(predicted(model, cases, tmp_path / "own_fold", folds=[1]))
+    assert same(predicted(run, cases, tmp_path / "fold", folds=[1]), one)
+    assert not all(np.array_equal(one[name], image) for name, image in wanted.items())
+    assert Predictor.load(run.path, folds=[1], device="cpu").members[0].last.heads == 4
     scored = label_maps(run.test(stage))
     for fold in run.folds(stage):
         scored |= label_maps(fold.folder / "source_untouched")

@@ -24,6 +24,9 @@ _MEANING = ("outputs", "structures", "label_values")
 #: scans are known again (:func:`scans_of`).
 _OTHERWISE, SCANS = "made_with", "scans"
 
+#: Key of a run's entry where it predicts with the source that it was fine-tuned from: how it keeps that.
+KEPT_SOURCE = "source"
+
 
 def scans_of(case: Case) -> list[str]:
     """By what the scans of a case are known again: digests of each file's place, and of what is in it.
@@ -217,9 +220,12 @@ def _of_one_model(how: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _is_same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two entries are of the same run: by the weights of the folds that both took, else by its place.
 
-    A run may have moved; one that was trained again is another. Earlier versions noted no weights.
+    A run may have moved; one that was trained again is another, and so is one that keeps its source otherwise: on
+    harmonized images or not. Earlier versions noted no weights.
     """
     if one.get("configuration") != other.get("configuration"):
+        return False
+    if KEPT_SOURCE in one and KEPT_SOURCE in other and one[KEPT_SOURCE] != other[KEPT_SOURCE]:
         return False
     weights, others = one.get("weights") or {}, other.get("weights") or {}
     if both := weights.keys() & others.keys():
