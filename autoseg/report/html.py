@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from html import escape
 from os.path import relpath
@@ -114,8 +115,8 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         parts.append("<h3>Cross-validated metrics</h3>")
         parts.append(
             "<p class='muted'>Mean ± standard deviation over the cases, each predicted by the fold that did not see "
-            f"it in training. NSD: share of the surfaces within {evaluation.tolerance_mm:g} mm of each other. Where a "
-            "structure is absent from reference or prediction, "
+            f"it in training{_instead(run, result.name)}. NSD: share of the surfaces within "
+            f"{evaluation.tolerance_mm:g} mm of each other. Where a structure is absent from reference or prediction, "
             + (
                 "what is undefined is left out."
                 if evaluation.empty == "skip"
@@ -136,8 +137,8 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         parts.append(_case_table(result, evaluation))
     if result.test is not None:
         parts.append("<h3>Test set</h3>")
-        what = f"Mean ± standard deviation over {len(result.test.cases)} cases that no fold has seen, predicted by all "
-        parts.append(f"<p class='muted'>{what}folds together, without post-processing.</p>")
+        what = f"Mean ± standard deviation over {len(result.test.cases)} cases that no fold has seen, predicted by "
+        parts.append(f"<p class='muted'>{what}{_tested_by(run, result.name)}.</p>")
         parts.append(_metrics_table(result.test))
         caption = "Each dot is a case of the test set; the box spans the quartiles, its bar is the median."
         parts.append(_figure(_svg_uri(distributions(result.test)), "Dice and HD95 of every test case", caption))
@@ -146,6 +147,25 @@ def _results(run: Run, plan: Plan, result: Results) -> str:
         caption = "Losses, and Dice of a few validation cases predicted without test-time augmentation."
         parts.append(_figure(_svg_uri(training_curves(result.curves)), "Training curves", caption))
     return "".join(parts)
+
+
+def _instead(run: Run, name: str) -> str:
+    """By what else validation cases of a fine-tuning are predicted, for a sentence; empty of other runs."""
+    with suppress(AutosegError):  # said with the table of the fine-tuning
+        if run.source_choice(run.plan.stage(name)):
+            return ", by the source, or by a mix of both, as other cases chose"
+    return ""
+
+
+def _tested_by(run: Run, name: str) -> str:
+    """What the test cases are predicted by, for a sentence."""
+    stage = run.plan.stage(name)
+    if not run.kept_source(stage):
+        return "all folds together, without post-processing"
+    start = stage.recipe.initialization
+    steps = start.postprocessing if run.used(stage) == stage else start.steps_as_it_is
+    cleaned = "with its post-processing" if steps else "without post-processing"
+    return f"all folds of the source, which is kept, together, {cleaned}"
 
 
 def _fine_tuning(run: Run, name: str) -> str:

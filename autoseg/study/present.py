@@ -140,11 +140,13 @@ def markdown(table: StudyTable) -> str:
     lines += _comparison(table)
     if table.tested is not None:
         tested = table.tested
+        may_keep = any(plan.stage().recipe.initialization.is_chosen for plan in study.plans.values())
         lines += [
             "## Test set",
             "",
             f"Dice: mean ± standard deviation over {trained_cases(tested.results)} test cases that no fold has seen, "
-            f"by {_count(len(study.folds), 'fold')} together, without post-processing.",
+            f"by {_count(len(study.folds), 'fold')} together, without post-processing"
+            f"{' (by the source with its own, where a run keeps that)' if may_keep else ''}.",
             "",
         ]
         scores = [[_name(study, r.setting.name), *scores_of(tested, r)] for r in tested.results]

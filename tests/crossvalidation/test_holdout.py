@@ -66,6 +66,8 @@ def test_all_folds_are_scored_on_it_together(run: Run, tmp_path: Path) -> None:
     page = write_report(run).read_text()
     assert "Test set" in page
     assert "mean Dice, test set" in page
+    assert "predicted by all folds together, without post-processing." in page
+    assert "by the fold that did not see it in training. NSD" in page
 
 
 def test_it_is_scored_once_and_again_for_other_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,8 @@ def test_more_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.note.startswith("Kept: the source as it is with its post-processing;")
     page = write_report(run).read_text(encoding="utf-8")
     assert page.count("the source as it is. Image") == page.count("tuned. Image") == 3
+    assert "predicted by all folds of the source, which is kept, together, with its post-processing." in page
+    assert "by the fold that did not see it in training, by the source, or by a mix of both, as other cases" in page
     # Arrays have the plan's channels, and several runs share the cohort's outputs.
     case = load_case(cases[0], ["mr"])
     label = Predictor.load(run.path, device="cpu").predict_case(case).label

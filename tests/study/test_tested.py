@@ -92,6 +92,7 @@ def test_held_out_cases(dataset: Dataset, grid: Grid, tmp_path: Path, planned: l
     assert result.values()["outer"][test[0]] == pytest.approx(np.mean(expected), abs=1e-9)
     page = (tmp_path / "out" / "table.md").read_text()
     assert "## Test set" in page
+    assert "by 2 folds together, without post-processing.\n" in page
     assert f"| {test[0]} | AVG |" in page
     assert (tmp_path / "out" / "test_table.csv").exists()
     assert json.loads(json.dumps(table.to_json()))["test"]["settings"][0]["setting"] == "one"
