@@ -92,10 +92,15 @@ class TeacherModel:
             found.update(hashlib.sha256((self.run.path / name).read_bytes()).digest())
         return found.hexdigest()[:16]
 
+    @property
+    def learned(self) -> set[str]:
+        """Names of the cases of its dataset that the source it started from was trained on."""
+        return {name for one in self.stage.chain for name in one.recipe.initialization.learned}
+
     def unseen(self, cases: Sequence[str]) -> tuple[int, ...]:
-        """Folds that were trained on none of these cases (by name): of a source that it keeps, all."""
+        """Folds that were trained on none of these cases (by name): of a source that it keeps, all or none."""
         if self.kept:
-            return self.folds
+            return self.folds if self.learned.isdisjoint(cases) else ()
         splits = self.run.splits
         return tuple(k for k in self.folds if k < len(splits) and set(splits[k]["train"]).isdisjoint(cases))
 

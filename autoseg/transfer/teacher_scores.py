@@ -33,7 +33,8 @@ class TeacherScores:
     Attributes:
         teacher: the copy in the student's run folder.
         folds: of it, whose mean is used.
-        clean: whether they were trained on none of the cases that the student's fold is validated on.
+        clean: whether neither they nor the source that they started from were trained on a case that the student's
+            fold is validated on.
         heads: for each head of the student, the teacher's heads that it is made of.
         kind: of the target: ``labels`` or ``regions``.
         folder: of the stored scores.
@@ -148,7 +149,8 @@ def teacher_scores(fold: Fold) -> TeacherScores | None:
         folder /= stage.name  # other heads than those of other stages on the same grid
     folder /= "-".join(map(str, folds))
     heads = match_heads(stage.target, teacher.target)
-    return TeacherScores(teacher, folds, bool(unseen), heads, stage.target.kind, folder)
+    clean = bool(unseen) and teacher.learned.isdisjoint(fold.validation_cases)
+    return TeacherScores(teacher, folds, clean, heads, stage.target.kind, folder)
 
 
 def on_student(scores: Sequence[torch.Tensor], trace: Trace, teacher: TeacherScores, case: StoredCase) -> np.ndarray:

@@ -621,7 +621,8 @@ def test_what_a_run_that_kept_its_source_hands_on(source: Run, tmp_path: Path, m
     stage, names = run.plan.stage(), ["0.safetensors", "1.safetensors"]
     teacher = TeacherModel.of(run.path)
     assert [Path(name).name for name in teacher.weights] == ["weights.safetensors", *names, "source_share.json"]
-    assert teacher.unseen(["case_0"]) == (0, 1)
+    assert teacher.unseen(["case_0"]) == ()  # the source was trained on it
+    assert teacher.unseen(["another"]) == (0, 1)
     asked = Teacher(run.path)
     asked.install(run.plan, tmp_path / "student")
     copy = TeacherModel.of(tmp_path / "student" / TEACHER_FOLDER / asked.content)

@@ -26,7 +26,7 @@ from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.preprocessing.fields import TEACHER
 from autoseg.preprocessing.store import StoredCase
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE, Run
 from autoseg.transfer import teacher_scores as teacher_scores_module
 from autoseg.transfer.teacher import TEACHER_FOLDER, Teacher, installed_teacher, match_heads
 from autoseg.transfer.teacher_scores import TeacherScores, teacher_scores
@@ -37,11 +37,13 @@ from tests.builders import (
     LABELS,
     REGIONS,
     done_by_another,
+    keep_share,
     make_configuration,
     make_fingerprint,
     make_plan,
     make_recipe,
     make_run,
+    make_tuned_plan,
 )
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -228,6 +230,20 @@ def test_all_folds_where_each_has_seen_validation_cases(tmp_path: Path) -> None:
     student = Run.open(student.path)
     assert scores_for(student).folds == (0, 1)
     assert scores_for(student).clean
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_the_teacher_s_source_has_learned_is_seen(tmp_path: Path, keeps: bool) -> None:
+    """Of a teacher that keeps its source, and of one whose folds started from it: case_0 is validated by fold 0."""
+    teacher = pretend(make_run(tmp_path, make_tuned_plan(start={"learned": {"case_0": "file"}})))
+    if keeps:
+        keep_share(teacher, SOURCE)
+    student = student_of(teacher, tmp_path)
+    for fold, clean in ((0, False), (1, True)):
+        found = scores_for(student, fold)
+        assert found.folds == ((0, 1) if keeps else (fold,))
+        assert found.clean == clean
+        assert ("it has seen validation cases" in str(found)) != clean
 
 
 def test_answers_are_kept_until_something_changes(tmp_path: Path) -> None:
