@@ -4,7 +4,7 @@ Channels, labels and regions are matched by name (:mod:`autoseg.data.names`); wh
 :mod:`autoseg.transfer.tensors` and :mod:`autoseg.transfer.surgery`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from autoseg.data.boxes import foreground
-from autoseg.data.dataset import Dataset, load_case
-from autoseg.data.fingerprint import case_landmarks, mean_landmarks
+from autoseg.data.dataset import Dataset
 from autoseg.data.names import channel_key, output_key, pair
 from autoseg.networks.parts import own_tensors
 from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
@@ -29,6 +27,7 @@ from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import all_steps
 from autoseg.runs.run import Run
 from autoseg.transfer.learned_cases import learned_by, learned_cases
+from autoseg.transfer.source_landmarks import source_landmarks
 from autoseg.transfer.tensors import (
     BACKGROUND,
     HANDED_ON,
@@ -61,6 +60,8 @@ class Source:
         tuning: how to train what is taken over, for the planner; its default where empty.
         harmonize: map intensities to those of the source's training images.
         learned: cases of the dataset that the source was trained on; None until it is checked.
+        standard: channel of the source → intensities that the dataset's are mapped onto; empty until it is checked, and
+            where nothing is to be harmonized.
     """
 
     path: str | Path
@@ -71,6 +72,7 @@ class Source:
     tuning: str = ""
     harmonize: bool = False
     learned: Mapping[str, Literal["file", "name"]] | None = field(default=None, kw_only=True, compare=False, repr=False)
+    standard: Mapping[str, list[float]] = field(default_factory=dict, kw_only=True, compare=False, repr=False)
     kind: ClassVar[str] = "source"
     option: ClassVar[str] = "--source"
     provides: ClassVar[str] = "what the training starts from"
@@ -98,23 +100,38 @@ class Source:
         """Refuse a folder that is no trained run or is the one to write, and names that are not there.
 
         Returns:
-            The same, with the cases that the source was trained on.
+            The same, with the cases that the source was trained on, and the intensities of its images where they count.
+
+        Raises:
+            UsageError: likewise; or images are to be harmonized, and no channel can be.
         """
         if Path(self.path).resolve() == out.resolve():
             raise UsageError(f"--source {self.path} is the run folder that --out writes; choose another one to write.")
-        match_channels(request.channels or dataset.channels, self.model)
+        channels = match_channels(request.channels or dataset.channels, self.model)
         match_outputs(request.regions or list(dataset.regions or dataset.labels), self.model)
+        standard = self._standard(channels.values(), request.workers) if self.harmonize else {}
         run, stage = self.model.run, self.model.stage
-        learned = learned_by(run, stage, {self.model.fold, *self.model.trained})
+        folds = set() if self.model.keeps else {self.model.fold, *self.model.trained}
         grids = {case.id: case for case in run.fingerprint.cases}
-        found = learned_cases((*dataset.cases, *dataset.labelled_test_cases), learned, grids)
-        return replace(self, learned=found)
+        cohort = (*dataset.cases, *dataset.labelled_test_cases)
+        return replace(self, learned=learned_cases(cohort, learned_by(run, stage, folds), grids), standard=standard)
+
+    def _standard(self, channels: Iterable[str], workers: int | None) -> dict[str, list[float]]:
+        """The intensities of the source's training images in some of its channels, of those that are no CT."""
+        model = self.model
+        of_ct = {channel.name for channel in model.plan.channels if channel.normalization.scheme == "ct"}
+        wanted = [name for name in channels if name not in of_ct]
+        if not wanted:
+            raise UsageError(
+                "--harmonize: there is no channel to harmonize (CT has the same intensities anywhere); leave it out."
+            )
+        return source_landmarks(model.run, model.run.plan.stage(model.stage.name), wanted, workers)
 
     def apply(self, plan: Plan) -> Plan:
         """The plan, whose planner has looked at the source, with the cases that this was trained on.
 
         Raises:
-            UsageError: the planner starts from no model, there is nothing to harmonize, or it was not checked.
+            UsageError: the planner starts from no model, or it was not checked.
         """
         if self.learned is None:
             raise unchecked(self)
@@ -131,21 +148,11 @@ class Source:
         wanted = {
             channel.name: pairs[channel.name]
             for channel in plan.channels
-            if channel.name in pairs and channel.normalization.scheme != "ct"
+            if pairs.get(channel.name) in self.standard and channel.normalization.scheme != "ct"
         }
-        if not wanted:
-            raise UsageError(
-                "--harmonize: there is no channel to harmonize (CT has the same intensities anywhere); leave it out."
-            )
-        # A source that was harmonized itself has only seen what its own plan maps to.
-        standard = dict(self.model.plan.preprocessing.harmonize)
-        if not set(wanted.values()) <= set(standard):
-            standard = {**self.model.landmarks, **standard}
-        if unknown := sorted(set(wanted.values()) - set(standard)):
-            raise UsageError(f"--harmonize: no training image of {self.path} has {', '.join(unknown)}; leave it out.")
         reason = f"{', '.join(wanted)}: the mean of the source's training images (Nyúl et al. 2000)"
         changed = {
-            "harmonize": {name: standard[other] for name, other in wanted.items()},
+            "harmonize": {name: self.standard[other] for name, other in wanted.items()},
             "reasons": {**plan.preprocessing.reasons, "harmonize": reason},
         }
         return plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update=changed)})
@@ -232,23 +239,9 @@ class SourceModel:
         return sorted(set.intersection(*each))
 
     @property
-    def landmarks(self) -> dict[str, list[float]]:
-        """Channel → intensities at the landmarks, of its training images; measured where its fingerprint has none.
-
-        Raises:
-            UsageError: they are not known, and the images are gone.
-        """
-        known, names = self.run.fingerprint.landmarks, self.run.plan.channel_names
-        if all(name in known for name in names):
-            return known
-        cases = self.run.dataset.cases
-        if not cases or not all(case.has_scans for case in cases):
-            raise UsageError(
-                f"--harmonize: the fingerprint of {self.run.path} does not say which intensities its training images "
-                "had (it was imported, or made by an earlier version), and they are not at hand; leave the option out."
-            )
-        loaded = (load_case(case, names, with_label=False) for case in cases)
-        return mean_landmarks(case_landmarks(one, names, foreground(one.image, one.mask)) for one in loaded)
+    def keeps(self) -> bool:
+        """Whether its run keeps the source that it was fine-tuned from, which has learned none of the run's cases."""
+        return bool(self.run.kept_source(self._planned))
 
     def weights(self, stage: Stage, fold: int | None = None) -> dict[str, torch.Tensor]:
         """Tensors of one of its stages by name, each once.

@@ -589,6 +589,32 @@ def test_harmonized(phantoms: Path, sources: dict[str, Path], tmp_path: Path) ->
     assert not (tmp_path / "refused").exists()
 
 
+def test_what_can_not_be_harmonized_is_said_before_the_cohort_is_read(
+    phantoms: Path, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of the cohort's channels alone: what the source has beyond does not matter."""
+    older = tmp_path / "older"
+    shutil.copytree(sources["four"], older)
+    path = older / "fingerprint.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    del known["landmarks"]["t2"]
+    path.write_text(json.dumps(known), encoding="utf-8")
+    gone = json.loads((older / "dataset.json").read_text(encoding="utf-8").replace(str(phantoms), "/nowhere"))
+    (older / "dataset.json").write_text(json.dumps(gone), encoding="utf-8")
+    asked = (phantoms, "--source", older, "--harmonize", "--out", tmp_path / "run")
+    result = plan(*asked, "--channels", "t1,flair")
+    assert result.exit_code == 0, result.output
+    wanted = {name: known["landmarks"][name] for name in ("t1", "flair")}
+    assert Run.open(tmp_path / "run").plan.preprocessing.harmonize == wanted
+
+    def read(*_: object) -> None:
+        pytest.fail("the cohort was read")
+
+    monkeypatch.setattr("autoseg.planning.making.examine", read)
+    refused = plan(*asked)
+    assert "--harmonize: the fingerprint of" in str(refused.exception or refused.output)
+
+
 def test_a_source_whose_best_weights_were_taken(phantoms: Path, tmp_path: Path) -> None:
     """Weights that are averaged with the source are those at the end; where none are kept, the best ones."""
     options = ["--set", SMALL, "--set", "inference.checkpoint=best", "--gpu-memory", 4]

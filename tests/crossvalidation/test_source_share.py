@@ -936,6 +936,10 @@ def test_harmonized_and_as_it_is(source: Run, tmp_path: Path, monkeypatch: pytes
     again = plan_dataset(cohort, tmp_path / "again", replace(request, carried=(Source(run.path),)))
     assert again.plan.preprocessing.harmonize == {}
     assert run.plan.preprocessing.harmonize
+    # What it was trained on is the first source's: neither the cohort's cases nor their intensities.
+    assert again.plan.stage().recipe.initialization.learned == {}
+    third = plan_dataset(cohort, tmp_path / "third", replace(request, carried=(Source(run.path, harmonize=True),)))
+    assert third.plan.preprocessing.harmonize == run.plan.preprocessing.harmonize
 
 
 def test_harmonized_without_scans(source: Run, tmp_path: Path) -> None:
