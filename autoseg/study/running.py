@@ -205,7 +205,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
 
 def _score_held_out(study: Study, run: Run, device: str) -> None:
     stage, out = run.plan.stage(), folder_of_test(study, run)
-    if tested_cases(study, run) is not None and read_test(run, stage) is not None:
+    if tested_cases(study, run) is not None and read_test(run, stage, study.folds) is not None:
         return
     share_preprocessed(run, run.plan, study.dataset, study.out / "preprocessed")
     for one in stage.chain:

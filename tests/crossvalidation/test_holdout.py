@@ -21,12 +21,25 @@ from autoseg.planning.request import Request
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.files import save_plan
 from autoseg.plans.inference import Inference
+from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE, UNTOUCHED, Run
 from autoseg.runs.splits import make_splits
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import UsageError
-from tests.builders import blob, make_configuration, make_dataset, make_fingerprint, make_plan, picture_of, write
+from autoseg.utils.files import write_json
+from tests.builders import (
+    blob,
+    keep_share,
+    make_configuration,
+    make_dataset,
+    make_fingerprint,
+    make_plan,
+    make_tuned_plan,
+    picture_of,
+    write,
+)
+from tests.cli.test_plan_source import pretend_trained
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -92,6 +105,28 @@ def test_it_is_scored_once_and_again_for_other_weights(run: Run, monkeypatch: py
     assert len(calls) == 3
     assert score_test_cases(run, stage, CPU, folds=[0]) is not None
     assert len(calls) == 4
+
+
+def test_scores_are_of_what_predicts_now(tmp_path: Path) -> None:
+    """Not of a source that was kept and is no more, or is kept on other images; nor of fewer folds than there are."""
+    dataset = make_dataset(tmp_path / "data", 5)
+    plan = make_tuned_plan(evaluation=EvaluationRules(test_share=0.2))
+    splits = make_splits(dataset, 2, rules=plan.evaluation)
+    run = Run.create(tmp_path / "run", plan, make_fingerprint(dataset), dataset, splits)
+    preprocess(pretend_trained(run, folds=(0, 1)), workers=1)
+    stage = run.plan.stage()
+    for fold in run.folds(stage):
+        write_json(fold.done, {})
+    shares = (UNTOUCHED, SOURCE, 0.0)
+    for scored in shares:
+        keep_share(run, scored)
+        assert score_test_cases(run, stage, CPU) is not None
+        for now in shares:
+            keep_share(run, now)
+            assert (read_test(run, stage) is not None) == (now == scored)
+    assert score_test_cases(run, stage, CPU, folds=[0]) is not None
+    assert read_test(run, stage) is None
+    assert read_test(run, stage, [0]) is not None
 
 
 def test_keys_that_inference_gets_leave_scores_valid() -> None:
