@@ -41,7 +41,7 @@ from autoseg.postprocessing.steps import (
     removal,
     weights_digests,
 )
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE_SHARE, Run
 from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.parallel import refuse_no_workers
@@ -313,8 +313,14 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
 
 
 def _weights(run: Run, stage: Stage, folds: Iterable[int]) -> list[str]:
-    """The files of weights, in the run folder, that predictions of these folds depend on."""
+    """The files, in the run folder, that predictions of these folds depend on: of weights, and of how a source is kept.
+
+    The same weights predict otherwise where images are harmonized for a source that is kept, or where it has outputs
+    beyond the plan's.
+    """
     files = [run.fold(part, fold).weights for part in stage.chain for fold in folds]
+    if run.kept_source(stage):
+        files.append(run.path / stage.name / SOURCE_SHARE)
     return [file.relative_to(run.path).as_posix() for file in files]
 
 

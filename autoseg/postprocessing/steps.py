@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoseg.plans.postprocessing import Step as Step
 from autoseg.plans.target import Output, Target
-from autoseg.runs.run import Run
-from autoseg.utils.digest import file_digest
+from autoseg.runs.run import SOURCE_SHARE, Run
+from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import first_fault, read_json, write_json
 from autoseg.utils.progress import say
@@ -94,8 +94,8 @@ class Postprocessing(BaseModel):
         folds: that these cases come from.
         all_folds: number of folds of the run.
         empty: convention for empty masks, of the evaluation.
-        weights: file in the run folder → digest, of every fold of every stage that the decision rests on: another
-            training needs another decision.
+        weights: file in the run folder → digest, of every fold of every stage that the decision rests on, and of what
+            says how a source is kept: another training, or a source kept otherwise, needs another decision.
         tried: every step that was tried, in order.
     """
 
@@ -124,15 +124,21 @@ class Postprocessing(BaseModel):
         return f"{text} ({fold} {', '.join(map(str, self.folds))} of {self.all_folds})"
 
     def fits(self, run: Path, checkpoint: str = "weights") -> bool:
-        """Whether the weights in a run folder are those of the decision; files that are not there don't count.
+        """Whether the weights in a run folder are those of the decision; folds that are not there don't count.
 
         Args:
             run: run folder.
             checkpoint: name of the weights' files without their ending.
         """
-        digests = {PurePosixPath(name).with_stem(checkpoint).as_posix(): one for name, one in self.weights.items()}
+        of_choice = {name: one for name, one in self.weights.items() if PurePosixPath(name).name == SOURCE_SHARE}
+        digests = {
+            PurePosixPath(name).with_stem(checkpoint).as_posix(): one
+            for name, one in self.weights.items()
+            if name not in of_choice
+        }
         now = weights_digests(run, digests)
-        return bool(now) and all(digests[name] == digest for name, digest in now.items())
+        same = bool(now) and all(digests[name] == one for name, one in now.items())
+        return same and weights_digests(run, of_choice) == of_choice
 
     def write(self, path: Path) -> None:
         """Write the file atomically."""
@@ -278,8 +284,12 @@ def _surroundings(label: np.ndarray, where: tuple[np.ndarray, ...], owners: np.n
 
 
 def weights_digests(run: Path, files: Iterable[str]) -> dict[str, str]:
-    """File in the run folder → digest, of those that exist."""
-    return {name: file_digest(run / name) for name in files if (run / name).is_file()}
+    """File in the run folder → digest, of those that exist; of what was chosen of a source, of the share alone."""
+    return {name: _digest(run / name) for name in files if (run / name).is_file()}
+
+
+def _digest(path: Path) -> str:
+    return digest(read_json(path).get("share")) if path.name == SOURCE_SHARE else file_digest(path)
 
 
 def chosen_steps(run: Path, configuration: str, target: Target, checkpoint: str = "weights") -> tuple[Step, ...]:

@@ -24,16 +24,18 @@ from autoseg.networks.weights import load_network, load_weights
 from autoseg.plans.families import UNet
 from autoseg.plans.inference import Inference
 from autoseg.plans.plan import Plan
+from autoseg.plans.postprocessing import Step
 from autoseg.plans.preprocessing import LANDMARKS, Channel, Normalization, Preprocessing
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.store import save
-from autoseg.runs.run import SOURCE_SHARE, UNTOUCHED, Run
+from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNTOUCHED, Run
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_json
 from tests.builders import REGIONS, make_configuration, make_network, make_plan, make_recipe, write
 from tests.interop.model import NAME, dataset, logits, plans, read, scan, stirred, write_model, zscore
 from tests.interop.test_nnunet_refusals import trained
+from tests.postprocessing.test_steps import choose
 
 WHOLE = Inference(mirror_axes=[])
 
@@ -314,6 +316,24 @@ def test_probabilities_are_said_to_become_logits(tmp_path: Path, capsys: pytest.
     run = trained(tmp_path / "b", make_plan(make_configuration(inference=averaging)))
     export_nnunet(run.path, tmp_path / "model")
     assert "as probabilities (inference.average); nnU-Net averages their logits" in capsys.readouterr().err
+
+
+def test_post_processing_is_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's own, and what belongs to a source that it keeps."""
+    steps = [Step(kind="largest_component", output="outer")]
+    own = {"outputs": {"outer": "outer"}, "source_outputs": ["outer"], "postprocessing": steps}
+    start = {"source": "model", "file": "s", "ensemble": ["a", "b"], "keep": "auto", **own}
+    run = trained(tmp_path, make_plan(make_configuration(inference=WHOLE, recipe=make_recipe(initialization=start))))
+    export_nnunet(run.path, tmp_path / "none")
+    assert "post-processing" not in capsys.readouterr().err
+    choose(run, Step(kind="minimum_size", output="inner", mm3=8))
+    export_nnunet(run.path, tmp_path / "chosen")
+    said = f"no post-processing: that of {run.path} is left out"
+    assert f"{said} (inner: components ≥ 8 mm³)." in capsys.readouterr().err
+    write_json(run.path / "small" / SOURCE_SHARE, {"share": SOURCE})
+    export_nnunet(run.path, tmp_path / "kept", folds=[0])
+    told = capsys.readouterr().err
+    assert f"{said} (outer: largest component; inner: components ≥ 8 mm³, what belongs to the source" in told
 
 
 def test_some_folds_of_a_run_that_keeps_its_source_unharmonized(tmp_path: Path) -> None:

@@ -15,9 +15,20 @@ from autoseg.plans.files import save_plan
 from autoseg.plans.target import Output, Target
 from autoseg.postprocessing.choice import postprocess, results_table, verdict
 from autoseg.postprocessing.steps import Postprocessing, Step, Trial, chosen_steps
-from autoseg.runs.run import Run
+from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNTOUCHED, Run
 from autoseg.utils.errors import AutosegError, UsageError
-from tests.builders import LABELS, REGIONS, blob, make_configuration, make_plan, make_run, write
+from autoseg.utils.files import write_json
+from tests.builders import (
+    LABELS,
+    REGIONS,
+    blob,
+    keep_share,
+    make_configuration,
+    make_plan,
+    make_run,
+    make_tuned_plan,
+    write,
+)
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -62,6 +73,22 @@ def test_a_cascades_choice_rests_on_the_weights_of_all_its_stages(tmp_path: Path
     assert set(found.weights) == {f"{c}/fold_{fold}/weights.safetensors" for c in ("low", "small") for fold in (0, 1)}
     assert chosen_steps(run.path, "small", LABELS) == tuple(found.steps) != ()
     earlier[1].write_bytes(b"trained again")
+    assert chosen_steps(run.path, "small", LABELS) == ()
+
+
+def test_it_rests_on_how_a_source_is_kept(tmp_path: Path) -> None:
+    """On harmonized images or not: either way, folds have the same weights. What else was compared does not matter."""
+    run = validated(tmp_path, speck)
+    save_plan(make_tuned_plan(), run.path / "plan.json")
+    run = Run.open(run.path)
+    keep_share(run, UNTOUCHED)
+    found = postprocess(run)
+    assert chosen_steps(run.path, "small", LABELS) == tuple(found.steps) != ()
+    write_json(run.path / "small" / SOURCE_SHARE, {"share": UNTOUCHED, "cases": ["another"]})
+    assert chosen_steps(run.path, "small", LABELS) == tuple(found.steps)
+    keep_share(run, SOURCE)
+    assert chosen_steps(run.path, "small", LABELS) == ()
+    (run.path / "small" / SOURCE_SHARE).unlink()
     assert chosen_steps(run.path, "small", LABELS) == ()
 
 

@@ -23,6 +23,7 @@ from autoseg.plans.plan import Plan
 from autoseg.plans.preprocessing import Normalization
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
+from autoseg.postprocessing.steps import all_steps
 from autoseg.preprocessing.resample import resampled_shape, target_spacing
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.run import Run
@@ -89,6 +90,7 @@ def export_nnunet(
         if (out / taken).exists():
             raise UsageError(f"--out {out} holds a {taken} already; choose another folder for the model.")
     network = _refuse(plan, stage, str(run))
+    steps = all_steps(opened.path, name, stage.result)
     flat = _have_two_axes(opened, stage)
     reader, ending = _reader(plan, flat)
     axes = [] if READERS[reader] == "stored" else _mirrored_axes(plan, network)
@@ -121,6 +123,12 @@ def export_nnunet(
         say(
             f"{run} averages tiles, mirrored copies and folds as probabilities (inference.average); nnU-Net averages "
             "their logits, so that some voxels at borders differ."
+        )
+    if steps:
+        whose = ", what belongs to the source that is kept included" if opened.kept_steps(stage) else ""
+        say(
+            f"A model folder of nnU-Net has no post-processing: that of {run} is left out "
+            f"({'; '.join(map(str, steps))}{whose})."
         )
     if any(case.mask is not None for case in opened.dataset.cases):
         say(
