@@ -15,7 +15,7 @@ from autoseg.clinical.exam_days import ExamDay, days_in_headers, exam_days
 from autoseg.clinical.label_objects import label_object
 from autoseg.data.counts import value_counts
 from autoseg.data.dicom import is_dicom, read_dicom_dataset
-from autoseg.data.result_files import PREDICTIONS, is_further_result
+from autoseg.data.result_files import PREDICTIONS, cases_told_in, is_further_result, without_disowned
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
@@ -165,7 +165,7 @@ def volumes(
         refuse_unwritable_folder(out)
     predictions = Path(predictions)
     told = _told(predictions)
-    files = _results(predictions, told)
+    files = _results(predictions)
     if targets is None:
         targets = _targets(files, told)
     measured = {case: _measure(path, targets) for case, path in track(files.items(), "measuring", len(files))}
@@ -186,7 +186,7 @@ def _told(predictions: Path) -> dict[str, Any]:
     return read_json_table(predictions / PREDICTIONS)
 
 
-def _results(predictions: Path, told: dict[str, Any]) -> dict[str, Path]:
+def _results(predictions: Path) -> dict[str, Path]:
     """Case → file of its label map."""
     if predictions.is_file():
         return {predictions.stem: predictions} if is_dicom(predictions) else label_maps(predictions)
@@ -194,13 +194,14 @@ def _results(predictions: Path, told: dict[str, Any]) -> dict[str, Path]:
         raise AutosegError(f"{predictions} does not exist.")
     segments = {path.stem: path for path in sorted(predictions.iterdir()) if path.suffix.lower() == ".dcm"}
     segments = {case: path for case, path in segments.items() if label_object(path) is not None}
+    segments = without_disowned(predictions, segments)
     try:
         found = segments | label_maps(predictions)
     except AutosegError:
         if not segments:
             raise
         found = segments
-    own = {*(told.get("cases") or ()), *(told.get("kept_from_before") or ())}
+    own = cases_told_in(predictions)
     if not own:
         return found
     # Probabilities and raters' maps lie beside the label maps.

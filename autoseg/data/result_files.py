@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoseg.data.file_names import images_in, without_ending
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json_table
+from autoseg.utils.progress import say
+from autoseg.utils.text import listed
 
 #: File that says how the results in its folder were made.
 PREDICTIONS = "predictions.json"
@@ -34,9 +36,45 @@ def results_in(folder: Path) -> list[Path]:
             there = sorted(entry.name for entry in entries if entry.name in names and entry.is_file())
         return [folder / name for name in there]
     # Earlier versions did not list their files.
-    cases = {str(case) for case in (*(told.get("cases") or ()), *(told.get("kept_from_before") or ()))}
+    cases = _cases_of(told) or set()
     called = {file: without_ending(file.name) for file in images_in(folder)}
     return [file for file, name in called.items() if name in cases or is_further_result(name, cases)]
+
+
+def cases_told_in(folder: Path) -> set[str] | None:
+    """The cases of which a folder's ``predictions.json`` says how their results were made; None where it names none.
+
+    Results of other cases may lie there, too: those of another model, or of earlier weights of the same one.
+    """
+    return _cases_of(told_in(folder))
+
+
+def without_disowned(folder: Path, files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files of a folder without results of which its ``predictions.json`` says nothing, which are named.
+
+    What no prediction wrote, as a label map drawn by hand, stays.
+
+    Args:
+        folder: of the files.
+        files: case → file.
+    """
+    own = cases_told_in(folder)
+    if own is None:
+        return dict(files)
+    results = set(results_in(folder))
+    left = [
+        case for case, file in files.items() if file in results and case not in own and not is_further_result(case, own)
+    ]
+    if left:
+        named = [case for case in left if not is_further_result(case, left)]
+        say(f"{folder}: {listed(named, 10)} left out; {PREDICTIONS} says nothing of them (another model's?).")
+    return {case: file for case, file in files.items() if case not in left}
+
+
+def _cases_of(told: Mapping[str, Any]) -> set[str] | None:
+    if not told.keys() & {"cases", "kept_from_before"}:
+        return None
+    return {str(case) for key in ("cases", "kept_from_before") for case in told.get(key) or ()}
 
 
 def is_further_result(name: str, cases: Collection[str]) -> bool:

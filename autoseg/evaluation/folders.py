@@ -9,7 +9,7 @@ from autoseg.data.dataset import Dataset
 from autoseg.data.description import LabelSource
 from autoseg.data.file_names import images_in, stem
 from autoseg.data.layouts.layout import recognise_layout
-from autoseg.data.result_files import PREDICTIONS, results_in, told_in
+from autoseg.data.result_files import PREDICTIONS, results_in, told_in, without_disowned
 from autoseg.evaluation.cases import LabelGroup, Structure, evaluate_pairs, read_labels
 from autoseg.evaluation.protocol import WORKERS, EvaluationProtocol
 from autoseg.evaluation.summary import Evaluation
@@ -102,8 +102,11 @@ def _labels_for(predicted: Collection[str], references: Dataset) -> dict[str, La
 def label_maps(path: Path) -> dict[str, Path]:
     """Case name → file, for a folder of label maps or a single one.
 
+    Of a folder that predictions were written to, without what another model left there
+    (:func:`autoseg.data.result_files.without_disowned`).
+
     Raises:
-        AutosegError: nothing there, no image in it, or two files of one case.
+        AutosegError: nothing there, no image in it, two files of one case, or nothing but another model's results.
     """
     if path.is_file():
         return {_case_id(path): path}
@@ -117,7 +120,11 @@ def label_maps(path: Path) -> dict[str, Path]:
         found[case] = file
     if not found:
         raise AutosegError(f"{path} has no label maps; it should hold one image a case, named CASE.nii.gz or likewise.")
-    return found
+    if not (kept := without_disowned(path, found)):
+        raise AutosegError(
+            f"{path} holds nothing but results of which its {PREDICTIONS} says nothing; predict the cases again."
+        )
+    return kept
 
 
 def match(
