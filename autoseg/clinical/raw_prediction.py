@@ -1,7 +1,7 @@
 """Prediction on raw exams: prepared as the training data were, and results back on the scanner's grids."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,27 +210,39 @@ class NativeResults:
             The files on the original grids, and what failed, in the preparation, too.
         """
         failed = {**({} if self.exams is None else self.exams.failed), **outcome.failed}
-        # Before the first of them: results of a command that is killed must not be somebody's files for the next one.
-        self._record(outcome, [self._path(case) for case in cases if case.id in outcome.written])
+        due = {case.id for case in cases if case.id in outcome.written}
         written = {}
         for case in cases:
             if case.id in outcome.written:
+                # Before the result: what a killed command leaves is neither somebody's file for the next one nor a
+                # result of before that passes for one of now.
+                due.remove(case.id)
+                self._path(case).unlink(missing_ok=True)
+                self._record(outcome, [self._path(case)], due)
                 try:
                     written[case.id] = self._write(case, outcome.written[case.id], predictor)
                 except (AutosegError, RuntimeError) as error:
                     failed[case.id] = str(error)
                     say(f"{case.id} failed: {error}")
-        self._record(outcome, written.values())
+        self._record(outcome, written.values(), ())
         return replace(outcome, written=written, failed=failed)
 
-    def _record(self, outcome: Outcome, written: Iterable[Path]) -> None:
-        """Say beside the native results what they are: as beside those in the prepared space, but of these files."""
+    def _record(self, outcome: Outcome, written: Iterable[Path], due: Collection[str]) -> None:
+        """Say beside the native results what they are: as beside those in the prepared space, but of these files.
+
+        Nothing is said of cases whose native results are still due.
+        """
         there = next(iter(outcome.written.values()), None)
         if there is None or not (there.parent / PREDICTIONS).is_file():
             return
         with waited_for(self.out):
             files = {path.name for path in (*results_in(self.out), *written)}
-            write_json(self.out / PREDICTIONS, {**read_json(there.parent / PREDICTIONS), "files": sorted(files)})
+            told = read_json(there.parent / PREDICTIONS)
+            cases = {case: entry for case, entry in told.get("cases", {}).items() if case not in due}
+            kept = [case for case in told.get("kept_from_before", ()) if case not in due]
+            write_json(
+                self.out / PREDICTIONS, {**told, "cases": cases, "kept_from_before": kept, "files": sorted(files)}
+            )
 
     def _write(self, case: Case, result: Path, predictor: Predictor) -> Path:
         stored = stored_beside(case)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +249,15 @@ class Predictor:
                 outcome.written[case.id] = places[case.id].label
                 continue
             due.append(case)
-        files = [path for case in due for path in self._paths(places[case.id], writers)]
-        refuse_replacing(out, files, set(results_in(out)))
+        files = {case.id: self._paths(places[case.id], writers) for case in due}
+        refuse_replacing(out, chain.from_iterable(files.values()), set(results_in(out)))
         due = _writable(due, form, outcome)
         self.ensemble.tune(len(due))
         record = record.begun(files)
         details: dict[str, dict[str, object]] = {}
         scans: dict[str, list[str]] = {}
-        # Before the first of them: results of a command that is killed must not be taken for scans by the next one.
-        record.write(details, outcome.written, outcome.failed)
         with (
+            record.kept_up(details, outcome.written, outcome.failed) as tell,
             ReadAhead(due, partial(self._read, scans)) as reader,
             ThreadPoolExecutor(1, "writer") as writer,
             Steps("Predicting", max(len(due), 1)) as steps,
@@ -275,15 +275,14 @@ class Predictor:
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
-                    # Before the result: no command that is killed leaves one of which nothing is said.
-                    record.write(details, outcome.written, outcome.failed)
+                    # Before the result: of what a killed command leaves it is known what it is, and that it is no scan.
+                    tell()
                     writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
                     _record_failure(outcome, case, error)
                 steps.advance(note=case.id)
             if writing is not None:
                 self._settle(*writing, outcome)
-        record.ended().write(details, outcome.written, outcome.failed)
         return outcome
 
     def _read(self, scans: dict[str, list[str]], case: Case) -> Prepared:

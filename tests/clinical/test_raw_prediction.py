@@ -13,11 +13,12 @@ from autoseg.clinical.settings import ExamPreparation
 from autoseg.clinical.transforms import PreparedCase
 from autoseg.clinical.volumes import volumes
 from autoseg.data.dataset import Case, Dataset
+from autoseg.data.result_files import cases_told_in
 from autoseg.inference.formats.format import RESULT_FORMATS
 from autoseg.inference.predictor import Outcome
 from autoseg.runs.run import Run
 from autoseg.utils.errors import UsageError
-from autoseg.utils.files import write_json
+from autoseg.utils.files import read_json, write_json
 from tests.builders import make_plan, make_run
 from tests.dicom_series import SmallSeries, pydicom, write_enhanced, write_series
 
@@ -79,7 +80,7 @@ def test_native_results_say_what_they_are_and_lie_where_they_were_drawn(tmp_path
     there = tmp_path / "out" / "prepared_space" / f"{case.id}.nii.gz"
     there.parent.mkdir()
     sitk.WriteImage(label, str(there))
-    told = {"cases": [case.id], "structures": {"outer": [1]}, "files": [there.name]}
+    told = {"cases": {case.id: {}}, "structures": {"outer": [1]}, "files": [there.name]}
     write_json(there.parent / "predictions.json", told)
     predictor = SimpleNamespace(target=make_plan().target, members=[SimpleNamespace(label_names={1: "outer"})])
     results = NativeResults(tmp_path / "out", exams=outcome)
@@ -117,6 +118,39 @@ def test_a_native_result_takes_no_place_of_a_file_that_is_none(tmp_path: Path, m
     results.check(cases)
     assert results.write(result, cases, PREDICTOR).failed == {}  # type: ignore[arg-type]
     results.check(cases)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_killed_command_claims_no_native_result_that_it_did_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """Nor does it say of those of the weights before that they are of now."""
+    for exam in "ab":
+        write(tmp_path / "exams" / exam / "t1.nii.gz", (12, 16, 16))
+    out = tmp_path / "out"
+    outcome = prepare_like_training(tmp_path / "exams", out, PLAIN)
+    cases, result = predicted(outcome, out)
+    told = {"cases": {case.id: {} for case in cases}, "kept_from_before": [], "files": []}
+    write_json(out / "prepared_space" / "predictions.json", told)
+    results = NativeResults(out, exams=outcome)
+    first, second = (results._path(case) for case in cases)
+    if earlier:
+        for path in (first, second):
+            path.write_bytes(b"of the weights before")
+        write_json(out / "predictions.json", {**told, "files": [first.name, second.name]})
+
+    def killed(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NativeResults, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            results.write(result, cases, PREDICTOR)  # type: ignore[arg-type]
+    assert not first.exists()
+    assert cases_told_in(out) == {cases[0].id}
+    assert read_json(out / "predictions.json")["files"] == [first.name, *([second.name] if earlier else [])]
+    assert list(results.write(result, cases, PREDICTOR).written.values()) == [first, second]  # type: ignore[arg-type]
+    assert cases_told_in(out) == {case.id for case in cases}
 
 
 def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None:

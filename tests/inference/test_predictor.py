@@ -1,6 +1,7 @@
 """The predictor: runs and folds averaged, one case's failure contained, results where the scan was."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def case_of(path: Path, name: str, label: np.ndarray) -> Case:
 
 def read(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+class ReadAtOnce:
+    """In the place of :class:`ReadAhead`: reads a case when it is asked for."""
+
+    def __init__(self, cases: Sequence[Case], prepare: Callable[[Case], Any]) -> None:
+        self.read = map(prepare, cases)
+
+    def __enter__(self) -> "ReadAtOnce":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def take(self) -> Any:
+        return next(self.read)
 
 
 class Constant(nn.Module):
@@ -324,7 +341,7 @@ def test_scans_of_an_exam_are_known_by_any_of_them(tmp_path: Path) -> None:
         return Case(id="p", channels={channel: ChannelFile(path=places[name]) for channel, name in names.items()})
 
     (tmp_path / "p.nii.gz").touch()
-    record = Record.of(tmp_path, {"runs": []}, ["p"]).begun([tmp_path / "p.nii.gz"])
+    record = Record.of(tmp_path, {"runs": []}, ["p"]).begun({"p": [tmp_path / "p.nii.gz"]})
     record.write({"p": {"scans": scans_of(of(t1="t1", t2="t2"))}}, ["p"], {})
     again = Record.of(tmp_path, {"runs": []}, ["p"])
     places["t2"].rename(tmp_path / "moved")
@@ -773,6 +790,48 @@ def test_a_killed_command_leaves_what_it_knows_of_its_results(tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         predictor().predict([case_of(tmp_path, name, blob()) for name in "abc"], tmp_path / "out")
     assert [list(cases) for cases in scored] == [[], ["a"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_stopped_command_claims_no_file_that_it_did_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """What is drawn in its place is no result: the same command does not replace it, nor keep it as one."""
+    out, score = tmp_path / "out", Predictor._score
+    cases = [case_of(tmp_path / "scans", name, blob()) for name in "abc"]
+    files: list[list[str]] = []
+
+    def stopped(*arguments: Any) -> Any:
+        files.append(told_of(out)["files"])
+        if len(files) == 3:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "_score", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            predictor().predict(cases, out)
+    assert files == [[], ["a.nii.gz"], ["a.nii.gz", "b.nii.gz"]]
+    assert told_of(out)["files"] == ["a.nii.gz", "b.nii.gz"]
+    (out / "c.nii.gz").write_bytes(b"drawn by hand")
+    with pytest.raises(UsageError, match=r"c\.nii\.gz lies there already and is no result of autoseg"):
+        predictor().predict(cases, out, overwrite=overwrite)
+    assert (out / "c.nii.gz").read_bytes() == b"drawn by hand"
+
+
+def test_a_command_that_is_stopped_before_a_result_is_written_does_not_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.ThreadPoolExecutor, "submit", stopped)
+        patched.setattr(module, "ReadAhead", ReadAtOnce)
+        with pytest.raises(KeyboardInterrupt):
+            predictor().predict([case_of(tmp_path / "scans", "a", blob())], tmp_path / "out")
+    assert told_of(tmp_path / "out")["files"] == []
+    assert results_in(tmp_path / "out") == []
 
 
 def test_two_predictions_at_once_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_fractions_go_where_they_can_be_kept() -> None:
 def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
     made = {"runs": [{"run": "run", "configuration": "small"}]}
     files = {name: tmp_path / f"{name}.nii.gz" for name in "ab"}
-    first, second = [Record.of(tmp_path, made, [name]).begun([file]) for name, file in files.items()]
+    first, second = [Record.of(tmp_path, made, [name]).begun({name: [file]}) for name, file in files.items()]
     for file in files.values():
         file.touch()
     first.write({"a": {"seconds": 1.0}}, ["a"], {})
@@ -155,7 +155,7 @@ def test_results_are_known_by_the_weights_of_their_folds(tmp_path: Path, change:
     weights = {"small/fold_0": "one", "small/fold_1": "two"}
     one = {"run": "run", "configuration": "small", "weights": weights, "source": "kept, as it is"}
     (tmp_path / "a.nii.gz").touch()
-    record = Record.of(tmp_path, {"runs": [one | change]}, ["a"]).begun([tmp_path / "a.nii.gz"])
+    record = Record.of(tmp_path, {"runs": [one | change]}, ["a"]).begun({"a": [tmp_path / "a.nii.gz"]})
     record.write({"a": {}}, ["a"], {})
     found = Record.of(tmp_path, {"runs": [one]}, ["a", "b"])
     assert list(found.earlier) == (["a"] if same else [])

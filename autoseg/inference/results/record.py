@@ -1,8 +1,9 @@
 """The record of a folder of results, ``predictions.json``: how they were made, and what is known of each case."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Record:
         cases: names of those that it is about.
         there: what lay there when it began.
         earlier: case → what is known of it, of those of the same model.
-        files: names of the results that it makes.
+        files: case → names of the results that it makes.
     """
 
     folder: Path
@@ -119,7 +120,7 @@ class Record:
     cases: frozenset[str]
     there: FoundResults
     earlier: Mapping[str, Mapping[str, Any]]
-    files: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, made: Mapping[str, Any], cases: Iterable[str]) -> "Record":
@@ -166,27 +167,53 @@ class Record:
                 "them again, or choose another folder."
             )
 
-    def begun(self, files: Iterable[Path]) -> "Record":
+    def begun(self, files: Mapping[str, Iterable[Path]]) -> "Record":
         """The same with the files that are about to be written; results of another model are said to lie there.
 
         Args:
-            files: in the folder.
+            files: case → its files in the folder.
         """
         if others := [] if self.earlier else [case for case in self.there.cases if case not in self.cases]:
             say(
                 f"{self.folder} holds results of {len(others)} other case(s), by another model or by other weights of "
                 f"it: they stay, but {PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
             )
-        return replace(self, files=tuple(path.name for path in files))
+        return replace(self, files={case: tuple(path.name for path in paths) for case, paths in files.items()})
 
     def ended(self) -> "Record":
-        """The same when all is written: it names the files that are there."""
-        return replace(self, files=tuple(name for name in self.files if (self.folder / name).is_file()))
+        """The same when nothing more is written: it names the files that are there."""
+        there = {
+            case: tuple(name for name in names if (self.folder / name).is_file()) for case, names in self.files.items()
+        }
+        return replace(self, files=there)
+
+    @contextmanager
+    def kept_up(
+        self, cases: Mapping[str, Mapping[str, object]], written: Iterable[str], failed: Mapping[str, str]
+    ) -> Iterator[Callable[[], None]]:
+        """Write the file now, at each call of what is given, and at the end of the block, however that comes.
+
+        Args:
+            cases: as for :meth:`write`, of which more is known at each call.
+            written: likewise.
+            failed: likewise.
+        """
+        self.write(cases, written, failed)
+        try:
+            yield lambda: self.write(cases, written, failed)
+        except BaseException:
+            with suppress(OSError):  # what ended the block is to be told
+                self.ended().write(cases, written, failed)
+            raise
+        self.ended().write(cases, written, failed)
 
     def write(
         self, cases: Mapping[str, Mapping[str, object]], written: Iterable[str], failed: Mapping[str, str]
     ) -> None:
         """Write the file; what it says by now of other commands' cases and files stays.
+
+        Files are named with their cases, and not before: what somebody draws under the name of one that is still to come
+        is no result.
 
         Args:
             cases: predicted by this command so far → what is known of them.
@@ -205,7 +232,7 @@ class Record:
                 "cases": {**known, **own},
                 "kept_from_before": [case for case in written if case not in cases],
                 "failed": dict(failed),
-                "files": sorted({*there.files, *self.files}),
+                "files": sorted({*there.files, *(name for case in own for name in self.files.get(case, ()))}),
             }
             write_json(self.folder / PREDICTIONS, told)
 
