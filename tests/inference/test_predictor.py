@@ -307,6 +307,45 @@ def test_results_of_another_model_are_not_kept_as_its_own(tmp_path: Path, other:
     assert told_of(out)["kept_from_before"] == ["c"]
 
 
+def test_killed_while_a_result_is_written_none_of_another_model_passes_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Continued with --no-overwrite, the case is predicted; one of the same model stays until it is replaced."""
+    out, case = tmp_path / "out", case_of(tmp_path, "c", blob())
+    predictor(member(name="before")).predict([case], out)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for there in (False, True):
+        with monkeypatch.context() as patched:
+            patched.setattr(Predictor, "_write", killed)
+            with pytest.raises(KeyboardInterrupt):
+                predictor().predict([case, case_of(tmp_path, "next", blob())], out)
+        assert (out / "c.nii.gz").exists() == there
+        predictor().predict([case], out, overwrite=False)
+        assert told_of(out)["kept_from_before"] == (["c"] if there else [])
+        assert np.array_equal(read(out / "c.nii.gz"), blob())
+
+
+def test_probabilities_of_another_model_do_not_stay_beside_a_label_map(tmp_path: Path) -> None:
+    """Asked for with --no-overwrite, they would be kept as this one's; those of cases that are called so stay."""
+    out = tmp_path / "out"
+    cases = [case_of(tmp_path, name, blob()) for name in ("c", "c_probability_outer", "d")]
+    before = predictor(member(name="before"))
+    before.predict([cases[0], cases[2]], out, PROBABILITIES)
+    before.predict([cases[1]], out / "other")
+    (out / "c_probability_drawn.nii.gz").write_bytes(b"drawn by hand")
+    predictor().predict(cases[:1], out)
+    kept = ["c.nii.gz", "d.nii.gz", "d_probability_inner.nii.gz", "d_probability_outer.nii.gz"]
+    assert [path.name for path in results_in(out)] == kept
+    assert (out / "c_probability_drawn.nii.gz").exists()
+    predictor().predict(cases[:1], out, PROBABILITIES, overwrite=False)
+    assert told_of(out)["kept_from_before"] == []
+    assert predictor().predict(cases[:1], out / "other").failed == {}
+    assert [path.name for path in results_in(out / "other")] == ["c.nii.gz", "c_probability_outer.nii.gz"]
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_the_result_of_another_exam_is_not_replaced(tmp_path: Path, overwrite: bool) -> None:
     """Two exams whose scans are called alike, by any model; the same one is known where it lies, and when it moved."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.data.dataset import Case
-from autoseg.data.result_files import PREDICTIONS, results_in, told_in
+from autoseg.data.file_names import without_ending
+from autoseg.data.result_files import PREDICTIONS, is_further_result, results_in, told_in
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json
@@ -186,6 +187,23 @@ class Record:
             case: tuple(name for name in names if (self.folder / name).is_file()) for case, names in self.files.items()
         }
         return replace(self, files=there)
+
+    def clear(self, case: str) -> None:
+        """Remove what another model, or earlier weights, left of a case: once the case is told of, it is this one's.
+
+        That is what lies in the place of its results, which a killed command does not come to replace, and what lies
+        beside the label map, as probabilities, which this command may not make.
+
+        Args:
+            case: of those that are about to be written.
+        """
+        if case in self.earlier:
+            return
+        for name in self.there.files:
+            called = without_ending(name)
+            further = is_further_result(called, {case}) and called not in self.cases.union(self.there.cases)
+            if name in self.files[case] or further:
+                (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
     def kept_up(
