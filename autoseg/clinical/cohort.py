@@ -33,7 +33,7 @@ from autoseg.data.file_names import plain_name
 from autoseg.data.layouts.manifest import FILE_NAME
 from autoseg.utils.digest import digest
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import NO_ROOM, read_json, refuse_unwritable_folder, write_text
+from autoseg.utils.files import lacks_room, read_json, refuse_unwritable_folder, write_text
 from autoseg.utils.parallel import each, refuse_no_workers
 from autoseg.utils.progress import say
 
@@ -241,8 +241,7 @@ def _kept(files: Sequence[str], why: str) -> str:
 
 def _is_of_machine(error: Exception) -> bool:
     """Whether memory or the disk was too small, which says nothing about the exam."""
-    full = isinstance(error, OSError) and error.errno in NO_ROOM
-    return full or isinstance(error, MemoryError)
+    return lacks_room(error) or isinstance(error, MemoryError)
 
 
 def _renew_days(out: Path, cases: Sequence[str], table: Pseudonyms) -> None:

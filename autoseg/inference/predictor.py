@@ -38,7 +38,7 @@ from autoseg.preprocessing.case import restore
 from autoseg.runs.run import Run
 from autoseg.utils.device import keep_large_blocks, lacks_memory, saying_what_lacks_memory, select_device, wait_for
 from autoseg.utils.errors import AutosegError, UsageError
-from autoseg.utils.files import refuse_unwritable_folder
+from autoseg.utils.files import lacks_room, refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
 
 #: Bytes from which on a block of memory is given back and not kept for the next pass (:func:`keep_large_blocks`): the
@@ -223,6 +223,7 @@ class Predictor:
             What was written, what failed.
 
         Raises:
+            AutosegError: the disk is full.
             UsageError: no such result, or the members can't give it, or a result would overwrite a scan, a file that is
                 no result, or the result of other scans, or one of another model would be kept, or no case can be
                 written in the format, or no file in the folder.
@@ -270,7 +271,7 @@ class Predictor:
                     scored = self._score(prepared, writers)
                     wait_for(self.ensemble.device)  # scores that stay there may not be computed yet
                     if writing is not None:
-                        self._settle(*writing, outcome)
+                        self._settle(*writing, outcome, out)
                     details[case.id] = {"seconds": round(time.monotonic() - started, 2), SCANS: scans[case.id]}
                     if missing := self.ensemble.missing_channels(prepared):
                         details[case.id]["missing_channels"] = missing
@@ -280,10 +281,11 @@ class Predictor:
                     tell()
                     writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it
+                    _stop_where_full(error, out)
                     _record_failure(outcome, case, error)
                 steps.advance(note=case.id)
             if writing is not None:
-                self._settle(*writing, outcome)
+                self._settle(*writing, outcome, out)
         return outcome
 
     def _read(self, scans: dict[str, list[str]], case: Case) -> Prepared:
@@ -373,10 +375,11 @@ class Predictor:
         """The files of a case's results."""
         return [writer.path(to.label, to.case, name) for writer in writers for name in writer.names(self.ensemble)]
 
-    def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome) -> None:
+    def _settle(self, case: Case, writing: "Future[Path]", outcome: Outcome, out: Path) -> None:
         try:
             outcome.written[case.id] = writing.result()
         except Exception as error:  # as in predict: reported, the others go on
+            _stop_where_full(error, out)
             _record_failure(outcome, case, error)
 
     def _provenance(self, writers: Sequence[ResultWriter], scheme: LabelScheme | None) -> dict[str, Any]:
@@ -423,6 +426,12 @@ def _writable(cases: Sequence[Case], form: ResultFormat | None, outcome: Outcome
         if case.id in errors:
             _record_failure(outcome, case, errors[case.id])
     return found
+
+
+def _stop_where_full(error: Exception, out: Path) -> None:
+    """Raise an error that says that a folder of results is full: what is computed from then on is lost."""
+    if lacks_room(error) and Path(error.filename or "").parent == out:
+        raise error
 
 
 def _record_failure(outcome: Outcome, case: Case, error: Exception) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from autoseg.utils.errors import AutosegError, LockedFolder, UsageError
 
@@ -25,6 +25,11 @@ _LEAST_FREE = 65_536
 
 #: Errors of a write for which there is no room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def lacks_room(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error says that the disk, or the user's quota, is full."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The predictor: runs and folds averaged, one case's failure contained, results where the scan was."""
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.step.variant import Variant
 from autoseg.utils.digest import file_digest
+from autoseg.utils import files
 from autoseg.utils.errors import AutosegError, UsageError
 from tests.builders import (
     LABELS,
@@ -271,6 +273,43 @@ def test_failure_in_writing(tmp_path: Path) -> None:
     outcome = predictor().predict(cases, tmp_path / "out")
     assert set(outcome.failed) == {"c1"}
     assert set(outcome.written) == {"c0", "c2"}
+
+
+@pytest.mark.parametrize("full", ["b.nii.gz", "predictions.json"])
+def test_a_full_disk_stops_the_command_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    """Neither result nor record has room from some case on; nothing more is computed, and it can go on."""
+    out, score, write_one = tmp_path / "out", Predictor._score, files._refuse_cut_off
+    cases = [case_of(tmp_path / "scans", name, blob()) for name in "abcde"]
+    scored: list[int] = []
+
+    def write_until_full(temporary: Path) -> None:
+        if full in temporary.name and (out / "a.nii.gz").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_one(temporary)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "_score", lambda *given: scored.append(1) or score(*given))
+        patched.setattr(files, "_refuse_cut_off", write_until_full)
+        said = rf"out/{full}: No space left on device; 1 case\(s\) have their results in .*go on with --no-overwrite\.$"
+        with pytest.raises(AutosegError, match=said):
+            predictor().predict(cases, out)
+    assert len(scored) < len(cases)
+    assert predictor().predict(cases, out, overwrite=False).failed == {}
+    assert "a" in told_of(out)["kept_from_before"]
+
+
+def test_a_full_disk_elsewhere_fails_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one for temporary files, of which another scan may take less."""
+    decode = Predictor._decode
+
+    def full(*given: Any) -> Any:
+        monkeypatch.setattr(Predictor, "_decode", decode)
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "scores"))
+
+    monkeypatch.setattr(Predictor, "_decode", full)
+    cases = [case_of(tmp_path / "scans", name, blob()) for name in "ab"]
+    outcome = predictor().predict(cases, tmp_path / "out")
+    assert (list(outcome.failed), list(outcome.written)) == (["a"], ["b"])
 
 
 def test_results_can_be_kept(tmp_path: Path) -> None:
@@ -838,11 +877,11 @@ def test_a_stopped_command_claims_no_file_that_it_did_not_write(
     """What is drawn in its place is no result: the same command does not replace it, nor keep it as one."""
     out, score = tmp_path / "out", Predictor._score
     cases = [case_of(tmp_path / "scans", name, blob()) for name in "abc"]
-    files: list[list[str]] = []
+    named: list[list[str]] = []
 
     def stopped(*arguments: Any) -> Any:
-        files.append(told_of(out)["files"])
-        if len(files) == 3:
+        named.append(told_of(out)["files"])
+        if len(named) == 3:
             raise KeyboardInterrupt
         return score(*arguments)
 
@@ -850,7 +889,7 @@ def test_a_stopped_command_claims_no_file_that_it_did_not_write(
         patched.setattr(Predictor, "_score", stopped)
         with pytest.raises(KeyboardInterrupt):
             predictor().predict(cases, out)
-    assert files == [[], ["a.nii.gz"], ["a.nii.gz", "b.nii.gz"]]
+    assert named == [[], ["a.nii.gz"], ["a.nii.gz", "b.nii.gz"]]
     assert told_of(out)["files"] == ["a.nii.gz", "b.nii.gz"]
     (out / "c.nii.gz").write_bytes(b"drawn by hand")
     with pytest.raises(UsageError, match=r"c\.nii\.gz lies there already and is no result of autoseg"):

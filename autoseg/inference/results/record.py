@@ -11,8 +11,8 @@ from autoseg.data.dataset import Case
 from autoseg.data.file_names import without_ending
 from autoseg.data.result_files import PREDICTIONS, is_further_result, results_in, told_in
 from autoseg.utils.digest import digest, file_digest
-from autoseg.utils.errors import UsageError
-from autoseg.utils.files import write_json
+from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import lacks_room, write_json
 from autoseg.utils.lock import waited_for
 from autoseg.utils.progress import say
 
@@ -215,13 +215,21 @@ class Record:
             cases: as for :meth:`write`, of which more is known at each call.
             written: likewise.
             failed: likewise.
+
+        Raises:
+            AutosegError: the disk, or the user's quota, is full.
         """
         self.write(cases, written, failed)
         try:
             yield lambda: self.write(cases, written, failed)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):  # what ended the block is to be told
                 self.ended().write(cases, written, failed)
+            if lacks_room(error):
+                raise AutosegError(
+                    f"{error.filename}: {error.strerror}; {len(list(written))} case(s) have their results in "
+                    f"{self.folder}. Make room, and go on with --no-overwrite."
+                ) from None
             raise
         self.ended().write(cases, written, failed)
 
