@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirror
 from autoseg.inference.stored_scores import collector
 from autoseg.plans.target import Target
 from autoseg.preprocessing.case import PreprocessedCase, Trace, preprocess_case, restore
+from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.progress import say
 
@@ -199,6 +201,7 @@ class Ensemble:
             loaded = case if member.translation is None else member.translation.loaded(case, last)
         remarks.update(dict.fromkeys(loaded.remarks))
         if isinstance(case, Case):  # whoever gives arrays knows what is in them
+            _refuse_flat(member, case, loaded)
             remarks.update(dict.fromkeys(_doubts(member, case, loaded)))
         if not all(loaded.present) and not last.takes_missing_channels:
             lacking = [n for n, p in zip(last.channel_names, loaded.present, strict=True) if not p]
@@ -283,6 +286,27 @@ class MeanProbabilities(Sequence[torch.Tensor]):
         for index in range(len(self)):
             result[index] = self[index] if index else first
         return result
+
+
+def _refuse_flat(member: Member, case: Case, loaded: LoadedCase) -> None:
+    """Refuse a flat image where a network that looks along three axes was trained on volumes.
+
+    It would see a single slice between zeros, as nothing in its training. A model of single slices takes it, and so does
+    one that was trained on flat images, or of which that is not known.
+
+    Raises:
+        AutosegError: names the file.
+    """
+    last = member.last
+    if loaded.geometry.dimension == 3 or last.network.dimensions == 2 or 1 in last.configuration.patch_size:
+        return
+    try:
+        of_volumes = Run(Path(member.name)).fingerprint.dimension == 3
+    except AutosegError:
+        return
+    if of_volumes:
+        file = next(iter(case.channels.values()))
+        raise AutosegError(f"{file.path} is a flat image, and {member.name} was trained on volumes; give the volume.")
 
 
 def _doubts(member: Member, case: Case, loaded: LoadedCase) -> Iterator[str]:

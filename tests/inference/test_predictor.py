@@ -37,6 +37,7 @@ from autoseg.step.variant import Variant
 from autoseg.utils.digest import file_digest
 from autoseg.utils import files
 from autoseg.utils.errors import AutosegError, UsageError
+from autoseg.utils.files import read_json, write_json
 from tests.builders import (
     LABELS,
     REGIONS,
@@ -491,6 +492,24 @@ def trained(root: Path, *factors: float, **plan: Any):
         network = build(config.network, len(run.plan.channels), run.plan.target.heads)
         save_weights(run.fold("small", fold).weights, network.state_dict())
     return run
+
+
+@pytest.mark.parametrize("ending", ["png", "nii.gz"])
+@pytest.mark.parametrize(("patch", "trained_on", "refused"), [((8, 8, 8), 3, True), ((8, 8, 8), 2, False), ((8, 8), 3, False)])
+def test_a_flat_image_is_no_case_for_a_model_of_volumes(
+    tmp_path: Path, ending: str, patch: tuple[int, ...], trained_on: int, refused: bool
+) -> None:
+    """It is one for a model of slices, and for a network of three axes that learned from flat images."""
+    run = trained(tmp_path, 1, configuration=make_configuration(patch))
+    told = read_json(run.path / "fingerprint.json")
+    write_json(run.path / "fingerprint.json", {**told, "dimension": trained_on})
+    scan = write(tmp_path / "in" / f"slice.{ending}", np.arange(1, 121, dtype=np.uint8).reshape(10, 12))
+    case = Case(id="slice", channels={"mr": ChannelFile(path=scan)})
+    volume = case_of(tmp_path / "in", "volume", blob())
+    outcome = Predictor.load(run.path, device="cpu").predict([case, volume], tmp_path / "out")
+    said = {"slice": f"{scan} is a flat image, and {run.path} was trained on volumes; give the volume."}
+    assert outcome.failed == (said if refused else {})
+    assert "volume" in outcome.written
 
 
 def test_folds_are_averaged(tmp_path: Path) -> None:
