@@ -12,6 +12,7 @@ from autoseg.inference.chain import Predict, ScoresOnScan, TrainedStage, apply_s
 from autoseg.inference.decoding import OutputProbabilities
 from autoseg.inference.members import Member
 from autoseg.inference.opinions import FROM_SCORES, Group, Opinions, gather
+from autoseg.inference.scan_size import refuse_beyond_memory
 from autoseg.inference.slabs import Slab
 from autoseg.inference.sliding_window import NO_MIRRORING, SlidingWindow, mirrorings
 from autoseg.inference.stored_scores import collector
@@ -88,7 +89,8 @@ class Ensemble:
         """Preprocess a case for each stage of each member; stages on the same grid share one.
 
         Raises:
-            AutosegError: the case can't be read, or lacks a channel that the plan insists on.
+            AutosegError: the case can't be read, lacks a channel that the plan insists on, is a flat image for a model of
+                volumes, or has no room in memory.
         """
         remarks: dict[str, None] = {}
         prepared = [self._prepared_for(member, case, remarks) for member in self.members]
@@ -215,6 +217,7 @@ class Ensemble:
         for trained in member.stages:
             grid = trained.stage.configuration.data
             if grid not in by_grid:
+                refuse_beyond_memory(_name(case), loaded, trained.stage)
                 by_grid[grid] = preprocess_case(loaded, trained.stage)
         return [by_grid[trained.stage.configuration.data] for trained in member.stages]
 

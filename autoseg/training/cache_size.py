@@ -1,7 +1,5 @@
 """How much memory a training may use for whole cases, beside what its steps need."""
 
-from pathlib import Path
-
 import torch
 
 from autoseg.planning.memory import step_memory
@@ -11,6 +9,7 @@ from autoseg.step.variant import Variant
 from autoseg.training.batch_stream import IN_FLIGHT
 from autoseg.training.case_cache import Room
 from autoseg.utils.device import free_device_memory
+from autoseg.utils.host_memory import available_memory
 
 #: Share of a device's free memory that is left alone: fragments, and what other programs take later.
 SPARE = 0.1
@@ -48,24 +47,5 @@ def _on_device(stage: Stage, device: torch.device, variant: Variant) -> int:
 
 
 def _on_host() -> int:
-    known = [found for found in (_available(), _left_in_group()) if found is not None]
-    return min(int(HOST_SHARE * min(known)), HOST_LIMIT) if known else HOST_UNKNOWN
-
-
-def _available() -> int | None:
-    """Bytes that the system can give to programs (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
-
-
-def _left_in_group() -> int | None:
-    """Bytes that are left of a container's limit (cgroups, version 2); None without one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        return None if limit == "max" else int(limit) - int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
+    available = available_memory()
+    return HOST_UNKNOWN if available is None else min(int(HOST_SHARE * available), HOST_LIMIT)
