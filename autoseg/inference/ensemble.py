@@ -89,8 +89,8 @@ class Ensemble:
         """Preprocess a case for each stage of each member; stages on the same grid share one.
 
         Raises:
-            AutosegError: the case can't be read, lacks a channel that the plan insists on, is a flat image for a model of
-                volumes, or has no room in memory.
+            AutosegError: the case can't be read, lacks a channel that the plan insists on, is a flat image for a model
+                of volumes, or has no room in memory.
         """
         remarks: dict[str, None] = {}
         prepared = [self._prepared_for(member, case, remarks) for member in self.members]
@@ -294,8 +294,8 @@ class MeanProbabilities(Sequence[torch.Tensor]):
 def _refuse_flat(member: Member, case: Case, loaded: LoadedCase) -> None:
     """Refuse a flat image where a network that looks along three axes was trained on volumes.
 
-    It would see a single slice between zeros, as nothing in its training. A model of single slices takes it, and so does
-    one that was trained on flat images, or of which that is not known.
+    It would see a single slice between zeros, as nothing in its training. A model of single slices takes it, and so
+    does one that was trained on flat images, or of which that is not known.
 
     Raises:
         AutosegError: names the file.

@@ -12,8 +12,8 @@ from autoseg.utils.device import return_large_blocks
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.host_memory import available_memory
 
-#: Bytes for each voxel of each channel on a stage's grid that preprocessing takes at least: its channels in 32 bits, one
-#: by one and put together. What it takes besides depends on the scan.
+#: Bytes for each voxel of each channel on a stage's grid that preprocessing takes at least: the channels in 32 bits,
+#: one by one and put together. What it takes besides depends on the scan.
 LEAST_BYTES = 8
 
 
@@ -39,9 +39,9 @@ def refuse_beyond_memory(name: str, case: LoadedCase, stage: Stage) -> None:
         return
     own, wanted = ("×".join(f"{mm:.3g}" for mm in spacing) for spacing in _spacings(case, stage))
     raise AutosegError(
-        f"{name} takes {need / 1e9:.3g} GB of memory at the spacing of {wanted} mm of the configuration {stage.name}, and "
-        f"{(available_memory() or 0) / 1e9:.3g} GB are free; see whether its own spacing of {own} mm is right, or predict "
-        "it where there is more."
+        f"{name} takes {need / 1e9:.3g} GB of memory at the spacing of {wanted} mm of the configuration {stage.name}, "
+        f"and {(available_memory() or 0) / 1e9:.3g} GB are free; see whether its own spacing of {own} mm is right, or "
+        "predict it where there is more."
     )
 
 

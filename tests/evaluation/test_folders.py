@@ -19,7 +19,7 @@ DICE = EvaluationProtocol(metrics=("dice",))
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Of a command that was killed after case a; b and its probability are of the weights before, d is drawn by hand."""
+    """Of a command that was killed after case a; b and its probability are of the weights before, d is drawn."""
     folder = tmp_path / "results"
     for name in ("a", "a_probability_outer", "b", "b_probability_outer", "c", "d"):
         write(folder / f"{name}.nii.gz", blob())

@@ -34,8 +34,8 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Output, Target
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.step.variant import Variant
-from autoseg.utils.digest import file_digest
 from autoseg.utils import files
+from autoseg.utils.digest import file_digest
 from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from tests.builders import (
@@ -495,7 +495,9 @@ def trained(root: Path, *factors: float, **plan: Any):
 
 
 @pytest.mark.parametrize("ending", ["png", "nii.gz"])
-@pytest.mark.parametrize(("patch", "trained_on", "refused"), [((8, 8, 8), 3, True), ((8, 8, 8), 2, False), ((8, 8), 3, False)])
+@pytest.mark.parametrize(
+    ("patch", "trained_on", "refused"), [((8, 8, 8), 3, True), ((8, 8, 8), 2, False), ((8, 8), 3, False)]
+)
 def test_a_flat_image_is_no_case_for_a_model_of_volumes(
     tmp_path: Path, ending: str, patch: tuple[int, ...], trained_on: int, refused: bool
 ) -> None:

@@ -50,7 +50,7 @@ def test_what_is_cut_away_takes_no_room(preprocessing: Preprocessing, monkeypatc
     free(monkeypatch, size)
     refuse_beyond_memory("p", case, stage)
     free(monkeypatch, size - 1)
-    with pytest.raises(AutosegError, match="^p takes "):
+    with pytest.raises(AutosegError, match=r"^p takes "):
         refuse_beyond_memory("p", case, stage)
 
 
@@ -58,8 +58,8 @@ def test_a_spacing_that_is_ten_times_too_large_is_named(monkeypatch: pytest.Monk
     case, stage = loaded(picture_of(blob()), spacing=(10.0, 10.0, 30.0)), make_plan().stage("small")
     free(monkeypatch, 2e7)
     said = (
-        r"^p takes 0\.0403 GB of memory at the spacing of 1×1×1 mm of the configuration small, and 0\.02 GB are free; see "
-        r"whether its own spacing of 10×10×30 mm is right, or predict it where there is more\.$"
+        r"^p takes 0\.0403 GB of memory at the spacing of 1×1×1 mm of the configuration small, and 0\.02 GB are free; "
+        r"see whether its own spacing of 10×10×30 mm is right, or predict it where there is more\.$"
     )
     with pytest.raises(AutosegError, match=said):
         refuse_beyond_memory("p", case, stage)

@@ -177,7 +177,8 @@ class Record:
         if others := [] if self.earlier else [case for case in self.there.cases if case not in self.cases]:
             say(
                 f"{self.folder} holds results of {len(others)} other case(s), by another model or by other weights of "
-                f"it: they stay, but {PREDICTIONS} says no more of them, and 'autoseg volumes' leaves them out."
+                f"it: they stay, but {PREDICTIONS} says no more of them, and 'autoseg evaluate' and 'autoseg volumes' "
+                "leave them out."
             )
         return replace(self, files={case: tuple(path.name for path in paths) for case, paths in files.items()})
 
@@ -200,10 +201,12 @@ class Record:
         if case in self.earlier:
             return
         for name in self.there.files:
-            called = without_ending(name)
-            further = is_further_result(called, {case}) and called not in self.cases.union(self.there.cases)
-            if name in self.files[case] or further:
+            if name in self.files[case] or (name.startswith(case) and self._is_beside(without_ending(name), case)):
                 (self.folder / name).unlink(missing_ok=True)
+
+    def _is_beside(self, called: str, case: str) -> bool:
+        """Whether a result is called as one beside the label map of a case, and not as that of another case."""
+        return is_further_result(called, {case}) and called not in self.cases and called not in self.there.cases
 
     @contextmanager
     def kept_up(
@@ -238,8 +241,8 @@ class Record:
     ) -> None:
         """Write the file; what it says by now of other commands' cases and files stays.
 
-        Files are named with their cases, and not before: what somebody draws under the name of one that is still to come
-        is no result.
+        Files are named with their cases, and not before: what somebody draws under the name of one that is still to
+        come is no result.
 
         Args:
             cases: predicted by this command so far → what is known of them.
