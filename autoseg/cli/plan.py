@@ -121,8 +121,8 @@ def command(
     max_time: Annotated[
         str | None,
         typer.Option(
-            help="Time that the training of a fold will have, such as 30m, which a network for a CPU is made wide or narrow "
-            "by; 2 h by default."
+            help="Time that the training of a fold will have, such as 30m, which a network for a CPU is made wide or "
+            "narrow by; 2 h by default."
         ),
     ] = None,
     seed: Annotated[
@@ -326,13 +326,14 @@ def _show_use(run: "Run", source: "Source") -> None:
     start = stage.recipe.initialization
     if not start.is_chosen:
         say(
-            f"Held-out cases don't choose how much of the source is kept ({start.keep:.0%} is). Where they find the source as "
-            f"it is better, the table of 'autoseg train' says so, and 'autoseg predict {quoted(source.path)}' has it."
+            f"Held-out cases don't choose how much of the source is kept ({start.keep:.0%} is). Where they find the "
+            "source as it is better, the table of 'autoseg train' says so, and "
+            f"'autoseg predict {quoted(source.path)}' has it."
         )
     elif told := too_few(len(_held_out(run))):
         say(
-            f"{told}: the source is kept as it is, which 'autoseg predict {quoted(source.path)}' does without training. "
-            "--set recipe.initialization.keep=0.5 takes half of each."
+            f"{told}: the source is kept as it is, which 'autoseg predict {quoted(source.path)}' does without "
+            "training. --set recipe.initialization.keep=0.5 takes half of each."
         )
     others = {one.name: one for one in source.model.stage.chain}
     chain = [one for one in stage.chain if one.name in others]
@@ -360,6 +361,12 @@ def _show_gap(run: "Run", source: "Source") -> None:
     from autoseg.utils.progress import say
 
     model = source.model
+    if model.keeps:
+        say(
+            f"How far these cases lie from the source's is not known: {model.run.path} keeps the source that it was "
+            "fine-tuned from, whose cases it does not know."
+        )
+        return
     targets = (run.plan.target, model.plan.target)
     channels = match_channels(run.plan.channel_names, model)
     outputs = match_outputs([output.name for output in targets[0].outputs], model)

@@ -24,11 +24,11 @@ from autoseg.crossvalidation.source_share import (
     settle,
 )
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import SPLIT, split_of
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
+from autoseg.runs.trained_folds import SPLIT, split_of
 from autoseg.step.setup import StepSetup
 from autoseg.step.tune import Extent, VariantChoice, choose_variant
 from autoseg.training.callback import Callback
@@ -184,8 +184,9 @@ def _validate(fold: Fold, device: torch.device, tries: int, log: "_Log") -> None
 
 
 def _validate_again(fold: Fold, device: torch.device) -> None:
-    """Validate a fold that is trained already, where its validation is gone, or its source was scored as planned before."""
-    parts = [one for one in halves(fold) or [fold] if one.checkpoint(one.end_checkpoint).exists()]
+    """Validate a trained fold again, where its validation is gone, or its source was scored as planned before."""
+    either: list[Fold] = [*halves(fold)] or [fold]
+    parts = [one for one in either if one.checkpoint(one.end_checkpoint).exists()]
     due = [one for one in parts if not _is_validated(one)]
     for one in due:
         log = _Log(one.log)

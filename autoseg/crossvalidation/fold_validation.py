@@ -28,7 +28,7 @@ from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.inference.translation import Translation, load_source
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build, set_deep_supervision
-from autoseg.networks.weights import content_of, load_weights, read_metadata
+from autoseg.networks.weights import content_of, load_weights
 from autoseg.plans.postprocessing import Step
 from autoseg.plans.recipe import ANNOTATORS_KEY
 from autoseg.plans.stage import Stage
@@ -36,6 +36,7 @@ from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.runs.weight_files import read_metadata
 from autoseg.utils.device import free_device_memory, wait_for
 from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import write_text

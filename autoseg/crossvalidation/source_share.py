@@ -28,13 +28,14 @@ from autoseg.crossvalidation.halves import Half, chooses, halves
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.weights import load_weights, read_metadata, save_weights
+from autoseg.networks.weights import load_weights, save_weights
 from autoseg.plans.reasons import without_reasons
 from autoseg.plans.recipe import ABOUT_MODEL
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNTOUCHED
+from autoseg.runs.weight_files import read_metadata
 from autoseg.transfer.learned_cases import learned_patients
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few, with_a_say
 from autoseg.transfer.source_start import start_file

@@ -20,10 +20,10 @@ from autoseg.crossvalidation.source_share import (
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, UNTOUCHED, Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.transfer.as_it_is import why_not_scored
 from autoseg.transfer.learned_cases import learned_patients, told_of_learned
 from autoseg.transfer.share_choice import FEWEST, TRIED_SHARES, too_few, with_a_say

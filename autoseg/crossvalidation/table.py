@@ -2,9 +2,9 @@
 
 from autoseg.crossvalidation.fold_validation import no_evaluation
 from autoseg.evaluation.summary import Evaluation
-from autoseg.networks.trained_folds import folds_of_plan
 from autoseg.plans.stage import Stage
 from autoseg.runs.run import Run
+from autoseg.runs.trained_folds import folds_of_plan
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, write_json
 from autoseg.utils.progress import say

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from autoseg.networks.weights import read_metadata
 from autoseg.plans.stage import Stage
+from autoseg.runs.weight_files import read_metadata
 from autoseg.step.setup import StepSetup
 from autoseg.step.tune import fastest_forward, known_variant
 from autoseg.step.variant import VARIANT, Variant, recorded

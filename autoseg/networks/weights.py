@@ -13,20 +13,9 @@ from torch import nn
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.recipe import Initialization
 from autoseg.plans.stage import Stage
-from autoseg.runs.weight_files import is_of, read_metadata
+from autoseg.runs.weight_files import is_of
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import atomic
-
-__all__ = [
-    "content_of",
-    "identity_of",
-    "is_of",
-    "load_network",
-    "load_weights",
-    "planned_weights",
-    "read_metadata",
-    "save_weights",
-]
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

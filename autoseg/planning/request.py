@@ -99,8 +99,8 @@ class Request:
         named = select_device(self.device) if kind == "auto" or number else torch.device(kind)
         if self.max_time is not None and named.type != "cpu":
             raise UsageError(
-                f"--max-time: a network for {named.type} is as wide as its memory allows, whatever the time; give the time "
-                "to autoseg train alone."
+                f"--max-time: a network for {named.type} is as wide as its memory allows, whatever the time; give the "
+                "time to autoseg train alone."
             )
         budget = default_budget(named) if self.gpu_memory_gb is None else self.gpu_memory_gb
         given = {each.name: getattr(self, each.name) for each in fields(Request)}

@@ -15,7 +15,7 @@ import torch
 from autoseg.data.dataset import Dataset
 from autoseg.data.names import channel_key, output_key, pair
 from autoseg.networks.parts import own_tensors
-from autoseg.networks.weights import content_of, is_of, load_weights, save_weights
+from autoseg.networks.weights import content_of, load_weights, save_weights
 from autoseg.planning.carried import CARRIED, unchecked
 from autoseg.planning.planners import starting_from
 from autoseg.planning.request import Request
@@ -26,6 +26,7 @@ from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.postprocessing.steps import all_steps
 from autoseg.runs.run import Run
+from autoseg.runs.weight_files import is_of
 from autoseg.transfer.learned_cases import learned_by, learned_cases
 from autoseg.transfer.source_landmarks import source_landmarks
 from autoseg.transfer.tensors import (

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from autoseg.inference.variant_choice import inference_variant
-from autoseg.networks.weights import identity_of, load_network, load_weights, read_metadata, save_weights
+from autoseg.networks.weights import identity_of, load_network, load_weights, save_weights
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
+from autoseg.runs.weight_files import read_metadata
 from autoseg.training.validation import evenly_chosen, validation_scores
 from autoseg.transfer.tensors import fitted_source
 from autoseg.utils.digest import digest

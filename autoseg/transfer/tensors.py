@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from autoseg.networks import build
-from autoseg.networks.weights import identity_of, load_weights, planned_weights, read_metadata, save_weights
+from autoseg.networks.weights import identity_of, load_weights, planned_weights, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
 from autoseg.runs.run import Run
+from autoseg.runs.weight_files import read_metadata
 from autoseg.transfer.surgery import Correspondence, TensorTransfer, carry_over, match_decoders
 from autoseg.utils.errors import AutosegError
 

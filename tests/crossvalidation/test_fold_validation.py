@@ -23,12 +23,13 @@ from autoseg.inference.chain import TrainedStage
 from autoseg.inference.predictor import Predictor
 from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.networks import build
-from autoseg.networks.weights import identity_of, load_weights, read_metadata, save_weights
+from autoseg.networks.weights import identity_of, load_weights, save_weights
 from autoseg.plans.files import save_plan
 from autoseg.plans.overrides import override
 from autoseg.preprocessing.dataset import preprocess
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import Run
+from autoseg.runs.weight_files import read_metadata
 from tests.builders import blob, make_configuration, make_plan, make_run, picture_of, store, write
 from tests.devices import DEVICES
 

@@ -15,7 +15,7 @@ from autoseg.crossvalidation.jobs import train
 from autoseg.evaluation.folders import evaluate
 from autoseg.evaluation.summary import Evaluation
 from autoseg.inference.predictor import Predictor
-from autoseg.networks.weights import load_weights, read_metadata, save_weights
+from autoseg.networks.weights import load_weights, save_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.evaluation import EvaluationRules
@@ -25,6 +25,7 @@ from autoseg.preprocessing.dataset import preprocess
 from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNTOUCHED, Run
 from autoseg.runs.splits import make_splits
+from autoseg.runs.weight_files import read_metadata
 from autoseg.utils.device import Compute
 from autoseg.utils.errors import UsageError
 from autoseg.utils.files import write_json

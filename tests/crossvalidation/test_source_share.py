@@ -771,7 +771,9 @@ def test_a_share_that_is_set_is_taken(source: Run, tmp_path: Path, monkeypatch: 
     alone = tuned(source, tmp_path / "alone", "recipe.initialization.keep=0.25", folds=1)
     run_folds(alone)
     table = SourceTable.read(alone.path / stage.name / "crossval")
-    assert table == SourceTable([], "No case is held out, so that the source as it is can't be compared with what was tuned.")
+    assert table == SourceTable(
+        [], "No case is held out, so that the source as it is can't be compared with what was tuned."
+    )
 
 
 def test_started_over(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from autoseg.crossvalidation.source_table import SourceTable
 from autoseg.data.dataset import Case, Dataset, load_case
 from autoseg.inference.predictor import Predictor
 from autoseg.interop.nnunet.exporting import export_nnunet
-from autoseg.networks.weights import load_weights, read_metadata, save_weights
+from autoseg.networks.weights import load_weights, save_weights
 from autoseg.planning.making import plan_dataset
 from autoseg.planning.request import Request
 from autoseg.plans.plan import Plan
@@ -21,6 +21,7 @@ from autoseg.plans.postprocessing import Step
 from autoseg.plans.target import Output, Target
 from autoseg.report.html import write_report
 from autoseg.runs.run import SOURCE, UNTOUCHED, Run
+from autoseg.runs.weight_files import read_metadata
 from autoseg.transfer.as_it_is import why_not_scored
 from autoseg.transfer.source import Source
 from autoseg.transfer.teacher import TeacherModel

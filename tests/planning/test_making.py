@@ -242,7 +242,10 @@ def test_a_renamed_dataset_replaces_no_plan(tmp_path: Path, capsys: pytest.Captu
         ({"regions": ("lung",)}, "--regions lung is unknown; the dataset has outer, inner"),
         ({"overrides": ("recipe.epochs",)}, "--set recipe.epochs is not of the form"),
         ({"folds": 0}, "--folds 0 is too few"),
-        ({"device": "cpu", "planner": "vnet", "max_time": 60.0}, "--max-time: planner vnet does not choose a width; use .* cascade"),
+        (
+            {"device": "cpu", "planner": "vnet", "max_time": 60.0},
+            "--max-time: planner vnet does not choose a width; use .* cascade",
+        ),
         ({"device": "cuda", "max_time": 60.0}, "--max-time: a network for cuda is as wide as its memory allows"),
     ],
 )

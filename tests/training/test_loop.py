@@ -13,10 +13,11 @@ import torch
 
 from autoseg.inference.variant_choice import inference_variant
 from autoseg.networks import build
-from autoseg.networks.weights import load_network, load_weights, read_metadata, save_weights
+from autoseg.networks.weights import load_network, load_weights, save_weights
 from autoseg.plans.plan import Plan
 from autoseg.plans.recipe import Optimizer, Schedule
 from autoseg.runs.run import Run
+from autoseg.runs.weight_files import read_metadata
 from autoseg.step.training_step import TrainingStep
 from autoseg.step.variant import Variant, record, recorded
 from autoseg.training import batches, callbacks, training
