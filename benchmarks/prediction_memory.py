@@ -28,7 +28,7 @@ from autoseg.data.geometry import Geometry
 from autoseg.data.image import write_image
 from autoseg.inference.chain import TrainedStage
 from autoseg.inference.members import Member
-from autoseg.inference.predictor import KEPT_BLOCKS, Predictor
+from autoseg.inference.predictor import Predictor
 from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.configuration import Configuration
 from autoseg.plans.families import UNet
@@ -106,7 +106,7 @@ def generated_case(folder: Path, shape: tuple[int, int, int], channels: int) -> 
 
 def predict(case: Case, plan: Plan, folds: int, results: list[str], out: Path) -> tuple[float, float]:
     """Segment the case; seconds, and the process's largest resident memory in 10⁹ bytes."""
-    keep_large_blocks(KEPT_BLOCKS)
+    keep_large_blocks()
     predictor = Predictor([member_of(plan, folds)], torch.device("cpu"))
     started = time.monotonic()
     with silenced():

@@ -41,10 +41,6 @@ from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import lacks_room, refuse_unwritable_folder
 from autoseg.utils.progress import Steps, say
 
-#: Bytes from which on a block of memory is given back and not kept for the next pass (:func:`keep_large_blocks`): the
-#: scores of a tile of 96³ with 101 heads have 0.36 GB.
-KEPT_BLOCKS = 1 << 28
-
 
 @dataclass
 class Outcome:
@@ -138,7 +134,7 @@ class Predictor:
         """
         chosen = select_device(device)
         if chosen.type == "cpu":
-            keep_large_blocks(KEPT_BLOCKS)
+            keep_large_blocks()
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
         doing = f"loading the networks of {', '.join(map(str, paths))}"
         way_out = f"try again when nothing else uses its memory, or {_more_memory(chosen)}"

@@ -156,16 +156,12 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def keep_large_blocks(below: int = 2**31 - 1) -> bool:
+def keep_large_blocks() -> bool:
     """Let glibc's malloc keep large blocks for reuse instead of returning them to the kernel.
 
     A training step on a CPU frees and allocates the same hundreds of megabytes again and again, by default with page
     faults each time (measured: 28 % of a step of batch 7, 5 % of one of batch 2, ``benchmarks/cpu_step.py``). In turn,
     the process keeps memory that it once used.
-
-    Args:
-        below: bytes from which on a block is returned after all. One that is kept is lost for the next of its size as
-            soon as something small lies in its place.
 
     Returns:
         Whether it was set (only glibc supports it).
@@ -174,7 +170,8 @@ def keep_large_blocks(below: int = 2**31 - 1) -> bool:
         return False
     # mallopt(3): M_TRIM_THRESHOLD is -1, M_TOP_PAD -2, M_MMAP_THRESHOLD -3; values are int.
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(-3, below)) and bool(libc.mallopt(-1, 2**31 - 1))
+    largest = 2**31 - 1
+    return bool(libc.mallopt(-3, largest)) and bool(libc.mallopt(-1, largest))
 
 
 def return_large_blocks() -> bool:

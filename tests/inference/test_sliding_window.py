@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from autoseg.inference import sliding_window as module
 from autoseg.inference.slabs import UniformTiles
 from autoseg.inference.sliding_window import IMAGE_SHARE, NO_MIRRORING, SlidingWindow, mirrorings, tile_weight
-from autoseg.networks import build
+from autoseg.networks import build, set_deep_supervision
 from autoseg.plans.families import DeepMedic
 from autoseg.plans.inference import Inference
 from autoseg.plans.tiles import tile_starts
@@ -374,3 +374,31 @@ def test_tiles_are_looked_at_in_one_copy_and_cut_from_the_other() -> None:
     found = dict(window._scored([nn.Identity()], (image, 2 * image), [(0, 0, 0), (0, 0, 4)], uniform))
     assert torch.equal(torch.cat([found[0, 0, 0], found[0, 0, 4]], 3), 2 * image)
     assert list(uniform._scores) == [(3.0,)]
+
+
+@pytest.mark.parametrize(("dimensions", "heads"), [(3, 9), (2, 9), (3, 3)])
+def test_many_heads_are_added_by_products(dimensions: int, heads: int) -> None:
+    """As the mean of whole networks over mirrored copies, of two folds, whose last layers are not run then."""
+    torch.manual_seed(0)
+    size = [8, 12, 10][-dimensions:]
+    topology = make_network(dimensions)
+    networks = [build(topology, 1, heads).eval() for _ in range(2)]
+    for network in networks:
+        set_deep_supervision(network, False)
+    image = torch.randn(1, 8, 12, 10)
+    copies = mirrorings(range(dimensions))
+    window = SlidingWindow(size, heads, Inference(overlap=0), torch.device("cpu"), mirrorings=copies)
+    batch = image if dimensions == 2 else image[None]
+    batch = batch.transpose(0, 1) if dimensions == 2 else batch
+    axes = [[axis + 2 for axis in copy] for copy in copies]
+    with torch.inference_mode():
+        wanted = sum(network(batch.flip(turned)).flip(turned) for network in networks for turned in axes)
+    wanted = wanted / (len(axes) * len(networks))
+    wanted = wanted.transpose(0, 1) if dimensions == 2 else wanted[0]
+    runs: list[int] = []
+    for network in networks:
+        last = network.get_submodule("decoder").seg_layers[-1]
+        last.register_forward_hook(lambda *_: runs.append(1))
+    found = window.scores(networks, image)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert bool(runs) == (heads < 4)
