@@ -315,6 +315,7 @@ def _show_transfer(run: "Run", explain: bool) -> None:
 
 def _show_use(run: "Run", source: "Source") -> None:
     """Print why the source can't be scored as it is, or in what it is used otherwise than its own run would."""
+    from autoseg.crossvalidation.compared import held_out_patients
     from autoseg.transfer.as_it_is import planned_otherwise, why_not_scored
     from autoseg.transfer.share_choice import too_few
     from autoseg.utils.progress import say
@@ -330,7 +331,7 @@ def _show_use(run: "Run", source: "Source") -> None:
             "source as it is better, the table of 'autoseg train' says so, and "
             f"'autoseg predict {quoted(source.path)}' has it."
         )
-    elif told := too_few(len(_held_out(run))):
+    elif told := too_few(len(held_out_patients(run))):
         say(
             f"{told}: the source is kept as it is, which 'autoseg predict {quoted(source.path)}' does without "
             "training. --set recipe.initialization.keep=0.5 takes half of each."
@@ -342,13 +343,6 @@ def _show_use(run: "Run", source: "Source") -> None:
             f"The source as it is is scored, and kept, with this plan's {', '.join(found)}, not its own: "
             f"'autoseg predict {quoted(source.path)}' may find something else."
         )
-
-
-def _held_out(run: "Run") -> set[str]:
-    """The patients that folds validate; all that are learned from, where no fold does."""
-    patient_of = {case.id: case.patient for case in run.dataset.cases}
-    held = {patient_of[case] for split in run.splits for case in split["validation"]}
-    return held or {patient_of[case] for split in run.splits for case in split["train"]}
 
 
 def _show_gap(run: "Run", source: "Source") -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from autoseg.data.dataset import Dataset
 from autoseg.evaluation.protocol import Empty
 from autoseg.evaluation.summary import Evaluation
+from autoseg.runs.run import Run
 
 Way = TypeVar("Way", bound=Hashable)
 
@@ -63,3 +64,10 @@ def of_patients(scores: Mapping[Way, Mapping[str, float]], dataset: Dataset) -> 
 def patients(dataset: Dataset) -> dict[str, str]:
     """Case → patient."""
     return {case.id: case.patient for case in dataset.cases}
+
+
+def held_out_patients(run: Run) -> set[str]:
+    """The patients that the folds of a run validate; where none does, those that all learn from, halves of whom do."""
+    patient_of = patients(run.dataset)
+    held = {patient_of[case] for split in run.splits for case in split["validation"]}
+    return held or {patient_of[case] for split in run.splits for case in split["train"]}

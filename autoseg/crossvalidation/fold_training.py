@@ -3,27 +3,24 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoseg import __version__
 from autoseg.crossvalidation.cascades import stage_cases
-from autoseg.crossvalidation.fold_validation import no_evaluation, prediction_seconds, validate_fold
+from autoseg.crossvalidation.fold_ending import FoldLog, validate_again, validate_trained
+from autoseg.crossvalidation.fold_validation import prediction_seconds
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.source_share import (
     choosing,
     forget_shares,
-    is_scored,
-    score_shares,
     score_source,
-    settle,
 )
-from autoseg.evaluation.summary import Evaluation
 from autoseg.plans.stage import Stage
 from autoseg.preprocessing.fields import PREVIOUS
 from autoseg.preprocessing.store import StoredCase
@@ -47,7 +44,6 @@ from autoseg.transfer.share_choice import TRIED_SHARES
 from autoseg.transfer.source_start import START, candidates, choose_start
 from autoseg.transfer.teacher_scores import teacher_scores
 from autoseg.utils.cpu_sharing import waits_asleep
-from autoseg.utils.device import saying_what_lacks_memory
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, read_json_table, write_json
 from autoseg.utils.lock import held
@@ -66,9 +62,8 @@ LEAST_TUNING = 0.25
 #: File in a fold's folder with fingerprints of the predictions that it was trained on.
 _PREVIOUS_FILE = "previous.json"
 
-
-class NotValidatedError(AutosegError):
-    """A fold is trained, and a validation case of it could not be predicted or evaluated."""
+#: File in a fold's folder from the end of its training to that of its validation: what its ``done.json`` will say.
+_ENDED = "trained.json"
 
 
 def train_job(job: Job, settings: TrainingSettings) -> None:
@@ -108,7 +103,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     settings = replace(settings, resume=not starts_over)
     if is_done:
         say(f"{_capital(str(fold))} is trained already ({job.request}); --restart trains it anew.")
-        _validate_again(fold, settings.device)
+        validate_again(fold, settings.device)
         return
     _start_over_after_another(fold, training)
     _refuse_without_state(fold)
@@ -118,11 +113,14 @@ def _train(job: Job, settings: TrainingSettings) -> None:
     if teacher is not None:
         teacher.predict(fold.run, training, str(settings.device))
     request, job = job.request, _after_halves(job, settings)
+    if (ended := _ended(fold, request, identity)) is not None:
+        _finish(job, settings.device, ended)
+        return
     started = time.monotonic()
     per_epoch = recipe.steps_of_epoch(len(training), stage.configuration.batch_size)
     choice = _variant(job, settings, per_epoch)
     settings = replace(settings, variant=choice.variant)
-    log = _Log(fold.log)
+    log = FoldLog(fold.log)
     seconds = _prediction_seconds(job, settings.device)
     as_it_is = score_source(fold, settings.device, _scored_folds(job, seconds))
     begins = choose_start(fold, training, _compared_cases(job, training, settings.device), settings.device)
@@ -156,52 +154,39 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         log("threads sleep while they wait for each other (OMP_WAIT_POLICY=passive), since others use this CPU")
     if teacher is not None:
         log(str(teacher))
+    (fold.folder / _ENDED).unlink(missing_ok=True)
     with Steps(f"Training {stage.name}, fold {fold.number}", 1) as steps:
         callbacks = [_ForgetsScores(), *_starts(fold, log), _SaysWhereCasesLie(log), Progress(steps.at)]
         state = train_fold(fold, cases, budget, settings, callbacks)
     log(f"trained {state.iteration} iterations in {state.seconds:.0f} s{_best(state, stage)}")
     if recipe.initialization.averaged:
         log(f"the weights are {1 - state.kept:.0%} trained and {state.kept:.0%} the source's")
-    _validate(fold, settings.device, tries, log)
-    done = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
-    write_json(fold.done, {**done, SPLIT: split_of(fold)})
+    ended = {"request": request, "identity": identity, "iterations": state.iteration, "seconds": state.seconds}
+    write_json(fold.folder / _ENDED, ended)
+    validate_trained(fold, settings.device, tries, log)
+    _done(fold, ended)
 
 
-def _validate(fold: Fold, device: torch.device, tries: int, log: "_Log") -> None:
-    """Validate a fold that is trained, and log its Dice.
-
-    Raises:
-        NotValidatedError: a case could not be predicted or evaluated; the training is not lost.
-    """
-    way_out = "the same command validates it; its training is not lost"
-    try:
-        with saying_what_lacks_memory(device, f"validating {fold}", way_out):
-            evaluation = _chosen(fold, device, tries, log) if chooses(fold.stage) else validate_fold(fold, device)
-    except AutosegError as error:
-        raise NotValidatedError(str(error)) from error
-    if evaluation.cases:
-        log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
+def _ended(fold: Fold, request: str, identity: str) -> dict[str, Any] | None:
+    """What is known of a training that ended with this request and was not validated; None where there is none."""
+    found = read_json_table(fold.folder / _ENDED)
+    same = (found.get("request"), found.get("identity")) == (request, identity)
+    return found if same and fold.checkpoint(fold.end_checkpoint).exists() else None
 
 
-def _validate_again(fold: Fold, device: torch.device) -> None:
-    """Validate a trained fold again, where its validation is gone, or its source was scored as planned before."""
-    either: list[Fold] = [*halves(fold)] or [fold]
-    parts = [one for one in either if one.checkpoint(one.end_checkpoint).exists()]
-    due = [one for one in parts if not _is_validated(one)]
-    for one in due:
-        log = _Log(one.log)
-        log(f"the validation of {one} is not there for the plan as it is, and is made anew")
-        for score in score_source(one, device, len(one.stage.recipe.initialization.ensemble)):
-            log(str(score))
-        _validate(one, device, len(TRIED_SHARES), log)
-    if due and fold not in due:
-        _validate(fold, device, len(TRIED_SHARES), _Log(fold.log))
+def _finish(job: Job, device: torch.device, ended: dict[str, Any]) -> None:
+    """Validate a fold whose training ended before its validation was interrupted."""
+    fold, seconds, log = job.fold, _prediction_seconds(job, device), FoldLog(job.fold.log)
+    log(f"{fold} is trained; its validation was interrupted, and goes on")
+    for score in score_source(fold, device, _scored_folds(job, seconds)):
+        log(str(score))
+    validate_trained(fold, device, _tries(job, seconds), log)
+    _done(fold, ended)
 
 
-def _is_validated(fold: Fold) -> bool:
-    if not fold.validation_cases:
-        return True
-    return (fold.validation / "summary.json").exists() and (not chooses(fold.stage) or is_scored(fold))
+def _done(fold: Fold, ended: dict[str, Any]) -> None:
+    write_json(fold.done, {**ended, SPLIT: split_of(fold)})
+    (fold.folder / _ENDED).unlink(missing_ok=True)
 
 
 def _after_halves(job: Job, settings: TrainingSettings) -> Job:
@@ -220,19 +205,7 @@ def _after_halves(job: Job, settings: TrainingSettings) -> Job:
     return job if length.seconds is None else replace(job, length=Length(seconds=length.seconds / 2))
 
 
-def _chosen(fold: Fold, device: torch.device, tries: int, log: "_Log") -> Evaluation:
-    """Choose how much of the source is kept, by all folds that are done; evaluate the fold with what others chose."""
-    if fold.validation_cases:
-        score_shares(fold, device, tries)
-    settled = settle(fold)
-    if settled is None:
-        log("a single patient can't be held out: whether tuning helps is not known, and the unchanged source is kept")
-        return no_evaluation(fold.stage)
-    log(str(settled))
-    return Evaluation.read(fold.validation) if fold.validation_cases else no_evaluation(fold.stage)
-
-
-def _starts(fold: Fold, log: "_Log") -> list[Callback]:
+def _starts(fold: Fold, log: FoldLog) -> list[Callback]:
     """Callbacks for the recipe's initial weights: loading them, and averaging with them at the end."""
     initialization = fold.stage.recipe.initialization
     if initialization.source == "random":
@@ -256,7 +229,7 @@ class _ForgetsScores(Callback):
 class _SaysWhereCasesLie(Callback):
     """Logs where the training cases are read from."""
 
-    def __init__(self, log: "_Log") -> None:
+    def __init__(self, log: FoldLog) -> None:
         self._log = log
 
     def on_start(self, training: Training) -> None:
@@ -417,6 +390,7 @@ def _files(fold: Fold) -> list[Path]:
         fold.log,
         fold.folder / START,
         fold.folder / _PREVIOUS_FILE,
+        fold.folder / _ENDED,
         *(path for half in halves(fold) for path in _files(half)),
     ]
 
@@ -430,15 +404,3 @@ def _best(state: State, stage: Stage) -> str:
         return ""
     taken = ", whose weights are taken" if stage.inference.checkpoint == "best" else ""
     return f"; best validation Dice {state.best_dice:.4f}{taken}"
-
-
-class _Log:
-    """Writes messages with the time to the fold's log, and without it to the terminal."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, message: str) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {message}\n")
-        say(message)

@@ -5,19 +5,22 @@ Earlier stages of a cascade are trained first, with the folds that are needed
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from autoseg.crossvalidation.annotators import annotators_agreement
 from autoseg.crossvalidation.cascades import fetch_previous, refuse_unpredicted, schedule
-from autoseg.crossvalidation.fold_training import NotValidatedError, train_job
+from autoseg.crossvalidation.fold_ending import NotValidatedError
+from autoseg.crossvalidation.fold_training import train_job
 from autoseg.crossvalidation.halves import halves
 from autoseg.crossvalidation.holdout import score_test_cases
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.source_table import SOURCE_TABLE, SourceTable
 from autoseg.crossvalidation.table import cross_validated
 from autoseg.evaluation.summary import Evaluation
+from autoseg.plans.stage import Stage
 from autoseg.preprocessing.dataset import preprocess, refuse_lacking
 from autoseg.runs.run import Run
 from autoseg.training.training import TrainingSettings
@@ -108,17 +111,25 @@ def train(
                 say(f"{job.fold} is not validated: {error}")
                 left.append(error)
         if left:
+            with suppress(AutosegError):  # no fold may be validated
+                _write_tables(run, stage)
             raise left[0]
-        evaluation = cross_validated(run, stage)
-        table = SourceTable.of(run, stage)
-        if table is not None:
-            table.write(run.path / stage.name / "crossval")
-        else:
-            (run.path / stage.name / "crossval" / SOURCE_TABLE).unlink(missing_ok=True)
+        evaluation = _write_tables(run, stage)
     annotators_agreement(run, last)
     doing = f"predicting the test cases with {run.path / last.name}"
     with saying_what_lacks_memory(settings.device, doing, f"{_AGAIN} predicts them; the folds are trained"):
         score_test_cases(run, last, settings.device)
+    return evaluation
+
+
+def _write_tables(run: Run, stage: Stage) -> Evaluation:
+    """Write the tables of all folds of a stage that are validated: the cross-validated one, and that of a source."""
+    evaluation = cross_validated(run, stage)
+    table = SourceTable.of(run, stage)
+    if table is not None:
+        table.write(run.path / stage.name / "crossval")
+    else:
+        (run.path / stage.name / "crossval" / SOURCE_TABLE).unlink(missing_ok=True)
     return evaluation
 
 

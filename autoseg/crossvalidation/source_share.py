@@ -17,22 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from autoseg.crossvalidation.compared import compared, of_patients, patients
 from autoseg.crossvalidation.fold_validation import CasesAsSourceSees, evaluate_cases, validate_with
 from autoseg.crossvalidation.halves import Half, chooses, halves
+from autoseg.crossvalidation.source_fingerprints import SCORED, made_of_source, made_of_tuning, noted, of_source
 from autoseg.data.file_names import result_ending
 from autoseg.evaluation.paired import paired_interval
 from autoseg.evaluation.summary import Evaluation
 from autoseg.networks.weights import load_weights, save_weights
-from autoseg.plans.reasons import without_reasons
-from autoseg.plans.recipe import ABOUT_MODEL
 from autoseg.plans.stage import Stage
-from autoseg.preprocessing.store import StoredCase
 from autoseg.runs.fold import Fold
 from autoseg.runs.run import SOURCE, SOURCE_SHARE, UNTOUCHED
 from autoseg.runs.weight_files import read_metadata
@@ -40,21 +36,9 @@ from autoseg.transfer.learned_cases import learned_patients
 from autoseg.transfer.share_choice import TRIED_SHARES, ShareChoice, choose_share, share_for_each, too_few, with_a_say
 from autoseg.transfer.source_start import start_file
 from autoseg.transfer.tensors import fitted_source, untouched_source
-from autoseg.utils.digest import digest
+from autoseg.utils.digest import digest, file_digest
 from autoseg.utils.files import atomic, read_json_table, write_json
 from autoseg.utils.lock import waited_for
-
-#: Keys that recipes and inference have got since shares were first chosen: at their defaults they leave the
-#: fingerprints of older scores valid.
-NEWER = {
-    *("average", "begin", "checkpoint", "edges"),
-    *("dice_numerator", "focal_reduction", "eps", "follows", "harmonized", "rank", "source_cases"),
-    *("mirror_probability", "scaling_axes", "translation", "translation_probability"),
-    *("early_stopping_follows", "epoch_length", "validate_always", "validation_batches", "validation_loss"),
-}
-
-#: File beside predictions: what they were made of.
-_SCORED = "scored.json"
 
 #: Folder with the predictions of each share.
 _SHARES = "shares"
@@ -142,76 +126,29 @@ class _Scoring:
 
     def of(self, share: float, score: Callable[[Path], Evaluation], title: str) -> SourceScore:
         """The score that stands for a share, made by ``score`` into its folder."""
-        out, made_of = of_share(self.fold, share), _made_of(self.fold)
-        known, all_folds = read_json_table(out / _SCORED), len(self.fold.stage.recipe.initialization.ensemble)
+        out, made_of = of_share(self.fold, share), made_of_source(self.fold)
+        known, all_folds = read_json_table(out / SCORED), len(self.fold.stage.recipe.initialization.ensemble)
         before = int(known.get("folds", all_folds))
         if before >= self.folds and known.get("made_of") == made_of and (out / "summary.json").exists():
             return SourceScore(Evaluation.read(out), float(known["seconds"]), True, title, (before, all_folds))
         started = time.monotonic()
         evaluation = score(out)
         seconds = time.monotonic() - started
-        about = {"made_of": made_of, "seconds": seconds, "folds": self.folds, **_of_source(self.fold)}
-        write_json(out / _SCORED, about)
+        about = {"made_of": made_of, "seconds": seconds, "folds": self.folds, **of_source(self.fold)}
+        write_json(out / SCORED, about)
         return SourceScore(evaluation, seconds, False, title, (self.folds, all_folds))
 
 
 def fewer_folds_scored(fold: Fold) -> int | None:
     """How many of the source's folds predicted a fold's validation cases, where time was too short for all."""
-    scored = read_json_table(of_share(fold, SOURCE) / _SCORED).get("folds")
+    scored = read_json_table(of_share(fold, SOURCE) / SCORED).get("folds")
     return None if scored is None or scored >= len(fold.stage.recipe.initialization.ensemble) else int(scored)
 
 
 def another_source_scored(fold: Fold) -> bool:
     """Whether a fold's scores are of a source that the plan named before, or that it mapped otherwise."""
-    scored = read_json_table(of_share(fold, SOURCE) / _SCORED)
-    return any(scored.get(key, value) != value for key, value in _of_source(fold).items())
-
-
-def _of_source(fold: Fold) -> dict[str, Any]:
-    """What tells a source, and how its channels and outputs are used, from another one."""
-    initialization = fold.stage.recipe.initialization
-    return {"ensemble": initialization.ensemble, "names": initialization.names}
-
-
-def _made_of(fold: Fold) -> str:
-    """A fingerprint of all that the source's score depends on."""
-    data = fold.run.preprocessed(fold.stage.configuration.data)
-    starts = [stage.recipe.initialization for stage in fold.stage.chain]
-    names = [part for start in starts for part in start.names_part]
-    steps = [step.model_dump() for step in starts[-1].postprocessing]
-    return digest(
-        {
-            "source": [start.ensemble for start in starts],
-            "stage": fold.stage.identity,
-            "inference": without_reasons(without_newer(fold.stage.inference)),
-            "cases": [[case, StoredCase(data, case).content] for case in fold.validation_cases],
-            **({"names": names} if names else {}),
-            **({"postprocessing": steps} if steps else {}),
-            **starts[-1].untouched_part,
-        }
-    )
-
-
-def _tuned_of(fold: Fold) -> str:
-    """A fingerprint of what a tuning depends on, beside the source's score."""
-    return digest([_made_of(fold), without_reasons(without_newer(fold.stage.recipe)), fold.training_cases])
-
-
-def without_newer(part: BaseModel) -> dict[str, Any]:
-    """The values of a part of a plan, without those of :data:`NEWER` at their defaults and those about a model."""
-    values = part.model_dump(mode="json")
-    for name, field in type(part).model_fields.items():
-        value = getattr(part, name)
-        if name in ABOUT_MODEL or (name in NEWER and value == field.get_default(call_default_factory=True)):
-            del values[name]
-        elif isinstance(value, BaseModel):
-            values[name] = without_newer(value)
-    return values
-
-
-def _noted(folder: Path) -> object:
-    """What the scores in a folder were made of; None where there are none."""
-    return read_json_table(folder / _SCORED).get("made_of")
+    scored = read_json_table(of_share(fold, SOURCE) / SCORED)
+    return any(scored.get(key, value) != value for key, value in of_source(fold).items())
 
 
 def is_scored(fold: Fold) -> bool:
@@ -222,19 +159,29 @@ def is_scored(fold: Fold) -> bool:
 def score_shares(fold: Fold, device: torch.device, count: int) -> None:
     """Score networks between the source and a fold's tuned weights on its validation cases.
 
+    What an interruption left of the same weights is gone on from.
+
     Args:
-        fold: just trained, so that its tuned weights are new.
+        fold: that is trained.
         device: to compute on.
         count: how many shares to try, of :data:`~autoseg.transfer.share_choice.TRIED_SHARES`.
     """
-    shutil.rmtree(fold.folder / _SHARES, ignore_errors=True)
+    made_of = made_of_tuning(fold)
+    of_weights = digest([made_of, file_digest(fold.checkpoint("tuned"))])
+    (fold.folder / _SHARES / SCORED).unlink(missing_ok=True)
+    for share in TRIED_SHARES[count:]:
+        shutil.rmtree(of_share(fold, share), ignore_errors=True)
     for share in TRIED_SHARES[:count]:
         out = of_share(fold, share)
+        if noted(out) == of_weights:
+            continue  # scored before an interruption
+        (out / SCORED).unlink(missing_ok=True)
         weights = out / "weights.safetensors"
         write_blended(fold, share, weights)
         validate_with(fold, [[weights]], out, device)
         weights.unlink()
-    write_json(fold.folder / _SHARES / _SCORED, {"made_of": _tuned_of(fold)})
+        write_json(out / SCORED, {"made_of": of_weights})
+    write_json(fold.folder / _SHARES / SCORED, {"made_of": made_of})
 
 
 def write_blended(fold: Fold, share: float, path: Path) -> None:
@@ -402,9 +349,9 @@ def _known(fold: Fold) -> list[float]:
     """Shares that a fold's validation cases are scored for under the plan as it is; none while the source is not."""
     if not fold.checkpoint("tuned").exists():
         return []
-    made_of = _made_of(fold)
-    source = [share for share in _sources(fold) if _noted(of_share(fold, share)) == made_of]
-    if SOURCE not in source or _noted(fold.folder / _SHARES) != _tuned_of(fold):
+    made_of = made_of_source(fold)
+    source = [share for share in _sources(fold) if noted(of_share(fold, share)) == made_of]
+    if SOURCE not in source or noted(fold.folder / _SHARES) != made_of_tuning(fold):
         return []
     return [*(share for share in TRIED_SHARES if (of_share(fold, share) / "summary.json").exists()), *source]
 

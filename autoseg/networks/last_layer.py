@@ -19,10 +19,12 @@ class LastLayer:
     Attributes:
         network: the whole, in evaluation mode.
         layers: of its decoder, a head for each resolution; the highest is the last.
+        last: that one.
     """
 
     network: nn.Module
     layers: nn.ModuleList
+    last: nn.Conv2d | nn.Conv3d
 
     @classmethod
     def of(cls, network: nn.Module) -> "LastLayer | None":
@@ -31,27 +33,27 @@ class LastLayer:
         if not isinstance(decoder, UNetDecoder):
             return None
         last = decoder.seg_layers[-1]
-        plain = isinstance(last, nn.Conv2d | nn.Conv3d) and last.groups == 1
-        return cls(network, decoder.seg_layers) if plain and set(last.kernel_size) == {1} else None
+        if not isinstance(last, nn.Conv2d | nn.Conv3d) or last.groups != 1 or set(last.kernel_size) != {1}:
+            return None
+        return cls(network, decoder.seg_layers, last)
 
     @property
     def heads(self) -> int:
         """How many logits it makes of each voxel."""
-        return int(self.layers[-1].out_channels)
+        return self.last.out_channels
 
     @property
     def channels(self) -> int:
         """How many features it makes them of."""
-        return int(self.layers[-1].in_channels)
+        return self.last.in_channels
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """What it is given for images ``(batch, channel, *space)``: ``(batch, channels, *space)``."""
-        last = self.layers[-1]
         self.layers[-1] = nn.Identity()
         try:
             found: torch.Tensor = self.network(image)
         finally:
-            self.layers[-1] = last
+            self.layers[-1] = self.last
         return found
 
     def add(self, features: torch.Tensor, sums: torch.Tensor, first: bool) -> None:
@@ -62,9 +64,8 @@ class LastLayer:
             sums: float32 ``(heads, *space)``, contiguous.
             first: whether nothing is in the sum yet, whatever its numbers are.
         """
-        last = self.layers[-1]
-        weight, given = last.weight.flatten(1), features.flatten(1)
-        if last.bias is not None:  # as the weight of one feature more, which is 1 everywhere
-            weight = torch.cat([weight, last.bias[:, None]], dim=1)
+        weight, given = self.last.weight.flatten(1), features.flatten(1)
+        if self.last.bias is not None:  # as the weight of one feature more, which is 1 everywhere
+            weight = torch.cat([weight, self.last.bias[:, None]], dim=1)
             given = torch.cat([given, given.new_ones(1, given.shape[1])])
         sums.view(len(sums), -1).addmm_(weight, given, beta=0 if first else 1)

@@ -12,7 +12,7 @@ from autoseg.data.fingerprint import Fingerprint
 from autoseg.planning.annotators import check_decoders, choose_annotators
 from autoseg.planning.carried import CARRIED, Carried
 from autoseg.planning.derived import refresh
-from autoseg.planning.planners import able_to, can, default_planner, find_planner
+from autoseg.planning.planners import abilities, able_to, default_planner, find_planner
 from autoseg.planning.request import Request, ResolvedRequest, refuse_unknown
 from autoseg.plans.evaluation import EvaluationRules
 from autoseg.plans.overrides import override, parsed, refuse_unread
@@ -207,7 +207,7 @@ def make_plan(fingerprint: Fingerprint, request: Request | None = None) -> Plan:
 
 def _refuse_time(request: ResolvedRequest, planner: str) -> None:
     """Refuse a time that a planner would not plan for; or a planner that there is not."""
-    if not can(planner, "widths") and request.max_time is not None:
+    if not abilities(find_planner(planner)).widths and request.max_time is not None:
         others = f"use --planner {able_to('widths')}, or " if request.start == "scratch" else ""
         raise UsageError(
             f"--max-time: planner {planner} does not choose a width; {others}give the time to autoseg train alone."

@@ -91,9 +91,10 @@ def starting_from(start: str) -> str:
     return _listed([name for name, can in _abilities().items() if can.start == start])
 
 
-def can(planner: str, ability: Ability) -> bool:
-    """Whether a planner has an ability."""
-    return bool(getattr(getattr(find_planner(planner), "abilities", Abilities()), ability))
+def abilities(planner: Planner) -> Abilities:
+    """What a planner says about itself."""
+    found: Abilities = getattr(planner, "abilities", Abilities())
+    return found
 
 
 def able_to(ability: Ability) -> str:
@@ -121,7 +122,7 @@ def _abilities() -> dict[str, Abilities]:
     found = {}
     for name, point in _installed().items():
         try:
-            found[name] = getattr(_load(point), "abilities", Abilities())
+            found[name] = abilities(_load(point))
         except AutosegError:
             continue
     return found

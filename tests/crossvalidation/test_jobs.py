@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from autoseg.crossvalidation import fold_training, jobs
+from autoseg.crossvalidation import fold_ending, fold_training, jobs
 from autoseg.crossvalidation.job import Length
 from autoseg.crossvalidation.jobs import train
 from autoseg.crossvalidation.table import cross_validated
@@ -158,7 +158,7 @@ def test_a_validation_is_of_the_weights_beside_it(run: Run, monkeypatch: pytest.
         raise InterruptedError
 
     with monkeypatch.context() as patched:
-        patched.setattr("autoseg.crossvalidation.fold_training.validate_fold", killed)
+        patched.setattr("autoseg.crossvalidation.fold_ending.validate_fold", killed)
         with pytest.raises(InterruptedError):
             train(run, folds=[0], length=Length(epochs=2), compute=Compute("cpu"))
     assert not (fold.validation / "summary.json").exists()
@@ -188,7 +188,7 @@ def test_a_validation_that_is_gone_is_made_again(run: Run, capsys: pytest.Captur
 def test_a_case_that_can_not_be_validated_stops_no_other_fold(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = fold_training.validate_fold
+    real = fold_ending.validate_fold
 
     def failing(fold: Fold, device: torch.device) -> Evaluation:
         if fold.number == 0:
@@ -196,13 +196,34 @@ def test_a_case_that_can_not_be_validated_stops_no_other_fold(
         return real(fold, device)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fold_training, "validate_fold", failing)
+        patched.setattr(fold_ending, "validate_fold", failing)
         with pytest.raises(AutosegError, match="case_0 can't be read"):
             train(run, length=Length(epochs=1), compute=Compute("cpu"))
     assert "fold 0 of small is not validated: case_0 can't be read" in capsys.readouterr().err
     assert run.fold("small", 0).trained
     assert (run.fold("small", 1).validation / "summary.json").exists()
     assert len(train(run, length=Length(epochs=1), compute=Compute("cpu")).cases) == 4
+
+
+@pytest.mark.parametrize("length", [Length(epochs=1), Length(seconds=1.0)])
+def test_an_interrupted_validation_trains_nothing_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, length: Length
+) -> None:
+    """However much time the way to it took this time."""
+
+    def stopped(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_ending, "validate_fold", stopped)
+        with pytest.raises(InterruptedError):
+            train(run, folds=[0], length=length, compute=Compute("cpu"))
+    before = weights(run, 0)
+    monkeypatch.setattr(fold_training, "train_fold", stopped)
+    assert sorted(train(run, folds=[0], length=length, compute=Compute("cpu")).cases) == run.split(0)["validation"]
+    assert equal(weights(run, 0), before)
+    with pytest.raises(InterruptedError):
+        train(run, folds=[0], length=Length(epochs=50), compute=Compute("cpu"))
 
 
 def test_again_changes_nothing(run: Run) -> None:

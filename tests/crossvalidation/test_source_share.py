@@ -18,7 +18,8 @@ from autoseg.crossvalidation import fold_training, source_share
 from autoseg.crossvalidation.halves import Half, halves
 from autoseg.crossvalidation.job import Job, Length
 from autoseg.crossvalidation.jobs import train
-from autoseg.crossvalidation.source_share import NEWER, settle, without_newer
+from autoseg.crossvalidation.source_fingerprints import NEWER, without_newer
+from autoseg.crossvalidation.source_share import settle
 from autoseg.crossvalidation.source_table import SourceRow, SourceTable
 from autoseg.data.dataset import ChannelFile, Dataset
 from autoseg.evaluation.summary import Evaluation
@@ -174,9 +175,8 @@ def test_weights_follow_the_choice(source: Run, tmp_path: Path, monkeypatch: pyt
     (member,) = Predictor.load(run.path, device="cpu").members
     used = [path.relative_to(run.path / stage.name).parts[0] for path in member.stages[0].weights]
     assert used == (["source", "source"] if share == SOURCE else ["fold_0", "fold_1"])
-    assert Predictor.load(run.path, folds=[1], device="cpu").members[0].stages[0].weights == [
-        run.fold(stage, 1).weights
-    ]
+    one = run.source_folder(stage) / "1.safetensors" if share == SOURCE else run.fold(stage, 1).weights
+    assert Predictor.load(run.path, folds=[1], device="cpu").members[0].stages[0].weights == [one]
 
 
 def test_another_fold_chooses_anew(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +407,7 @@ def killed_at(name: str, run: Run, folds: Sequence[int], epochs: int = 2) -> Non
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(f"autoseg.crossvalidation.fold_training.{name}", killed)
+        patched.setattr(f"autoseg.crossvalidation.fold_ending.{name}", killed)
         with pytest.raises(InterruptedError):
             train(run, None, folds, Length(epochs=epochs), Compute("cpu", 0))
 
@@ -693,7 +693,7 @@ def test_planned_again_with_another_way_to_predict(source: Run, tmp_path: Path) 
     folds = [run.fold("small", number) for number in (0, 1)]
     before = [read_json(fold.folder / "source" / "scored.json")["made_of"] for fold in folds]
     trained = [fold.checkpoint("tuned").read_bytes() for fold in folds]
-    save_plan(override(run.plan, ["inference.overlap=0.25"]), run.path / "plan.json")
+    save_plan(override(run.plan, ["inference.overlap=0.5"]), run.path / "plan.json")
     run = Run.open(run.path)
     run_folds(run)
     folds = [run.fold("small", number) for number in (0, 1)]
@@ -719,7 +719,7 @@ def test_halves_that_were_scored_as_planned_before(
         patched.setattr(fold_training, "train_fold", killed)
         with pytest.raises(InterruptedError):
             run_folds(run)
-    save_plan(override(run.plan, ["inference.overlap=0.25"]), run.path / "plan.json")
+    save_plan(override(run.plan, ["inference.overlap=0.5"]), run.path / "plan.json")
     run = Run.open(run.path)
     run_folds(run, [0], resume=True)
     fold = run.fold("small", 0)
@@ -742,17 +742,26 @@ def test_cases_that_the_others_leave_with_the_source(
     assert "as all of these cases chose. 4 of them are scored with the source" in table.note
 
 
-def test_choices_at_the_same_time_follow_each_other(source: Run, tmp_path: Path) -> None:
+def test_choices_at_the_same_time_follow_each_other(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that ends a fold waits for another one's choice, whose folds it would else not count."""
     run = tuned(source, tmp_path / "run")
     run_folds(run)
     stage = run.plan.stage()
+    chosen, real = threading.Event(), source_share._settle
+
+    def settled(fold: Fold) -> Any:
+        chosen.set()
+        return real(fold)
+
+    monkeypatch.setattr(source_share, "_settle", settled)
     choosing_too = threading.Thread(target=settle, args=(run.fold(stage, 1),))
     with waited_for(run.path / stage.name):
         choosing_too.start()
-        choosing_too.join(timeout=0.2)
-        assert choosing_too.is_alive()
+        assert not chosen.wait(timeout=0.2)
     choosing_too.join()
+    assert chosen.is_set()
 
 
 def test_a_share_that_is_set_is_taken(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
