@@ -126,7 +126,8 @@ class Source:
             raise UsageError(
                 "--harmonize: there is no channel to harmonize (CT has the same intensities anywhere); leave it out."
             )
-        return source_landmarks(model.run, model.run.plan.stage(model.stage.name), wanted, workers)
+        stage = model.run.plan.stage(model.stage.name)
+        return source_landmarks(model.run, stage, wanted, model.keeps, workers)
 
     def apply(self, plan: Plan) -> Plan:
         """The plan, whose planner has looked at the source, with the cases that this was trained on.

@@ -13,7 +13,7 @@ from autoseg.utils.parallel import each
 
 
 def source_landmarks(
-    run: Run, stage: Stage, channels: Collection[str], workers: int | None = None
+    run: Run, stage: Stage, channels: Collection[str], keeps: bool, workers: int | None = None
 ) -> dict[str, list[float]]:
     """Channel → intensities at the landmarks, of the images that a source was trained on.
 
@@ -24,12 +24,12 @@ def source_landmarks(
         run: folder of the source.
         stage: of its plan.
         channels: of the source.
+        keeps: whether the run keeps the source that it was fine-tuned from itself.
         workers: processes that read images, where they are measured; None for one a core.
 
     Raises:
         UsageError: they are not known and can't be measured, or no training image has one of the channels.
     """
-    keeps = bool(run.kept_source(stage))
     # A source that was harmonized itself has only seen what its own plan maps to.
     known = {**({} if keeps else run.fingerprint.landmarks), **stage.preprocessing.harmonize}
     if not set(channels) <= known.keys():

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _LEAST_FREE = 65_536
 
 #: Errors of a write for which there is no room.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def lacks_room(error: BaseException) -> TypeGuard[OSError]:
     """Whether an error says that the disk, or the user's quota, is full."""
-    return isinstance(error, OSError) and error.errno in NO_ROOM
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def found_room(write: Callable[[], object]) -> bool:
     try:
         write()
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if not lacks_room(error):
             raise
         return False
     return True
@@ -183,8 +183,8 @@ def _private(path: Path, suffix: str) -> Iterator[Path]:
         _refuse_cut_off(temporary)
         os.replace(temporary, path)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        if lacks_room(error):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         why = None if getattr(error, "errno", None) is not None else _why_no_room(temporary, str(error))
         if why is None:
             raise
@@ -211,13 +211,13 @@ def _refuse_cut_off(temporary: Path) -> None:
 
 def _why_no_room(temporary: Path, said: str) -> int | None:
     """The number of the error behind one that a library told in its own words, where that is a lack of room."""
-    told = next((number for number in NO_ROOM if os.strerror(number) in said), None)
+    told = next((number for number in _NO_ROOM if os.strerror(number) in said), None)
     if told is not None:
         return told
     try:
         _refuse_cut_off(temporary)
     except OSError as error:
-        return error.errno if error.errno in NO_ROOM else None
+        return error.errno if lacks_room(error) else None
     return None
 
 

@@ -27,7 +27,8 @@ def model_of(root: Path, plan: Plan) -> Run:
 
 
 def found(run: Run) -> dict[str, list[float]]:
-    return source_landmarks(run, run.plan.stage(), ["mr"], workers=1)
+    stage = run.plan.stage()
+    return source_landmarks(run, stage, ["mr"], bool(run.kept_source(stage)), workers=1)
 
 
 @pytest.mark.parametrize("share", [SOURCE, UNTOUCHED])
@@ -54,4 +55,4 @@ def test_measured_where_the_fingerprint_has_none(tmp_path: Path) -> None:
     wanted = np.mean([landmarks(image.ravel()) for image in images], axis=0)
     assert found(run)["mr"] == pytest.approx(wanted.tolist(), rel=1e-6)
     with pytest.raises(UsageError, match=r"no training image of .* has t2; leave it out"):
-        source_landmarks(run, run.plan.stage(), ["mr", "t2"], workers=1)
+        source_landmarks(run, run.plan.stage(), ["mr", "t2"], keeps=False, workers=1)
