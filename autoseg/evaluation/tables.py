@@ -186,7 +186,7 @@ def find_table(path: Path) -> Path:
     """The CSV of an input.
 
     Raises:
-        AutosegError: there is none, or it is of folds of a run that were trained otherwise since.
+        AutosegError: there is none, or it is of a run's folds, and one of them is gone.
         UsageError: a run folder with several cross-validations, none of them recommended.
     """
     if path.is_file():
@@ -215,13 +215,16 @@ def find_table(path: Path) -> Path:
 
 
 def _refuse_other_folds(run: Run, configuration: str, table: Path) -> None:
-    """Refuse a cross-validation of folds that were trained otherwise since, or are being trained."""
+    """Refuse a cross-validation with a fold that was trained otherwise since, or is being trained.
+
+    Folds that came since make no other table of it: that of all is written when the last of them has ended.
+    """
     stage = next((stage for stage in run.plan.stages if stage.name == configuration), None)
     told = read_json_table(table.with_name("summary.json")).get("folds")
     if stage is None or not isinstance(told, list):
         return
     now = [fold.number for fold in folds_of_plan(run, stage) if (fold.validation / "summary.json").exists()]
-    if told != now:
+    if not set(told) <= set(now):
         raise AutosegError(
             f"{table} is of the folds {listed(told)}, but trained and validated under the present plan are "
             f"{listed(now) or 'none'}; {run.how_to_train(configuration)}, which writes it anew, or give {table.parent} "

@@ -248,7 +248,7 @@ def test_a_run_folder_is_its_cross_validation(tmp_path: Path) -> None:
 
 def test_a_cross_validation_of_folds_that_are_gone(tmp_path: Path) -> None:
     """Planned anew, or in training again: the table in the run folder is of other networks than its folds."""
-    run = make_run(tmp_path)
+    run = make_run(tmp_path, folds=3)
     table = evaluated(run.path / "small" / "crossval", {"one": 0.5, "two": 0.25}) / "metrics.csv"
     summary = table.with_name("summary.json")
     write_json(summary, {**read_json(summary), "folds": [0, 1]})
@@ -258,10 +258,13 @@ def test_a_cross_validation_of_folds_that_are_gone(tmp_path: Path) -> None:
         save_weights(fold.weights, {"x": torch.zeros(1)}, identity_of(fold.stage))
     inputs = (run.path, run.path / "small")
     assert [find_table(path) for path in inputs] == [table, table]
+    evaluated(run.fold("small", 2).validation, {"three": 0.5})
+    save_weights(run.fold("small", 2).weights, {"x": torch.zeros(1)}, identity_of(run.fold("small", 2).stage))
+    assert [find_table(path) for path in inputs] == [table, table]  # whose folds are all there, while others train
     (run.fold("small", 1).validation / "summary.json").unlink()
     told = "of the folds 0, 1, but trained and validated under the present plan are {}; train it with 'autoseg train"
     for path in inputs:
-        with pytest.raises(AutosegError, match=told.format(0)):
+        with pytest.raises(AutosegError, match=told.format("0, 2")):
             find_table(path)
     save_plan(override(run.plan, ["channels.mr.normalization.scheme=zscore"]), run.path / "plan.json")
     for path in inputs:
