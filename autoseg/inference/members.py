@@ -7,7 +7,7 @@ import torch
 
 from autoseg import __version__
 from autoseg.inference.chain import TrainedStage
-from autoseg.inference.results.record import KEPT_SOURCE
+from autoseg.inference.results.record import KEPT_SHARE
 from autoseg.inference.translation import Translation, load_source
 from autoseg.plans.stage import Stage
 from autoseg.plans.target import Target
@@ -110,7 +110,8 @@ def load_member(
     }
     if kept:
         how = "as it is" if untouched or not last.differs_for_source else "as this run's plan predicts with it"
-        detail[KEPT_SOURCE] = f"kept, {how}; {last.name}/{SOURCE_SHARE} has what was compared"
+        detail["source"] = f"kept, {how}; {last.name}/{SOURCE_SHARE} has what was compared"
+        detail[KEPT_SHARE] = run.source_choice(last)["share"]
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
     detail["weights"] = {
@@ -135,7 +136,7 @@ def untrained_note(run: Run, member: Member) -> str | None:
         run: of the member.
         member: of all trained folds.
     """
-    if KEPT_SOURCE in member.detail or not run.dataset.cases:
+    if KEPT_SHARE in member.detail or not run.dataset.cases:
         return None
     try:
         count = len(read_splits(run.path / "splits.json"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autoseg.inference.members import load_member
+from autoseg.inference.results.record import FoundResults
 from autoseg.runs.run import SOURCE, UNTOUCHED
 from tests.builders import keep_share, make_run, make_tuned_plan
 from tests.cli.test_plan_source import pretend_trained
@@ -43,5 +44,23 @@ def test_the_record_says_how_a_source_is_kept(tmp_path: Path, share: float, harm
     plan = make_tuned_plan() if harmonized else make_tuned_plan(preprocessing={})
     run = pretend_trained(make_run(tmp_path, plan), folds=(0, 1))
     keep_share(run, share)
-    found = load_member(run, None, None, CPU, "weights").detail["source"]
-    assert found == f"kept, {how}; small/source_share.json has what was compared"
+    found = load_member(run, None, None, CPU, "weights").detail
+    assert found["source"] == f"kept, {how}; small/source_share.json has what was compared"
+    assert found["source_share"] == share
+
+
+def test_results_of_a_kept_source_are_known_by_the_share_and_not_by_what_is_said_of_it(tmp_path: Path) -> None:
+    """Earlier versions said it otherwise, and noted no share."""
+    run = pretend_trained(make_run(tmp_path, make_tuned_plan()), folds=(0, 1))
+
+    def made(share: float) -> dict[str, object]:
+        keep_share(run, share)
+        return {"run": str(run.path), **load_member(run, None, None, CPU, "weights").detail}
+
+    now, other = made(UNTOUCHED), made(SOURCE)
+    before = {**now, "source": "as it is: no tuning was better on held-out cases"}
+    del before["source_share"]
+    there = FoundResults({"runs": [before]}, {"a": {}}, ("a.nii.gz",))
+    assert list(there.by({"runs": [now]})) == ["a"]
+    assert list(FoundResults({"runs": [now]}, {"a": {}}, ("a.nii.gz",)).by({"runs": [now]})) == ["a"]
+    assert FoundResults({"runs": [other]}, {"a": {}}, ("a.nii.gz",)).by({"runs": [now]}) == {}

@@ -26,8 +26,8 @@ _MEANING = ("outputs", "structures", "label_values")
 #: scans are known again (:func:`scans_of`).
 _OTHERWISE, SCANS = "made_with", "scans"
 
-#: Key of a run's entry where it predicts with the source that it was fine-tuned from: how it keeps that.
-KEPT_SOURCE = "source"
+#: Key of a run's entry where it predicts with the source that it was fine-tuned from: the share, which says how.
+KEPT_SHARE = "source_share"
 
 
 def scans_of(case: Case) -> list[str]:
@@ -277,11 +277,11 @@ def _is_same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two entries are of the same run: by the weights of the folds that both took, else by its place.
 
     A run may have moved; one that was trained again is another, and so is one that keeps its source otherwise: on
-    harmonized images or not. Earlier versions noted no weights.
+    harmonized images or not. Earlier versions noted no weights, and no share.
     """
     if one.get("configuration") != other.get("configuration"):
         return False
-    if KEPT_SOURCE in one and KEPT_SOURCE in other and one[KEPT_SOURCE] != other[KEPT_SOURCE]:
+    if KEPT_SHARE in one and KEPT_SHARE in other and one[KEPT_SHARE] != other[KEPT_SHARE]:
         return False
     weights, others = one.get("weights") or {}, other.get("weights") or {}
     if both := weights.keys() & others.keys():
