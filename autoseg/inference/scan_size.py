@@ -10,7 +10,7 @@ from autoseg.plans.stage import Stage
 from autoseg.preprocessing.resample import Shape, resampled_shape, target_spacing
 from autoseg.utils.device import return_large_blocks
 from autoseg.utils.errors import AutosegError
-from autoseg.utils.host_memory import available_memory
+from autoseg.utils.host_memory import available_memory, free_swap
 
 #: Bytes for each voxel of each channel on a stage's grid that preprocessing takes at least: the channels in 32 bits,
 #: one by one and put together. What it takes besides depends on the scan.
@@ -18,7 +18,7 @@ LEAST_BYTES = 8
 
 
 def refuse_beyond_memory(name: str, case: LoadedCase, stage: Stage) -> None:
-    """Refuse a case that has no room in memory on the grid of a stage, as one whose spacing is ten times too large.
+    """Refuse a case that by far has no room in memory on a stage's grid, as one whose spacing is ten times too large.
 
     Args:
         name: of the case, for the message.
@@ -28,20 +28,21 @@ def refuse_beyond_memory(name: str, case: LoadedCase, stage: Stage) -> None:
     Raises:
         AutosegError: says how large it would be, at which spacing.
     """
-    if _fits(bytes_on_grid(case, stage, list(case.image.shape[1:]))):
+    if bytes_on_grid(case, stage, list(case.image.shape[1:])) <= _free():
         return
     # What is kept for reuse is no longer needed, and what is cut away takes no room.
     return_large_blocks()
     sizes = list(case.image.shape[1:])
     if stage.preprocessing.crop == "nonzero":
         sizes = [side.stop - side.start for side in cropping_box(foreground(case.image, case.mask))]
-    if _fits(need := bytes_on_grid(case, stage, sizes)):
+    need, free = bytes_on_grid(case, stage, sizes), _free()
+    if need <= free:
         return
     own, wanted = ("×".join(f"{mm:.3g}" for mm in spacing) for spacing in _spacings(case, stage))
     raise AutosegError(
-        f"{name} takes {need / 1e9:.3g} GB of memory at the spacing of {wanted} mm of the configuration {stage.name}, "
-        f"and {(available_memory() or 0) / 1e9:.3g} GB are free; see whether its own spacing of {own} mm is right, or "
-        "predict it where there is more."
+        f"{name} takes at least {need / 1e9:.3g} GB of memory at the spacing of {wanted} mm of the configuration "
+        f"{stage.name}, and {free / 1e9:.3g} GB are free; see whether its own spacing of {own} mm is right, or predict "
+        "it where there is more."
     )
 
 
@@ -76,6 +77,7 @@ def _spacings(case: LoadedCase, stage: Stage) -> tuple[Sequence[float], Sequence
     return own, target_spacing(own, stage.configuration.spacing)
 
 
-def _fits(size: int) -> bool:
+def _free() -> float:
+    """Bytes that are left, with swap: the system ends a process where that is full, too. All, where it does not say."""
     available = available_memory()
-    return available is None or size <= available
+    return math.inf if available is None else available + free_swap()

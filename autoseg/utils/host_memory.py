@@ -12,6 +12,20 @@ def available_memory() -> int | None:
     return min(known) if known else None
 
 
+def free_swap() -> int:
+    """Bytes of swap that this process can still take; 0 where the system, or a container, has none or says nothing."""
+    try:
+        free = 1024 * _number(_SYSTEM, "SwapFree:")
+    except (OSError, ValueError):
+        return 0
+    try:
+        limit = (_GROUP / "memory.swap.max").read_text(encoding="ascii").strip()
+        used = int((_GROUP / "memory.swap.current").read_text(encoding="ascii"))
+        return free if limit == "max" else min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        return free
+
+
 def _available() -> int | None:
     """Bytes that the system can give to programs."""
     try:
@@ -44,6 +58,7 @@ def _number(path: Path, name: str) -> int:
         ValueError: it has no such number.
     """
     for line in path.read_text(encoding="ascii").splitlines():
-        if line.split()[:1] == [name]:
-            return int(line.split()[1])
+        found, *values = line.split() or [""]
+        if found == name and values:
+            return int(values[0])
     raise ValueError(name)

@@ -716,11 +716,12 @@ def test_a_device_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_scan_larger_than_memory_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is resampled, which would end the whole command; the next ones are predicted."""
     monkeypatch.setattr(scan_size, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(scan_size, "free_swap", lambda: 0)
     cases = [case_of(tmp_path / "in", name, blob()) for name in ("a", "b", "c")]
     write(tmp_path / "in" / "b.nii.gz", picture_of(blob()), spacing=(10.0, 10.0, 10.0))
     outcome = predictor().predict(cases, tmp_path / "out")
     assert list(outcome.written) == ["a", "c"]
-    assert "b takes 0.0134 GB of memory at the spacing of 1×1×1 mm" in outcome.failed["b"]
+    assert "b takes at least 0.0134 GB of memory at the spacing of 1×1×1 mm" in outcome.failed["b"]
 
 
 def test_the_time_of_a_case_is_that_until_the_device_has_computed_it(
