@@ -273,7 +273,7 @@ class Predictor:
                         details[case.id]["missing_channels"] = missing
                         say(f"{case.id}: predicted without {', '.join(missing)}.")
                     # Before the result: of what a killed command leaves it is known what it is, and that it is no scan.
-                    record.clear(case.id)
+                    record.clear(case.id, scans[case.id])
                     tell()
                     writing = case, writer.submit(self._write, scored, places[case.id], scheme, writers)
                 except Exception as error:  # one case must not stop the others, whatever is wrong with it

@@ -368,6 +368,29 @@ def test_killed_while_a_result_is_written_none_of_another_model_passes_for_it(
         assert np.array_equal(read(out / "c.nii.gz"), blob())
 
 
+@pytest.mark.parametrize("otherwise", ["settings", "scan"])
+def test_killed_while_a_result_is_written_none_of_other_settings_or_scans_passes_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, otherwise: str
+) -> None:
+    """What the record says of a result is so, whenever the command ends; what is beside it is the same model's."""
+    out, cases = tmp_path / "out", [case_of(tmp_path, name, blob()) for name in ("c", "next")]
+    Predictor([member()], CPU, mirror=otherwise != "settings").predict(cases[:1], out, PROBABILITIES)
+    if otherwise == "scan":  # corrected in its place
+        write(tmp_path / "c.nii.gz", picture_of(blob(shift=1)))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predictor().predict(cases, out)
+    assert [path.name for path in results_in(out)] == ["c_probability_inner.nii.gz", "c_probability_outer.nii.gz"]
+    predictor().predict(cases[:1], out, overwrite=False)
+    assert told_of(out)["kept_from_before"] == []
+    assert "made_with" not in told_of(out)["cases"]["c"]
+
+
 def test_probabilities_of_another_model_do_not_stay_beside_a_label_map(tmp_path: Path) -> None:
     """Asked for with --no-overwrite, they would be kept as this one's; those of cases that are called so stay."""
     out = tmp_path / "out"

@@ -1,7 +1,7 @@
 """The record of a folder of results, ``predictions.json``: how they were made, and what is known of each case."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,19 +189,23 @@ class Record:
         }
         return replace(self, files=there)
 
-    def clear(self, case: str) -> None:
-        """Remove what another model, or earlier weights, left of a case: once the case is told of, it is this one's.
+    def clear(self, case: str, scans: Sequence[str]) -> None:
+        """Remove what was left of a case by other means: once the case is told of, it is made as this command does.
 
-        That is what lies in the place of its results, which a killed command does not come to replace, and what lies
-        beside the label map, as probabilities, which this command may not make.
+        That is what lies in the place of its results, which a killed command does not come to replace: of another model
+        or earlier weights, of other settings, as without mirroring, or of scans that were corrected since. And of
+        another model what lies beside the label map, as probabilities, which this command may not make.
 
         Args:
             case: of those that are about to be written.
+            scans: by what its scans are known again.
         """
-        if case in self.earlier:
+        earlier = self.earlier.get(case)
+        if earlier is not None and _OTHERWISE not in earlier and earlier.get(SCANS) == list(scans):
             return
         for name in self.there.files:
-            if name in self.files[case] or (name.startswith(case) and self._is_beside(without_ending(name), case)):
+            beside = earlier is None and name.startswith(case) and self._is_beside(without_ending(name), case)
+            if name in self.files[case] or beside:
                 (self.folder / name).unlink(missing_ok=True)
 
     def _is_beside(self, called: str, case: str) -> bool:
