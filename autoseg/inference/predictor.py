@@ -426,7 +426,7 @@ def _writable(cases: Sequence[Case], form: ResultFormat | None, outcome: Outcome
 
 def _stop_where_full(error: Exception, out: Path) -> None:
     """Raise an error that says that a folder of results is full: what is computed from then on is lost."""
-    if lacks_room(error) and Path(error.filename or "").parent == out:
+    if lacks_room(error) and error.filename and Path(error.filename).parent == out:
         raise error
 
 

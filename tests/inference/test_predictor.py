@@ -299,18 +299,30 @@ def test_a_full_disk_stops_the_command_at_once(tmp_path: Path, monkeypatch: pyte
     assert "a" in told_of(out)["kept_from_before"]
 
 
-def test_a_full_disk_elsewhere_fails_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one for temporary files, of which another scan may take less."""
-    decode = Predictor._decode
+@pytest.mark.parametrize("named", ["scores", None])
+def test_a_full_disk_elsewhere_fails_one_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    """As one for temporary files, of which another scan may take less; of one that is mapped, no name is told."""
+    decode, out = Predictor._decode, tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
 
     def full(*given: Any) -> Any:
         monkeypatch.setattr(Predictor, "_decode", decode)
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "scores"))
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(tmp_path / named)] if named else []))
 
     monkeypatch.setattr(Predictor, "_decode", full)
     cases = [case_of(tmp_path / "scans", name, blob()) for name in "ab"]
-    outcome = predictor().predict(cases, tmp_path / "out")
+    outcome = predictor().predict(cases, ".")
     assert (list(outcome.failed), list(outcome.written)) == (["a"], ["b"])
+
+
+def test_a_full_disk_without_a_file_s_name_is_the_folder_s(tmp_path: Path) -> None:
+    record = Record.of(tmp_path, {}, ["a"])
+    said = rf"^{tmp_path}: No space left on device; 0 case\(s\) have their results in "
+    with pytest.raises(AutosegError, match=said), record.kept_up({}, [], {}):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_results_can_be_kept(tmp_path: Path) -> None:

@@ -234,8 +234,8 @@ class Record:
                 self.ended().write(cases, written, failed)
             if lacks_room(error):
                 raise AutosegError(
-                    f"{error.filename}: {error.strerror}; {len(list(written))} case(s) have their results in "
-                    f"{self.folder}. Make room, and go on with --no-overwrite."
+                    f"{error.filename or self.folder}: {error.strerror}; {len(list(written))} case(s) have their "
+                    f"results in {self.folder}. Make room, and go on with --no-overwrite."
                 ) from None
             raise
         self.ended().write(cases, written, failed)
