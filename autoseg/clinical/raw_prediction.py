@@ -23,6 +23,7 @@ from autoseg.data.result_files import PREDICTIONS, refuse_replacing, results_in
 from autoseg.inference.formats.format import RESULT_FORMATS, LabelContent, ResultFormat
 from autoseg.inference.label_schemes import LabelScheme
 from autoseg.inference.predictor import Outcome, Predictor
+from autoseg.inference.results.record import FoundResults
 from autoseg.inference.segments import exclusive_segments, segments_of
 from autoseg.runs.run import Run
 from autoseg.utils.errors import AutosegError, UsageError
@@ -211,13 +212,15 @@ class NativeResults:
         """
         failed = {**({} if self.exams is None else self.exams.failed), **outcome.failed}
         due = {case.id for case in cases if case.id in outcome.written}
+        alike = FoundResults.of(self.out).alike(FoundResults.of(self.out / PREPARED_SPACE))
         written = {}
         for case in cases:
             if case.id in outcome.written:
                 # Before the result: what a killed command leaves is neither somebody's file for the next one nor a
                 # result of before that passes for one of now.
                 due.remove(case.id)
-                self._path(case).unlink(missing_ok=True)
+                if case.id not in alike:
+                    self._path(case).unlink(missing_ok=True)
                 self._record(outcome, [self._path(case)], due)
                 try:
                     written[case.id] = self._write(case, outcome.written[case.id], predictor)

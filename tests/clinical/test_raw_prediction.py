@@ -17,7 +17,7 @@ from autoseg.data.result_files import cases_told_in
 from autoseg.inference.formats.format import RESULT_FORMATS
 from autoseg.inference.predictor import Outcome
 from autoseg.runs.run import Run
-from autoseg.utils.errors import UsageError
+from autoseg.utils.errors import AutosegError, UsageError
 from autoseg.utils.files import read_json, write_json
 from tests.builders import make_plan, make_run
 from tests.dicom_series import SmallSeries, pydicom, write_enhanced, write_series
@@ -130,14 +130,16 @@ def test_a_killed_command_claims_no_native_result_that_it_did_not_write(
     out = tmp_path / "out"
     outcome = prepare_like_training(tmp_path / "exams", out, PLAIN)
     cases, result = predicted(outcome, out)
-    told = {"cases": {case.id: {} for case in cases}, "kept_from_before": [], "files": []}
+    names = [f"{case.id}.nii.gz" for case in cases]
+    told = {"cases": {case.id: {} for case in cases}, "kept_from_before": [], "files": names}
     write_json(out / "prepared_space" / "predictions.json", told)
     results = NativeResults(out, exams=outcome)
     first, second = (results._path(case) for case in cases)
     if earlier:
         for path in (first, second):
             path.write_bytes(b"of the weights before")
-        write_json(out / "predictions.json", {**told, "files": [first.name, second.name]})
+        runs = [{"run": "RUN", "weights": {"3d/fold_0": "of before"}}]
+        write_json(out / "predictions.json", {**told, "runs": runs, "files": [first.name, second.name]})
 
     def killed(*_: object) -> Path:
         raise KeyboardInterrupt
@@ -151,6 +153,43 @@ def test_a_killed_command_claims_no_native_result_that_it_did_not_write(
     assert read_json(out / "predictions.json")["files"] == [first.name, *([second.name] if earlier else [])]
     assert list(results.write(result, cases, PREDICTOR).written.values()) == [first, second]  # type: ignore[arg-type]
     assert cases_told_in(out) == {case.id for case in cases}
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "stays"),
+    [
+        ({}, True),
+        ({"runs": [{"run": "RUN", "weights": {"3d/fold_0": "of before"}}]}, False),
+        ({"test_time_augmentation": False}, False),
+        ({"scans": ["of before"]}, False),
+    ],
+)
+def test_a_native_result_that_can_t_be_replaced_stays_where_it_is_of_the_same_model_and_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, otherwise: dict[str, object], stays: bool
+) -> None:
+    write(tmp_path / "exam" / "t1.nii.gz", (12, 16, 16))
+    out = tmp_path / "out"
+    outcome = prepare_like_training(tmp_path / "exam", out, PLAIN)
+    (case,), result = predicted(outcome, out)
+    results = NativeResults(out, exams=outcome)
+    path = results._path(case)
+    now = {
+        "runs": [{"run": "RUN", "weights": {"3d/fold_0": "of now"}}],
+        "test_time_augmentation": True,
+        "cases": {case.id: {"seconds": 2, "scans": ["of now"]}},
+        "files": [path.name],
+    }
+    write_json(out / "prepared_space" / "predictions.json", now)
+    scans = otherwise.get("scans", ["of now"])
+    write_json(out / "predictions.json", {**now, **otherwise, "cases": {case.id: {"seconds": 1, "scans": scans}}})
+    path.write_bytes(b"of before")
+
+    def gone(*_: object) -> Path:
+        raise AutosegError("its series is gone")
+
+    monkeypatch.setattr(NativeResults, "_write", gone)
+    assert results.write(result, [case], PREDICTOR).failed == {case.id: "its series is gone"}  # type: ignore[arg-type]
+    assert path.exists() == stays
 
 
 def test_prepared_exams_of_a_prediction_find_their_files(tmp_path: Path) -> None:

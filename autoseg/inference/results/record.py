@@ -100,6 +100,16 @@ class FoundResults:
             return {}
         return {case: _with_what_differs(entry, self.how, made) for case, entry in self.cases.items()}
 
+    def alike(self, other: "FoundResults") -> set[str]:
+        """The cases whose results are of the same model, settings and scans as those of another folder."""
+        here, there = self.by(other.how), other.by(other.how)
+        same = (_OTHERWISE, SCANS)
+        return {
+            case
+            for case, entry in here.items()
+            if case in there and all(entry.get(key) == there[case].get(key) for key in same)
+        }
+
 
 @dataclass(frozen=True)
 class Record:
