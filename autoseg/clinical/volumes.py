@@ -15,7 +15,7 @@ from autoseg.clinical.exam_days import ExamDay, days_in_headers, exam_days
 from autoseg.clinical.label_objects import label_object
 from autoseg.data.counts import value_counts
 from autoseg.data.dicom import is_dicom, read_dicom_dataset
-from autoseg.data.result_files import PREDICTIONS, cases_told_in, is_further_result, without_disowned
+from autoseg.data.result_files import PREDICTIONS, cases_told_in, is_further_result
 from autoseg.data.segments import segment_names
 from autoseg.evaluation.cases import LabelGroup, Structure, read_labels
 from autoseg.evaluation.folders import label_maps
@@ -24,8 +24,7 @@ from autoseg.report.style import figure, svg
 from autoseg.utils.colours import colours
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json_table, refuse_unwritable_folder, write_csv, write_text
-from autoseg.utils.progress import say, track
-from autoseg.utils.text import listed
+from autoseg.utils.progress import track
 
 #: Names of the files in the folder of results.
 TABLE_FILE, PAGE_FILE = "volumes.csv", "volumes.html"
@@ -150,7 +149,7 @@ def volumes(
 
     Args:
         predictions: folder of label maps or DICOM-SEG files named after their cases, or one file. Of a folder that
-            ``autoseg predict`` wrote, its label maps only.
+            ``autoseg predict`` wrote, without probabilities and the like, and without another model's.
         targets: structures by label values; None for what ``predictions.json``, the files' own headers or the values
             found say. A DICOM-SEG names its own.
         days: who the exams are of and when they were: a CSV, or a dataset made by ``autoseg prepare``
@@ -194,20 +193,9 @@ def _results(predictions: Path) -> dict[str, Path]:
         raise AutosegError(f"{predictions} does not exist.")
     segments = {path.stem: path for path in sorted(predictions.iterdir()) if path.suffix.lower() == ".dcm"}
     segments = {case: path for case, path in segments.items() if label_object(path) is not None}
-    segments = without_disowned(predictions, segments)
-    try:
-        found = segments | label_maps(predictions)
-    except AutosegError:
-        if not segments:
-            raise
-        found = segments
-    own = cases_told_in(predictions)
-    if not own:
-        return found
     # Probabilities and raters' maps lie beside the label maps.
-    if left := [case for case in found if case not in own and not is_further_result(case, own)]:
-        say(f"{predictions}: {listed(left, 10)} left out; {PREDICTIONS} says nothing of them (another model's?).")
-    return {case: path for case, path in found.items() if case in own}
+    own = cases_told_in(predictions) or ()
+    return {case: path for case, path in label_maps(predictions, segments).items() if not is_further_result(case, own)}
 
 
 def _targets(files: dict[str, Path], told: dict[str, Any]) -> list[Structure]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 from autoseg.data.counts import value_counts
 from autoseg.data.dataset import Dataset
@@ -99,11 +100,16 @@ def _labels_for(predicted: Collection[str], references: Dataset) -> dict[str, La
     return tested
 
 
-def label_maps(path: Path) -> dict[str, Path]:
+def label_maps(path: Path, more: Mapping[str, Path] = MappingProxyType({})) -> dict[str, Path]:
     """Case name → file, for a folder of label maps or a single one.
 
     Of a folder that predictions were written to, without what another model left there
     (:func:`autoseg.data.result_files.without_disowned`).
+
+    Args:
+        path: of the folder, or the file.
+        more: case → file, of files in the folder that count as well and are no images, as DICOM-SEG; where a case has
+            both, the image is taken.
 
     Raises:
         AutosegError: nothing there, no image in it, two files of one case, or nothing but another model's results.
@@ -118,7 +124,7 @@ def label_maps(path: Path) -> dict[str, Path]:
         if case in found:
             raise AutosegError(f"{path} has two files of case {case} ({found[case].name}, {file.name}); remove one.")
         found[case] = file
-    if not found:
+    if not (found := {**more, **found}):
         raise AutosegError(f"{path} has no label maps; it should hold one image a case, named CASE.nii.gz or likewise.")
     if not (kept := without_disowned(path, found)):
         raise AutosegError(

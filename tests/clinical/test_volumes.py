@@ -10,6 +10,7 @@ import pytest
 from autoseg.clinical.exam_days import days_in_headers
 from autoseg.clinical.volumes import PAGE_FILE, TABLE_FILE, volumes
 from autoseg.evaluation.cases import Structure
+from autoseg.evaluation.folders import label_maps
 from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import write_json
 from tests.builders import write
@@ -65,9 +66,28 @@ def test_structures_of_a_prediction_and_only_its_label_maps(results: Path, capsy
     asked = volumes(results, targets=[Structure("mine", (1,))])
     assert asked.exams[0].ml == {"mine": pytest.approx(0.2)}
     assert "left out" not in capsys.readouterr().err
-    label_map(results / "a_2.nii.gz", 1, 1)
-    assert [exam.case for exam in volumes(results).exams] == ["a", "b_early", "b_late"]
-    assert f"{results}: a_2 left out" in capsys.readouterr().err
+    # As 'evaluate' does: what another model left is left out, what somebody drew is not.
+    for name in ("a_2", "drawn"):
+        label_map(results / f"{name}.nii.gz", 1, 1)
+    files = [path.name for path in results.glob("*.nii.gz") if path.name != "drawn.nii.gz"]
+    write_json(results / "predictions.json", {**told, "files": files})
+    assert [exam.case for exam in volumes(results).exams] == ["a", "b_early", "b_late", "drawn"]
+    assert capsys.readouterr().err.count("left out") == 1
+    assert list(label_maps(results)) == [
+        "a",
+        "a_probability_x",
+        "b_early",
+        "b_early_rater_ann",
+        "b_late",
+        "b_late_disagreement",
+        "drawn",
+    ]
+    # A command that was killed before its first case tells of none.
+    write_json(results / "predictions.json", {"cases": {}, "files": files})
+    assert [exam.case for exam in volumes(results).exams] == ["drawn"]
+    (results / "drawn.nii.gz").unlink()
+    with pytest.raises(AutosegError, match=r"holds nothing but results of which its predictions\.json says nothing"):
+        volumes(results)
 
 
 def test_days_since_the_first_exam_of_each_patient(results: Path, tmp_path: Path) -> None:
@@ -158,6 +178,12 @@ def test_a_dicom_seg_names_its_structures_and_knows_its_day(tmp_path: Path) -> N
         ("later", "first", 7),
     ]
     assert found.exams[0].ml == {"all": pytest.approx(26 * voxel), "core": pytest.approx(20 * voxel)}
+    results = tmp_path / "results"
+    write_json(results / "predictions.json", {"cases": {}, "files": ["first.dcm"]})
+    assert [exam.case for exam in volumes(results).exams] == ["later"]
+    write_json(results / "predictions.json", {"cases": {}, "files": ["first.dcm", "later.dcm"]})
+    with pytest.raises(AutosegError, match=r"holds nothing but results of which its predictions\.json says nothing"):
+        volumes(results)
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir()) + json.dumps(found.to_json())
     assert not any(word in written for word in (PATIENT_ID, "Doe", "20200304", "20200311"))
 
