@@ -141,7 +141,8 @@ def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
     [
         ({}, True),
         ({"source": "kept, as it is"}, True),
-        ({"source": "kept, harmonized"}, False),
+        ({"source": "kept, in other words"}, True),
+        ({"source_share": 2.0}, False),
         ({"run": "moved"}, True),
         ({"run": "moved", "weights": {}}, False),
         ({"weights": {}}, True),
@@ -153,7 +154,7 @@ def test_two_commands_record_their_cases_in_turn(tmp_path: Path) -> None:
 def test_results_are_known_by_the_weights_of_their_folds(tmp_path: Path, change: dict[str, object], same: bool) -> None:
     """By the place of their run, where no fold is common, or where an earlier version noted none."""
     weights = {"small/fold_0": "one", "small/fold_1": "two"}
-    one = {"run": "run", "configuration": "small", "weights": weights, "source": "kept, as it is"}
+    one = {"run": "run", "configuration": "small", "weights": weights, "source": "kept, as it is", "source_share": 1.0}
     (tmp_path / "a.nii.gz").touch()
     record = Record.of(tmp_path, {"runs": [one | change]}, ["a"]).begun({"a": [tmp_path / "a.nii.gz"]})
     record.write({"a": {}}, ["a"], {})
