@@ -55,6 +55,21 @@ def validate_trained(fold: Fold, device: torch.device, tries: int, log: FoldLog)
         log(f"mean Dice over {len(evaluation.cases)} validation cases: {evaluation.mean('dice'):.4f}")
 
 
+def go_on_validating(fold: Fold, device: torch.device, folds: int, tries: int, log: FoldLog) -> None:
+    """Validate a fold without training it: what is scored already, of the source, too, is not scored again.
+
+    Args:
+        fold: that is trained.
+        device: to compute on.
+        folds: of the source, how many predict together.
+        tries: as for :func:`validate_trained`.
+        log: of the fold.
+    """
+    for score in score_source(fold, device, folds):
+        log(str(score))
+    validate_trained(fold, device, tries, log)
+
+
 def validate_again(fold: Fold, device: torch.device) -> None:
     """Validate a trained fold again, where its validation is gone, or its source was scored as planned before."""
     either: list[Fold] = [*halves(fold)] or [fold]
@@ -63,9 +78,7 @@ def validate_again(fold: Fold, device: torch.device) -> None:
     for one in due:
         log = FoldLog(one.log)
         log(f"the validation of {one} is not there for the plan as it is, and is made anew")
-        for score in score_source(one, device, len(one.stage.recipe.initialization.ensemble)):
-            log(str(score))
-        validate_trained(one, device, len(TRIED_SHARES), log)
+        go_on_validating(one, device, len(one.stage.recipe.initialization.ensemble), len(TRIED_SHARES), log)
     if due and fold not in due:
         validate_trained(fold, device, len(TRIED_SHARES), FoldLog(fold.log))
 
@@ -73,7 +86,7 @@ def validate_again(fold: Fold, device: torch.device) -> None:
 def _is_validated(fold: Fold) -> bool:
     if not fold.validation_cases:
         return True
-    return (fold.validation / "summary.json").exists() and (not chooses(fold.stage) or is_scored(fold))
+    return fold.validated and (not chooses(fold.stage) or is_scored(fold))
 
 
 def _chosen(fold: Fold, device: torch.device, tries: int, log: FoldLog) -> Evaluation:

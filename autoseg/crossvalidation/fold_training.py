@@ -12,7 +12,7 @@ from torch import nn
 
 from autoseg import __version__
 from autoseg.crossvalidation.cascades import stage_cases
-from autoseg.crossvalidation.fold_ending import FoldLog, validate_again, validate_trained
+from autoseg.crossvalidation.fold_ending import FoldLog, go_on_validating, validate_again, validate_trained
 from autoseg.crossvalidation.fold_validation import prediction_seconds
 from autoseg.crossvalidation.halves import chooses, halves
 from autoseg.crossvalidation.job import Job, Length
@@ -48,6 +48,7 @@ from autoseg.utils.errors import AutosegError
 from autoseg.utils.files import read_json, read_json_table, write_json
 from autoseg.utils.lock import held
 from autoseg.utils.progress import Steps, say
+from autoseg.utils.text import capital
 
 #: Largest share of a time budget that is reserved for predicting the validation cases at the end.
 LARGEST_RESERVE = 0.3
@@ -102,7 +103,7 @@ def _train(job: Job, settings: TrainingSettings) -> None:
         start_over(fold)
     settings = replace(settings, resume=not starts_over)
     if is_done:
-        say(f"{_capital(str(fold))} is trained already ({job.request}); --restart trains it anew.")
+        say(f"{capital(str(fold))} is trained already ({job.request}); --restart trains it anew.")
         validate_again(fold, settings.device)
         return
     _start_over_after_another(fold, training)
@@ -178,9 +179,7 @@ def _finish(job: Job, device: torch.device, ended: dict[str, Any]) -> None:
     """Validate a fold whose training ended before its validation was interrupted."""
     fold, seconds, log = job.fold, _prediction_seconds(job, device), FoldLog(job.fold.log)
     log(f"{fold} is trained; its validation was interrupted, and goes on")
-    for score in score_source(fold, device, _scored_folds(job, seconds)):
-        log(str(score))
-    validate_trained(fold, device, _tries(job, seconds), log)
+    go_on_validating(fold, device, _scored_folds(job, seconds), _tries(job, seconds), log)
     _done(fold, ended)
 
 
@@ -393,10 +392,6 @@ def _files(fold: Fold) -> list[Path]:
         fold.folder / _ENDED,
         *(path for half in halves(fold) for path in _files(half)),
     ]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _best(state: State, stage: Stage) -> str:

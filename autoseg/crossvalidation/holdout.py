@@ -110,7 +110,7 @@ def _predicting(run: Run, stage: Stage, wanted: Collection[int]) -> list[list[Pa
 
 def _kept(run: Run, stage: Stage) -> dict[str, Any]:
     """How a source is kept: the same weights may be given other images. Empty where none is."""
-    return {"source": run.source_choice(stage)["share"]} if run.kept_source(stage) else {}
+    return {"source": run.kept_share(stage)} if run.kept_source(stage) else {}
 
 
 def inference_values(stages: Sequence[Stage]) -> list[dict[str, Any]]:

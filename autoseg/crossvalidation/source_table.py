@@ -100,7 +100,7 @@ class SourceTable:
         for fold in trained:
             folds += halves(fold) or [fold]
         # One that is being trained further has its old validation, and no scores of tuned weights.
-        folds = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+        folds = [fold for fold in folds if fold.validated]
         folds = [fold for fold in folds if not chooses(stage) or (of_share(fold, 0.0) / "summary.json").exists()]
         folds = [fold for fold in folds if not another_source_scored(fold)]
         if not folds:
@@ -189,9 +189,7 @@ def _kept(run: Run, stage: Stage, all_scored: bool) -> str:
     why = "" if all_scored else "no tuning is taken where time is too short to score all of its folds: give more"
     why = why or too_few(found.get("decided", len(found["cases"])))
     why = why or "no tuning was better by more than one standard error"
-    start = stage.recipe.initialization
-    steps = start.steps_as_it_is if share == UNTOUCHED else start.postprocessing
-    cleaned = " with its post-processing" if steps else ""
+    cleaned = " with its post-processing" if run.source_steps(stage) else ""
     if share == UNTOUCHED or (share == SOURCE and not stage.differs_for_source):
         return f"Kept: the source as it is{cleaned}; {why}."
     if share == SOURCE:

@@ -26,7 +26,7 @@ def cross_validated(run: Run, stage: Stage) -> Evaluation:
                 "table."
             )
     on_all_cases = bool(folds) and not any(fold.validation_cases for fold in folds)
-    validated = [fold for fold in folds if (fold.validation / "summary.json").exists()]
+    validated = [fold for fold in folds if fold.validated]
     for fold in folds:
         if fold.validation_cases and fold not in validated:
             say(f"Fold {fold.number} of {stage.name} is trained, not validated, and left out of the table.")

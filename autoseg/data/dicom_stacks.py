@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autoseg.data.geometry import Geometry
+from autoseg.utils.text import capital
 
 #: mm within which two slices lie at one place: positions are text, rounded.
 SAME_PLACE = 1e-2
@@ -40,7 +41,7 @@ class StackFault(NamedTuple):
     @property
     def sentences(self) -> tuple[str, str]:
         """What is wrong, and what to do, the latter as a whole sentence."""
-        return self.what, f"{self.remedy[0].upper()}{self.remedy[1:]}."
+        return self.what, f"{capital(self.remedy)}."
 
 
 class PlacedSlices(NamedTuple):

@@ -223,7 +223,7 @@ def _refuse_other_folds(run: Run, configuration: str, table: Path) -> None:
     told = read_json_table(table.with_name("summary.json")).get("folds")
     if stage is None or not isinstance(told, list):
         return
-    now = [fold.number for fold in folds_of_plan(run, stage) if (fold.validation / "summary.json").exists()]
+    now = [fold.number for fold in folds_of_plan(run, stage) if fold.validated]
     if not set(told) <= set(now):
         raise AutosegError(
             f"{table} is of the folds {listed(told)}, but trained and validated under the present plan are "

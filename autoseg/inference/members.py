@@ -111,7 +111,7 @@ def load_member(
     if kept:
         how = "as it is" if untouched or not last.differs_for_source else "as this run's plan predicts with it"
         detail["source"] = f"kept, {how}; {last.name}/{SOURCE_SHARE} has what was compared"
-        detail[KEPT_SHARE] = run.source_choice(last).get("share")
+        detail[KEPT_SHARE] = run.kept_share(last)
     if len(stages) > 1:
         detail["stages"] = [{"configuration": stage, "folds": numbers} for stage, numbers in of_stage.items()]
     detail["weights"] = {

@@ -303,7 +303,7 @@ def _validated(run: Run, name: str) -> dict[int, Evaluation]:
     for fold in run.folds(name):
         if fold not in current:
             say(f"Fold {fold.number} of {name} was trained under another plan or split and is left out.")
-        elif (fold.validation / "summary.json").exists():
+        elif fold.validated:
             # As in the cross-validated table: by the plan's convention, whatever it was when the fold was measured.
             found[fold.number] = Evaluation.read(fold.validation).counting_absent(stage.empty)
     if not found:

@@ -162,9 +162,7 @@ def _tested_by(run: Run, name: str) -> str:
     stage = run.plan.stage(name)
     if not run.kept_source(stage):
         return "all folds together, without post-processing"
-    start = stage.recipe.initialization
-    steps = start.postprocessing if run.used(stage) == stage else start.steps_as_it_is
-    cleaned = "with its post-processing" if steps else "without post-processing"
+    cleaned = "with its post-processing" if run.source_steps(stage) else "without post-processing"
     return f"all folds of the source, which is kept, together, {cleaned}"
 
 

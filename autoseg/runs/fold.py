@@ -90,6 +90,11 @@ class Fold:
         return self.weights.exists()
 
     @property
+    def validated(self) -> bool:
+        """Whether its validation cases are predicted and evaluated."""
+        return (self.validation / "summary.json").exists()
+
+    @property
     def training_cases(self) -> list[str]:
         """Names of its training cases."""
         return self.run.split(self.number)["train"]

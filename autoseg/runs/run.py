@@ -188,7 +188,7 @@ class Run:
 
     def kept_source(self, stage: Stage) -> list[Path]:
         """Those weights, where held-out cases say that no tuning is better than they are; else none."""
-        share = self._kept_share(stage)
+        share = self.kept_share(stage)
         if share < SOURCE:
             return []
         folder = self.untouched_folder(stage) if share == UNTOUCHED else self.source_folder(stage)
@@ -200,9 +200,14 @@ class Run:
         Steps on a source's own values are a part of how these are made of them
         (:class:`autoseg.inference.translation.Translation`).
         """
-        share, start = self._kept_share(stage), stage.recipe.initialization
+        share, start = self.kept_share(stage), stage.recipe.initialization
         own = start.untouched if share == UNTOUCHED else None
         return tuple(start.postprocessing) if share >= SOURCE and (own is None or own.target is None) else ()
+
+    def source_steps(self, stage: Stage) -> list[Step]:
+        """All of the source's post-processing where that is kept, on its own label values, too."""
+        start = stage.recipe.initialization
+        return start.steps_as_it_is if self.kept_share(stage) == UNTOUCHED else start.postprocessing
 
     def used(self, stage: Stage) -> Stage:
         """The stage as it predicts: where its source is kept untouched, that as its own run has it.
@@ -210,7 +215,7 @@ class Run:
         That is so with all folds and with some, each of which stands for a fold of the source then; other checkpoints
         are of the stage as planned.
         """
-        return stage.as_source if self._kept_share(stage) == UNTOUCHED else stage
+        return stage.as_source if self.kept_share(stage) == UNTOUCHED else stage
 
     def source_choice(self, stage: Stage) -> dict[str, Any]:
         """What held-out cases chose of the plan's source; empty as long as they did not."""
@@ -225,7 +230,8 @@ class Run:
         # Earlier versions did not note the names.
         return found if all(found.get(key, value) == value for key, value in now.items()) else {}
 
-    def _kept_share(self, stage: Stage) -> float:
+    def kept_share(self, stage: Stage) -> float:
+        """The share of the source's weights that held-out cases chose; 0 as long as they did not."""
         return float(self.source_choice(stage).get("share", 0.0))
 
     def usual_configuration(self) -> str:

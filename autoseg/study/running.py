@@ -184,7 +184,7 @@ def predict_test_cases(study: Study, run: Run, device: str) -> None:
         "inference": inference_values([run.used(one) for one in stage.chain]),
     }
     if kept:  # it may see images as they are
-        made_of["source"] = run.source_choice(stage)["share"]
+        made_of["source"] = run.kept_share(stage)
     if steps := run.kept_steps(stage):
         made_of["postprocessing"] = [step.model_dump() for step in steps]
     if (out / TESTED).exists() and read_json(out / TESTED) == made_of:

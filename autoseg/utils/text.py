@@ -17,3 +17,13 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     words = [str(name) for name in names]
     rest = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + rest
+
+
+def capital(text: str) -> str:
+    """A text as it begins a sentence; the other letters stay.
+
+    Example:
+        >>> capital("half 1 of fold 0 of ResEnc")
+        'Half 1 of fold 0 of ResEnc'
+    """
+    return text[:1].upper() + text[1:]
